@@ -1,0 +1,174 @@
+"""Any classification data set laid out as root/SPLIT/CLASS/IMAGE, as torchvision's ImageFolder reads it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from difflib import get_close_matches
+from pathlib import Path
+
+import torch
+from PIL import Image
+from torch import Tensor
+from torch.utils.data import Dataset
+from torchvision.datasets import ImageFolder
+from torchvision.datasets.folder import IMG_EXTENSIONS
+from torchvision.transforms import v2
+
+HELD_OUT = 10
+"""Without a validation folder, every tenth image of a class is held out of the training folder."""
+
+_MEAN, _STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # ImageNet's, which torchvision's weights expect
+
+
+def training_transform(image_size: int) -> v2.Transform:
+    """Random crop resized to (3, image_size, image_size), random flip, ImageNet's normalisation."""
+    return v2.Compose(
+        [
+            v2.PILToTensor(),
+            v2.RandomResizedCrop(image_size, antialias=True),
+            v2.RandomHorizontalFlip(),
+            v2.ToDtype(torch.float32, scale=True),
+            v2.Normalize(_MEAN, _STD),
+        ]
+    )
+
+
+def evaluation_transform(image_size: int) -> v2.Transform:
+    """Shorter side to 8/7 of image_size, centre crop, ImageNet's normalisation: 256 and 224 for the usual 224."""
+    return v2.Compose(
+        [
+            v2.PILToTensor(),
+            v2.Resize(round(image_size * 8 / 7), antialias=True),
+            v2.CenterCrop(image_size),
+            v2.ToDtype(torch.float32, scale=True),
+            v2.Normalize(_MEAN, _STD),
+        ]
+    )
+
+
+class _ClassFolders(ImageFolder):
+    """ImageFolder of the chosen classes, labelled in the order they were chosen."""
+
+    def __init__(self, folder: Path, chosen: Sequence[str] | None) -> None:
+        self.chosen = chosen
+        super().__init__(str(folder))
+
+    def find_classes(self, directory: str | Path) -> tuple[list[str], dict[str, int]]:
+        folder = Path(directory)
+        found = sorted(entry.name for entry in folder.iterdir() if entry.is_dir())
+        if not found:
+            raise ValueError(f"{folder} has no class folders; expected {folder}/CLASS/IMAGE")
+        if self.chosen is not None and len(set(self.chosen)) < len(self.chosen):
+            raise ValueError(f"data.classes names a class twice: {', '.join(self.chosen)}")
+        for name in self.chosen or ():
+            if name not in found:
+                near = get_close_matches(name, found, 1, 0)[0]
+                raise ValueError(f"data.classes names {name!r}, which {folder} does not have; nearest is {near!r}")
+        classes = list(self.chosen) if self.chosen is not None else found
+        return classes, {name: label for label, name in enumerate(classes)}
+
+
+class ImageFolderSplit(Dataset[tuple[Tensor, int]]):
+    """One split of an image folder as (image, label): (3, image_size, image_size) float32, normalised, and the class.
+
+    Besides an index it takes a pair (n, index): the index's image, in training under the augmentation of the n-th pass,
+    which is a function of (seed, n, index) alone, whatever the worker, the batch or other random numbers drawn.
+
+    Args:
+        root: folder of the split folders.
+        split: its folder; or null, which holds every tenth image of each class (by name) out of `train`'s folder.
+        train: folder of the training split.
+        classes: class folders in the order of their labels; null takes all, by name.
+        image_size: height and width of the images given, pixels.
+        holdout: whether those tenth images are missing from this split because validation has them.
+        augment: whether to crop and flip at random.
+        seed: of the augmentation.
+
+    Raises:
+        ValueError: a folder is missing or empty, or a class is unknown; one line that says what was expected where.
+    """
+
+    def __init__(
+        self,
+        root: str | Path,
+        split: str | None,
+        train: str = "train",
+        classes: Sequence[str] | None = None,
+        image_size: int = 224,
+        holdout: bool = False,
+        augment: bool = False,
+        seed: int = 0,
+    ) -> None:
+        folder = _split_folder(Path(root), train if split is None else split)
+        try:
+            images = _ClassFolders(folder, classes)
+        except FileNotFoundError as error:  # torchvision's word for a class folder without images
+            empty = [name for name in classes or _folders(folder) if not _has_image(folder / name)]
+            kinds = ", ".join(IMG_EXTENSIONS)
+            raise ValueError(f"{folder / empty[0]} holds no image; expected files ending in {kinds}") from error
+        self.loader, self.augment, self.seed = images.loader, augment, seed
+        self.classes: list[str] = images.classes
+        self.samples: list[tuple[str, int]] = images.samples
+        if split is None or holdout:
+            held = _every_tenth(self.samples)
+            self.samples = [s for s, is_held in zip(self.samples, held, strict=True) if is_held is (split is None)]
+            if not self.samples:
+                raise ValueError(
+                    f"no class of {folder} has {HELD_OUT} images, so none is held out to validate on; "
+                    "name a folder as data.val"
+                )
+        self.transform = training_transform(image_size) if augment else evaluation_transform(image_size)
+
+    def __len__(self) -> int:
+        return len(self.samples)
+
+    def __getitem__(self, key: int | tuple[int, int]) -> tuple[Tensor, int]:
+        turn, index = (0, key) if isinstance(key, int) else key
+        path, label = self.samples[index]
+        try:
+            image: Image.Image = self.loader(path)
+        except (OSError, SyntaxError) as error:
+            # The loader raises SyntaxError for some broken PNG files.
+            raise ValueError(f"{path} cannot be read as an image ({error}); replace or remove it") from error
+        if not self.augment:
+            return self.transform(image), label
+        # The transforms draw from torch's global generator: lend them one of the image's own, and give it back.
+        with torch.random.fork_rng(devices=[]):
+            torch.default_generator.manual_seed(_mix(self.seed, turn, index))
+            return self.transform(image), label
+
+
+def _mix(*numbers: int) -> int:
+    """Hash whole numbers to 63 bits, the same in every process and on every machine (FNV-1a over 64-bit words)."""
+    value = 0xCBF29CE484222325
+    for number in numbers:
+        for byte in number.to_bytes(8, "little", signed=True):
+            value = (value ^ byte) * 0x100000001B3 % 2**64
+    return value >> 1
+
+
+def _folders(folder: Path) -> list[str]:
+    return sorted(entry.name for entry in folder.iterdir() if entry.is_dir())
+
+
+def _has_image(folder: Path) -> bool:
+    return any(path.suffix.lower() in IMG_EXTENSIONS for path in folder.rglob("*") if path.is_file())
+
+
+def _split_folder(root: Path, split: str) -> Path:
+    if not root.is_dir():
+        raise ValueError(f"data.root {root} is not a folder; expected one that holds SPLIT/CLASS/IMAGE")
+    if not (root / split).is_dir():
+        found = ", ".join(_folders(root)) or "none"
+        raise ValueError(f"data.root {root} has no split {split!r}; its folders are {found} (data.val may be null)")
+    return root / split
+
+
+def _every_tenth(samples: Sequence[tuple[str, int]]) -> list[bool]:
+    """Say which images are held out: the tenth, twentieth, ... of each class, in the order of their names."""
+    seen: dict[int, int] = {}
+    held = []
+    for _, label in samples:
+        seen[label] = seen.get(label, 0) + 1
+        held.append(seen[label] % HELD_OUT == 0)
+    return held

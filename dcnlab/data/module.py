@@ -1,0 +1,169 @@
+"""LightningDataModules for classification: the embedded digits, and any image folder.
+
+A Trainer that runs them in several processes needs `use_distributed_sampler=False`: the samplers here share the images
+out already.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence, Sized
+from pathlib import Path
+from typing import Any
+
+import torch
+from pytorch_lightning import LightningDataModule
+from torch.utils.data import DataLoader, Dataset
+
+from dcnlab.data.digits import DigitClassification, DigitScenes, Geometry
+from dcnlab.data.imagefolder import ImageFolderSplit
+from dcnlab.data.samplers import EvaluationSampler, TrainingSampler
+
+
+class ClassificationDataModule(LightningDataModule):
+    """Loaders over three data sets of (image, label): a seeded new order in training, each image once in evaluation.
+
+    Args:
+        train: takes pairs (pass, index), see `TrainingSampler`.
+        val: scored during training.
+        test: scored at the end.
+        classes: class names in the order of their labels.
+        batch_size: images a process loads at a time.
+        workers: loader processes; 0 loads in the training process.
+        seed: of the training order.
+    """
+
+    def __init__(
+        self,
+        train: Dataset[Any],
+        val: Dataset[Any],
+        test: Dataset[Any],
+        classes: Sequence[str],
+        batch_size: int = 64,
+        workers: int = 0,
+        seed: int = 0,
+    ) -> None:
+        super().__init__()
+        self.train, self.val, self.test = train, val, test
+        self.classes = list(classes)
+        self.batch_size, self.workers, self.seed = batch_size, workers, seed
+
+    def train_dataloader(self) -> DataLoader[Any]:
+        """Batches in a new order every pass; a last batch that is not full sits out, where there is a full one."""
+        sampler = TrainingSampler(_length(self.train), self.seed, *self._share())
+        return self._loader(self.train, sampler, drop_last=len(sampler) >= self.batch_size)
+
+    def val_dataloader(self) -> DataLoader[Any]:
+        """Batches of the validation split, each image once over all processes."""
+        return self._loader(self.val, EvaluationSampler(_length(self.val), *self._share()))
+
+    def test_dataloader(self) -> DataLoader[Any]:
+        """Batches of the test split, each image once over all processes."""
+        return self._loader(self.test, EvaluationSampler(_length(self.test), *self._share()))
+
+    def _share(self) -> tuple[int, int]:
+        """Rank and number of processes, of the trainer where there is one."""
+        return (0, 1) if self.trainer is None else (self.trainer.global_rank, self.trainer.world_size)
+
+    def _loader(self, dataset: Dataset[Any], sampler: Any, drop_last: bool = False) -> DataLoader[Any]:
+        return DataLoader(
+            dataset,
+            self.batch_size,
+            sampler=sampler,
+            drop_last=drop_last,
+            num_workers=self.workers,
+            persistent_workers=self.workers > 0,
+            pin_memory=torch.cuda.is_available(),
+        )
+
+
+class DigitsDataModule(ClassificationDataModule):
+    """The embedded digits, one to a scene; every training pass shows its digits in new poses.
+
+    The scenes do not follow the seed, so that runs with different seeds train on and are scored on the same ones.
+
+    Args:
+        geometry: how digits are laid on the canvas.
+        train: split names, of train, val and test.
+        val: likewise.
+        test: likewise.
+        classes: digits to tell apart, in the order of their labels; null takes all ten.
+        train_length: scenes in a pass over the training split; null is one a digit.
+        test_length: scenes to score; null is one a digit.
+        batch_size: scenes a process loads at a time.
+        workers: loader processes.
+        seed: of the training order.
+    """
+
+    def __init__(
+        self,
+        geometry: Geometry | None = None,
+        train: str = "train",
+        val: str = "val",
+        test: str = "test",
+        classes: Sequence[str] | None = None,
+        train_length: int | None = None,
+        test_length: int | None = None,
+        batch_size: int = 64,
+        workers: int = 0,
+        seed: int = 0,
+    ) -> None:
+        training = DigitScenes(train, geometry, train_length, classes=classes)
+        super().__init__(
+            DigitClassification(training),
+            DigitClassification(DigitScenes(val, geometry, classes=classes)),
+            DigitClassification(DigitScenes(test, geometry, test_length, classes=classes)),
+            training.classes,
+            batch_size,
+            workers,
+            seed,
+        )
+
+
+class ImageFolderDataModule(ClassificationDataModule):
+    """Any folder laid out as root/SPLIT/CLASS/IMAGE.
+
+    Args:
+        root: folder of the split folders.
+        train: folder of the training images.
+        val: folder of the validation images; null holds every tenth image of each class out of the training folder.
+        test: folder of the test images.
+        classes: class folders in the order of their labels; null takes the training folder's, by name.
+        image_size: height and width of the network's input, pixels.
+        batch_size: images a process loads at a time.
+        workers: loader processes.
+        seed: of the training order and the augmentation.
+
+    Raises:
+        ValueError: a folder is missing or empty, or classes differ between splits; one line that says what and where.
+    """
+
+    def __init__(
+        self,
+        root: str | Path,
+        train: str = "train",
+        val: str | None = None,
+        test: str = "test",
+        classes: Sequence[str] | None = None,
+        image_size: int = 224,
+        batch_size: int = 64,
+        workers: int = 0,
+        seed: int = 0,
+    ) -> None:
+        training = ImageFolderSplit(
+            root, train, classes=classes, image_size=image_size, holdout=val is None, augment=True, seed=seed
+        )
+        validation = ImageFolderSplit(root, val, train, classes, image_size)
+        testing = ImageFolderSplit(root, test, classes=classes, image_size=image_size)
+        for split in (validation, testing):
+            if split.classes != training.classes:
+                odd = sorted(set(split.classes) ^ set(training.classes))
+                raise ValueError(
+                    f"{Path(root)} has other classes in {test if split is testing else val} than in {train}: "
+                    f"{', '.join(odd)} in one of the two alone; data.classes chooses those to use"
+                )
+        super().__init__(training, validation, testing, training.classes, batch_size, workers, seed)
+
+
+def _length(dataset: Dataset[Any]) -> int:
+    assert isinstance(dataset, Sized)
+    return len(dataset)

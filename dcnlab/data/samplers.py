@@ -1,0 +1,61 @@
+"""Which images a process loads, in training and in evaluation, with one process or many."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import torch
+from torch.utils.data import Sampler
+
+
+class TrainingSampler(Sampler[tuple[int, int]]):
+    """A new order in every pass over the data, known from the seed and the pass alone, shared out among the processes.
+
+    Yields pairs (pass, index), so that a data set can derive an image's augmentation from them. All processes get
+    equally many images: what is left over when the images do not divide by the processes sits out one pass.
+
+    Args:
+        length: images in the data set.
+        seed: of the order.
+        rank: this process, from 0.
+        world: number of processes.
+    """
+
+    def __init__(self, length: int, seed: int = 0, rank: int = 0, world: int = 1) -> None:
+        self.length, self.seed, self.rank, self.world = length, seed, rank, world
+        self.epoch = 0
+
+    def set_epoch(self, epoch: int) -> None:
+        """Say which pass comes next; Lightning calls this before each."""
+        self.epoch = epoch
+
+    def __iter__(self) -> Iterator[tuple[int, int]]:
+        # Both numbers in one seed: seed 0's second pass must not be seed 1's first.
+        generator = torch.Generator().manual_seed(self.seed * 1_000_003 + self.epoch)
+        order = torch.randperm(self.length, generator=generator)
+        for index in order[self.rank : len(self) * self.world : self.world].tolist():
+            yield self.epoch, index
+
+    def __len__(self) -> int:
+        return self.length // self.world
+
+
+class EvaluationSampler(Sampler[int]):
+    """Every image once over all processes: process r takes r, r + world, ... and nothing is padded.
+
+    Processes may get one image more or fewer than others, so metrics must sum counts, never average averages.
+
+    Args:
+        length: images in the data set.
+        rank: this process, from 0.
+        world: number of processes.
+    """
+
+    def __init__(self, length: int, rank: int = 0, world: int = 1) -> None:
+        self.indices = range(rank, length, world)
+
+    def __iter__(self) -> Iterator[int]:
+        return iter(self.indices)
+
+    def __len__(self) -> int:
+        return len(self.indices)

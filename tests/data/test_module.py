@@ -1,0 +1,59 @@
+"""The data modules' loaders, alone and in two processes."""
+
+import torch
+
+from dcnlab.data.digits import Geometry
+from dcnlab.data.module import DigitsDataModule
+
+
+class FakeTrainer:
+    """The two numbers a data module asks its trainer for."""
+
+    def __init__(self, global_rank, world_size):
+        self.global_rank, self.world_size = global_rank, world_size
+
+
+def test_digits_give_standardised_batches_of_the_embedded_splits():
+    data = DigitsDataModule(batch_size=500)
+    images, labels = next(iter(data.train_dataloader()))
+    assert images.shape == (500, 3, 56, 56)
+    assert images.dtype == torch.float32
+    assert abs(images.mean()) < 0.1
+    assert 0.85 < images.std() < 1.15
+    assert labels.bincount(minlength=10).min() > 20
+    assert data.classes == list("0123456789")
+    assert [sum(len(batch[1]) for batch in loader) for loader in (data.val_dataloader(), data.test_dataloader())] == [
+        1000,
+        2000,
+    ]
+
+
+def test_lengths_and_geometry_reach_the_scenes():
+    data = DigitsDataModule(Geometry(image_size=40), train_length=130, test_length=90, batch_size=64)
+    assert [len(batch[1]) for batch in data.train_dataloader()] == [64, 64]
+    assert [len(batch[1]) for batch in data.test_dataloader()] == [64, 26]
+    assert next(iter(data.test_dataloader()))[0].shape == (64, 3, 40, 40)
+
+
+def test_a_set_smaller_than_a_batch_still_trains():
+    assert [len(batch[1]) for batch in DigitsDataModule(train_length=5).train_dataloader()] == [5]
+
+
+def test_the_seed_changes_the_order_and_not_the_scenes():
+    one, two = (DigitsDataModule(train_length=64, seed=seed) for seed in (0, 1))
+    (images, _), (others, _) = next(iter(one.train_dataloader())), next(iter(two.train_dataloader()))
+    assert not torch.equal(images, others)
+    assert torch.equal(images.sum((1, 2, 3)).sort().values, others.sum((1, 2, 3)).sort().values)
+    again = next(iter(DigitsDataModule(train_length=64, seed=0).train_dataloader()))[0]
+    assert torch.equal(again, images)
+
+
+def test_two_processes_score_each_scene_once():
+    sums = []
+    for rank in range(2):
+        data = DigitsDataModule(test_length=33, batch_size=8)
+        data.trainer = FakeTrainer(rank, 2)
+        sums.append(torch.cat([images.sum((1, 2, 3)) for images, _ in data.test_dataloader()]))
+    whole = torch.cat([b[0].sum((1, 2, 3)) for b in DigitsDataModule(test_length=33).test_dataloader()])
+    assert [len(share) for share in sums] == [17, 16]
+    assert torch.equal(torch.cat(sums).sort().values, whole.sort().values)

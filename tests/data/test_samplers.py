@@ -1,0 +1,36 @@
+"""Which images each process sees: all once in evaluation, equally many in training."""
+
+import itertools
+
+import pytest
+
+from dcnlab.data.samplers import EvaluationSampler, TrainingSampler
+
+
+@pytest.mark.parametrize(("length", "world"), [(10, 1), (10, 3), (7, 8), (0, 2)])
+def test_evaluation_sees_each_image_once_over_all_processes(length, world):
+    shares = [list(EvaluationSampler(length, rank, world)) for rank in range(world)]
+    assert sorted(itertools.chain(*shares)) == list(range(length))
+    assert [len(EvaluationSampler(length, rank, world)) for rank in range(world)] == [len(share) for share in shares]
+
+
+@pytest.mark.parametrize(("length", "world"), [(10, 1), (11, 2), (9, 4)])
+def test_training_processes_share_one_pass_equally_and_without_repeats(length, world):
+    shares = [list(TrainingSampler(length, 3, rank, world)) for rank in range(world)]
+    assert {len(share) for share in shares} == {length // world}
+    drawn = list(itertools.chain(*shares))
+    assert len(set(drawn)) == len(drawn)
+    assert {index for _, index in drawn} <= set(range(length))
+
+
+def test_the_order_follows_seed_and_pass_alone():
+    sampler = TrainingSampler(50, seed=1)
+    first = list(sampler)
+    sampler.set_epoch(1)
+    second = list(sampler)
+    assert [index for _, index in first] != [index for _, index in second]
+    assert {turn for turn, _ in second} == {1}
+    again = TrainingSampler(50, seed=1)
+    again.set_epoch(1)
+    assert list(again) == second
+    assert list(TrainingSampler(50, seed=2)) != first

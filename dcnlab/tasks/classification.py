@@ -1,0 +1,82 @@
+"""Image classification: cross entropy to learn, accuracy to score."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from pytorch_lightning import LightningModule
+from torch import Tensor, nn
+from torch.nn.functional import cross_entropy
+from torchmetrics import MetricCollection
+from torchmetrics.classification import MulticlassAccuracy
+
+from dcnlab.config import OptimConfig
+from dcnlab.tasks.optim import sgd
+
+
+class TopK(MulticlassAccuracy):
+    """Percentage of the images whose class is among the k highest logits; exact over any number of processes.
+
+    Args:
+        classes: number of classes.
+        k: at most the number of classes.
+    """
+
+    def __init__(self, classes: int, k: int = 1) -> None:
+        super().__init__(num_classes=classes, top_k=k, average="micro", validate_args=False)
+
+    def compute(self) -> Tensor:
+        """Divide the counts, summed over all processes, once."""
+        return 100 * super().compute()
+
+
+class Classification(LightningModule):
+    """Train and score a classifier on batches of (images, labels).
+
+    Logs `train/loss` and `train/top1` of a step's batch; `val/top1` and `test/top1` of the whole split, and `top5`
+    where there are more than five classes; percent.
+
+    Args:
+        model: images (N, 3, H, W) to logits (N, number of classes).
+        classes: class names in the order of their labels.
+        optim: rates, decay and schedule.
+    """
+
+    def __init__(self, model: nn.Module, classes: Sequence[str], optim: OptimConfig) -> None:
+        super().__init__()
+        self.model, self.classes, self.optim = model, list(classes), optim
+        ks = (1, 5) if len(classes) > 5 else (1,)
+        scores = MetricCollection({f"top{k}": TopK(len(classes), k) for k in ks}, compute_groups=False)
+        self.val_scores, self.test_scores = scores.clone(prefix="val/"), scores.clone(prefix="test/")
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Logits (N, number of classes) of images (N, 3, H, W)."""
+        return self.model(images)
+
+    def training_step(self, batch: tuple[Tensor, Tensor], index: int) -> Tensor:
+        """Cross entropy of a batch, mean over its images."""
+        images, labels = batch
+        logits = self(images)
+        loss = cross_entropy(logits, labels)
+        right = (logits.argmax(1) == labels).float().mean()
+        self.log_dict({"train/loss": loss.detach(), "train/top1": 100 * right}, batch_size=len(labels))
+        return loss
+
+    def validation_step(self, batch: tuple[Tensor, Tensor], index: int) -> None:
+        """Count a batch's hits."""
+        self._score(self.val_scores, batch)
+
+    def test_step(self, batch: tuple[Tensor, Tensor], index: int) -> None:
+        """Count a batch's hits."""
+        self._score(self.test_scores, batch)
+
+    def _score(self, scores: MetricCollection, batch: tuple[Tensor, Tensor]) -> None:
+        images, labels = batch
+        scores.update(self(images), labels)
+        self.log_dict(dict(scores.items()), on_step=False, on_epoch=True, batch_size=len(labels))
+
+    def configure_optimizers(self) -> Any:
+        """SGD over the groups of `parameter_groups`, its schedule advanced by a step."""
+        optimizer, schedule = sgd(self.model, self.optim, self.trainer.estimated_stepping_batches)
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}

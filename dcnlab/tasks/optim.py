@@ -1,0 +1,61 @@
+"""How the paper's networks are optimised: SGD with momentum, a step schedule, and offsets at a rate of their own."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+from torch import nn
+from torch.optim import SGD
+from torch.optim.lr_scheduler import LambdaLR
+
+from dcnlab.config import OptimConfig
+
+
+def parameter_groups(model: nn.Module, optim: OptimConfig) -> list[dict[str, Any]]:
+    """Sort a model's parameters by what they are: weights, biases and norms, and both of the offset layers.
+
+    Offset layers, the modules called `offset_conv`, learn at `offset_lr_scale` times the base rate (the paper's beta).
+    Biases and the parameters of norms, all of one axis, get no weight decay. Frozen parameters are left out.
+
+    Args:
+        model: any network.
+        optim: rates and decay.
+
+    Returns:
+        Groups for `torch.optim.SGD`, each with its `name`; no empty ones.
+    """
+    groups: dict[tuple[bool, bool], dict[str, Any]] = {
+        (is_offset, decays): {
+            "name": ("offset " if is_offset else "") + ("weights" if decays else "biases and norms"),
+            "params": [],
+            "lr": optim.lr * (optim.offset_lr_scale if is_offset else 1.0),
+            "weight_decay": optim.weight_decay if decays else 0.0,
+        }
+        for is_offset in (False, True)
+        for decays in (True, False)
+    }
+    for name, parameter in model.named_parameters():
+        if parameter.requires_grad:
+            groups["offset_conv" in name.split("."), parameter.ndim > 1]["params"].append(parameter)
+    return [group for group in groups.values() if group["params"]]
+
+
+def rate_factor(step: int, total_steps: float, milestones: Iterable[float], warmup: int) -> float:
+    """Learning rate of a step over the base rate.
+
+    Args:
+        step: from 0.
+        total_steps: of the whole training.
+        milestones: where the rate drops tenfold: fractions of total_steps below 1, steps from 1 up.
+        warmup: steps of linear growth; step 0 gets 1 / warmup of the rate, step warmup - 1 all of it.
+    """
+    passed = sum(step >= (m * total_steps if m < 1 else m) for m in milestones)
+    return 0.1**passed * min(1.0, (step + 1) / warmup if warmup else 1.0)
+
+
+def sgd(model: nn.Module, optim: OptimConfig, total_steps: float) -> tuple[SGD, LambdaLR]:
+    """Build the optimizer and its schedule, which advances by a step, not by an epoch."""
+    optimizer = SGD(parameter_groups(model, optim), lr=optim.lr, momentum=optim.momentum)
+    schedule = LambdaLR(optimizer, lambda step: rate_factor(step, total_steps, optim.milestones, optim.warmup))
+    return optimizer, schedule

@@ -1,0 +1,89 @@
+"""A classifier learns, and its scores count every image once, in one process or two."""
+
+import socket
+
+import pytest
+import pytorch_lightning as pl
+import torch
+import torch.distributed as dist
+import torch.multiprocessing as mp
+from torch import nn
+from torch.utils.data import DataLoader, TensorDataset
+
+from dcnlab.config import OptimConfig
+from dcnlab.data.digits import Geometry
+from dcnlab.data.module import DigitsDataModule
+from dcnlab.tasks.classification import Classification, TopK
+
+
+def trainer(**options):
+    return pl.Trainer(
+        accelerator="cpu", devices=1, logger=False, enable_checkpointing=False, enable_progress_bar=False,
+        enable_model_summary=False, use_distributed_sampler=False, num_sanity_val_steps=0, **options,
+    )  # fmt: skip
+
+
+def small_net(classes):
+    return nn.Sequential(
+        nn.Conv2d(3, 8, 5, 2, 2), nn.BatchNorm2d(8), nn.ReLU(),
+        nn.Conv2d(8, 16, 3, 2, 1), nn.BatchNorm2d(16), nn.ReLU(),
+        nn.AdaptiveAvgPool2d(4), nn.Flatten(), nn.Linear(256, classes),
+    )  # fmt: skip
+
+
+def test_a_few_dozen_steps_learn_upright_zeros_and_ones():
+    """Chance is 50% and a loss of ln 2 = 0.69."""
+    pl.seed_everything(0, verbose=False)
+    geometry = Geometry(image_size=40, rotation=20, scale=(2, 2.5), clutter=0)
+    data = DigitsDataModule(geometry, classes=["0", "1"], train_length=640, batch_size=32)
+    task = Classification(small_net(2), data.classes, OptimConfig(lr=0.05))
+    run = trainer(max_epochs=3)
+    run.fit(task, datamodule=data)
+    assert run.global_step == 60
+    assert run.callback_metrics["train/loss"] < 0.25
+    assert run.callback_metrics["val/top1"] > 90
+    scores = run.test(task, datamodule=data, verbose=False)[0]
+    assert scores.keys() == {"test/top1"}
+    assert scores["test/top1"] > 90
+
+
+class Lookup(nn.Module):
+    """Gives back its input as logits."""
+
+    def __init__(self):
+        super().__init__()
+        self.unused = nn.Parameter(torch.zeros(1))
+
+    def forward(self, images):
+        return images.flatten(1)
+
+
+def test_scores_are_percentages_of_images_whatever_the_batches():
+    """Seven classes, eleven images in batches of 4, 4 and 3: first place 6 times, among five 9 times."""
+    logits = torch.full((11, 7), 0.0) - torch.arange(7.0)  # class 0 highest, class 6 lowest
+    labels = torch.tensor([0] * 6 + [4] * 3 + [5, 6])
+    loader = DataLoader(TensorDataset(logits.view(11, 7, 1, 1), labels), 4)
+    task = Classification(Lookup(), list("abcdefg"), OptimConfig())
+    scores = trainer().test(task, loader, verbose=False)[0]
+    assert scores == {"test/top1": pytest.approx(600 / 11), "test/top5": pytest.approx(900 / 11)}
+
+
+def score_share(rank, port, answers):
+    dist.init_process_group("gloo", init_method=f"tcp://127.0.0.1:{port}", rank=rank, world_size=2)
+    metric = TopK(3)
+    # The first process has one image, the second three; right are 1 of 1 and 1 of 3.
+    share = (torch.tensor([2]), torch.tensor([2])) if rank == 0 else (torch.tensor([0, 1, 1]), torch.tensor([0, 0, 2]))
+    metric.update(torch.nn.functional.one_hot(share[0], 3).float(), share[1])
+    answers[rank] = metric.compute().item()
+    dist.destroy_process_group()
+
+
+def test_two_processes_with_unequal_shares_score_as_one():
+    """2 of 4 images is 50%; the mean of the processes' own figures would be 66.7."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    with mp.Manager() as manager:
+        answers = manager.dict()
+        mp.spawn(score_share, (port, answers), nprocs=2)
+        assert dict(answers) == {0: 50.0, 1: 50.0}

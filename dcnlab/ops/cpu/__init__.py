@@ -1,0 +1,1 @@
+"""The CPU paths: numba kernels over channels-last maps, products by oneDNN or MKL."""

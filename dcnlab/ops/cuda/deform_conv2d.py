@@ -1,0 +1,291 @@
+"""Deformable convolution on CUDA: the kernels of `cuda_kernels/deform_conv2d.cu` around torch's matrix products.
+
+Nothing here asks the GPU for a value, and all scratch is torch's, so calls can be captured in a CUDA graph. The
+host-run tests call the same functions on CPU tensors with kernels compiled by g++.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from dcnlab.ops.cuda.compile import C_TYPES, Prelude, Variant
+from dcnlab.ops.cuda.launch import KernelModule, ModuleFactory, module
+from dcnlab.ops.cuda.products import convolution_precision, product
+from dcnlab.ops.geometry import ConvGeometry
+
+CHUNK_BYTES = 24 << 20
+"""Columns held at a time: half the second-level cache of an H200 (50 MB) or an A100 (40 MB), so that the product reads
+what the sampler wrote without going to memory."""
+
+THREADS = 128
+ROWS = 32
+_SOURCE = "deform_conv2d.cu"
+_SIZES = np.dtype(
+    [
+        (name, np.int32)
+        for name in (
+            *("height", "width", "channels", "out_height", "out_width", "kernel_height", "kernel_width"),
+            *("stride_y", "stride_x", "padding_y", "padding_x", "dilation_y", "dilation_x", "groups", "offset_groups"),
+        )
+    ],
+    align=True,
+)
+
+
+def _prelude(dtype: torch.dtype, vec: int, wide: bool, total: torch.dtype) -> Prelude:
+    return {
+        "scalar_t": C_TYPES[dtype],
+        "real": "double" if dtype == torch.float64 else "float",
+        "total_t": C_TYPES[total],
+        "index_t": "long long" if wide else "int",
+        "VEC": vec,
+        "THREADS": THREADS,
+        "ROWS": ROWS,
+    }
+
+
+def variants() -> list[Variant]:
+    """Every text that this operator may ask for."""
+    found = []
+    for dtype in C_TYPES:
+        real = torch.float64 if dtype == torch.float64 else torch.float32
+        for vec in (16 // dtype.itemsize, 1):
+            for wide in (False, True):
+                for total in dict.fromkeys((dtype, real)):
+                    main = vec > 1 and not wide and total == dtype
+                    found.append(Variant(_SOURCE, _prelude(dtype, vec, wide, total), main))
+    return found
+
+
+@dataclass(frozen=True)
+class _Chunk:
+    """A run of output pixels: whole images, or part of one."""
+
+    start: int
+    stop: int
+    first_image: int
+    images: int
+    continues: bool
+    """An earlier chunk holds output pixels of the same image."""
+
+
+class _Call:
+    """What forward and backward share: arguments as the kernels want them, and the plan of chunks."""
+
+    def __init__(
+        self,
+        input: Tensor,
+        offset: Tensor,
+        mask: Tensor | None,
+        weight: Tensor,
+        geometry: ConvGeometry,
+        modules: ModuleFactory,
+        chunk_bytes: int,
+    ) -> None:
+        g = self.geometry = geometry
+        self.dtype, self.modules = input.dtype, modules
+        self.real = torch.float64 if input.dtype == torch.float64 else torch.float32
+        self.pixels = input.permute(0, 2, 3, 1).contiguous()
+        self.shift = offset.to(self.real).contiguous()
+        self.mask = None if mask is None else mask.to(self.real).contiguous()
+        # Each group's filters as (out channels, taps * channels): a view where the weight is channels-last.
+        filters = weight.permute(0, 2, 3, 1).reshape(g.groups, g.group_filters, -1)
+        self.filters = filters.unbind(0)
+        self.depth = filters.shape[2]
+        self.width = g.taps * g.channels
+        fields = (
+            g.height,
+            g.width,
+            g.channels,
+            g.out_height,
+            g.out_width,
+            *g.kernel,
+            *g.stride,
+            *g.padding,
+            *g.dilation,
+        )
+        self.sizes = np.array((*fields, g.groups, g.offset_groups), dtype=_SIZES)
+
+        whole = 16 // self.dtype.itemsize
+        runs = (g.channels // g.groups, g.channels // g.offset_groups)
+        aligned = all(run % whole == 0 for run in runs) and self.pixels.data_ptr() % 16 == 0
+        self.vec = whole if aligned else 1
+        packs = runs[1] // self.vec
+        self.lanes = min(32, 1 << max(0, packs - 1).bit_length())
+        self.rows_per_image = g.out_height * g.out_width
+        self.chunk_rows = max(1, chunk_bytes // (self.width * self.dtype.itemsize))
+        # Rows, entries and columns are counted within a chunk; maps and offsets over the batch.
+        largest = max(
+            input.numel(),
+            offset.numel(),
+            min(self.chunk_rows, g.pixels) * max(self.width, 4 * g.taps * g.offset_groups),
+        )
+        self.wide = largest >= 2**31
+
+    def module(self, total: torch.dtype | None = None) -> KernelModule:
+        return self.modules(_SOURCE, _prelude(self.dtype, self.vec, self.wide, total or self.dtype))
+
+    def empty(self, *shape: int, dtype: torch.dtype | None = None) -> Tensor:
+        return torch.empty(shape, dtype=dtype or self.dtype, device=self.pixels.device)
+
+    def chunks(self) -> Iterator[_Chunk]:
+        """As many whole images as the budget holds, or else parts of one image."""
+        area, batch = self.rows_per_image, self.geometry.batch
+        images = max(1, self.chunk_rows // max(area, 1))
+        for first in range(0, batch, images):
+            count = min(images, batch - first)
+            begin, end = first * area, (first + count) * area
+            step = end - begin if area <= self.chunk_rows else self.chunk_rows
+            for start in range(begin, end, max(step, 1)):
+                yield _Chunk(start, min(start + step, end), first, count, start > begin)
+
+    def rows(self, chunk: _Chunk) -> int:
+        return (chunk.stop - chunk.start) * self.geometry.taps * self.geometry.offset_groups
+
+    def group(self, columns: Tensor, group: int) -> Tensor:
+        return columns[:, group * self.depth : (group + 1) * self.depth]
+
+    def sample(self, chunk: _Chunk, columns: Tensor) -> None:
+        rows = self.rows(chunk)
+        self.module().launch(
+            "sample",
+            (-(-rows // ROWS),),
+            (self.lanes, THREADS // self.lanes),
+            (self.pixels, self.shift, self.mask, columns, self.sizes, np.int64(chunk.start), np.int64(rows)),
+        )
+
+
+@convolution_precision()
+def forward(
+    input: Tensor,
+    offset: Tensor,
+    mask: Tensor | None,
+    weight: Tensor,
+    bias: Tensor | None,
+    geometry: ConvGeometry,
+    modules: ModuleFactory = module,
+    chunk_bytes: int = CHUNK_BYTES,
+) -> Tensor:
+    """Compute the output, (N, F, Ho, Wo), channels last in memory."""
+    g = geometry
+    call = _Call(input, offset, mask, weight, g, modules, chunk_bytes)
+    output = call.empty(g.pixels, g.out_channels)
+    columns = call.empty(min(g.pixels, max(call.chunk_rows, 1)), call.width)
+    for chunk in call.chunks():
+        size = chunk.stop - chunk.start
+        call.sample(chunk, columns)
+        for group, filters in enumerate(call.filters):
+            part = slice(group * filters.shape[0], (group + 1) * filters.shape[0])
+            product(
+                call.group(columns[:size], group),
+                filters.t(),
+                output[chunk.start : chunk.stop, part],
+                None if bias is None else bias[part],
+            )
+    return output.view(g.batch, g.out_height, g.out_width, g.out_channels).permute(0, 3, 1, 2)
+
+
+@convolution_precision()
+def backward(
+    grad: Tensor,
+    input: Tensor,
+    offset: Tensor,
+    mask: Tensor | None,
+    weight: Tensor,
+    geometry: ConvGeometry,
+    needed: tuple[bool, bool, bool, bool],
+    modules: ModuleFactory = module,
+    chunk_bytes: int = CHUNK_BYTES,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Compute the gradients of input, offset, mask and weight; those not needed come back empty."""
+    g = geometry
+    call = _Call(input, offset, mask, weight, g, modules, chunk_bytes)
+    wants_input, wants_weight = needed[0], needed[3]
+    wants_places = needed[1] or needed[2]
+    empty = call.empty(0)
+    grads = grad.permute(0, 2, 3, 1).reshape(g.pixels, g.out_channels)
+    limit = min(g.pixels, call.chunk_rows)
+    grad_columns = call.empty(limit, call.width) if wants_input or wants_places else empty
+    columns = call.empty(limit, call.width) if wants_weight else empty
+    # An image cut into several chunks is summed in full precision, and rounded once.
+    total = call.real if call.rows_per_image > call.chunk_rows else call.dtype
+    grad_pixels = call.empty(g.batch, g.height, g.width, g.channels, dtype=total) if wants_input else empty
+    grad_shift = torch.empty_like(call.shift) if needed[1] else None
+    grad_mask = torch.empty_like(call.mask) if needed[2] and call.mask is not None else None
+    grad_filters = torch.zeros(g.groups, g.group_filters, call.depth, dtype=call.real, device=input.device)
+
+    for chunk in call.chunks():
+        size = chunk.stop - chunk.start
+        group_grads = grads[chunk.start : chunk.stop].view(size, g.groups, g.group_filters).unbind(1)
+        if wants_input or wants_places:
+            for group, filters in enumerate(call.filters):
+                product(group_grads[group], filters, call.group(grad_columns[:size], group))
+        if wants_places:
+            _places(call, chunk, grad_columns, columns if wants_weight else None, grad_shift, grad_mask)
+        elif wants_weight:
+            call.sample(chunk, columns)
+        if wants_input:
+            _gather(call, chunk, grad_columns, grad_pixels)
+        if wants_weight:
+            for group in range(g.groups):
+                grad_filters[group] += torch.mm(group_grads[group].t(), call.group(columns[:size], group))
+    filters = grad_filters.view(g.out_channels, *g.kernel, g.channels // g.groups)
+    found = (
+        grad_pixels.permute(0, 3, 1, 2).to(input.dtype) if wants_input else None,
+        None if grad_shift is None else grad_shift.to(offset.dtype),
+        None if grad_mask is None or mask is None else grad_mask.to(mask.dtype),
+        filters.permute(0, 3, 1, 2).to(weight.dtype).contiguous() if wants_weight else None,
+    )
+    return tuple(input.new_empty(0) if t is None else t for t in found)  # type: ignore[return-value]
+
+
+def _places(
+    call: _Call,
+    chunk: _Chunk,
+    grad_columns: Tensor,
+    columns: Tensor | None,
+    grad_shift: Tensor | None,
+    grad_mask: Tensor | None,
+) -> None:
+    rows, threads_y = call.rows(chunk), THREADS // call.lanes
+    call.module().launch(
+        "places_backward",
+        (-(-rows // threads_y),),
+        (call.lanes, threads_y),
+        (
+            *(grad_columns, call.pixels, call.shift, call.mask, columns, grad_shift, grad_mask),
+            *(call.sizes, np.int64(chunk.start), np.int64(rows)),
+        ),
+    )
+
+
+def _gather(call: _Call, chunk: _Chunk, grad_columns: Tensor, grad_pixels: Tensor) -> None:
+    """Sort the chunk's entries by input pixel, and let each input pixel sum its own."""
+    g, rows = call.geometry, call.rows(chunk)
+    keys_count = chunk.images * g.height * g.width * g.offset_groups
+    keys = call.empty(4 * rows, dtype=torch.int64 if call.wide else torch.int32)
+    weights = call.empty(4 * rows, dtype=call.real)
+    call.module().launch(
+        "entries",
+        (-(-rows // THREADS),),
+        (THREADS,),
+        (
+            *(call.shift, call.mask, keys, weights, call.sizes),
+            *(np.int64(chunk.start), np.int64(rows), np.int64(chunk.first_image), np.int64(keys_count)),
+        ),
+    )
+    ordered, order = torch.sort(keys, stable=True)
+    begin = torch.searchsorted(ordered, torch.arange(keys_count + 1, dtype=keys.dtype, device=keys.device))
+    out = grad_pixels[chunk.first_image : chunk.first_image + chunk.images]
+    threads_y = THREADS // call.lanes
+    call.module(grad_pixels.dtype).launch(
+        "gather",
+        (-(-keys_count // threads_y),),
+        (call.lanes, threads_y),
+        (grad_columns, weights, order, begin, out, call.sizes, np.int64(keys_count), np.int32(chunk.continues)),
+    )

@@ -1,0 +1,217 @@
+"""Deformable convolution: the public function, its gradient, and its registration with torch.
+
+`dcnlab::deform_conv2d` and `dcnlab::deform_conv2d_backward` are torch.library operators with a CPU and a CUDA
+implementation each; the gradient is a torch.autograd.Function around them, three times cheaper a call than a registered
+one.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.overrides import handle_torch_function, has_torch_function
+
+from dcnlab.ops import autocast, reference
+from dcnlab.ops.checks import check_deform_conv2d, pair
+from dcnlab.ops.geometry import ConvGeometry
+
+_GEOMETRY = "int[2] stride, int[2] padding, int[2] dilation"
+torch.library.define(
+    "dcnlab::deform_conv2d",
+    f"(Tensor input, Tensor offset, Tensor? mask, Tensor weight, Tensor? bias, {_GEOMETRY}) -> Tensor",
+    tags=torch.Tag.pt2_compliant_tag,
+)
+torch.library.define(
+    "dcnlab::deform_conv2d_backward",
+    f"(Tensor grad, Tensor input, Tensor offset, Tensor? mask, Tensor weight, {_GEOMETRY}, bool[4] needed)"
+    " -> (Tensor, Tensor, Tensor, Tensor)",
+    tags=torch.Tag.pt2_compliant_tag,
+)
+
+
+def deform_conv2d(
+    input: Tensor,
+    offset: Tensor,
+    weight: Tensor,
+    bias: Tensor | None = None,
+    stride: int | tuple[int, int] = 1,
+    padding: int | tuple[int, int] = 0,
+    dilation: int | tuple[int, int] = 1,
+    mask: Tensor | None = None,
+) -> Tensor:
+    """Deformable convolution, version 1, or version 2 where a mask is given.
+
+    Each output pixel p0 is the sum over the filter's taps p_n of w(p_n) * x(p0 + p_n + offset_n) [* mask_n]; x is read
+    bilinearly, and is zero outside the map (Dai et al. 2017, equations 2 and 3; Zhu et al. 2019, equation 1).
+    Signature and results are torchvision's, but for one point: the gradient of an offset that reads at exactly -1 is 0,
+    as in the authors' kernel. A place that is NaN or infinite reads zero. Equal calls give bitwise equal gradients.
+    Second derivatives go through the reference implementation, which holds all columns in memory.
+
+    Args:
+        input: (N, C, H, W), float64, float32, float16 or bfloat16; contiguous, channels-last or strided. Channels-last
+            saves a copy.
+        offset: (N, 2 * offset_groups * kh * kw, Ho, Wo), in pixels of the input; y before x for each tap. Any floating
+            dtype: places are computed in float32, or in float64 for a float64 input.
+        weight: (F, C / groups, kh, kw), of the input's dtype.
+        bias: (F,), of the input's dtype.
+        stride: int or (y, x), at least 1.
+        padding: int or (y, x), zeros on both sides.
+        dilation: int or (y, x), distance between taps, at least 1.
+        mask: (N, offset_groups * kh * kw, Ho, Wo), a factor for each sampling point, used as it is.
+
+    Returns:
+        (N, F, Ho, Wo), of the input's dtype, channels-last in memory. Under autocast input, weight and bias are cast as
+        for a convolution; offset and mask are not.
+
+    Raises:
+        ArgumentError: a ValueError and RuntimeError that names the argument that does not fit.
+        ImportError: a CUDA tensor, and CuPy is not installed.
+    """
+    tensors = (input, offset, weight, bias, mask)
+    if has_torch_function(tensors):
+        return handle_torch_function(
+            deform_conv2d, tensors, input, offset, weight, bias, stride, padding, dilation, mask
+        )
+    strides, paddings, dilations = pair("stride", stride, 1), pair("padding", padding, 0), pair("dilation", dilation, 1)
+    if isinstance(input, Tensor):
+        input, weight, bias = autocast.cast(input.device.type, input, weight, bias)
+    check_deform_conv2d(input, offset, weight, bias, mask, strides, paddings, dilations)
+    real = torch.float64 if input.dtype == torch.float64 else torch.float32
+    offset = offset.to(real)
+    mask = None if mask is None else mask.to(real)
+    wants_grad = any(t is not None and t.requires_grad for t in (input, offset, weight, bias, mask))
+    if wants_grad and torch.is_grad_enabled():
+        output: Tensor = _DeformConv2d.apply(input, offset, mask, weight, bias, strides, paddings, dilations)
+        return output
+    return torch.ops.dcnlab.deform_conv2d(input, offset, mask, weight, bias, strides, paddings, dilations)
+
+
+class _DeformConv2d(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any,
+        input: Tensor,
+        offset: Tensor,
+        mask: Tensor | None,
+        weight: Tensor,
+        bias: Tensor | None,
+        stride: tuple[int, int],
+        padding: tuple[int, int],
+        dilation: tuple[int, int],
+    ) -> Tensor:
+        ctx.save_for_backward(input, offset, mask, weight, bias)
+        ctx.sizes = (stride, padding, dilation)
+        return torch.ops.dcnlab.deform_conv2d(input, offset, mask, weight, bias, stride, padding, dilation)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
+        tensors, needed = ctx.saved_tensors, ctx.needs_input_grad[:5]
+        if torch.is_grad_enabled() and not torch.compiler.is_compiling():
+            return (*_differentiable_backward(grad, tensors, ctx.sizes, needed), None, None, None)
+        input, offset, mask, weight, _ = tensors
+        grads: tuple[Tensor | None, ...] = (None,) * 4
+        if any(needed[:4]):
+            found = torch.ops.dcnlab.deform_conv2d_backward(
+                grad, input, offset, mask, weight, *ctx.sizes, list(needed[:4])
+            )
+            grads = tuple(g if need else None for g, need in zip(found, needed[:4], strict=True))
+        return (*grads, grad.sum((0, 2, 3)) if needed[4] else None, None, None, None)
+
+
+def _differentiable_backward(
+    grad: Tensor,
+    tensors: tuple[Tensor | None, ...],
+    sizes: tuple[tuple[int, int], tuple[int, int], tuple[int, int]],
+    needed: tuple[bool, ...],
+) -> tuple[Tensor | None, ...]:
+    """The gradients as functions that can be differentiated again, for create_graph=True."""
+    input, offset, mask, weight, bias = tensors
+    assert input is not None
+    assert offset is not None
+    assert weight is not None
+    output = reference.deform_conv2d(input, offset, weight, bias, *sizes, mask)
+    wanted = [t for t, need in zip(tensors, needed, strict=True) if need and t is not None]
+    found = iter(torch.autograd.grad(output, wanted, grad, create_graph=True))
+    return tuple(next(found) if need and t is not None else None for t, need in zip(tensors, needed, strict=True))
+
+
+@torch.library.register_fake("dcnlab::deform_conv2d")
+def _fake(
+    input: Tensor,
+    offset: Tensor,
+    mask: Tensor | None,
+    weight: Tensor,
+    bias: Tensor | None,
+    stride: tuple[int, int],
+    padding: tuple[int, int],
+    dilation: tuple[int, int],
+) -> Tensor:
+    batch, (height, width) = input.shape[0], offset.shape[2:]
+    return input.new_empty(batch, height, width, weight.shape[0]).permute(0, 3, 1, 2)
+
+
+@torch.library.register_fake("dcnlab::deform_conv2d_backward")
+def _fake_backward(
+    grad: Tensor,
+    input: Tensor,
+    offset: Tensor,
+    mask: Tensor | None,
+    weight: Tensor,
+    stride: tuple[int, int],
+    padding: tuple[int, int],
+    dilation: tuple[int, int],
+    needed: tuple[bool, bool, bool, bool],
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    batch, channels, height, width = input.shape
+    return (
+        input.new_empty(batch, height, width, channels).permute(0, 3, 1, 2) if needed[0] else input.new_empty(0),
+        offset.new_empty(offset.shape) if needed[1] else input.new_empty(0),
+        mask.new_empty(mask.shape) if needed[2] and mask is not None else input.new_empty(0),
+        weight.new_empty(weight.shape) if needed[3] else input.new_empty(0),
+    )
+
+
+@torch.library.impl("dcnlab::deform_conv2d", ("cpu", "cuda"))
+def _forward(
+    input: Tensor,
+    offset: Tensor,
+    mask: Tensor | None,
+    weight: Tensor,
+    bias: Tensor | None,
+    stride: tuple[int, int],
+    padding: tuple[int, int],
+    dilation: tuple[int, int],
+) -> Tensor:
+    geometry = ConvGeometry.of(input, offset, weight, stride, padding, dilation)
+    with autocast.off(input.device.type):
+        return _path(input).forward(input, offset, mask, weight, bias, geometry)
+
+
+@torch.library.impl("dcnlab::deform_conv2d_backward", ("cpu", "cuda"))
+def _backward(
+    grad: Tensor,
+    input: Tensor,
+    offset: Tensor,
+    mask: Tensor | None,
+    weight: Tensor,
+    stride: tuple[int, int],
+    padding: tuple[int, int],
+    dilation: tuple[int, int],
+    needed: tuple[bool, bool, bool, bool],
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    geometry = ConvGeometry.of(input, offset, weight, stride, padding, dilation)
+    with autocast.off(input.device.type):
+        return _path(input).backward(grad, input, offset, mask, weight, geometry, needed)
+
+
+def _path(input: Tensor) -> Any:
+    """The module that computes on the tensor's device, imported on first use: numba and CuPy are slow to load."""
+    if input.is_cuda:
+        from dcnlab.ops.cuda import deform_conv2d as cuda
+
+        return cuda
+    from dcnlab.ops.cpu import deform_conv2d as cpu
+
+    return cpu

@@ -1,0 +1,130 @@
+"""A convolution that learns where to look."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from dcnlab.ops import deform_conv2d
+
+
+class DeformConv2d(nn.Conv2d):
+    """A 2d convolution whose sampling points move by offsets learned from the same input (paper, section 2.1).
+
+    It is a :class:`torch.nn.Conv2d` in everything else: arguments, parameters `weight` and `bias`, initialisation. The
+    offsets come from `offset_conv`, a convolution of the same kernel, stride, padding and dilation that starts at zero,
+    so a fresh layer computes what the plain convolution computes.
+
+    Args:
+        in_channels, out_channels, kernel_size, stride, padding, dilation, groups, bias, padding_mode, device, dtype: as
+            in torch.nn.Conv2d.
+        offset_groups: groups of input channels, each with offsets of its own (the authors' "deformable groups").
+        modulated: learn a factor between 0 and 2 for each sampling point too (deformable convolution version 2). It is
+            twice a sigmoid, hence 1 at the start; the version 2 paper's plain sigmoid starts at one half.
+
+    Shape:
+        input (N, in_channels, H, W), output (N, out_channels, Ho, Wo) as in torch.nn.Conv2d; offsets
+        (N, 2 * offset_groups * kh * kw, Ho, Wo), y before x, in pixels of the input.
+
+    Raises:
+        ValueError: `offset_groups` does not divide `in_channels`.
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        kernel_size: int | tuple[int, int],
+        stride: int | tuple[int, int] = 1,
+        padding: int | tuple[int, int] | str = 0,
+        dilation: int | tuple[int, int] = 1,
+        groups: int = 1,
+        bias: bool = True,
+        padding_mode: str = "zeros",
+        device: Any = None,
+        dtype: torch.dtype | None = None,
+        *,
+        offset_groups: int = 1,
+        modulated: bool = False,
+    ) -> None:
+        if offset_groups < 1 or in_channels % offset_groups:
+            raise ValueError(f"offset_groups: {offset_groups} does not divide the {in_channels} input channels")
+        super().__init__(
+            in_channels, out_channels, kernel_size, stride, padding, dilation, groups, bias, padding_mode, device, dtype
+        )
+        self.offset_groups = offset_groups
+        self.modulated = modulated
+        taps = self.kernel_size[0] * self.kernel_size[1]
+        self.offset_channels = 2 * offset_groups * taps
+        self.offset_conv = nn.Conv2d(
+            in_channels,
+            self.offset_channels + (offset_groups * taps if modulated else 0),
+            self.kernel_size,
+            self.stride,
+            padding,
+            self.dilation,
+            padding_mode=padding_mode,
+            device=device,
+            dtype=dtype,
+        )
+        self.reset_offsets()
+
+    @classmethod
+    def from_conv(cls, conv: nn.Conv2d, offset_groups: int = 1, modulated: bool = False) -> DeformConv2d:
+        """Make the deformable counterpart of a convolution around the very same weight and bias."""
+        layer = cls(
+            conv.in_channels,
+            conv.out_channels,
+            conv.kernel_size,  # type: ignore[arg-type]
+            conv.stride,  # type: ignore[arg-type]
+            conv.padding,  # type: ignore[arg-type]
+            conv.dilation,  # type: ignore[arg-type]
+            conv.groups,
+            conv.bias is not None,
+            conv.padding_mode,
+            conv.weight.device,
+            conv.weight.dtype,
+            offset_groups=offset_groups,
+            modulated=modulated,
+        )
+        layer.weight, layer.bias = conv.weight, conv.bias
+        return layer.train(conv.training)
+
+    def reset_offsets(self) -> None:
+        """Make the layer plain again: offsets zero, every factor one."""
+        nn.init.zeros_(self.offset_conv.weight)
+        if self.offset_conv.bias is not None:
+            nn.init.zeros_(self.offset_conv.bias)
+
+    def offsets(self, input: Tensor) -> tuple[Tensor, Tensor | None]:
+        """Predict the offsets, and the factors of a modulated layer, for an input map.
+
+        Returns:
+            offset: (N, 2 * offset_groups * kh * kw, Ho, Wo), y before x, in pixels of the input.
+            mask: (N, offset_groups * kh * kw, Ho, Wo), between 0 and 2; None where the layer is not modulated.
+        """
+        predicted = self.offset_conv(input)
+        if not self.modulated:
+            return predicted, None
+        offset, logits = predicted.split((self.offset_channels, predicted.shape[1] - self.offset_channels), dim=1)
+        return offset, 2 * logits.sigmoid()
+
+    def forward(self, input: Tensor) -> Tensor:
+        """Convolve (N, in_channels, H, W) at the learned sampling points."""
+        offset, mask = self.offsets(input)
+        padding = self.padding
+        if self.padding_mode != "zeros" or isinstance(padding, str):
+            # Pad as Conv2d does, then sample the padded map; beyond it the operator reads zeros.
+            mode = "constant" if self.padding_mode == "zeros" else self.padding_mode
+            input, padding = functional.pad(input, self._reversed_padding_repeated_twice, mode=mode), (0, 0)
+        return deform_conv2d(input, offset, self.weight, self.bias, self.stride, padding, self.dilation, mask)  # type: ignore[arg-type]
+
+    def extra_repr(self) -> str:
+        """What Conv2d says of itself, and the offsets' kind where it is not the default."""
+        text = super().extra_repr()
+        if self.offset_groups != 1:
+            text += f", offset_groups={self.offset_groups}"
+        return text + (", modulated=True" if self.modulated else "")

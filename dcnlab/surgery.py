@@ -1,0 +1,196 @@
+"""Making layers of any CNN deformable or dilated: "readily replace their plain counterparts" (paper, section 2)."""
+
+from __future__ import annotations
+
+import difflib
+import warnings
+from collections.abc import Iterable
+from fnmatch import fnmatchcase
+from typing import TypeVar
+
+import torch
+from torch import Tensor, nn
+from torch._subclasses import FakeTensorMode
+from torch.utils.hooks import RemovableHandle
+
+from dcnlab.nn import DeformConv2d
+
+Model = TypeVar("Model", bound=nn.Module)
+
+
+class LayerNotFoundError(ValueError):
+    """A name, pattern or number of layers that the model does not have."""
+
+
+def conv_layers(model: nn.Module, kernel_size: int | tuple[int, int] = 3, example: Tensor | None = None) -> list[str]:
+    """List the names of a model's convolutions of one kernel size, in the order in which a forward pass uses them.
+
+    The order is found by a pass in evaluation mode on shapes alone: no arithmetic, no change to the model. Layers that
+    the pass does not reach (training-time heads, say) stand first, so that "the last n" are layers of the main path.
+
+    Args:
+        model: any module with nn.Conv2d or DeformConv2d layers; the offset convolutions inside the latter do not count.
+        kernel_size: int or (height, width).
+        example: an input of the model; by default one image of 224x224 with the first layer's channels. If the pass
+            fails before it has reached every convolution, a warning says so, and layers stand in the order of their
+            registration.
+    """
+    size = (kernel_size, kernel_size) if isinstance(kernel_size, int) else tuple(kernel_size)
+    convs = _convs(model)
+    order = _forward_order(model, convs, example)
+    return [name for name in order if convs[name].kernel_size == size]
+
+
+def deform(
+    model: Model, layers: int | str | Iterable[str], offset_groups: int = 1, modulated: bool = False
+) -> Model:
+    """Replace convolutions by deformable ones around the same weights; the model computes the same until trained.
+
+    Args:
+        model: changed in place.
+        layers: n, for the last n 3x3 convolutions (:func:`conv_layers`); or names and glob patterns, as in
+            `"layer4.*.conv2"`. A name may be any nn.Conv2d; a pattern picks among those larger than 1x1. Layers that are
+            deformable already stay as they are.
+        offset_groups: groups of input channels, each with offsets of its own.
+        modulated: deformable convolution version 2.
+
+    Returns:
+        The model.
+
+    Raises:
+        LayerNotFoundError: a name or pattern that matches nothing, with the nearest names; or too large an n.
+        TypeError: a layer of a class of its own (weight-standardised, say) or with hooks, which a replacement would lose.
+    """
+    convs = _convs(model)
+    for name in _select(model, layers, convs):
+        conv = convs[name]
+        if isinstance(conv, DeformConv2d):
+            continue
+        if type(conv) is not nn.Conv2d or conv._forward_hooks or conv._forward_pre_hooks:
+            kind = "an nn.Conv2d with hooks" if type(conv) is nn.Conv2d else f"a {type(conv).__name__}"
+            raise TypeError(f"layers: {name} is {kind}, which computes more than a plain nn.Conv2d")
+        _replace(model, conv, DeformConv2d.from_conv(conv, offset_groups, modulated))
+    return model
+
+
+def dilate(model: Model, layers: int | str | Iterable[str], rate: int) -> Model:
+    """Set the dilation of convolutions, with the padding that keeps the size of their output.
+
+    Args:
+        model: changed in place.
+        layers: as for :func:`deform`; deformable layers are dilated together with their offset convolutions.
+        rate: distance between neighbouring taps, at least 1.
+
+    Returns:
+        The model.
+
+    Raises:
+        LayerNotFoundError: as for :func:`deform`.
+        ValueError: a rate below 1, or an even kernel, for which no padding keeps the size.
+    """
+    if not isinstance(rate, int) or rate < 1:
+        raise ValueError(f"rate: must be an int of at least 1, got {rate!r}")
+    convs = _convs(model)
+    names = _select(model, layers, convs)
+    for name in names:
+        if any((k - 1) * (rate - d) % 2 for k, d in zip(convs[name].kernel_size, convs[name].dilation, strict=True)):
+            raise ValueError(f"rate: {rate} would change the output size of {name}, whose kernel is {convs[name].kernel_size}")
+    for name in names:
+        conv = convs[name]
+        for part in (conv, conv.offset_conv) if isinstance(conv, DeformConv2d) else (conv,):
+            _set_dilation(part, rate)
+    return model
+
+
+def _set_dilation(conv: nn.Conv2d, rate: int) -> None:
+    if not isinstance(conv.padding, str):
+        grown = [p + (k - 1) * (rate - d) // 2 for p, k, d in zip(conv.padding, conv.kernel_size, conv.dilation, strict=True)]
+        conv.padding = (grown[0], grown[1])
+    conv.dilation = (rate, rate)
+    # What Conv2d derives from padding and dilation when it is made, for the padding modes that pad beforehand.
+    reach = [rate * (k - 1) for k in conv.kernel_size]
+    sides = [(r // 2, r - r // 2) for r in reach] if conv.padding == "same" else [(p, p) for p in conv.padding]
+    if conv.padding == "valid":
+        sides = [(0, 0), (0, 0)]
+    conv._reversed_padding_repeated_twice = [side for pair in reversed(sides) for side in pair]
+
+
+def _convs(model: nn.Module) -> dict[str, nn.Conv2d]:
+    """Every convolution by name, in the order of registration, without the offset branches of deformable ones."""
+    branches = {id(module.offset_conv) for module in model.modules() if isinstance(module, DeformConv2d)}
+    return {
+        name: module
+        for name, module in model.named_modules()
+        if name and isinstance(module, nn.Conv2d) and id(module) not in branches
+    }
+
+
+def _forward_order(model: nn.Module, convs: dict[str, nn.Conv2d], example: Tensor | None) -> list[str]:
+    reached: dict[str, None] = {}
+    handles: list[RemovableHandle] = []
+    for name, conv in convs.items():
+        handles.append(conv.register_forward_pre_hook(lambda _module, _input, name=name: reached.setdefault(name)))
+    training = [module for module in model.modules() if module.training]
+    problem: Exception | None = None
+    try:
+        model.eval()
+        with torch.no_grad(), FakeTensorMode(allow_non_fake_inputs=True) as mode:
+            if example is not None:
+                image = mode.from_tensor(example)
+            else:
+                first = next(iter(convs.values()), None)
+                channels = 3 if first is None else first.in_channels
+                like = None if first is None else first.weight
+                image = torch.empty(1, channels, 224, 224) if like is None else like.new_empty(1, channels, 224, 224)
+            model(image)
+    except Exception as error:  # any model may fail in any way on an input that is not its own
+        problem = error
+    finally:
+        for handle in handles:
+            handle.remove()
+        for module in training:
+            module.training = True
+    missing = [name for name in convs if name not in reached]
+    if problem is not None and missing:
+        warnings.warn(
+            f"conv_layers: a pass on one 224x224 image failed before {missing[0]} ({problem}); layers are listed in the order "
+            f"of their registration. Pass example= for the true order.",
+            stacklevel=4,
+        )
+        return list(convs)
+    return [*missing, *reached]
+
+
+def _select(model: nn.Module, layers: int | str | Iterable[str], convs: dict[str, nn.Conv2d]) -> list[str]:
+    """The names that `layers` stands for, each once."""
+    if isinstance(layers, bool) or (isinstance(layers, int) and layers < 0):
+        raise ValueError(f"layers: expected names or a number of at least 0, got {layers!r}")
+    if isinstance(layers, int):
+        last = conv_layers(model) if layers else []
+        if layers > len(last):
+            raise LayerNotFoundError(f"layers: {layers} asked for, but the model has {len(last)} 3x3 convolutions")
+        return last[len(last) - layers :]
+    selected: dict[str, None] = {}
+    for pattern in [layers] if isinstance(layers, str) else layers:
+        if pattern in convs:
+            matches = [pattern]
+        else:
+            matches = [n for n, conv in convs.items() if fnmatchcase(n, pattern) and max(conv.kernel_size) > 1]
+        if not matches:
+            raise LayerNotFoundError(f"layers: {pattern!r} matches no convolution{_nearest(pattern, convs)}")
+        selected.update(dict.fromkeys(matches))
+    return list(selected)
+
+
+def _nearest(pattern: str, names: Iterable[str]) -> str:
+    known = list(names)
+    near = difflib.get_close_matches(pattern, known, n=3, cutoff=0.0)
+    return f"; nearest: {', '.join(near)}" if near else "; the model has none"
+
+
+def _replace(model: nn.Module, old: nn.Module, new: nn.Module) -> None:
+    """Put a layer in another's place, under every name that a model has for it."""
+    for parent in list(model.modules()):
+        for child, module in list(parent.named_children()):
+            if module is old:
+                setattr(parent, child, new)

@@ -1,0 +1,299 @@
+"""Experiment files, `extends:` chains, JSON args files and key=value, merged into the checked tree of `config`."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import types
+import typing
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+from yaml import YAMLError
+
+from dcnlab import resources
+from dcnlab.config import Config, ConfigError, nearest
+
+WHERE = ("name", "out", "id", "trainer.threads", "trainer.progress", "logger", "sweep")
+"""Keys that say what a run is called, where and how visibly it happens; not what it computes."""
+
+
+def load(experiment: str, args: Sequence[str] = (), parameters: dict[str, Any] | None = None) -> Config:
+    """Read an experiment.
+
+    Precedence, weakest first: defaults, the `extends:` chain, the file, sweep parameters, key=value.
+
+    Args:
+        experiment: path or packaged name of the experiment file.
+        args: what follows it on the command line: `key=value`, and paths of JSON files with a sweep's parameters, such
+            as wandb's `${args_json_file}`.
+        parameters: a sweep's parameters, dotted or nested, in place of a JSON file.
+
+    Raises:
+        ConfigError: anything in it that the user can mend.
+    """
+    path = resources.find("experiments", experiment)
+    tree = OmegaConf.structured(Config)
+    named = False
+    for file, layer in chain(path):
+        named = named or "name" in layer
+        apply(tree, layer, str(file))
+    if not named:
+        apply(tree, {"name": path.stem}, str(path))
+    swept = dict(flatten(parameters or {}))
+    apply(tree, swept, "sweep")
+    for arg in args:
+        if "=" not in arg:
+            file_parameters = dict(flatten(read_json(arg)))
+            apply(tree, file_parameters, arg)
+            swept |= file_parameters
+    overrides = dict(parse_override(arg) for arg in args if "=" in arg)
+    for key, value in overrides.items():
+        apply(tree, {key: value}, "command line")
+    # A parameter that the command line overrules is recorded as it was used.
+    tree.sweep = {key: overrides.get(key, value) for key, value in swept.items()}
+    return checked(tree, str(path))
+
+
+def load_run(folder: Path, overrides: Sequence[str] = ()) -> Config:
+    """The config of a run folder, from its `config.yaml`, with key=value overrides.
+
+    Raises:
+        ConfigError: there is no such run, or its file does not fit the tree.
+    """
+    path = folder / "config.yaml"
+    if not path.is_file():
+        raise ConfigError(f"{folder} is no run folder: it has no config.yaml")
+    tree = OmegaConf.structured(Config)
+    apply(tree, read_yaml(path), str(path))
+    for key, value in map(parse_override, overrides):
+        apply(tree, {key: value}, "command line")
+    return checked(tree, str(path))
+
+
+def to_yaml(config: Config) -> str:
+    """The whole tree as YAML that `load_run` reads back."""
+    return OmegaConf.to_yaml(OmegaConf.structured(config))
+
+
+def settings(config: Config) -> dict[str, Any]:
+    """What a run computes: the tree as dotted keys, without `WHERE`."""
+    leaves = dict(flatten(dataclasses.asdict(config)))
+    return {key: value for key, value in leaves.items() if not any(f"{key}.".startswith(f"{w}.") for w in WHERE)}
+
+
+def flatten(tree: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Dotted key and value of every leaf of nested dicts."""
+    for key, value in tree.items():
+        if isinstance(value, dict) and value:
+            yield from flatten(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", value
+
+
+def parse_override(text: str) -> tuple[str, Any]:
+    """Split `key=value`; the value is read as YAML.
+
+    Raises:
+        ConfigError: it is neither, or the value is not YAML.
+    """
+    key, equals, value = text.partition("=")
+    if not equals or not key:
+        raise ConfigError(f"{text}: not of the form key=value")
+    try:
+        return key, OmegaConf.to_container(OmegaConf.from_dotlist([f"value={value}"]), resolve=False)["value"]  # type: ignore
+    except (YAMLError, OmegaConfBaseException) as error:
+        raise ConfigError(f"{text}: the value is not YAML: {one_line(error)}") from error
+
+
+def read_yaml(path: Path) -> dict[str, Any]:
+    """A YAML file whose top is a mapping, through the safe loader; duplicate keys are refused.
+
+    Raises:
+        ConfigError: it is not such a file.
+    """
+    try:
+        tree = OmegaConf.to_container(OmegaConf.load(path), resolve=False)
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path}: {one_line(error)}") from error
+    except (YAMLError, OmegaConfBaseException, RecursionError) as error:
+        raise ConfigError(f"{path}: not YAML: {one_line(error)}") from error
+    if not isinstance(tree, dict):
+        raise ConfigError(f"{path}: must be a mapping of keys, and is a {type(tree).__name__}")
+    wrong = next((key for key in tree if not isinstance(key, str)), None)
+    if wrong is not None:
+        raise ConfigError(f"{path}: the key {wrong!r} is not a name")
+    return tree  # type: ignore[return-value]
+
+
+def read_json(path: str | Path) -> dict[str, Any]:
+    """A JSON file whose top is an object.
+
+    Raises:
+        ConfigError: it is not such a file.
+    """
+    if not Path(path).is_file():
+        raise ConfigError(f"{path}: no such file; after the experiment come key=value and JSON files of parameters")
+    try:
+        tree = json.loads(Path(path).read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise ConfigError(f"{path}: not JSON: {one_line(error)}") from error
+    if not isinstance(tree, dict):
+        raise ConfigError(f"{path}: must be a JSON object of parameters, and is a {type(tree).__name__}")
+    return tree
+
+
+def chain(path: Path) -> list[tuple[Path, dict[str, Any]]]:
+    """The file and those that it extends, the farthest first.
+
+    Raises:
+        ConfigError: one is missing, or they extend one another in a circle.
+    """
+    layers: list[tuple[Path, dict[str, Any]]] = []
+    seen: list[Path] = []
+    current: Path | None = path
+    while current is not None:
+        if current.resolve() in seen:
+            raise ConfigError(f"{layers[-1][0]}: extends {current.name}, which extends it in turn")
+        seen.append(current.resolve())
+        layer = read_yaml(current)
+        base = layer.pop("extends", None)
+        layers.append((current, layer))
+        current = None if base is None else _base(layers[-1][0], base)
+    return layers[::-1]
+
+
+def _base(file: Path, base: Any) -> Path:
+    if not isinstance(base, str):
+        raise ConfigError(f"{file}: extends is {base!r}; it must be the path of one file")
+    path = file.parent / base
+    if not path.is_file():
+        near = nearest(base, [other.name for other in path.parent.glob("*.yaml")]) if path.parent.is_dir() else None
+        raise ConfigError(f"{file}: extends {base}, and there is no such file" + (f"; nearest: {near}" if near else ""))
+    return path
+
+
+def apply(tree: DictConfig, layer: dict[str, Any], source: str) -> None:
+    """Set `layer`, nested or dotted, on the typed tree.
+
+    Raises:
+        ConfigError: no such key, or a value of the wrong type; names `source`, the key and what it takes.
+    """
+    for key, value in _leaves(layer, source):
+        hint = _hint(key)
+        if dataclasses.is_dataclass(hint) and value is None:  # a section whose keys are all left out
+            continue
+        try:
+            OmegaConf.update(tree, key, value)
+        except OmegaConfBaseException as error:
+            raise ConfigError(f"{source}: {key} is {value!r}; it must be {describe(hint)}") from error
+
+
+def checked(tree: DictConfig, source: str) -> Config:
+    """The tree as plain dataclasses, every section's own checks passed.
+
+    Raises:
+        ConfigError: a value out of its range, or an interpolation of what is not there.
+    """
+    try:
+        config = typing.cast(Config, OmegaConf.to_object(tree))
+    except ConfigError as error:
+        raise ConfigError(f"{source}: {error}") from error
+    except OmegaConfBaseException as error:
+        raise ConfigError(f"{source}: {one_line(error)}") from error
+    if config.trainer.max_steps is None and config.trainer.max_epochs is None:
+        raise ConfigError(f"{source}: trainer.max_steps and trainer.max_epochs are both null; state one of them")
+    return config
+
+
+def check_paths(config: Config) -> None:
+    """Check that what the config points at is there.
+
+    Raises:
+        ConfigError: it is not.
+    """
+    root, weights = config.data.root, config.model.backbone.weights
+    if root is not None and not Path(root).is_dir():
+        raise ConfigError(f"data.root is {root!r}, and there is no such folder" + _nearest_path(Path(root)))
+    if weights not in ("none", "imagenet") and not Path(weights).is_file():
+        raise ConfigError(
+            f"model.backbone.weights is {weights!r}; it must be none, imagenet or a file that is there"
+            + _nearest_path(Path(weights))
+        )
+
+
+def _nearest_path(path: Path) -> str:
+    siblings = [other.name for other in path.parent.iterdir()] if path.parent.is_dir() else []
+    near = nearest(path.name, siblings)
+    return f"; nearest: {path.parent / near}" if near else ""
+
+
+def _leaves(layer: dict[str, Any], source: str, prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Dotted keys and values down to where the typed tree ends; a key that is not in it raises."""
+    for key, value in layer.items():
+        full = f"{prefix}{key}"
+        hint = _hint(full)
+        if hint is None:
+            raise ConfigError(f"{source}: no such key {full}" + _near_key(full))
+        if dataclasses.is_dataclass(hint) and isinstance(value, dict):
+            yield from _leaves(value, source, f"{full}.")
+        else:
+            yield full, value
+
+
+def _hint(key: str) -> Any:
+    """The type of a dotted key of the tree, or None where there is no such key."""
+    hint: Any = Config
+    for part in key.split("."):
+        fields = typing.get_type_hints(hint) if dataclasses.is_dataclass(hint) else {}
+        if part not in fields:
+            return None
+        hint = fields[part]
+    return hint
+
+
+def keys(section: type = Config, prefix: str = "") -> list[str]:
+    """Every dotted key of the tree, sections included."""
+    found = []
+    for name, hint in typing.get_type_hints(section).items():
+        found.append(f"{prefix}{name}")
+        if dataclasses.is_dataclass(hint):
+            found += keys(typing.cast(type, hint), f"{prefix}{name}.")
+    return found
+
+
+def _near_key(key: str) -> str:
+    known = keys()
+    near = nearest(key, known)
+    if near is None:  # the right name in the wrong section, or with none
+        near = next((k for k in known if k.rpartition(".")[2] == nearest(key.rpartition(".")[2], _tails(known))), None)
+    return f"; nearest: {near}" if near else f"; there are: {', '.join(k for k in known if '.' not in k)}"
+
+
+def _tails(known: list[str]) -> list[str]:
+    return [key.rpartition(".")[2] for key in known]
+
+
+def describe(hint: Any) -> str:
+    """A type as a user would say it."""
+    plain = {int: "a whole number", float: "a number", bool: "true or false", str: "text", type(None): "null"}
+    origin, inner = typing.get_origin(hint), typing.get_args(hint)
+    if hint in plain:
+        return plain[hint]
+    if origin in (typing.Union, types.UnionType):
+        return " or ".join(describe(part) for part in inner)
+    if origin is list:
+        return f"a list of {describe(inner[0]).removeprefix('a ')}s" if inner[0] is not str else "a list of texts"
+    if origin is tuple:
+        return f"a list of {len(inner)} numbers"
+    if dataclasses.is_dataclass(hint):
+        return f"a section with the keys {', '.join(field.name for field in dataclasses.fields(hint))}"
+    return "a mapping of keys"
+
+
+def one_line(error: BaseException) -> str:
+    """The message of an exception, its lines joined."""
+    return " ".join(str(error).split()) or type(error).__name__

@@ -1,0 +1,231 @@
+"""Every mistake in a config is one line that names the field and what would be right."""
+
+import ast
+import inspect
+import itertools
+import json
+
+import pytest
+
+from dcnlab import config, configfile, resources
+from dcnlab.config import Config, ConfigError
+
+
+@pytest.fixture
+def experiment(tmp_path):
+    """A function that writes an experiment file and gives its path."""
+
+    def write(text, name="quick.yaml"):
+        path = tmp_path / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+        return str(path)
+
+    return write
+
+
+def message(call, *args, **kwargs):
+    with pytest.raises(ConfigError) as caught:
+        call(*args, **kwargs)
+    text = str(caught.value)
+    assert "\n" not in text
+    return text
+
+
+STEPS = "trainer: {max_steps: 2}\n"
+
+
+def test_precedence_runs_from_defaults_over_extends_file_and_sweep_to_the_command_line(experiment, tmp_path):
+    optim = "optim: {lr: 1, momentum: 0.1, weight_decay: 0.1, warmup: 1}\n"
+    experiment(optim + "model: {dilation: 7}\n" + STEPS, "base.yaml")
+    experiment("extends: base.yaml\noptim: {momentum: 0.2, weight_decay: 0.2, warmup: 2}\n", "middle.yaml")
+    leaf = experiment("extends: middle.yaml\noptim: {weight_decay: 0.3, warmup: 3}\n", "leaf.yaml")
+    args = tmp_path / "args.json"
+    args.write_text(json.dumps({"optim": {"warmup": 4}, "model.deform_layers": 1, "seed": 8}))
+    tree = configfile.load(leaf, ["seed=9", str(args)])
+    assert tree.data.batch_size == Config().data.batch_size
+    assert (tree.optim.lr, tree.optim.momentum, tree.optim.weight_decay, tree.optim.warmup) == (1, 0.2, 0.3, 4)
+    assert (tree.model.dilation, tree.model.deform_layers, tree.seed) == (7, 1, 9)
+    assert tree.sweep == {"optim.warmup": 4, "model.deform_layers": 1, "seed": 9}
+
+
+def test_a_file_without_a_name_is_called_by_its_own(experiment):
+    assert configfile.load(experiment(STEPS, "mine.yaml")).name == "mine"
+    assert configfile.load(experiment("name: other\n" + STEPS)).name == "other"
+
+
+def test_extends_is_relative_to_the_file_that_says_it(experiment):
+    experiment("seed: 5\n" + STEPS, "bases/base.yaml")
+    assert configfile.load(experiment("extends: ../bases/base.yaml\n", "leaves/leaf.yaml")).seed == 5
+
+
+def test_an_extends_circle_is_named(experiment):
+    experiment("extends: b.yaml\n", "a.yaml")
+    text = message(configfile.load, experiment("extends: a.yaml\n", "b.yaml"))
+    assert "a.yaml: extends b.yaml, which extends it in turn" in text
+
+
+def test_a_missing_base_is_named_with_the_nearest(experiment):
+    experiment(STEPS, "base.yaml")
+    text = message(configfile.load, experiment("extends: bace.yaml\n"))
+    assert "quick.yaml: extends bace.yaml" in text
+    assert "nearest: base.yaml" in text
+
+
+def test_a_misspelt_key_names_the_file_and_the_nearest_key(experiment):
+    text = message(configfile.load, experiment("model: {deform_layer: 3}\n" + STEPS))
+    assert text.endswith("quick.yaml: no such key model.deform_layer; nearest: model.deform_layers")
+
+
+def test_a_misspelt_override_names_the_command_line(experiment):
+    text = message(configfile.load, experiment(STEPS), ["model.deform_layer=3"])
+    assert text == "command line: no such key model.deform_layer; nearest: model.deform_layers"
+
+
+def test_a_key_without_its_section_finds_the_section(experiment):
+    assert message(configfile.load, experiment(STEPS), ["deform_layers=3"]).endswith("nearest: model.deform_layers")
+
+
+def test_a_key_like_no_other_lists_what_there_is(experiment):
+    assert "there are: name, seed, task" in message(configfile.load, experiment(STEPS), ["qqqq=3"])
+
+
+@pytest.mark.parametrize(
+    ("override", "says"),
+    [
+        ("model.deform_layers=three", "model.deform_layers is 'three'; it must be a whole number"),
+        ("model.deform_layers=1.5", "model.deform_layers is 1.5; it must be a whole number"),
+        ("model.deform_layers=", "model.deform_layers is None; it must be a whole number"),
+        ("optim.lr=true", "optim.lr is True; it must be a number"),
+        ("optim.milestones=0.5", "optim.milestones is 0.5; it must be a list of numbers"),
+        ("data.scale=[1]", "data.scale is [1]; it must be a list of 2 numbers"),
+        ("data.train=3", "data.train is 3; it must be text or a list of texts"),
+        ("trainer.max_steps=1e3", "trainer.max_steps is 1000.0; it must be a whole number or null"),
+        ("model=3", "model is 3; it must be a section with the keys name, backbone"),
+        ("seed={a: 1}", "seed is {'a': 1}; it must be a whole number"),
+        ("model.modulated=maybe", "model.modulated is 'maybe'; it must be true or false"),
+        ("data.batch_size=0", "data.batch_size is 0; it must be at least 1"),
+        ("optim.momentum=2", "optim.momentum is 2; it must be between 0 and 1"),
+        ("model.deform_layers=-1", "model.deform_layers is -1; it must be at least 0"),
+        ("data.name=digit", "data.name is 'digit'; nearest: digits; choose from: digits, imagefolder"),
+        ("data.name=imagefolder", "data.root is null; data.name imagefolder needs the folder of the data set"),
+        ("model.backbone.name=resnet51", "model.backbone.name is 'resnet51'; nearest: resnet5"),
+        ("trainer.precision=fp16", "trainer.precision is 'fp16'; "),
+        ("trainer.devices=all", "trainer.devices is 'all'; choose from: auto"),
+        ("data.scale=[2,1]", "data.scale is [2.0, 1.0]; it must be two numbers above 0, the smaller one first"),
+        ("optim.milestones=[0.5,0.2]", "optim.milestones is [0.5, 0.2]; the numbers must be above 0 and grow"),
+        ("name=../up", "name is '../up'; it names a folder"),
+        ("seed=-1", "seed is -1; it must be between 0 and 4.29497e+09"),
+        ("seed=${nothing}", "nothing"),
+        ("seed=[1", "seed=[1: the value is not YAML"),
+        ("=3", "=3: not of the form key=value"),
+    ],
+)
+def test_a_wrong_value_names_the_field_the_value_and_what_is_wanted(experiment, override, says):
+    assert says in message(configfile.load, experiment(STEPS), [override])
+
+
+def test_an_experiment_without_an_end_is_refused(experiment):
+    assert "trainer.max_steps and trainer.max_epochs are both null" in message(configfile.load, experiment("seed: 1\n"))
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("- 1\n", "must be a mapping"),
+        ("a: [1\n", "not YAML"),
+        ("seed: 1\nseed: 2\n", "not YAML: while constructing a mapping"),
+        ("!!python/object/apply:os.system [echo]\n", "not YAML"),
+        ("1: 2\n", "the key 1 is not a name"),
+        ("\x00", "not YAML"),
+    ],
+)
+def test_a_broken_file_is_refused_in_one_line(experiment, text, says):
+    assert says in message(configfile.load, experiment(text))
+
+
+def test_an_empty_section_is_the_same_as_none(experiment):
+    tree = configfile.load(experiment("model:\n" + STEPS))
+    assert tree.model == Config().model
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("[1]", "must be a JSON object"),
+        ("{", "not JSON"),
+        ('{"modle.deform_layers": 1}', "nearest: model.deform_layer"),
+    ],
+)
+def test_a_broken_args_file_is_refused_in_one_line(experiment, tmp_path, text, says):
+    args = tmp_path / "args.json"
+    args.write_text(text)
+    line = message(configfile.load, experiment(STEPS), [str(args)])
+    assert says in line
+    assert line.startswith(str(args))
+
+
+def test_an_argument_that_is_neither_override_nor_file_is_refused(experiment):
+    text = message(configfile.load, experiment(STEPS), ["deform"])
+    assert text.startswith("deform: no such file; after the experiment")
+
+
+def test_a_missing_experiment_names_the_nearest_file(experiment):
+    path = experiment(STEPS)
+    assert f"nearest: {path}" in message(configfile.load, path.replace("quick", "quik"))
+
+
+def test_a_packaged_name_is_found_without_its_ending(tmp_path, monkeypatch):
+    (tmp_path / "experiments/classification").mkdir(parents=True)
+    (tmp_path / "experiments/classification/quickstart.yaml").write_text(STEPS)
+    monkeypatch.setattr(resources, "folder", lambda name: tmp_path / name)
+    monkeypatch.chdir(tmp_path.parent)
+    bare = "classification/quickstart"
+    for name in (bare, f"{bare}.yaml", f"experiments/{bare}.yaml"):
+        assert resources.find("experiments", name).read_text() == STEPS
+    assert "nearest: classification/quickstart" in message(resources.find, "experiments", "clasification/quickstart")
+
+
+def test_the_folder_in_a_wheel_comes_before_the_checkouts(tmp_path, monkeypatch):
+    monkeypatch.setattr(resources, "PACKAGE", tmp_path / "dcnlab")
+    (tmp_path / "sweeps").mkdir()
+    assert resources.folder("sweeps") == tmp_path / "sweeps"
+    (tmp_path / "dcnlab/_files/sweeps").mkdir(parents=True)
+    assert resources.folder("sweeps") == tmp_path / "dcnlab/_files/sweeps"
+    with pytest.raises(FileNotFoundError, match="installation is incomplete"):
+        resources.folder("experiments")
+
+
+def test_a_saved_config_reads_back_equal(experiment, tmp_path):
+    args = tmp_path / "args.json"
+    args.write_text('{"model.deform_layers": 2, "data.scale": [1, 2]}')
+    tree = configfile.load(experiment(STEPS), [str(args), "data.train=[a,b]", "data.classes=['1','2']"])
+    (tmp_path / "config.yaml").write_text(configfile.to_yaml(tree))
+    assert configfile.load_run(tmp_path) == tree
+
+
+def test_settings_leave_out_where_a_run_happens(experiment):
+    path = experiment(STEPS)
+    plain = configfile.settings(configfile.load(path))
+    where = ["out=a", "id=b", "trainer.threads=1", "trainer.progress=false", "logger.wandb=false"]
+    elsewhere = configfile.load(path, where)
+    assert configfile.settings(elsewhere) == plain
+    assert configfile.settings(configfile.load(path, ["optim.lr=3"])) != plain
+
+
+def test_a_missing_data_root_and_missing_weights_are_named(experiment, tmp_path):
+    (tmp_path / "flowers").mkdir()
+    path = experiment(STEPS)
+    tree = configfile.load(path, ["data.name=imagefolder", f"data.root={tmp_path}/flowrs"])
+    assert f"nearest: {tmp_path}/flowers" in message(configfile.check_paths, tree)
+    tree = configfile.load(path, ["model.backbone.weights=imagnet"])
+    assert "it must be none, imagenet or a file" in message(configfile.check_paths, tree)
+
+
+def test_every_field_says_what_it_means():
+    for section in ast.parse(inspect.getsource(config)).body:
+        if isinstance(section, ast.ClassDef) and section.name.endswith("Config"):
+            for item, after in itertools.pairwise(section.body):
+                if isinstance(item, ast.AnnAssign):
+                    explained = isinstance(after, ast.Expr) and isinstance(after.value, ast.Constant)
+                    assert explained, f"{section.name}.{ast.unparse(item.target)}"

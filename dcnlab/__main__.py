@@ -1,0 +1,5 @@
+"""`python -m dcnlab` is `dcnlab`."""
+
+from dcnlab.cli import main
+
+main()

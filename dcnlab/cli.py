@@ -1,0 +1,191 @@
+"""The command line: parses, calls, prints."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from dcnlab import lifeline
+from dcnlab.config import ConfigError, choose, nearest
+from dcnlab.runs import Interrupted
+
+app = typer.Typer(
+    help="Deformable convolutional networks: train, sweep and compare ablations.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+data = typer.Typer(help="Look at what networks are trained on.", no_args_is_help=True)
+app.add_typer(data, name="data")
+
+Overrides = Annotated[list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", show_default=False)]
+
+
+def _version(asked: bool) -> None:
+    if asked:
+        from dcnlab.environment import version
+
+        print(f"dcnlab {version('dcnlab') or 'from a checkout'}")
+        raise typer.Exit
+
+
+@app.callback()
+def _top(
+    version: Annotated[bool, typer.Option("--version", help="Print the version.", callback=_version)] = False,
+) -> None:
+    pass
+
+
+@app.command()
+def fit(
+    experiment: Annotated[str, typer.Argument(metavar="EXPERIMENT.yaml")],
+    args: Annotated[list[str] | None, typer.Argument(metavar="[KEY=VALUE | ARGS.json]...", show_default=False)] = None,
+) -> None:
+    """Train, then score; prints the run folder last."""
+    from dcnlab import configfile
+
+    config = configfile.load(experiment, args or [])  # before the seconds that torch takes to import
+    configfile.check_paths(config)
+    from dcnlab import experiment as one
+
+    print(one.fit(config))
+
+
+@app.command()
+def evaluate(
+    run: Annotated[str, typer.Argument(metavar="RUN")],
+    overrides: Overrides = None,
+    form: Annotated[str, typer.Option("--format", help="text or json")] = "text",
+) -> None:
+    """Score a run's checkpoint again."""
+    from dcnlab import runs
+
+    choose("--format", form, ("text", "json"))
+    folder = runs.find(run)
+    from dcnlab import experiment as one
+
+    metrics = one.evaluate(folder, overrides or [])
+    print(json.dumps(metrics) if form == "json" else "\n".join(f"{key} {value:.2f}" for key, value in metrics.items()))
+
+
+@app.command()
+def resume(run: Annotated[str, typer.Argument(metavar="RUN")]) -> None:
+    """Go on where a run stopped."""
+    from dcnlab import runs
+
+    folder = runs.find(run)
+    from dcnlab import experiment as one
+
+    print(one.resume(folder))
+
+
+@app.command()
+def sweep(
+    sweep: Annotated[str, typer.Argument(metavar="SWEEP.yaml")],
+    overrides: Overrides = None,
+    out: Annotated[str | None, typer.Option(help="Folder of the runs.", show_default="runs")] = None,
+    jobs: Annotated[int | None, typer.Option(min=1, help="Trials at once.", show_default="one a GPU or core")] = None,
+    limit: Annotated[int | None, typer.Option(min=1, help="Start no more trials than this.")] = None,
+) -> None:
+    """Run the trials of a wandb sweep file that are missing, without a server."""
+    from dcnlab.ablations import sweep as ablation
+    from dcnlab.ablations.children import Stopped
+
+    try:
+        status = ablation.run(sweep, out, jobs, limit, overrides or [])
+    except Stopped as stopped:
+        print(f"stopped by {stopped}; the same command goes on with what is missing", file=sys.stderr)
+        raise typer.Exit(128 + stopped.number) from stopped
+    raise typer.Exit(status)
+
+
+@app.command()
+def table(
+    name: Annotated[str, typer.Argument(metavar="NAME|SWEEP.yaml")],
+    more: Annotated[list[str] | None, typer.Argument(metavar="[DIR | KEY=VALUE]...", show_default=False)] = None,
+    runs: Annotated[list[Path] | None, typer.Option("--runs", metavar="DIR...", show_default="runs")] = None,
+    form: Annotated[str, typer.Option("--format", help="rich, markdown, latex, csv or json")] = "rich",
+) -> None:
+    """Compare runs: mean and spread over seeds, difference to the first row, cost."""
+    from dcnlab.ablations import table as tables
+
+    choose("--format", form, tables.FORMATS)
+    overrides = [word for word in more or [] if "=" in word]
+    roots = [*(runs or []), *(Path(word) for word in more or [] if "=" not in word)]
+    found = tables.assemble(name, roots or [Path("runs")], overrides)
+    if form == "rich":
+        tables.show(found)
+    else:
+        print(tables.render(found, form))
+    for note in found.notes:
+        print(f"note: {note}", file=sys.stderr)
+
+
+@app.command()
+def doctor() -> None:
+    """Versions, GPUs, which operators work and kernels compile, what is missing for what."""
+    from dcnlab import doctor as checks
+
+    raise typer.Exit(checks.run())
+
+
+@data.command()
+def preview(
+    out: Annotated[Path, typer.Option(help="The PNG to write.")] = Path("preview.png"),
+    split: Annotated[str, typer.Option(help="train, val or test")] = "train",
+    task: Annotated[str, typer.Option(help="classification, detection or segmentation")] = "classification",
+    rows: Annotated[int, typer.Option(min=1)] = 4,
+    columns: Annotated[int, typer.Option(min=1)] = 8,
+) -> None:
+    """Write a contact sheet of the embedded data set."""
+    choose("--split", split, ("train", "val", "test"))
+    choose("--task", task, ("classification", "detection", "segmentation"))
+    from dcnlab.data.digits import DigitScenes
+    from dcnlab.data.preview import contact_sheet
+
+    scenes = DigitScenes(split, digits=1 if task == "classification" else 4)
+    print(contact_sheet(scenes, scenes.classes, out, rows, columns))
+
+
+def main() -> None:
+    """Run the command line: exit status 2 and one line for what the user can mend, a traceback for our own bugs."""
+    lifeline.hold()
+    usage_error = typer.BadParameter.__mro__[1]  # typer brings its own click, or takes the installed one
+    try:
+        status = app(prog_name="dcnlab", standalone_mode=False)
+    except ConfigError as error:
+        _fail(str(error))
+    except typer.Abort:
+        sys.exit(130)
+    except usage_error as error:  # type: ignore[misc]
+        _fail(_usage(error))
+    except Interrupted as error:
+        print(f"interrupted; go on with: dcnlab resume {error}", file=sys.stderr)
+        sys.exit(130)
+    except KeyboardInterrupt:
+        sys.exit(130)
+    sys.exit(status)
+
+
+def _usage(error: BaseException) -> str:
+    """What is wrong with the command line, and the nearest right word."""
+    text = " ".join(error.format_message().split())  # type: ignore[attr-defined]
+    if not text:  # a group without a command has printed its help
+        sys.exit(0)
+    context = getattr(error, "ctx", None)
+    words = text.split("'")
+    if context is not None and text.startswith("No such command") and len(words) > 1:
+        near = nearest(words[1], context.command.list_commands(context))
+        text = f"No such command {words[1]!r}" + (f"; nearest: {near}" if near else "")
+    path = context.command_path if context is not None else "dcnlab"
+    return f"{text.rstrip('.')}; see `{path} --help`"
+
+
+def _fail(text: str) -> None:
+    print(f"dcnlab: {' '.join(text.split())}", file=sys.stderr)
+    sys.exit(2)

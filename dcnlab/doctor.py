@@ -1,0 +1,175 @@
+"""What works on this machine, what does not, and what is missing for what."""
+
+from __future__ import annotations
+
+import os
+import platform
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+from rich.console import Console
+
+from dcnlab import environment, resources
+
+OK, ABSENT, BROKEN = "ok", "--", "FAILED"
+
+_DATA = {
+    "imagefolder": "classification of any folder laid out as ROOT/SPLIT/CLASS/IMAGE: data.root=ROOT",
+}
+
+
+def run() -> int:
+    """Print every finding, a line each.
+
+    Returns:
+        0 where everything that can work here works, 1 where something that should is broken.
+    """
+    console = Console(highlight=False, markup=False, emoji=False, soft_wrap=True)
+    status = 0
+    for title, check in _CHECKS:
+        console.print(title, style="bold")
+        for mark, text in check():
+            console.print(f"  {mark:7}{text}")
+            status |= mark == BROKEN
+    return status
+
+
+Findings = list[tuple[str, str]]
+
+
+def versions() -> Findings:
+    """Python, ours, and the packages that the work rests on."""
+    found: Findings = [(OK, f"python {platform.python_version()}, {environment.cpus()} cores")]
+    for package in ("dcnlab", "torch", "torchvision", "pytorch-lightning", "torchmetrics", "numba", "wandb"):
+        version = environment.version(package)
+        if package == "dcnlab" and version is None:
+            version = f"from {resources.PACKAGE.parent}"
+        found.append((OK, f"{package} {version}") if version else (BROKEN, f"{package} is not installed"))
+    cupy = environment.cupy_version()
+    found.append((OK, f"cupy {cupy}") if cupy else (ABSENT, "cupy is not installed; CUDA tensors need cupy-cuda13x"))
+    return found
+
+
+def gpus() -> Findings:
+    """CUDA, and each GPU by name."""
+    import torch
+
+    built = f"torch is built for CUDA {torch.version.cuda}" if torch.version.cuda else "torch is built without CUDA"
+    if not torch.cuda.is_available():
+        return [(ABSENT, f"no GPU ({built}); training runs on the CPU")]
+    found: Findings = [(OK, built)]
+    for index in range(torch.cuda.device_count()):
+        device = torch.cuda.get_device_properties(index)
+        found.append((OK, f"GPU {index}: {device.name}, {device.total_memory / 2**30:.0f} GiB"))
+    return found
+
+
+def operators() -> Findings:
+    """Each operator against its plain reference, on the CPU and on the GPU where there is one."""
+    import torch
+
+    devices = ["cpu", *(["cuda"] if torch.cuda.is_available() else [])]
+    return [
+        _attempt(f"deform_conv2d, {device}, forward and backward", partial(_operator, device)) for device in devices
+    ]
+
+
+def _operator(device: str) -> str:
+    """Compare deform_conv2d and its gradients with the reference.
+
+    Raises:
+        RuntimeError: they differ.
+    """
+    import torch
+
+    from dcnlab.ops import deform_conv2d
+    from dcnlab.ops.reference.deform_conv2d import deform_conv2d as reference
+
+    generator = torch.Generator().manual_seed(0)
+
+    def random(*shape: int) -> torch.Tensor:
+        return torch.randn(shape, generator=generator, dtype=torch.float64).to(device).requires_grad_()
+
+    inputs = random(2, 4, 7, 6), random(2, 18, 7, 6), random(5, 4, 3, 3)
+    outputs = []
+    for output in (deform_conv2d(*inputs, padding=1), reference(*inputs, padding=(1, 1))):
+        outputs.append((output, *torch.autograd.grad(output.square().sum(), inputs)))
+    worst = max(float((one - other).abs().max()) for one, other in zip(*outputs, strict=True))
+    if not worst < 1e-8:
+        raise RuntimeError(f"differs from the reference by {worst:.1e}")
+    return f"equals the reference to {worst:.0e}"
+
+
+def kernels() -> Findings:
+    """The CUDA kernels that NVRTC compiles here, for the GPU that is there or else for a common one."""
+    if environment.cupy_version() is None:
+        return [(ABSENT, "none compiled: cupy is not installed; CUDA tensors need cupy-cuda13x")]
+    import torch
+
+    from dcnlab.ops.cuda.compile import compile_cubin, nvrtc_problem, source_text
+    from dcnlab.ops.cuda.deform_conv2d import variants
+
+    problem = nvrtc_problem()
+    if problem is not None:
+        return [(ABSENT, f"none compiled: {problem}")]
+    major, minor = torch.cuda.get_device_capability() if torch.cuda.is_available() else (9, 0)
+    arch = 10 * major + minor
+
+    def compiled(source_file: str, preludes: list[Any]) -> str:
+        reports = [compile_cubin(source_text(source_file, prelude), arch) for prelude in preludes]
+        names = sorted({name for report in reports for name in report.kernels})
+        return f"{', '.join(names)}; {len(reports)} variants for sm_{arch}"
+
+    by_file: dict[str, list[Any]] = {}
+    for variant in variants():
+        if variant.main:
+            by_file.setdefault(variant.source_file, []).append(variant.prelude)
+    return [_attempt(name, partial(compiled, name, preludes)) for name, preludes in by_file.items()]
+
+
+def data_roots() -> Findings:
+    """The embedded data, and what the other data sets need."""
+    from dcnlab.data.digits import DigitScenes
+
+    def digits() -> str:
+        counts = {split: len(DigitScenes(split)) for split in ("train", "val", "test")}
+        return ", ".join(f"{count} {split}" for split, count in counts.items())
+
+    return [_attempt("digits (embedded)", digits), *((ABSENT, f"{name}: {text}") for name, text in _DATA.items())]
+
+
+def files() -> Findings:
+    """The packaged experiments and sweeps."""
+
+    def names(kind: str) -> str:
+        return ", ".join(resources.names(kind)) or "none"
+
+    return [_attempt(kind, partial(names, kind)) for kind in ("experiments", "sweeps")]
+
+
+def wandb_mode() -> Findings:
+    """Where wandb would write."""
+    from dcnlab import tracking
+
+    said = "as WANDB_MODE says" if os.environ.get("WANDB_MODE") else "the default; WANDB_MODE=online uploads"
+    return [_attempt("mode", lambda: f"{tracking.wandb_mode()}, {said}")]
+
+
+def _attempt(what: str, check: Callable[[], str]) -> tuple[str, str]:
+    """Run a check; whatever it raises is a finding, not an end."""
+    try:
+        return OK, f"{what}: {check()}"
+    except Exception as error:
+        return BROKEN, f"{what}: {type(error).__name__}: {' '.join(str(error).split())}"
+
+
+_CHECKS: tuple[tuple[str, Callable[[], Findings]], ...] = (
+    ("versions", versions),
+    ("GPUs", gpus),
+    ("operators", operators),
+    ("CUDA kernels", kernels),
+    ("data", data_roots),
+    ("packaged files", files),
+    ("wandb", wandb_mode),
+)

@@ -1,0 +1,83 @@
+"""What a run ran on: versions, device, commit."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import os
+import platform
+import subprocess
+from pathlib import Path
+from typing import Any
+
+PACKAGES = (
+    "dcnlab", "torch", "torchvision", "pytorch-lightning", "torchmetrics", "cupy-cuda13x", "numba", "numpy", "wandb"
+)  # fmt: skip
+
+
+def version(package: str) -> str | None:
+    """The installed version of a distribution, or None."""
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return None
+
+
+def cupy_version() -> str | None:
+    """The installed CuPy's version, whichever CUDA its distribution is for, or None."""
+    return next((found for name in ("cupy-cuda13x", "cupy-cuda12x", "cupy") if (found := version(name))), None)
+
+
+def git_commit() -> str | None:
+    """The commit of the checkout that this code runs from, with `-dirty` where files differ; None in a wheel."""
+    root = Path(__file__).resolve().parents[1]
+    if not (root / ".git").exists():
+        return None
+    command = ["git", "-C", str(root), "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
+    try:
+        answer = subprocess.run(command, capture_output=True, text=True, timeout=20, check=True)
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return answer.stdout.strip()
+
+
+def cpus() -> int:
+    """Cores that this process may use: its affinity, and a container's quota."""
+    cores = len(os.sched_getaffinity(0))
+    try:
+        quota, period = Path("/sys/fs/cgroup/cpu.max").read_text().split()
+    except (OSError, ValueError):
+        return cores
+    return cores if quota == "max" else max(1, min(cores, round(int(quota) / int(period))))
+
+
+def describe(world_size: int, device: Any) -> dict[str, Any]:
+    """The `environment` of results.json.
+
+    Args:
+        world_size: processes that trained together.
+        device: the torch.device that rank 0 computed on.
+    """
+    import torch
+
+    on_gpu = device.type == "cuda"
+    return {
+        "git": git_commit(),
+        "dcnlab": version("dcnlab"),
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "lightning": version("pytorch-lightning"),
+        "cuda": torch.version.cuda if on_gpu else None,
+        "gpu": torch.cuda.get_device_name(device) if on_gpu else None,
+        "cpu": _processor(),
+        "threads": torch.get_num_threads(),
+        "world_size": world_size,
+        "platform": platform.platform(),
+    }
+
+
+def _processor() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return platform.machine()
+    return next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), platform.machine())

@@ -1,0 +1,135 @@
+"""The run folder: its name, its lock, and results.json, which is there whole or not at all."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import json
+import os
+import shutil
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from dcnlab.config import Config, ConfigError, nearest
+
+SCHEMA = 1
+STATUSES = ("finished", "failed", "interrupted")
+_WRITTEN = ("config.yaml", "metrics.csv", "results.json", "checkpoints", "wandb")
+
+
+class Interrupted(BaseException):
+    """Somebody stopped the run: Ctrl-C, SIGTERM or a machine that shuts down."""
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__(str(folder))
+        self.folder = folder
+
+
+def folder_of(config: Config) -> Path:
+    """Where this run lies: OUT/NAME/ID; without an ID that which a wandb agent gave, or else the time of day.
+
+    Raises:
+        ConfigError: several processes were started from outside and each would make up an ID of its own.
+    """
+    if config.id is None:
+        # Lightning starts the other processes of this machine with the same arguments and our environment.
+        several = int(os.environ.get("WORLD_SIZE", os.environ.get("SLURM_NTASKS", "1"))) > 1
+        if several and "DCNLAB_RUN_ID" not in os.environ:
+            raise ConfigError("id is null, and several processes share the run; state one for all of them: id=NAME")
+        own = os.environ.get("WANDB_RUN_ID") or f"{time.strftime('%Y%m%d-%H%M%S')}-{os.getpid()}"
+        config.id = os.environ.setdefault("DCNLAB_RUN_ID", own)
+    return Path(config.out) / config.name / config.id
+
+
+def create(folder: Path) -> None:
+    """Make the run folder, or empty it of what a run that did not finish left there.
+
+    Raises:
+        ConfigError: a finished run lies there already.
+    """
+    results = read_results(folder)
+    if results is not None and results["status"] == "finished":
+        raise ConfigError(f"{folder} holds a finished run; choose another id, or remove the folder")
+    folder.mkdir(parents=True, exist_ok=True)
+    for name in _WRITTEN:
+        path = folder / name
+        if path.is_dir():
+            shutil.rmtree(path)
+        else:
+            path.unlink(missing_ok=True)
+
+
+def find(name: str) -> Path:
+    """A run folder by its path.
+
+    Raises:
+        ConfigError: there is none; names the nearest.
+    """
+    path = Path(name)
+    if (path / "config.yaml").is_file():
+        return path
+    if path.is_dir():
+        raise ConfigError(f"{name} is no run folder: it has no config.yaml")
+    siblings = [str(path.parent / other.name) for other in path.parent.iterdir()] if path.parent.is_dir() else []
+    near = nearest(name, siblings)
+    raise ConfigError(f"no such run: {name}" + (f"; nearest: {near}" if near else ""))
+
+
+@contextlib.contextmanager
+def lock(path: Path) -> Iterator[None]:
+    """Hold `path` as this process's own; the system lets go of it however the process ends.
+
+    Raises:
+        ConfigError: another process holds it.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("a") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise ConfigError(f"{path.parent} is in use by another dcnlab process") from error
+        yield
+
+
+def write_whole(path: Path, text: str) -> None:
+    """Write a file so that readers see the old one or the new one, and never a part."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    with temporary.open("w", encoding="utf-8") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(temporary, path)
+
+
+def write_results(folder: Path, results: dict[str, Any]) -> None:
+    """Write `results` as the folder's results.json."""
+    write_whole(folder / "results.json", json.dumps(results, indent=2, allow_nan=False) + "\n")
+
+
+def read_results(folder: Path) -> dict[str, Any] | None:
+    """The folder's results.json, or None where there is none.
+
+    Raises:
+        ConfigError: it is not what a run writes.
+    """
+    path = folder / "results.json"
+    try:
+        results = json.loads(path.read_text(encoding="utf-8"))
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    except (OSError, ValueError, RecursionError) as error:
+        raise ConfigError(f"{path}: not JSON; remove it to have the run repeated") from error
+    sections = ("parameters", "metrics", "model", "cost", "environment")
+    if not isinstance(results, dict) or results.get("schema") != SCHEMA:
+        raise ConfigError(f"{path}: not of schema {SCHEMA}")
+    if results.get("status") not in STATUSES or not all(isinstance(results.get(key), dict) for key in sections):
+        raise ConfigError(f"{path}: status or one of {', '.join(sections)} is missing")
+    return results
+
+
+def discover(roots: list[Path]) -> list[Path]:
+    """Every run folder below `roots`: each one that holds a config.yaml."""
+    found = {path.parent for root in roots for path in root.glob("**/config.yaml") if "wandb" not in path.parts}
+    return sorted(found)

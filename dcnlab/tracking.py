@@ -1,0 +1,96 @@
+"""Where a run's figures go: metrics.csv in its folder, a mirror on Weights & Biases, and a quiet console."""
+
+from __future__ import annotations
+
+import csv
+import dataclasses
+import logging
+import os
+import warnings
+from pathlib import Path
+from typing import Any
+
+from pytorch_lightning.loggers import CSVLogger, WandbLogger
+from pytorch_lightning.utilities import rank_zero_only
+
+from dcnlab.config import Config, ConfigError, choose
+
+_NOISE = (
+    r".*does not have many workers.*",
+    r".*logging interval.*",
+    r".*Checkpoint directory .* exists and is not empty.*",
+    r".*Experiment logs directory .* exists and is not empty.*",
+    r".*Found .* module\(s\) in eval mode at the start of training.*",
+    r".*You're resuming from a checkpoint that ended before the epoch ended.*",
+    r".*`isinstance\(treespec, LeafSpec\)` is deprecated.*",
+    r".*You defined a `validation_step` but have no `val_dataloader`.*",
+)
+
+
+def quiet() -> None:
+    """Silence what Lightning says to developers; its errors and other warnings stay."""
+    for name in ("pytorch_lightning", "lightning_fabric", "lightning.pytorch"):
+        logging.getLogger(name).setLevel(logging.WARNING)
+    for message in _NOISE:
+        warnings.filterwarnings("ignore", message)
+
+
+def is_first_process() -> bool:
+    """Whether this is rank 0, which alone writes; known before the processes have met."""
+    return getattr(rank_zero_only, "rank", 0) == 0
+
+
+def wandb_mode() -> str:
+    """offline, unless WANDB_MODE says otherwise or a wandb agent, which talks to its server anyway, started the run.
+
+    Raises:
+        ConfigError: WANDB_MODE is none of wandb's, or wants a server and there is no key: nothing here asks for one.
+    """
+    mode = os.environ.get("WANDB_MODE") or ("online" if "WANDB_SWEEP_ID" in os.environ else "offline")
+    choose("WANDB_MODE", mode, ("online", "offline", "shared", "disabled", "dryrun", "run"))
+    mode = {"dryrun": "offline", "run": "online"}.get(mode, mode)
+    if mode in ("online", "shared"):
+        import wandb
+
+        if not wandb.api.api_key:
+            raise ConfigError(f"WANDB_MODE is {mode}, and there is no key: run `wandb login`, or unset WANDB_MODE")
+    return mode
+
+
+def csv_logger(folder: Path, upto: int | None = None) -> CSVLogger:
+    """A logger to FOLDER/metrics.csv.
+
+    Args:
+        folder: the run folder.
+        upto: in a resumed run the checkpoint's step: rows of the old file up to there stay.
+    """
+    kept: list[dict[str, Any]] = []
+    path = folder / "metrics.csv"
+    if upto is not None and path.is_file():
+        with path.open(newline="") as file:
+            kept = [row for row in csv.DictReader(file) if int(row["step"]) < upto]
+    logger = CSVLogger(folder.parent, name="", version=folder.name, flush_logs_every_n_steps=20)
+    if kept:
+        logger.experiment.metrics = kept
+    return logger
+
+
+def wandb_logger(config: Config, folder: Path) -> WandbLogger | None:
+    """A logger to Weights & Biases, its files in the run folder; None where config or WANDB_MODE want none."""
+    mode: Any = wandb_mode() if config.logger.wandb else "disabled"
+    if mode == "disabled" or not is_first_process():
+        return None
+    import wandb
+
+    # Not through WandbLogger's own call of init, which passes options that wandb warns about.
+    run = wandb.init(
+        project=config.logger.project,
+        entity=config.logger.entity,
+        name=f"{config.name}/{config.id}",
+        group=config.name,
+        dir=folder,
+        config=dataclasses.asdict(config),
+        mode=mode,
+        settings=wandb.Settings(silent=True, console="off", disable_git=True, x_disable_stats=mode == "offline"),
+    )
+    return WandbLogger(experiment=run)

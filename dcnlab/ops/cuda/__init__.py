@@ -1,0 +1,1 @@
+"""The operators on CUDA: kernels of `cuda_kernels/`, compiled and launched through CuPy."""

@@ -1,0 +1,208 @@
+"""Launching kernels on torch's tensors, streams and devices through CuPy."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import cache
+from types import ModuleType
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+
+from dcnlab.ops.cuda.compile import OPTIONS, Prelude, source_text
+
+Argument = torch.Tensor | np.generic | np.ndarray | None
+"""A tensor (its address), None (a null pointer), a numpy scalar, or a numpy record (a struct by value)."""
+
+_SCALARS = frozenset(np.dtype(code).type for code in "?bhilqBHILQfd")
+_MAX_GRID = (2**31 - 1, 65535, 65535)
+_MAX_BLOCK = (1024, 1024, 64)
+_MAX_BLOCK_THREADS = 1024
+# Above this a kernel has to be told once that it may use more dynamic shared memory.
+_DEFAULT_SHARED_BYTES = 48 * 1024
+
+
+class KernelModule(Protocol):
+    """What runs the kernels of one text: a GPU here, the CPU in the tests."""
+
+    def launch(
+        self,
+        kernel: str,
+        grid: tuple[int, ...],
+        block: tuple[int, ...],
+        args: Sequence[Argument],
+        shared_bytes: int = 0,
+    ) -> None:
+        """Run one kernel; see `CudaModule.launch`."""
+
+
+class ModuleFactory(Protocol):
+    """What an operator asks for its kernels: `module` here, the host's in the tests."""
+
+    def __call__(self, source_file: str, prelude: Prelude) -> KernelModule:
+        """The module of one file in `cuda_kernels/` in one variant."""
+
+
+class Stream:
+    """The form in which CuPy takes a foreign stream: anything with `ptr` (its own ExternalStream is deprecated)."""
+
+    __slots__ = ("ptr",)
+
+    def __init__(self, ptr: int) -> None:
+        self.ptr = ptr
+
+
+def import_cupy() -> ModuleType:
+    """CuPy, imported on first use: it takes over a second.
+
+    Raises:
+        ImportError: it cannot be imported; says what to install for this torch.
+    """
+    try:
+        import cupy
+    except ImportError as error:
+        wheel = f"cupy-cuda{(torch.version.cuda or '13').split('.')[0]}x"
+        raise ImportError(
+            f"dcnlab's operators on CUDA tensors need CuPy: pip install {wheel} (importing it failed: {error})"
+        ) from error
+    return cupy
+
+
+def check_geometry(kernel: str, grid: tuple[int, ...], block: tuple[int, ...]) -> None:
+    """Refuse what CUDA would, and an empty grid, which CuPy would round up to one block.
+
+    Raises:
+        ValueError: a size is out of range.
+    """
+    threads = 1
+    for what, sizes, limits in (("grid", grid, _MAX_GRID), ("block", block, _MAX_BLOCK)):
+        if not 1 <= len(sizes) <= 3:
+            raise ValueError(f"{kernel}: {what} {sizes} must have one to three sizes")
+        for size, limit in zip(sizes, limits, strict=False):
+            if not 1 <= size <= limit:
+                raise ValueError(f"{kernel}: {what} {sizes} has a size outside 1 to {limit}")
+    for size in block:
+        threads *= size
+    if threads > _MAX_BLOCK_THREADS:
+        raise ValueError(f"{kernel}: block {block} has {threads} threads, more than {_MAX_BLOCK_THREADS}")
+
+
+def check_value(kernel: str, position: int, value: Any) -> None:
+    """Take numpy scalars and records, whose width is plain to see.
+
+    Raises:
+        TypeError: a bare Python number, which CuPy would pass as 64 bits whatever the kernel declares; or a record
+            whose fields do not lie as C++ puts them.
+    """
+    if type(value) in _SCALARS:
+        return
+    if isinstance(value, np.void) or (isinstance(value, np.ndarray) and value.ndim == 0 and value.dtype.names):
+        if value.dtype.isalignedstruct:
+            return
+        raise TypeError(
+            f"{kernel}: argument {position} is a record without C's alignment: use np.dtype(..., align=True)"
+        )
+    if isinstance(value, (bool, int, float)):
+        raise TypeError(
+            f"{kernel}: argument {position} is a bare {type(value).__name__}; pass np.int32, np.int64 or np.float32, "
+            f"as the kernel declares it"
+        )
+    raise TypeError(f"{kernel}: argument {position} is a {type(value).__name__}: not a tensor, numpy scalar or record")
+
+
+def marshal(kernel: str, args: Sequence[Argument]) -> tuple[list[Any], int]:
+    """Turn arguments into what CuPy passes on, and find the device.
+
+    Returns:
+        values: an int (64 bits) for each pointer, numpy's own scalars and records.
+        device: the index of the tensors' common CUDA device.
+
+    Raises:
+        TypeError: an argument of another kind.
+        ValueError: tensors on the CPU or on two devices, or none at all.
+    """
+    values: list[Any] = []
+    device = -1
+    for position, arg in enumerate(args):
+        if isinstance(arg, torch.Tensor):
+            index = arg.get_device()
+            if index < 0:
+                raise ValueError(f"{kernel}: argument {position} is a tensor on {arg.device}, not on a CUDA device")
+            if device not in (-1, index):
+                raise ValueError(f"{kernel}: argument {position} is on cuda:{index}, those before it on cuda:{device}")
+            device = index
+            values.append(arg.data_ptr())
+        elif arg is None:
+            values.append(0)  # CuPy's own None would be no argument at all, not a null pointer
+        else:
+            check_value(kernel, position, arg)
+            values.append(arg)
+    if device < 0:
+        raise ValueError(f"{kernel}: no argument is a tensor, so its device is unknown")
+    return values, device
+
+
+class CudaModule:
+    """The kernels of one text, compiled on the first launch on each device; CuPy keeps the result on disk."""
+
+    def __init__(self, source: str) -> None:
+        self._source = source
+        self._module: Any = None
+        self._kernels: dict[tuple[str, int], Any] = {}
+        self._shared_limits: dict[tuple[str, int], int] = {}
+
+    def launch(
+        self,
+        kernel: str,
+        grid: tuple[int, ...],
+        block: tuple[int, ...],
+        args: Sequence[Argument],
+        shared_bytes: int = 0,
+    ) -> None:
+        """Enqueue one kernel on torch's current stream of the tensors' device.
+
+        Args:
+            kernel: an `extern "C"` entry point.
+            grid: blocks, one to three sizes of at least 1: callers return early when there is nothing to do.
+            block: threads, one to three sizes.
+            args: in the kernel's order; numbers as numpy scalars of the width the kernel declares.
+            shared_bytes: dynamic shared memory.
+
+        Raises:
+            ImportError: CuPy is missing.
+            TypeError, ValueError: an argument or a size that the kernel could not take.
+        """
+        check_geometry(kernel, grid, block)
+        values, device = marshal(kernel, args)
+        key = (kernel, device)
+        with torch.cuda.device(device):
+            function = self._kernels.get(key)
+            if function is None:
+                function = self._kernels[key] = self._load(kernel)
+            if shared_bytes > self._shared_limits.get(key, _DEFAULT_SHARED_BYTES):
+                function.max_dynamic_shared_size_bytes = shared_bytes
+                self._shared_limits[key] = shared_bytes
+            stream = Stream(torch.cuda.current_stream(device).cuda_stream)
+            function(grid, block, values, shared_mem=shared_bytes, stream=stream)
+
+    def _load(self, kernel: str) -> Any:
+        """Compile for the current device, or take CuPy's compiled copy."""
+        if self._module is None:
+            self._module = import_cupy().RawModule(code=self._source, options=OPTIONS)
+        return self._module.get_function(kernel)
+
+
+def module(source_file: str, prelude: Prelude) -> CudaModule:
+    """The kernels of one file in one variant; the same object each time.
+
+    Args:
+        source_file: a file in `cuda_kernels/`.
+        prelude: the variant's types and constants, in order.
+    """
+    return _module(source_file, tuple(prelude.items()))
+
+
+@cache
+def _module(source_file: str, prelude: tuple[tuple[str, str | int], ...]) -> CudaModule:
+    return CudaModule(source_text(source_file, dict(prelude)))

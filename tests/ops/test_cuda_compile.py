@@ -1,0 +1,177 @@
+"""The kernels' texts, compiled by NVRTC without a GPU."""
+
+from __future__ import annotations
+
+import importlib
+import pkgutil
+import re
+
+import pytest
+import torch
+
+import dcnlab.ops.cuda
+from dcnlab.ops.cuda import compile as cuda_compile
+from dcnlab.ops.cuda.compile import (
+    ARCHITECTURES,
+    C_TYPES,
+    KernelCompileError,
+    KernelResources,
+    Variant,
+    compile_cubin,
+    nvrtc_problem,
+    parse_resources,
+    prelude_text,
+    source_text,
+)
+from dcnlab.resources import folder
+
+needs_nvrtc = pytest.mark.skipif(nvrtc_problem() is not None, reason=str(nvrtc_problem()))
+
+
+def _variants() -> list[Variant]:
+    found = []
+    for info in pkgutil.iter_modules(dcnlab.ops.cuda.__path__):
+        room = importlib.import_module(f"dcnlab.ops.cuda.{info.name}")
+        found += room.variants() if hasattr(room, "variants") else []
+    return found
+
+
+VARIANTS = _variants()
+
+
+@needs_nvrtc
+@pytest.mark.parametrize("arch", ARCHITECTURES)
+@pytest.mark.parametrize("variant", VARIANTS, ids=lambda variant: variant.label)
+def test_every_variant_compiles_and_the_main_ones_stay_in_registers(variant, arch):
+    report = compile_cubin(source_text(variant.source_file, variant.prelude), arch)
+    assert report.cubin.startswith(b"\x7fELF")
+    assert not report.warnings
+    assert report.kernels
+    if variant.main:
+        assert {name: used.local_memory for name, used in report.kernels.items() if used.local_memory} == {}
+
+
+def test_every_kernel_file_is_compiled_in_some_variant_and_on_the_main_path():
+    files = {path.name for path in folder("cuda_kernels").glob("*.cu")}
+    assert files
+    assert {variant.source_file for variant in VARIANTS} == files
+    assert {variant.source_file for variant in VARIANTS if variant.main} == files
+
+
+def test_variants_are_listed_once():
+    assert len({source_text(variant.source_file, variant.prelude) for variant in VARIANTS}) == len(VARIANTS)
+
+
+def test_kernel_files_include_nothing_that_cupys_cache_would_not_see():
+    for path in folder("cuda_kernels").iterdir():
+        assert not re.search(r"^\s*#\s*include", path.read_text(), re.MULTILINE), path.name
+
+
+def test_a_prelude_becomes_aliases_and_constants_in_order():
+    lines = prelude_text({"scalar_t": "__half", "KH": 3, "FLAG": True, "LIMIT": 2**31, "LOW": -(2**31)}).splitlines()
+    assert lines[-5:] == [
+        "using scalar_t = __half;",
+        "constexpr int KH = 3;",
+        "constexpr int FLAG = 1;",
+        "constexpr long long LIMIT = 2147483648;",
+        "constexpr long long LOW = -2147483648;",
+    ]
+    with pytest.raises(TypeError, match="gamma: a prelude holds type names"):
+        prelude_text({"gamma": 0.1})
+
+
+def test_a_text_joins_prelude_common_and_kernels_under_their_names(tmp_path, monkeypatch):
+    (tmp_path / "common.cuh").write_text("struct Common {};")
+    (tmp_path / "pool.cu").write_text("struct Pool {};")
+    monkeypatch.setattr(cuda_compile, "folder", lambda name: tmp_path)
+    text = source_text("pool.cu", {"KH": 3})
+    assert text.endswith(
+        'constexpr int KH = 3;\n#line 1 "common.cuh"\nstruct Common {};\n#line 1 "pool.cu"\nstruct Pool {};\n'
+    )
+
+
+# What ptxas 13.0 printed for two kernels of which the first spills, calls a function and uses shared memory.
+_LOG = """module.cu(3): warning #177-D: variable "unused" was declared but never referenced
+ptxas info    : 0 bytes gmem
+ptxas info    : Compiling entry function 'first' for 'sm_90'
+ptxas info    : Function properties for first
+ptxas         .     256 bytes stack frame, 12 bytes spill stores, 8 bytes spill loads
+ptxas info    : Function properties for _Z6helperi
+ptxas         .     16 bytes stack frame, 0 bytes spill stores, 0 bytes spill loads
+ptxas info    : Used 22 registers, used 1 barriers, 256 bytes cumulative stack size, 88 bytes smem, 372 bytes cmem[0]
+ptxas info    : Compile time = 2.478 ms
+ptxas info    : Compiling entry function 'second' for 'sm_90'
+ptxas info    : Function properties for second
+ptxas         .     0 bytes stack frame, 0 bytes spill stores, 0 bytes spill loads
+ptxas info    : Used 12 registers, used 0 barriers
+"""
+
+
+def test_ptxas_reports_are_read_kernel_by_kernel():
+    kernels = parse_resources(_LOG)
+    assert kernels == {
+        "first": KernelResources(registers=22, shared=88, stack=272, spill_stores=12, spill_loads=8),
+        "second": KernelResources(registers=12, shared=0, stack=0, spill_stores=0, spill_loads=0),
+    }
+    assert [used.local_memory for used in kernels.values()] == [292, 0]
+    with pytest.raises(ValueError, match="another form"):
+        parse_resources("Compiling entry function 'k' for 'sm_90'\nnothing else")
+
+
+@needs_nvrtc
+@pytest.mark.parametrize("arch", ARCHITECTURES)
+def test_spills_and_indexed_arrays_are_seen_on_every_architecture(arch):
+    source = """
+extern "C" __global__ void lean(const float* in, float* out) { out[threadIdx.x] = in[threadIdx.x]; }
+extern "C" __global__ void indexed(const int* in, float* out) {
+    float values[64];
+    for (int i = 0; i < 64; ++i) values[in[i]] = float(i);
+    out[threadIdx.x] = values[threadIdx.x];
+}
+extern "C" __global__ void __launch_bounds__(1024) crowded(const float* in, float* out) {
+    float values[128];
+#pragma unroll
+    for (int i = 0; i < 128; ++i) values[i] = in[i * 1024 + threadIdx.x];
+    __syncthreads();
+#pragma unroll
+    for (int i = 0; i < 128; ++i) out[i * 1024 + threadIdx.x] = values[127 - i];
+}
+extern "C" __global__ void shares(float* out) {
+    __shared__ float values[100];
+    values[threadIdx.x] = out[threadIdx.x];
+    __syncthreads();
+    out[threadIdx.x] = values[99 - threadIdx.x];
+}
+"""
+    report = compile_cubin(source, arch)
+    assert set(report.kernels) == {"lean", "indexed", "crowded", "shares"}
+    assert report.kernels["lean"].local_memory == 0
+    assert report.kernels["indexed"].stack == 256
+    assert report.kernels["crowded"].spill_stores > 0
+    assert report.kernels["crowded"].registers <= 64  # a multiprocessor has 65,536 of them
+    assert report.kernels["shares"].shared >= 400  # some architectures reserve 1 KiB more
+
+
+@needs_nvrtc
+@pytest.mark.parametrize("dtype", C_TYPES, ids=str)
+def test_the_toolkit_headers_come_with_the_wheels(dtype):
+    source = prelude_text({"scalar_t": C_TYPES[dtype]}) + 'extern "C" __global__ void k(scalar_t* out) { *out = 1.5f; }'
+    for arch in ARCHITECTURES:
+        assert set(compile_cubin(source, arch).kernels) == {"k"}
+
+
+@needs_nvrtc
+def test_a_compile_error_names_file_and_line():
+    with pytest.raises(KernelCompileError, match=r'(?s)sm_90.*common\.cuh\(2\): error: identifier "y" is undefined'):
+        compile_cubin('#line 1 "common.cuh"\n\nint x = y;', 90)
+
+
+@needs_nvrtc
+def test_a_compiler_warning_is_listed():
+    report = compile_cubin('extern "C" __global__ void k() { int unused = 3; }', 90)
+    assert len(report.warnings) == 1
+    assert "never referenced" in report.warnings[0]
+
+
+def test_dtypes_of_the_contract_have_a_c_type():
+    assert list(C_TYPES) == [torch.float64, torch.float32, torch.float16, torch.bfloat16]

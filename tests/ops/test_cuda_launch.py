@@ -1,0 +1,212 @@
+"""Launching through CuPy, as far as it shows without a GPU."""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import subprocess
+import sys
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+
+from dcnlab.ops.cuda import launch
+from dcnlab.ops.cuda.compile import OPTIONS
+from dcnlab.ops.cuda.launch import CudaModule, Stream, check_geometry, import_cupy, marshal
+
+
+class OnCuda(torch.Tensor):
+    """A tensor that says it lies on a CUDA device."""
+
+    device_index = 0
+
+    def get_device(self) -> int:
+        return self.device_index
+
+
+def on_cuda(index: int = 0) -> OnCuda:
+    tensor = torch.zeros(4).as_subclass(OnCuda)
+    tensor.device_index = index
+    return tensor
+
+
+class FakeCuda:
+    """Stands for CuPy and for torch's current device and streams; keeps what it was asked."""
+
+    def __init__(self) -> None:
+        self.device = 5
+        self.compiled: list[tuple[str, tuple[str, ...]]] = []
+        self.loaded: list[tuple[str, int]] = []
+        self.limits: list[tuple[str, int]] = []
+        self.calls: list[SimpleNamespace] = []
+
+    def RawModule(self, code: str, options: tuple[str, ...]):
+        self.compiled.append((code, options))
+        return SimpleNamespace(get_function=self.get_function)
+
+    def get_function(self, name: str):
+        self.loaded.append((name, self.device))
+        fake = self
+
+        class Kernel:
+            def __call__(self, grid, block, args, shared_mem, stream):
+                fake.calls.append(
+                    SimpleNamespace(
+                        name=name,
+                        device=fake.device,
+                        grid=grid,
+                        block=block,
+                        args=args,
+                        shared=shared_mem,
+                        stream=stream.ptr,
+                    )
+                )
+
+            def __setattr__(self, attribute, value):
+                assert attribute == "max_dynamic_shared_size_bytes"
+                fake.limits.append((name, value))
+
+        return Kernel()
+
+    @contextlib.contextmanager
+    def guard(self, index: int):
+        before, self.device = self.device, index
+        yield
+        self.device = before
+
+
+@pytest.fixture
+def cuda(monkeypatch):
+    fake = FakeCuda()
+    monkeypatch.setitem(sys.modules, "cupy", fake)
+    monkeypatch.setattr(torch.cuda, "device", fake.guard)
+    monkeypatch.setattr(torch.cuda, "current_stream", lambda index: SimpleNamespace(cuda_stream=1000 + index))
+    return fake
+
+
+def test_a_launch_uses_the_tensors_device_and_torchs_current_stream(cuda):
+    tensor, record = on_cuda(1), np.zeros((), dtype=np.dtype([("a", np.int32), ("b", np.int64)], align=True))
+    CudaModule("the text").launch(
+        "k", (2, 3), (64,), (tensor, None, np.int32(7), np.float32(0.5), record), shared_bytes=96
+    )
+    assert cuda.compiled == [("the text", OPTIONS)]
+    (call,) = cuda.calls
+    assert (call.name, call.device, call.stream) == ("k", 1, 1001)
+    assert (call.grid, call.block, call.shared) == ((2, 3), (64,), 96)
+    assert call.args[:2] == [tensor.data_ptr(), 0]
+    assert [type(value) for value in call.args[2:4]] == [np.int32, np.float32]
+    assert call.args[4] is record
+    assert cuda.device == 5  # as before the launch
+
+
+def test_a_kernel_is_loaded_once_a_device(cuda):
+    module = CudaModule("the text")
+    for index in (0, 1, 0, 1):
+        module.launch("k", (1,), (1,), (on_cuda(index),))
+    module.launch("other", (1,), (1,), (on_cuda(0),))
+    assert cuda.loaded == [("k", 0), ("k", 1), ("other", 0)]
+    assert len(cuda.calls) == 5
+
+
+def test_more_than_48_kib_of_shared_memory_is_asked_for_once(cuda):
+    module = CudaModule("the text")
+    for size in (48 << 10, 64 << 10, 64 << 10, 50 << 10, 96 << 10):
+        module.launch("k", (1,), (1,), (on_cuda(),), shared_bytes=size)
+    assert cuda.limits == [("k", 64 << 10), ("k", 96 << 10)]
+
+
+@pytest.mark.parametrize(
+    ("args", "error", "message"),
+    [
+        ((3,), TypeError, "argument 1 is a bare int; pass np.int32, np.int64 or np.float32"),
+        ((0.5,), TypeError, "argument 1 is a bare float"),
+        ((True,), TypeError, "argument 1 is a bare bool"),
+        (("x",), TypeError, "argument 1 is a str"),
+        ((np.zeros(1),), TypeError, "argument 1 is a ndarray"),
+        ((np.zeros((), dtype=[("a", "i4"), ("b", "i8")]),), TypeError, "argument 1 is a record without C's alignment"),
+        ((torch.zeros(1),), ValueError, "argument 1 is a tensor on cpu, not on a CUDA device"),
+        ((on_cuda(1),), ValueError, "argument 1 is on cuda:1, those before it on cuda:0"),
+    ],
+)
+def test_arguments_that_would_corrupt_a_launch_are_refused_by_position(args, error, message):
+    with pytest.raises(error, match=f"^scatter: {message}"):
+        marshal("scatter", (on_cuda(0), *args))
+
+
+def test_a_launch_without_a_tensor_is_refused():
+    with pytest.raises(ValueError, match="no argument is a tensor"):
+        marshal("scatter", (np.int32(1), None))
+
+
+@pytest.mark.parametrize(
+    ("grid", "block", "message"),
+    [
+        ((0,), (32,), r"grid \(0,\) has a size outside 1 to 2147483647"),
+        ((1, 1, 65536), (32,), "grid .* outside 1 to 65535"),
+        ((2**31,), (32,), "grid .* outside 1 to 2147483647"),
+        ((1, 1, 1, 1), (32,), "one to three sizes"),
+        ((1,), (), "one to three sizes"),
+        ((1,), (0,), "block .* outside 1 to 1024"),
+        ((1,), (1, 1, 65), "block .* outside 1 to 64"),
+        ((1,), (64, 32), "2048 threads, more than 1024"),
+    ],
+)
+def test_sizes_that_cuda_cannot_launch_are_refused(grid, block, message):
+    with pytest.raises(ValueError, match=f"^gather: .*{message}"):
+        check_geometry("gather", grid, block)
+    check_geometry("gather", (2**31 - 1, 65535, 65535), (16, 1, 64))
+
+
+@pytest.mark.parametrize(("cuda_version", "wheel"), [("13.0", "cupy-cuda13x"), ("12.6", "cupy-cuda12x")])
+def test_without_cupy_the_error_says_what_to_install(monkeypatch, cuda_version, wheel):
+    monkeypatch.setitem(sys.modules, "cupy", None)
+    monkeypatch.setattr(torch.version, "cuda", cuda_version)
+    with pytest.raises(
+        ImportError, match=f"^dcnlab's operators on CUDA tensors need CuPy: pip install {wheel} "
+    ) as caught:
+        import_cupy()
+    assert "\n" not in str(caught.value)
+
+
+def test_cupy_is_not_imported_before_the_first_launch():
+    code = "import sys, dcnlab.ops.cuda.launch as l; l.CudaModule('x'); assert 'cupy' not in sys.modules"
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_one_variant_is_one_module(monkeypatch):
+    monkeypatch.setattr(launch, "source_text", lambda source_file, prelude: f"{source_file} {prelude}")
+    first = launch.module("some.cu", {"scalar_t": "float", "KH": 3})
+    assert launch.module("some.cu", {"scalar_t": "float", "KH": 3}) is first
+    assert launch.module("some.cu", {"scalar_t": "float", "KH": 5}) is not first
+    assert launch.module("other.cu", {"scalar_t": "float", "KH": 3}) is not first
+
+
+def test_cupy_takes_the_stream_from_ptr():
+    function = pytest.importorskip("cupy.cuda.function")
+
+    class Asked(Exception):
+        pass
+
+    class Witness:
+        @property
+        def ptr(self):
+            raise Asked
+
+    # Never bound to a module: the stream is the first thing that a call looks at.
+    with pytest.raises(Asked):
+        function.Function.__new__(function.Function)((1,), (1,), [], 0, Witness())
+    assert Stream(1234).ptr == 1234
+
+
+def test_cupy_hands_over_the_bytes_that_the_kernel_declares():
+    scalars = pytest.importorskip("cupy._core._scalar")
+    record = np.array((5, 2**40), dtype=np.dtype([("a", np.int32), ("b", np.int64)], align=True))
+    values, _ = marshal(
+        "k", (on_cuda(), None, np.int32(-3), np.int64(2**40), np.float32(1.5), np.bool_(True), record[()])
+    )
+    expected = [np.uint64(values[0]), np.uint64(0), *values[2:]]
+    for value, reference in zip(values, expected, strict=True):
+        passed = scalars.CScalar(value)
+        assert ctypes.string_at(passed.ptr, reference.dtype.itemsize) == reference.tobytes()

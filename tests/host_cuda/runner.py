@@ -201,7 +201,7 @@ def rewrite(source: str) -> str:
         aligned = (match["aligned"] or "").replace("alignas", "__align__")
         return (
             f"typedef {aligned}{kind} {name}_shared_type{match['dims']}; {name}_shared_type& {name} = "
-            f"dcnlab_host::shared_variable<{name}_shared_type>([] {{}});"
+            f"dcnlab_host::shared_variable<{name}_shared_type>(alignof({name}_shared_type), [] {{}});"
         )
 
     code = _COMMENT.sub(lambda comment: "\n" * comment[0].count("\n"), source)

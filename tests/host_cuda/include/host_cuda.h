@@ -75,10 +75,11 @@ uint64_t warp_operation(Op op, unsigned mask, uint64_t value, int operand, int w
 void* shared_memory(const void* key, size_t bytes, size_t alignment);
 void* dynamic_shared_memory();
 
+// The alignment comes apart from the type, for a template argument loses its attributes.
 template <class T, class Key>
-T& shared_variable(Key) {
+T& shared_variable(size_t alignment, Key) {
     static const char key = 0;
-    return *static_cast<T*>(shared_memory(&key, sizeof(T), alignof(T)));
+    return *static_cast<T*>(shared_memory(&key, sizeof(T), alignment));
 }
 
 template <class T>

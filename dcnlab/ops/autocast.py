@@ -8,12 +8,11 @@ import torch
 from torch import Tensor
 
 
-def cast(device_type: str, *tensors: Tensor | None) -> tuple[Tensor | None, ...]:
+def cast(device_type: str, tensor: Tensor) -> Tensor:
     """Cast to autocast's dtype where it is on; float64 stays, as in torch's own convolutions."""
-    if not torch.is_autocast_enabled(device_type):
-        return tensors
-    dtype = torch.get_autocast_dtype(device_type)
-    return tuple(t if t is None or t.dtype == torch.float64 else t.to(dtype) for t in tensors)
+    if not torch.is_autocast_enabled(device_type) or tensor.dtype == torch.float64:
+        return tensor
+    return tensor.to(torch.get_autocast_dtype(device_type))
 
 
 def off(device_type: str) -> AbstractContextManager[object]:

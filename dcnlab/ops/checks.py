@@ -55,10 +55,11 @@ def check_deform_conv2d(
 ) -> None:
     """Check the shapes and dtypes of a deformable convolution, and that its groups can be told from them.
 
+    The tensors themselves have passed `check_tensors`.
+
     Raises:
         ArgumentError: naming the argument, its value and what would fit.
     """
-    check_tensors(input=input, offset=offset, weight=weight, bias=bias, mask=mask)
     for name, tensor in (("input", input), ("offset", offset), ("weight", weight)):
         if tensor.dim() != 4:
             raise ArgumentError(f"{name}: expected 4 dimensions, got shape {tuple(tensor.shape)}")

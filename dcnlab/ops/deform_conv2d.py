@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.overrides import handle_torch_function, has_torch_function
 
 from dcnlab.ops import autocast, reference
-from dcnlab.ops.checks import check_deform_conv2d, pair
+from dcnlab.ops.checks import check_deform_conv2d, check_tensors, pair
 from dcnlab.ops.geometry import ConvGeometry
 
 _GEOMETRY = "int[2] stride, int[2] padding, int[2] dilation"
@@ -75,8 +75,10 @@ def deform_conv2d(
             deform_conv2d, tensors, input, offset, weight, bias, stride, padding, dilation, mask
         )
     strides, paddings, dilations = pair("stride", stride, 1), pair("padding", padding, 0), pair("dilation", dilation, 1)
-    if isinstance(input, Tensor):
-        input, weight, bias = autocast.cast(input.device.type, input, weight, bias)
+    check_tensors(input=input, offset=offset, weight=weight, bias=bias, mask=mask)
+    device = input.device.type
+    input, weight = autocast.cast(device, input), autocast.cast(device, weight)
+    bias = None if bias is None else autocast.cast(device, bias)
     check_deform_conv2d(input, offset, weight, bias, mask, strides, paddings, dilations)
     real = torch.float64 if input.dtype == torch.float64 else torch.float32
     offset = offset.to(real)
@@ -106,7 +108,7 @@ class _DeformConv2d(torch.autograd.Function):
         return torch.ops.dcnlab.deform_conv2d(input, offset, mask, weight, bias, stride, padding, dilation)
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         tensors, needed = ctx.saved_tensors, ctx.needs_input_grad[:5]
         if torch.is_grad_enabled() and not torch.compiler.is_compiling():
             return (*_differentiable_backward(grad, tensors, ctx.sizes, needed), None, None, None)

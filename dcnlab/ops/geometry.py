@@ -37,15 +37,20 @@ class ConvGeometry:
     ) -> ConvGeometry:
         """Read the sizes off arguments that :func:`dcnlab.ops.deform_conv2d` has checked."""
         kernel = (weight.shape[2], weight.shape[3])
+        batch, channels, height, width = input.shape
         return cls(
-            *input.shape,
+            batch,
+            channels,
+            height,
+            width,
             weight.shape[0],
-            *offset.shape[2:],
+            offset.shape[2],
+            offset.shape[3],
             kernel,
             (stride[0], stride[1]),
             (padding[0], padding[1]),
             (dilation[0], dilation[1]),
-            input.shape[1] // weight.shape[1],
+            channels // weight.shape[1],
             offset.shape[1] // (2 * kernel[0] * kernel[1]),
         )
 

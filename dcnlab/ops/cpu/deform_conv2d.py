@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterator
 
 import numpy as np
@@ -26,10 +27,9 @@ class _Call:
         g = self.geometry = geometry
         self.dtype = torch.float64 if input.dtype == torch.float64 else torch.float32
         pixels = input.to(self.dtype).permute(0, 2, 3, 1).contiguous().view(-1)
-        area = g.out_height * g.out_width
-        shift = offset.to(self.dtype).reshape(g.batch, -1, area).contiguous()
-        scale = pixels.new_empty(0, 0, 0) if mask is None else mask.to(self.dtype).reshape(g.batch, -1, area)
-        self.maps = (pixels.numpy(), shift.numpy(), scale.contiguous().numpy())
+        shift = offset.to(self.dtype).flatten(2).contiguous()
+        scale = self.empty(0, 0, 0) if mask is None else mask.to(self.dtype).flatten(2).contiguous()
+        self.maps = (pixels.numpy(), shift.numpy(), scale.numpy())
         self.sizes = (
             *(g.height, g.width, g.channels, g.out_height, g.out_width),
             *(*g.kernel, *g.stride, *g.padding, *g.dilation, g.channels // g.groups),
@@ -61,20 +61,13 @@ def forward(
     geometry: ConvGeometry,
 ) -> Tensor:
     """Compute the output, (N, F, Ho, Wo), channels last in memory."""
-    from dcnlab.ops.cpu import deform_conv2d_kernels as kernels
-
     g, call = geometry, _Call(input, offset, mask, weight, geometry)
     segments = np.array(g.segments(g.channels))
     columns = call.empty(call.rows, g.taps * g.channels)
     output = call.empty(g.pixels, g.groups, g.group_filters)
     biases = [None] * g.groups if bias is None else bias.to(call.dtype).view(g.groups, -1).unbind(0)
     for start, stop in call.chunks():
-        array = columns.numpy()
-
-        def work(first: int, last: int, start: int = start, array: np.ndarray = array) -> None:
-            kernels.sample(*call.maps, segments, call.sizes, start, start + first, start + last, array)
-
-        split(work, stop - start, smallest=16)
+        split(functools.partial(_sample, call, segments, start, columns), stop - start, smallest=16)
         for group, (filters, bias_of_group) in enumerate(zip(call.filters, biases, strict=True)):
             output[start:stop, group] = product(call.group(columns[: stop - start], group), filters.t(), bias_of_group)
     return output.view(g.batch, g.out_height, g.out_width, g.out_channels).permute(0, 3, 1, 2).to(input.dtype)
@@ -90,8 +83,6 @@ def backward(
     needed: tuple[bool, bool, bool, bool],
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Compute the gradients of input, offset, mask and weight; those not needed come back empty."""
-    from dcnlab.ops.cpu import deform_conv2d_kernels as kernels
-
     g, call = geometry, _Call(input, offset, mask, weight, geometry)
     wants_input, wants_weight = needed[0], needed[3]
     wants_places = needed[1] or needed[2]
@@ -106,37 +97,19 @@ def backward(
     grad_filters = torch.zeros(g.groups, g.group_filters, call.depth, dtype=call.dtype)
     grad_columns = call.empty(call.rows if wants_columns else 0, width)
     columns = call.empty(call.rows if wants_weight else 0, width)
-    partial = call.empty(len(blocks), call.rows if wants_places else 0, g.taps, g.offset_groups, 3)
+    sums = call.empty(len(blocks), call.rows if wants_places else 0, g.taps, g.offset_groups, 3)
 
     for start, stop in call.chunks():
         size = stop - start
         if wants_columns:
             for group, filters in enumerate(call.filters):
                 call.group(grad_columns[:size], group).copy_(product(grads[start:stop, group], filters))
-        partial.zero_()
-        arrays = (grad_columns.numpy(), columns.numpy(), partial.numpy(), grad_pixels.numpy())
-        parts = [
-            (image, block) for image in range(start // area, (stop - 1) // area + 1) for block in range(len(blocks))
-        ]
-
-        def work(first: int, last: int, start: int = start, stop: int = stop) -> None:
-            for image, block in parts[first:last]:
-                rows = max(start, image * area), min(stop, (image + 1) * area)
-                kernels.backward(
-                    *call.maps,
-                    blocks[block],
-                    call.sizes,
-                    start,
-                    *rows,
-                    arrays[0],
-                    arrays[1],
-                    arrays[2][block],
-                    arrays[3],
-                )
-
+        sums.zero_()
+        parts = [(image, block) for image in range(start // area, -(-stop // area)) for block in range(len(blocks))]
+        work = functools.partial(_take_back, call, blocks, parts, start, stop, grad_columns, columns, sums, grad_pixels)
         split(work, len(parts))
         if wants_places:
-            torch.sum(partial[:, :size], 0, out=grad_places[start:stop])
+            torch.sum(sums[:, :size], 0, out=grad_places[start:stop])
         if wants_weight:
             for group in range(g.groups):
                 grad_filters[group] += product(grads[start:stop, group].t(), call.group(columns[:size], group))
@@ -152,3 +125,34 @@ def backward(
         filters.permute(0, 3, 1, 2).to(weight.dtype).contiguous() if wants_weight else None,
     )
     return tuple(input.new_empty(0) if t is None else t for t in found)  # type: ignore[return-value]
+
+
+def _sample(call: _Call, segments: np.ndarray, start: int, columns: Tensor, first: int, last: int) -> None:
+    """Write the columns of output pixels `first` to `last` of the chunk that begins at `start`."""
+    from dcnlab.ops.cpu import deform_conv2d_kernels as kernels
+
+    kernels.sample(*call.maps, segments, call.sizes, start, start + first, start + last, columns.numpy())
+
+
+def _take_back(
+    call: _Call,
+    blocks: list[np.ndarray],
+    parts: list[tuple[int, int]],
+    start: int,
+    stop: int,
+    grad_columns: Tensor,
+    columns: Tensor,
+    sums: Tensor,
+    grad_pixels: Tensor,
+    first: int,
+    last: int,
+) -> None:
+    """Run the backward kernel over some of a chunk's (image, block of channels)."""
+    from dcnlab.ops.cpu import deform_conv2d_kernels as kernels
+
+    area = call.geometry.out_height * call.geometry.out_width
+    arrays = grad_columns.numpy(), columns.numpy()
+    for image, block in parts[first:last]:
+        rows = max(start, image * area), min(stop, (image + 1) * area)
+        totals = sums[block].numpy(), grad_pixels.numpy()
+        kernels.backward(*call.maps, blocks[block], call.sizes, start, *rows, *arrays, *totals)

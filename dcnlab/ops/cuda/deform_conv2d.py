@@ -22,6 +22,9 @@ CHUNK_BYTES = 24 << 20
 """Columns held at a time: half the second-level cache of an H200 (50 MB) or an A100 (40 MB), so that the product reads
 what the sampler wrote without going to memory."""
 
+INT_MAX = 2**31 - 1
+"""Largest tensor that kernels with 32-bit indices take."""
+
 THREADS = 128
 ROWS = 32
 _SOURCE = "deform_conv2d.cu"
@@ -125,7 +128,7 @@ class _Call:
             offset.numel(),
             min(self.chunk_rows, g.pixels) * max(self.width, 4 * g.taps * g.offset_groups),
         )
-        self.wide = largest >= 2**31
+        self.wide = largest > INT_MAX
 
     def module(self, total: torch.dtype | None = None) -> KernelModule:
         return self.modules(_SOURCE, _prelude(self.dtype, self.vec, self.wide, total or self.dtype))

@@ -17,7 +17,7 @@ def convolution_precision() -> Iterator[None]:
     `torch.backends.cudnn.allow_tf32`) says whether it may use TF32, as it does for `torch.nn.Conv2d`.
     """
     matmul = torch.backends.cuda.matmul
-    wanted = "tf32" if torch.backends.cudnn.conv.fp32_precision == "tf32" else "ieee"
+    wanted = "tf32" if torch.backends.cudnn.conv.fp32_precision == "tf32" else "ieee"  # type: ignore[attr-defined]
     found = matmul.fp32_precision
     if found == wanted:
         yield

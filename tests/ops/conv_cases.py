@@ -1,0 +1,171 @@
+"""Configurations of deformable convolution, the paths that compute it, and how near they must come to each other."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+import dcnlab.ops
+from dcnlab.ops import reference
+from dcnlab.ops.cuda import deform_conv2d as cuda
+from dcnlab.ops.cuda.launch import ModuleFactory
+from dcnlab.ops.geometry import ConvGeometry
+
+TOLERANCES = {torch.float64: 1e-10, torch.float32: 2e-5, torch.float16: 4e-3, torch.bfloat16: 3e-2}
+"""Largest error of a result by dtype, as a share of the result's largest entry (or of 1, if that is more)."""
+
+NAMES = ("input", "offset", "mask", "weight", "bias")
+
+
+@dataclass
+class Case:
+    """One configuration; tensors are drawn from its seed, and printing it is enough to run it again."""
+
+    batch: int = 2
+    channels: int = 4
+    filters: int = 6
+    height: int = 7
+    width: int = 8
+    kernel: tuple[int, int] = (3, 3)
+    stride: tuple[int, int] = (1, 1)
+    padding: tuple[int, int] = (1, 1)
+    dilation: tuple[int, int] = (1, 1)
+    groups: int = 1
+    offset_groups: int = 1
+    modulated: bool = False
+    biased: bool = False
+    reach: float = 2.0
+    seed: int = 0
+    dtype: torch.dtype = field(default=torch.float64)
+
+    def out_size(self) -> tuple[int, int]:
+        sizes = zip((self.height, self.width), self.padding, self.dilation, self.kernel, self.stride, strict=True)
+        height, width = ((n + 2 * p - d * (k - 1) - 1) // s + 1 for n, p, d, k, s in sizes)
+        return height, width
+
+    def tensors(self) -> dict[str, Tensor | None]:
+        """input, offset, mask, weight, bias; offsets are multiples of 1/64 and odd, so no path lands on a kink."""
+        g = torch.Generator().manual_seed(self.seed)
+        taps, out = self.kernel[0] * self.kernel[1], self.out_size()
+
+        def normal(*shape: int) -> Tensor:
+            return torch.randn(*shape, generator=g, dtype=torch.float64).to(self.dtype)
+
+        shape = (self.batch, 2 * self.offset_groups * taps, *out)
+        steps = (torch.randn(shape, generator=g, dtype=torch.float64) * self.reach * 32).round() * 2 + 1
+        offset = (steps / 64).to(torch.float64 if self.dtype == torch.float64 else torch.float32)
+        mask = torch.rand(self.batch, self.offset_groups * taps, *out, generator=g, dtype=torch.float64).to(
+            offset.dtype
+        )
+        return {
+            "input": normal(self.batch, self.channels, self.height, self.width),
+            "offset": offset,
+            "mask": mask if self.modulated else None,
+            "weight": normal(self.filters, self.channels // self.groups, *self.kernel),
+            "bias": normal(self.filters) if self.biased else None,
+        }
+
+    def grad(self) -> Tensor:
+        g = torch.Generator().manual_seed(self.seed + 1)
+        return torch.randn(self.batch, self.filters, *self.out_size(), generator=g, dtype=torch.float64).to(self.dtype)
+
+
+def random_case(seed: int, **fixed: object) -> Case:
+    """Draw a configuration over everything the operator takes, small enough for the reference."""
+    r = random.Random(seed)
+    groups, offset_groups = r.choice([1, 1, 2, 3]), r.choice([1, 1, 2, 4])
+    kernel = (r.randint(1, 3), r.choice([1, 2, 3, 5]))
+    dilation = (r.randint(1, 3), r.randint(1, 2))
+    padding = (r.randint(0, 3), r.randint(0, 3))
+    least = [max(1, d * (k - 1) + 1 - 2 * p) for d, k, p in zip(dilation, kernel, padding, strict=True)]
+    values = {
+        "batch": r.choice([1, 1, 2, 3]),
+        "channels": groups * offset_groups * r.randint(1, 3),
+        "filters": groups * r.randint(1, 4),
+        "height": least[0] + r.randint(0, 8),
+        "width": least[1] + r.randint(0, 8),
+        "kernel": kernel,
+        "stride": (r.randint(1, 3), r.randint(1, 2)),
+        "padding": padding,
+        "dilation": dilation,
+        "groups": groups,
+        "offset_groups": offset_groups,
+        "modulated": r.random() < 0.5,
+        "biased": r.random() < 0.5,
+        "reach": r.choice([0.3, 2.0, 20.0]),
+        "seed": seed,
+    }
+    return Case(**(values | fixed))  # type: ignore[arg-type]
+
+
+Results = dict[str, Tensor | None]
+
+
+def by_autograd(function: Callable[..., Tensor], case: Case, device: str = "cpu", **options: object) -> Results:
+    """Output and gradients of a function with torchvision's signature."""
+    tensors = {k: None if t is None else t.to(device).requires_grad_() for k, t in case.tensors().items()}
+    output = function(
+        tensors["input"],
+        tensors["offset"],
+        tensors["weight"],
+        tensors["bias"],
+        stride=case.stride,
+        padding=case.padding,
+        dilation=case.dilation,
+        mask=tensors["mask"],
+        **options,
+    )
+    output.backward(case.grad().to(device))
+    return {"output": output.detach()} | {k: None if t is None else t.grad for k, t in tensors.items()}
+
+
+def by_reference(case: Case) -> Results:
+    """The reference, in float64 whatever the case's dtype: rounding is the other path's own."""
+    tensors = {k: None if t is None else t.double().requires_grad_() for k, t in case.tensors().items()}
+    output = reference.deform_conv2d(
+        *(tensors[k] for k in ("input", "offset", "weight", "bias")),  # type: ignore[arg-type]
+        stride=case.stride,
+        padding=case.padding,
+        dilation=case.dilation,
+        mask=tensors["mask"],
+    )
+    output.backward(case.grad().double())
+    return {"output": output.detach()} | {k: None if t is None else t.grad for k, t in tensors.items()}
+
+
+def by_cpu(case: Case) -> Results:
+    """The public operator on CPU tensors."""
+    return by_autograd(dcnlab.ops.deform_conv2d, case)
+
+
+def by_kernels(case: Case, modules: ModuleFactory, chunk_bytes: int = cuda.CHUNK_BYTES) -> Results:
+    """The CUDA path's own code, with kernels from `modules`: those that g++ compiled, say."""
+    tensors = case.tensors()
+    input, offset, mask, weight, bias = (tensors[k] for k in NAMES)
+    geometry = ConvGeometry.of(input, offset, weight, case.stride, case.padding, case.dilation)  # type: ignore[arg-type]
+    output = cuda.forward(input, offset, mask, weight, bias, geometry, modules, chunk_bytes)  # type: ignore[arg-type]
+    needed = (True, True, mask is not None, True)
+    grad = case.grad()
+    grads = cuda.backward(grad, input, offset, mask, weight, geometry, needed, modules, chunk_bytes)  # type: ignore[arg-type]
+    found = dict(zip(NAMES, grads, strict=False))
+    found["mask"] = found["mask"] if mask is not None else None  # type: ignore[assignment]
+    return {"output": output} | found | {"bias": None if bias is None else grad.sum((0, 2, 3))}
+
+
+def assert_near(found: Results, expected: Results, case: Case, tolerance: float | None = None) -> None:
+    """Hold every result of a path against the reference's, and its dtype and shape against the arguments'."""
+    tolerance = TOLERANCES[case.dtype] if tolerance is None else tolerance
+    for name, value in expected.items():
+        got = found[name]
+        if value is None:
+            assert got is None, f"{name} has a gradient though it was not given: {case}"
+            continue
+        assert got is not None, f"{name} is missing: {case}"
+        assert got.shape == value.shape, f"{name}: {tuple(got.shape)}, expected {tuple(value.shape)}: {case}"
+        error = (got.double().cpu() - value.double()).abs().max().item() if value.numel() else 0.0
+        scale = max(1.0, value.abs().max().item()) if value.numel() else 1.0
+        assert error <= tolerance * scale, f"{name} is off by {error:.2e} of {scale:.2e}: {case}"

@@ -1,0 +1,313 @@
+"""Deformable convolution against the authors' kernels, torchvision and the reference."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import torchvision
+from conv_cases import NAMES, Case, Results, assert_near, by_autograd, by_cpu, by_reference, random_case
+from torch import Tensor, nn
+
+import dcnlab.ops
+from dcnlab.ops import ArgumentError, deform_conv2d, reference
+
+GOLDEN = [f"modulated_deform_conv_{i}" for i in range(4)]
+
+
+def golden(path: Path) -> tuple[dict[str, Tensor], dict[str, tuple[int, int]]]:
+    with np.load(path) as file:
+        arrays = {name: torch.from_numpy(file[name]) for name in file.files}
+    sizes = {name: (int(arrays[f"{name}_h"]), int(arrays[f"{name}_w"])) for name in ("stride", "pad", "dilation")}
+    return arrays, {"stride": sizes["stride"], "padding": sizes["pad"], "dilation": sizes["dilation"]}
+
+
+@pytest.mark.parametrize("name", GOLDEN)
+@pytest.mark.parametrize("function", [reference.deform_conv2d, deform_conv2d], ids=["reference", "cpu"])
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
+def test_equals_the_authors_kernel_with_all_gradients(goldens, name, function, dtype):
+    arrays, sizes = golden(goldens / f"{name}.npz")
+    leaves = {k: arrays[k].to(dtype).requires_grad_() for k in ("input", "offset", "weight", "mask")}
+    output = function(leaves["input"], leaves["offset"], leaves["weight"], mask=leaves["mask"], **sizes)
+    output.backward(arrays["grad_output"].to(dtype))
+    found = {"output": output.detach()} | {f"grad_{k}": t.grad for k, t in leaves.items()}
+    for key, value in found.items():
+        tolerance = 1e-10 if dtype == torch.float64 else 1e-5
+        error = (value.double() - arrays[key]).abs().max() / max(1, arrays[key].abs().max())
+        assert error <= tolerance, f"{key}: {error}"
+
+
+@pytest.mark.parametrize("seed", range(60))
+def test_equals_torchvision_over_random_shapes(seed):
+    case = random_case(seed)
+    assert_near(by_cpu(case), by_autograd(torchvision.ops.deform_conv2d, case), case)
+
+
+@pytest.mark.parametrize("batch", [33, 37])
+def test_batches_that_no_chunk_divides_equal_torchvision(batch):
+    case = Case(batch=batch, groups=2, offset_groups=2, modulated=True, biased=True)
+    assert_near(by_cpu(case), by_autograd(torchvision.ops.deform_conv2d, case), case)
+
+
+def test_reference_equals_torchvision_so_that_other_paths_may_be_held_against_it():
+    for seed in range(20):
+        case = random_case(seed)
+        assert_near(by_reference(case), by_autograd(torchvision.ops.deform_conv2d, case), case)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("seed", range(12))
+def test_narrower_dtypes_stay_near_the_float64_reference(seed, dtype):
+    case = random_case(seed, dtype=dtype)
+    found = by_cpu(case)
+    assert found["output"].dtype == dtype
+    assert found["input"].dtype == dtype
+    assert_near(found, by_reference(case), case)
+
+
+def test_small_chunks_give_what_one_chunk_gives(monkeypatch):
+    from dcnlab.ops.cpu import deform_conv2d as cpu
+
+    case = Case(batch=3, channels=6, groups=3, offset_groups=2, modulated=True, biased=True)
+    monkeypatch.setattr(cpu, "CHUNK_BYTES", 3000)
+    assert_near(by_cpu(case), by_reference(case), case)
+
+
+def test_channels_beyond_one_block_are_all_summed(monkeypatch):
+    from dcnlab.ops.cpu import deform_conv2d as cpu
+
+    monkeypatch.setattr(cpu, "BLOCK", 3)
+    case = Case(channels=120, filters=4, offset_groups=3, groups=2, modulated=True)
+    assert_near(by_cpu(case), by_autograd(torchvision.ops.deform_conv2d, case), case)
+
+
+@pytest.mark.parametrize("modulated", [False, True])
+def test_an_empty_batch_gives_empty_results(modulated):
+    found = by_cpu(Case(batch=0, modulated=modulated, biased=True))
+    assert found["output"].shape == (0, 6, 7, 8)
+    assert found["input"].shape == (0, 4, 7, 8)
+    assert not found["weight"].any()
+    assert not found["bias"].any()
+
+
+@pytest.mark.parametrize("argument", NAMES)
+def test_strided_arguments_count_as_their_values(argument):
+    case = Case(modulated=True, biased=True)
+
+    def with_one_strided(input, offset, weight, bias, *, mask, **sizes):
+        tensors = dict(zip(NAMES, (input, offset, mask, weight, bias), strict=True))
+        tensor = tensors[argument]
+        wide = torch.full((*tensor.shape, 3), float("nan"), dtype=tensor.dtype)
+        wide[..., 1] = tensor
+        tensors[argument] = wide[..., 1]
+        assert not tensors[argument].is_contiguous()
+        return deform_conv2d(
+            *(tensors[k] for k in ("input", "offset", "weight", "bias")), mask=tensors["mask"], **sizes
+        )
+
+    assert_near(by_autograd(with_one_strided, case), by_reference(case), case)
+
+
+def test_channels_last_input_is_read_in_place_and_the_output_is_channels_last():
+    case = Case()
+    tensors = case.tensors()
+    layout = tensors["input"].contiguous(memory_format=torch.channels_last)
+    output = deform_conv2d(layout, tensors["offset"], tensors["weight"], padding=1)
+    assert output.is_contiguous(memory_format=torch.channels_last)
+    assert_near({"output": output}, {"output": by_reference(case)["output"]}, case)
+
+
+def test_gradcheck_of_every_argument():
+    case = Case(
+        batch=1, channels=4, filters=2, height=4, width=5, groups=2, offset_groups=2, modulated=True, biased=True
+    )
+    leaves = [case.tensors()[k].requires_grad_() for k in NAMES]
+    assert torch.autograd.gradcheck(lambda i, o, m, w, b: deform_conv2d(i, o, w, b, padding=1, mask=m), leaves)
+
+
+def test_second_derivatives_are_right():
+    case = Case(batch=1, channels=2, filters=2, height=3, width=4, offset_groups=2, modulated=True)
+    leaves = [case.tensors()[k].requires_grad_() for k in ("input", "offset", "mask", "weight")]
+    assert torch.autograd.gradgradcheck(lambda i, o, m, w: deform_conv2d(i, o, w, padding=1, mask=m), leaves)
+
+
+@pytest.mark.parametrize("needed", [[True] * 4, [True, False, False, False], [False, True, False, True]], ids=str)
+@pytest.mark.parametrize("modulated", [False, True])
+def test_opcheck_finds_no_fault_in_the_registration(modulated, needed):
+    tensors = Case(modulated=modulated, biased=True, groups=2, offset_groups=2).tensors()
+    input, offset, mask, weight, bias = (tensors[k] for k in NAMES)
+    pairs = ([1, 1], [1, 1], [1, 1])
+    torch.library.opcheck(torch.ops.dcnlab.deform_conv2d.default, (input, offset, mask, weight, bias, *pairs))
+    grad = Case().grad()
+    torch.library.opcheck(
+        torch.ops.dcnlab.deform_conv2d_backward.default, (grad, input, offset, mask, weight, *pairs, needed)
+    )
+
+
+@pytest.mark.parametrize("backend", ["eager", "aot_eager"])
+def test_compiles_into_one_graph_with_its_backward_pass(backend):
+    case = Case(modulated=True, biased=True)
+    compiled = torch.compile(deform_conv2d, fullgraph=True, backend=backend)
+    assert_near(by_autograd(compiled, case), by_reference(case), case)
+
+
+class Module(nn.Module):
+    def forward(self, input, offset, weight):
+        return dcnlab.ops.deform_conv2d(input, offset, weight, padding=1)
+
+
+def test_exports_as_one_operator_that_gives_the_same_result():
+    tensors = Case().tensors()
+    args = tuple(tensors[k] for k in ("input", "offset", "weight"))
+    exported = torch.export.export(Module(), args)
+    targets = [node.target for node in exported.graph.nodes if node.op == "call_function"]
+    assert torch.ops.dcnlab.deform_conv2d.default in targets
+    torch.testing.assert_close(exported.module()(*args), torchvision.ops.deform_conv2d(*args, padding=1))
+
+
+def test_is_a_leaf_node_in_fx():
+    graph = torch.fx.symbolic_trace(Module()).graph
+    assert [node.target for node in graph.nodes if node.op == "call_function"] == [deform_conv2d]
+
+
+def test_autocast_casts_input_and_weight_but_never_coordinates():
+    case = Case(dtype=torch.float32, modulated=True, biased=True)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        found = by_cpu(case)
+    assert found["output"].dtype == torch.bfloat16
+    assert {name: found[name].dtype for name in NAMES} == dict.fromkeys(NAMES, torch.float32)
+    assert_near(found, by_reference(case), case, tolerance=0.03)
+
+
+def test_autocast_does_not_round_the_products_of_a_float64_call():
+    case = Case()
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert_near(by_cpu(case), by_reference(case), case)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)
+def test_half_precision_reads_a_wide_map_at_the_right_place(dtype):
+    # A ramp of slope 1/16 over 64 columns, wherever the map is that wide: half precision holds it exactly, and a
+    # coordinate that was rounded to half precision at 1333 would be wrong by up to half a pixel.
+    width = 1333
+    ramp = (torch.arange(width) % 64 / 16).to(dtype).expand(1, 1, 1, width)
+    shift = torch.full((1, 2, 1, width), 0.25)
+    shift[:, 0] = 0
+    output = deform_conv2d(ramp, shift, torch.ones(1, 1, 1, 1, dtype=dtype)).float().flatten()
+    expected = (torch.arange(width) % 64 / 16 + 0.25 / 16).to(dtype).float()
+    inner = torch.arange(width) % 64 < 63
+    inner[-1] = False
+    torch.testing.assert_close(output[inner], expected[inner], rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("place", [float("nan"), float("inf"), -float("inf"), 1e20, -1e20], ids=str)
+@pytest.mark.parametrize("axis", [0, 1])
+def test_a_place_that_is_no_number_or_far_away_reads_zero_there_and_nowhere_else(place, axis):
+    tensors = Case(kernel=(1, 1), padding=(0, 0)).tensors()
+    broken = tensors["offset"].clone()
+    broken[0, axis, 3, 4] = place
+    leaves = [t.requires_grad_() for t in (tensors["input"], broken, tensors["weight"])]
+    output = deform_conv2d(*leaves)
+    expected = deform_conv2d(tensors["input"], tensors["offset"], tensors["weight"]).detach().clone()
+    expected[0, :, 3, 4] = 0
+    torch.testing.assert_close(output.detach(), expected)
+    output.sum().backward()
+    assert all(leaf.grad.isfinite().all() for leaf in leaves)
+    assert not broken.grad[0, :, 3, 4].any()
+
+
+def test_gradients_are_bitwise_repeatable():
+    case = Case(batch=3, channels=64, filters=32, height=15, width=17, reach=6.0, dtype=torch.float32, modulated=True)
+    first = by_cpu(case)
+    for _ in range(5):
+        for name, value in by_cpu(case).items():
+            assert value is None or torch.equal(value, first[name]), name
+
+
+def test_frozen_arguments_cost_no_work(monkeypatch):
+    from dcnlab.ops.cpu import deform_conv2d as cpu
+
+    tensors = Case(modulated=True).tensors()
+    sizes: list[tuple[int, ...]] = []
+    backward = cpu.backward
+    monkeypatch.setattr(
+        cpu, "backward", lambda *args: sizes.append(tuple(t.numel() for t in backward(*args))) or backward(*args)
+    )
+    for name in ("input", "offset", "mask", "weight"):
+        leaves = {k: None if t is None else t.clone().requires_grad_(k == name) for k, t in tensors.items()}
+        deform_conv2d(
+            leaves["input"], leaves["offset"], leaves["weight"], padding=1, mask=leaves["mask"]
+        ).sum().backward()
+        index = ("input", "offset", "mask", "weight").index(name)
+        assert [i for i, size in enumerate(sizes[-1]) if size] == [index]
+
+
+def test_a_frozen_input_skips_its_scatter(monkeypatch):
+    # The kernel adds to the input gradient only where its array is not empty; the others must be right without it.
+    case = Case(channels=8)
+    tensors = case.tensors()
+    leaves = {k: tensors[k].requires_grad_(k != "input") for k in ("input", "offset", "weight")}
+    deform_conv2d(*leaves.values(), padding=1).backward(case.grad())
+    expected = by_reference(case)
+    found: Results = {k: leaves[k].grad for k in ("offset", "weight")}
+    assert_near(found, {k: expected[k] for k in found}, case)
+
+
+@pytest.mark.parametrize(
+    ("change", "name"),
+    [
+        ({"offset": lambda t: t[:, :2]}, "offset"),
+        ({"offset": lambda t: t[:, :, :-1]}, "offset"),
+        ({"mask": lambda t: t[:, :2]}, "mask"),
+        ({"mask": lambda t: t[..., :-1]}, "mask"),
+        ({"weight": lambda t: t[:, :3]}, "weight"),
+        ({"weight": lambda t: t.float()}, "weight"),
+        ({"bias": lambda t: t[:-1]}, "bias"),
+        ({"input": lambda t: t[0]}, "input"),
+        ({"input": lambda t: t[:1]}, "offset"),
+        ({"offset": lambda t: t.long()}, "offset"),
+    ],
+)
+def test_a_wrong_argument_is_named_first(change, name):
+    tensors = Case(modulated=True, biased=True).tensors()
+    tensors |= {k: alter(tensors[k]) for k, alter in change.items()}
+    with pytest.raises(ArgumentError, match=rf"^{name}: ") as caught:
+        deform_conv2d(*(tensors[k] for k in ("input", "offset", "weight", "bias")), padding=1, mask=tensors["mask"])
+    assert isinstance(caught.value, RuntimeError)  # what torchvision raises
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("sizes", "name"),
+    [
+        ({"stride": 0}, "stride"),
+        ({"padding": -1}, "padding"),
+        ({"dilation": (1, 0)}, "dilation"),
+        ({"stride": (1, 1, 1)}, "stride"),
+    ],
+)
+def test_a_wrong_size_is_named_first(sizes, name):
+    tensors = Case().tensors()
+    with pytest.raises(ArgumentError, match=rf"^{name}: "):
+        deform_conv2d(*(tensors[k] for k in ("input", "offset", "weight")), **({"padding": 1} | sizes))
+
+
+def test_importing_the_operators_loads_nothing_heavy():
+    heavy = ["cupy", "numba", "torchvision", "pytorch_lightning", "lightning", "wandb", "omegaconf", "matplotlib"]
+    code = f"import sys, dcnlab.ops; print([name for name in {heavy} if name in sys.modules])"
+    done = subprocess.run([sys.executable, "-W", "ignore", "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
+
+
+def test_threads_share_a_call_without_changing_its_result():
+    case = Case(batch=2, channels=256, filters=16, height=19, width=23, dtype=torch.float32)
+    threads = torch.get_num_threads()
+    try:
+        torch.set_num_threads(1)
+        alone = by_cpu(case)
+        torch.set_num_threads(3)
+        assert_near(by_cpu(case), alone, case, tolerance=1e-6)
+    finally:
+        torch.set_num_threads(threads)

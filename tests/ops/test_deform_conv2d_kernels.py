@@ -1,0 +1,73 @@
+"""The CUDA path of deformable convolution on this machine's CPU: its own orchestration, kernels compiled by g++."""
+
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from conv_cases import Case, assert_near, by_kernels, by_reference, random_case
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "host_cuda"))
+from runner import HostKernels, skip_without_compiler
+
+ORDERS = ("forward", "reverse", "random")
+
+
+@pytest.fixture(autouse=True)
+def _needs_a_compiler():
+    skip_without_compiler()
+
+
+@pytest.mark.parametrize("seed", range(30))
+def test_kernels_equal_the_reference_in_every_order_of_their_threads(seed):
+    case = random_case(seed)
+    expected = by_reference(case)
+    found = [by_kernels(case, HostKernels(order, sanitize=False)) for order in ORDERS]
+    assert_near(found[0], expected, case)
+    for other in found[1:]:
+        for name, value in other.items():
+            assert value is None or torch.equal(value, found[0][name]), (
+                f"{name} depends on the order of threads: {case}"
+            )
+
+
+@pytest.mark.parametrize("seed", range(10))
+def test_chunks_of_part_of_an_image_add_up(seed):
+    case = random_case(seed, batch=3)
+    assert_near(by_kernels(case, HostKernels(sanitize=False), chunk_bytes=2000), by_reference(case), case)
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.float16, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("channels", [8, 40, 7, 288])
+def test_wide_loads_and_single_ones_are_right_in_every_dtype(dtype, channels):
+    case = Case(channels=channels, filters=8, height=5, width=6, dtype=dtype, modulated=True, biased=True)
+    assert_near(by_kernels(case, HostKernels("random", sanitize=False)), by_reference(case), case)
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float16], ids=str)
+@pytest.mark.parametrize("channels", [16, 5])
+def test_sanitizers_find_no_stray_access_on_ragged_sizes(dtype, channels):
+    case = Case(batch=1, channels=channels, filters=3, height=3, width=5, reach=9.0, dtype=dtype, modulated=True)
+    assert_near(by_kernels(case, HostKernels(sanitize=True)), by_reference(case), case)
+
+
+@pytest.mark.parametrize("place", [float("nan"), float("inf"), 1e20])
+def test_sanitizers_find_no_stray_access_at_places_that_are_no_pixels(place):
+    case = Case(batch=1, height=4, width=4)
+    tensors = case.tensors()
+    tensors["offset"][0, ::3, 1:3, 2] = place
+    case.tensors = lambda: {k: None if t is None else t.clone() for k, t in tensors.items()}
+    found = by_kernels(case, HostKernels(sanitize=True))
+    assert_near(found, by_reference(case), case)
+    assert all(value is None or value.isfinite().all() for value in found.values())
+
+
+def test_64_bit_indices_give_what_32_bit_ones_give(monkeypatch):
+    from dcnlab.ops.cuda import deform_conv2d as cuda
+
+    case = Case(channels=8, groups=2, offset_groups=2, modulated=True)
+    narrow = by_kernels(case, HostKernels(sanitize=False))
+    monkeypatch.setattr(cuda, "INT_MAX", 0)
+    wide = by_kernels(case, HostKernels(sanitize=False))
+    for name, value in narrow.items():
+        assert value is None or torch.equal(value, wide[name])

@@ -41,16 +41,14 @@ def conv_layers(model: nn.Module, kernel_size: int | tuple[int, int] = 3, exampl
     return [name for name in order if convs[name].kernel_size == size]
 
 
-def deform(
-    model: Model, layers: int | str | Iterable[str], offset_groups: int = 1, modulated: bool = False
-) -> Model:
+def deform(model: Model, layers: int | str | Iterable[str], offset_groups: int = 1, modulated: bool = False) -> Model:
     """Replace convolutions by deformable ones around the same weights; the model computes the same until trained.
 
     Args:
         model: changed in place.
         layers: n, for the last n 3x3 convolutions (:func:`conv_layers`); or names and glob patterns, as in
-            `"layer4.*.conv2"`. A name may be any nn.Conv2d; a pattern picks among those larger than 1x1. Layers that are
-            deformable already stay as they are.
+            `"layer4.*.conv2"`. A name may be any nn.Conv2d; a pattern picks among those larger than 1x1. Layers
+            that are deformable already stay as they are.
         offset_groups: groups of input channels, each with offsets of its own.
         modulated: deformable convolution version 2.
 
@@ -59,7 +57,7 @@ def deform(
 
     Raises:
         LayerNotFoundError: a name or pattern that matches nothing, with the nearest names; or too large an n.
-        TypeError: a layer of a class of its own (weight-standardised, say) or with hooks, which a replacement would lose.
+        TypeError: a layer of a class of its own (weight-standardised, say) or with hooks, lost in a replacement.
     """
     convs = _convs(model)
     for name in _select(model, layers, convs):
@@ -94,7 +92,8 @@ def dilate(model: Model, layers: int | str | Iterable[str], rate: int) -> Model:
     names = _select(model, layers, convs)
     for name in names:
         if any((k - 1) * (rate - d) % 2 for k, d in zip(convs[name].kernel_size, convs[name].dilation, strict=True)):
-            raise ValueError(f"rate: {rate} would change the output size of {name}, whose kernel is {convs[name].kernel_size}")
+            kernel = convs[name].kernel_size
+            raise ValueError(f"rate: {rate} would change the output size of {name}, whose kernel is {kernel}")
     for name in names:
         conv = convs[name]
         for part in (conv, conv.offset_conv) if isinstance(conv, DeformConv2d) else (conv,):
@@ -104,15 +103,13 @@ def dilate(model: Model, layers: int | str | Iterable[str], rate: int) -> Model:
 
 def _set_dilation(conv: nn.Conv2d, rate: int) -> None:
     if not isinstance(conv.padding, str):
-        grown = [p + (k - 1) * (rate - d) // 2 for p, k, d in zip(conv.padding, conv.kernel_size, conv.dilation, strict=True)]
-        conv.padding = (grown[0], grown[1])
+        sizes = zip(conv.padding, conv.kernel_size, conv.dilation, strict=True)
+        height, width = (p + (k - 1) * (rate - d) // 2 for p, k, d in sizes)
+        conv.padding = (height, width)
     conv.dilation = (rate, rate)
     # What Conv2d derives from padding and dilation when it is made, for the padding modes that pad beforehand.
-    reach = [rate * (k - 1) for k in conv.kernel_size]
-    sides = [(r // 2, r - r // 2) for r in reach] if conv.padding == "same" else [(p, p) for p in conv.padding]
-    if conv.padding == "valid":
-        sides = [(0, 0), (0, 0)]
-    conv._reversed_padding_repeated_twice = [side for pair in reversed(sides) for side in pair]
+    like = nn.Conv2d(1, 1, conv.kernel_size, padding=conv.padding, dilation=conv.dilation, device="meta")  # type: ignore[arg-type]
+    conv._reversed_padding_repeated_twice = like._reversed_padding_repeated_twice
 
 
 def _convs(model: nn.Module) -> dict[str, nn.Conv2d]:
@@ -132,19 +129,15 @@ def _forward_order(model: nn.Module, convs: dict[str, nn.Conv2d], example: Tenso
         handles.append(conv.register_forward_pre_hook(lambda _module, _input, name=name: reached.setdefault(name)))
     training = [module for module in model.modules() if module.training]
     problem: Exception | None = None
+    # Which convolution sees the image is not known before: try the first one's channels, then the others'.
+    channels = [0] if example is not None else dict.fromkeys(conv.in_channels for conv in convs.values())
     try:
         model.eval()
-        with torch.no_grad(), FakeTensorMode(allow_non_fake_inputs=True) as mode:
-            if example is not None:
-                image = mode.from_tensor(example)
-            else:
-                first = next(iter(convs.values()), None)
-                channels = 3 if first is None else first.in_channels
-                like = None if first is None else first.weight
-                image = torch.empty(1, channels, 224, 224) if like is None else like.new_empty(1, channels, 224, 224)
-            model(image)
-    except Exception as error:  # any model may fail in any way on an input that is not its own
-        problem = error
+        for count in channels:
+            reached.clear()
+            problem = _run_on_shapes(model, example, count)
+            if problem is None or len(reached) == len(convs):
+                break
     finally:
         for handle in handles:
             handle.remove()
@@ -153,12 +146,23 @@ def _forward_order(model: nn.Module, convs: dict[str, nn.Conv2d], example: Tenso
     missing = [name for name in convs if name not in reached]
     if problem is not None and missing:
         warnings.warn(
-            f"conv_layers: a pass on one 224x224 image failed before {missing[0]} ({problem}); layers are listed in the order "
-            f"of their registration. Pass example= for the true order.",
+            f"conv_layers: a pass on {'one 224x224 image' if example is None else 'the example'} failed ({problem}); "
+            f"layers are listed in the order of their registration. Pass example= for the true order.",
             stacklevel=4,
         )
         return list(convs)
     return [*missing, *reached]
+
+
+def _run_on_shapes(model: nn.Module, example: Tensor | None, channels: int) -> Exception | None:
+    """Run a forward pass without arithmetic, on an example or an image of so many channels; return what it raised."""
+    weight = next(model.parameters())
+    try:
+        with torch.no_grad(), FakeTensorMode(allow_non_fake_inputs=True) as mode:
+            model(weight.new_empty(1, channels, 224, 224) if example is None else mode.from_tensor(example))
+    except Exception as error:  # any model may fail in any way on an input that is not its own
+        return error
+    return None
 
 
 def _select(model: nn.Module, layers: int | str | Iterable[str], convs: dict[str, nn.Conv2d]) -> list[str]:

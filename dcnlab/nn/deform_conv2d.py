@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -43,7 +43,7 @@ class DeformConv2d(nn.Conv2d):
         dilation: int | tuple[int, int] = 1,
         groups: int = 1,
         bias: bool = True,
-        padding_mode: str = "zeros",
+        padding_mode: Literal["zeros", "reflect", "replicate", "circular"] = "zeros",
         device: Any = None,
         dtype: torch.dtype | None = None,
         *,
@@ -62,10 +62,10 @@ class DeformConv2d(nn.Conv2d):
         self.offset_conv = nn.Conv2d(
             in_channels,
             self.offset_channels + (offset_groups * taps if modulated else 0),
-            self.kernel_size,
-            self.stride,
+            kernel_size,
+            stride,
             padding,
-            self.dilation,
+            dilation,
             padding_mode=padding_mode,
             device=device,
             dtype=dtype,

@@ -1,0 +1,181 @@
+"""Surgery on other people's networks."""
+
+import copy
+
+import pytest
+import timm
+import torch
+import torchvision
+from torch import nn
+
+from dcnlab.nn import DeformConv2d
+from dcnlab.surgery import LayerNotFoundError, conv_layers, deform, dilate
+
+ZOO = ["resnet26", "densenet121", "mobilenetv2_100", "efficientnet_b0", "hrnet_w18_small", "vgg11_bn", "regnety_004"]
+
+
+class HeadFirst(nn.Module):
+    """Registered in the opposite order of its use, with a layer that evaluation does not reach, and one used twice."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.head = nn.Conv2d(8, 4, 3, padding=1)
+        self.auxiliary = nn.Conv2d(8, 4, 3, padding=1)
+        self.body = nn.Sequential(nn.Conv2d(8, 8, 3, padding=1), nn.Conv2d(8, 8, 1))
+        self.again = self.body[0]
+        self.stem = nn.Conv2d(1, 8, 3, padding=1)
+
+    def forward(self, image: torch.Tensor) -> torch.Tensor:
+        features = self.again(self.body(self.stem(image)))
+        return self.head(features) + (self.auxiliary(features) if self.training else 0)
+
+
+def test_the_last_three_layers_of_resnet18_become_deformable_and_nothing_else_changes():
+    model = torchvision.models.resnet18().eval()
+    image = torch.randn(2, 3, 65, 81)
+    before, weights = model(image), model.state_dict(keep_vars=True)
+    assert deform(model, 3) is model
+    names = [name for name, module in model.named_modules() if isinstance(module, DeformConv2d)]
+    assert names == ["layer4.0.conv2", "layer4.1.conv1", "layer4.1.conv2"]
+    torch.testing.assert_close(model(image), before, rtol=1e-5, atol=1e-5)
+    after = model.state_dict(keep_vars=True)
+    assert all(after[name] is tensor for name, tensor in weights.items())
+    assert set(after) - set(weights) == {f"{name}.offset_conv.{part}" for name in names for part in ("weight", "bias")}
+
+
+@pytest.mark.parametrize("name", ZOO)
+def test_networks_of_timm_compute_the_same_after_surgery(name):
+    model = timm.create_model(name).eval()
+    image = torch.randn(1, 3, 64, 64)
+    with torch.no_grad():
+        before = model(image)
+        deform(model, 2, modulated=True)
+        assert sum(isinstance(module, DeformConv2d) for module in model.modules()) == 2
+        torch.testing.assert_close(model(image), before, rtol=1e-4, atol=1e-4 * before.abs().max().item())
+
+
+def test_layers_are_listed_in_the_order_of_their_use():
+    model = HeadFirst()
+    assert conv_layers(model) == ["auxiliary", "stem", "body.0", "head"]
+    assert conv_layers(model, kernel_size=1) == ["body.1"]
+    assert model.training
+    assert model.body.training
+
+
+def test_offset_branches_are_no_layers():
+    model = deform(HeadFirst(), "head")
+    assert conv_layers(model) == ["auxiliary", "stem", "body.0", "head"]
+
+
+def test_a_layer_under_two_names_is_replaced_under_both():
+    model = deform(HeadFirst(), "body.0")
+    assert isinstance(model.body[0], DeformConv2d)
+    assert model.again is model.body[0]
+
+
+def test_a_model_that_cannot_be_run_is_listed_as_registered_with_a_warning():
+    class Picky(HeadFirst):
+        def forward(self, image):
+            raise RuntimeError("only on Sundays")
+
+    with pytest.warns(UserWarning, match="only on Sundays.*order of their registration"):
+        assert conv_layers(Picky()) == ["head", "auxiliary", "body.0", "stem"]
+
+
+def test_finding_the_order_leaves_statistics_and_modes_alone():
+    model = torchvision.models.resnet18()
+    model.layer1.eval()
+    before, modes = copy.deepcopy(model.state_dict()), [module.training for module in model.modules()]
+    conv_layers(model)
+    assert [module.training for module in model.modules()] == modes
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+
+
+def test_names_patterns_and_numbers_pick_layers():
+    def deformed(layers):
+        model = deform(torchvision.models.resnet18(), layers)
+        return [name for name, module in model.named_modules() if isinstance(module, DeformConv2d)]
+
+    assert deformed(0) == []
+    assert deformed("layer4.*.conv2") == ["layer4.0.conv2", "layer4.1.conv2"]
+    assert deformed("layer4.0.*") == ["layer4.0.conv1", "layer4.0.conv2"]  # not the 1x1 shortcut
+    assert deformed("layer4.0.downsample.0") == ["layer4.0.downsample.0"]  # unless it is named
+    assert deformed(["conv1", "layer1.0.*"]) == ["conv1", "layer1.0.conv1", "layer1.0.conv2"]
+
+
+@pytest.mark.parametrize("surgery", [deform, lambda model, layers: dilate(model, layers, 2)], ids=["deform", "dilate"])
+def test_a_pattern_that_matches_nothing_is_answered_with_the_nearest_names(surgery):
+    model = torchvision.models.resnet18()
+    with pytest.raises(
+        LayerNotFoundError, match=r"'layer4\.1\.conv3' matches no convolution; nearest: layer4\.1\.conv2"
+    ):
+        surgery(model, ["conv1", "layer4.1.conv3"])
+    assert not any(isinstance(module, DeformConv2d) for module in model.modules())
+    with pytest.raises(LayerNotFoundError, match="40 asked for, but the model has 16 3x3"):
+        surgery(model, 40)
+
+
+def test_layers_that_are_more_than_a_convolution_are_refused_by_name():
+    class Standardised(nn.Conv2d):
+        pass
+
+    with pytest.raises(TypeError, match="layers: 0 is a Standardised"):
+        deform(nn.Sequential(Standardised(3, 4, 3)), "0")
+    hooked = nn.Sequential(nn.Conv2d(3, 4, 3))
+    hooked[0].register_forward_hook(lambda *_: None)
+    with pytest.raises(TypeError, match=r"layers: 0 is an nn\.Conv2d with hooks"):
+        deform(hooked, "0")
+
+
+def test_surgery_twice_is_surgery_once():
+    model = deform(torchvision.models.resnet18(), 2)
+    layer = model.layer4[1].conv2
+    deform(model, 2)
+    assert model.layer4[1].conv2 is layer
+
+
+@pytest.mark.parametrize("deformable", [False, True])
+@pytest.mark.parametrize("mode", ["zeros", "reflect"])
+@pytest.mark.parametrize("padding", [1, "same"], ids=str)
+def test_dilation_keeps_sizes_and_equals_a_layer_made_with_it(deformable, mode, padding):
+    model = nn.Sequential(nn.Conv2d(2, 3, 3, padding=padding, padding_mode=mode))
+    expected = nn.Conv2d(2, 3, 3, padding=4 if padding == 1 else padding, dilation=4, padding_mode=mode)
+    expected.load_state_dict(model[0].state_dict())
+    if deformable:
+        deform(model, "0")
+    image = torch.randn(1, 2, 12, 13)
+    torch.testing.assert_close(dilate(model, 1, 4)(image), expected(image), rtol=1e-5, atol=1e-5)
+
+
+def test_dilation_of_a_strided_layer_keeps_its_output_size():
+    model = dilate(nn.Sequential(nn.Conv2d(2, 3, 3, stride=2, padding=1)), "0", 2)
+    assert model(torch.randn(1, 2, 11, 11)).shape == (1, 3, 6, 6)
+
+
+@pytest.mark.parametrize("rate", [0, -1, 1.5])
+def test_a_wrong_rate_is_named(rate):
+    with pytest.raises(ValueError, match="rate: must be an int of at least 1"):
+        dilate(HeadFirst(), 1, rate)
+
+
+def test_an_even_kernel_that_no_padding_keeps_is_refused_before_anything_changes():
+    model = nn.Sequential(nn.Conv2d(2, 2, 3, padding=1), nn.Conv2d(2, 2, 2))
+    with pytest.raises(ValueError, match="would change the output size of 1"):
+        dilate(model, "*", 2)
+    assert model[0].dilation == (1, 1)
+
+
+def test_a_deformed_network_trains_its_offsets():
+    torch.manual_seed(0)
+    model = deform(HeadFirst(), 2)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.3)
+    image, target = torch.randn(2, 1, 12, 12), torch.randn(2, 4, 12, 12)
+    losses = []
+    for _ in range(60):
+        loss = (model(image) - target).square().mean()
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        losses.append(loss.item())
+    assert losses[-1] < 0.8 * losses[0]
+    assert model.head.offset_conv.weight.abs().max() > 0

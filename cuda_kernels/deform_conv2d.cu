@@ -19,21 +19,33 @@ struct Sizes {
     int stride_y, stride_x, padding_y, padding_x, dilation_y, dilation_x, groups, offset_groups;
 };
 
+// Rows are numbered pixel by pixel, tap by tap, offset group by offset group; a line is (pixel, tap).
+INLINE index_t line_of(const Sizes& s, index_t row) { return s.offset_groups == 1 ? row : row / s.offset_groups; }
+INLINE int offset_group_of(const Sizes& s, index_t row) { return s.offset_groups == 1 ? 0 : int(row % s.offset_groups); }
+
+// Where a channel of a line stands in the columns. VEC channels never straddle two groups.
+INLINE index_t column(const Sizes& s, index_t line, int channel) {
+    if (s.groups == 1) return line * s.channels + channel;
+    const int taps = s.kernel_height * s.kernel_width, per_group = s.channels / s.groups;
+    const index_t pixel = line / taps;
+    const int group = channel / per_group;
+    return ((pixel * s.groups + group) * taps + (line - pixel * taps)) * per_group + (channel - group * per_group);
+}
+
 // One row of S: which output pixel, tap and offset group, and where the shift and the mask of it stand.
 struct Row {
-    index_t image, position;
+    index_t line, image, position, area;
     int tap, offset_group;
-    index_t chunk_pixel, area;
 
     INLINE Row(const Sizes& s, index_t start, index_t row) {
         const int taps = s.kernel_height * s.kernel_width;
-        offset_group = int(row % s.offset_groups);
-        row /= s.offset_groups;
-        tap = int(row % taps);
-        chunk_pixel = row / taps;
+        line = line_of(s, row);
+        offset_group = offset_group_of(s, row);
+        tap = int(line % taps);
         area = index_t(s.out_height) * s.out_width;
-        image = (start + chunk_pixel) / area;
-        position = (start + chunk_pixel) % area;
+        const index_t pixel = start + line / taps;
+        image = pixel / area;
+        position = pixel % area;
     }
 
     INLINE index_t channel(const Sizes& s) const {
@@ -50,18 +62,11 @@ struct Row {
         const real x = real(out_x * s.stride_x - s.padding_x + tap_x * s.dilation_x) + shift[at + area];
         return corners_of(y, x, s.height, s.width);
     }
-
-    // Where a channel of this row stands in the columns. VEC channels never straddle two groups.
-    INLINE index_t column(const Sizes& s, int channel) const {
-        const int per_group = s.channels / s.groups, taps = s.kernel_height * s.kernel_width;
-        const int group = s.groups == 1 ? 0 : channel / per_group;
-        return ((chunk_pixel * s.groups + group) * taps + tap) * per_group + (channel - group * per_group);
-    }
 };
 
 // Threads: x over the channels of an offset group, VEC each; y over rows. ROWS rows a block, whose places are found once
 // by its first threads and shared.
-extern "C" __global__ void __launch_bounds__(THREADS)
+extern "C" __global__ void __launch_bounds__(THREADS, 6)
 sample(const scalar_t* __restrict__ pixels, const real* __restrict__ shift, const real* __restrict__ mask,
        scalar_t* __restrict__ columns, Sizes s, long long start, long long rows) {
     __shared__ Corners places[ROWS];
@@ -82,9 +87,10 @@ sample(const scalar_t* __restrict__ pixels, const real* __restrict__ shift, cons
 
     const int per_offset_group = s.channels / s.offset_groups;
     for (int r = threadIdx.y; r < ROWS && first + r < rows; r += blockDim.y) {
-        const Row row(s, index_t(start), first + r);
+        const index_t line = line_of(s, first + r);
+        const int first_channel = offset_group_of(s, first + r) * per_offset_group;
         const Corners& c = places[r];
-        const scalar_t* map = pixels + image_of[r] * s.height * s.width * s.channels + row.offset_group * per_offset_group;
+        const scalar_t* map = pixels + image_of[r] * s.height * s.width * s.channels + first_channel;
         for (int v = threadIdx.x * VEC; v < per_offset_group; v += blockDim.x * VEC) {
             Pack out;
             real sum[VEC] = {};
@@ -98,7 +104,7 @@ sample(const scalar_t* __restrict__ pixels, const real* __restrict__ shift, cons
             }
 #pragma unroll
             for (int i = 0; i < VEC; ++i) assign(out.value[i], sum[i]);
-            store(columns + row.column(s, row.offset_group * per_offset_group + v), out);
+            store(columns + column(s, line, first_channel + v), out);
         }
     }
 }
@@ -106,7 +112,7 @@ sample(const scalar_t* __restrict__ pixels, const real* __restrict__ shift, cons
 // The gradients of offsets and mask: four dot products over the channels of an offset group, of the columns' gradient with
 // the pixels at the four corners; x threads a row, added up by shuffles. In the same pass the columns themselves, for the
 // weight's gradient, where `columns` is not null.
-extern "C" __global__ void __launch_bounds__(THREADS)
+extern "C" __global__ void __launch_bounds__(THREADS, 6)
 places_backward(const scalar_t* __restrict__ grad_columns, const scalar_t* __restrict__ pixels,
                 const real* __restrict__ shift, const real* __restrict__ mask, scalar_t* __restrict__ columns,
                 real* __restrict__ grad_shift, real* __restrict__ grad_mask, Sizes s, long long start, long long rows) {
@@ -121,7 +127,7 @@ places_backward(const scalar_t* __restrict__ grad_columns, const scalar_t* __res
 
     real dot[4] = {};
     for (int v = threadIdx.x * VEC; active && v < per_offset_group; v += blockDim.x * VEC) {
-        const index_t at = row.column(s, first_channel + v);
+        const index_t at = column(s, row.line, first_channel + v);
         real sum[VEC] = {};
         if (c.bits) {
             const Pack grad = load(grad_columns + at);
@@ -165,7 +171,7 @@ places_backward(const scalar_t* __restrict__ grad_columns, const scalar_t* __res
 }
 
 // Every entry of S as (input pixel by offset group, weight); entries off the map get the last key, `none`.
-extern "C" __global__ void __launch_bounds__(THREADS)
+extern "C" __global__ void __launch_bounds__(THREADS, 6)
 entries(const real* __restrict__ shift, const real* __restrict__ mask, index_t* __restrict__ keys,
         real* __restrict__ weight, Sizes s, long long start, long long rows, long long first_image, long long none) {
     const index_t number = index_t(blockIdx.x) * blockDim.x + threadIdx.x;
@@ -183,7 +189,7 @@ entries(const real* __restrict__ shift, const real* __restrict__ mask, index_t* 
 // S^T times the columns' gradient. Threads: x over the channels of an offset group, VEC each; y over the keys (input pixel
 // by offset group). `order` holds the entries' numbers sorted by key, `begin` where each key starts in it; so every sum
 // runs in one fixed order. With `accumulate` the sum goes on from what an earlier chunk of the same images left.
-extern "C" __global__ void __launch_bounds__(THREADS)
+extern "C" __global__ void __launch_bounds__(THREADS, 6)
 gather(const scalar_t* __restrict__ grad_columns, const real* __restrict__ weight, const long long* __restrict__ order,
        const long long* __restrict__ begin, total_t* __restrict__ grad_pixels, Sizes s, long long keys, int accumulate) {
     const index_t key = index_t(blockIdx.x) * blockDim.y + threadIdx.y;
@@ -198,8 +204,7 @@ gather(const scalar_t* __restrict__ grad_columns, const real* __restrict__ weigh
         for (int i = 0; i < VEC; ++i) sum[i] = accumulate ? to_real(out[v + i]) : real(0);
         for (long long e = from; e < to; ++e) {
             const long long entry = order[e];
-            const Row row(s, 0, index_t(entry / 4));  // the columns' layout needs no place in the batch
-            const Pack grad = load(grad_columns + row.column(s, first_channel + v));
+            const Pack grad = load(grad_columns + column(s, line_of(s, index_t(entry / 4)), first_channel + v));
             const real w = weight[entry];
 #pragma unroll
             for (int i = 0; i < VEC; ++i) sum[i] += w * to_real(grad.value[i]);

@@ -30,6 +30,8 @@ class Parts:
 
     data: pl.LightningDataModule
     task: pl.LightningModule
+    trainer: pl.Trainer
+    cost: Cost
 
 
 def fit(config: Config) -> Path:
@@ -42,9 +44,8 @@ def fit(config: Config) -> Path:
         ConfigError: what the config asks for cannot be built; no folder is made.
         Interrupted: the run was stopped; results.json says so.
     """
-    _prepare(config)
-    parts = build(config)
     folder = runs.folder_of(config)
+    parts = build(config, folder)
     with _sole_user(folder):
         if tracking.is_first_process():
             runs.create(folder)
@@ -62,13 +63,13 @@ def resume(folder: Path) -> Path:
     """
     config = configfile.load_run(folder)
     config.out, config.name, config.id = str(folder.parent.parent), folder.parent.name, folder.name
+    config.model.backbone.weights = "none"  # the checkpoint brings them
     with _sole_user(folder):
         results = runs.read_results(folder)
         if results is not None and results["status"] == "finished":
             raise ConfigError(f"{folder} is finished; there is nothing to resume")
         checkpoint = _checkpoint(folder)
-        _prepare(config)
-        _run(config, build(config), folder, checkpoint)
+        _run(config, build(config, folder), folder, checkpoint)
     return folder
 
 
@@ -83,22 +84,28 @@ def evaluate(folder: Path, overrides: list[str]) -> dict[str, float]:
         The metrics, percent.
     """
     config = configfile.load_run(folder, overrides)
+    config.model.backbone.weights = "none"  # the checkpoint brings them
     checkpoint = _checkpoint(folder)
-    _prepare(config)
-    parts = build(config)
-    trainer = _trainer(config, folder, [_progress_bar(config)], loggers=[])
-    return _metrics(_test(trainer, parts, checkpoint))
+    return _metrics(_test(build(config, folder), checkpoint))
 
 
-def build(config: Config) -> Parts:
-    """The data module and the task of a config.
+def build(config: Config, folder: Path) -> Parts:
+    """The data module, the task and the trainer of a config; writes nothing.
 
     Raises:
-        ConfigError: the data or the weights are not there or do not fit.
+        ConfigError: the data, the weights or the device are not there or do not fit.
     """
+    configfile.check_paths(config)
+    if config.logger.wandb:
+        tracking.wandb_mode()
+    tracking.quiet()
+    if config.trainer.threads is not None:
+        torch.set_num_threads(config.trainer.threads)
+    pl.seed_everything(config.seed, workers=True, verbose=False)
+    cost = Cost()
     try:
         data = _data(config)
-        return Parts(data, _task(config, data))
+        return Parts(data, _task(config, data), _trainer(config, folder, cost), cost)
     except (ValueError, OSError) as error:
         raise error if isinstance(error, ConfigError) else ConfigError(configfile.one_line(error)) from error
 
@@ -149,25 +156,12 @@ def _task(config: Config, data: Any) -> pl.LightningModule:
     return Classification(model, data.classes, config.optim)
 
 
-def _prepare(config: Config) -> None:
-    """What must be so before anything is built: paths there, seed set, threads counted, console quiet."""
-    configfile.check_paths(config)
-    if config.logger.wandb:
-        tracking.wandb_mode()
-    tracking.quiet()
-    if config.trainer.threads is not None:
-        torch.set_num_threads(config.trainer.threads)
-    pl.seed_everything(config.seed, workers=True, verbose=False)
-
-
 def _run(config: Config, parts: Parts, folder: Path, checkpoint: Path | None) -> None:
     """Train, score and write results.json, whatever happens."""
-    cost = Cost()
-    saving = ModelCheckpoint(folder / CHECKPOINT.parent, CHECKPOINT.stem, enable_version_counter=False)
+    trainer, task, data = parts.trainer, parts.task, parts.data
     step = None if checkpoint is None else _read(checkpoint)["global_step"]
     wandb_logger = tracking.wandb_logger(config, folder)
-    loggers = [tracking.csv_logger(folder, step), *([wandb_logger] if wandb_logger else [])]
-    trainer = _trainer(config, folder, [cost, saving, _progress_bar(config)], loggers)
+    trainer.loggers = [tracking.csv_logger(folder, step), *([wandb_logger] if wandb_logger else [])]
     results: dict[str, Any] = {
         "schema": runs.SCHEMA,
         "name": config.name,
@@ -178,10 +172,10 @@ def _run(config: Config, parts: Parts, folder: Path, checkpoint: Path | None) ->
         "model": {},
     }
     try:
-        results["model"] = {"params": parameters(parts.task), "macs": macs(parts.task, _one_image(parts.data))}
         with _terminable():
-            trainer.fit(parts.task, datamodule=parts.data, ckpt_path=checkpoint, weights_only=True)
-            results["metrics"] = _metrics(_test(trainer, parts))
+            results["model"] = {"params": parameters(task), "macs": macs(task, _one_image(data))}
+            trainer.fit(task, datamodule=data, ckpt_path=checkpoint, weights_only=True)
+            results["metrics"] = _metrics(_test(parts))
         results["status"] = "finished"
     except (KeyboardInterrupt, SystemExit, _Terminated) as error:  # Lightning turns Ctrl-C into SystemExit
         raise runs.Interrupted(folder) from error
@@ -189,18 +183,23 @@ def _run(config: Config, parts: Parts, folder: Path, checkpoint: Path | None) ->
         results |= {"status": "failed", "reason": f"{type(error).__name__}: {configfile.one_line(error)}"}
         raise
     finally:
-        cost.stop()
+        parts.cost.stop()
         if trainer.is_global_zero:
             device = trainer.strategy.root_device
-            results["cost"] = cost.summary(device)
+            results["cost"] = parts.cost.summary(device)
             results["environment"] = environment.describe(trainer.world_size, device)
             results["wandb"] = _wandb_ids(wandb_logger)
             runs.write_results(folder, results)
             _finish_wandb(wandb_logger, results)
 
 
-def _trainer(config: Config, folder: Path, callbacks: list[pl.Callback | None], loggers: list[Any]) -> pl.Trainer:
+def _trainer(config: Config, folder: Path, cost: Cost) -> pl.Trainer:
     run = config.trainer
+    # At the end of a pass, not of its validation: from there, resuming would repeat or skip batches.
+    saving = ModelCheckpoint(
+        folder / CHECKPOINT.parent, CHECKPOINT.stem, save_on_train_epoch_end=True, enable_version_counter=False
+    )
+    bar = RichProgressBar() if run.progress and sys.stdout.isatty() else None
     try:
         trainer = pl.Trainer(
             accelerator=run.accelerator,
@@ -214,15 +213,16 @@ def _trainer(config: Config, folder: Path, callbacks: list[pl.Callback | None], 
             use_distributed_sampler=False,  # the data modules share the images out, and pad none
             num_sanity_val_steps=0,
             log_every_n_steps=config.logger.every,
-            logger=loggers,
-            callbacks=[callback for callback in callbacks if callback is not None],
-            enable_progress_bar=any(isinstance(callback, RichProgressBar) for callback in callbacks),
-            enable_checkpointing=any(isinstance(callback, ModelCheckpoint) for callback in callbacks),
+            logger=False,
+            callbacks=[cost, saving, *([bar] if bar else [])],
+            enable_progress_bar=bar is not None,
             enable_model_summary=False,
             default_root_dir=folder,
         )
     except (MisconfigurationException, RuntimeError) as error:
         raise ConfigError(f"trainer: {configfile.one_line(error)}") from error
+    # Checkpoints end a pass. Where max_steps is set, Lightning takes each for the middle of one, and skips the next.
+    trainer.fit_loop._iteration_based_training = lambda: False  # type: ignore[method-assign]
     trainer.accumulate_grad_batches = accumulation(config, trainer.world_size)
     return trainer
 
@@ -246,12 +246,10 @@ def accumulation(config: Config, world_size: int) -> int:
     return effective // loaded
 
 
-def _progress_bar(config: Config) -> RichProgressBar | None:
-    return RichProgressBar() if config.trainer.progress and sys.stdout.isatty() else None
-
-
-def _test(trainer: pl.Trainer, parts: Parts, checkpoint: Path | None = None) -> dict[str, float]:
-    scores = trainer.test(parts.task, datamodule=parts.data, ckpt_path=checkpoint, verbose=False, weights_only=True)
+def _test(parts: Parts, checkpoint: Path | None = None) -> dict[str, float]:
+    scores = parts.trainer.test(
+        parts.task, datamodule=parts.data, ckpt_path=checkpoint, verbose=False, weights_only=True
+    )
     return dict(scores[0])
 
 

@@ -22,6 +22,7 @@ _NOISE = (
     r".*Experiment logs directory .* exists and is not empty.*",
     r".*Found .* module\(s\) in eval mode at the start of training.*",
     r".*You're resuming from a checkpoint that ended before the epoch ended.*",
+    r".*callbacks used to create the checkpoint need to be provided.*",
     r".*`isinstance\(treespec, LeafSpec\)` is deprecated.*",
     r".*You defined a `validation_step` but have no `val_dataloader`.*",
 )
@@ -52,7 +53,7 @@ def wandb_mode() -> str:
     if mode in ("online", "shared"):
         import wandb
 
-        if not wandb.api.api_key:
+        if not wandb.login(prompt=False, verify=False):
             raise ConfigError(f"WANDB_MODE is {mode}, and there is no key: run `wandb login`, or unset WANDB_MODE")
     return mode
 

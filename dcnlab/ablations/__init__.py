@@ -1,0 +1,1 @@
+"""Sweeps without a server, and the tables that come out of them."""

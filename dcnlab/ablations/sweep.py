@@ -1,0 +1,158 @@
+"""A sweep without a server: runs the trials that are missing or failed, several at once, and says how they went."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import time
+from collections import deque
+from collections.abc import Sequence
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
+
+from dcnlab import configfile, environment, runs
+from dcnlab.ablations import children, sweepfile
+from dcnlab.ablations.children import Child, Slot
+from dcnlab.ablations.sweepfile import Sweep, Trial
+
+LOG_LINES = 12
+
+
+def run(
+    name: str, out: str | None = None, jobs: int | None = None, limit: int | None = None, overrides: Sequence[str] = ()
+) -> int:
+    """Run a sweep's missing trials.
+
+    Args:
+        name: path or packaged name of the sweep file.
+        out: folder of the runs; None takes the experiment's own.
+        jobs: trials at once; None takes one a GPU, or one a core up to four.
+        limit: start no more trials than this, and leave the rest for the next call.
+        overrides: key=value for every trial.
+
+    Returns:
+        The exit status: 0 where every trial that was started finished, 1 where one failed.
+
+    Raises:
+        ConfigError: the sweep file or the config of any trial does not hold; none was started.
+        Stopped: by a signal; no trial runs on.
+    """
+    sweep = sweepfile.read(name)
+    arguments = [*overrides, *([f"out={out}"] if out else [])]
+    trials = sweepfile.trials(sweep, arguments, limit)
+    for trial in trials:
+        configfile.check_paths(trial.config)
+    for note in sweep.notes:
+        print(note, file=sys.stderr)
+    home = trials[0].folder.parent
+    with runs.lock(home / ".sweep.lock"):
+        missing = [trial for trial in trials if not _finished(trial)]
+        chosen = missing[:limit]
+        print(
+            f"{sweep.title}: {len(trials)} trials in {home}, {len(trials) - len(missing)} finished before", flush=True
+        )
+        if not chosen:
+            return 0
+        config = trials[0].config.trainer
+        devices = config.devices if isinstance(config.devices, int) else 1
+        slots = children.slots(jobs, devices, config.accelerator, environment.cpus(), len(chosen))
+        with _Display(len(trials), len(trials) - len(missing)) as display:
+            failed = _run_all(sweep, chosen, slots, arguments, display)
+    finished = len(chosen) - failed
+    left = len(missing) - finished
+    print(f"{finished} finished now, {failed} failed" + (f"; the same command runs the {left} missing" if left else ""))
+    return 1 if failed else 0
+
+
+def _finished(trial: Trial) -> bool:
+    results = runs.read_results(trial.folder)
+    return results is not None and results["status"] == "finished"
+
+
+def _run_all(
+    sweep: Sweep, trials: Sequence[Trial], slots: list[Slot], arguments: Sequence[str], display: _Display
+) -> int:
+    """Run the trials, as many at once as there are slots; how many failed."""
+    waiting, free = deque(trials), list(slots)
+    running: dict[int, tuple[Trial, Child]] = {}
+    failed = 0
+    with children.stoppable():
+        try:
+            while waiting or running:
+                while waiting and free:
+                    trial = waiting.popleft()
+                    child = _start(sweep, trial, free.pop(0), arguments)
+                    running[child.process.pid] = trial, child
+                    display.started(trial)
+                time.sleep(0.1)
+                for pid, (trial, child) in list(running.items()):
+                    if child.process.poll() is not None:
+                        del running[pid]
+                        children.clear(child)
+                        free.append(child.slot)
+                        failed += not display.ended(trial, child)
+        finally:
+            children.stop([child for _, child in running.values()])
+    return failed
+
+
+def _start(sweep: Sweep, trial: Trial, slot: Slot, arguments: Sequence[str]) -> Child:
+    trial.folder.mkdir(parents=True, exist_ok=True)
+    parameters = trial.folder / "parameters.json"
+    runs.write_whole(parameters, json.dumps(trial.parameters) + "\n")
+    where = [f"name={trial.config.name}", f"out={trial.config.out}", f"id={trial.id}", "trainer.progress=false"]
+    if not any(argument.startswith("trainer.threads=") for argument in arguments):
+        where.append(f"trainer.threads={slot.threads}")
+    command = ["fit", sweep.program, str(parameters), *sweep.overrides, *arguments, *where]
+    mirror = {"WANDB_SWEEP_ID": sweep.id, "WANDB_MODE": os.environ.get("WANDB_MODE") or "offline"}
+    return children.start(command, trial.folder / "log.txt", slot, mirror)
+
+
+class _Display:
+    """Live bars on a terminal, a plain line a trial elsewhere."""
+
+    def __init__(self, total: int, done: int) -> None:
+        self._console = Console(highlight=False, markup=False, emoji=False, soft_wrap=True)
+        self._progress = Progress(
+            TextColumn("{task.description}", markup=False),
+            BarColumn(bar_width=24),
+            MofNCompleteColumn(),
+            TimeElapsedColumn(),
+            console=self._console,
+            disable=not self._console.is_terminal,
+        )
+        self._all = self._progress.add_task("trials", total=total, completed=done)
+        self._total, self._done = total, done
+        self._tasks: dict[str, TaskID] = {}
+
+    def __enter__(self) -> _Display:
+        self._progress.start()
+        return self
+
+    def __exit__(self, *exception: Any) -> None:
+        self._progress.stop()
+
+    def started(self, trial: Trial) -> None:
+        """Show a trial at work."""
+        self._tasks[trial.id] = self._progress.add_task(f"  {trial}", total=1)
+
+    def ended(self, trial: Trial, child: Child) -> bool:
+        """Say how a trial went, with the end of its log where it failed; whether it finished."""
+        self._progress.remove_task(self._tasks.pop(trial.id))
+        results = runs.read_results(trial.folder)
+        finished = results is not None and results["status"] == "finished"
+        self._done += finished
+        self._progress.update(self._all, completed=self._done)
+        if results is not None and finished:
+            scores = ", ".join(f"{key} {value:.2f}" for key, value in results["metrics"].items())
+            self._console.print(f"[{self._done}/{self._total}] {trial}: {scores}, {child.seconds:.0f} s")
+            return True
+        log = trial.folder / "log.txt"
+        lines = log.read_text(errors="replace").splitlines()[-LOG_LINES:]
+        self._console.print(f"FAILED {trial}: exit status {child.process.returncode}, its log is {log}")
+        for line in lines:
+            self._console.print(f"    {line}")
+        return False

@@ -1,0 +1,241 @@
+"""wandb's sweep files, read without wandb: what they may say, and which trials they mean."""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+import json
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from dcnlab import configfile, resources
+from dcnlab.ablations import search
+from dcnlab.config import Config, ConfigError, choose, nearest
+
+KEYS = (
+    "apiVersion", "command", "controller", "description", "early_terminate", "entity", "image_uri", "job", "kind",
+    "method", "metric", "metrics", "name", "parameters", "program", "project", "run_cap", "scheduler",
+)  # fmt: skip
+METRIC_KEYS = ("name", "goal", "target", "impute", "impute_while_running")
+MACROS = ("env", "interpreter", "program", "args_json_file", "args_no_hyphens")
+"""Of wandb's macros, those that `dcnlab fit` has a use for."""
+
+_COMMAND = "[${env}, dcnlab, fit, ${program}, ${args_json_file}]"
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """A sweep file."""
+
+    path: Path
+    title: str
+    """Its `name`, for people; the run folders go by the file's own name."""
+    program: str
+    """The experiment, as the file says it."""
+    overrides: tuple[str, ...]
+    """key=value that stand in its command."""
+    method: str
+    parameters: dict[str, dict[str, Any]]
+    """Dotted name to distribution."""
+    run_cap: int | None
+    metric: str | None
+    notes: tuple[str, ...]
+    """What in the file has no effect without wandb's server."""
+
+    @property
+    def name(self) -> str:
+        """The folder of its runs."""
+        return self.path.stem
+
+    @property
+    def id(self) -> str:
+        """What its offline wandb runs carry as their sweep: the same whenever the file says the same."""
+        return digest([self.name, self.program, self.overrides, self.method, self.parameters])[:8]
+
+    @property
+    def swept(self) -> list[str]:
+        """The parameters that take more than one value."""
+        return [
+            name
+            for name, spec in self.parameters.items()
+            if spec["distribution"] != "constant" and len(spec.get("values", (0, 1))) > 1
+        ]
+
+
+@dataclass(frozen=True)
+class Trial:
+    """One point of a sweep."""
+
+    parameters: dict[str, Any]
+    config: Config
+
+    @property
+    def id(self) -> str:
+        """The run folder's name: a hash of what the trial computes and of what the sweep set in it."""
+        return digest([self.parameters, configfile.settings(self.config)])[:12]
+
+    @property
+    def folder(self) -> Path:
+        """The run folder."""
+        return Path(self.config.out) / self.config.name / self.id
+
+    def __str__(self) -> str:
+        return " ".join(f"{name}={value}" for name, value in self.parameters.items()) or "the only one"
+
+
+def digest(value: Any) -> str:
+    """SHA-256 of a JSON-like value, in hexadecimal; the order of keys does not matter."""
+    return hashlib.sha256(json.dumps(value, sort_keys=True, default=list).encode()).hexdigest()
+
+
+def read(name: str) -> Sweep:
+    """Read and check a sweep file.
+
+    Args:
+        name: path, or the name of a packaged sweep.
+
+    Raises:
+        ConfigError: wandb would not take the file, or `dcnlab fit` could not run it; one line that says where.
+    """
+    path = resources.find("sweeps", name)
+    tree = configfile.read_yaml(path)
+    try:
+        return _sweep(path, tree)
+    except ConfigError as error:
+        raise ConfigError(f"{path}: {error}") from error
+
+
+def trials(sweep: Sweep, overrides: Sequence[str] = (), limit: int | None = None) -> list[Trial]:
+    """Every trial of a sweep, each one's config checked; equal ones once.
+
+    Args:
+        sweep: the file.
+        overrides: key=value of the command line; over a swept parameter it puts that one value in place of all.
+        limit: how many points a random search without `run_cap` draws.
+
+    Raises:
+        ConfigError: a trial's config does not hold; names the trial.
+    """
+    fixed = dict(map(configfile.parse_override, [*sweep.overrides, *overrides]))
+    found: dict[str, Trial] = {}
+    for point in _points(sweep, limit):
+        parameters = {name: fixed.get(name, value) for name, value in point.items()}
+        arguments = [f"name={sweep.name}", *sweep.overrides, *overrides]
+        try:
+            config = configfile.load(sweep.program, arguments, parameters)
+        except ConfigError as error:
+            described = " ".join(f"{key}={value}" for key, value in parameters.items())
+            raise ConfigError(f"{sweep.path}: trial {described}: {error}") from error
+        trial = Trial(parameters, config)
+        found.setdefault(trial.id, trial)
+    return list(found.values())
+
+
+def _points(sweep: Sweep, limit: int | None) -> list[dict[str, Any]]:
+    if sweep.method == "grid":
+        return list(itertools.islice(search.grid(sweep.parameters), sweep.run_cap))
+    count = sweep.run_cap or limit
+    if count is None:
+        raise ConfigError(f"{sweep.path}: random search has no end of its own; state run_cap, or --limit")
+    seed = int(digest(sweep.parameters)[:16], 16)
+    return list(itertools.islice(search.random(sweep.parameters, seed), count))
+
+
+def _sweep(path: Path, tree: dict[str, Any]) -> Sweep:
+    _check_keys("", tree, KEYS)
+    method = tree.get("method")
+    if method is None:
+        raise ConfigError("method is missing; choose from: grid, random")
+    if method in ("bayes", "custom"):
+        raise ConfigError(
+            f"method is {method!r}, which needs wandb's server (`wandb sweep {path}`); here: grid, random"
+        )
+    choose("method", str(method), ("grid", "random"))
+    parameters = {
+        name: search.distribution(name, spec) for name, spec in _unnest(_mapping(tree, "parameters", needed=True))
+    }
+    metric = _mapping(tree, "metric")
+    _check_keys("metric.", metric, METRIC_KEYS)
+    if "goal" in metric:
+        choose("metric.goal", str(metric["goal"]), ("maximize", "minimize"))
+    run_cap = tree.get("run_cap")
+    if run_cap is not None and (not isinstance(run_cap, int) or isinstance(run_cap, bool) or run_cap < 1):
+        raise ConfigError(f"run_cap is {run_cap!r}; it must be a whole number above 0")
+    program, overrides = _command(tree)
+    ignored = [key for key in ("early_terminate", "scheduler", "controller") if key in tree]
+    sweep = Sweep(
+        path=path,
+        title=str(tree.get("name", path.stem)),
+        program=program,
+        overrides=overrides,
+        method=str(method),
+        parameters=parameters,
+        run_cap=run_cap,
+        metric=metric.get("name"),
+        notes=tuple(f"{path}: {key} has no effect without wandb's server" for key in ignored),
+    )
+    if method == "grid":
+        next(search.grid(parameters))  # a distribution that a grid cannot list is an error of the file
+    return sweep
+
+
+def _check_keys(prefix: str, tree: dict[str, Any], known: Sequence[str]) -> None:
+    for key in tree:
+        if key not in known:
+            near = nearest(key, known)
+            hint = f"nearest: {prefix}{near}" if near else f"there are: {', '.join(known)}"
+            raise ConfigError(f"no such key {prefix}{key}; {hint}")
+
+
+def _mapping(tree: dict[str, Any], key: str, needed: bool = False) -> dict[str, Any]:
+    value = tree.get(key)
+    if value is None and not needed:
+        return {}
+    if not isinstance(value, dict) or not value:
+        raise ConfigError(f"{key} is {'missing' if value is None else repr(value)}; it must be a mapping")
+    return value
+
+
+def _unnest(parameters: dict[str, Any], prefix: str = "") -> list[tuple[str, Any]]:
+    """Nested `parameters:` as dotted names."""
+    flat = []
+    for key, spec in parameters.items():
+        name = f"{prefix}{key}"
+        if isinstance(spec, dict) and "parameters" in spec:
+            _check_keys(f"parameters.{name}.", spec, ("parameters",))
+            flat += _unnest(_mapping(spec, "parameters", needed=True), f"{name}.")
+        else:
+            flat.append((name, spec))
+    return flat
+
+
+def _command(tree: dict[str, Any]) -> tuple[str, tuple[str, ...]]:
+    """The experiment and the key=value of a sweep's command.
+
+    Raises:
+        ConfigError: the command does not call `dcnlab fit` with the sweep's parameters.
+    """
+    program = tree.get("program")
+    command = tree.get("command", ["dcnlab", "fit", "${program}", "${args_json_file}"])
+    if not isinstance(command, list) or not command:
+        raise ConfigError(f"command is {command!r}; it must be a list such as {_COMMAND}")
+    words = [str(word) for word in command]
+    for word in words:
+        macro = re.fullmatch(r"\$\{(.*)\}", word)
+        if macro and macro[1] not in MACROS:
+            raise ConfigError(f"command: {word} is no argument of dcnlab fit, which goes by {_COMMAND}")
+    calls = [at for at in range(1, len(words)) if words[at] == "fit" and words[at - 1].endswith("dcnlab")]
+    if not calls or not {"${args_json_file}", "${args_no_hyphens}"} & set(words):
+        raise ConfigError(f"command must call dcnlab fit with the sweep's parameters: {_COMMAND}")
+    experiment, *rest = words[calls[0] + 1 :]
+    if experiment == "${program}":
+        if not isinstance(program, str):
+            raise ConfigError("program is missing; it names the experiment file")
+        experiment = program
+    overrides = [word for word in rest if not word.startswith("${")]
+    for word in overrides:
+        configfile.parse_override(word)
+    return experiment, tuple(overrides)

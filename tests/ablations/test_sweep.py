@@ -1,0 +1,254 @@
+"""A sweep runs what is missing and nothing else, and leaves no process behind however it ends."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import yaml
+from conftest import dcnlab, environment
+
+from dcnlab import lifeline, resources, runs
+from dcnlab.ablations import children
+from dcnlab.ablations.sweepfile import read, trials
+
+
+@pytest.fixture
+def sweep(tiny):
+    """A function that writes a sweep file upon the tiny experiment and gives its path."""
+
+    def write(parameters, **changes):
+        tree = {
+            "program": "tiny.yaml",
+            "command": ["${env}", "dcnlab", "fit", "${program}", "${args_json_file}"],
+            "method": "grid",
+            "parameters": parameters,
+            **changes,
+        }
+        Path("ablation.yaml").write_text(yaml.safe_dump(tree))
+        return "ablation.yaml"
+
+    return write
+
+
+def results(path):
+    """Results of a sweep's finished trials, by what was set."""
+    folders = [trial.folder for trial in trials(read(path))]
+    found = {folder: runs.read_results(folder) for folder in folders}
+    return {str(folder): result for folder, result in found.items() if result and result["status"] == "finished"}
+
+
+def stamps():
+    return {path: path.stat().st_mtime_ns for path in Path("runs").rglob("results.json")}
+
+
+def processes_of(folder):
+    """Command lines of the processes that work in `folder`."""
+    found = []
+    for process in Path("/proc").glob("[0-9]*"):
+        try:
+            where, words = os.readlink(process / "cwd"), (process / "cmdline").read_bytes()
+        except OSError:
+            continue
+        if where == str(folder) and int(process.name) != os.getpid() and words:
+            found.append(words.replace(b"\0", b" ").decode())
+    return found
+
+
+def await_(condition, seconds):
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, "timed out"
+        time.sleep(0.05)
+
+
+def start(*arguments):
+    """The sweep as the leader of a process group of its own, as a shell starts it."""
+    command = [sys.executable, "-P", "-m", "dcnlab", "sweep", *arguments]
+    with Path("out.txt").open("w") as out:
+        return subprocess.Popen(
+            command, env=environment(), stdout=out, stderr=subprocess.STDOUT, start_new_session=True
+        )
+
+
+@pytest.mark.slow
+def test_a_killed_sweep_runs_only_the_missing_trials_and_leaves_no_process(sweep):
+    path = sweep({"model.deform_layers": {"values": [0, 1]}, "seed": {"values": [0, 1]}})
+    process = start(path, "--jobs", "2")
+    # In the middle: one trial has its results, and another is at work.
+    await_(lambda: stamps() and len(processes_of(Path.cwd())) > 1, 240)
+    os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+    await_(lambda: not processes_of(Path.cwd()), 15)
+    before = stamps()
+    done = len(results(path))
+    assert 1 <= done < 4
+
+    again = dcnlab("sweep", path, "--jobs", "2")
+    assert again.returncode == 0, again.stdout + again.stderr
+    assert f"4 trials in runs/ablation, {done} finished before" in again.stdout
+    assert f"{4 - done} finished now, 0 failed" in again.stdout
+    assert len(results(path)) == 4
+    assert {file: stamp for file, stamp in stamps().items() if file in before} == before
+    assert {(r["parameters"]["model.deform_layers"], r["parameters"]["seed"]) for r in results(path).values()} == {
+        (layers, seed) for layers in (0, 1) for seed in (0, 1)
+    }
+    assert not processes_of(Path.cwd())
+    sweep_ids = {r["wandb"]["sweep"] for r in results(path).values()}
+    assert sweep_ids == {read(path).id}
+
+    complete = stamps()
+    began = time.monotonic()
+    third = dcnlab("sweep", path)
+    assert time.monotonic() - began < 10
+    assert (third.returncode, third.stderr) == (0, "")
+    assert "4 finished before" in third.stdout
+    assert stamps() == complete
+
+    table = dcnlab("table", path, "--runs", "runs", "--format", "json")
+    assert (table.returncode, table.stderr) == (0, "")
+    assert [(row["model.deform_layers"], row["seeds"]) for row in json.loads(table.stdout)] == [(0, 2), (1, 2)]
+
+
+@pytest.mark.slow
+def test_a_failed_trial_is_shown_with_its_log_and_the_others_go_on(sweep):
+    path = sweep({"model.deform_layers": {"values": [99, 0]}})
+    done = dcnlab("sweep", path, "--jobs", "1")
+    assert (done.returncode, done.stderr) == (1, "")
+    [log] = [line.rpartition(" ")[2] for line in done.stdout.splitlines() if line.startswith("FAILED")]
+    assert Path(log).read_text().splitlines()[-1] in done.stdout
+    assert "99" in Path(log).read_text()
+    assert "1 finished now, 1 failed; the same command runs the 1 missing" in done.stdout
+    assert [r["parameters"] for r in results(path).values()] == [{"model.deform_layers": 0}]
+    assert "\x1b" not in done.stdout
+
+
+@pytest.mark.slow
+def test_a_stopped_sweep_marks_its_trials_and_says_how_to_go_on(sweep):
+    path = sweep({"seed": {"values": [0, 1]}})
+    process = start(path, "--jobs", "1", "trainer.max_steps=1000000")
+    await_(lambda: list(Path("runs").rglob("last.ckpt")), 240)
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(60) == 128 + signal.SIGTERM
+    assert Path("out.txt").read_text().splitlines()[-1] == (
+        "stopped by SIGTERM; the same command goes on with what is missing"
+    )
+    assert not processes_of(Path.cwd())
+    [file] = stamps()
+    assert json.loads(file.read_text())["status"] == "interrupted"
+
+
+def test_one_bad_trial_is_found_before_any_starts(sweep):
+    path = sweep({"model.deform_layers": {"values": [0, "three"]}})
+    done = dcnlab("sweep", path)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr == (
+        "dcnlab: ablation.yaml: trial model.deform_layers=three: sweep: "
+        "model.deform_layers is 'three'; it must be a whole number\n"
+    )
+    assert not Path("runs").exists()
+
+
+@pytest.mark.slow
+def test_limit_starts_no_more_than_asked_and_the_next_call_goes_on(sweep):
+    path = sweep({"seed": {"values": [0, 1, 2]}})
+    first = dcnlab("sweep", path, "--limit", "1", "--out", "elsewhere")
+    assert first.returncode == 0
+    assert "1 finished now, 0 failed; the same command runs the 2 missing" in first.stdout
+    found = list(Path("elsewhere/ablation").glob("*/results.json"))
+    assert [json.loads(file.read_text())["parameters"] for file in found] == [{"seed": 0}]
+    assert not Path("runs").exists()
+
+
+@pytest.mark.slow
+def test_a_wandb_agent_and_our_sweep_make_equal_runs_of_one_file(sweep, tmp_path, monkeypatch):
+    from wandb.wandb_agent import Agent
+
+    path = sweep({"model": {"parameters": {"deform_layers": {"values": [1]}}}, "seed": {"values": [3]}})
+    assert dcnlab("sweep", path).returncode == 0
+    [ours] = results(path).values()
+
+    # wandb's agent writes the parameters and expands the macros of the command; the server alone is not there.
+    shim = tmp_path / "bin" / "dcnlab"
+    shim.parent.mkdir()
+    shim.write_text(f'#!/bin/sh\nexec "{sys.executable}" -P -m dcnlab "$@"\n')
+    shim.chmod(0o755)
+    for name, value in environment(WANDB_MODE="offline", WANDB_SWEEP_ID="s1", WANDB_DIR=str(tmp_path)).items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setenv("PATH", f"{shim.parent}{os.pathsep}{os.environ['PATH']}")
+    (tmp_path / "wandb" / "sweep-s1").mkdir(parents=True)
+    agent = Agent(api=None, queue=None, sweep_id="s1")
+    agent._sweep_command = yaml.safe_load(Path(path).read_text())["command"]
+    parameters = {"model": {"value": {"deform_layers": 1}}, "seed": {"value": 3}}
+    agent._command_run({"type": "run", "run_id": "r1", "program": "tiny.yaml", "args": parameters})
+    assert agent._run_processes["r1"].wait(240) == 0
+    theirs = json.loads(Path("runs/tiny/r1/results.json").read_text())
+    assert theirs["wandb"] == {"id": "r1", "sweep": "s1"}
+    for key in ("parameters", "metrics", "model", "seed", "status"):
+        assert theirs[key] == ours[key], key
+
+
+# The parts, without whole runs.
+
+
+def test_a_child_whose_parent_is_killed_dies_with_it(tmp_path):
+    child = "import dcnlab.lifeline as l, time; l.hold(); print('held', flush=True); time.sleep(60)"
+    parent = (
+        "import os, subprocess, sys, time; from dcnlab import lifeline\n"
+        "env = {**os.environ, lifeline.PARENT: str(os.getpid())}\n"
+        f"p = subprocess.Popen([sys.executable, '-c', {child!r}], env=env, start_new_session=True)\n"
+        "print(p.pid, flush=True); time.sleep(60)"
+    )
+    process = subprocess.Popen([sys.executable, "-c", parent], env=environment(), stdout=subprocess.PIPE, text=True)
+    lines = {process.stdout.readline().strip() for _ in range(2)}
+    pid = int((lines - {"held"}).pop())
+    assert Path(f"/proc/{pid}").exists()
+    process.kill()
+    process.wait()
+    await_(lambda: not Path(f"/proc/{pid}").exists(), 10)
+
+
+def test_a_child_that_comes_too_late_ends_itself():
+    code = "import dcnlab.lifeline as l; l.hold(); print('lives')"
+    done = subprocess.run(
+        [sys.executable, "-c", code], env=environment(**{lifeline.PARENT: "1"}), capture_output=True, text=True
+    )
+    assert (done.returncode, done.stdout) == (1, "")
+
+
+@pytest.mark.parametrize(
+    ("jobs", "devices", "accelerator", "cores", "count", "gpus", "slots"),
+    [
+        (None, 1, "auto", 2, 12, 0, [(None, 1)] * 2),
+        (None, 1, "auto", 16, 12, 0, [(None, 4)] * 4),
+        (None, 1, "auto", 16, 1, 0, [(None, 16)]),
+        (3, 1, "auto", 16, 12, 0, [(None, 5)] * 3),
+        (None, 1, "auto", 16, 12, 4, [("0", 4), ("1", 4), ("2", 4), ("3", 4)]),
+        (None, 2, "gpu", 16, 12, 4, [("0,1", 8), ("2,3", 8)]),
+        (4, 2, "gpu", 16, 12, 4, [("0,1", 4), ("2,3", 4), ("0,1", 4), ("2,3", 4)]),
+        (None, 1, "cpu", 2, 12, 4, [(None, 1)] * 2),
+    ],
+)
+def test_trials_share_gpus_and_cores_out(monkeypatch, jobs, devices, accelerator, cores, count, gpus, slots):
+    monkeypatch.setattr(children, "visible_gpus", lambda: [str(index) for index in range(gpus)])
+    found = children.slots(jobs, devices, accelerator, cores, count)
+    assert [(slot.gpus, slot.threads) for slot in found] == slots
+
+
+def test_a_childs_environment_holds_its_gpus_its_threads_and_our_code(tmp_path, monkeypatch):
+    (tmp_path / "dcnlab").mkdir()
+    (tmp_path / "dcnlab/__main__.py").write_text("import json, os; print(json.dumps(dict(os.environ)))")
+    monkeypatch.setattr(resources, "PACKAGE", tmp_path / "dcnlab")
+    monkeypatch.setenv("WANDB_RUN_ID", "another")
+    child = children.start(["fit"], tmp_path / "log.txt", children.Slot("2,3", 5), {"WANDB_SWEEP_ID": "s"})
+    assert child.process.wait(60) == 0
+    found = json.loads((tmp_path / "log.txt").read_text())
+    wanted = {"CUDA_VISIBLE_DEVICES": "2,3", "OMP_NUM_THREADS": "5", "NUMBA_NUM_THREADS": "5", "WANDB_SWEEP_ID": "s"}
+    assert wanted.items() <= found.items()
+    assert found[lifeline.PARENT] == str(os.getpid())
+    assert "WANDB_RUN_ID" not in found
+    assert os.getpgid(0) != child.process.pid

@@ -1,0 +1,161 @@
+"""Sweep files mean what they mean to wandb; a wrong one is refused before anything starts."""
+
+import json
+import re
+from pathlib import Path
+
+import jsonschema
+import pytest
+import yaml
+
+from dcnlab import resources
+from dcnlab.ablations import search, sweepfile
+from dcnlab.config import ConfigError
+
+SCHEMA = json.loads(Path(__file__).with_name("wandb_sweep_schema.json").read_text())
+
+EXPERIMENT = "trainer: {max_steps: 2}\n"
+SWEEP = {
+    "program": "one.yaml",
+    "command": ["${env}", "dcnlab", "fit", "${program}", "${args_json_file}"],
+    "method": "grid",
+    "parameters": {"model.deform_layers": {"values": [0, 1]}, "seed": {"values": [0, 1, 2]}},
+}
+
+
+@pytest.fixture
+def write(tmp_path, monkeypatch):
+    """A function that writes a sweep file with some keys changed and gives its path."""
+    monkeypatch.chdir(tmp_path)
+    Path("one.yaml").write_text(EXPERIMENT)
+
+    def written(**changes):
+        tree = {key: value for key, value in {**SWEEP, **changes}.items() if value is not None}
+        Path("ablation.yaml").write_text(yaml.safe_dump(tree))
+        return "ablation.yaml"
+
+    return written
+
+
+def all_trials(path, overrides=(), limit=None):
+    return sweepfile.trials(sweepfile.read(path), overrides, limit)
+
+
+@pytest.mark.parametrize("name", resources.names("sweeps"))
+def test_a_packaged_sweep_is_valid_for_wandb(name):
+    jsonschema.validate(yaml.safe_load(resources.find("sweeps", name).read_text()), SCHEMA)
+
+
+@pytest.mark.parametrize("name", resources.names("sweeps"))
+def test_every_trial_of_a_packaged_sweep_has_a_config_that_holds(name):
+    trials = all_trials(name)
+    assert len({trial.id for trial in trials}) == len(trials) > 0
+
+
+def test_quickstart_is_four_layer_counts_by_three_seeds():
+    settings = {(t.config.model.deform_layers, t.config.seed) for t in all_trials("quickstart")}
+    assert settings == {(layers, seed) for layers in range(4) for seed in range(3)}
+
+
+def test_we_know_the_keys_and_distributions_that_wandb_knows():
+    assert set(sweepfile.KEYS) == set(SCHEMA["properties"])
+    assert set(sweepfile.METRIC_KEYS) == set(SCHEMA["definitions"]["metric"]["properties"])
+    known = {}
+    definitions = SCHEMA["definitions"].values()
+    for form in [alternative for definition in definitions for alternative in definition.get("anyOf", [definition])]:
+        properties = form.get("properties", {})
+        for name in properties.get("distribution", {}).get("enum", []):
+            known[name] = set(form.get("required", [])) - {"distribution"}, set(properties) - {"distribution"}
+    ours = {name: (set(needed), {*needed, *optional}) for name, (needed, optional) in search.DISTRIBUTIONS.items()}
+    assert ours == known
+
+
+def test_nested_and_dotted_parameters_are_the_same_trials(write):
+    dotted = all_trials(write())
+    nested = {"model": {"parameters": {"deform_layers": {"values": [0, 1]}}}, "seed": {"values": [0, 1, 2]}}
+    assert [trial.id for trial in all_trials(write(parameters=nested))] == [trial.id for trial in dotted]
+
+
+def test_a_trial_is_known_by_what_it_computes(write):
+    path = write()
+    first = all_trials(path)[0]
+    assert all_trials(path, ["out=elsewhere", "trainer.threads=1", "trainer.progress=false"])[0].id == first.id
+    assert all_trials(path, ["optim.lr=0.5"])[0].id != first.id
+    Path("one.yaml").write_text(EXPERIMENT + "optim: {lr: 0.5}\n")
+    assert all_trials(path)[0].id != first.id
+
+
+def test_an_override_puts_one_value_in_place_of_the_swept_ones(write):
+    trials = all_trials(write(), ["seed=7"])
+    assert [trial.parameters for trial in trials] == [
+        {"model.deform_layers": 0, "seed": 7},
+        {"model.deform_layers": 1, "seed": 7},
+    ]
+    assert all(trial.config.sweep == trial.parameters and trial.config.seed == 7 for trial in trials)
+
+
+def test_run_cap_ends_a_grid_and_a_random_search(write):
+    assert len(all_trials(write(run_cap=2))) == 2
+    space = {"optim.lr": {"min": 0.1, "max": 1.0}}
+    assert len(all_trials(write(method="random", run_cap=3, parameters=space))) == 3
+
+
+def test_a_longer_random_search_keeps_the_trials_it_had(write):
+    space = {"optim.lr": {"min": 0.1, "max": 1.0}}
+    short = all_trials(write(method="random", run_cap=2, parameters=space))
+    longer = all_trials(write(method="random", run_cap=4, parameters=space))
+    assert [trial.id for trial in longer[:2]] == [trial.id for trial in short]
+
+
+def test_key_value_in_the_command_holds_for_every_trial(write):
+    trials = all_trials(write(command=[*SWEEP["command"], "optim.lr=0.5", "name=other"]))
+    assert {trial.config.optim.lr for trial in trials} == {0.5}
+    assert {trial.config.name for trial in trials} == {"other"}
+
+
+def test_the_experiment_may_stand_in_the_command(write):
+    assert len(all_trials(write(program=None, command=["dcnlab", "fit", "one.yaml", "${args_json_file}"]))) == 6
+
+
+@pytest.mark.parametrize(
+    ("changes", "says"),
+    [
+        ({"paramters": {}}, "no such key paramters; nearest: parameters"),
+        ({"metric": {"nmae": "top1"}}, "no such key metric.nmae; nearest: metric.name"),
+        ({"metric": {"name": "top1", "goal": "maximise"}}, "metric.goal is 'maximise'; nearest: maximize"),
+        ({"method": None}, "method is missing; choose from: grid, random"),
+        ({"method": "grd"}, "method is 'grd'; nearest: grid"),
+        ({"method": "bayes"}, "method is 'bayes', which needs wandb's server"),
+        ({"method": "random"}, "random search has no end of its own; state run_cap, or --limit"),
+        ({"parameters": None}, "parameters is missing; it must be a mapping"),
+        ({"parameters": {"seed": {"vlaues": [1]}}}, "no such key parameters.seed.vlaues; nearest: values"),
+        ({"parameters": {"model": {"parameters": {"x": 3}}}}, "parameters.model.x is 3; it must be a mapping"),
+        (
+            {"parameters": {"model.deform_layer": {"values": [1]}}},
+            "no such key model.deform_layer; nearest: model.deform_",
+        ),
+        ({"parameters": {"model.deform_layers": {"values": [0, -1]}}}, "trial model.deform_layers=-1"),
+        ({"parameters": {"optim.lr": {"min": 0.1, "max": 1.0}}}, "a grid takes value, values"),
+        ({"run_cap": 0}, "run_cap is 0; it must be a whole number above 0"),
+        ({"program": None}, "program is missing"),
+        ({"program": "on.yaml"}, "no such file: on.yaml; nearest: one.yaml"),
+        (
+            {"command": ["python", "train.py", "${args}"]},
+            "${args} is no argument of dcnlab fit, which goes by [${env}, dcnlab, fit",
+        ),
+        ({"command": ["python", "train.py", "${args_json_file}"]}, "command must call dcnlab fit"),
+        ({"command": ["dcnlab", "fit", "${program}"]}, "command must call dcnlab fit with the sweep's parameters"),
+        ({"command": "dcnlab fit"}, "command is 'dcnlab fit'; it must be a list"),
+    ],
+)
+def test_a_wrong_sweep_file_is_refused_in_one_line_that_names_the_file(write, changes, says):
+    path = write(**changes)
+    with pytest.raises(ConfigError, match=re.escape(says)) as caught:
+        all_trials(path)
+    assert "ablation.yaml: " in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_what_needs_a_server_is_said_and_not_silently_dropped(write):
+    sweep = sweepfile.read(write(early_terminate={"type": "hyperband", "min_iter": 3}))
+    assert sweep.notes == ("ablation.yaml: early_terminate has no effect without wandb's server",)

@@ -1,0 +1,258 @@
+"""A run leaves what the contract says, however it ends."""
+
+import csv
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from conftest import dcnlab, environment
+from torch import nn
+
+from dcnlab import configfile, cost, experiment, runs, tracking
+from dcnlab.config import ConfigError
+
+
+def fit(path, *overrides):
+    return experiment.fit(configfile.load(path, ["logger.wandb=false", *overrides]))
+
+
+def results(folder):
+    return json.loads((folder / "results.json").read_text())
+
+
+def test_a_run_folder_holds_what_the_contract_names(tiny, tmp_path):
+    args = tmp_path / "args.json"
+    args.write_text('{"model.deform_layers": 1, "seed": 3}')
+    folder = experiment.fit(configfile.load(tiny, [str(args), "id=one"]))
+    assert folder == Path("runs/tiny/one")
+    found = results(folder)
+    assert list(found) == [
+        "schema", "name", "status", "seed", "parameters", "metrics", "model", "cost", "environment", "wandb",
+    ]  # fmt: skip
+    assert (found["schema"], found["name"], found["status"], found["seed"]) == (1, "tiny", "finished", 3)
+    assert found["parameters"] == {"model.deform_layers": 1, "seed": 3}
+    assert 0 <= found["metrics"]["top1"] <= found["metrics"]["top5"] <= 100
+    assert set(found["cost"]) == {"train_seconds", "images_per_second", "peak_memory_bytes"}
+    assert found["cost"]["peak_memory_bytes"] > 1e8
+    assert {"git", "torch", "cuda", "gpu", "world_size"} <= set(found["environment"])
+    assert found["environment"]["world_size"] == 1
+    assert configfile.load_run(folder).model.deform_layers == 1
+    checkpoint = torch.load(folder / "checkpoints/last.ckpt", weights_only=True)
+    assert checkpoint["global_step"] == 2
+    with (folder / "metrics.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert sum(bool(row["train/loss"]) for row in rows) == 2
+    # wandb: offline, in the run folder, and known by the results.
+    assert list(folder.glob(f"wandb/offline-run-*-{found['wandb']['id']}/run-*.wandb"))
+    assert not Path("wandb").exists()
+
+
+def test_the_same_seed_gives_the_same_weights_and_another_does_not(tiny):
+    weights = [
+        torch.load(fit(tiny, f"id={name}", f"seed={seed}") / "checkpoints/last.ckpt", weights_only=True)["state_dict"]
+        for name, seed in (("a", 0), ("b", 0), ("c", 1))
+    ]
+    equal = [all(torch.equal(weights[0][key], other[key]) for key in other) for other in weights[1:]]
+    assert equal == [True, False]
+
+
+def test_evaluate_scores_the_checkpoint_as_the_run_did_and_leaves_the_run_alone(tiny):
+    folder = fit(tiny, "id=one", "trainer.max_steps=4")
+    before = {path: path.stat().st_mtime_ns for path in folder.rglob("*") if path.name != ".lock"}
+    assert experiment.evaluate(folder, []) == results(folder)["metrics"]
+    assert {path: path.stat().st_mtime_ns for path in folder.rglob("*") if path.name != ".lock"} == before
+
+
+class _Stop(experiment.Cost):
+    """Raises in the middle of the second pass."""
+
+    error: BaseException = KeyboardInterrupt()
+    state_key = "Cost"
+
+    def on_train_batch_end(self, trainer, *args):
+        super().on_train_batch_end(trainer, *args)
+        if trainer.global_step == 3:
+            raise self.error
+
+
+@pytest.fixture
+def keep_sigint():
+    """Lightning ignores further Ctrl-C once it has seen one."""
+    before = signal.getsignal(signal.SIGINT)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+def test_an_interrupted_run_resumes_to_the_weights_of_an_uninterrupted_one(tiny, monkeypatch, keep_sigint):
+    whole = fit(tiny, "id=whole", "trainer.max_steps=6")
+    with monkeypatch.context() as patch:
+        patch.setattr(experiment, "Cost", _Stop)
+        with pytest.raises(runs.Interrupted):
+            fit(tiny, "id=part", "trainer.max_steps=6")
+    part = Path("runs/tiny/part")
+    assert results(part)["status"] == "interrupted"
+    assert experiment.resume(part) == part
+    assert results(part)["status"] == "finished"
+    assert results(part)["metrics"] == results(whole)["metrics"]
+    ends = [torch.load(run / "checkpoints/last.ckpt", weights_only=True) for run in (whole, part)]
+    assert all(torch.equal(ends[0]["state_dict"][key], value) for key, value in ends[1]["state_dict"].items())
+    steps = []
+    for run in (whole, part):
+        with (run / "metrics.csv").open() as file:
+            steps.append([(row["step"], row["train/loss"]) for row in csv.DictReader(file) if row["train/loss"]])
+    assert steps[0] == steps[1]
+    with pytest.raises(ConfigError, match="is finished; there is nothing to resume"):
+        experiment.resume(part)
+
+
+def test_a_run_that_fails_says_why_and_raises(tiny, monkeypatch):
+    monkeypatch.setattr(_Stop, "error", RuntimeError("out of\nluck"))
+    monkeypatch.setattr(experiment, "Cost", _Stop)
+    with pytest.raises(RuntimeError, match="luck"):
+        fit(tiny, "id=one", "trainer.max_steps=4")
+    found = results(Path("runs/tiny/one"))
+    assert (found["status"], found["reason"], found["metrics"]) == ("failed", "RuntimeError: out of luck", {})
+    assert runs.read_results(Path("runs/tiny/one")) == found
+
+
+def test_sigterm_leaves_an_interrupted_run_that_says_how_to_go_on(tiny):
+    command = [sys.executable, "-P", "-m", "dcnlab", "fit", tiny, "id=one", "trainer.max_steps=100000"]
+    process = subprocess.Popen(command, env=environment(), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    deadline = time.monotonic() + 120
+    while not Path("runs/tiny/one/checkpoints/last.ckpt").exists():
+        assert process.poll() is None, process.stderr.read()
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+    process.send_signal(signal.SIGTERM)
+    out, err = process.communicate(timeout=60)
+    assert (process.returncode, out, err) == (130, "", "interrupted; go on with: dcnlab resume runs/tiny/one\n")
+    assert results(Path("runs/tiny/one"))["status"] == "interrupted"
+    assert results(Path("runs/tiny/one"))["cost"]["train_seconds"] > 0
+
+
+def test_the_console_shows_the_run_folder_and_nothing_else(tiny):
+    done = dcnlab("fit", tiny, "id=one")
+    assert (done.returncode, done.stdout, done.stderr) == (0, "runs/tiny/one\n", "")
+
+
+def test_a_finished_run_is_not_overwritten_and_an_unfinished_one_is(tmp_path):
+    folder = tmp_path / "run"
+    (folder / "checkpoints").mkdir(parents=True)
+    (folder / "log.txt").write_text("kept")
+    sections = {key: {} for key in ("parameters", "metrics", "model", "cost", "environment")}
+    runs.write_results(folder, {"schema": 1, "status": "failed", **sections})
+    runs.create(folder)
+    assert [path.name for path in folder.iterdir()] == ["log.txt"]
+    runs.write_results(folder, {"schema": 1, "status": "finished", **sections})
+    with pytest.raises(ConfigError, match="holds a finished run"):
+        runs.create(folder)
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", '{"schema": 2}', '{"schema": 1, "status": "done"}', '{"schema": 1}'])
+def test_a_results_file_that_is_not_ours_is_refused_in_one_line(tmp_path, text):
+    (tmp_path / "results.json").write_text(text)
+    with pytest.raises(ConfigError, match=r"results\.json: ") as caught:
+        runs.read_results(tmp_path)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_writer_that_dies_leaves_the_old_results_whole(tmp_path, monkeypatch):
+    path = tmp_path / "results.json"
+    runs.write_whole(path, "old")
+
+    def crash(*_):
+        raise OSError("disk full")
+
+    monkeypatch.setattr(os, "fsync", crash)
+    with pytest.raises(OSError, match="disk full"):
+        runs.write_whole(path, "new")
+    assert path.read_text() == "old"
+
+
+def test_two_processes_cannot_use_one_run_folder(tmp_path):
+    with runs.lock(tmp_path / ".lock"):
+        with pytest.raises(ConfigError, match="is in use by another dcnlab process"):
+            with runs.lock(tmp_path / ".lock"):
+                pass
+    with runs.lock(tmp_path / ".lock"):
+        pass
+
+
+@pytest.mark.parametrize(
+    ("effective", "batch", "world", "batches"), [(None, 16, 2, 1), (64, 16, 1, 4), (64, 16, 2, 2), (16, 16, 1, 1)]
+)
+def test_accumulation_makes_the_effective_batch(tiny, effective, batch, world, batches):
+    overrides = [f"trainer.effective_batch={'null' if effective is None else effective}", f"data.batch_size={batch}"]
+    assert experiment.accumulation(configfile.load(tiny, overrides), world) == batches
+
+
+@pytest.mark.parametrize(("effective", "batch", "world", "fits"), [(8, 16, 1, 8), (8, 8, 4, 2), (24, 16, 1, 8)])
+def test_an_effective_batch_that_cannot_be_made_names_a_batch_size_that_can(tiny, effective, batch, world, fits):
+    config = configfile.load(tiny, [f"trainer.effective_batch={effective}", f"data.batch_size={batch}"])
+    with pytest.raises(ConfigError, match=rf"effective_batch is {effective}; .*; data.batch_size={fits} would do"):
+        experiment.accumulation(config, world)
+
+
+def test_an_accumulated_step_counts_as_one(tiny):
+    folder = fit(tiny, "id=one", "trainer.effective_batch=32", "data.batch_size=8", "trainer.max_steps=2")
+    found = results(folder)["cost"]
+    assert found["images_per_second"] * found["train_seconds"] == pytest.approx(64, rel=0.01)
+    assert torch.load(folder / "checkpoints/last.ckpt", weights_only=True)["global_step"] == 2
+
+
+@pytest.mark.parametrize(
+    ("overrides", "says"),
+    [
+        (["model.deform_layers=99"], "99"),
+        (["data.classes=[cat]"], "cat"),
+        (["data.train=trian"], "trian"),
+        (["data.train=[train,val]"], "digits takes the name of one split"),
+        (["data.name=imagefolder", "data.root=."], "train"),
+        (["trainer.accelerator=gpu"], "trainer: "),
+    ],
+)
+def test_what_cannot_be_built_is_one_line_and_leaves_no_folder(tiny, overrides, says):
+    if "trainer.accelerator=gpu" in overrides and torch.cuda.is_available():
+        pytest.skip("there is a GPU")
+    with pytest.raises(ConfigError, match=says) as caught:
+        fit(tiny, *overrides)
+    assert "\n" not in str(caught.value)
+    assert not Path("runs").exists()
+
+
+def test_macs_are_those_of_a_hand_worked_network():
+    from dcnlab.nn import DeformConv2d
+
+    plain = nn.Sequential(nn.Conv2d(3, 8, 3, stride=2, padding=1), nn.Flatten(), nn.Linear(8 * 5 * 4, 6))
+    image = torch.zeros(1, 3, 10, 8)
+    assert cost.macs(plain, image) == 8 * 5 * 4 * 3 * 9 + 160 * 6
+    grouped = nn.Conv2d(4, 8, 3, groups=2, bias=False)
+    assert cost.macs(grouped, torch.zeros(2, 4, 5, 5)) == 2 * 8 * 3 * 3 * 2 * 9
+    deformable = DeformConv2d(4, 8, 3, padding=1, bias=False)
+    own, offsets = 8 * 6 * 7 * 4 * 9, 18 * 6 * 7 * 4 * 9
+    assert cost.macs(deformable, torch.zeros(1, 4, 6, 7)) == own + offsets
+    assert plain.training
+
+
+def test_wandb_is_offline_unless_somebody_says_otherwise(monkeypatch):
+    for name in ("WANDB_MODE", "WANDB_SWEEP_ID", "WANDB_API_KEY"):
+        monkeypatch.delenv(name, raising=False)
+    assert tracking.wandb_mode() == "offline"
+    monkeypatch.setenv("WANDB_MODE", "disabled")
+    assert tracking.wandb_mode() == "disabled"
+    monkeypatch.setenv("WANDB_MODE", "onlin")
+    with pytest.raises(ConfigError, match="WANDB_MODE is 'onlin'; nearest: online"):
+        tracking.wandb_mode()
+
+
+def test_wandb_online_without_a_key_is_refused_and_never_asks(tiny):
+    done = dcnlab("fit", tiny, WANDB_MODE="online", NETRC="/nonexistent", HOME=str(Path.cwd()), timeout=120)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr == "dcnlab: WANDB_MODE is online, and there is no key: run `wandb login`, or unset WANDB_MODE\n"
+    assert not Path("runs").exists()

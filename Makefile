@@ -1,0 +1,51 @@
+# What a developer or a first user needs; `make` alone prints this list.
+
+PYTHON ?= python3
+VENV   := .venv
+BIN    := $(VENV)/bin
+PIP    := $(BIN)/python -m pip install --quiet --constraint constraints.txt
+
+.DEFAULT_GOAL := help
+.PHONY: help quickstart install test gpu-test lint format wheel clean
+
+help:  ## print this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+quickstart: install  ## train the first ablation on embedded digits (12 trials, minutes on two cores), print its table
+	$(BIN)/dcnlab sweep sweeps/quickstart.yaml --out runs
+	$(BIN)/dcnlab table sweeps/quickstart.yaml --runs runs
+
+install: $(VENV)/.installed  ## make a virtual environment in .venv and install dcnlab into it
+
+test: $(VENV)/.installed-test  ## run the whole test-suite
+	$(BIN)/python -m pytest --numprocesses 2
+
+gpu-test: $(VENV)/.installed-test  ## run the tests that need a CUDA GPU
+	$(BIN)/python -m pytest -m gpu
+
+lint: $(VENV)/.installed-test  ## check style and types
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/mypy
+
+format: $(VENV)/.installed-test  ## put the code in its one form
+	$(BIN)/ruff check --fix-only --quiet
+	$(BIN)/ruff format
+
+wheel: $(VENV)/.installed-test  ## build a wheel into dist/
+	$(BIN)/python -m build --wheel
+
+clean:  ## remove the environment and what was built; runs/ stays
+	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache
+
+$(VENV)/.installed: pyproject.toml constraints.txt | $(VENV)/bin/python
+	$(PIP) --editable .
+	@touch $@
+
+$(VENV)/.installed-test: pyproject.toml constraints.txt | $(VENV)/bin/python
+	$(PIP) --editable '.[test]'
+	@touch $@ $(VENV)/.installed
+
+$(VENV)/bin/python:
+	@$(PYTHON) -c 'import sys; sys.exit(f"dcnlab needs Python 3.11 or newer, this is {sys.version.split()[0]}: make PYTHON=python3.12" if sys.version_info < (3, 11) else 0)'
+	$(PYTHON) -m venv $(VENV)

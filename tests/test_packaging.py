@@ -1,0 +1,60 @@
+"""What a wheel brings along, and what its metadata promise."""
+
+import subprocess
+import sys
+import tomllib
+import zipfile
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
+
+
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory) -> zipfile.ZipFile:
+    folder = tmp_path_factory.mktemp("wheel")
+    source = folder / "source"
+    subprocess.run(["git", "clone", "--quiet", str(ROOT), str(source)], check=True)
+    command = [sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", str(folder), str(source)]
+    subprocess.run(command, check=True, capture_output=True)
+    return zipfile.ZipFile(next(folder.glob("*.whl")))
+
+
+def tracked(*patterns: str) -> set[str]:
+    listed = subprocess.run(["git", "ls-files", *patterns], cwd=ROOT, check=True, capture_output=True, text=True)
+    return set(listed.stdout.split())
+
+
+def test_every_python_folder_is_in_the_wheel():
+    folders = {str(Path(name).parent).replace("/", ".") for name in tracked("dcnlab/*.py")}
+    listed = {name for name in PROJECT["tool"]["setuptools"]["packages"] if "_files" not in name}
+    assert folders == listed
+
+
+def test_the_wheel_holds_every_kernel_experiment_sweep_and_digit(wheel):
+    names = set(wheel.namelist())
+    for folder in ("cuda_kernels", "experiments", "sweeps"):
+        files = tracked(folder)
+        assert files
+        assert {f"dcnlab/_files/{name}" for name in files} <= names
+    assert tracked("dcnlab") <= names
+    assert not [name for name in names if name.startswith(("tests/", "benchmarks/"))]
+
+
+def test_the_embedded_data_stay_below_two_mebibytes_and_keep_their_attribution(wheel):
+    digits = [info for info in wheel.infolist() if info.filename.startswith("dcnlab/data/mnist/")]
+    assert sum(info.file_size for info in digits) <= 2 << 20
+    assert "CC BY-SA 3.0" in wheel.read("dcnlab/data/mnist/ATTRIBUTION.md").decode()
+
+
+def test_constraints_lie_within_the_ranges():
+    from packaging.requirements import Requirement
+
+    pinned = dict(line.split("==") for line in (ROOT / "constraints.txt").read_text().splitlines() if "==" in line)
+    pinned = {name.lower().replace("_", "-"): version for name, version in pinned.items()}
+    wanted = PROJECT["project"]["dependencies"] + PROJECT["project"]["optional-dependencies"]["test"]
+    for requirement in map(Requirement, wanted):
+        if requirement.name != "setuptools":
+            assert requirement.specifier.contains(pinned[requirement.name.lower()]), requirement

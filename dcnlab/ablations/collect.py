@@ -83,9 +83,9 @@ def of_sweep(sweep: Sweep, trials: Sequence[Trial], found: Sequence[Record]) -> 
     elif akin:
         _refuse_mixture(akin)
         chosen = akin
-        trial = keyed[digest(akin[0].results["parameters"])]
-        differences = _differences(akin[0].settings, configfile.settings(trial.config))
-        collection.notes.append(f"the runs differ from {sweep.path} in: {differences} there")
+        meant = configfile.settings(keyed[digest(akin[0].results["parameters"])].config)
+        differences = _differences(akin[0].settings, "in the runs", meant, "in the file")
+        collection.notes.append(f"the settings are not those of {sweep.path}: {differences}")
     else:
         raise ConfigError(f"no run of {sweep.path} found; make them with: dcnlab sweep {sweep.path}")
     best = _one_each(collection, chosen)
@@ -135,23 +135,25 @@ def _one_each(collection: Collection, chosen: Sequence[Record]) -> dict[str, Rec
 
 def _note_others(collection: Collection, chosen: Record, others: Sequence[Record]) -> None:
     for other in {digest(record.rest): record for record in others}.values():
-        differences = _differences(other.rest, {key: chosen.settings.get(key) for key in other.rest})
-        collection.notes.append(f"left out: {other.folder} and others like it, with {differences} in the table")
+        shown = {key: chosen.settings.get(key) for key in other.rest}
+        differences = _differences(other.rest, "there", shown, "in the table")
+        collection.notes.append(f"left out: {other.folder} and others like it: {differences}")
 
 
 def _refuse_mixture(records: Sequence[Record]) -> None:
     kinds = {digest(record.rest): record for record in records}
     if len(kinds) > 1:
         one, other = list(kinds.values())[:2]
+        differences = _differences(one.rest, f"in {one.folder}", other.rest, f"in {other.folder}")
         raise ConfigError(
-            f"the runs are of {len(kinds)} settings, which one table cannot mix: {one.folder} has "
-            f"{_differences(one.rest, other.rest)} in {other.folder}; choose by key=value or by --runs"
+            f"the runs are of {len(kinds)} settings, which one table cannot mix; choose by key=value or by --runs: "
+            + differences
         )
 
 
-def _differences(one: dict[str, Any], other: dict[str, Any]) -> str:
-    keys = [key for key in [*one, *(key for key in other if key not in one)] if one.get(key) != other.get(key)]
-    return ", ".join(f"{key} {one.get(key)}, not {other.get(key)}," for key in keys).rstrip(",") + " as"
+def _differences(one: dict[str, Any], here: str, other: dict[str, Any], there: str) -> str:
+    keys = [key for key in {**one, **other} if one.get(key) != other.get(key)]
+    return ", ".join(f"{key} is {one.get(key)} {here} and {other.get(key)} {there}" for key in keys)
 
 
 def _note_code(collection: Collection) -> None:
@@ -159,5 +161,5 @@ def _note_code(collection: Collection) -> None:
     for key in ("git", "dcnlab", "torch"):
         values = Counter(str(record.results["environment"].get(key)) for record in used)
         if len(values) > 1:
-            shown = ", ".join(f"{value} ({count} runs)" for value, count in values.items())
+            shown = ", ".join(f"{value} ({count})" for value, count in values.items())
             collection.notes.append(f"the runs are of different code: {key} is {shown}")

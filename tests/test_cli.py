@@ -1,0 +1,153 @@
+"""What the user can mend is one line and exit status 2; the command line starts at once."""
+
+import json
+import re
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from conftest import dcnlab, environment
+
+SWEEP = """
+program: tiny.yaml
+command: ["${env}", dcnlab, fit, "${program}", "${args_json_file}"]
+method: grid
+parameters: {seed: {values: [0]}}
+"""
+
+
+@pytest.fixture
+def files(tiny):
+    """A folder with the files that the wrong commands below speak of."""
+    Path("sweep.yaml").write_text(SWEEP)
+    Path("misspelt.yaml").write_text(SWEEP.replace("method", "metod"))
+    Path("broken.yaml").write_text("model: [1\n")
+    Path("flowers").mkdir()
+    Path("args.json").write_text('{"model.deform_layer": 1}')
+
+
+@pytest.mark.parametrize(
+    ("command", "says"),
+    [
+        ("fit tiny.yaml model.deform_layer=3", "no such key model.deform_layer; nearest: model.deform_layers"),
+        ("fit tiny.yaml model.deform_layers=three", "model.deform_layers is 'three'; it must be a whole number"),
+        ("fit tiny.yaml args.json", "args.json: no such key model.deform_layer; nearest: model.deform_layers"),
+        ("fit tny.yaml", "no such file: tny.yaml; nearest: tiny.yaml"),
+        ("fit broken.yaml", "broken.yaml: not YAML"),
+        (
+            "fit tiny.yaml data.name=imagefolder data.root=flower",
+            "data.root is 'flower', and there is no such folder; nea",
+        ),
+        ("fit tiny.yaml deform", "deform: no such file; after the experiment come key=value"),
+        ("sweep misspelt.yaml", "misspelt.yaml: no such key metod; nearest: method"),
+        ("sweep swep.yaml", "no such file: swep.yaml; nearest: sweep.yaml"),
+        ("sweep sweep.yaml data.rot=x", "no such key data.rot; nearest: data.root"),
+        ("sweep sweep.yaml --jobs none", "Invalid value for '--jobs'"),
+        ("sweep sweep.yaml --job 2", "No such option: --job"),
+        ("table sweep.yaml --runs nowhere", "--runs nowhere: no such folder"),
+        ("table sweep.yaml --format html", "--format is 'html'; choose from: rich, markdown, latex, csv, json"),
+        ("evaluate runs/x", "no such run: runs/x"),
+        ("resume .", ". is no run folder: it has no config.yaml"),
+        ("data preview --split tst", "--split is 'tst'; nearest: test"),
+        ("fit", "Missing argument 'EXPERIMENT.yaml'"),
+        ("swep", "No such command 'swep'; nearest: sweep"),
+        ("data previw", "No such command 'previw'; nearest: preview"),
+    ],
+)
+def test_a_mistake_is_one_line_and_exit_status_two(files, command, says):
+    done = dcnlab(*command.split())
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.startswith("dcnlab: ")
+    assert says in done.stderr
+    assert done.stderr.count("\n") == 1
+    assert "Traceback" not in done.stderr
+    assert not Path("runs").exists()
+
+
+def test_what_only_building_finds_is_one_line_too(files):
+    done = dcnlab("fit", "tiny.yaml", "model.deform_layers=99")
+    assert (done.returncode, done.stdout) == (2, "")
+    assert re.fullmatch(r"dcnlab: .*99.*\n", done.stderr)
+    assert not Path("runs").exists()
+
+
+def test_help_comes_within_a_second_and_names_every_command():
+    times = []
+    for _ in range(3):
+        began = time.monotonic()
+        done = dcnlab("--help")
+        times.append(time.monotonic() - began)
+        assert done.returncode == 0
+    assert min(times) < 1
+    for command in ("fit", "evaluate", "resume", "sweep", "table", "doctor", "data"):
+        assert re.search(rf"\b{command}\b", done.stdout), command
+
+
+def test_the_command_line_loads_no_heavy_package_before_it_needs_one():
+    code = "import sys, dcnlab.cli; print([n for n in ('torch', 'numpy', 'pandas', 'wandb') if n in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", code], env=environment(), capture_output=True, text=True)
+    assert done.stdout == "[]\n"
+
+
+def test_version_is_printed():
+    done = dcnlab("--version")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert re.fullmatch(r"dcnlab (\d+\.\d+\.\d+.*|from a checkout)\n", done.stdout)
+
+
+def test_our_own_bug_keeps_its_traceback(tiny):
+    code = (
+        "from dcnlab import cli, configfile\n"
+        "configfile.load = lambda *a: 1 / 0\n"
+        "import sys; sys.argv = ['dcnlab', 'fit', 'tiny.yaml']\n"
+        "cli.main()"
+    )
+    done = subprocess.run([sys.executable, "-c", code], env=environment(), capture_output=True, text=True)
+    assert done.returncode == 1
+    assert "ZeroDivisionError" in done.stderr
+
+
+def test_evaluate_prints_the_scores_that_the_run_printed(tiny):
+    assert dcnlab("fit", tiny, "id=one", "logger.wandb=false").returncode == 0
+    done = dcnlab("evaluate", "runs/tiny/one", "--format", "json")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert json.loads(done.stdout) == json.loads(Path("runs/tiny/one/results.json").read_text())["metrics"]
+
+
+def test_preview_writes_a_picture_for_every_task(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for task in ("classification", "detection", "segmentation"):
+        done = dcnlab("data", "preview", "--task", task, "--out", f"{task}.png", "--rows", 1, "--columns", 2)
+        assert (done.returncode, done.stdout, done.stderr) == (0, f"{task}.png\n", "")
+        assert Path(f"{task}.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_doctor_says_what_works_and_what_is_missing():
+    done = dcnlab("doctor", CUDA_VISIBLE_DEVICES="")
+    assert (done.returncode, done.stderr) == (0, ""), done.stdout
+    assert "FAILED" not in done.stdout
+    for line in (
+        r"ok     torch 2\.",
+        r"--     no GPU",
+        r"ok     deform_conv2d, cpu, forward and backward: equals the reference to \de-\d\d",
+        r"ok     deform_conv2d\.cu: .*variants for sm_90|--     none compiled: ",
+        r"ok     digits \(embedded\): 7000 train, 1000 val, 2000 test",
+        r"--     imagefolder: ",
+        r"ok     sweeps: .*quickstart",
+        r"ok     mode: offline",
+    ):
+        assert re.search(line, done.stdout), line
+
+
+def test_doctor_reports_a_broken_operator_and_exits_with_one(monkeypatch, capsys):
+    from dcnlab import doctor
+
+    def broken(device):
+        raise RuntimeError("differs\nbadly")
+
+    monkeypatch.setattr(doctor, "_operator", broken)
+    monkeypatch.setattr(doctor, "_CHECKS", (("operators", doctor.operators),))
+    assert doctor.run() == 1
+    assert "FAILED deform_conv2d, cpu, forward and backward: RuntimeError: differs badly" in capsys.readouterr().out

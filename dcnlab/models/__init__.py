@@ -1,0 +1,1 @@
+"""The paper's networks, as plain nn.Modules built from torchvision's parts."""

@@ -1,0 +1,138 @@
+"""Classifiers: torchvision's networks, surgery where asked, and a clear word about weights that do not fit."""
+
+from urllib.error import URLError
+
+import pytest
+import torch
+import torchvision
+from torch import nn
+
+from dcnlab.config import ConfigError
+from dcnlab.models.resnet import classifier, resnet10_slim
+from dcnlab.nn import DeformConv2d
+
+
+def deformable(model):
+    return [name for name, module in model.named_modules() if isinstance(module, DeformConv2d)]
+
+
+def test_the_slim_network_has_four_blocks_and_keeps_a_7x7_map():
+    model = resnet10_slim(5)
+    convs = [m for m in model.modules() if isinstance(m, nn.Conv2d) and m.kernel_size == (3, 3)]
+    assert [conv.out_channels for conv in convs] == [16, 16, 16, 24, 24, 32, 32, 48, 48]
+    shapes = []
+    model.layer4.register_forward_hook(lambda module, args, output: shapes.append(tuple(output.shape)))
+    assert model(torch.zeros(2, 3, 56, 56)).shape == (2, 5)
+    assert shapes == [(2, 48, 7, 7)]
+
+
+def test_the_last_n_convolutions_become_deformable_and_the_output_stays():
+    images = torch.randn(2, 3, 56, 56, generator=torch.Generator().manual_seed(0))
+    outputs = []
+    for layers in range(4):
+        torch.manual_seed(1)
+        model = classifier("resnet10_slim", 10, deform_layers=layers).eval()
+        names = ["layer4.0.conv2", "layer4.0.conv1", "layer3.0.conv2"][:layers]
+        assert sorted(deformable(model)) == sorted(names)
+        outputs.append(model(images))
+    for output in outputs[1:]:
+        assert torch.allclose(output, outputs[0], atol=1e-5)
+
+
+def test_options_reach_the_deformable_layers():
+    layer = classifier("resnet10_slim", 10, deform_layers=1, offset_groups=4, modulated=True).layer4[0].conv2
+    assert layer.offset_conv.out_channels == 4 * 9 * 3
+
+
+def test_dilation_reaches_the_last_stage_alone_and_its_offsets_too():
+    model = classifier("resnet10_slim", 10, dilation=2, deform_layers=1)
+    dilated = [name for name, m in model.named_modules() if isinstance(m, nn.Conv2d) and m.dilation == (2, 2)]
+    assert dilated == ["layer4.0.conv1", "layer4.0.conv2", "layer4.0.conv2.offset_conv"]
+    assert model(torch.zeros(1, 3, 56, 56)).shape == (1, 10)
+
+
+def test_torchvisions_networks_give_torchvisions_logits(tmp_path):
+    torch.manual_seed(0)
+    theirs = torchvision.models.resnet18(num_classes=7).eval()
+    torch.save(theirs.state_dict(), tmp_path / "r18.pt")
+    ours = classifier("resnet18", 7, weights=str(tmp_path / "r18.pt"), deform_layers=3).eval()
+    assert len(deformable(ours)) == 3
+    images = torch.randn(2, 3, 64, 64)
+    assert torch.allclose(ours(images), theirs(images), atol=1e-4)
+
+
+def test_another_number_of_classes_takes_all_weights_but_the_last_layers(tmp_path):
+    torch.save(resnet10_slim(10).state_dict(), tmp_path / "ten.pt")
+    model = classifier("resnet10_slim", 3, weights=str(tmp_path / "ten.pt"))
+    saved = torch.load(tmp_path / "ten.pt", weights_only=True)
+    assert torch.equal(model.layer4[0].conv2.weight, saved["layer4.0.conv2.weight"])
+    assert model.fc.weight.shape == (3, 48)
+
+
+def complaint(*args, **kwargs):
+    """The error's text, which is one line."""
+    with pytest.raises(ConfigError, match=r"\A[^\n]+\Z") as caught:
+        classifier(*args, **kwargs)
+    return str(caught.value)
+
+
+def test_weights_that_do_not_fit_name_the_first_parameters(tmp_path):
+    path = tmp_path / "w.pt"
+    state = resnet10_slim(10).state_dict()
+    torch.save({k: v for k, v in state.items() if not k.startswith("layer2")}, path)
+    message = complaint("resnet10_slim", 10, weights=str(path))
+    assert "missing: layer2.0.conv1.weight" in message
+    assert "more" in message
+    torch.save(state | {"extra.weight": torch.zeros(1)}, path)
+    assert "unexpected: extra.weight" in complaint("resnet10_slim", 10, weights=str(path))
+    torch.save(state | {"conv1.weight": torch.zeros(8, 3, 3, 3)}, path)
+    assert "conv1.weight is 8x3x3x3, should be 16x3x3x3" in complaint("resnet10_slim", 10, weights=str(path))
+
+
+def test_files_that_are_no_state_dict_are_refused(tmp_path):
+    path = tmp_path / "w.pt"
+    assert str(path) in complaint("resnet18", 10, weights=str(path))
+    path.write_bytes(b"no weights here")
+    assert "state dict" in complaint("resnet18", 10, weights=str(path))
+    torch.save([1, 2], path)
+    assert "state dict" in complaint("resnet18", 10, weights=str(path))
+
+
+class Malicious:
+    def __reduce__(self):
+        return print, ("code ran",)
+
+
+def test_a_weights_file_cannot_run_code(tmp_path, capsys):
+    torch.save({"conv1.weight": Malicious()}, tmp_path / "w.pt")
+    complaint("resnet18", 10, weights=str(tmp_path / "w.pt"))
+    assert "code ran" not in capsys.readouterr().out
+
+
+def test_imagenet_without_a_network_says_so_in_one_line(monkeypatch):
+    def unreachable(*args, **kwargs):
+        raise URLError("Name or service not known")
+
+    monkeypatch.setattr("torchvision.models._api.load_state_dict_from_url", unreachable)
+    message = complaint("resnet50", 10, weights="imagenet")
+    assert "resnet50" in message
+    assert "cannot be downloaded" in message
+    assert "does not have" in complaint("resnet10_slim", 10, weights="imagenet")
+
+
+def test_imagenet_weights_load_without_their_head(monkeypatch):
+    torch.manual_seed(0)
+    state = torchvision.models.resnet18().state_dict()
+    monkeypatch.setattr("torchvision.models._api.load_state_dict_from_url", lambda *args, **kwargs: state)
+    model = classifier("resnet18", 12, weights="imagenet")
+    assert torch.equal(model.layer4[1].conv2.weight, state["layer4.1.conv2.weight"])
+    assert model.fc.out_features == 12
+
+
+def test_more_deformable_layers_or_groups_than_there_can_be_name_the_field():
+    assert "model.deform_layers is 99" in complaint("resnet10_slim", 10, deform_layers=99)
+    assert "model.offset_groups 5" in complaint("resnet10_slim", 10, deform_layers=1, offset_groups=5)
+
+
+def test_an_unknown_network_names_those_there_are():
+    assert "resnet10_slim" in complaint("resnet19", 10)

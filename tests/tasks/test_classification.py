@@ -34,17 +34,17 @@ def small_net(classes):
 def test_a_few_dozen_steps_learn_upright_zeros_and_ones():
     """Chance is 50% and a loss of ln 2 = 0.69."""
     pl.seed_everything(0, verbose=False)
-    geometry = Geometry(image_size=40, rotation=20, scale=(2, 2.5), clutter=0)
+    geometry = Geometry(image_size=40, rotation=20, scale=(2, 2.5), shear=0.1, warp=0.02, clutter=0)
     data = DigitsDataModule(geometry, classes=["0", "1"], train_length=640, batch_size=32)
     task = Classification(small_net(2), data.classes, OptimConfig(lr=0.05))
     run = trainer(max_epochs=3)
     run.fit(task, datamodule=data)
     assert run.global_step == 60
     assert run.callback_metrics["train/loss"] < 0.25
-    assert run.callback_metrics["val/top1"] > 90
+    assert run.callback_metrics["val/top1"] > 80
     scores = run.test(task, datamodule=data, verbose=False)[0]
     assert scores.keys() == {"test/top1"}
-    assert scores["test/top1"] > 90
+    assert scores["test/top1"] > 80
 
 
 class Lookup(nn.Module):

@@ -1,5 +1,6 @@
 """What a wheel brings along, and what its metadata promise."""
 
+import shutil
 import subprocess
 import sys
 import tomllib
@@ -16,7 +17,9 @@ PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
 def wheel(tmp_path_factory) -> zipfile.ZipFile:
     folder = tmp_path_factory.mktemp("wheel")
     source = folder / "source"
-    subprocess.run(["git", "clone", "--quiet", str(ROOT), str(source)], check=True)
+    for name in tracked():  # not the folder itself: building there would leave files behind
+        (source / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(ROOT / name, source / name)
     command = [sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", str(folder), str(source)]
     subprocess.run(command, check=True, capture_output=True)
     return zipfile.ZipFile(next(folder.glob("*.whl")))
@@ -56,5 +59,4 @@ def test_constraints_lie_within_the_ranges():
     pinned = {name.lower().replace("_", "-"): version for name, version in pinned.items()}
     wanted = PROJECT["project"]["dependencies"] + PROJECT["project"]["optional-dependencies"]["test"]
     for requirement in map(Requirement, wanted):
-        if requirement.name != "setuptools":
-            assert requirement.specifier.contains(pinned[requirement.name.lower()]), requirement
+        assert requirement.specifier.contains(pinned[requirement.name.lower()]), requirement

@@ -95,15 +95,15 @@ def backward(
     grad_pixels = torch.zeros(g.batch * g.height * g.width * g.channels if wants_input else 0, dtype=call.dtype)
     grad_places = call.empty(g.pixels if wants_places else 0, g.taps, g.offset_groups, 3)
     grad_filters = torch.zeros(g.groups, g.group_filters, call.depth, dtype=call.dtype)
-    grad_columns = call.empty(call.rows if wants_columns else 0, width)
+    grad_columns = call.empty(0, width)
     columns = call.empty(call.rows if wants_weight else 0, width)
     sums = call.empty(len(blocks), call.rows if wants_places else 0, g.taps, g.offset_groups, 3)
 
     for start, stop in call.chunks():
         size = stop - start
         if wants_columns:
-            for group, filters in enumerate(call.filters):
-                call.group(grad_columns[:size], group).copy_(product(grads[start:stop, group], filters))
+            parts_of_columns = [product(grads[start:stop, n], filters) for n, filters in enumerate(call.filters)]
+            grad_columns = parts_of_columns[0] if g.groups == 1 else torch.cat(parts_of_columns, 1)
         sums.zero_()
         parts = [(image, block) for image in range(start // area, -(-stop // area)) for block in range(len(blocks))]
         work = functools.partial(_take_back, call, blocks, parts, start, stop, grad_columns, columns, sums, grad_pixels)

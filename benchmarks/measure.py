@@ -1,0 +1,118 @@
+"""Time, memory and the machine: what every benchmark here shares."""
+
+from __future__ import annotations
+
+import datetime
+import multiprocessing
+import os
+import platform
+import statistics
+import time
+from collections.abc import Callable, Sequence
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+
+Work = Callable[[], object]
+
+
+def seconds(works: Sequence[Work], rounds: int, device: str, least: float = 0.02) -> list[float]:
+    """Median time of each of several pieces of work, taken in turns so that a slow spell of the machine hits all.
+
+    Args:
+        works: called without arguments; each is warmed up twice first, so no compilation is timed.
+        rounds: turns.
+        device: cpu or cuda; on CUDA, events around the calls.
+        least: calls are repeated within a turn until they take about so long together.
+    """
+    repeats = []
+    for work in works:
+        work()
+        took = _once(work, 1, device)
+        repeats.append(max(1, min(200, round(least / max(took, 1e-9)))))
+    taken: list[list[float]] = [[] for _ in works]
+    for _ in range(rounds):
+        for index, work in enumerate(works):
+            taken[index].append(_once(work, repeats[index], device))
+    return [statistics.median(times) for times in taken]
+
+
+def _once(work: Work, repeats: int, device: str) -> float:
+    if device == "cuda":
+        begin, end = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
+        torch.cuda.synchronize()
+        begin.record()
+        for _ in range(repeats):
+            work()
+        end.record()
+        end.synchronize()
+        return begin.elapsed_time(end) / 1e3 / repeats
+    begun = time.perf_counter()
+    for _ in range(repeats):
+        work()
+    return (time.perf_counter() - begun) / repeats
+
+
+def peak_bytes(make: Callable[..., Work], args: tuple[Any, ...], device: str) -> int:
+    """Most memory that one call holds above what it was given.
+
+    Args:
+        make: a module-level function that builds the work from `args`.
+        args: picklable.
+        device: on cuda torch's own count; on cpu the growth of a fresh process's largest resident set, after a call on
+            the smallest arguments that `make` takes with `small=True` has loaded and compiled all code.
+    """
+    if device == "cuda":
+        work = make(*args)
+        work()
+        torch.cuda.reset_peak_memory_stats()
+        before = torch.cuda.memory_allocated()
+        work()
+        return torch.cuda.max_memory_allocated() - before
+    os.environ["MALLOC_MMAP_THRESHOLD_"] = "65536"  # in the child, what is freed leaves the process at once
+    with multiprocessing.get_context("spawn").Pool(1) as pool:
+        return pool.apply(_resident_growth, (make, args))
+
+
+def _resident_growth(make: Callable[..., Work], args: tuple[Any, ...]) -> int:
+    make(*args, small=True)()
+    work = make(*args)
+    Path("/proc/self/clear_refs").write_text("5")  # the peak starts anew from what is resident now
+    before = _high_water()
+    work()
+    return _high_water() - before
+
+
+def _high_water() -> int:
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("VmHWM"))
+
+
+def machine(device: str) -> dict[str, Any]:
+    """What a result must name: device, versions, threads and the day."""
+    return {
+        "date": datetime.datetime.now(tz=datetime.UTC).date().isoformat(),
+        "device": torch.cuda.get_device_name() if device == "cuda" else _cpu_name(),
+        "threads": torch.get_num_threads(),
+        "python": platform.python_version(),
+        "cuda": torch.version.cuda if device == "cuda" else None,
+        **{name: version(name) for name in ("torch", "torchvision", "numba", "numpy", "dcnlab")},
+    }
+
+
+def _cpu_name() -> str:
+    lines = Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").exists() else []
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return f"{names[0] if names else platform.processor()}, {len(names)} cores"
+
+
+def ceilings(dtype: torch.dtype, device: str) -> tuple[float, float]:
+    """What the machine reaches here and now: operations a second of a large product, bytes a second of a large copy."""
+    size, length = (8192, 1 << 30) if device == "cuda" else (2048, 1 << 27)
+    a, b = (torch.randn(size, size, device=device, dtype=dtype) for _ in range(2))
+    source = torch.randn(length // 4, device=device)
+    target = torch.empty_like(source)
+    product, copy = seconds([lambda: a @ b, lambda: target.copy_(source)], 5, device)
+    return 2 * size**3 / product, 2 * length / copy

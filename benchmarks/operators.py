@@ -1,0 +1,129 @@
+"""Deformable convolution beside torchvision's and the plain convolution of the same shape, in one run.
+
+    python benchmarks/operators.py                                  on the CPU, float32
+    python benchmarks/operators.py --device cuda --dtype bfloat16   on a GPU; float32 with --tf32, or strict without
+
+Prints a table, and with --out writes JSON that names device, versions and date. "forward" is the operator alone,
+"both" forward and all gradients. Peers are given what they like best: contiguous maps to torchvision, channels-last to
+cuDNN and oneDNN, and our operator gets both.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import measure
+import torch
+import torchvision
+from tabulate import tabulate
+from torch.nn import functional
+
+from dcnlab.ops import deform_conv2d
+
+KINDS = ("ours", "ours_channels_last", "torchvision", "plain")
+
+
+@dataclass(frozen=True)
+class Shape:
+    """A square 3x3 layer with as many filters as channels."""
+
+    channels: int
+    height: int
+    width: int
+    batch: int = 1
+    dilation: int = 1
+
+    def __str__(self) -> str:
+        return f"{self.channels}x{self.height}x{self.width} d{self.dilation} n{self.batch}"
+
+
+SHAPES = {
+    "paper": [Shape(512, 38, 63, dilation=2), Shape(512, 64, 64), Shape(256, 64, 64), Shape(128, 128, 128)],
+    "resnet": [Shape(c, s, s, n) for c, s in ((64, 128), (128, 64), (256, 32), (512, 32)) for n in (1, 2, 8)],
+}
+SHAPES["main"] = SHAPES["paper"][:1]
+
+
+def make(kind: str, shape: Shape, dtype: torch.dtype, device: str, backward: bool, small: bool = False) -> measure.Work:
+    """The work of one kind: a forward pass, or a forward and backward pass."""
+    torch.manual_seed(0)
+    shape = Shape(shape.channels, 8, 8, dilation=shape.dilation) if small else shape
+    maps = (shape.batch, shape.channels, shape.height, shape.width)
+    layout = torch.channels_last if kind in ("ours_channels_last", "plain") else torch.contiguous_format
+    input, weight, grad = (
+        torch.randn(size, device=device, dtype=dtype).contiguous(memory_format=layout)
+        for size in (maps, (shape.channels, shape.channels, 3, 3), maps)
+    )
+    offset = torch.randn(shape.batch, 18, *maps[2:], device=device) * 2
+    if kind == "torchvision":
+        offset = offset.to(dtype)  # it takes one dtype only
+    sizes = {"padding": shape.dilation, "dilation": shape.dilation}
+    leaves = [t.requires_grad_(backward) for t in ((input, weight) if kind == "plain" else (input, offset, weight))]
+    call: Any = {"plain": functional.conv2d, "torchvision": torchvision.ops.deform_conv2d}.get(kind, deform_conv2d)
+    if not backward:
+        return lambda: call(*leaves, **sizes)
+    return lambda: torch.autograd.grad(call(*leaves, **sizes), leaves, grad)
+
+
+def floor_seconds(shape: Shape, dtype: torch.dtype, backward: bool, flops: float, bandwidth: float) -> float:
+    """The least time: the products' operations, or each tensor moved once, whichever takes longer."""
+    pixels, passes = shape.batch * shape.height * shape.width, 3 if backward else 1
+    operations = 2 * pixels * 9 * shape.channels**2 * passes
+    moved = pixels * shape.channels * dtype.itemsize * (5 if backward else 2) + 9 * shape.channels**2 * dtype.itemsize
+    return max(operations / flops, moved / bandwidth)
+
+
+def run(shapes: list[Shape], dtype: torch.dtype, device: str, rounds: int, memory: bool) -> list[dict[str, Any]]:
+    """Measure every shape."""
+    flops, bandwidth = measure.ceilings(dtype, device)
+    rows = []
+    for shape in shapes:
+        for backward in (False, True):
+            times = measure.seconds([make(kind, shape, dtype, device, backward) for kind in KINDS], rounds, device)
+            row: dict[str, Any] = asdict(shape) | {"shape": str(shape), "pass": "both" if backward else "forward"}
+            row |= {f"{kind}_ms": 1e3 * taken for kind, taken in zip(KINDS, times, strict=True)}
+            row["times_faster_than_torchvision"] = times[2] / times[0]
+            row["times_plain"] = times[1] / times[3]
+            row["share_of_floor"] = floor_seconds(shape, dtype, backward, flops, bandwidth) / times[1]
+            if memory:
+                peaks = {k: measure.peak_bytes(make, (k, shape, dtype, device, backward), device) for k in KINDS}
+                row |= {f"{kind}_mib": peak / 2**20 for kind, peak in peaks.items()}
+            rows.append(row)
+            print(".", end="", flush=True)
+    print()
+    return rows
+
+
+def main() -> None:
+    """Parse, measure, print, write."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
+    parser.add_argument("--dtype", choices=("float32", "float16", "bfloat16"), default="float32")
+    parser.add_argument("--tf32", action="store_true", help="let float32 convolutions use TF32")
+    parser.add_argument("--shapes", choices=tuple(SHAPES), default="paper")
+    parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--threads", type=int, help="CPU threads")
+    parser.add_argument("--no-memory", action="store_true")
+    parser.add_argument("--out", type=Path, help="JSON file")
+    options = parser.parse_args()
+    if options.threads:
+        torch.set_num_threads(options.threads)
+    torch.backends.cudnn.conv.fp32_precision = "tf32" if options.tf32 else "ieee"  # type: ignore[attr-defined]
+    dtype = getattr(torch, options.dtype)
+    rows = run(SHAPES[options.shapes], dtype, options.device, options.rounds, not options.no_memory)
+    settings = {"dtype": options.dtype, "tf32": options.tf32, "rounds": options.rounds}
+    columns = [name for name in rows[0] if name not in ("channels", "height", "width", "batch", "dilation")]
+    headers = [name.replace("times_faster_than_", "x faster ").replace("_", " ") for name in columns]
+    print(tabulate([[row[name] for name in columns] for row in rows], headers, floatfmt=".2f"))
+    if options.out:
+        result = {"schema": 1, "machine": measure.machine(options.device), "settings": settings, "rows": rows}
+        options.out.parent.mkdir(parents=True, exist_ok=True)
+        options.out.write_text(json.dumps(result, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,127 @@
+"""Both deformable RoI poolings on a CPU; the rule is the geometry's."""
+
+from __future__ import annotations
+
+import functools
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from dcnlab.ops.cpu.threads import split
+from dcnlab.ops.pool_geometry import PoolGeometry
+
+BLOCK = 64
+"""Channels that one thread takes in the backward pass: fixed, so that no sum depends on the threads."""
+
+
+class _Call:
+    """What forward and backward share: arguments as numba wants them."""
+
+    def __init__(self, input: Tensor, boxes: Tensor, offset: Tensor | None, geometry: PoolGeometry):
+        g = self.geometry = geometry
+        self.dtype = torch.float64 if input.dtype == torch.float64 else torch.float32
+        real = np.float64 if input.dtype == torch.float64 else np.float32
+        shift = torch.empty(0, 0, 0, 0, dtype=self.dtype) if offset is None else offset.to(self.dtype).contiguous()
+        self.parts = parts_of(g.out_height, g.part_height, g, real), parts_of(g.out_width, g.part_width, g, real)
+        self.arrays = (
+            g.to_cells(input.to(self.dtype)).view(-1).numpy(),
+            boxes.to(self.dtype).contiguous().numpy(),
+            shift.numpy(),
+            *self.parts,
+        )
+        sizes = (g.batch, g.height, g.width, g.channels, g.group_size, g.out_height, g.out_width, g.samples)
+        self.sizes = (sizes, (real(g.scale), real(g.gamma)), g.position_sensitive)
+
+    def segments(self, longest: int) -> np.ndarray:
+        """Runs of channels within one class: (first channel, length, class), the same number for each class."""
+        each = self.geometry.class_channels
+        return np.array(
+            [
+                (class_of * each + first, min(longest, each - first), class_of)
+                for class_of in range(self.geometry.classes)
+                for first in range(0, each, longest)
+            ]
+        )
+
+
+def parts_of(bins: int, parts: int, geometry: PoolGeometry, real: type[np.floating]) -> np.ndarray:
+    """Which of the offset's cells each bin along an axis takes; rounded as the authors' kernel rounds it."""
+    number = np.arange(bins)
+    if not geometry.position_sensitive:
+        return number
+    return np.floor(number.astype(real) / real(bins) * real(parts)).astype(np.int64)
+
+
+def forward(input: Tensor, boxes: Tensor, offset: Tensor | None, geometry: PoolGeometry) -> Tensor:
+    """Compute the output, (R, channels, out height, out width), channels last in memory."""
+    g, call = geometry, _Call(input, boxes, offset, geometry)
+    output = torch.empty(g.rois, g.out_height, g.out_width, g.channels, dtype=call.dtype)
+    split(functools.partial(_pool, call, call.segments(g.class_channels), output), g.rois)
+    return output.permute(0, 3, 1, 2).to(input.dtype)
+
+
+def backward(
+    grad: Tensor,
+    input: Tensor,
+    boxes: Tensor,
+    offset: Tensor | None,
+    geometry: PoolGeometry,
+    needed: tuple[bool, bool],
+) -> tuple[Tensor, Tensor]:
+    """Compute the gradients of input and offset; those not needed come back empty."""
+    g, call = geometry, _Call(input, boxes, offset, geometry)
+    wants_offset = needed[1] and offset is not None
+    grads = grad.to(call.dtype).permute(0, 2, 3, 1).contiguous()
+    segments = call.segments(BLOCK)
+    # A block holds BLOCK channels, of one class or of several small ones.
+    blocks = np.array_split(np.arange(len(segments)), max(1, min(len(segments), g.channels // BLOCK)))
+    partial = torch.zeros(len(segments) if wants_offset else 0, g.rois, g.out_height, g.out_width, 2, dtype=call.dtype)
+    grad_cells = torch.zeros(input.numel() if needed[0] else 0, dtype=call.dtype)
+    parts = [
+        (image, cell, slice(block[0], block[-1] + 1))
+        for image in range(g.batch)
+        for cell in range(g.group_size**2)
+        for block in blocks
+    ]
+    split(functools.partial(_take_back, call, segments, parts, grads, partial, grad_cells), len(parts))
+    return (
+        g.from_cells(grad_cells).to(input.dtype) if needed[0] else input.new_empty(0),
+        _sum_parts(partial, call).to(offset.dtype) if wants_offset and offset is not None else input.new_empty(0),
+    )
+
+
+def _sum_parts(partial: Tensor, call: _Call) -> Tensor:
+    """Add up the segments of each class and the bins of each part: (R, 2 * classes, parts y, parts x)."""
+    g = call.geometry
+    by_class = partial.view(g.classes, len(partial) // g.classes, *partial.shape[1:]).sum(1)
+    bins = by_class.permute(1, 0, 4, 2, 3)
+    parts_y, parts_x = (torch.from_numpy(parts) for parts in call.parts)
+    rows = bins.new_zeros(*bins.shape[:3], g.part_height, g.out_width).index_add_(3, parts_y, bins)
+    cells = bins.new_zeros(*bins.shape[:3], g.part_height, g.part_width).index_add_(4, parts_x, rows)
+    return cells.view(g.rois, 2 * g.classes, g.part_height, g.part_width)
+
+
+def _pool(call: _Call, segments: np.ndarray, output: Tensor, first: int, last: int) -> None:
+    from dcnlab.ops.cpu import roi_pool_kernels as kernels
+
+    kernels.pool(*call.arrays, segments, *call.sizes, first, last, output.view(-1).numpy())
+
+
+def _take_back(
+    call: _Call,
+    segments: np.ndarray,
+    parts: list[tuple[int, int, slice]],
+    grads: Tensor,
+    partial: Tensor,
+    grad_cells: Tensor,
+    first: int,
+    last: int,
+) -> None:
+    """Run the backward kernel over some of the (image, group cell, block of segments)."""
+    from dcnlab.ops.cpu import roi_pool_kernels as kernels
+
+    for image, cell, block in parts[first:last]:
+        sums = partial[block] if len(partial) else partial
+        arrays = grads.view(-1).numpy(), sums.numpy(), grad_cells.numpy()
+        kernels.backward(*call.arrays, segments[block], *call.sizes, image, cell, *arrays)

@@ -1,0 +1,284 @@
+"""The loops of both deformable RoI poolings on a CPU, compiled by numba on first use and cached on disk.
+
+The samples of a bin form a grid, and skipping and clamping work per axis, so a bin is w_y^T F w_x: along each axis the
+samples' bilinear weights are merged by pixel, and each pixel is read once however many samples touch it. Geometry
+belongs to the bin (of a class), not to the channel; channels are the contiguous, vectorised axis.
+
+==========  ============================================  ===================================================
+array       shape                                         meaning
+==========  ============================================  ===================================================
+pixels      (N * G * G * H * W * K,)                      input map by group cell, its K channels last
+boxes       (R, 5)                                        image number, x1, y1, x2, y2
+offset      (R, 2 * classes, parts y, parts x)            x before y; of size 0 where there is none
+parts       (out height), (out width)                     the offset's cell for each row and column of bins
+segments    (S, 3)                                        runs of channels within one class: first, length, class
+output      (R * out height * out width * K,)             channels last; the same for its gradient
+partial     (S, R, out height, out width, 2)              gradient of each bin's shift, x before y
+==========  ============================================  ===================================================
+
+``sizes`` is (N, H, W, K, G, out height, out width, samples along an axis or 0); ``factors`` is (spatial_scale, gamma).
+``sensitive`` chooses the rule: position-sensitive pooling's, or the RoIAlign-style one's.
+"""
+
+# mypy: disable-error-code="no-untyped-def, no-untyped-call"
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numba import njit
+
+from dcnlab.ops.pool_geometry import MAX_SAMPLES
+
+# Places decide between pixels, and between read and skipped, so they are computed to the letter.
+_EXACT: dict[str, Any] = {"nogil": True, "cache": True, "error_model": "numpy"}
+_FAST: dict[str, Any] = {**_EXACT, "fastmath": {"reassoc", "contract", "arcp", "nsz"}}
+
+# Below this many samples, testing each costs less than finding which lie on the map.
+_FEW = 8
+
+
+@njit(**_EXACT)
+def _round_half_away(value):
+    whole = np.trunc(value)
+    return whole + np.copysign(type(value)(1), value) if abs(value - whole) >= type(value)(0.5) else whole
+
+
+@njit(**_EXACT)
+def _roi(box, sensitive, batch, factors):
+    """The image a box lies in (-1: none) and its start and size in pixels of the map: image, x, y, width, height."""
+    real = type(box[0])
+    scale, half = factors[0], real(0.5)
+    image = int(box[0]) if box[0] >= 0 and box[0] < batch else -1  # NaN is no image
+    if sensitive:
+        x, y = _round_half_away(box[1]) * scale - half, _round_half_away(box[2]) * scale - half
+        width = (_round_half_away(box[3]) + real(1)) * scale - half - x
+        height = (_round_half_away(box[4]) + real(1)) * scale - half - y
+        least = real(0.1)
+        return image, x, y, least if width < least else width, least if height < least else height
+    x, y = box[1] * scale - half, box[2] * scale - half
+    return image, x, y, box[3] * scale - half - x, box[4] * scale - half - y
+
+
+@njit(**_EXACT)
+def _samples(sensitive, wanted, size, bins):
+    """How many samples a bin has along an axis; 0 for empty, reversed, NaN and absurdly large boxes."""
+    if sensitive or wanted > 0:
+        return wanted
+    number = np.ceil(np.float32(size / type(size)(bins)))
+    return int(number) if number >= 1 and number <= MAX_SAMPLES else 0
+
+
+@njit(**_EXACT)
+def _axis(sensitive, adaptive, start, bin_size, samples, size, dense, at, weight, slope):
+    """Merge the samples of a bin along one axis by pixel.
+
+    Writes the pixels, the weight of each and the weight's derivative by the place; returns how many there are.
+    `dense` is (2, size) and all zero, before and after.
+    """
+    real = type(start)
+    zero, half, one = real(0), real(0.5), real(1)
+    if not np.isfinite(start):
+        return 0
+    first, last = 0, samples - 1
+    if adaptive and samples > _FEW:  # a step is then between half a pixel and one; two samples spare for rounding
+        step = bin_size / real(samples)
+        first = int(min(max((-one - start) / step - real(2), zero), real(samples)))
+        last = int(min(max((real(size) - start) / step + real(2), -one), real(samples - 1)))
+    step = bin_size / real(samples)
+    low_pixel, high_pixel, kept = size, -1, 0
+    for i in range(first, last + 1):
+        if sensitive:
+            place = start + real(i) * step
+            if not (place >= -half and place <= real(size) - half):
+                continue
+            place = min(max(place, zero), real(size - 1))
+            low = int(np.floor(place))
+            fraction = place - real(low)
+            moves = fraction > 0
+        else:
+            place = start + (real(i) + half) * bin_size / real(samples)
+            if not (place >= -one and place <= real(size)):
+                continue
+            moves = place >= 0
+            low = int(np.floor(max(place, zero)))
+            fraction = max(place, zero) - real(low)
+            if low >= size - 1:
+                low, fraction, moves = size - 1, zero, False
+        kept += 1
+        low_pixel, high_pixel = min(low_pixel, low), max(high_pixel, low)
+        dense[0, low] += one - fraction
+        if moves:
+            high_pixel = max(high_pixel, low + 1)
+            dense[0, low + 1] += fraction
+            dense[1, low] -= one
+            dense[1, low + 1] += one
+    share = one / real(max(kept if sensitive else samples, 1))
+    count = 0
+    for pixel in range(low_pixel, high_pixel + 1):
+        if dense[0, pixel] != 0 or dense[1, pixel] != 0:
+            at[count], weight[count], slope[count] = pixel, dense[0, pixel] * share, dense[1, pixel] * share
+            dense[0, pixel], dense[1, pixel] = zero, zero
+            count += 1
+    return count
+
+
+@njit(**_EXACT)
+def _bin(sensitive, roi, offset, number, class_of, part, row, column, sizes, factors, scratch):
+    """Merge both axes of one bin into scratch; returns the numbers of pixel rows and pixel columns."""
+    _, map_height, map_width, _, _, out_height, out_width, wanted = sizes
+    _, x, y, width, height = roi
+    dense, at, weight, slope = scratch
+    real = type(x)
+    samples_y, samples_x = (
+        _samples(sensitive, wanted, height, out_height),
+        _samples(sensitive, wanted, width, out_width),
+    )
+    if samples_y == 0 or samples_x == 0:
+        return 0, 0
+    bin_height, bin_width = height / real(out_height), width / real(out_width)
+    y, x = y + real(row) * bin_height, x + real(column) * bin_width
+    if offset.size:
+        x += offset[number, 2 * class_of, part[0], part[1]] * factors[1] * width
+        y += offset[number, 2 * class_of + 1, part[0], part[1]] * factors[1] * height
+    adaptive = wanted == 0
+    rows = _axis(sensitive, adaptive, y, bin_height, samples_y, map_height, dense, at[0], weight[0], slope[0])
+    columns = _axis(sensitive, adaptive, x, bin_width, samples_x, map_width, dense, at[1], weight[1], slope[1])
+    return rows, columns
+
+
+@njit(**_EXACT)
+def _scratch(real, sizes):
+    longest = max(sizes[1], sizes[2])
+    dense = np.zeros((2, longest), real)
+    return dense, np.empty((2, longest), np.int64), np.empty((2, longest), real), np.empty((2, longest), real)
+
+
+@njit(**_FAST)
+def _read(pixels, origin, sizes, at, weight, rows, columns, out):
+    """Sum a bin's pixels by their weights, for as many channels as `out` has; four pixels at a time."""
+    map_width, channels, length = sizes[2], sizes[3], out.size
+    for i in range(rows):
+        line, weight_y = origin + at[0, i] * map_width * channels, weight[0, i]
+        j = 0
+        while j + 4 <= columns:
+            v0, w0 = pixels[line + at[1, j] * channels :][:length], weight_y * weight[1, j]
+            v1, w1 = pixels[line + at[1, j + 1] * channels :][:length], weight_y * weight[1, j + 1]
+            v2, w2 = pixels[line + at[1, j + 2] * channels :][:length], weight_y * weight[1, j + 2]
+            v3, w3 = pixels[line + at[1, j + 3] * channels :][:length], weight_y * weight[1, j + 3]
+            for c in range(length):
+                out[c] += w0 * v0[c] + w1 * v1[c] + w2 * v2[c] + w3 * v3[c]
+            j += 4
+        while j < columns:
+            v0, w0 = pixels[line + at[1, j] * channels :][:length], weight_y * weight[1, j]
+            for c in range(length):
+                out[c] += w0 * v0[c]
+            j += 1
+
+
+@njit(**_FAST)
+def pool(pixels, boxes, offset, parts_y, parts_x, segments, sizes, factors, sensitive, first, last, output):
+    """Write the outputs of the boxes `first` to `last`."""
+    batch, map_height, map_width, channels, group, out_height, out_width, _ = sizes
+    scratch = _scratch(pixels.dtype, sizes)
+    _, at, weight, _ = scratch
+    output[first * out_height * out_width * channels : last * out_height * out_width * channels] = 0
+    for number in range(first, last):
+        roi = _roi(boxes[number], sensitive, batch, factors)
+        if roi[0] < 0:
+            continue
+        for row in range(out_height):
+            for column in range(out_width):
+                cell = row * group // out_height * group + column * group // out_width
+                plane = (roi[0] * group * group + cell) * map_height * map_width * channels
+                bin_at = ((number * out_height + row) * out_width + column) * channels
+                class_of, rows, columns = -1, 0, 0
+                for segment in range(segments.shape[0]):
+                    channel, length = segments[segment, 0], segments[segment, 1]
+                    if class_of != segments[segment, 2]:
+                        class_of = segments[segment, 2]
+                        part = parts_y[row], parts_x[column]
+                        rows, columns = _bin(
+                            sensitive, roi, offset, number, class_of, part, row, column, sizes, factors, scratch
+                        )
+                    out = output[bin_at + channel :][:length]
+                    _read(pixels, plane + channel, sizes, at, weight, rows, columns, out)
+
+
+@njit(**_FAST)
+def _return(pixels, grad_pixels, origin, sizes, scratch, rows, columns, grad, wants_shift):
+    """Take a bin's gradient back to its pixels, where `grad_pixels` is not empty, and to its place: x and y, pixels."""
+    map_width, channels, length = sizes[2], sizes[3], grad.size
+    _, at, weight, slope = scratch
+    shift_x = shift_y = type(pixels[0])(0)
+    for i in range(rows):
+        for j in range(columns):
+            pixel = origin + (at[0, i] * map_width + at[1, j]) * channels
+            if wants_shift:
+                value = pixels[pixel:][:length]
+                dot = type(pixels[0])(0)
+                for c in range(length):
+                    dot += grad[c] * value[c]
+                shift_x += weight[0, i] * slope[1, j] * dot
+                shift_y += slope[0, i] * weight[1, j] * dot
+            if grad_pixels.size:
+                total, factor = grad_pixels[pixel:][:length], weight[0, i] * weight[1, j]
+                for c in range(length):
+                    total[c] += factor * grad[c]
+    return shift_x, shift_y
+
+
+@njit(**_FAST)
+def backward(
+    pixels,
+    boxes,
+    offset,
+    parts_y,
+    parts_x,
+    segments,
+    sizes,
+    factors,
+    sensitive,
+    image,
+    cell,
+    grad,
+    partial,
+    grad_pixels,
+):
+    """Take the gradient of one group cell of one image back; what has size 0 of `partial`, `grad_pixels` is skipped.
+
+    Other images, cells or segments touch other memory, and every sum runs in the order of the boxes: repeatable
+    without atomics.
+    """
+    batch, map_height, map_width, channels, group, out_height, out_width, _ = sizes
+    scratch = _scratch(pixels.dtype, sizes)
+    plane = (image * group * group + cell) * map_height * map_width * channels
+    for number in range(boxes.shape[0]):
+        roi = _roi(boxes[number], sensitive, batch, factors)
+        if roi[0] != image:
+            continue
+        for row in range(out_height):
+            if row * group // out_height != cell // group:
+                continue
+            for column in range(out_width):
+                if column * group // out_width != cell % group:
+                    continue
+                bin_at = ((number * out_height + row) * out_width + column) * channels
+                class_of, rows, columns = -1, 0, 0
+                for segment in range(segments.shape[0]):
+                    channel, length = segments[segment, 0], segments[segment, 1]
+                    if class_of != segments[segment, 2]:
+                        class_of = segments[segment, 2]
+                        part = parts_y[row], parts_x[column]
+                        rows, columns = _bin(
+                            sensitive, roi, offset, number, class_of, part, row, column, sizes, factors, scratch
+                        )
+                    if rows == 0 or columns == 0:
+                        continue
+                    of_bin, origin = grad[bin_at + channel :][:length], plane + channel
+                    shift_x, shift_y = _return(
+                        pixels, grad_pixels, origin, sizes, scratch, rows, columns, of_bin, partial.size > 0
+                    )
+                    if partial.size:
+                        partial[segment, number, row, column, 0] = factors[1] * roi[3] * shift_x
+                        partial[segment, number, row, column, 1] = factors[1] * roi[4] * shift_y

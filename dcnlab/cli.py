@@ -53,7 +53,7 @@ def fit(
     configfile.check_paths(config)
     from dcnlab import experiment as one
 
-    print(one.fit(config))
+    _print_once(one.fit(config))
 
 
 @app.command()
@@ -70,7 +70,8 @@ def evaluate(
     from dcnlab import experiment as one
 
     metrics = one.evaluate(folder, overrides or [])
-    print(json.dumps(metrics) if form == "json" else "\n".join(f"{key} {value:.2f}" for key, value in metrics.items()))
+    lines = [f"{key} {value:.2f}" for key, value in metrics.items()]
+    _print_once(json.dumps(metrics) if form == "json" else "\n".join(lines))
 
 
 @app.command()
@@ -81,7 +82,7 @@ def resume(run: Annotated[str, typer.Argument(metavar="RUN")]) -> None:
     folder = runs.find(run)
     from dcnlab import experiment as one
 
-    print(one.resume(folder))
+    _print_once(one.resume(folder))
 
 
 @app.command()
@@ -150,6 +151,14 @@ def preview(
 
     scenes = DigitScenes(split, digits=1 if task == "classification" else 4)
     print(contact_sheet(scenes, scenes.classes, out, rows, columns))
+
+
+def _print_once(text: object) -> None:
+    """Print, from the first of the processes that made the run together."""
+    from dcnlab.tracking import is_first_process
+
+    if is_first_process():
+        print(text)
 
 
 def main() -> None:

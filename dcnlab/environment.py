@@ -9,10 +9,6 @@ import subprocess
 from pathlib import Path
 from typing import Any
 
-PACKAGES = (
-    "dcnlab", "torch", "torchvision", "pytorch-lightning", "torchmetrics", "cupy-cuda13x", "numba", "numpy", "wandb"
-)  # fmt: skip
-
 
 def version(package: str) -> str | None:
     """The installed version of a distribution, or None."""

@@ -14,7 +14,7 @@ from typing import Any
 
 import pytorch_lightning as pl
 import torch
-from pytorch_lightning.callbacks import ModelCheckpoint, RichProgressBar
+from pytorch_lightning.callbacks import ModelCheckpoint
 from pytorch_lightning.utilities.exceptions import MisconfigurationException
 
 from dcnlab import configfile, environment, runs, tracking
@@ -199,7 +199,7 @@ def _trainer(config: Config, folder: Path, cost: Cost) -> pl.Trainer:
     saving = ModelCheckpoint(
         folder / CHECKPOINT.parent, CHECKPOINT.stem, save_on_train_epoch_end=True, enable_version_counter=False
     )
-    bar = RichProgressBar() if run.progress and sys.stdout.isatty() else None
+    bar = tracking.ProgressBar() if run.progress and sys.stdout.isatty() else None
     try:
         trainer = pl.Trainer(
             accelerator=run.accelerator,

@@ -10,6 +10,7 @@ import warnings
 from pathlib import Path
 from typing import Any
 
+from pytorch_lightning.callbacks import RichProgressBar
 from pytorch_lightning.loggers import CSVLogger, WandbLogger
 from pytorch_lightning.utilities import rank_zero_only
 
@@ -34,6 +35,17 @@ def quiet() -> None:
         logging.getLogger(name).setLevel(logging.WARNING)
     for message in _NOISE:
         warnings.filterwarnings("ignore", message)
+
+
+class ProgressBar(RichProgressBar):
+    """Lightning's bar, which knows no pass to end at where the training is counted in steps."""
+
+    def get_metrics(self, trainer: Any, pl_module: Any) -> dict[str, Any]:
+        """Figures beside the bar, without the logger's own name for the run."""
+        return {key: value for key, value in super().get_metrics(trainer, pl_module).items() if key != "v_num"}
+
+    def _get_train_description(self, current_epoch: int) -> str:
+        return f"pass {current_epoch + 1}"
 
 
 def is_first_process() -> bool:

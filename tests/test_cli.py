@@ -8,7 +8,7 @@ import time
 from pathlib import Path
 
 import pytest
-from conftest import dcnlab, environment
+from command_line import dcnlab, environment
 
 SWEEP = """
 program: tiny.yaml

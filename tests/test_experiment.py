@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import dcnlab, environment
+from command_line import dcnlab, environment
 from torch import nn
 
 from dcnlab import configfile, cost, experiment, runs, tracking
@@ -139,6 +139,19 @@ def test_sigterm_leaves_an_interrupted_run_that_says_how_to_go_on(tiny):
 def test_the_console_shows_the_run_folder_and_nothing_else(tiny):
     done = dcnlab("fit", tiny, "id=one")
     assert (done.returncode, done.stdout, done.stderr) == (0, "runs/tiny/one\n", "")
+
+
+@pytest.mark.slow
+def test_two_processes_share_one_run_folder_and_the_first_alone_speaks(tiny):
+    done = dcnlab(
+        "fit", tiny, "trainer.devices=2", "data.batch_size=8", "trainer.max_steps=4", "trainer.effective_batch=16"
+    )
+    assert (done.returncode, done.stdout.count("\n"), done.stderr) == (0, 1, "")
+    [folder] = Path("runs/tiny").iterdir()
+    assert done.stdout == f"{folder}\n"
+    found = results(folder)
+    assert found["environment"]["world_size"] == 2
+    assert found["cost"]["images_per_second"] * found["cost"]["train_seconds"] == pytest.approx(64, rel=0.01)
 
 
 def test_a_finished_run_is_not_overwritten_and_an_unfinished_one_is(tmp_path):

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 import yaml
-from conftest import dcnlab, environment
+from command_line import dcnlab, environment
 
 from dcnlab import lifeline, resources, runs
 from dcnlab.ablations import children

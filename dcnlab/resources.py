@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from dcnlab.config import ConfigError, nearest
-
 PACKAGE = Path(__file__).resolve().parent
 
 
@@ -39,6 +37,8 @@ def find(kind: str, name: str) -> Path:
     Raises:
         ConfigError: there is none; names the nearest file there is.
     """
+    from dcnlab.config import ConfigError, nearest  # here, so that the operators can look for their kernels without it
+
     path = Path(name)
     root = folder(kind)
     for candidate in (path, root / name, root / f"{name}.yaml", root.parent / name):

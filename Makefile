@@ -6,7 +6,7 @@ BIN    := $(VENV)/bin
 PIP    := $(BIN)/python -m pip install --quiet --constraint constraints.txt
 
 .DEFAULT_GOAL := help
-.PHONY: help quickstart install test gpu-test lint format wheel clean
+.PHONY: help quickstart install test gpu-test gpu-sanitize lint format wheel clean
 
 help:  ## print this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -22,6 +22,12 @@ test: $(VENV)/.installed-test  ## run the whole test-suite
 
 gpu-test: $(VENV)/.installed-test  ## run the tests that need a CUDA GPU
 	$(BIN)/python -m pytest -m gpu
+
+gpu-sanitize: $(VENV)/.installed-test  ## run a few of them under NVIDIA's compute-sanitizer, each of its tools
+	@for tool in memcheck racecheck initcheck synccheck; do \
+	    compute-sanitizer --tool $$tool --error-exitcode 1 --target-processes all \
+	        $(BIN)/python -m pytest -m gpu -k "sixteen_byte or no_number or random_boxes" || exit 1; \
+	done
 
 lint: $(VENV)/.installed-test  ## check style and types
 	$(BIN)/ruff check

@@ -40,7 +40,7 @@ def test_equals_the_reference_in_every_dtype(seed, dtype):
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize("channels", [64, 72, 288])
-def test_16_byte_loads_equal_the_reference(channels, dtype):
+def test_sixteen_byte_loads_equal_the_reference(channels, dtype):
     case = Case(
         batch=3, channels=channels, filters=32, height=19, width=23, offset_groups=2, dtype=dtype, modulated=True
     )

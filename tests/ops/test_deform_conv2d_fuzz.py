@@ -1,0 +1,21 @@
+"""Two thousand random deformable convolutions against the reference; a failure prints the case, which holds its seed."""
+
+import random
+
+import pytest
+import torch
+from conv_cases import assert_near, by_cpu, by_reference, random_case
+
+from dcnlab.ops.cpu import deform_conv2d as cpu
+
+DTYPES = (torch.float64, torch.float64, torch.float32, torch.float16, torch.bfloat16)
+
+
+@pytest.mark.parametrize("batch", range(20))
+def test_a_hundred_random_configurations_equal_the_reference(batch, monkeypatch):
+    for seed in range(1000 + 100 * batch, 1100 + 100 * batch):
+        draw = random.Random(seed)
+        case = random_case(seed, dtype=draw.choice(DTYPES))
+        monkeypatch.setattr(cpu, "CHUNK_BYTES", draw.choice([1, 4000, 1 << 23]))
+        monkeypatch.setattr(cpu, "BLOCK", draw.choice([1, 3, 128]))
+        assert_near(by_cpu(case), by_reference(case), case)

@@ -61,7 +61,7 @@ class DataConfig:
     """What the network is trained and scored on."""
 
     name: str = "digits"
-    """digits | imagefolder | voc | coco | cityscapes | camvid."""
+    """digits | imagefolder."""
     root: str | None = None
     """Folder of the data set; none for the embedded digits."""
     classes: list[str] | None = None
@@ -85,7 +85,7 @@ class DataConfig:
     rotation: float = 180.0
     """digits: largest rotation to either side, degrees."""
     scale: tuple[float, float] = (1.0, 3.0)
-    """digits: range of the magnification of a 28-pixel digit at a 84-pixel canvas; smaller canvases scale with it."""
+    """digits: range of the side of a digit's 28-pixel cell, in thirds of the canvas."""
     shear: float = 0.3
     """digits: largest shear, as a fraction of the height."""
     warp: float = 0.08
@@ -252,7 +252,7 @@ class Config:
     seed: int = 0
     """Of the weights, of the order of the data and of the scenes."""
     task: str = "classification"
-    """classification | detection | segmentation."""
+    """classification."""
     out: str = "runs"
     """Where run folders are made."""
     id: str | None = None

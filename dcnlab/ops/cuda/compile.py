@@ -1,7 +1,8 @@
 """The kernels' source texts, and their compilation by NVRTC without a GPU.
 
-A module is one text: a generated prelude (types and constants of the variant), `common.cuh`, and one `.cu` file. It has
-no `#include` of our own, because CuPy's cache on disk is keyed by the text and would not see an included file change.
+A module is one text: a generated prelude (types and constants of the variant), `common.cuh`, what the file shares with
+some others, and one `.cu` file. It has no `#include` of our own, because CuPy's cache on disk is keyed by the text and
+would not see an included file change.
 """
 
 from __future__ import annotations
@@ -31,6 +32,12 @@ C_TYPES: Mapping[torch.dtype, str] = {
 
 Prelude = Mapping[str, str | int]
 """What a variant defines before the source: a string becomes a type alias, an int a constant."""
+
+_SHARED: Mapping[str, tuple[str, ...]] = {
+    "deform_ps_roi_pool.cu": ("roi_bins.cuh",),
+    "deform_roi_pool.cu": ("roi_bins.cuh",),
+}
+"""What a kernel file shares with others, between `common.cuh` and itself."""
 
 _HEADERS = "#include <cuda_fp16.h>\n#include <cuda_bf16.h>\n"
 _INT_MAX = 2**31 - 1
@@ -119,7 +126,7 @@ def source_text(source_file: str, prelude: Prelude) -> str:
     """
     root = folder("cuda_kernels")
     parts = [prelude_text(prelude)]
-    for name in ("common.cuh", source_file):
+    for name in ("common.cuh", *_SHARED.get(source_file, ()), source_file):
         parts.append(f'#line 1 "{name}"\n{(root / name).read_text(encoding="utf-8")}\n')
     return "".join(parts)
 

@@ -2,5 +2,7 @@
 
 from dcnlab.ops.checks import ArgumentError
 from dcnlab.ops.deform_conv2d import deform_conv2d
+from dcnlab.ops.deform_ps_roi_pool import deform_ps_roi_pool
+from dcnlab.ops.deform_roi_pool import deform_roi_pool
 
-__all__ = ["ArgumentError", "deform_conv2d"]
+__all__ = ["ArgumentError", "deform_conv2d", "deform_ps_roi_pool", "deform_roi_pool"]

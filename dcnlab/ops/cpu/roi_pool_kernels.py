@@ -30,9 +30,12 @@ from numba import njit
 
 from dcnlab.ops.pool_geometry import MAX_SAMPLES
 
-# Places decide between pixels, and between read and skipped, so they are computed to the letter.
+# Places decide between pixels, and between read and skipped: a reciprocal in the place of a division may not move them.
 _EXACT: dict[str, Any] = {"nogil": True, "cache": True, "error_model": "numpy"}
 _FAST: dict[str, Any] = {**_EXACT, "fastmath": {"reassoc", "contract", "arcp", "nsz"}}
+
+# Runs of channels up to this length are summed one by one, over the pixels: a vector would be mostly empty.
+_SHORT = 3
 
 # Below this many samples, testing each costs less than finding which lie on the map.
 _FEW = 8
@@ -46,18 +49,21 @@ def _round_half_away(value):
 
 @njit(**_EXACT)
 def _roi(box, sensitive, batch, factors):
-    """The image a box lies in (-1: none) and its start and size in pixels of the map: image, x, y, width, height."""
+    """The image a box lies in (-1: none) and its start and size in pixels of the map: image, x, y, width, height.
+
+    Sizes come from the corners' difference, so that an empty box is empty however the compiler fuses multiply and add.
+    """
     real = type(box[0])
     scale, half = factors[0], real(0.5)
     image = int(box[0]) if box[0] >= 0 and box[0] < batch else -1  # NaN is no image
     if sensitive:
-        x, y = _round_half_away(box[1]) * scale - half, _round_half_away(box[2]) * scale - half
-        width = (_round_half_away(box[3]) + real(1)) * scale - half - x
-        height = (_round_half_away(box[4]) + real(1)) * scale - half - y
-        least = real(0.1)
-        return image, x, y, least if width < least else width, least if height < least else height
-    x, y = box[1] * scale - half, box[2] * scale - half
-    return image, x, y, box[3] * scale - half - x, box[4] * scale - half - y
+        x, y, least = _round_half_away(box[1]), _round_half_away(box[2]), real(0.1)
+        width = (_round_half_away(box[3]) + real(1) - x) * scale
+        height = (_round_half_away(box[4]) + real(1) - y) * scale
+        width, height = least if width < least else width, least if height < least else height
+        return image, x * scale - half, y * scale - half, width, height
+    x, y = box[1], box[2]
+    return image, x * scale - half, y * scale - half, (box[3] - x) * scale, (box[4] - y) * scale
 
 
 @njit(**_EXACT)
@@ -158,6 +164,17 @@ def _scratch(real, sizes):
 def _read(pixels, origin, sizes, at, weight, rows, columns, out):
     """Sum a bin's pixels by their weights, for as many channels as `out` has; four pixels at a time."""
     map_width, channels, length = sizes[2], sizes[3], out.size
+    if length <= _SHORT:
+        for c in range(length):
+            total = type(out[0])(0)
+            for i in range(rows):
+                line = pixels[origin + c + at[0, i] * map_width * channels :]
+                of_row = type(out[0])(0)
+                for j in range(columns):
+                    of_row += weight[1, j] * line[at[1, j] * channels]
+                total += weight[0, i] * of_row
+            out[c] = total
+        return
     for i in range(rows):
         line, weight_y = origin + at[0, i] * map_width * channels, weight[0, i]
         j = 0
@@ -211,6 +228,24 @@ def _return(pixels, grad_pixels, origin, sizes, scratch, rows, columns, grad, wa
     map_width, channels, length = sizes[2], sizes[3], grad.size
     _, at, weight, slope = scratch
     shift_x = shift_y = type(pixels[0])(0)
+    if length <= _SHORT:
+        for c in range(length):
+            for i in range(rows):
+                line = origin + c + at[0, i] * map_width * channels
+                by_x = by_y = type(pixels[0])(0)
+                if wants_shift:
+                    values = pixels[line:]
+                    for j in range(columns):
+                        value = values[at[1, j] * channels]
+                        by_x += slope[1, j] * value
+                        by_y += weight[1, j] * value
+                    shift_x += grad[c] * weight[0, i] * by_x
+                    shift_y += grad[c] * slope[0, i] * by_y
+                if grad_pixels.size:
+                    totals, factor = grad_pixels[line:], grad[c] * weight[0, i]
+                    for j in range(columns):
+                        totals[at[1, j] * channels] += factor * weight[1, j]
+        return shift_x, shift_y
     for i in range(rows):
         for j in range(columns):
             pixel = origin + (at[0, i] * map_width + at[1, j]) * channels
@@ -253,16 +288,15 @@ def backward(
     batch, map_height, map_width, channels, group, out_height, out_width, _ = sizes
     scratch = _scratch(pixels.dtype, sizes)
     plane = (image * group * group + cell) * map_height * map_width * channels
+    # Bins whose row times group // out_height is the cell's, and columns likewise.
+    first_row, last_row = -(-(cell // group) * out_height // group), -(-(cell // group + 1) * out_height // group)
+    first_column, last_column = -(-(cell % group) * out_width // group), -(-(cell % group + 1) * out_width // group)
     for number in range(boxes.shape[0]):
         roi = _roi(boxes[number], sensitive, batch, factors)
         if roi[0] != image:
             continue
-        for row in range(out_height):
-            if row * group // out_height != cell // group:
-                continue
-            for column in range(out_width):
-                if column * group // out_width != cell % group:
-                    continue
+        for row in range(first_row, last_row):
+            for column in range(first_column, last_column):
                 bin_at = ((number * out_height + row) * out_width + column) * channels
                 class_of, rows, columns = -1, 0, 0
                 for segment in range(segments.shape[0]):

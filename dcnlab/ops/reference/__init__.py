@@ -1,5 +1,7 @@
 """Every operator in plain, differentiable PyTorch: slow, short, and what the other paths are held against."""
 
 from dcnlab.ops.reference.deform_conv2d import deform_conv2d
+from dcnlab.ops.reference.deform_ps_roi_pool import deform_ps_roi_pool
+from dcnlab.ops.reference.deform_roi_pool import deform_roi_pool
 
-__all__ = ["deform_conv2d"]
+__all__ = ["deform_conv2d", "deform_ps_roi_pool", "deform_roi_pool"]

@@ -156,16 +156,20 @@ class ModelConfig:
 
 @dataclass
 class OptimConfig:
-    """Stochastic gradient descent with momentum and a step schedule."""
+    """The optimizer, and the course of its learning rate."""
 
+    name: str = "sgd"
+    """sgd, with momentum | adamw."""
     lr: float = 0.05
     """Base learning rate at the stated effective batch."""
     momentum: float = 0.9
-    """Share of the last step kept in the next."""
+    """Share of the last step kept in the next (sgd; adamw's first beta)."""
     weight_decay: float = 5e-4
     """On weights alone: biases and norms get none."""
     offset_lr_scale: float = 1.0
     """beta: the offset layers' learning rate over the base one (paper, section 2)."""
+    schedule: str = "step"
+    """step, at the milestones | cosine, from the end of the warm-up down to zero."""
     milestones: list[float] = field(default_factory=lambda: [2 / 3])
     """Where the rate drops tenfold: fractions of the training below 1, or steps from 1 up."""
     warmup: int = 0
@@ -174,6 +178,8 @@ class OptimConfig:
     """Largest norm of the gradient; null does not clip."""
 
     def __post_init__(self) -> None:
+        choose("optim.name", self.name, ("sgd", "adamw"))
+        choose("optim.schedule", self.schedule, ("step", "cosine"))
         within("optim.lr", self.lr, 0)
         within("optim.momentum", self.momentum, 0, 1)
         within("optim.weight_decay", self.weight_decay, 0)
@@ -250,7 +256,7 @@ class Config:
     name: str = "experiment"
     """The run folder's parent: runs/NAME/ID. A file that states none is called by its own name."""
     seed: int = 0
-    """Of the weights, of the order of the data and of the scenes."""
+    """Of the weights and of the training order; scenes and splits stay the same."""
     task: str = "classification"
     """classification."""
     out: str = "runs"

@@ -21,7 +21,7 @@ def resnet10_slim(num_classes: int = 10) -> nn.Module:
     """Ten layers for small pictures such as the embedded digits: four of torchvision's basic blocks, 16 to 48 channels.
 
     The last block keeps its resolution, stride 8 over all, as the paper's dense networks do: a 56-pixel input ends at
-    7x7, where offsets have room.
+    7x7, where offsets have room. A maximum, not a mean, ends the map: the digit covers a small part of it.
 
     Args:
         num_classes: size of the last layer.
@@ -39,7 +39,7 @@ def resnet10_slim(num_classes: int = 10) -> nn.Module:
             shortcut = nn.Sequential(conv1x1(before, after, stride), nn.BatchNorm2d(after))
         stages[f"layer{number}"] = nn.Sequential(BasicBlock(before, after, stride, shortcut))
         before = after
-    stages.update(avgpool=nn.AdaptiveAvgPool2d(1), flatten=nn.Flatten(1), fc=nn.Linear(before, num_classes))
+    stages.update(maxpool=nn.AdaptiveMaxPool2d(1), flatten=nn.Flatten(1), fc=nn.Linear(before, num_classes))
     model = nn.Sequential(stages)
     for module in model.modules():
         if isinstance(module, nn.Conv2d):
@@ -86,7 +86,7 @@ def classifier(
         except ValueError as error:
             asked = f"model.deform_layers is {deform_layers}, model.offset_groups {offset_groups}"
             raise ConfigError(f"{asked}, which {name} does not allow; {error}") from error
-    # Measured on CPU a quarter faster in training, and the deformable operator's own order of axes everywhere.
+    # The deformable operator's own order of axes, so that no layer copies its input.
     return model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch leaves this one out
 
 

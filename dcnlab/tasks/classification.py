@@ -12,7 +12,7 @@ from torchmetrics import MetricCollection
 from torchmetrics.classification import MulticlassAccuracy
 
 from dcnlab.config import OptimConfig
-from dcnlab.tasks.optim import sgd
+from dcnlab.tasks.optim import optimizer_and_schedule
 
 
 class TopK(MulticlassAccuracy):
@@ -77,6 +77,6 @@ class Classification(LightningModule):
         self.log_dict(dict(scores.items()), on_step=False, on_epoch=True, batch_size=len(labels))
 
     def configure_optimizers(self) -> Any:
-        """SGD over the groups of `parameter_groups`, its schedule advanced by a step."""
-        optimizer, schedule = sgd(self.model, self.optim, self.trainer.estimated_stepping_batches)
+        """The optimizer over the groups of `parameter_groups`, its schedule advanced by a step."""
+        optimizer, schedule = optimizer_and_schedule(self.model, self.optim, self.trainer.estimated_stepping_batches)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}

@@ -1,12 +1,12 @@
-"""How the paper's networks are optimised: SGD with momentum, a step schedule, and offsets at a rate of their own."""
+"""How networks are optimised: the paper's SGD and step schedule or AdamW and cosine, offsets at a rate of their own."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import math
 from typing import Any
 
 from torch import nn
-from torch.optim import SGD
+from torch.optim import SGD, AdamW, Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
 from dcnlab.config import OptimConfig
@@ -23,7 +23,7 @@ def parameter_groups(model: nn.Module, optim: OptimConfig) -> list[dict[str, Any
         optim: rates and decay.
 
     Returns:
-        Groups for `torch.optim.SGD`, each with its `name`; no empty ones.
+        Groups for a torch optimizer, each with its `name`; no empty ones.
     """
     groups: dict[tuple[bool, bool], dict[str, Any]] = {
         (is_offset, decays): {
@@ -41,21 +41,29 @@ def parameter_groups(model: nn.Module, optim: OptimConfig) -> list[dict[str, Any
     return [group for group in groups.values() if group["params"]]
 
 
-def rate_factor(step: int, total_steps: float, milestones: Iterable[float], warmup: int) -> float:
+def rate_factor(step: int, total_steps: float, optim: OptimConfig) -> float:
     """Learning rate of a step over the base rate.
 
     Args:
         step: from 0.
         total_steps: of the whole training.
-        milestones: where the rate drops tenfold: fractions of total_steps below 1, steps from 1 up.
-        warmup: steps of linear growth; step 0 gets 1 / warmup of the rate, step warmup - 1 all of it.
+        optim: `warmup` steps of linear growth (step 0 gets 1 / warmup of the rate, step warmup - 1 all of it), times
+            the schedule: tenfold drops at `milestones`, fractions of total_steps below 1 and steps from 1 up; or half a
+            cosine from the end of the warm-up to total_steps.
     """
-    passed = sum(step >= (m * total_steps if m < 1 else m) for m in milestones)
-    return 0.1**passed * min(1.0, (step + 1) / warmup if warmup else 1.0)
+    grown = min(1.0, (step + 1) / optim.warmup) if optim.warmup else 1.0
+    if optim.schedule == "cosine":
+        passed = max(0.0, step - optim.warmup) / max(1.0, total_steps - optim.warmup)
+        return grown * (1 + math.cos(math.pi * min(1.0, passed))) / 2
+    return grown * 0.1 ** sum(step >= (m * total_steps if m < 1 else m) for m in optim.milestones)
 
 
-def sgd(model: nn.Module, optim: OptimConfig, total_steps: float) -> tuple[SGD, LambdaLR]:
+def optimizer_and_schedule(model: nn.Module, optim: OptimConfig, total_steps: float) -> tuple[Optimizer, LambdaLR]:
     """Build the optimizer and its schedule, which advances by a step, not by an epoch."""
-    optimizer = SGD(parameter_groups(model, optim), lr=optim.lr, momentum=optim.momentum)
-    schedule = LambdaLR(optimizer, lambda step: rate_factor(step, total_steps, optim.milestones, optim.warmup))
-    return optimizer, schedule
+    groups = parameter_groups(model, optim)
+    optimizer: Optimizer
+    if optim.name == "adamw":
+        optimizer = AdamW(groups, lr=optim.lr, betas=(optim.momentum, 0.999))
+    else:
+        optimizer = SGD(groups, lr=optim.lr, momentum=optim.momentum)
+    return optimizer, LambdaLR(optimizer, lambda step: rate_factor(step, total_steps, optim))

@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from dcnlab.config import OptimConfig
-from dcnlab.tasks.optim import parameter_groups, rate_factor, sgd
+from dcnlab.tasks.optim import optimizer_and_schedule, parameter_groups, rate_factor
 
 
 class Offsets(nn.Module):
@@ -43,17 +43,33 @@ def test_frozen_parameters_and_empty_groups_are_left_out():
 
 
 def test_the_rate_drops_tenfold_at_fractions_and_at_steps():
-    assert [rate_factor(step, 100, [0.6, 90], 0) for step in (0, 59, 60, 89, 90, 99)] == pytest.approx(
-        [1, 1, 0.1, 0.1, 0.01, 0.01]
-    )
+    optim = OptimConfig(milestones=[0.6, 90])
+    rates = [rate_factor(step, 100, optim) for step in (0, 59, 60, 89, 90, 99)]
+    assert rates == pytest.approx([1, 1, 0.1, 0.1, 0.01, 0.01])
 
 
 def test_warmup_grows_linearly_to_the_full_rate():
-    assert [rate_factor(step, 100, [], 4) for step in range(6)] == [0.25, 0.5, 0.75, 1, 1, 1]
+    optim = OptimConfig(milestones=[], warmup=4)
+    assert [rate_factor(step, 100, optim) for step in range(6)] == [0.25, 0.5, 0.75, 1, 1, 1]
+
+
+def test_the_cosine_begins_after_the_warmup_and_ends_at_zero():
+    optim = OptimConfig(schedule="cosine", warmup=20)
+    rates = [rate_factor(step, 100, optim) for step in (0, 19, 20, 60, 100)]
+    assert rates == pytest.approx([0.05, 1, 1, 0.5, 0], abs=1e-12)
+
+
+def test_adamw_takes_the_same_groups_and_its_first_beta_from_the_momentum():
+    optimizer, _ = optimizer_and_schedule(small_net(), OptimConfig(name="adamw", momentum=0.8, weight_decay=0.01), 4)
+    assert isinstance(optimizer, torch.optim.AdamW)
+    assert [(g["betas"], g["weight_decay"]) for g in optimizer.param_groups] == [
+        ((0.8, 0.999), decay) for decay in (0.01, 0.0, 0.01, 0.0)
+    ]
 
 
 def test_the_schedule_scales_every_group():
-    optimizer, schedule = sgd(small_net(), OptimConfig(lr=1.0, offset_lr_scale=0.5, milestones=[0.5], warmup=2), 4)
+    optim = OptimConfig(lr=1.0, offset_lr_scale=0.5, milestones=[0.5], warmup=2)
+    optimizer, schedule = optimizer_and_schedule(small_net(), optim, 4)
     seen = []
     for _ in range(4):
         seen.append([group["lr"] for group in optimizer.param_groups])

@@ -1,4 +1,4 @@
-"""Two thousand random deformable convolutions against the reference; a failure prints the case, which holds its seed."""
+"""Two thousand random deformable convolutions against the reference; a failure prints the case and its seed."""
 
 import random
 

@@ -5,7 +5,10 @@ from pathlib import Path
 
 import pytest
 import torch
-from conv_cases import Case, assert_near, by_kernels, by_reference, random_case
+from conv_cases import NAMES, Case, assert_near, by_kernels, by_reference, random_case
+
+from dcnlab.ops.cuda import deform_conv2d as cuda
+from dcnlab.ops.geometry import ConvGeometry
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "host_cuda"))
 from runner import HostKernels, skip_without_compiler
@@ -63,11 +66,29 @@ def test_sanitizers_find_no_stray_access_at_places_that_are_no_pixels(place):
 
 
 def test_64_bit_indices_give_what_32_bit_ones_give(monkeypatch):
-    from dcnlab.ops.cuda import deform_conv2d as cuda
-
     case = Case(channels=8, groups=2, offset_groups=2, modulated=True)
     narrow = by_kernels(case, HostKernels(sanitize=False))
     monkeypatch.setattr(cuda, "INT_MAX", 0)
     wide = by_kernels(case, HostKernels(sanitize=False))
     for name, value in narrow.items():
         assert value is None or torch.equal(value, wide[name])
+
+
+@pytest.mark.parametrize(
+    ("needed", "launched"),
+    [
+        ((True, False, False, False), ["entries", "gather"]),
+        ((False, True, False, False), ["places_backward"]),
+        ((False, False, True, False), ["places_backward"]),
+        ((False, False, False, True), ["sample"]),
+        ((True, True, True, True), ["places_backward", "entries", "gather"]),
+    ],
+    ids=str,
+)
+def test_only_the_gradients_that_are_needed_launch_kernels(needed, launched):
+    case, kernels = Case(modulated=True), HostKernels(sanitize=False)
+    input, offset, mask, weight, _ = (case.tensors()[name] for name in NAMES)
+    geometry = ConvGeometry.of(input, offset, weight, case.stride, case.padding, case.dilation)
+    grads = cuda.backward(case.grad(), input, offset, mask, weight, geometry, needed, kernels)
+    assert kernels.launched == launched
+    assert tuple(grad.numel() > 0 for grad in grads) == needed

@@ -97,6 +97,7 @@ sample(const scalar_t* __restrict__ pixels, const real* __restrict__ shift, cons
             if (c.bits) {
 #pragma unroll
                 for (int k = 0; k < 4; ++k) {
+                    if (!(c.bits >> k & 1)) continue;
                     const Pack in = load(map + c.pixel[k] * s.channels + v);
 #pragma unroll
                     for (int i = 0; i < VEC; ++i) sum[i] += c.weight[k] * to_real(in.value[i]);
@@ -133,6 +134,7 @@ places_backward(const scalar_t* __restrict__ grad_columns, const scalar_t* __res
             const Pack grad = load(grad_columns + at);
 #pragma unroll
             for (int k = 0; k < 4; ++k) {
+                if (!(c.bits >> k & 1)) continue;  // off the map is zero, whatever the pixel that stands in for it
                 const Pack in = load(map + c.pixel[k] * s.channels + v);
 #pragma unroll
                 for (int i = 0; i < VEC; ++i) {
@@ -160,9 +162,6 @@ places_backward(const scalar_t* __restrict__ grad_columns, const scalar_t* __res
         grad_mask[row.at_mask(s)] = sum;
     }
     if (grad_shift != nullptr) {
-#pragma unroll
-        for (int k = 0; k < 4; ++k)
-            if (!(c.bits >> k & 1)) dot[k] = 0;  // a corner off the map is a zero pixel
         const index_t at = row.at_shift_y(s);
         const real left = dot[2] - dot[0], right = dot[3] - dot[1], top = dot[1] - dot[0], bottom = dot[3] - dot[2];
         grad_shift[at] = scale * (left + c.fraction_x * (right - left));

@@ -60,14 +60,17 @@ def deform(model: Model, layers: int | str | Iterable[str], offset_groups: int =
         TypeError: a layer of a class of its own (weight-standardised, say) or with hooks, lost in a replacement.
     """
     convs = _convs(model)
-    for name in _select(model, layers, convs):
+    plain = [name for name in _select(model, layers, convs) if not isinstance(convs[name], DeformConv2d)]
+    for name in plain:
         conv = convs[name]
-        if isinstance(conv, DeformConv2d):
-            continue
-        if type(conv) is not nn.Conv2d or conv._forward_hooks or conv._forward_pre_hooks:
+        hooks = (conv._forward_hooks, conv._forward_pre_hooks, conv._backward_hooks, conv._backward_pre_hooks)
+        if type(conv) is not nn.Conv2d or any(hooks):
             kind = "an nn.Conv2d with hooks" if type(conv) is nn.Conv2d else f"a {type(conv).__name__}"
             raise TypeError(f"layers: {name} is {kind}, which computes more than a plain nn.Conv2d")
-        _replace(model, conv, DeformConv2d.from_conv(conv, offset_groups, modulated))
+    # All are made before any is put in place, so that one that cannot be made leaves the model as it was.
+    made = [(convs[name], DeformConv2d.from_conv(convs[name], offset_groups, modulated)) for name in plain]
+    for conv, layer in made:
+        _replace(model, conv, layer)
     return model
 
 
@@ -84,7 +87,8 @@ def dilate(model: Model, layers: int | str | Iterable[str], rate: int) -> Model:
 
     Raises:
         LayerNotFoundError: as for :func:`deform`.
-        ValueError: a rate below 1, or an even kernel, for which no padding keeps the size.
+        ValueError: a rate below 1; an even kernel, for which no padding keeps the size; or padding that is too small to
+            take some away.
     """
     if not isinstance(rate, int) or rate < 1:
         raise ValueError(f"rate: must be an int of at least 1, got {rate!r}")
@@ -94,6 +98,8 @@ def dilate(model: Model, layers: int | str | Iterable[str], rate: int) -> Model:
         if any((k - 1) * (rate - d) % 2 for k, d in zip(convs[name].kernel_size, convs[name].dilation, strict=True)):
             kernel = convs[name].kernel_size
             raise ValueError(f"rate: {rate} would change the output size of {name}, whose kernel is {kernel}")
+        if min(_padding_for(convs[name], rate)) < 0:
+            raise ValueError(f"rate: {rate} would need a negative padding in {name}: {_padding_for(convs[name], rate)}")
     for name in names:
         conv = convs[name]
         for part in (conv, conv.offset_conv) if isinstance(conv, DeformConv2d) else (conv,):
@@ -101,11 +107,17 @@ def dilate(model: Model, layers: int | str | Iterable[str], rate: int) -> Model:
     return model
 
 
+def _padding_for(conv: nn.Conv2d, rate: int) -> tuple[int, int]:
+    """The padding with which another dilation leaves the output's size as it is; "same" counts as none, and stays."""
+    padding = (0, 0) if isinstance(conv.padding, str) else conv.padding
+    sizes = zip(padding, conv.kernel_size, conv.dilation, strict=True)
+    height, width = (p + (k - 1) * (rate - d) // 2 for p, k, d in sizes)
+    return (max(height, 0), max(width, 0)) if conv.padding == "same" else (height, width)
+
+
 def _set_dilation(conv: nn.Conv2d, rate: int) -> None:
-    if not isinstance(conv.padding, str):
-        sizes = zip(conv.padding, conv.kernel_size, conv.dilation, strict=True)
-        height, width = (p + (k - 1) * (rate - d) // 2 for p, k, d in sizes)
-        conv.padding = (height, width)
+    if conv.padding != "same":
+        conv.padding = _padding_for(conv, rate)
     conv.dilation = (rate, rate)
     # What Conv2d derives from padding and dilation when it is made, for the padding modes that pad beforehand.
     like = nn.Conv2d(1, 1, conv.kernel_size, padding=conv.padding, dilation=conv.dilation, device="meta")  # type: ignore[arg-type]
@@ -195,6 +207,6 @@ def _nearest(pattern: str, names: Iterable[str]) -> str:
 def _replace(model: nn.Module, old: nn.Module, new: nn.Module) -> None:
     """Put a layer in another's place, under every name that a model has for it."""
     for parent in list(model.modules()):
-        for child, module in list(parent.named_children()):
+        for child, module in list(parent._modules.items()):  # named_children leaves second names out
             if module is old:
                 setattr(parent, child, new)

@@ -26,6 +26,8 @@ def wheel(tmp_path_factory) -> zipfile.ZipFile:
 
 
 def tracked(*patterns: str) -> set[str]:
+    if shutil.which("git") is None or not (ROOT / ".git").exists():
+        pytest.skip("which files belong to the project is known from git alone, and there is none here")
     listed = subprocess.run(["git", "ls-files", *patterns], cwd=ROOT, check=True, capture_output=True, text=True)
     return set(listed.stdout.split())
 

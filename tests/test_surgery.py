@@ -73,6 +73,34 @@ def test_a_layer_under_two_names_is_replaced_under_both():
     assert model.again is model.body[0]
 
 
+def test_a_second_name_in_the_same_parent_is_replaced_too():
+    model = HeadFirst()
+    model.twin = model.head
+    deform(model, "head")
+    assert model.twin is model.head
+    assert isinstance(model.twin, DeformConv2d)
+
+
+def test_a_layer_that_cannot_be_deformed_leaves_the_others_as_they_were():
+    model = nn.Sequential(nn.Conv2d(4, 6, 3), nn.Conv2d(6, 4, 3))
+    with pytest.raises(ValueError, match="offset_groups: 4 does not divide the 6"):
+        deform(model, "*", offset_groups=4)
+    assert type(model[0]) is nn.Conv2d
+
+
+@pytest.mark.parametrize("deformable", [False, True])
+def test_dilation_of_an_unpadded_layer_keeps_its_output_size(deformable):
+    model = nn.Sequential(nn.Conv2d(2, 3, 3, padding="valid"))
+    if deformable:
+        deform(model, "0")
+    assert dilate(model, "0", 2)(torch.randn(1, 2, 7, 7)).shape == (1, 3, 5, 5)
+
+
+def test_a_rate_that_needs_negative_padding_is_refused():
+    with pytest.raises(ValueError, match="would need a negative padding in 0"):
+        dilate(nn.Sequential(nn.Conv2d(2, 3, 3, dilation=2)), "0", 1)
+
+
 def test_a_model_that_cannot_be_run_is_listed_as_registered_with_a_warning():
     class Picky(HeadFirst):
         def forward(self, image):

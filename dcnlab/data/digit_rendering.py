@@ -50,7 +50,7 @@ class Geometry:
         if self.image_size < 8:
             raise ValueError(f"image_size of digit scenes is {self.image_size}, should be at least 8 pixels")
         for name, (low, high), least, most in (
-            ("scale", self.scale, 0.1, math.inf),
+            ("scale", self.scale, 0.1, 100.0),
             ("brightness", self.brightness, 0.1, 1.0),
         ):
             if not least <= low <= high <= most:

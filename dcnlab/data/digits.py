@@ -138,6 +138,9 @@ class DigitClassification(Dataset[tuple[Tensor, int]]):
 
     def __getitems__(self, indices: Sequence[int | tuple[int, int]]) -> list[tuple[Tensor, int]]:
         """Draw a batch of scenes, as torch's DataLoader asks for them."""
-        drawing = self.scenes.draw([i if isinstance(i, int) else i[0] * len(self) + i[1] for i in indices])
-        images = torch.from_numpy(drawing.images).float().sub_(255 * MEAN).div_(255 * STD)
-        return list(zip(images.unsqueeze(1).expand(-1, 3, -1, -1), drawing.labels[:, 0].tolist(), strict=True))
+        chosen = [i if isinstance(i, int) else i[0] * len(self) + i[1] for i in indices]
+        images = torch.from_numpy(self.scenes.draw(chosen).images).float().sub_(255 * MEAN).div_(255 * STD)
+        # From the digit, not the drawing: a digit so small that its ink leaves no mask is still that digit.
+        digits = self.scenes.digit_labels
+        labels = digits[np.asarray(chosen) % len(digits)].tolist()
+        return list(zip(images.unsqueeze(1).expand(-1, 3, -1, -1), labels, strict=True))

@@ -17,8 +17,8 @@ def pair(name: str, value: int | tuple[int, int] | list[int], least: int) -> tup
     Raises:
         ArgumentError: not one or two ints, or one below `least`.
     """
-    values = (value, value) if isinstance(value, int) else tuple(value)
-    if len(values) != 2 or not all(isinstance(v, int) for v in values):
+    values = tuple(value) if isinstance(value, (tuple, list)) else (value, value)
+    if len(values) != 2 or not all(hasattr(v, "__index__") for v in values):
         raise ArgumentError(f"{name}: expected an int or a pair of ints (y, x), got {value!r}")
     if min(values) < least:
         raise ArgumentError(f"{name}: must be at least {least}, got {value!r}")

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from torch.overrides import handle_torch_function, has_torch_function
 
-from dcnlab.ops import autocast, reference
+from dcnlab.ops import autocast, autograd, reference
 from dcnlab.ops.checks import check_deform_conv2d, check_tensors, pair
 from dcnlab.ops.geometry import ConvGeometry
 
@@ -133,10 +133,15 @@ def _differentiable_backward(
     assert input is not None
     assert offset is not None
     assert weight is not None
-    output = reference.deform_conv2d(input, offset, weight, bias, *sizes, mask)
     wanted = [t for t, need in zip(tensors, needed, strict=True) if need and t is not None]
-    found = iter(torch.autograd.grad(output, wanted, grad, create_graph=True))
+    with autocast.off(input.device.type):
+        output = reference.deform_conv2d(input, offset, weight, bias, *sizes, mask)
+        found = iter(torch.autograd.grad(output, wanted, grad, create_graph=True))
     return tuple(next(found) if need and t is not None else None for t, need in zip(tensors, needed, strict=True))
+
+
+autograd.register("deform_conv2d", _DeformConv2d.apply)
+autograd.register("deform_conv2d_backward", None)
 
 
 @torch.library.register_fake("dcnlab::deform_conv2d")

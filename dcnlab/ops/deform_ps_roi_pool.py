@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.overrides import handle_torch_function, has_torch_function
 
-from dcnlab.ops import autocast, reference
+from dcnlab.ops import autocast, autograd, reference
 from dcnlab.ops.checks import ArgumentError, check_tensors
 from dcnlab.ops.pool_checks import boxes_R5, check_count, check_groups, check_map, check_number, check_offset
 from dcnlab.ops.pool_geometry import PoolGeometry
@@ -140,6 +140,12 @@ class _DeformPSRoIPool(torch.autograd.Function):
             both = torch.ops.dcnlab.deform_ps_roi_pool_backward(grad, input, boxes, offset, *ctx.sizes, needed)
             grads = [g if need else None for g, need in zip(both, needed, strict=True)]
         return grads[0], None, grads[1], None
+
+
+autograd.register(
+    "deform_ps_roi_pool", lambda input, boxes, offset, *sizes: _DeformPSRoIPool.apply(input, boxes, offset, sizes)
+)
+autograd.register("deform_ps_roi_pool_backward", None)
 
 
 @torch.library.register_fake("dcnlab::deform_ps_roi_pool")

@@ -208,3 +208,15 @@ def test_wrong_lengths_classes_and_counts_are_refused():
             DigitScenes("val", **wrong)
     with pytest.raises(ValueError, match="one digit"):
         DigitClassification(DigitScenes("val", digits=2))
+
+
+def test_a_digit_too_small_for_a_mask_keeps_its_label():
+    scenes = DigitScenes("train", Geometry(image_size=8, scale=(0.4, 1.6)))
+    pairs = DigitClassification(scenes).__getitems__(list(range(300)))
+    assert [label for _, label in pairs] == scenes.digit_labels[:300].tolist()
+    assert any(len(scenes[i].labels) == 0 for i in range(300))  # so the case does occur
+
+
+def test_an_endless_scale_is_refused():
+    with pytest.raises(ValueError, match="scale of digit scenes"):
+        Geometry(scale=(1, float("inf")))

@@ -166,6 +166,6 @@ def assert_near(found: Results, expected: Results, case: Case, tolerance: float 
             continue
         assert got is not None, f"{name} is missing: {case}"
         assert got.shape == value.shape, f"{name}: {tuple(got.shape)}, expected {tuple(value.shape)}: {case}"
-        error = (got.double().cpu() - value.double()).abs().max().item() if value.numel() else 0.0
+        error = (got.double().cpu() - value.double().cpu()).abs().max().item() if value.numel() else 0.0
         scale = max(1.0, value.abs().max().item()) if value.numel() else 1.0
         assert error <= tolerance * scale, f"{name} is off by {error:.2e} of {scale:.2e}: {case}"

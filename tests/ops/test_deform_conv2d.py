@@ -12,6 +12,7 @@ from conv_cases import NAMES, Case, Results, assert_near, by_autograd, by_cpu, b
 from torch import Tensor, nn
 
 import dcnlab.ops
+from dcnlab.nn import DeformConv2d, DeformRoIPool
 from dcnlab.ops import ArgumentError, deform_conv2d, reference
 
 GOLDEN = [f"modulated_deform_conv_{i}" for i in range(4)]
@@ -140,6 +141,8 @@ def test_opcheck_finds_no_fault_in_the_registration(modulated, needed):
     input, offset, mask, weight, bias = (tensors[k] for k in NAMES)
     pairs = ([1, 1], [1, 1], [1, 1])
     torch.library.opcheck(torch.ops.dcnlab.deform_conv2d.default, (input, offset, mask, weight, bias, *pairs))
+    leaves = [t if t is None else t.clone().requires_grad_() for t in (input, offset, mask, weight, bias)]
+    torch.library.opcheck(torch.ops.dcnlab.deform_conv2d.default, (*leaves, *pairs))
     grad = Case().grad()
     torch.library.opcheck(
         torch.ops.dcnlab.deform_conv2d_backward.default, (grad, input, offset, mask, weight, *pairs, needed)
@@ -165,6 +168,38 @@ def test_exports_as_one_operator_that_gives_the_same_result():
     targets = [node.target for node in exported.graph.nodes if node.op == "call_function"]
     assert torch.ops.dcnlab.deform_conv2d.default in targets
     torch.testing.assert_close(exported.module()(*args), torchvision.ops.deform_conv2d(*args, padding=1))
+
+
+@pytest.mark.parametrize(
+    "module", [DeformConv2d(4, 6, 3, padding=1), DeformRoIPool(4, 3)], ids=lambda m: type(m).__name__
+)
+def test_an_exported_layer_with_parameters_still_has_its_gradients(module):
+    input, boxes = torch.randn(2, 4, 9, 8), torch.tensor([[0, 1.0, 2.0, 6.0, 7.0]])
+    args = (input,) if isinstance(module, DeformConv2d) else (input, boxes)
+    exported = torch.export.export(module, args).module()
+    expected = torch.autograd.grad(module(*args).square().sum(), module.parameters())
+    found = torch.autograd.grad(exported(*args).square().sum(), exported.parameters())
+    shapes = [tuple(grad.shape) for grad in expected]
+    assert sorted(shapes) == sorted(tuple(grad.shape) for grad in found)
+    for grad in expected:
+        assert any(grad.shape == other.shape and torch.allclose(grad, other, atol=1e-5) for other in found)
+
+
+def test_differentiating_the_bare_backward_operator_is_an_error_not_a_zero():
+    input, offset, _, weight, _ = (Case().tensors()[name] for name in NAMES)
+    with pytest.raises(RuntimeError, match="differentiate the public function twice"):
+        torch.ops.dcnlab.deform_conv2d_backward(
+            Case().grad().requires_grad_(), input, offset, None, weight, [1, 1], [1, 1], [1, 1], [True] * 4
+        )
+
+
+@pytest.mark.parametrize("corner", [(0, 0), (-1, -1)])
+def test_an_infinite_border_pixel_spoils_no_more_than_torchvision_says(corner):
+    tensors = Case(kernel=(3, 3)).tensors()
+    tensors["input"][0, 1, corner[0], corner[1]] = float("inf")
+    args = [tensors[name] for name in ("input", "offset", "weight")]
+    expected = torchvision.ops.deform_conv2d(*args, padding=1)
+    torch.testing.assert_close(deform_conv2d(*args, padding=1), expected, equal_nan=True)
 
 
 def test_is_a_leaf_node_in_fx():

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from dcnlab.ops.cpu.products import product
+from dcnlab.ops.cpu.products import grouped_product
 from dcnlab.ops.cpu.threads import split
 from dcnlab.ops.geometry import ConvGeometry
 
@@ -36,7 +36,7 @@ class _Call:
         )
         # Each group's filters as (out channels, taps * channels): a view where the weight is channels-last.
         filters = weight.to(self.dtype).permute(0, 2, 3, 1).reshape(g.groups, g.group_filters, -1)
-        self.filters = list(filters.unbind(0))
+        self.filters = filters
         self.depth = filters.shape[2]
         self.rows = max(1, min(g.pixels, CHUNK_BYTES // (g.taps * g.channels * self.dtype.itemsize)))
 
@@ -48,8 +48,8 @@ class _Call:
         for start in range(0, self.geometry.pixels, self.rows):
             yield start, min(start + self.rows, self.geometry.pixels)
 
-    def group(self, columns: Tensor, group: int) -> Tensor:
-        return columns[:, group * self.depth : (group + 1) * self.depth]
+    def by_group(self, columns: Tensor) -> Tensor:
+        return columns.view(-1, self.geometry.groups, self.depth)
 
 
 def forward(
@@ -65,11 +65,12 @@ def forward(
     segments = np.array(g.segments(g.channels))
     columns = call.empty(call.rows, g.taps * g.channels)
     output = call.empty(g.pixels, g.groups, g.group_filters)
-    biases = [None] * g.groups if bias is None else bias.to(call.dtype).view(g.groups, -1).unbind(0)
+    filters = call.filters.transpose(1, 2)
     for start, stop in call.chunks():
         split(functools.partial(_sample, call, segments, start, columns), stop - start, smallest=16)
-        for group, (filters, bias_of_group) in enumerate(zip(call.filters, biases, strict=True)):
-            output[start:stop, group] = product(call.group(columns[: stop - start], group), filters.t(), bias_of_group)
+        output[start:stop] = grouped_product(call.by_group(columns[: stop - start]), filters)
+        if bias is not None:
+            output[start:stop] += bias.to(call.dtype).view(g.groups, g.group_filters)
     return output.view(g.batch, g.out_height, g.out_width, g.out_channels).permute(0, 3, 1, 2).to(input.dtype)
 
 
@@ -102,8 +103,7 @@ def backward(
     for start, stop in call.chunks():
         size = stop - start
         if wants_columns:
-            parts_of_columns = [product(grads[start:stop, n], filters) for n, filters in enumerate(call.filters)]
-            grad_columns = parts_of_columns[0] if g.groups == 1 else torch.cat(parts_of_columns, 1)
+            grad_columns = grouped_product(grads[start:stop], call.filters).reshape(size, width)
         sums.zero_()
         parts = [(image, block) for image in range(start // area, -(-stop // area)) for block in range(len(blocks))]
         work = functools.partial(_take_back, call, blocks, parts, start, stop, grad_columns, columns, sums, grad_pixels)
@@ -111,8 +111,10 @@ def backward(
         if wants_places:
             torch.sum(sums[:, :size], 0, out=grad_places[start:stop])
         if wants_weight:
-            for group in range(g.groups):
-                grad_filters[group] += product(grads[start:stop, group].t(), call.group(columns[:size], group))
+            by_group = call.by_group(columns[:size])
+            grad_filters += grouped_product(grads[start:stop].permute(2, 1, 0), by_group.transpose(0, 1)).transpose(
+                0, 1
+            )
     # (batch, Ho, Wo, taps, offset groups, y x mask) -> (batch, offset groups, taps, y x mask, Ho, Wo)
     batch = g.batch if wants_places else 0
     places = grad_places.view(batch, g.out_height, g.out_width, g.taps, g.offset_groups, 3).permute(0, 4, 3, 5, 1, 2)

@@ -39,7 +39,7 @@ _OPTIONS: dict[str, Any] = {
 def _corners(y, x, height, width, zero):
     """Four pixel numbers and weights around a place, the fractions, and which corners are on the map (bits 0 to 3).
 
-    Corners off the map weigh nothing and repeat a pixel that is read anyway. Bits are 0 where nothing is read, as for
+    Corners off the map weigh nothing and give the number of some pixel. Bits are 0 where nothing is read, as for
     NaN, which fails the test.
     """
     if not (y > -1 and y < height and x > -1 and x < width):
@@ -70,6 +70,12 @@ def _corners(y, x, height, width, zero):
 
 
 @njit(**_OPTIONS)
+def _channels(pixels, at, length, on_map, blank):
+    """A pixel's channels, or zeros off the map: a weight of zero is not enough where the pixel read is infinite."""
+    return pixels[at:][:length] if on_map else blank[:length]
+
+
+@njit(**_OPTIONS)
 def _place(shift, image, position, group, tap, sizes):
     """Fractional row and column that a tap reads for an output pixel, in the dtype of the offsets."""
     _, _, _, _, out_width, kh, kw, stride_y, stride_x, padding_y, padding_x, dilation_y, dilation_x, _ = sizes
@@ -85,6 +91,7 @@ def sample(pixels, shift, mask, segments, sizes, start, first, last, columns):
     """Write the columns of the output pixels `first` to `last`, counted over the whole batch."""
     height, width, channels, out_height, out_width, kh, kw = sizes[:7]
     taps, area, zero = kh * kw, out_height * out_width, type(pixels[0])(0)
+    blank = np.zeros(channels, pixels.dtype)
     for pixel in range(first, last):
         image, position = pixel // area, pixel % area
         origin = image * height * width
@@ -105,10 +112,10 @@ def sample(pixels, shift, mask, segments, sizes, start, first, last, columns):
                 if bits == 0:
                     column[:] = zero
                     continue
-                v00 = pixels[(origin + p00) * channels + channel :][:length]
-                v01 = pixels[(origin + p01) * channels + channel :][:length]
-                v10 = pixels[(origin + p10) * channels + channel :][:length]
-                v11 = pixels[(origin + p11) * channels + channel :][:length]
+                v00 = _channels(pixels, (origin + p00) * channels + channel, length, bits & 1, blank)
+                v01 = _channels(pixels, (origin + p01) * channels + channel, length, bits & 2, blank)
+                v10 = _channels(pixels, (origin + p10) * channels + channel, length, bits & 4, blank)
+                v11 = _channels(pixels, (origin + p11) * channels + channel, length, bits & 8, blank)
                 for c in range(length):
                     column[c] = w00 * v00[c] + w01 * v01[c] + w10 * v10[c] + w11 * v11[c]
 
@@ -128,6 +135,7 @@ def backward(pixels, shift, mask, segments, sizes, start, first, last, grad_colu
     """
     height, width, channels, out_height, out_width, kh, kw = sizes[:7]
     taps, area, zero = kh * kw, out_height * out_width, type(pixels[0])(0)
+    blank = np.zeros(channels, pixels.dtype)
     for pixel in range(first, last):
         image, position = pixel // area, pixel % area
         origin, line = image * height * width, pixel - start
@@ -150,8 +158,10 @@ def backward(pixels, shift, mask, segments, sizes, start, first, last, grad_colu
                 q01 = (origin + p01) * channels + channel
                 q10 = (origin + p10) * channels + channel
                 q11 = (origin + p11) * channels + channel
-                v00, v01 = pixels[q00:][:length], pixels[q01:][:length]
-                v10, v11 = pixels[q10:][:length], pixels[q11:][:length]
+                v00 = _channels(pixels, q00, length, bits & 1, blank)
+                v01 = _channels(pixels, q01, length, bits & 2, blank)
+                v10 = _channels(pixels, q10, length, bits & 4, blank)
+                v11 = _channels(pixels, q11, length, bits & 8, blank)
                 if partial.size:
                     s00 = s01 = s10 = s11 = zero
                     for c in range(length):
@@ -161,10 +171,6 @@ def backward(pixels, shift, mask, segments, sizes, start, first, last, grad_colu
                         s11 += grad[c] * v11[c]
                     sums = partial[line, tap, group]
                     sums[2] += w00 * s00 + w01 * s01 + w10 * s10 + w11 * s11
-                    s00 = s00 if bits & 1 else zero
-                    s01 = s01 if bits & 2 else zero
-                    s10 = s10 if bits & 4 else zero
-                    s11 = s11 if bits & 8 else zero
                     sums[0] += scale * ((s10 - s00) + ex * ((s11 - s01) - (s10 - s00)))
                     sums[1] += scale * ((s01 - s00) + ey * ((s11 - s10) - (s01 - s00)))
                 if columns.size:

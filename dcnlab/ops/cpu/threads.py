@@ -15,7 +15,7 @@ from itertools import pairwise
 import torch
 
 
-@lru_cache(maxsize=1)
+@lru_cache(maxsize=4)
 def _pool(process: int, workers: int) -> ThreadPoolExecutor:
     return ThreadPoolExecutor(workers, thread_name_prefix=f"dcnlab-{process}")
 

@@ -15,15 +15,15 @@ from torch import Tensor
 
 from dcnlab.ops.cuda.compile import C_TYPES, Prelude, Variant
 from dcnlab.ops.cuda.launch import KernelModule, ModuleFactory, module
-from dcnlab.ops.cuda.products import convolution_precision, product
+from dcnlab.ops.cuda.products import convolution_precision, grouped_product, grouped_sums
 from dcnlab.ops.geometry import ConvGeometry
 
 CHUNK_BYTES = 24 << 20
-"""Columns held at a time: half the second-level cache of an H200 (50 MB) or an A100 (40 MB), so that the product reads
-what the sampler wrote without going to memory."""
+"""Columns and their gradients held at a time: about half the second-level cache of an H200 (50 MB) or an A100 (40 MB),
+so that a product reads what a kernel wrote, or the other way round, without going to memory."""
 
-INT_MAX = 2**31 - 1
-"""Largest tensor that kernels with 32-bit indices take."""
+INT_MAX = 2**31 - 1 - 1024
+"""Largest tensor that kernels with 32-bit indices take: a block's last threads may count past its end."""
 
 THREADS = 128
 ROWS = 32
@@ -98,7 +98,7 @@ class _Call:
         self.mask = None if mask is None else mask.to(self.real).contiguous()
         # Each group's filters as (out channels, taps * channels): a view where the weight is channels-last.
         filters = weight.permute(0, 2, 3, 1).reshape(g.groups, g.group_filters, -1)
-        self.filters = filters.unbind(0)
+        self.filters = filters
         self.depth = filters.shape[2]
         self.width = g.taps * g.channels
         fields = (
@@ -150,8 +150,8 @@ class _Call:
     def rows(self, chunk: _Chunk) -> int:
         return (chunk.stop - chunk.start) * self.geometry.taps * self.geometry.offset_groups
 
-    def group(self, columns: Tensor, group: int) -> Tensor:
-        return columns[:, group * self.depth : (group + 1) * self.depth]
+    def by_group(self, columns: Tensor) -> Tensor:
+        return columns.view(-1, self.geometry.groups, self.depth)
 
     def sample(self, chunk: _Chunk, columns: Tensor) -> None:
         rows = self.rows(chunk)
@@ -178,18 +178,15 @@ def forward(
     g = geometry
     call = _Call(input, offset, mask, weight, g, modules, chunk_bytes)
     output = call.empty(g.pixels, g.out_channels)
-    columns = call.empty(min(g.pixels, max(call.chunk_rows, 1)), call.width)
+    columns = call.empty(min(g.pixels, call.chunk_rows), call.width)
+    filters = call.filters.transpose(1, 2)
     for chunk in call.chunks():
         size = chunk.stop - chunk.start
         call.sample(chunk, columns)
-        for group, filters in enumerate(call.filters):
-            part = slice(group * filters.shape[0], (group + 1) * filters.shape[0])
-            product(
-                call.group(columns[:size], group),
-                filters.t(),
-                output[chunk.start : chunk.stop, part],
-                None if bias is None else bias[part],
-            )
+        part = output[chunk.start : chunk.stop]
+        grouped_product(call.by_group(columns[:size]), filters, part.view(size, g.groups, g.group_filters))
+        if bias is not None:
+            part += bias
     return output.view(g.batch, g.out_height, g.out_width, g.out_channels).permute(0, 3, 1, 2)
 
 
@@ -207,9 +204,10 @@ def backward(
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Compute the gradients of input, offset, mask and weight; those not needed come back empty."""
     g = geometry
-    call = _Call(input, offset, mask, weight, g, modules, chunk_bytes)
     wants_input, wants_weight = needed[0], needed[3]
     wants_places = needed[1] or needed[2]
+    buffers = (wants_input or wants_places) + wants_weight
+    call = _Call(input, offset, mask, weight, g, modules, chunk_bytes // max(buffers, 1))
     empty = call.empty(0)
     grads = grad.permute(0, 2, 3, 1).reshape(g.pixels, g.out_channels)
     limit = min(g.pixels, call.chunk_rows)
@@ -224,10 +222,9 @@ def backward(
 
     for chunk in call.chunks():
         size = chunk.stop - chunk.start
-        group_grads = grads[chunk.start : chunk.stop].view(size, g.groups, g.group_filters).unbind(1)
+        group_grads = grads[chunk.start : chunk.stop].view(size, g.groups, g.group_filters)
         if wants_input or wants_places:
-            for group, filters in enumerate(call.filters):
-                product(group_grads[group], filters, call.group(grad_columns[:size], group))
+            grouped_product(group_grads, call.filters, call.by_group(grad_columns[:size]))
         if wants_places:
             _places(call, chunk, grad_columns, columns if wants_weight else None, grad_shift, grad_mask)
         elif wants_weight:
@@ -235,8 +232,7 @@ def backward(
         if wants_input:
             _gather(call, chunk, grad_columns, grad_pixels)
         if wants_weight:
-            for group in range(g.groups):
-                grad_filters[group] += torch.mm(group_grads[group].t(), call.group(columns[:size], group))
+            grad_filters += grouped_sums(group_grads, call.by_group(columns[:size]))
     filters = grad_filters.view(g.out_channels, *g.kernel, g.channels // g.groups)
     found = (
         grad_pixels.permute(0, 3, 1, 2).to(input.dtype) if wants_input else None,
@@ -271,6 +267,8 @@ def _gather(call: _Call, chunk: _Chunk, grad_columns: Tensor, grad_pixels: Tenso
     """Sort the chunk's entries by input pixel, and let each input pixel sum its own."""
     g, rows = call.geometry, call.rows(chunk)
     keys_count = chunk.images * g.height * g.width * g.offset_groups
+    if keys_count == 0:
+        return
     keys = call.empty(4 * rows, dtype=torch.int64 if call.wide else torch.int32)
     weights = call.empty(4 * rows, dtype=call.real)
     call.module().launch(

@@ -63,8 +63,9 @@ def import_cupy() -> ModuleType:
         import cupy
     except ImportError as error:
         wheel = f"cupy-cuda{(torch.version.cuda or '13').split('.')[0]}x"
+        reason = str(error).strip().splitlines()[0]
         raise ImportError(
-            f"dcnlab's operators on CUDA tensors need CuPy: pip install {wheel} (importing it failed: {error})"
+            f"dcnlab's operators on CUDA tensors need CuPy: pip install {wheel} (importing it failed: {reason})"
         ) from error
     return cupy
 

@@ -14,7 +14,7 @@ from dcnlab.ops.cuda.compile import C_TYPES, Prelude, Variant
 from dcnlab.ops.cuda.launch import KernelModule, ModuleFactory, module
 from dcnlab.ops.pool_geometry import MAX_SAMPLES, PoolGeometry
 
-INT_MAX = 2**31 - 1
+INT_MAX = 2**31 - 1 - 1024
 """Largest tensor that kernels with 32-bit indices take."""
 
 THREADS = 128

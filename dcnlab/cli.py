@@ -116,8 +116,9 @@ def table(
     from dcnlab.ablations import table as tables
 
     choose("--format", form, tables.FORMATS)
-    overrides = [word for word in more or [] if "=" in word]
-    roots = [*(runs or []), *(Path(word) for word in more or [] if "=" not in word)]
+    words = more or []
+    overrides = [word for word in words if "=" in word and not Path(word).is_dir()]
+    roots = [*(runs or []), *(Path(word) for word in words if word not in overrides)]
     found = tables.assemble(name, roots or [Path("runs")], overrides)
     if form == "rich":
         tables.show(found)

@@ -18,7 +18,7 @@ class ConfigError(ValueError):
 
 def nearest(word: str, known: Iterable[str]) -> str | None:
     """The known name most like `word`, or None where none is like it at all."""
-    found = difflib.get_close_matches(word, list(known), n=1, cutoff=0.6)
+    found = difflib.get_close_matches(str(word), list(known), n=1, cutoff=0.6)
     return found[0] if found else None
 
 
@@ -182,6 +182,8 @@ class OptimConfig:
         choose("optim.schedule", self.schedule, ("step", "cosine"))
         within("optim.lr", self.lr, 0)
         within("optim.momentum", self.momentum, 0, 1)
+        if self.momentum == 1:
+            raise ConfigError("optim.momentum is 1; it must be below 1")
         within("optim.weight_decay", self.weight_decay, 0)
         within("optim.offset_lr_scale", self.offset_lr_scale, 0)
         within("optim.warmup", self.warmup, 0)
@@ -279,5 +281,7 @@ class Config:
     def __post_init__(self) -> None:
         folder_name("name", self.name)
         folder_name("id", self.id)
+        if not self.out:
+            raise ConfigError("out is ''; it must be the folder where run folders are made")
         within("seed", self.seed, 0, 2**32 - 1)
         choose("task", self.task, ("classification",))

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import json
+import os
 import types
 import typing
 from collections.abc import Iterator, Sequence
@@ -46,16 +48,18 @@ def load(experiment: str, args: Sequence[str] = (), parameters: dict[str, Any] |
     swept = dict(flatten(parameters or {}))
     apply(tree, swept, "sweep")
     for arg in args:
-        if "=" not in arg:
+        if not is_override(arg):
             file_parameters = dict(flatten(read_json(arg)))
             apply(tree, file_parameters, arg)
             swept |= file_parameters
-    overrides = dict(parse_override(arg) for arg in args if "=" in arg)
+    before = copy.deepcopy(tree)
+    overrides = dict(parse_override(arg) for arg in args if is_override(arg))
     for key, value in overrides.items():
         apply(tree, {key: value}, "command line")
     # A parameter that the command line overrules is recorded as it was used.
-    tree.sweep = {key: overrides.get(key, value) for key, value in swept.items()}
-    return checked(tree, str(path))
+    used = dict(flatten(overrides))
+    tree.sweep = {key: used.get(key, value) for key, value in swept.items()}
+    return checked(tree, str(path), before)
 
 
 def load_run(folder: Path, overrides: Sequence[str] = ()) -> Config:
@@ -69,9 +73,10 @@ def load_run(folder: Path, overrides: Sequence[str] = ()) -> Config:
         raise ConfigError(f"{folder} is no run folder: it has no config.yaml")
     tree = OmegaConf.structured(Config)
     apply(tree, read_yaml(path), str(path))
+    before = copy.deepcopy(tree)
     for key, value in map(parse_override, overrides):
         apply(tree, {key: value}, "command line")
-    return checked(tree, str(path))
+    return checked(tree, str(path), before)
 
 
 def to_yaml(config: Config) -> str:
@@ -85,6 +90,12 @@ def settings(config: Config) -> dict[str, Any]:
     return {key: value for key, value in leaves.items() if not any(f"{key}.".startswith(f"{w}.") for w in WHERE)}
 
 
+def changed(found: dict[str, Any]) -> dict[str, Any]:
+    """Of `settings`, those that are not the defaults: a key that is new, at its default, alters no run's identity."""
+    defaults = settings(Config())
+    return {key: value for key, value in found.items() if key not in defaults or value != defaults[key]}
+
+
 def flatten(tree: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
     """Dotted key and value of every leaf of nested dicts."""
     for key, value in tree.items():
@@ -94,8 +105,13 @@ def flatten(tree: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]
             yield f"{prefix}{key}", value
 
 
+def is_override(arg: str) -> bool:
+    """Whether an argument is key=value; an existing file is a file, whatever its path has in it."""
+    return "=" in arg and not os.path.isfile(arg)
+
+
 def parse_override(text: str) -> tuple[str, Any]:
-    """Split `key=value`; the value is read as YAML.
+    """Split `key=value`; the value of a key that takes text is that text, any other is read as YAML.
 
     Raises:
         ConfigError: it is neither, or the value is not YAML.
@@ -103,6 +119,11 @@ def parse_override(text: str) -> tuple[str, Any]:
     key, equals, value = text.partition("=")
     if not equals or not key:
         raise ConfigError(f"{text}: not of the form key=value")
+    hint = _hint(key)
+    if hint == str | None and value in ("", "null"):
+        return key, None
+    if hint in (str, str | None):
+        return key, value
     try:
         return key, OmegaConf.to_container(OmegaConf.from_dotlist([f"value={value}"]), resolve=False)["value"]  # type: ignore
     except (YAMLError, OmegaConfBaseException) as error:
@@ -192,21 +213,33 @@ def apply(tree: DictConfig, layer: dict[str, Any], source: str) -> None:
             raise ConfigError(f"{source}: {key} is {value!r}; it must be {describe(hint)}") from error
 
 
-def checked(tree: DictConfig, source: str) -> Config:
+def checked(tree: DictConfig, source: str, before: DictConfig | None = None) -> Config:
     """The tree as plain dataclasses, every section's own checks passed.
+
+    Args:
+        tree: to check.
+        source: the file to blame for what does not hold.
+        before: the tree without the command line, which is to blame where this one holds.
 
     Raises:
         ConfigError: a value out of its range, or an interpolation of what is not there.
     """
     try:
         config = typing.cast(Config, OmegaConf.to_object(tree))
-    except ConfigError as error:
-        raise ConfigError(f"{source}: {error}") from error
-    except OmegaConfBaseException as error:
-        raise ConfigError(f"{source}: {one_line(error)}") from error
+    except (ConfigError, OmegaConfBaseException) as error:
+        blamed = "command line" if before is not None and _holds(before) else source
+        raise ConfigError(f"{blamed}: {one_line(error)}") from error
     if config.trainer.max_steps is None and config.trainer.max_epochs is None:
         raise ConfigError(f"{source}: trainer.max_steps and trainer.max_epochs are both null; state one of them")
     return config
+
+
+def _holds(tree: DictConfig) -> bool:
+    try:
+        OmegaConf.to_object(tree)
+    except (ConfigError, OmegaConfBaseException):
+        return False
+    return True
 
 
 def check_paths(config: Config) -> None:

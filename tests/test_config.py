@@ -106,6 +106,8 @@ def test_a_key_like_no_other_lists_what_there_is(experiment):
         ("model.modulated=maybe", "model.modulated is 'maybe'; it must be true or false"),
         ("data.batch_size=0", "data.batch_size is 0; it must be at least 1"),
         ("optim.momentum=2", "optim.momentum is 2; it must be between 0 and 1"),
+        ("optim.momentum=1", "optim.momentum is 1; it must be below 1"),
+        ("out=", "out is ''; it must be the folder where run folders are made"),
         ("model.deform_layers=-1", "model.deform_layers is -1; it must be at least 0"),
         ("data.name=digit", "data.name is 'digit'; nearest: digits; choose from: digits, imagefolder"),
         ("data.name=imagefolder", "data.root is null; data.name imagefolder needs the folder of the data set"),
@@ -123,6 +125,38 @@ def test_a_key_like_no_other_lists_what_there_is(experiment):
 )
 def test_a_wrong_value_names_the_field_the_value_and_what_is_wanted(experiment, override, says):
     assert says in message(configfile.load, experiment(STEPS), [override])
+
+
+@pytest.mark.parametrize(
+    ("override", "key", "value"),
+    [
+        ("id=8959e0729791", "id", "8959e0729791"),  # YAML reads infinity
+        ("id=001234567012", "id", "001234567012"),  # and an octal number
+        ("id=007", "id", "007"),
+        ("id=on", "id", "on"),
+        ("id=null", "id", None),
+        ("name=1e3", "name", "1e3"),
+        ("name=null", "name", "null"),
+        ("out=runs # x", "out", "runs # x"),
+        ("out=runs/lr=1", "out", "runs/lr=1"),
+    ],
+)
+def test_text_on_the_command_line_is_taken_as_it_stands(experiment, override, key, value):
+    assert getattr(configfile.load(experiment(STEPS), [override]), key) == value
+
+
+def test_a_file_of_parameters_below_a_folder_with_an_equals_sign_is_a_file(experiment, tmp_path):
+    args = tmp_path / "lr=1" / "parameters.json"
+    args.parent.mkdir()
+    args.write_text('{"seed": 4}')
+    assert configfile.load(experiment(STEPS), [str(args)]).sweep == {"seed": 4}
+
+
+def test_a_value_out_of_range_is_blamed_on_where_it_stands(experiment):
+    held, broken = experiment(STEPS), experiment("optim: {lr: -1}\n" + STEPS, "broken.yaml")
+    assert message(configfile.load, held, ["optim.lr=-1"]) == "command line: optim.lr is -1; it must be at least 0"
+    assert message(configfile.load, held, ["data.name=imagefolder"]).startswith("command line: data.root is null")
+    assert message(configfile.load, broken, ["seed=1"]) == f"{broken}: optim.lr is -1; it must be at least 0"
 
 
 def test_an_experiment_without_an_end_is_refused(experiment):
@@ -211,6 +245,18 @@ def test_settings_leave_out_where_a_run_happens(experiment):
     elsewhere = configfile.load(path, where)
     assert configfile.settings(elsewhere) == plain
     assert configfile.settings(configfile.load(path, ["optim.lr=3"])) != plain
+
+
+def test_only_what_is_not_a_default_counts_as_changed(experiment):
+    path = experiment(STEPS)
+    assert configfile.changed(configfile.settings(configfile.load(path, ["optim.lr=3"]))) == {
+        "optim.lr": 3,
+        "trainer.max_steps": 2,
+    }
+    # A version that knew one key less.
+    found = configfile.settings(configfile.load(path))
+    older = {key: value for key, value in found.items() if key != "optim.schedule"}
+    assert configfile.changed(older) == configfile.changed(found)
 
 
 def test_a_missing_data_root_and_missing_weights_are_named(experiment, tmp_path):

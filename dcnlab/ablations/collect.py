@@ -25,7 +25,7 @@ class Record:
     @property
     def id(self) -> str:
         """Equal to the id of the trial that it is a run of, wherever it lies."""
-        return digest([self.results["parameters"], self.settings])[:12]
+        return digest([self.results["parameters"], configfile.changed(self.settings)])[:12]
 
     @property
     def rest(self) -> dict[str, Any]:
@@ -73,7 +73,10 @@ def of_sweep(sweep: Sweep, trials: Sequence[Trial], found: Sequence[Record]) -> 
     Raises:
         ConfigError: no run fits, or those that do differ in their settings.
     """
-    collection = Collection([name for name in sweep.swept if name != "seed"], [])
+    # Values that are mappings set several keys each.
+    names = dict.fromkeys(key for trial in trials for key in trial.parameters)
+    swept = [key for key in names if any(f"{key}.".startswith(f"{name}.") for name in sweep.swept)]
+    collection = Collection([key for key in swept if key != "seed"], [])
     ids = {trial.id: trial for trial in trials}
     keyed = {digest(trial.parameters): trial for trial in trials}
     akin = [record for record in found if digest(record.results["parameters"]) in keyed]
@@ -90,7 +93,8 @@ def of_sweep(sweep: Sweep, trials: Sequence[Trial], found: Sequence[Record]) -> 
         raise ConfigError(f"no run of {sweep.path} found; make them with: dcnlab sweep {sweep.path}")
     best = _one_each(collection, chosen)
     for trial in trials:
-        collection.lines.append((trial.parameters, best.get(digest(trial.parameters))))
+        runs_of_it: list[Record | None] = [record for record in best if record.results["parameters"] == trial.parameters]
+        collection.lines += [(trial.parameters, record) for record in runs_of_it or [None]]
     _note_code(collection)
     return collection
 
@@ -108,7 +112,7 @@ def of_name(name: str, found: Sequence[Record]) -> Collection:
     _refuse_mixture(chosen)
     names = list(dict.fromkeys(key for record in chosen for key in record.results["parameters"]))
     collection = Collection([key for key in names if key != "seed"], [])
-    for record in _one_each(collection, chosen).values():
+    for record in _one_each(collection, chosen):
         collection.lines.append(({**record.results["parameters"], "seed": record.results["seed"]}, record))
     collection.lines.sort(key=lambda line: [_order(line[0].get(key)) for key in [*collection.swept, "seed"]])
     _note_code(collection)
@@ -119,18 +123,18 @@ def _order(value: Any) -> tuple[int, float, str]:
     return (0, value, "") if isinstance(value, int | float) else (1, 0.0, str(value))
 
 
-def _one_each(collection: Collection, chosen: Sequence[Record]) -> dict[str, Record]:
-    """One finished run for each set of parameters: the newest, with a note where there were more."""
+def _one_each(collection: Collection, chosen: Sequence[Record]) -> list[Record]:
+    """One finished run for each set of parameters and seed: the newest, with a note where there were more."""
     best: dict[str, Record] = {}
     finished = [record for record in chosen if record.results["status"] == "finished"]
     for record in sorted(finished, key=lambda record: (record.folder / "results.json").stat().st_mtime):
-        key = digest(record.results["parameters"] or {"seed": record.results["seed"]})
+        key = digest([record.results["parameters"], record.results["seed"]])
         if key in best:
             collection.notes.append(f"of two runs of the same, {record.folder} counts and {best[key].folder} does not")
         best[key] = record
     for status, count in Counter(record.results["status"] for record in chosen if record not in finished).items():
         collection.notes.append(f"{count} {'run' if count == 1 else 'runs'} {status} and not counted")
-    return best
+    return list(best.values())
 
 
 def _note_others(collection: Collection, chosen: Record, others: Sequence[Record]) -> None:

@@ -111,6 +111,11 @@ def _check_values(name: str, kind: str, spec: dict[str, Any]) -> None:
         raise ConfigError(f"parameters.{name}.min is {spec['min']}; {kind} needs it above 0")
     if spec.get("q", 1) <= 0:
         raise ConfigError(f"parameters.{name}.q is {spec['q']}; it must be above 0")
+    if spec.get("sigma", 1) < 0:
+        raise ConfigError(f"parameters.{name}.sigma is {spec['sigma']}; it must be at least 0")
+    for key in ("a", "b"):
+        if spec.get(key, 1) <= 0:
+            raise ConfigError(f"parameters.{name}.{key} is {spec[key]}; it must be above 0")
     if kind == "int_uniform" and not (isinstance(spec["min"], int) and isinstance(spec["max"], int)):
         raise ConfigError(f"parameters.{name}: int_uniform needs whole numbers for min and max")
     if kind == "categorical_w_probabilities":

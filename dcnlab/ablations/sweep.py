@@ -41,7 +41,7 @@ def run(
         Stopped: by a signal; no trial runs on.
     """
     sweep = sweepfile.read(name)
-    arguments = [*overrides, *([f"out={out}"] if out else [])]
+    arguments = [*overrides, *([f"out={out}"] if out is not None else [])]
     trials = sweepfile.trials(sweep, arguments, limit)
     for trial in trials:
         configfile.check_paths(trial.config)
@@ -104,7 +104,7 @@ def _start(sweep: Sweep, trial: Trial, slot: Slot, arguments: Sequence[str]) -> 
     parameters = trial.folder / "parameters.json"
     runs.write_whole(parameters, json.dumps(trial.parameters) + "\n")
     where = [f"name={trial.config.name}", f"out={trial.config.out}", f"id={trial.id}", "trainer.progress=false"]
-    if not any(argument.startswith("trainer.threads=") for argument in arguments):
+    if trial.config.trainer.threads is None:
         where.append(f"trainer.threads={slot.threads}")
     command = ["fit", sweep.program, str(parameters), *sweep.overrides, *arguments, *where]
     mirror = {"WANDB_SWEEP_ID": sweep.id, "WANDB_MODE": os.environ.get("WANDB_MODE") or "offline"}

@@ -75,7 +75,7 @@ class Trial:
     @property
     def id(self) -> str:
         """The run folder's name: a hash of what the trial computes and of what the sweep set in it."""
-        return digest([self.parameters, configfile.settings(self.config)])[:12]
+        return digest([self.parameters, configfile.changed(configfile.settings(self.config))])[:12]
 
     @property
     def folder(self) -> Path:
@@ -129,7 +129,7 @@ def trials(sweep: Sweep, overrides: Sequence[str] = (), limit: int | None = None
         except ConfigError as error:
             described = " ".join(f"{key}={value}" for key, value in parameters.items())
             raise ConfigError(f"{sweep.path}: trial {described}: {error}") from error
-        trial = Trial(parameters, config)
+        trial = Trial(config.sweep, config)
         found.setdefault(trial.id, trial)
     return list(found.values())
 
@@ -161,6 +161,8 @@ def _sweep(path: Path, tree: dict[str, Any]) -> Sweep:
     _check_keys("metric.", metric, METRIC_KEYS)
     if "goal" in metric:
         choose("metric.goal", str(metric["goal"]), ("maximize", "minimize"))
+    if not isinstance(metric.get("name"), str | None):
+        raise ConfigError(f"metric.name is {metric['name']!r}; it must be the name of one metric")
     run_cap = tree.get("run_cap")
     if run_cap is not None and (not isinstance(run_cap, int) or isinstance(run_cap, bool) or run_cap < 1):
         raise ConfigError(f"run_cap is {run_cap!r}; it must be a whole number above 0")

@@ -14,6 +14,7 @@ from command_line import dcnlab, environment
 
 from dcnlab import lifeline, resources, runs
 from dcnlab.ablations import children
+from dcnlab.ablations import sweep as ablation
 from dcnlab.ablations.sweepfile import read, trials
 
 
@@ -193,6 +194,22 @@ def test_a_wandb_agent_and_our_sweep_make_equal_runs_of_one_file(sweep, tmp_path
 
 
 # The parts, without whole runs.
+
+
+@pytest.mark.parametrize(
+    ("experiment", "parameters", "threads"),
+    [({}, {}, ["trainer.threads=5"]), ({"threads": 3}, {}, []), ({}, {"trainer.threads": {"value": 2}}, [])],
+)
+def test_a_trial_computes_with_the_threads_that_the_user_chose(sweep, monkeypatch, experiment, parameters, threads):
+    path = sweep({"seed": {"value": 0}, **parameters})
+    tree = yaml.safe_load(Path("tiny.yaml").read_text())
+    tree["trainer"] = {"max_steps": 2, **experiment}
+    Path("tiny.yaml").write_text(yaml.safe_dump(tree))
+    monkeypatch.setattr(children, "start", lambda command, *_: command)
+    [trial] = trials(read(path))
+    command = ablation._start(read(path), trial, children.Slot(None, 5), [])
+    assert [word for word in command if word.startswith("trainer.threads=")] == threads
+    assert f"id={trial.id}" in command
 
 
 def test_a_child_whose_parent_is_killed_dies_with_it(tmp_path):

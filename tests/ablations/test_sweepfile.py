@@ -8,7 +8,7 @@ import jsonschema
 import pytest
 import yaml
 
-from dcnlab import resources
+from dcnlab import configfile, resources
 from dcnlab.ablations import search, sweepfile
 from dcnlab.config import ConfigError
 
@@ -94,6 +94,22 @@ def test_an_override_puts_one_value_in_place_of_the_swept_ones(write):
     assert all(trial.config.sweep == trial.parameters and trial.config.seed == 7 for trial in trials)
 
 
+def test_values_that_are_mappings_are_known_by_the_keys_they_set(write):
+    path = write(parameters={"model": {"values": [{"deform_layers": 1, "modulated": True}, {"deform_layers": 2}]}})
+    assert [trial.parameters for trial in all_trials(path)] == [
+        {"model.deform_layers": 1, "model.modulated": True},
+        {"model.deform_layers": 2},
+    ]
+
+
+def test_a_new_key_at_its_default_leaves_a_trial_its_id(write, monkeypatch):
+    path = write()
+    before = [trial.id for trial in all_trials(path)]
+    settings = configfile.settings
+    monkeypatch.setattr(configfile, "settings", lambda config: {**settings(config), "optim.nesterov": False})
+    assert [trial.id for trial in all_trials(path)] == before
+
+
 def test_run_cap_ends_a_grid_and_a_random_search(write):
     assert len(all_trials(write(run_cap=2))) == 2
     space = {"optim.lr": {"min": 0.1, "max": 1.0}}
@@ -123,6 +139,7 @@ def test_the_experiment_may_stand_in_the_command(write):
         ({"paramters": {}}, "no such key paramters; nearest: parameters"),
         ({"metric": {"nmae": "top1"}}, "no such key metric.nmae; nearest: metric.name"),
         ({"metric": {"name": "top1", "goal": "maximise"}}, "metric.goal is 'maximise'; nearest: maximize"),
+        ({"metric": {"name": ["a"]}}, "metric.name is ['a']; it must be the name of one metric"),
         ({"method": None}, "method is missing; choose from: grid, random"),
         ({"method": "grd"}, "method is 'grd'; nearest: grid"),
         ({"method": "bayes"}, "method is 'bayes', which needs wandb's server"),

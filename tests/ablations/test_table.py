@@ -219,6 +219,38 @@ def test_a_name_shows_the_runs_of_that_folder(finished):
     assert [row["seeds"] for row in found.rows] == [3, 3, 2]
 
 
+def test_seeds_given_on_the_command_line_are_runs_of_their_own(sweep):
+    tree = yaml.safe_load(Path(sweep).read_text())
+    tree["parameters"] = {"model.deform_layers": {"values": [0]}}
+    Path(sweep).write_text(yaml.safe_dump(tree))
+    for seed, top1 in ((4, 60.0), (5, 70.0)):
+        write_run(trials(read(sweep), [f"seed={seed}"])[0], top1)
+    for name in ("ablation", sweep):
+        [row] = assemble(name).rows
+        assert (row["top1"], row["seeds"]) == (65.0, 2), name
+    [row] = assemble(sweep, "seed=5").rows
+    assert (row["top1"], row["seeds"]) == (70.0, 1)
+
+
+def test_values_that_are_mappings_have_a_column_for_each_key(sweep):
+    tree = yaml.safe_load(Path(sweep).read_text())
+    tree["parameters"] = {"model": {"values": [{"deform_layers": 1, "modulated": True}, {"deform_layers": 2}]}}
+    Path(sweep).write_text(yaml.safe_dump(tree))
+    for trial, top1 in zip(trials(read(sweep)), (60.0, 70.0), strict=True):
+        write_run(trial, top1)
+    rows = assemble(sweep).rows
+    assert [(row["model.deform_layers"], row["model.modulated"], row["top1"]) for row in rows] == [
+        (1, True, 60.0),
+        (2, None, 70.0),
+    ]
+
+
+def test_runs_below_a_folder_called_wandb_are_found(finished):
+    Path("wandb").mkdir()
+    shutil.move("runs", "wandb/runs")
+    assert_worked_out(assemble(finished, roots=("wandb",)).rows)
+
+
 @pytest.mark.parametrize(
     ("name", "roots", "says"),
     [

@@ -170,6 +170,9 @@ def main() -> None:
         status = app(prog_name="dcnlab", standalone_mode=False)
     except ConfigError as error:
         _fail(str(error))
+    except OSError as error:  # a path that cannot be read or written, a full disk
+        where = f"{error.filename}: " if error.filename is not None else ""
+        _fail(f"{where}{error.strerror or error}")
     except typer.Abort:
         sys.exit(130)
     except usage_error as error:  # type: ignore[misc]

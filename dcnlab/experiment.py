@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import math
+import os
+import pickle
 import signal
 import sys
+import traceback
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -44,13 +47,18 @@ def fit(config: Config) -> Path:
         ConfigError: what the config asks for cannot be built; no folder is made.
         Interrupted: the run was stopped; results.json says so.
     """
-    folder = runs.folder_of(config)
-    parts = build(config, folder)
-    with _sole_user(folder):
-        if tracking.is_first_process():
-            runs.create(folder)
-            runs.write_whole(folder / "config.yaml", configfile.to_yaml(config))
-        _run(config, parts, folder, checkpoint=None)
+    given = "DCNLAB_RUN_ID" in os.environ
+    try:
+        folder = runs.folder_of(config)
+        parts = build(config, folder)
+        with _sole_user(folder):
+            if tracking.is_first_process():
+                runs.create(folder)
+                runs.write_whole(folder / "config.yaml", configfile.to_yaml(config))
+            _run(config, parts, folder, checkpoint=None)
+    finally:
+        if not given:  # the next run of this process has an ID of its own
+            os.environ.pop("DCNLAB_RUN_ID", None)
     return folder
 
 
@@ -62,6 +70,7 @@ def resume(folder: Path) -> Path:
         Interrupted: the run was stopped again.
     """
     config = configfile.load_run(folder)
+    named, folder = folder, folder.resolve()  # `.` has no name
     config.out, config.name, config.id = str(folder.parent.parent), folder.parent.name, folder.name
     config.model.backbone.weights = "none"  # the checkpoint brings them
     with _sole_user(folder):
@@ -69,8 +78,9 @@ def resume(folder: Path) -> Path:
         if results is not None and results["status"] == "finished":
             raise ConfigError(f"{folder} is finished; there is nothing to resume")
         checkpoint = _checkpoint(folder)
+        _read(checkpoint)
         _run(config, build(config, folder), folder, checkpoint)
-    return folder
+    return named
 
 
 def evaluate(folder: Path, overrides: list[str]) -> dict[str, float]:
@@ -86,7 +96,15 @@ def evaluate(folder: Path, overrides: list[str]) -> dict[str, float]:
     config = configfile.load_run(folder, overrides)
     config.model.backbone.weights = "none"  # the checkpoint brings them
     checkpoint = _checkpoint(folder)
-    return _metrics(_test(build(config, folder), checkpoint))
+    _read(checkpoint)
+    parts = build(config, folder)
+    try:
+        return _metrics(_test(parts, checkpoint))
+    except ValueError as error:
+        complaint = _of_the_data(error)
+        if complaint is not None:
+            raise ConfigError(complaint) from error
+        raise
 
 
 def build(config: Config, folder: Path) -> Parts:
@@ -175,12 +193,16 @@ def _run(config: Config, parts: Parts, folder: Path, checkpoint: Path | None) ->
         with _terminable():
             results["model"] = {"params": parameters(task), "macs": macs(task, _one_image(data))}
             trainer.fit(task, datamodule=data, ckpt_path=checkpoint, weights_only=True)
+            _check_loss(trainer)
             results["metrics"] = _metrics(_test(parts))
         results["status"] = "finished"
     except (KeyboardInterrupt, SystemExit, _Terminated) as error:  # Lightning turns Ctrl-C into SystemExit
         raise runs.Interrupted(folder) from error
     except BaseException as error:
         results |= {"status": "failed", "reason": f"{type(error).__name__}: {configfile.one_line(error)}"}
+        complaint = _of_the_data(error)
+        if complaint is not None:
+            raise ConfigError(complaint) from error
         raise
     finally:
         parts.cost.stop()
@@ -277,8 +299,42 @@ def _checkpoint(folder: Path) -> Path:
 
 
 def _read(checkpoint: Path) -> dict[str, Any]:
-    """A checkpoint, through the loader that runs no code."""
-    return torch.load(checkpoint, map_location="cpu", weights_only=True)
+    """A checkpoint, through the loader that runs no code.
+
+    Raises:
+        ConfigError: it is not whole.
+    """
+    try:
+        found = torch.load(checkpoint, map_location="cpu", weights_only=True)
+    except (RuntimeError, EOFError, ValueError, KeyError, pickle.UnpicklingError) as error:
+        raise ConfigError(f"{checkpoint} is no whole checkpoint; run its experiment again with `dcnlab fit`") from error
+    if not isinstance(found, dict) or not {"global_step", "state_dict"} <= set(found):
+        raise ConfigError(f"{checkpoint} is no checkpoint of a run; run its experiment again with `dcnlab fit`")
+    return found
+
+
+def _check_loss(trainer: pl.Trainer) -> None:
+    """Refuse the weights of a training that ended in nan or infinity, which can still score.
+
+    Raises:
+        ConfigError: the last training loss is not finite.
+    """
+    loss = float(trainer.callback_metrics.get("train/loss", 0.0))
+    if not math.isfinite(loss):
+        raise ConfigError(f"the training diverged: train/loss is {loss} at its end; try a smaller optim.lr")
+
+
+def _of_the_data(error: BaseException) -> str | None:
+    """What the data set says about a file of the user's, such as an image that is broken; None for other errors."""
+    if not isinstance(error, ValueError) or isinstance(error, ConfigError):
+        return None
+    lines = str(error).splitlines()
+    if lines and lines[0].startswith("Caught ValueError in DataLoader worker"):  # its traceback is in the message
+        frames = [line for line in lines if line.startswith("  File ")]
+        in_data = bool(frames) and f"{os.sep}dcnlab{os.sep}data{os.sep}" in frames[-1]
+        return lines[-1].removeprefix("ValueError: ") if in_data else None
+    frame = [frame for frame, _ in traceback.walk_tb(error.__traceback__)][-1]
+    return configfile.one_line(error) if frame.f_globals["__name__"].startswith("dcnlab.data.") else None
 
 
 def _wandb_ids(logger: Any) -> dict[str, str | None]:

@@ -12,11 +12,14 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from dcnlab.config import Config, ConfigError, nearest
+from dcnlab.config import Config, ConfigError, folder_name, nearest
 
 SCHEMA = 1
 STATUSES = ("finished", "failed", "interrupted")
-_WRITTEN = ("config.yaml", "metrics.csv", "results.json", "checkpoints", "wandb")
+# config.yaml goes last, because it marks the folder as ours.
+_WRITTEN = ("metrics.csv", "results.json", "checkpoints", "wandb", "config.yaml")
+_BEFORE = ("parameters.json", "log.txt")
+"""What a sweep puts there before the run starts."""
 
 
 class Interrupted(BaseException):
@@ -38,6 +41,7 @@ def folder_of(config: Config) -> Path:
         several = int(os.environ.get("WORLD_SIZE", os.environ.get("SLURM_NTASKS", "1"))) > 1
         if several and "DCNLAB_RUN_ID" not in os.environ:
             raise ConfigError("id is null, and several processes share the run; state one for all of them: id=NAME")
+        folder_name("WANDB_RUN_ID", os.environ.get("WANDB_RUN_ID") or None)
         own = os.environ.get("WANDB_RUN_ID") or f"{time.strftime('%Y%m%d-%H%M%S')}-{os.getpid()}"
         config.id = os.environ.setdefault("DCNLAB_RUN_ID", own)
     return Path(config.out) / config.name / config.id
@@ -47,12 +51,15 @@ def create(folder: Path) -> None:
     """Make the run folder, or empty it of what a run that did not finish left there.
 
     Raises:
-        ConfigError: a finished run lies there already.
+        ConfigError: a finished run lies there already, or something that is no run.
     """
     results = read_results(folder)
     if results is not None and results["status"] == "finished":
         raise ConfigError(f"{folder} holds a finished run; choose another id, or remove the folder")
     folder.mkdir(parents=True, exist_ok=True)
+    foreign = [path.name for path in folder.iterdir() if path.name not in _BEFORE and not path.name.startswith(".")]
+    if foreign and not (folder / "config.yaml").is_file():
+        raise ConfigError(f"{folder} is no run folder and holds {min(foreign)}; choose another id, or remove it")
     for name in _WRITTEN:
         path = folder / name
         if path.is_dir():
@@ -87,8 +94,9 @@ def lock(path: Path) -> Iterator[None]:
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("a") as file:
         try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
+            # Not flock, whose lock the loader processes would inherit, and hold for as long as they outlive this one.
+            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except (BlockingIOError, PermissionError) as error:
             raise ConfigError(f"{path.parent} is in use by another dcnlab process") from error
         yield
 
@@ -131,5 +139,10 @@ def read_results(folder: Path) -> dict[str, Any] | None:
 
 def discover(roots: list[Path]) -> list[Path]:
     """Every run folder below `roots`: each one that holds a config.yaml."""
-    found = {path.parent for root in roots for path in root.glob("**/config.yaml") if "wandb" not in path.parts}
+    found = {
+        path.parent
+        for root in roots
+        for path in root.glob("**/config.yaml")
+        if "wandb" not in path.relative_to(root).parts
+    }
     return sorted(found)

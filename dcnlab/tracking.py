@@ -93,6 +93,9 @@ def wandb_logger(config: Config, folder: Path) -> WandbLogger | None:
     mode: Any = wandb_mode() if config.logger.wandb else "disabled"
     if mode == "disabled" or not is_first_process():
         return None
+    if mode == "offline":  # the mode of a run alone does not keep wandb's own telemetry from the network
+        os.environ.setdefault("WANDB_MODE", mode)
+        os.environ["WANDB_ERROR_REPORTING"] = "false"
     import wandb
 
     # Not through WandbLogger's own call of init, which passes options that wandb warns about.

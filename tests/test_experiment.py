@@ -97,7 +97,10 @@ def test_an_interrupted_run_resumes_to_the_weights_of_an_uninterrupted_one(tiny,
             fit(tiny, "id=part", "trainer.max_steps=6")
     part = Path("runs/tiny/part")
     assert results(part)["status"] == "interrupted"
-    assert experiment.resume(part) == part
+    monkeypatch.chdir(part)
+    assert experiment.resume(Path()) == Path()  # as `dcnlab resume .` does
+    monkeypatch.chdir(Path(tiny).parent)
+    assert results(part)["name"] == "tiny"
     assert results(part)["status"] == "finished"
     assert results(part)["metrics"] == results(whole)["metrics"]
     ends = [torch.load(run / "checkpoints/last.ckpt", weights_only=True) for run in (whole, part)]
@@ -158,6 +161,7 @@ def test_a_finished_run_is_not_overwritten_and_an_unfinished_one_is(tmp_path):
     folder = tmp_path / "run"
     (folder / "checkpoints").mkdir(parents=True)
     (folder / "log.txt").write_text("kept")
+    (folder / "config.yaml").write_text("seed: 0\n")
     sections = {key: {} for key in ("parameters", "metrics", "model", "cost", "environment")}
     runs.write_results(folder, {"schema": 1, "status": "failed", **sections})
     runs.create(folder)
@@ -189,12 +193,122 @@ def test_a_writer_that_dies_leaves_the_old_results_whole(tmp_path, monkeypatch):
 
 
 def test_two_processes_cannot_use_one_run_folder(tmp_path):
+    code = "import sys, pathlib; from dcnlab import runs\nwith runs.lock(pathlib.Path(sys.argv[1])): pass"
+    command = [sys.executable, "-c", code, str(tmp_path / ".lock")]
     with runs.lock(tmp_path / ".lock"):
-        with pytest.raises(ConfigError, match="is in use by another dcnlab process"):
-            with runs.lock(tmp_path / ".lock"):
-                pass
-    with runs.lock(tmp_path / ".lock"):
-        pass
+        done = subprocess.run(command, env=environment(), capture_output=True, text=True)
+        assert f"{tmp_path} is in use by another dcnlab process" in done.stderr
+    assert subprocess.run(command, env=environment()).returncode == 0
+
+
+def test_a_forked_loader_that_outlives_its_run_does_not_hold_the_folder(tmp_path):
+    code = (
+        "import os, pathlib, signal, sys, time; from dcnlab import runs\n"
+        "with runs.lock(pathlib.Path(sys.argv[1])):\n"
+        "    child = os.fork()\n"
+        "    if child == 0: time.sleep(30); os._exit(0)\n"
+        "    print(child, flush=True)\n"
+        "    os.kill(os.getpid(), signal.SIGKILL)"
+    )
+    command = [sys.executable, "-c", code, str(tmp_path / ".lock")]
+    process = subprocess.Popen(command, env=environment(), stdout=subprocess.PIPE, text=True)
+    child = int(process.stdout.readline())
+    try:
+        assert process.wait(20) == -signal.SIGKILL
+        with runs.lock(tmp_path / ".lock"):
+            os.kill(child, 0)  # it still lives
+    finally:
+        os.kill(child, signal.SIGKILL)
+
+
+def test_a_folder_that_is_no_run_is_not_emptied(tmp_path):
+    folder = tmp_path / "mine"
+    (folder / "checkpoints").mkdir(parents=True)
+    (folder / "checkpoints" / "best.pt").write_text("precious")
+    (folder / ".lock").touch()
+    with pytest.raises(ConfigError, match="mine is no run folder and holds checkpoints; choose another id"):
+        runs.create(folder)
+    assert (folder / "checkpoints" / "best.pt").read_text() == "precious"
+
+
+def test_what_a_sweep_puts_there_first_does_not_keep_a_run_from_its_folder(tmp_path):
+    for name in ("parameters.json", "log.txt", ".lock"):
+        (tmp_path / name).touch()
+    runs.create(tmp_path)
+    assert len(list(tmp_path.iterdir())) == 3
+
+
+def test_a_run_without_an_id_leaves_none_to_the_next_of_the_process(tiny, monkeypatch):
+    with pytest.raises(ConfigError, match="99"):
+        fit(tiny, "model.deform_layers=99")
+    assert "DCNLAB_RUN_ID" not in os.environ
+    monkeypatch.setenv("DCNLAB_RUN_ID", "given")
+    with pytest.raises(ConfigError, match="99"):
+        fit(tiny, "model.deform_layers=99")
+    assert os.environ["DCNLAB_RUN_ID"] == "given"
+
+
+def test_a_wandb_run_id_cannot_leave_the_folder_of_the_runs(tiny, monkeypatch):
+    monkeypatch.setenv("WANDB_RUN_ID", "../../up")
+    with pytest.raises(ConfigError, match=r"WANDB_RUN_ID is '\.\./\.\./up'; it names a folder"):
+        fit(tiny)
+
+
+def test_a_training_that_diverges_is_a_failed_run(tiny):
+    with pytest.raises(ConfigError, match=r"the training diverged: train/loss is (nan|inf)"):
+        fit(tiny, "id=one", "optim.lr=1e30", "trainer.max_steps=4")
+    found = results(Path("runs/tiny/one"))
+    assert found["status"] == "failed"
+    assert "the training diverged" in found["reason"]
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_broken_image_met_in_training_fails_the_run_in_one_line(tiny, workers):
+    from PIL import Image
+
+    for split in ("train", "val", "test"):
+        for name in ("ant", "bee"):
+            folder = Path("insects") / split / name
+            folder.mkdir(parents=True)
+            for number in range(4):
+                Image.new("RGB", (32, 32), (9 * number, 0, 0)).save(folder / f"{number}.png")
+    broken = Path("insects/train/bee/2.png")
+    broken.write_bytes(broken.read_bytes()[:40])
+    data = ["data.name=imagefolder", "data.root=insects", "data.batch_size=4", f"data.workers={workers}"]
+    with pytest.raises(ConfigError, match=r"^insects/train/bee/2\.png cannot be read as an image") as caught:
+        fit(tiny, "id=one", *data)
+    assert "\n" not in str(caught.value)
+    found = results(Path("runs/tiny/one"))
+    assert found["status"] == "failed"
+    assert "insects/train/bee/2.png cannot be read" in found["reason"]
+
+
+def test_a_cut_checkpoint_is_named_in_one_line(tiny):
+    folder = fit(tiny, "id=one")
+    checkpoint = folder / "checkpoints" / "last.ckpt"
+    checkpoint.write_bytes(checkpoint.read_bytes()[:1000])
+    with pytest.raises(ConfigError, match=r"^runs/tiny/one/checkpoints/last\.ckpt is no whole checkpoint"):
+        experiment.evaluate(folder, [])
+    (folder / "results.json").unlink()
+    with pytest.raises(ConfigError, match=r"runs/tiny/one/checkpoints/last\.ckpt is no whole checkpoint"):
+        experiment.resume(folder)
+
+
+def test_an_offline_run_opens_no_connection(tiny):
+    code = (
+        "import sys, time\n"
+        "def hook(event, arguments):\n"
+        "    if event in ('socket.connect', 'socket.getaddrinfo'):\n"
+        "        host = arguments[1] if event == 'socket.connect' else arguments\n"
+        "        if isinstance(host, tuple) and host[0] not in ('127.0.0.1', 'localhost', '::1'):\n"
+        "            print('CONNECTS', event, host, flush=True)\n"
+        "sys.addaudithook(hook)\n"
+        "sys.argv = ['dcnlab', 'fit', 'tiny.yaml', 'id=one']\n"
+        "from dcnlab import cli\n"
+        "cli.main()"
+    )
+    done = subprocess.run([sys.executable, "-c", code], env=environment(), capture_output=True, text=True)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "runs/tiny/one\n", "")
 
 
 @pytest.mark.parametrize(

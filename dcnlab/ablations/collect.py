@@ -93,8 +93,8 @@ def of_sweep(sweep: Sweep, trials: Sequence[Trial], found: Sequence[Record]) -> 
         raise ConfigError(f"no run of {sweep.path} found; make them with: dcnlab sweep {sweep.path}")
     best = _one_each(collection, chosen)
     for trial in trials:
-        runs_of_it: list[Record | None] = [record for record in best if record.results["parameters"] == trial.parameters]
-        collection.lines += [(trial.parameters, record) for record in runs_of_it or [None]]
+        of_it: list[Record | None] = [record for record in best if record.results["parameters"] == trial.parameters]
+        collection.lines += [(trial.parameters, record) for record in of_it or [None]]
     _note_code(collection)
     return collection
 

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import torch
+from tester import Results
 from torch import Tensor
 
 import dcnlab.ops
@@ -14,9 +15,6 @@ from dcnlab.ops import reference
 from dcnlab.ops.cuda import deform_conv2d as cuda
 from dcnlab.ops.cuda.launch import ModuleFactory
 from dcnlab.ops.geometry import ConvGeometry
-
-TOLERANCES = {torch.float64: 1e-10, torch.float32: 2e-5, torch.float16: 4e-3, torch.bfloat16: 3e-2}
-"""Largest error of a result by dtype, as a share of the result's largest entry (or of 1, if that is more)."""
 
 NAMES = ("input", "offset", "mask", "weight", "bias")
 
@@ -102,9 +100,6 @@ def random_case(seed: int, **fixed: object) -> Case:
     return Case(**(values | fixed))  # type: ignore[arg-type]
 
 
-Results = dict[str, Tensor | None]
-
-
 def by_autograd(function: Callable[..., Tensor], case: Case, device: str = "cpu", **options: object) -> Results:
     """Output and gradients of a function with torchvision's signature."""
     tensors = {k: None if t is None else t.to(device).requires_grad_() for k, t in case.tensors().items()}
@@ -154,18 +149,3 @@ def by_kernels(case: Case, modules: ModuleFactory, chunk_bytes: int = cuda.CHUNK
     found = dict(zip(NAMES, grads, strict=False))
     found["mask"] = found["mask"] if mask is not None else None  # type: ignore[assignment]
     return {"output": output} | found | {"bias": None if bias is None else grad.sum((0, 2, 3))}
-
-
-def assert_near(found: Results, expected: Results, case: Case, tolerance: float | None = None) -> None:
-    """Hold every result of a path against the reference's, and its dtype and shape against the arguments'."""
-    tolerance = TOLERANCES[case.dtype] if tolerance is None else tolerance
-    for name, value in expected.items():
-        got = found[name]
-        if value is None:
-            assert got is None, f"{name} has a gradient though it was not given: {case}"
-            continue
-        assert got is not None, f"{name} is missing: {case}"
-        assert got.shape == value.shape, f"{name}: {tuple(got.shape)}, expected {tuple(value.shape)}: {case}"
-        error = (got.double().cpu() - value.double().cpu()).abs().max().item() if value.numel() else 0.0
-        scale = max(1.0, value.abs().max().item()) if value.numel() else 1.0
-        assert error <= tolerance * scale, f"{name} is off by {error:.2e} of {scale:.2e}: {case}"

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import torch
+from tester import Results
 from torch import Tensor
 
 import dcnlab.ops
@@ -15,9 +16,6 @@ from dcnlab.ops import reference
 from dcnlab.ops.cuda import roi_pool as cuda
 from dcnlab.ops.cuda.launch import ModuleFactory
 from dcnlab.ops.pool_geometry import PoolGeometry
-
-TOLERANCES = {torch.float64: 1e-10, torch.float32: 2e-5, torch.float16: 4e-3, torch.bfloat16: 3e-2}
-"""Largest error of a result by dtype, as a share of the result's largest entry (or of 1, if that is more)."""
 
 NAMES = ("input", "boxes", "offset")
 RULES = ("ps", "aligned")
@@ -131,8 +129,6 @@ def random_case(seed: int, rule: str, **fixed: object) -> Case:
     return Case(**values)  # type: ignore[arg-type]
 
 
-Results = dict[str, Tensor | None]
-
 FUNCTIONS: dict[str, Callable[..., Tensor]] = {
     "ps": dcnlab.ops.deform_ps_roi_pool,
     "aligned": dcnlab.ops.deform_roi_pool,
@@ -186,18 +182,3 @@ def by_kernels(case: Case, modules: ModuleFactory) -> Results:
     needed = (True, offset is not None)
     grad_input, grad_offset = cuda.backward(case.grad(), input, boxes, offset, geometry, needed, modules)
     return {"output": output, "input": grad_input, "offset": None if offset is None else grad_offset}
-
-
-def assert_near(found: Results, expected: Results, case: Case, tolerance: float | None = None) -> None:
-    """Hold every result of a path against the reference's, and its shape against the arguments'."""
-    tolerance = TOLERANCES[case.dtype] if tolerance is None else tolerance
-    for name, value in expected.items():
-        got = found[name]
-        if value is None:
-            assert got is None, f"{name} has a gradient though it was not given: {case}"
-            continue
-        assert got is not None, f"{name} is missing: {case}"
-        assert got.shape == value.shape, f"{name}: {tuple(got.shape)}, expected {tuple(value.shape)}: {case}"
-        error = (got.double().cpu() - value.double().cpu()).abs().max().item() if value.numel() else 0.0
-        scale = max(1.0, value.abs().max().item()) if value.numel() else 1.0
-        assert error <= tolerance * scale, f"{name} is off by {error:.2e} of {scale:.2e}: {case}"

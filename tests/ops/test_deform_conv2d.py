@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 import torch
 import torchvision
-from conv_cases import NAMES, Case, Results, assert_near, by_autograd, by_cpu, by_reference, random_case
+from conv_cases import NAMES, Case, by_autograd, by_cpu, by_reference, random_case
+from tester import Results, assert_near
 from torch import Tensor, nn
 
 import dcnlab.ops

@@ -4,7 +4,8 @@ import random
 
 import pytest
 import torch
-from conv_cases import assert_near, by_cpu, by_reference, random_case
+from conv_cases import by_cpu, by_reference, random_case
+from tester import assert_near
 
 from dcnlab.ops.cpu import deform_conv2d as cpu
 

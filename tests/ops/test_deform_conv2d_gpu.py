@@ -3,7 +3,8 @@
 import pytest
 import torch
 import torchvision
-from conv_cases import NAMES, Case, assert_near, by_autograd, by_reference, random_case
+from conv_cases import NAMES, Case, by_autograd, by_reference, random_case
+from tester import assert_near
 
 from dcnlab.ops import deform_conv2d
 

@@ -5,7 +5,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from conv_cases import NAMES, Case, assert_near, by_kernels, by_reference, random_case
+from conv_cases import NAMES, Case, by_kernels, by_reference, random_case
+from tester import assert_near
 
 from dcnlab.ops.cuda import deform_conv2d as cuda
 from dcnlab.ops.geometry import ConvGeometry

@@ -7,18 +7,8 @@ import numpy as np
 import pytest
 import torch
 import torchvision
-from roi_cases import (
-    FUNCTIONS,
-    NAMES,
-    REFERENCES,
-    RULES,
-    Case,
-    assert_near,
-    by_autograd,
-    by_cpu,
-    by_reference,
-    random_case,
-)
+from roi_cases import FUNCTIONS, NAMES, REFERENCES, RULES, Case, by_autograd, by_cpu, by_reference, random_case
+from tester import assert_near
 from torch import Tensor, nn
 
 from dcnlab.ops import ArgumentError, deform_ps_roi_pool, deform_roi_pool

@@ -3,7 +3,8 @@
 import pytest
 import torch
 import torchvision
-from roi_cases import FUNCTIONS, NAMES, RULES, Case, Results, assert_near, by_autograd, by_reference, random_case
+from roi_cases import FUNCTIONS, NAMES, RULES, Case, by_autograd, by_reference, random_case
+from tester import Results, assert_near
 
 from dcnlab.ops import deform_ps_roi_pool, deform_roi_pool
 

@@ -5,8 +5,9 @@ from pathlib import Path
 
 import pytest
 import torch
-from roi_cases import NAMES, RULES, Case, assert_near, by_kernels, by_reference, geometry_of, random_case
+from roi_cases import NAMES, RULES, Case, by_kernels, by_reference, geometry_of, random_case
 from test_roi_pool import GOLDEN, golden
+from tester import assert_near
 
 from dcnlab.ops.cuda import roi_pool as cuda
 from dcnlab.ops.pool_geometry import PoolGeometry

@@ -151,6 +151,8 @@ def preview(
     from dcnlab.data.preview import contact_sheet
 
     scenes = DigitScenes(split, digits=1 if task == "classification" else 4)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    out.touch()  # says which path it is that cannot be written, as the writer of PNGs does not
     print(contact_sheet(scenes, scenes.classes, out, rows, columns))
 
 

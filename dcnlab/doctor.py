@@ -70,30 +70,45 @@ def operators() -> Findings:
     import torch
 
     devices = ["cpu", *(["cuda"] if torch.cuda.is_available() else [])]
+    names = ("deform_conv2d", "deform_ps_roi_pool", "deform_roi_pool")
     return [
-        _attempt(f"deform_conv2d, {device}, forward and backward", partial(_operator, device)) for device in devices
+        _attempt(f"{name}, {device}, forward and backward", partial(_operator, name, device))
+        for name in names
+        for device in devices
     ]
 
 
-def _operator(device: str) -> str:
-    """Compare deform_conv2d and its gradients with the reference.
+def _operator(name: str, device: str) -> str:
+    """Compare an operator and its gradients with the reference.
 
     Raises:
         RuntimeError: they differ.
     """
     import torch
 
-    from dcnlab.ops import deform_conv2d
-    from dcnlab.ops.reference.deform_conv2d import deform_conv2d as reference
+    from dcnlab import ops
+    from dcnlab.ops import reference
 
     generator = torch.Generator().manual_seed(0)
 
     def random(*shape: int) -> torch.Tensor:
         return torch.randn(shape, generator=generator, dtype=torch.float64).to(device).requires_grad_()
 
-    inputs = random(2, 4, 7, 6), random(2, 18, 7, 6), random(5, 4, 3, 3)
+    boxes = torch.tensor([[0, 1.3, 0.4, 9.2, 11.7], [1, 3.6, 2.9, 14.1, 7.3]], dtype=torch.float64, device=device)
+    options: dict[str, Any]
+    if name == "deform_conv2d":
+        inputs = [random(2, 4, 7, 6), random(2, 18, 7, 6), random(5, 4, 3, 3)]
+        arguments, options = inputs, {"padding": (1, 1)}
+    elif name == "deform_ps_roi_pool":
+        inputs = [random(2, 8, 7, 6), random(2, 2, 2, 2)]
+        arguments = [inputs[0], boxes, inputs[1]]
+        options = {"output_size": 2, "spatial_scale": 0.37, "group_size": 2, "part_size": 2}
+    else:
+        inputs = [random(2, 4, 7, 6), random(2, 2, 2, 2)]
+        arguments, options = [inputs[0], boxes, inputs[1]], {"output_size": (2, 2), "spatial_scale": 0.37}
     outputs = []
-    for output in (deform_conv2d(*inputs, padding=1), reference(*inputs, padding=(1, 1))):
+    for module in (ops, reference):
+        output = getattr(module, name)(*arguments, **options)
         outputs.append((output.detach(), *torch.autograd.grad(output.square().sum(), inputs)))
     worst = max(float((one - other).abs().max()) for one, other in zip(*outputs, strict=True))
     if not worst < 1e-8:
@@ -107,8 +122,8 @@ def kernels() -> Findings:
         return [(ABSENT, "none compiled: cupy is not installed; CUDA tensors need cupy-cuda13x")]
     import torch
 
+    from dcnlab.ops.cuda import deform_conv2d, roi_pool
     from dcnlab.ops.cuda.compile import compile_cubin, nvrtc_problem, source_text
-    from dcnlab.ops.cuda.deform_conv2d import variants
 
     problem = nvrtc_problem()
     if problem is not None:
@@ -122,7 +137,7 @@ def kernels() -> Findings:
         return f"{', '.join(names)}; {len(reports)} variants for sm_{arch}"
 
     by_file: dict[str, list[Any]] = {}
-    for variant in variants():
+    for variant in [*deform_conv2d.variants(), *roi_pool.variants()]:
         if variant.main:
             by_file.setdefault(variant.source_file, []).append(variant.prelude)
     return [_attempt(name, partial(compiled, name, preludes)) for name, preludes in by_file.items()]

@@ -73,6 +73,30 @@ def test_what_only_building_finds_is_one_line_too(files):
     assert not Path("runs").exists()
 
 
+@pytest.mark.parametrize(
+    ("command", "says"),
+    [
+        ("fit tiny.yaml logger.wandb=false out=/proc/x", "/proc/x"),
+        ("fit tiny.yaml logger.wandb=false out=tiny.yaml", "tiny.yaml"),
+        ("sweep sweep.yaml --out /proc/x", "/proc/x"),
+        ("sweep sweep.yaml --out tiny.yaml", "tiny.yaml"),
+        ("sweep sweep.yaml --out=", "out is ''; it must be the folder where run folders are made"),
+        ("data preview --rows 1 --columns 1 --out /proc/x.png", "/proc/x.png: No such file or directory"),
+    ],
+)
+def test_a_path_that_cannot_be_written_is_one_line(files, command, says):
+    done = dcnlab(*command.split())
+    assert (done.returncode, done.stdout) == (2, "")
+    assert re.fullmatch(rf"dcnlab: .*{re.escape(says)}.*\n", done.stderr), done.stderr
+
+
+def test_a_folder_with_an_equals_sign_is_a_folder_to_table(files):
+    Path("lr=1").mkdir()
+    done = dcnlab("table", "sweep.yaml", "lr=1")
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.startswith("dcnlab: no run of sweep.yaml found")
+
+
 def test_help_comes_within_a_second_and_names_every_command():
     times = []
     for _ in range(3):
@@ -131,8 +155,14 @@ def test_doctor_says_what_works_and_what_is_missing():
     for line in (
         r"ok     torch 2\.",
         r"--     no GPU",
-        r"ok     deform_conv2d, cpu, forward and backward: equals the reference to \de-\d\d",
-        r"ok     deform_conv2d\.cu: .*variants for sm_90|--     none compiled: ",
+        *(
+            rf"ok     {name}, cpu, forward and backward: equals the reference to \de[-+]\d\d"
+            for name in ("deform_conv2d", "deform_ps_roi_pool", "deform_roi_pool")
+        ),
+        *(
+            rf"ok     {name}\.cu: .*variants for sm_90|--     none compiled: "
+            for name in ("deform_conv2d", "deform_ps_roi_pool", "deform_roi_pool")
+        ),
         r"ok     digits \(embedded\): 7000 train, 1000 val, 2000 test",
         r"--     imagefolder: ",
         r"ok     sweeps: .*quickstart",
@@ -144,7 +174,7 @@ def test_doctor_says_what_works_and_what_is_missing():
 def test_doctor_reports_a_broken_operator_and_exits_with_one(monkeypatch, capsys):
     from dcnlab import doctor
 
-    def broken(device):
+    def broken(name, device):
         raise RuntimeError("differs\nbadly")
 
     monkeypatch.setattr(doctor, "_operator", broken)

@@ -108,11 +108,10 @@ def _cpu_name() -> str:
     return f"{names[0] if names else platform.processor()}, {len(names)} cores"
 
 
-def ceilings(dtype: torch.dtype, device: str) -> tuple[float, float]:
-    """What the machine reaches here and now: operations a second of a large product, bytes a second of a large copy."""
-    size, length = (8192, 1 << 30) if device == "cuda" else (2048, 1 << 27)
-    a, b = (torch.randn(size, size, device=device, dtype=dtype) for _ in range(2))
-    source = torch.randn(length // 4, device=device)
+def ceilings(dtype: torch.dtype) -> tuple[float, float]:
+    """What the GPU reaches here and now: operations a second of a large product, bytes a second of a large copy."""
+    a, b = (torch.randn(8192, 8192, device="cuda", dtype=dtype) for _ in range(2))
+    source = torch.randn(1 << 28, device="cuda")
     target = torch.empty_like(source)
-    product, copy = seconds([lambda: a @ b, lambda: target.copy_(source)], 5, device)
-    return 2 * size**3 / product, 2 * length / copy
+    product, copy = seconds([lambda: a @ b, lambda: target.copy_(source)], 5, "cuda")
+    return 2 * 8192**3 / product, 2 * source.nbytes / copy

@@ -79,7 +79,7 @@ def floor_seconds(shape: Shape, dtype: torch.dtype, backward: bool, flops: float
 
 def run(shapes: list[Shape], dtype: torch.dtype, device: str, rounds: int, memory: bool) -> list[dict[str, Any]]:
     """Measure every shape."""
-    flops, bandwidth = measure.ceilings(dtype, device)
+    ceilings = measure.ceilings(dtype) if device == "cuda" else (0.0, 0.0)
     rows = []
     for shape in shapes:
         for backward in (False, True):
@@ -88,7 +88,8 @@ def run(shapes: list[Shape], dtype: torch.dtype, device: str, rounds: int, memor
             row |= {f"{kind}_ms": 1e3 * taken for kind, taken in zip(KINDS, times, strict=True)}
             row["times_faster_than_torchvision"] = times[2] / times[0]
             row["times_plain"] = times[1] / times[3]
-            row["share_of_floor"] = floor_seconds(shape, dtype, backward, flops, bandwidth) / times[1]
+            if device == "cuda":
+                row["share_of_floor"] = floor_seconds(shape, dtype, backward, *ceilings) / times[1]
             if memory:
                 peaks = {k: measure.peak_bytes(make, (k, shape, dtype, device, backward), device) for k in KINDS}
                 row |= {f"{kind}_mib": peak / 2**20 for kind, peak in peaks.items()}

@@ -279,11 +279,11 @@ def _metrics(scores: dict[str, float]) -> dict[str, float]:
     """Test scores under their bare names: `test/top1` is `top1`.
 
     Raises:
-        ArithmeticError: a score is not a number, so the training went wrong.
+        ConfigError: a score is not a number, so the training went wrong.
     """
     for key, value in scores.items():
         if not math.isfinite(value):
-            raise ArithmeticError(f"{key} is {value}")
+            raise ConfigError(f"the training diverged: {key} is {value}; a lower optim.lr may help")
     return {key.removeprefix("test/"): value for key, value in scores.items()}
 
 

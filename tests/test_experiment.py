@@ -262,6 +262,13 @@ def test_a_training_that_diverges_is_a_failed_run(tiny):
     assert "the training diverged" in found["reason"]
 
 
+def test_a_score_that_is_no_number_is_one_line_for_the_user():
+    from dcnlab import experiment
+
+    with pytest.raises(ConfigError, match=r"^the training diverged: test/top1 is nan"):
+        experiment._metrics({"test/top1": float("nan")})
+
+
 @pytest.mark.parametrize("workers", [0, 1])
 def test_a_broken_image_met_in_training_fails_the_run_in_one_line(tiny, workers):
     from PIL import Image

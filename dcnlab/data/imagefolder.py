@@ -14,6 +14,8 @@ from torchvision.datasets import ImageFolder
 from torchvision.datasets.folder import IMG_EXTENSIONS
 from torchvision.transforms import v2
 
+from dcnlab.data.seeding import seeded
+
 HELD_OUT = 10
 """Without a validation folder, every tenth image of a class is held out of the training folder."""
 
@@ -132,19 +134,8 @@ class ImageFolderSplit(Dataset[tuple[Tensor, int]]):
             raise ValueError(f"{path} cannot be read as an image ({error}); replace or remove it") from error
         if not self.augment:
             return self.transform(image), label
-        # The transforms draw from torch's global generator: lend them one of the image's own, and give it back.
-        with torch.random.fork_rng(devices=[]):
-            torch.default_generator.manual_seed(_mix(self.seed, turn, index))
+        with seeded(self.seed, turn, index):
             return self.transform(image), label
-
-
-def _mix(*numbers: int) -> int:
-    """Hash whole numbers to 63 bits, the same in every process and on every machine (FNV-1a over 64-bit words)."""
-    value = 0xCBF29CE484222325
-    for number in numbers:
-        for byte in number.to_bytes(8, "little", signed=True):
-            value = (value ^ byte) * 0x100000001B3 % 2**64
-    return value >> 1
 
 
 def _folders(folder: Path) -> list[str]:

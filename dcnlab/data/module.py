@@ -1,4 +1,4 @@
-"""LightningDataModules for classification: the embedded digits, and any image folder.
+"""LightningDataModules: three splits of any data set; the embedded digits; any image folder.
 
 A Trainer that runs them in several processes needs `use_distributed_sampler=False`: the samplers here share the images
 out already.
@@ -6,7 +6,7 @@ out already.
 
 from __future__ import annotations
 
-from collections.abc import Sequence, Sized
+from collections.abc import Callable, Sequence, Sized
 from pathlib import Path
 from typing import Any
 
@@ -19,8 +19,8 @@ from dcnlab.data.imagefolder import ImageFolderSplit
 from dcnlab.data.samplers import EvaluationSampler, TrainingSampler
 
 
-class ClassificationDataModule(LightningDataModule):
-    """Loaders over three data sets of (image, label): a seeded new order in training, each image once in evaluation.
+class SplitsDataModule(LightningDataModule):
+    """Loaders over three data sets: a seeded new order in training, each image once in evaluation.
 
     Args:
         train: takes pairs (pass, index), see `TrainingSampler`.
@@ -30,6 +30,8 @@ class ClassificationDataModule(LightningDataModule):
         batch_size: images a process loads at a time.
         workers: loader processes; 0 loads in the training process.
         seed: of the training order.
+        collate: makes a batch of a list of items; null stacks their tensors.
+        evaluation_batch_size: images at a time in evaluation; null is batch_size.
     """
 
     def __init__(
@@ -41,8 +43,11 @@ class ClassificationDataModule(LightningDataModule):
         batch_size: int = 64,
         workers: int = 0,
         seed: int = 0,
+        collate: Callable[[list[Any]], Any] | None = None,
+        evaluation_batch_size: int | None = None,
     ) -> None:
         super().__init__()
+        self.collate, self.evaluation_batch_size = collate, evaluation_batch_size or batch_size
         self.train, self.val, self.test = train, val, test
         self.classes = list(classes)
         self.batch_size, self.workers, self.seed = batch_size, workers, seed
@@ -50,25 +55,31 @@ class ClassificationDataModule(LightningDataModule):
     def train_dataloader(self) -> DataLoader[Any]:
         """Batches in a new order every pass; a last batch that is not full sits out, where there is a full one."""
         sampler = TrainingSampler(_length(self.train), self.seed, *self._share())
-        return self._loader(self.train, sampler, drop_last=len(sampler) >= self.batch_size)
+        drop_last = len(sampler) >= self.batch_size
+        return self._loader(self.train, sampler, self.batch_size, drop_last)
 
     def val_dataloader(self) -> DataLoader[Any]:
         """Batches of the validation split, each image once over all processes."""
-        return self._loader(self.val, EvaluationSampler(_length(self.val), *self._share()))
+        return self._evaluation(self.val)
 
     def test_dataloader(self) -> DataLoader[Any]:
         """Batches of the test split, each image once over all processes."""
-        return self._loader(self.test, EvaluationSampler(_length(self.test), *self._share()))
+        return self._evaluation(self.test)
+
+    def _evaluation(self, dataset: Dataset[Any]) -> DataLoader[Any]:
+        sampler = EvaluationSampler(_length(dataset), *self._share())
+        return self._loader(dataset, sampler, self.evaluation_batch_size)
 
     def _share(self) -> tuple[int, int]:
         """Rank and number of processes, of the trainer where there is one."""
         return (0, 1) if self.trainer is None else (self.trainer.global_rank, self.trainer.world_size)
 
-    def _loader(self, dataset: Dataset[Any], sampler: Any, drop_last: bool = False) -> DataLoader[Any]:
+    def _loader(self, dataset: Dataset[Any], sampler: Any, batch_size: int, drop_last: bool = False) -> DataLoader[Any]:
         return DataLoader(
             dataset,
-            self.batch_size,
+            batch_size,
             sampler=sampler,
+            collate_fn=self.collate,
             drop_last=drop_last,
             num_workers=self.workers,
             persistent_workers=self.workers > 0,
@@ -76,7 +87,7 @@ class ClassificationDataModule(LightningDataModule):
         )
 
 
-class DigitsDataModule(ClassificationDataModule):
+class DigitsDataModule(SplitsDataModule):
     """The embedded digits, one to a scene; every training pass shows its digits in new poses.
 
     The scenes do not follow the seed, so that runs with different seeds train on and are scored on the same ones.
@@ -119,7 +130,7 @@ class DigitsDataModule(ClassificationDataModule):
         )
 
 
-class ImageFolderDataModule(ClassificationDataModule):
+class ImageFolderDataModule(SplitsDataModule):
     """Any folder laid out as root/SPLIT/CLASS/IMAGE.
 
     Args:

@@ -1,0 +1,49 @@
+"""DeepLab as the paper has it (section 4.1): class scores on res5, enlarged to the image."""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+from torch.nn.functional import cross_entropy, interpolate
+
+from dcnlab.models.backbone import Backbone
+
+IGNORE = 255
+"""The label of pixels that count for nothing."""
+
+
+class DeepLab(nn.Module):
+    """A backbone, a 1x1 convolution to 1024 channels, one to the classes, and bilinear enlargement.
+
+    Args:
+        backbone: its res5 carries the head.
+        num_classes: the background, where there is one, counts.
+        channels: between the two convolutions.
+    """
+
+    def __init__(self, backbone: Backbone, num_classes: int, channels: int = 1024) -> None:
+        super().__init__()
+        self.backbone, self.stride = backbone, backbone.strides["res5"]
+        self.reduce = nn.Conv2d(backbone.channels["res5"], channels, 1)
+        self.relu = nn.ReLU(inplace=True)
+        self.classify = nn.Conv2d(channels, num_classes, 1)
+        for conv in (self.reduce, self.classify):
+            nn.init.normal_(conv.weight, std=0.01)
+            nn.init.constant_(conv.bias, 0)  # type: ignore[arg-type]  # it has one
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Logits (N, classes, H, W) of images (N, 3, H, W), normalised."""
+        scores = self.classify(self.relu(self.reduce(self.backbone(images)["res5"])))
+        # By the stride, not to the size: as the authors' deconvolution, whatever part of the last cell the image has.
+        enlarged = interpolate(scores, scale_factor=self.stride, mode="bilinear", align_corners=False)
+        return enlarged[..., : images.shape[-2], : images.shape[-1]]
+
+    @staticmethod
+    def loss(logits: Tensor, labels: Tensor) -> Tensor:
+        """Cross entropy, mean over the pixels of the batch that count; 0 where none does.
+
+        Args:
+            logits: (N, classes, H, W).
+            labels: (N, H, W) int64, 0 to classes - 1 or `IGNORE`.
+        """
+        total = cross_entropy(logits.float(), labels, ignore_index=IGNORE, reduction="sum")
+        return total / (labels != IGNORE).sum().clamp(min=1)

@@ -1,0 +1,73 @@
+"""DeepLab: its parameters counted by hand, its enlargement and loss against the definitions."""
+
+import torch
+from torch import nn
+
+from dcnlab.cost import parameters
+from dcnlab.models.backbone import backbone
+from dcnlab.models.deeplab import DeepLab
+
+
+def count(deform_layers, classes, offset_groups=1):
+    with torch.device("meta"):
+        features = backbone("resnet101", deform_layers=deform_layers, offset_groups=offset_groups)
+        return parameters(DeepLab(features, classes))
+
+
+def test_parameters_of_resnet101_are_those_counted_by_hand():
+    # torchvision's documented 44,549,160 with its classifier of 1000 classes; 2048 to 1024 and to 19 and 21 classes.
+    features = 44_549_160 - (2048 * 1000 + 1000)
+    for classes in (19, 21):
+        assert count(0, classes) == features + 2048 * 1024 + 1024 + 1024 * classes + classes
+    # Three layers of 512 channels, each with an offset convolution 3x3 to 18 channels: the paper's +0.25M.
+    three = 3 * (512 * 9 * 18 + 18)
+    assert count(3, 19) - count(0, 19) == three == 248_886
+    assert count(3, 19, offset_groups=4) - count(0, 19) == 3 * (512 * 9 * 72 + 72)
+
+
+def test_logits_have_the_images_size_whatever_it_is():
+    model = DeepLab(backbone("resnet18"), 5).eval()
+    for size in ((64, 64), (49, 83), (65, 33)):
+        assert model(torch.zeros(1, 3, *size)).shape == (1, 5, *size)
+
+
+class Constant(nn.Module):
+    """A backbone whose features are given."""
+
+    def __init__(self, features):
+        super().__init__()
+        self.features, self.channels, self.strides = features, {"res5": features.shape[1]}, {"res5": 16}
+
+    def forward(self, images):
+        return {"res5": self.features}
+
+
+def test_enlargement_is_the_authors_bilinear_deconvolution_cropped_by_eight():
+    # Deconvolution with kernel 32, stride 16 and a triangle as filter, then a crop that begins at 8 (authors' code).
+    grid = torch.rand(1, 1, 4, 5)
+    model = DeepLab(Constant(grid), 1, channels=1)
+    for conv in (model.reduce, model.classify):
+        nn.init.ones_(conv.weight)
+    ramp = 1 - ((torch.arange(32) - 15.5).abs() / 16)
+    deconvolved = nn.functional.conv_transpose2d(grid, (ramp[:, None] * ramp)[None, None], stride=16)
+    expected = deconvolved[..., 8 : 8 + 64, 8 : 8 + 80]
+    found = model(torch.zeros(1, 3, 60, 70))
+    # Away from the border, where the deconvolution fades to zero and the enlargement goes on.
+    torch.testing.assert_close(found[..., 8:56, 8:70], expected[..., 8:56, 8:70])
+
+
+def test_the_loss_is_the_mean_over_pixels_that_count():
+    logits = torch.tensor([[2.0, 0.0], [0.0, 1.0]])[None, :, None].requires_grad_()  # (1, 2 classes, 1, 2 pixels)
+    hand = torch.log(1 + torch.exp(torch.tensor(-2.0)))
+    loss = DeepLab.loss(logits, torch.tensor([[[0, 255]]]))
+    torch.testing.assert_close(loss, hand)
+    loss.backward()
+    assert torch.equal(logits.grad[..., 1], torch.zeros(1, 2, 1))
+
+
+def test_a_batch_without_a_pixel_that_counts_gives_no_nan():
+    logits = torch.randn(1, 2, 3, 3, requires_grad=True)
+    loss = DeepLab.loss(logits, torch.full((1, 3, 3), 255))
+    loss.backward()
+    assert loss == 0
+    assert not logits.grad.any()

@@ -1,0 +1,177 @@
+"""Images and their labels: which files belong together, which label value means which class, how they are read."""
+
+from __future__ import annotations
+
+import os
+import struct
+import zlib
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from difflib import get_close_matches
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+IGNORE = 255
+"""Label of pixels that neither train nor score, whatever value the files use."""
+
+OUTSIDE = 254
+"""In a lookup: a value that no label file may hold."""
+
+MOST_CLASSES = 254
+"""So that no class is mistaken for IGNORE or OUTSIDE."""
+
+# What PIL raises for files that are damaged, cut off, or no pictures at all.
+_BROKEN = (OSError, SyntaxError, ValueError, EOFError, struct.error, zlib.error, Image.DecompressionBombError)
+
+
+def read_image(path: Path) -> Image.Image:
+    """Read an image as RGB.
+
+    Raises:
+        ValueError: it cannot be read; one line that names the file.
+    """
+    try:
+        with Image.open(path) as image:
+            return image.convert("RGB")
+    except _BROKEN as error:
+        raise ValueError(f"{path} cannot be read as an image ({_one_line(error)}); replace or remove it") from error
+
+
+def read_label(path: Path) -> NDArray[np.integer]:
+    """Read the values of a picture of one channel as they are stored: grey values, or indices of a palette's colours.
+
+    Returns:
+        (H, W).
+
+    Raises:
+        ValueError: it cannot be read or has more than one channel; one line that names the file.
+    """
+    try:
+        with Image.open(path) as label:
+            label.load()
+            mode, depth = label.mode, _bits_of_grey(path) if label.format == "PNG" and label.mode == "L" else 8
+            values = np.asarray(label)
+    except _BROKEN as error:
+        raise ValueError(f"{path} cannot be read as a label ({_one_line(error)}); replace or remove it") from error
+    if values.ndim != 2 or values.dtype.kind not in "uib":
+        raise ValueError(
+            f"{path} is a picture of mode {mode}; a label has one channel of class numbers (grey or palette)"
+        )
+    if depth < 8:  # PIL stretches 2 and 4 bits of grey to 0 to 255
+        values = values // np.uint8(255 // (2**depth - 1))
+    return values.astype(np.uint8) if values.dtype == bool else values
+
+
+@dataclass(frozen=True)
+class LabelledImages:
+    """What a reader finds: the images of a split or several, their labels, and what the labels' values mean."""
+
+    pairs: list[tuple[Path, Path]]
+    """Image and label, which is there for every image."""
+    classes: list[str]
+    """Class names in the order of their labels."""
+    lookup: NDArray[np.uint8]
+    """(256,): the label 0..C-1, IGNORE or OUTSIDE of each value in the files."""
+    read: Callable[[Path], NDArray[np.integer]] = field(default=read_label)
+    """Reads the values of a label file."""
+
+
+def lookup_of(labels: Mapping[int, int]) -> NDArray[np.uint8]:
+    """Tabulate the label of each value 0 to 255 in the files; values that `labels` leaves out are OUTSIDE."""
+    lookup = np.full(256, OUTSIDE, np.uint8)
+    for value, label in labels.items():
+        lookup[value] = label
+    return lookup
+
+
+def counted_lookup(classes: int, ignore: int = IGNORE) -> NDArray[np.uint8]:
+    """Number the classes by the values from 0 up, leaving out the ignored one: 0..C-1, or 1..C where 0 is ignored."""
+    values = [value for value in range(classes + 1) if value != ignore][:classes]
+    return lookup_of({value: label for label, value in enumerate(values)} | {ignore: IGNORE})
+
+
+def allowed_values(lookup: NDArray[np.uint8]) -> str:
+    """Say in words which values the files may hold, such as `0 to 10 and, ignored, 11`."""
+    classes, ignored = (_ranges(np.flatnonzero(chosen)) for chosen in (lookup < OUTSIDE, lookup == IGNORE))
+    return f"{classes} and, ignored, {ignored}" if ignored else classes
+
+
+def check_classes(classes: Sequence[str], field_name: str = "data.classes") -> list[str]:
+    """Refuse no class, a class named twice, and more classes than a label can tell apart.
+
+    Raises:
+        ValueError: one line that names the field.
+    """
+    for name in classes:
+        if list(classes).count(name) > 1:
+            raise ValueError(f"{field_name} names {name!r} twice")
+    if not 1 <= len(classes) <= MOST_CLASSES:
+        raise ValueError(f"{field_name} names {len(classes)} classes, should be 1 to {MOST_CLASSES}")
+    return list(classes)
+
+
+def choose_classes(chosen: Sequence[str] | None, own: Sequence[str], data_set: str) -> dict[str, int]:
+    """Number the chosen classes of a data set that has its own; null chooses all.
+
+    Returns:
+        Label of each chosen name, in the order chosen.
+
+    Raises:
+        ValueError: a name is unknown or chosen twice; one line with the nearest name.
+    """
+    names = check_classes(own if chosen is None else chosen)
+    for name in names:
+        if name not in own:
+            raise ValueError(f"data.classes names {name!r}, which {data_set} does not have; {nearest(name, own)}")
+    return {name: label for label, name in enumerate(names)}
+
+
+def nearest(word: str, known: Iterable[str]) -> str:
+    """Say which known name is nearest and which there are."""
+    known = sorted(known)
+    near = get_close_matches(word, known, 1, 0.4)
+    return (f"nearest is {near[0]!r}; " if near else "") + f"there are {', '.join(known) or 'none'}"
+
+
+def names_of(splits: str | Sequence[str]) -> list[str]:
+    """List the names of one split or several."""
+    return [splits] if isinstance(splits, str) else list(splits)
+
+
+def check_files(pairs: Iterable[tuple[Path, Path]], source: str) -> list[tuple[Path, Path]]:
+    """List the pairs, each once; refuse a missing file before hours of training find it.
+
+    Args:
+        pairs: image and label.
+        source: what names them, for the error.
+
+    Raises:
+        ValueError: a file is missing, or there is no pair; one line.
+    """
+    unique = list(dict.fromkeys(pairs))
+    if not unique:
+        raise ValueError(f"{source} names no image")
+    for pair in unique:
+        for path, kind in zip(pair, ("image", "label"), strict=True):
+            if not os.path.isfile(path):
+                raise ValueError(f"{kind} {path} is missing; {source} names it")
+    return unique
+
+
+def _bits_of_grey(path: Path) -> int:
+    """Bits of a PNG's sample, which PIL does not tell: the byte after the signature, the chunk's head and the size."""
+    with open(path, "rb") as file:
+        return file.read(25)[24]
+
+
+def _ranges(values: NDArray[np.intp]) -> str:
+    """Write ascending numbers with their runs drawn together, such as `0 to 5, 7`."""
+    runs = np.split(values, np.flatnonzero(np.diff(values) > 1) + 1) if len(values) else []
+    return ", ".join(f"{run[0]}" if len(run) == 1 else f"{run[0]} to {run[-1]}" for run in runs)
+
+
+def _one_line(error: BaseException) -> str:
+    return " ".join(str(error).split()) or type(error).__name__

@@ -1,0 +1,177 @@
+"""PASCAL VOC segmentation, alone or with the 10,582 training images of SBD's list; any folder in VOC's layout."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from importlib.util import find_spec
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dcnlab.data.imagelist import inside, read_lines, read_pairs
+from dcnlab.data.labels import (
+    IGNORE,
+    LabelledImages,
+    check_classes,
+    check_files,
+    counted_lookup,
+    names_of,
+    nearest,
+    read_label,
+)
+
+CLASSES = (
+    "background",
+    "aeroplane",
+    "bicycle",
+    "bird",
+    "boat",
+    "bottle",
+    "bus",
+    "car",
+    "cat",
+    "chair",
+    "cow",
+    "diningtable",
+    "dog",
+    "horse",
+    "motorbike",
+    "person",
+    "pottedplant",
+    "sheep",
+    "sofa",
+    "train",
+    "tvmonitor",
+)
+"""Class names in the order of their label values; SBD's are the same."""
+
+YEAR = "2012"
+"""Of a split without one, where VOCdevkit has that year."""
+
+_AUGMENTED = ("train_aug", "trainaug")
+_LISTS = Path("ImageSets/Segmentation")
+_SOURCE = "http://host.robots.ox.ac.uk/pascal/VOC/voc2012/ (VOCtrainval_11-May-2012.tar)"
+_SBD_SOURCE = "http://home.bharathh.info/pubs/codes/SBD/download.html (benchmark.tgz)"
+
+
+def voc_pairs(
+    root: str | Path, splits: str | Sequence[str], classes: Sequence[str] | None = None, ignore: int | None = None
+) -> LabelledImages:
+    """Find VOC's images with a segmentation.
+
+    Args:
+        root: folder of VOCdevkit, VOCdevkit itself, or one folder in VOC's layout (JPEGImages, SegmentationClass,
+            ImageSets/Segmentation/SPLIT.txt).
+        splits: such as train or 2012/train, one or several. train_aug is SBD's list: the images that
+            ImageSets/Segmentation/trainaug.txt names, with labels in SegmentationClassAug; or, without that file,
+            VOC's train and SBD's train and val without VOC's val, SBD being benchmark_RELEASE beside one of the
+            folders that root may be.
+        classes: class names in the order of the label values from 0 up, background among them; null takes VOC's 21.
+        ignore: label value of pixels to leave out; null is 255.
+
+    Raises:
+        ValueError: data are missing or a split is unknown; one line that says what is expected where.
+    """
+    names = check_classes(CLASSES if classes is None else classes)
+    pairs = []
+    for split in names_of(splits):
+        folder, name = _year_folder(Path(root), split)
+        pairs += _augmented(folder, name) if name in _AUGMENTED else _listed(folder, name)
+    lookup = counted_lookup(len(names), IGNORE if ignore is None else ignore)
+    return LabelledImages(check_files(pairs, f"the list {names_of(splits)} of {root}"), names, lookup, read_voc_label)
+
+
+def read_voc_label(path: Path) -> NDArray[np.integer]:
+    """Read the values of a label PNG, or of one of SBD's .mat files.
+
+    Raises:
+        ValueError: it cannot be read; one line that names the file.
+    """
+    if path.suffix != ".mat":
+        return read_label(path)
+    from scipy.io import loadmat  # type: ignore[import-untyped]
+
+    try:
+        segmentation = loadmat(path)["GTcls"][0]["Segmentation"][0]
+    except Exception as error:  # scipy has no error of its own for a broken file: it raises whatever it runs into
+        raise ValueError(
+            f"{path} cannot be read as one of SBD's labels ({type(error).__name__}); replace or remove it"
+        ) from error
+    return np.asarray(segmentation)
+
+
+def _year_folder(root: Path, split: str) -> tuple[Path, str]:
+    """Find the folder of a split's year and the split's name without it."""
+    year, slash, name = split.rpartition("/")
+    if (root / _LISTS).is_dir():
+        if slash and root.resolve().name != f"VOC{year}":
+            raise ValueError(
+                f"data.root {root} is one folder, not VOCdevkit: its splits have no year, but {split!r} has"
+            )
+        return root, name
+    devkit = root / "VOCdevkit" if (root / "VOCdevkit").is_dir() else root
+    years = sorted(path.parent.parent.name.removeprefix("VOC") for path in devkit.glob(f"VOC*/{_LISTS}"))
+    if not years:
+        raise ValueError(
+            f"VOC's segmentations are not in data.root {root}: expected in it VOCdevkit/VOC{YEAR}/JPEGImages, "
+            f"SegmentationClass and {_LISTS}/SPLIT.txt, or one such folder; from {_SOURCE}"
+        )
+    if not slash:
+        if YEAR not in years and len(years) > 1:
+            raise ValueError(
+                f"data.root {root} has no year {YEAR}; split {split!r} needs one of {', '.join(years)} before it"
+            )
+        year = YEAR if YEAR in years else years[0]
+    if year not in years:
+        raise ValueError(
+            f"data.root {root} has no year {year!r} with segmentations, as of split {split!r}; {nearest(year, years)}"
+        )
+    return devkit / f"VOC{year}", name
+
+
+def _listed(folder: Path, split: str) -> list[tuple[Path, Path]]:
+    found = [path.stem for path in (folder / _LISTS).glob("*.txt")]
+    if split not in found:
+        raise ValueError(f"{folder / _LISTS} has no split {split!r}; {nearest(split, [*found, _AUGMENTED[0]])}")
+    return [(_image(folder, id), folder / "SegmentationClass" / f"{id}.png") for id in _ids(folder, split)]
+
+
+def _augmented(folder: Path, split: str) -> list[tuple[Path, Path]]:
+    for name in _AUGMENTED:
+        path = folder / _LISTS / f"{name}.txt"
+        if path.is_file():
+            if len(read_lines(path)[0][1].split()) == 2:  # the list that DeepLab's authors gave: two paths from "/" on
+                return read_pairs(path, folder, "/")
+            return [(_image(folder, id), folder / "SegmentationClassAug" / f"{id}.png") for id in _ids(folder, name)]
+    places = [parent / "benchmark_RELEASE" for parent in (folder, *folder.resolve().parents[:3])]
+    sbd = next((place / "dataset" for place in places if (place / "dataset/cls").is_dir()), None)
+    if sbd is None:
+        raise ValueError(
+            f"split {split!r} needs SBD: expected {folder / _LISTS}/trainaug.txt with labels in "
+            f"{folder}/SegmentationClassAug, or the folder benchmark_RELEASE beside {folder.name} or above it; "
+            f"from {_SBD_SOURCE}"
+        )
+    if find_spec("scipy") is None:
+        raise ValueError(f"split {split!r} reads SBD's .mat labels in {sbd}/cls, which needs scipy: pip install scipy")
+    known, val = _ids(folder, "train"), set(_ids(folder, "val"))
+    added = [id for part in ("train", "val") for id in _ids_of(sbd / f"{part}.txt") if id not in val]
+    pairs = [(_image(folder, id), folder / "SegmentationClass" / f"{id}.png") for id in known]
+    return pairs + [
+        (_image(folder, id), sbd / "cls" / f"{id}.mat") for id in dict.fromkeys(added) if id not in set(known)
+    ]
+
+
+def _image(folder: Path, id: str) -> Path:
+    return folder / "JPEGImages" / f"{id}.jpg"
+
+
+def _ids(folder: Path, split: str) -> list[str]:
+    return _ids_of(folder / _LISTS / f"{split}.txt")
+
+
+def _ids_of(path: Path) -> list[str]:
+    lines = read_lines(path)
+    for number, line in lines:
+        inside(path.parent, line, f"{path} line {number}")
+    return [line for _, line in lines]

@@ -144,3 +144,32 @@ class DigitClassification(Dataset[tuple[Tensor, int]]):
         digits = self.scenes.digit_labels
         labels = digits[np.asarray(chosen) % len(digits)].tolist()
         return list(zip(images.unsqueeze(1).expand(-1, 3, -1, -1), labels, strict=True))
+
+
+class DigitSegmentation(Dataset[tuple[Tensor, Tensor]]):
+    """Scenes as (image, label): (3, S, S) float32, standardised, and (S, S) int64, 0 background, else the class + 1.
+
+    Besides an index it takes a pair (n, index): the index's scene in the n-th pass, a new one in every pass.
+    """
+
+    def __init__(self, scenes: DigitScenes) -> None:
+        self.scenes = scenes
+        self.classes = ["background", *scenes.classes]
+
+    def __len__(self) -> int:
+        return len(self.scenes)
+
+    def __getitem__(self, index: int | tuple[int, int]) -> tuple[Tensor, Tensor]:
+        if not 0 <= (index if isinstance(index, int) else index[1]) < len(self):
+            raise IndexError(f"scene {index} of {len(self)}")
+        return self.__getitems__([index])[0]
+
+    def __getitems__(self, indices: Sequence[int | tuple[int, int]]) -> list[tuple[Tensor, Tensor]]:
+        """Draw a batch of scenes, as torch's DataLoader asks for them."""
+        chosen = [i if isinstance(i, int) else i[0] * len(self) + i[1] for i in indices]
+        drawing = self.scenes.draw(chosen)
+        images = torch.from_numpy(drawing.images).float().sub_(255 * MEAN).div_(255 * STD)
+        # Owner k of a pixel is the scene's k-th digit, 0 is none.
+        label_of_owner = np.pad(drawing.labels + 1, ((0, 0), (1, 0)))
+        labels = torch.from_numpy(label_of_owner[np.arange(len(chosen))[:, None, None], drawing.owners])
+        return list(zip(images.unsqueeze(1).expand(-1, 3, -1, -1), labels, strict=True))

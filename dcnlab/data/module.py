@@ -14,7 +14,7 @@ import torch
 from pytorch_lightning import LightningDataModule
 from torch.utils.data import DataLoader, Dataset
 
-from dcnlab.data.digits import DigitClassification, DigitScenes, Geometry
+from dcnlab.data.digits import DigitClassification, DigitScenes, DigitSegmentation, Geometry
 from dcnlab.data.imagefolder import ImageFolderSplit
 from dcnlab.data.samplers import EvaluationSampler, TrainingSampler
 
@@ -88,7 +88,7 @@ class SplitsDataModule(LightningDataModule):
 
 
 class DigitsDataModule(SplitsDataModule):
-    """The embedded digits, one to a scene; every training pass shows its digits in new poses.
+    """The embedded digits; every training pass shows its digits in new poses.
 
     The scenes do not follow the seed, so that runs with different seeds train on and are scored on the same ones.
 
@@ -103,6 +103,8 @@ class DigitsDataModule(SplitsDataModule):
         batch_size: scenes a process loads at a time.
         workers: loader processes.
         seed: of the training order.
+        task: classification, of scenes of one digit, or segmentation.
+        digits: the most digits in a scene, for tasks other than classification.
     """
 
     def __init__(
@@ -117,13 +119,22 @@ class DigitsDataModule(SplitsDataModule):
         batch_size: int = 64,
         workers: int = 0,
         seed: int = 0,
+        task: str = "classification",
+        digits: int = 4,
     ) -> None:
-        training = DigitScenes(train, geometry, train_length, classes=classes)
+        views: dict[str, Callable[[DigitScenes], Dataset[Any]]] = {
+            "classification": DigitClassification,
+            "segmentation": DigitSegmentation,
+        }
+        if task not in views:
+            raise ValueError(f"task is {task!r}; the embedded digits are made for {', '.join(views)}")
+        view, most = views[task], 1 if task == "classification" else digits
+        training = DigitScenes(train, geometry, train_length, most, classes)
         super().__init__(
-            DigitClassification(training),
-            DigitClassification(DigitScenes(val, geometry, classes=classes)),
-            DigitClassification(DigitScenes(test, geometry, test_length, classes=classes)),
-            training.classes,
+            view(training),
+            view(DigitScenes(val, geometry, None, most, classes)),
+            view(DigitScenes(test, geometry, test_length, most, classes)),
+            ["background", *training.classes] if task == "segmentation" else training.classes,
             batch_size,
             workers,
             seed,

@@ -1,0 +1,1 @@
+"""Scores as their benchmarks define them: mIoU, VOC AP, COCO AP; percent."""

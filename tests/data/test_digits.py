@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from torch.utils.data import DataLoader
 
 from dcnlab.data import digit_rendering
-from dcnlab.data.digits import DigitClassification, DigitScenes, Geometry
+from dcnlab.data.digits import DigitClassification, DigitScenes, DigitSegmentation, Geometry
 from dcnlab.data.mnist_reader import read_digits
 
 PLAIN = Geometry(image_size=84, rotation=0, scale=(1, 1), shear=0, warp=0, clutter=0, brightness=(1, 1))
@@ -220,3 +220,33 @@ def test_a_digit_too_small_for_a_mask_keeps_its_label():
 def test_an_endless_scale_is_refused():
     with pytest.raises(ValueError, match="scale of digit scenes"):
         Geometry(scale=(1, float("inf")))
+
+
+def test_the_label_of_each_pixel_is_its_front_digits_class_and_one():
+    """Against the scene's own masks, which are drawn digit by digit."""
+    scenes = DigitScenes("val", Geometry(image_size=96), digits=4, classes=["8", "3", "5"])
+    view = DigitSegmentation(scenes)
+    assert view.classes == ["background", "8", "3", "5"]
+    seen = set()
+    for index in range(40):
+        image, label = view[index]
+        scene = scenes[index]
+        want = torch.zeros(96, 96, dtype=torch.int64)
+        for digit, mask in zip(scene.labels, scene.masks, strict=True):
+            want[mask] = digit + 1
+        assert label.dtype == torch.int64
+        assert torch.equal(label, want)
+        assert torch.allclose(image, (scene.image - 0.1) / 0.24, atol=1e-6)
+        seen |= set(label.unique().tolist())
+    assert seen == {0, 1, 2, 3}
+
+
+def test_scenes_with_labels_follow_pass_and_index_in_any_batch():
+    view = DigitSegmentation(DigitScenes("train", digits=3, length=20))
+    batch = view.__getitems__([(2, 5), 7, (0, 7)])
+    for (image, label), key in zip(batch, [(2, 5), 7, 7], strict=True):
+        assert torch.equal(image, view[key][0])
+        assert torch.equal(label, view[key][1])
+    assert not torch.equal(view[0, 5][1], view[1, 5][1])
+    with pytest.raises(IndexError):
+        view[1, 20]

@@ -1,5 +1,6 @@
 """The data modules' loaders, alone and in two processes."""
 
+import pytest
 import torch
 
 from dcnlab.data.digits import Geometry
@@ -57,3 +58,18 @@ def test_two_processes_score_each_scene_once():
     whole = torch.cat([b[0].sum((1, 2, 3)) for b in DigitsDataModule(test_length=33).test_dataloader()])
     assert [len(share) for share in sums] == [17, 16]
     assert torch.equal(torch.cat(sums).sort().values, whole.sort().values)
+
+
+def test_scenes_of_several_digits_come_with_a_label_a_pixel_in_full_batches():
+    data = DigitsDataModule(Geometry(image_size=64), batch_size=32, train_length=64, task="segmentation", digits=3)
+    for loader in (data.train_dataloader(), data.val_dataloader()):
+        images, labels = next(iter(loader))
+        assert images.shape == (32, 3, 64, 64)
+        assert (labels.shape, labels.dtype) == ((32, 64, 64), torch.int64)
+    assert data.classes == ["background", *"0123456789"]
+    assert sum(len(label.unique()) > 2 for label in labels) > 16
+
+
+def test_a_task_that_digits_are_not_made_for_is_refused():
+    with pytest.raises(ValueError, match=r"'captioning'.*classification, segmentation"):
+        DigitsDataModule(task="captioning")

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from dcnlab.data.imagelist import find_list, read_pairs
-from dcnlab.data.labels import IGNORE, LabelledImages, check_files, choose_classes, lookup_of, names_of
+from dcnlab.data.labels import IGNORE, LabelledImages, check_files, choose_classes, ignored_value, lookup_of, names_of
 
 CLASSES = (
     "Sky",
@@ -45,7 +45,7 @@ def camvid_pairs(
     Raises:
         ValueError: data are missing or a class is unknown; one line that says what is expected where.
     """
-    folder, void = Path(root), VOID if ignore is None else ignore
+    folder, void = Path(root), ignored_value(ignore, VOID)
     if void != IGNORE and void < VOID:
         raise ValueError(
             f"data.ignore is {void}, which is CamVid's class {CLASSES[void]}; leave it null, which is {VOID}"
@@ -58,4 +58,4 @@ def camvid_pairs(
     labels = choose_classes(classes, CLASSES, "CamVid")
     lookup = lookup_of({value: labels.get(name, IGNORE) for value, name in enumerate(CLASSES)} | {void: IGNORE})
     pairs = [pair for name in names_of(splits) for pair in read_pairs(find_list(folder, name, folder), folder, _PREFIX)]
-    return LabelledImages(check_files(pairs, f"the list {names_of(splits)} of {folder}"), list(labels), lookup)
+    return LabelledImages(check_files(pairs, folder, splits), list(labels), lookup)

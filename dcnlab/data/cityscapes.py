@@ -67,7 +67,7 @@ def cityscapes_pairs(
         table = {value: labels.get(name, IGNORE) for value, name in enumerate(VALUES)}
     pairs = [(image, _label(folder, image, suffix)) for image in images]
     return LabelledImages(
-        check_files(pairs, f"{folder}/leftImg8bit, split {names_of(splits)},"),
+        check_files(pairs, folder, splits),
         list(labels),
         lookup_of(table | {IGNORE: IGNORE}),
     )

@@ -12,6 +12,7 @@ from dcnlab.data.labels import (
     check_classes,
     check_files,
     counted_lookup,
+    ignored_value,
     lookup_of,
     names_of,
     nearest,
@@ -38,13 +39,11 @@ def imagelist_pairs(
     Raises:
         ValueError: a list, a file or the classes are missing or not right; one line that names them.
     """
-    folder, ignore = Path(root), IGNORE if ignore is None else ignore
+    folder, ignore = Path(root), ignored_value(ignore)
     if not folder.is_dir():
         raise ValueError(
             f"data.root {folder} is not a folder; expected one that holds SPLIT.txt, a line an image: `image label`"
         )
-    if not 0 <= ignore <= 255:
-        raise ValueError(f"data.ignore is {ignore}; label values are 0 to 255")
     pairs = [pair for name in names_of(splits) for pair in read_pairs(find_list(folder, name, folder), folder)]
     if classes is not None:
         names = check_classes(classes)
@@ -53,7 +52,7 @@ def imagelist_pairs(
         values = read_classes(folder / CLASSES_FILE, ignore)
         names = list(values.values())
         lookup = lookup_of({value: label for label, value in enumerate(values)} | {ignore: IGNORE})
-    return LabelledImages(check_files(pairs, f"the list {names_of(splits)} of {folder}"), names, lookup)
+    return LabelledImages(check_files(pairs, folder, splits), names, lookup)
 
 
 def find_list(folder: Path, split: str, root: Path) -> Path:

@@ -141,23 +141,35 @@ def names_of(splits: str | Sequence[str]) -> list[str]:
     return [splits] if isinstance(splits, str) else list(splits)
 
 
-def check_files(pairs: Iterable[tuple[Path, Path]], source: str) -> list[tuple[Path, Path]]:
+def ignored_value(ignore: int | None, own: int = IGNORE) -> int:
+    """Check the label value to leave out; null is the data set's own.
+
+    Raises:
+        ValueError: it is no value that a label file can hold; one line.
+    """
+    if ignore is not None and not 0 <= ignore <= 255:
+        raise ValueError(f"data.ignore is {ignore}; label values are 0 to 255")
+    return own if ignore is None else ignore
+
+
+def check_files(pairs: Iterable[tuple[Path, Path]], root: Path, splits: str | Sequence[str]) -> list[tuple[Path, Path]]:
     """List the pairs, each once; refuse a missing file before hours of training find it.
 
     Args:
         pairs: image and label.
-        source: what names them, for the error.
+        root: folder of the data set, for the error.
+        splits: that they belong to, for the error.
 
     Raises:
         ValueError: a file is missing, or there is no pair; one line.
     """
-    unique = list(dict.fromkeys(pairs))
+    unique, named = list(dict.fromkeys(pairs)), ", ".join(names_of(splits))
     if not unique:
-        raise ValueError(f"{source} names no image")
+        raise ValueError(f"split {named} of {root} has no image")
     for pair in unique:
         for path, kind in zip(pair, ("image", "label"), strict=True):
             if not os.path.isfile(path):
-                raise ValueError(f"{kind} {path} is missing; {source} names it")
+                raise ValueError(f"{kind} {path} is missing; split {named} of {root} needs it")
     return unique
 
 

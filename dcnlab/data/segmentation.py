@@ -194,7 +194,7 @@ class SegmentationDataModule(SplitsDataModule):
         name: voc, cityscapes, camvid or imagelist; each reader's file says what it expects in root.
         root: folder of the data set.
         train: split, or splits, to learn on.
-        val: split, or splits, scored during training.
+        val: split, or splits, scored during training; null scores none.
         test: split, or splits, scored at the end.
         classes: class names; null takes the data set's own. voc, imagelist: in the order of the label values.
             cityscapes, camvid: which of their classes, in the order of their labels, the others being ignored.
@@ -218,7 +218,7 @@ class SegmentationDataModule(SplitsDataModule):
         name: str,
         root: str | Path,
         train: str | Sequence[str] = "train",
-        val: str | Sequence[str] = "val",
+        val: str | Sequence[str] | None = "val",
         test: str | Sequence[str] = "test",
         classes: Sequence[str] | None = None,
         ignore: int | None = None,
@@ -253,4 +253,5 @@ class SegmentationDataModule(SplitsDataModule):
             )
 
         training = split(train, augment=True)
-        super().__init__(training, split(val), split(test), training.classes, batch_size, workers, seed, pad_collate, 1)
+        validation = None if val is None else split(val)
+        super().__init__(training, validation, split(test), training.classes, batch_size, workers, seed, pad_collate, 1)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from importlib.util import find_spec
 from pathlib import Path
@@ -11,11 +12,11 @@ from numpy.typing import NDArray
 
 from dcnlab.data.imagelist import inside, read_lines, read_pairs
 from dcnlab.data.labels import (
-    IGNORE,
     LabelledImages,
     check_classes,
     check_files,
     counted_lookup,
+    ignored_value,
     names_of,
     nearest,
     read_label,
@@ -78,8 +79,8 @@ def voc_pairs(
     for split in names_of(splits):
         folder, name = _year_folder(Path(root), split)
         pairs += _augmented(folder, name) if name in _AUGMENTED else _listed(folder, name)
-    lookup = counted_lookup(len(names), IGNORE if ignore is None else ignore)
-    return LabelledImages(check_files(pairs, f"the list {names_of(splits)} of {root}"), names, lookup, read_voc_label)
+    lookup = counted_lookup(len(names), ignored_value(ignore))
+    return LabelledImages(check_files(pairs, Path(root), splits), names, lookup, read_voc_label)
 
 
 def read_voc_label(path: Path) -> NDArray[np.integer]:
@@ -105,7 +106,7 @@ def _year_folder(root: Path, split: str) -> tuple[Path, str]:
     """Find the folder of a split's year and the split's name without it."""
     year, slash, name = split.rpartition("/")
     if (root / _LISTS).is_dir():
-        if slash and root.resolve().name != f"VOC{year}":
+        if slash and os.path.basename(os.path.abspath(root)) != f"VOC{year}":
             raise ValueError(
                 f"data.root {root} is one folder, not VOCdevkit: its splits have no year, but {split!r} has"
             )
@@ -141,10 +142,11 @@ def _augmented(folder: Path, split: str) -> list[tuple[Path, Path]]:
     for name in _AUGMENTED:
         path = folder / _LISTS / f"{name}.txt"
         if path.is_file():
-            if len(read_lines(path)[0][1].split()) == 2:  # the list that DeepLab's authors gave: two paths from "/" on
+            if any(" " in line for _, line in read_lines(path)):
+                # The list that DeepLab's authors gave: image and label in a line, "/" standing for the folder.
                 return read_pairs(path, folder, "/")
             return [(_image(folder, id), folder / "SegmentationClassAug" / f"{id}.png") for id in _ids(folder, name)]
-    places = [parent / "benchmark_RELEASE" for parent in (folder, *folder.resolve().parents[:3])]
+    places = [parent / "benchmark_RELEASE" for parent in (folder, *folder.absolute().parents[:3])]
     sbd = next((place / "dataset" for place in places if (place / "dataset/cls").is_dir()), None)
     if sbd is None:
         raise ValueError(
@@ -154,12 +156,12 @@ def _augmented(folder: Path, split: str) -> list[tuple[Path, Path]]:
         )
     if find_spec("scipy") is None:
         raise ValueError(f"split {split!r} reads SBD's .mat labels in {sbd}/cls, which needs scipy: pip install scipy")
-    known, val = _ids(folder, "train"), set(_ids(folder, "val"))
-    added = [id for part in ("train", "val") for id in _ids_of(sbd / f"{part}.txt") if id not in val]
+    known, validated = _ids(folder, "train"), _ids(folder, "val")
+    further = dict.fromkeys(id for part in ("train", "val") for id in _ids_of(sbd / f"{part}.txt"))
     pairs = [(_image(folder, id), folder / "SegmentationClass" / f"{id}.png") for id in known]
-    return pairs + [
-        (_image(folder, id), sbd / "cls" / f"{id}.mat") for id in dict.fromkeys(added) if id not in set(known)
-    ]
+    elsewhere = {*known, *validated}
+    pairs += [(_image(folder, id), sbd / "cls" / f"{id}.mat") for id in further if id not in elsewhere]
+    return pairs
 
 
 def _image(folder: Path, id: str) -> Path:

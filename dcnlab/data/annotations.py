@@ -126,7 +126,7 @@ def check_relative(name: str, source: str) -> None:
     """
     # By the path's text, not by what it resolves to: a link to another disk is the user's own doing.
     path = PurePosixPath(name)
-    if not name or path.is_absolute() or ".." in path.parts or not name.isprintable():
+    if not 0 < len(name) <= 1024 or path.is_absolute() or ".." in path.parts or not name.isprintable():
         raise ValueError(
             f"{source} names the file {shown(name)}; it must be a relative path that stays inside the folder"
         )

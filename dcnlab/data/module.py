@@ -14,7 +14,7 @@ import torch
 from pytorch_lightning import LightningDataModule
 from torch.utils.data import DataLoader, Dataset
 
-from dcnlab.data.digits import DigitClassification, DigitScenes, DigitSegmentation, Geometry
+from dcnlab.data.digits import DigitClassification, DigitDetection, DigitScenes, DigitSegmentation, Geometry
 from dcnlab.data.imagefolder import ImageFolderSplit
 from dcnlab.data.samplers import EvaluationSampler, TrainingSampler
 
@@ -103,7 +103,7 @@ class DigitsDataModule(SplitsDataModule):
         batch_size: scenes a process loads at a time.
         workers: loader processes.
         seed: of the training order.
-        task: classification, of scenes of one digit, or segmentation.
+        task: classification, of scenes of one digit, segmentation or detection.
         digits: the most digits in a scene, for tasks other than classification.
     """
 
@@ -125,6 +125,7 @@ class DigitsDataModule(SplitsDataModule):
         views: dict[str, Callable[[DigitScenes], Dataset[Any]]] = {
             "classification": DigitClassification,
             "segmentation": DigitSegmentation,
+            "detection": DigitDetection,
         }
         if task not in views:
             raise ValueError(f"task is {task!r}; the embedded digits are made for {', '.join(views)}")
@@ -138,6 +139,7 @@ class DigitsDataModule(SplitsDataModule):
             batch_size,
             workers,
             seed,
+            collate_lists if task == "detection" else None,
         )
 
 
@@ -184,6 +186,11 @@ class ImageFolderDataModule(SplitsDataModule):
                     f"{', '.join(odd)} in one of the two alone; data.classes chooses those to use"
                 )
         super().__init__(training, validation, testing, training.classes, batch_size, workers, seed)
+
+
+def collate_lists(items: list[tuple[Any, ...]]) -> tuple[list[Any], ...]:
+    """Make a batch of items that do not stack, such as images of different sizes: a list of each part."""
+    return tuple(list(part) for part in zip(*items, strict=True))
 
 
 def _length(dataset: Dataset[Any]) -> int:

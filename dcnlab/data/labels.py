@@ -137,7 +137,13 @@ def nearest(word: str, known: Iterable[str]) -> str:
 
 
 def names_of(splits: str | Sequence[str]) -> list[str]:
-    """List the names of one split or several."""
+    """List the names of one split or several.
+
+    Raises:
+        ValueError: there is none.
+    """
+    if not splits:
+        raise ValueError(f"data.train, data.val or data.test is {splits!r}; name at least one split")
     return [splits] if isinstance(splits, str) else list(splits)
 
 

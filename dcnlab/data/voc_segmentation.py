@@ -134,7 +134,7 @@ def _year_folder(root: Path, split: str) -> tuple[Path, str]:
 def _listed(folder: Path, split: str) -> list[tuple[Path, Path]]:
     found = [path.stem for path in (folder / _LISTS).glob("*.txt")]
     if split not in found:
-        raise ValueError(f"{folder / _LISTS} has no split {split!r}; {nearest(split, [*found, _AUGMENTED[0]])}")
+        raise ValueError(f"{folder / _LISTS} has no split {split!r}; {nearest(split, found)} ({_AUGMENTED[0]}: SBD)")
     return [(_image(folder, id), folder / "SegmentationClass" / f"{id}.png") for id in _ids(folder, split)]
 
 

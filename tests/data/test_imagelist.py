@@ -71,8 +71,9 @@ def test_a_missing_file_is_named_before_training(root):
     assert f"label {root}/missing.png is missing; split train of {root}" in message
 
 
-def test_an_empty_list_is_refused(root):
+def test_an_empty_list_and_no_list_are_refused(root):
     (root / "train.txt").write_text("\n")
+    assert "name at least one split" in error_of(lambda: imagelist_pairs(root, [], ["x"]))
     assert "split train" in error_of(lambda: imagelist_pairs(root, "train", ["x"]))
 
 

@@ -61,15 +61,20 @@ class DataConfig:
     """What the network is trained and scored on."""
 
     name: str = "digits"
-    """digits | imagefolder."""
+    """digits | imagefolder (classification) | voc (segmentation, detection) | cityscapes | camvid | imagelist, any
+    folder of images and label PNGs with a list (segmentation) | coco (detection)."""
     root: str | None = None
     """Folder of the data set; none for the embedded digits."""
     classes: list[str] | None = None
     """Class names in the order of their labels; null takes the data set's own."""
+    images: str | None = None
+    """coco: folder of a split's images below the root, with {split}; null looks where such folders are."""
+    annotations: str | None = None
+    """coco: a split's JSON below the root, with {split}; null is annotations/instances_{split}.json."""
     train: str | list[str] = "train"
-    """Split, or splits, that the network learns on."""
+    """Split, or splits, that the network learns on; voc takes lists of year/split: [2007/trainval, 2012/trainval]."""
     val: str | list[str] | None = "val"
-    """Split scored during training; null holds a tenth of the training split out (imagefolder)."""
+    """Split scored during training; null holds a tenth of the training split out (imagefolder), or scores none."""
     test: str | list[str] = "test"
     """Split of the final score."""
     batch_size: int = 64
@@ -78,6 +83,26 @@ class DataConfig:
     """Loader processes; 0 loads in the training process."""
     image_size: int = 56
     """Height and width of the network's input, pixels (digits: of the scene's canvas; imagefolder: of the crop)."""
+    ignore: int | None = None
+    """segmentation: value in label files that counts for nothing; null is the data set's own (255, camvid 11)."""
+    shorter_side: int | None = None
+    """segmentation, detection: images are resized to this shorter side, pixels; null keeps their size."""
+    longer_side: int | None = None
+    """detection: but no longer side grows beyond this."""
+    random_scale: tuple[float, float] = (1.0, 1.0)
+    """segmentation: range of a random factor on the size of training images."""
+    crop_size: tuple[int, int] | None = None
+    """segmentation: height and width of the random crop in training; null trains on whole images."""
+    flip: bool = True
+    """segmentation, detection: mirror half of the training images."""
+    mean: tuple[float, float, float] = (0.485, 0.456, 0.406)
+    """segmentation, detection: red, green and blue subtracted from images in [0, 1]; ImageNet's."""
+    std: tuple[float, float, float] = (0.229, 0.224, 0.225)
+    """segmentation, detection: what they are divided by then."""
+    protocol: str | None = None
+    """detection: coco | voc07 (11-point) | voc (area); null is coco for coco, voc07 for voc, voc for digits."""
+    digits: int = 4
+    """digits: the most digits in a scene of segmentation or detection."""
     train_length: int | None = None
     """digits: scenes in one pass over the training split; null is one scene a digit."""
     test_length: int | None = None
@@ -94,7 +119,7 @@ class DataConfig:
     """digits: pieces of other digits in a scene."""
 
     def __post_init__(self) -> None:
-        choose("data.name", self.name, ("digits", "imagefolder"))
+        choose("data.name", self.name, dict.fromkeys(name for names in DATA.values() for name in names))
         if self.name != "digits" and self.root is None:
             raise ConfigError(
                 f"data.root is null; data.name {self.name} needs the folder of the data set: data.root=FOLDER"
@@ -102,17 +127,40 @@ class DataConfig:
         within("data.batch_size", self.batch_size, 1)
         within("data.workers", self.workers, 0)
         within("data.image_size", self.image_size, 8)
+        within("data.ignore", self.ignore, 0, 255)
+        within("data.shorter_side", self.shorter_side, 16)
+        within("data.longer_side", self.longer_side, 16)
+        within("data.digits", self.digits, 1, 255)
+        if self.protocol is not None:
+            choose("data.protocol", self.protocol, ("coco", "voc07", "voc"))
+        if self.crop_size is not None and min(self.crop_size) < 16:
+            raise ConfigError(f"data.crop_size is {list(self.crop_size)}; both must be at least 16")
+        if min(self.std) <= 0:
+            raise ConfigError(f"data.std is {list(self.std)}; all three must be above 0")
         within("data.train_length", self.train_length, 1)
         within("data.test_length", self.test_length, 1)
         within("data.rotation", self.rotation, 0, 180)
         within("data.shear", self.shear, 0, 1)
         within("data.warp", self.warp, 0, 0.15)
         within("data.clutter", self.clutter, 0)
-        if not 0 < self.scale[0] <= self.scale[1]:
-            raise ConfigError(
-                f"data.scale is {list(self.scale)}; it must be two numbers above 0, the smaller one first"
-            )
+        for key, pair in (("scale", self.scale), ("random_scale", self.random_scale)):
+            if not 0 < pair[0] <= pair[1]:
+                raise ConfigError(f"data.{key} is {list(pair)}; it must be two numbers above 0, the smaller one first")
 
+
+DATA = {
+    "classification": ("digits", "imagefolder"),
+    "segmentation": ("digits", "voc", "cityscapes", "camvid", "imagelist"),
+    "detection": ("digits", "voc", "coco"),
+}
+"""Data sets of each task."""
+
+MODELS = {
+    "classification": ("resnet",),
+    "segmentation": ("deeplab",),
+    "detection": ("class_aware_rpn", "faster_rcnn", "faster_rcnn_fpn", "rfcn"),
+}
+"""Networks of each task."""
 
 BACKBONES = ("resnet10_slim", "resnet18", "resnet34", "resnet50", "resnet101", "resnet152")
 
@@ -124,10 +172,17 @@ class BackboneConfig:
     name: str = "resnet50"
     """resnet10_slim (for the embedded digits) | resnet18 | resnet34 | resnet50 | resnet101 | resnet152."""
     weights: str = "none"
-    """none | imagenet | the path of a state dict."""
+    """none | imagenet | the path of a state dict, or of a run's checkpoint."""
+    stride_on_1x1: bool = False
+    """Stages stride on their first 1x1 convolution, as in the original ResNet, not on the 3x3 (dense tasks)."""
+    freeze_norm: bool = False
+    """Keep all batch norms as the weights have them (dense tasks)."""
+    freeze_at: int = 0
+    """Stages that do not learn: 0 none, 1 the stem, 2 res2 too, up to 5 (dense tasks)."""
 
     def __post_init__(self) -> None:
         choose("model.backbone.name", self.name, BACKBONES)
+        within("model.backbone.freeze_at", self.freeze_at, 0, 5)
 
 
 @dataclass
@@ -135,20 +190,26 @@ class ModelConfig:
     """The network."""
 
     name: str = "resnet"
-    """resnet: a classifier."""
+    """resnet (classification) | deeplab (segmentation) | class_aware_rpn | faster_rcnn | faster_rcnn_fpn | rfcn
+    (detection)."""
     backbone: BackboneConfig = field(default_factory=BackboneConfig)
     """See BackboneConfig."""
     deform_layers: int = 0
     """How many of the backbone's last 3x3 convolutions are deformable."""
-    dilation: int = 1
-    """Dilation of the last stage's 3x3 convolutions."""
+    dilation: int | None = None
+    """Dilation of the last stage's 3x3 convolutions; null is 1 in a classifier and 2 in the dense tasks."""
+    deform_pooling: bool = False
+    """Deformable RoI pooling (faster_rcnn, faster_rcnn_fpn, rfcn)."""
+    head_channels: int = 1024
+    """deeplab, class_aware_rpn, rfcn: channels of the 1x1 convolution on res5."""
     offset_groups: int = 1
     """Groups of input channels that share one set of offsets."""
     modulated: bool = False
     """Learn a weight for every sampling point as well (deformable convolution v2)."""
 
     def __post_init__(self) -> None:
-        choose("model.name", self.name, ("resnet",))
+        choose("model.name", self.name, [name for names in MODELS.values() for name in names])
+        within("model.head_channels", self.head_channels, 1)
         within("model.deform_layers", self.deform_layers, 0)
         within("model.dilation", self.dilation, 1)
         within("model.offset_groups", self.offset_groups, 1)
@@ -192,6 +253,23 @@ class OptimConfig:
             raise ConfigError(f"optim.milestones is {self.milestones}; the numbers must be above 0 and grow")
 
 
+@dataclass
+class TestConfig:
+    """How a trained network is tested."""
+
+    scales: list[float] = field(default_factory=lambda: [1.0])
+    """segmentation: factors on the image's size; class probabilities are averaged over them."""
+    flip: bool = False
+    """Mirror the image as well, and join both results."""
+    pictures: int = 4
+    """How many test images are drawn into the run folder, with what they should be and what was found."""
+
+    def __post_init__(self) -> None:
+        within("test.pictures", self.pictures, 0)
+        if not self.scales or min(self.scales) <= 0:
+            raise ConfigError(f"test.scales is {self.scales}; it must hold numbers above 0")
+
+
 PRECISIONS = ("32-true", "64-true", "16-mixed", "bf16-mixed", "16-true", "bf16-true")
 
 
@@ -211,6 +289,8 @@ class TrainerConfig:
     """Steps of the optimizer."""
     max_epochs: int | None = None
     """Passes over the training split; an experiment states one of the two, and with both the first reached ends it."""
+    val_every: int = 1
+    """Passes over the training split between two scores of the validation split."""
     effective_batch: int | None = None
     """Images a step over all processes; null is batch_size on every process."""
     deterministic: bool = False
@@ -230,6 +310,7 @@ class TrainerConfig:
         within("trainer.num_nodes", self.num_nodes, 1)
         within("trainer.max_steps", self.max_steps, 1)
         within("trainer.max_epochs", self.max_epochs, 1)
+        within("trainer.val_every", self.val_every, 1)
         within("trainer.effective_batch", self.effective_batch, 1)
         within("trainer.threads", self.threads, 1)
 
@@ -260,7 +341,7 @@ class Config:
     seed: int = 0
     """Of the weights and of the training order; scenes and splits stay the same."""
     task: str = "classification"
-    """classification."""
+    """classification | segmentation | detection."""
     out: str = "runs"
     """Where run folders are made."""
     id: str | None = None
@@ -271,6 +352,8 @@ class Config:
     """See ModelConfig."""
     optim: OptimConfig = field(default_factory=OptimConfig)
     """See OptimConfig."""
+    test: TestConfig = field(default_factory=TestConfig)
+    """See TestConfig."""
     trainer: TrainerConfig = field(default_factory=TrainerConfig)
     """See TrainerConfig."""
     logger: LoggerConfig = field(default_factory=LoggerConfig)
@@ -284,4 +367,7 @@ class Config:
         if not self.out:
             raise ConfigError("out is ''; it must be the folder where run folders are made")
         within("seed", self.seed, 0, 2**32 - 1)
-        choose("task", self.task, ("classification",))
+        choose("task", self.task, DATA)
+        for key, name, known in (("data", self.data.name, DATA), ("model", self.model.name, MODELS)):
+            if name not in known[self.task]:
+                raise ConfigError(f"{key}.name is {name!r}; task {self.task} takes {', '.join(known[self.task])}")

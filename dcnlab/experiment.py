@@ -7,34 +7,20 @@ import math
 import os
 import pickle
 import signal
-import sys
 import traceback
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
 from typing import Any
 
 import pytorch_lightning as pl
 import torch
-from pytorch_lightning.callbacks import ModelCheckpoint
-from pytorch_lightning.utilities.exceptions import MisconfigurationException
 
 from dcnlab import configfile, environment, runs, tracking
+from dcnlab.assembly import Parts, build
 from dcnlab.config import Config, ConfigError
-from dcnlab.cost import Cost, macs, parameters
-
-CHECKPOINT = Path("checkpoints") / "last.ckpt"
-
-
-@dataclass
-class Parts:
-    """What a config stands for."""
-
-    data: pl.LightningDataModule
-    task: pl.LightningModule
-    trainer: pl.Trainer
-    cost: Cost
+from dcnlab.cost import macs, parameters
+from dcnlab.runs import CHECKPOINT
 
 
 def fit(config: Config) -> Path:
@@ -107,73 +93,6 @@ def evaluate(folder: Path, overrides: list[str]) -> dict[str, float]:
         raise
 
 
-def build(config: Config, folder: Path) -> Parts:
-    """The data module, the task and the trainer of a config; writes nothing.
-
-    Raises:
-        ConfigError: the data, the weights or the device are not there or do not fit.
-    """
-    configfile.check_paths(config)
-    if config.logger.wandb:
-        tracking.wandb_mode()
-    tracking.quiet()
-    if config.trainer.threads is not None:
-        torch.set_num_threads(config.trainer.threads)
-    pl.seed_everything(config.seed, workers=True, verbose=False)
-    cost = Cost()
-    try:
-        data = _data(config)
-        return Parts(data, _task(config, data), _trainer(config, folder, cost), cost)
-    except (ValueError, OSError) as error:
-        raise error if isinstance(error, ConfigError) else ConfigError(configfile.one_line(error)) from error
-
-
-def _data(config: Config) -> Any:
-    from dcnlab.data.digit_rendering import Geometry
-    from dcnlab.data.module import DigitsDataModule, ImageFolderDataModule
-
-    data = config.data
-    for key, split in (("train", data.train), ("val", data.val), ("test", data.test)):
-        if isinstance(split, list):
-            raise ConfigError(f"data.{key} is {split}; {data.name} takes the name of one split")
-    common: dict[str, Any] = {
-        "train": data.train,
-        "val": data.val,
-        "test": data.test,
-        "classes": data.classes,
-        "batch_size": data.batch_size,
-        "workers": data.workers,
-        "seed": config.seed,
-    }
-    if data.name == "imagefolder":
-        return ImageFolderDataModule(root=data.root or "", image_size=data.image_size, **common)
-    geometry = Geometry(
-        image_size=data.image_size,
-        rotation=data.rotation,
-        scale=data.scale,
-        shear=data.shear,
-        warp=data.warp,
-        clutter=data.clutter,
-    )
-    return DigitsDataModule(geometry, train_length=data.train_length, test_length=data.test_length, **common)
-
-
-def _task(config: Config, data: Any) -> pl.LightningModule:
-    from dcnlab.models.resnet import classifier
-    from dcnlab.tasks.classification import Classification
-
-    model = classifier(
-        config.model.backbone.name,
-        len(data.classes),
-        weights=config.model.backbone.weights,
-        deform_layers=config.model.deform_layers,
-        dilation=config.model.dilation,
-        offset_groups=config.model.offset_groups,
-        modulated=config.model.modulated,
-    )
-    return Classification(model, data.classes, config.optim)
-
-
 def _run(config: Config, parts: Parts, folder: Path, checkpoint: Path | None) -> None:
     """Train, score and write results.json, whatever happens."""
     trainer, task, data = parts.trainer, parts.task, parts.data
@@ -195,6 +114,7 @@ def _run(config: Config, parts: Parts, folder: Path, checkpoint: Path | None) ->
             trainer.fit(task, datamodule=data, ckpt_path=checkpoint, weights_only=True)
             _check_loss(trainer)
             results["metrics"] = _metrics(_test(parts))
+            _keep_findings(parts, folder, wandb_logger)
         results["status"] = "finished"
     except (KeyboardInterrupt, SystemExit, _Terminated) as error:  # Lightning turns Ctrl-C into SystemExit
         raise runs.Interrupted(folder) from error
@@ -213,59 +133,6 @@ def _run(config: Config, parts: Parts, folder: Path, checkpoint: Path | None) ->
             results["wandb"] = _wandb_ids(wandb_logger)
             runs.write_results(folder, results)
             _finish_wandb(wandb_logger, results)
-
-
-def _trainer(config: Config, folder: Path, cost: Cost) -> pl.Trainer:
-    run = config.trainer
-    # At the end of a pass, not of its validation: from there, resuming would repeat or skip batches.
-    saving = ModelCheckpoint(
-        folder / CHECKPOINT.parent, CHECKPOINT.stem, save_on_train_epoch_end=True, enable_version_counter=False
-    )
-    bar = tracking.ProgressBar() if run.progress and sys.stdout.isatty() else None
-    try:
-        trainer = pl.Trainer(
-            accelerator=run.accelerator,
-            devices=run.devices,
-            num_nodes=run.num_nodes,
-            precision=run.precision,  # type: ignore[arg-type]  # checked against config.PRECISIONS
-            max_steps=run.max_steps or -1,
-            max_epochs=run.max_epochs or -1,
-            gradient_clip_val=config.optim.clip_norm,
-            deterministic=run.deterministic,
-            use_distributed_sampler=False,  # the data modules share the images out, and pad none
-            num_sanity_val_steps=0,
-            log_every_n_steps=config.logger.every,
-            logger=False,
-            callbacks=[cost, saving, *([bar] if bar else [])],
-            enable_progress_bar=bar is not None,
-            enable_model_summary=False,
-            default_root_dir=folder,
-        )
-    except (MisconfigurationException, RuntimeError) as error:
-        raise ConfigError(f"trainer: {configfile.one_line(error)}") from error
-    # Checkpoints end a pass. Where max_steps is set, Lightning takes each for the middle of one, and skips the next.
-    trainer.fit_loop._iteration_based_training = lambda: False  # type: ignore[method-assign]
-    trainer.accumulate_grad_batches = accumulation(config, trainer.world_size)
-    return trainer
-
-
-def accumulation(config: Config, world_size: int) -> int:
-    """Batches to a step of the optimizer, so that a step sees `trainer.effective_batch` images.
-
-    Raises:
-        ConfigError: no whole number of batches gives that many.
-    """
-    effective, loaded = config.trainer.effective_batch, config.data.batch_size * world_size
-    if effective is None:
-        return 1
-    if effective % loaded:
-        fits = math.gcd(effective, loaded) if world_size == 1 else math.gcd(effective // world_size, loaded)
-        hint = f"; data.batch_size={fits} would do" if effective % (fits * world_size) == 0 else ""
-        raise ConfigError(
-            f"trainer.effective_batch is {effective}; it must be a multiple of the {loaded} images that "
-            f"data.batch_size {config.data.batch_size} x {world_size} processes load{hint}"
-        )
-    return effective // loaded
 
 
 def _test(parts: Parts, checkpoint: Path | None = None) -> dict[str, float]:
@@ -287,8 +154,20 @@ def _metrics(scores: dict[str, float]) -> dict[str, float]:
     return {key.removeprefix("test/"): value for key, value in scores.items()}
 
 
+def _keep_findings(parts: Parts, folder: Path, wandb_logger: Any) -> None:
+    """Write the pictures that the test drew to FOLDER/pictures, and mirror them."""
+    pictures = getattr(parts.task, "pictures", [])
+    if not pictures or not parts.trainer.is_global_zero:
+        return
+    (folder / "pictures").mkdir(exist_ok=True)
+    for number, picture in enumerate(pictures):
+        picture.save(folder / "pictures" / f"{number}.png")
+    if wandb_logger is not None:
+        wandb_logger.log_image("pictures", pictures)
+
+
 def _one_image(data: Any) -> torch.Tensor:
-    image = data.train[0][0]
+    image = data.test[0][0]
     return image[None]
 
 

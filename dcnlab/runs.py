@@ -16,8 +16,9 @@ from dcnlab.config import Config, ConfigError, folder_name, nearest
 
 SCHEMA = 1
 STATUSES = ("finished", "failed", "interrupted")
+CHECKPOINT = Path("checkpoints") / "last.ckpt"
 # config.yaml goes last, because it marks the folder as ours.
-_WRITTEN = ("metrics.csv", "results.json", "checkpoints", "wandb", "config.yaml")
+_WRITTEN = ("metrics.csv", "results.json", "detections.json", "pictures", "checkpoints", "wandb", "config.yaml")
 _BEFORE = ("parameters.json", "log.txt")
 """What a sweep puts there before the run starts."""
 

@@ -30,7 +30,11 @@ _NOISE = (
 
 
 def quiet() -> None:
-    """Silence what Lightning says to developers; its errors and other warnings stay."""
+    """Silence what Lightning says to developers; its errors and other warnings stay, and our own words go to stderr."""
+    ours = logging.getLogger("dcnlab")
+    if not ours.handlers and is_first_process():
+        ours.addHandler(logging.StreamHandler())
+        ours.setLevel(logging.INFO)
     for name in ("pytorch_lightning", "lightning_fabric", "lightning.pytorch"):
         logging.getLogger(name).setLevel(logging.WARNING)
     for message in _NOISE:

@@ -14,7 +14,7 @@ import torch
 from command_line import dcnlab, environment
 from torch import nn
 
-from dcnlab import configfile, cost, experiment, runs, tracking
+from dcnlab import assembly, configfile, cost, experiment, runs, tracking
 from dcnlab.config import ConfigError
 
 
@@ -92,7 +92,7 @@ def keep_sigint():
 def test_an_interrupted_run_resumes_to_the_weights_of_an_uninterrupted_one(tiny, monkeypatch, keep_sigint):
     whole = fit(tiny, "id=whole", "trainer.max_steps=6")
     with monkeypatch.context() as patch:
-        patch.setattr(experiment, "Cost", _Stop)
+        patch.setattr(assembly, "Cost", _Stop)
         with pytest.raises(runs.Interrupted):
             fit(tiny, "id=part", "trainer.max_steps=6")
     part = Path("runs/tiny/part")
@@ -116,7 +116,7 @@ def test_an_interrupted_run_resumes_to_the_weights_of_an_uninterrupted_one(tiny,
 
 def test_a_run_that_fails_says_why_and_raises(tiny, monkeypatch):
     monkeypatch.setattr(_Stop, "error", RuntimeError("out of\nluck"))
-    monkeypatch.setattr(experiment, "Cost", _Stop)
+    monkeypatch.setattr(assembly, "Cost", _Stop)
     with pytest.raises(RuntimeError, match="luck"):
         fit(tiny, "id=one", "trainer.max_steps=4")
     found = results(Path("runs/tiny/one"))
@@ -323,14 +323,14 @@ def test_an_offline_run_opens_no_connection(tiny):
 )
 def test_accumulation_makes_the_effective_batch(tiny, effective, batch, world, batches):
     overrides = [f"trainer.effective_batch={'null' if effective is None else effective}", f"data.batch_size={batch}"]
-    assert experiment.accumulation(configfile.load(tiny, overrides), world) == batches
+    assert assembly.accumulation(configfile.load(tiny, overrides), world) == batches
 
 
 @pytest.mark.parametrize(("effective", "batch", "world", "fits"), [(8, 16, 1, 8), (8, 8, 4, 2), (24, 16, 1, 8)])
 def test_an_effective_batch_that_cannot_be_made_names_a_batch_size_that_can(tiny, effective, batch, world, fits):
     config = configfile.load(tiny, [f"trainer.effective_batch={effective}", f"data.batch_size={batch}"])
     with pytest.raises(ConfigError, match=rf"effective_batch is {effective}; .*; data.batch_size={fits} would do"):
-        experiment.accumulation(config, world)
+        assembly.accumulation(config, world)
 
 
 def test_an_accumulated_step_counts_as_one(tiny):

@@ -24,7 +24,7 @@ class SplitsDataModule(LightningDataModule):
 
     Args:
         train: takes pairs (pass, index), see `TrainingSampler`.
-        val: scored during training.
+        val: scored during training; null scores none.
         test: scored at the end.
         classes: class names in the order of their labels.
         batch_size: images a process loads at a time.
@@ -37,7 +37,7 @@ class SplitsDataModule(LightningDataModule):
     def __init__(
         self,
         train: Dataset[Any],
-        val: Dataset[Any],
+        val: Dataset[Any] | None,
         test: Dataset[Any],
         classes: Sequence[str],
         batch_size: int = 64,
@@ -58,9 +58,9 @@ class SplitsDataModule(LightningDataModule):
         drop_last = len(sampler) >= self.batch_size
         return self._loader(self.train, sampler, self.batch_size, drop_last)
 
-    def val_dataloader(self) -> DataLoader[Any]:
-        """Batches of the validation split, each image once over all processes."""
-        return self._evaluation(self.val)
+    def val_dataloader(self) -> DataLoader[Any] | list[Any]:
+        """Batches of the validation split, each image once over all processes; none where there is no such split."""
+        return [] if self.val is None else self._evaluation(self.val)
 
     def test_dataloader(self) -> DataLoader[Any]:
         """Batches of the test split, each image once over all processes."""

@@ -1,0 +1,179 @@
+"""What a config stands for: its data, its network under a task, its trainer."""
+
+from __future__ import annotations
+
+import math
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+from pytorch_lightning.callbacks import ModelCheckpoint
+from pytorch_lightning.utilities.exceptions import MisconfigurationException
+
+from dcnlab import configfile, tracking
+from dcnlab.config import Config, ConfigError, DataConfig
+from dcnlab.cost import Cost
+from dcnlab.runs import CHECKPOINT
+
+
+@dataclass
+class Parts:
+    """What a config stands for."""
+
+    data: Any
+    task: pl.LightningModule
+    trainer: pl.Trainer
+    cost: Cost
+
+
+def build(config: Config, folder: Path) -> Parts:
+    """The data module, the task and the trainer of a config; writes nothing.
+
+    Raises:
+        ConfigError: the data, the weights or the device are not there or do not fit.
+    """
+    configfile.check_paths(config)
+    if config.logger.wandb:
+        tracking.wandb_mode()
+    tracking.quiet()
+    if config.trainer.threads is not None:
+        torch.set_num_threads(config.trainer.threads)
+    pl.seed_everything(config.seed, workers=True, verbose=False)
+    cost = Cost()
+    try:
+        data = data_module(config)
+        return Parts(
+            data, task_module(config, data.classes), _trainer(config, folder, cost, data.val is not None), cost
+        )
+    except (ValueError, OSError) as error:
+        raise error if isinstance(error, ConfigError) else ConfigError(configfile.one_line(error)) from error
+
+
+def data_module(config: Config) -> Any:
+    """The three splits that `config.data` names, as the task takes them."""
+    from dcnlab.data.module import ImageFolderDataModule
+    from dcnlab.data.segmentation import SegmentationDataModule
+
+    data = config.data
+    common: dict[str, Any] = {
+        "train": data.train,
+        "val": data.val,
+        "test": data.test,
+        "classes": data.classes,
+        "batch_size": data.batch_size,
+        "workers": data.workers,
+        "seed": config.seed,
+    }
+    if data.name in ("digits", "imagefolder"):
+        for key, split in (("train", data.train), ("val", data.val), ("test", data.test)):
+            if isinstance(split, list):
+                raise ConfigError(f"data.{key} is {split}; {data.name} takes the name of one split")
+    if data.name == "digits":
+        return _digits(data, config.task, common)
+    if config.task == "classification":
+        return ImageFolderDataModule(root=data.root or "", image_size=data.image_size, **common)
+    pictures = {key: getattr(data, key) for key in ("root", "shorter_side", "flip", "mean", "std")}
+    return SegmentationDataModule(
+        data.name,
+        ignore=data.ignore,
+        random_scale=data.random_scale,
+        crop_size=data.crop_size,
+        **pictures,
+        **common,
+    )
+
+
+def _digits(data: DataConfig, task: str, common: dict[str, Any]) -> Any:
+    from dcnlab.data.digit_rendering import Geometry
+    from dcnlab.data.module import DigitsDataModule
+
+    geometry = Geometry(data.image_size, data.rotation, data.scale, data.shear, data.warp, data.clutter)
+    lengths: dict[str, Any] = {"train_length": data.train_length, "test_length": data.test_length}
+    return DigitsDataModule(geometry, task=task, digits=data.digits, **lengths, **common)
+
+
+def task_module(config: Config, classes: list[str]) -> pl.LightningModule:
+    """The network that `config.model` names, under the task that trains and scores it."""
+    from dcnlab.models.backbone import backbone
+    from dcnlab.models.deeplab import DeepLab
+    from dcnlab.models.resnet import classifier
+    from dcnlab.tasks.classification import Classification
+    from dcnlab.tasks.segmentation import Segmentation
+
+    model, feet = config.model, config.model.backbone
+    layers: dict[str, Any] = {
+        "deform_layers": model.deform_layers,
+        "dilation": model.dilation or (1 if config.task == "classification" else 2),
+        "offset_groups": model.offset_groups,
+        "modulated": model.modulated,
+    }
+    if config.task == "classification":
+        return Classification(classifier(feet.name, len(classes), feet.weights, **layers), classes, config.optim)
+    features = backbone(
+        feet.name,
+        feet.weights,
+        stride_on_1x1=feet.stride_on_1x1,
+        freeze_norm=feet.freeze_norm,
+        freeze_at=feet.freeze_at,
+        **layers,
+    )
+    network = DeepLab(features, len(classes), model.head_channels)
+    return Segmentation(network, classes, config.optim, config.test, config.data.mean, config.data.std)
+
+
+def _trainer(config: Config, folder: Path, cost: Cost, validates: bool) -> pl.Trainer:
+    run = config.trainer
+    # At the end of a pass, not of its validation: from there, resuming would repeat or skip batches.
+    saving = ModelCheckpoint(
+        folder / CHECKPOINT.parent, CHECKPOINT.stem, save_on_train_epoch_end=True, enable_version_counter=False
+    )
+    bar = tracking.ProgressBar() if run.progress and sys.stdout.isatty() else None
+    try:
+        trainer = pl.Trainer(
+            accelerator=run.accelerator,
+            devices=run.devices,
+            num_nodes=run.num_nodes,
+            precision=run.precision,  # type: ignore[arg-type]  # checked against config.PRECISIONS
+            max_steps=run.max_steps or -1,
+            max_epochs=run.max_epochs or -1,
+            gradient_clip_val=config.optim.clip_norm,
+            deterministic=run.deterministic,
+            use_distributed_sampler=False,  # the data modules share the images out, and pad none
+            num_sanity_val_steps=0,
+            check_val_every_n_epoch=run.val_every,
+            limit_val_batches=None if validates else 0,
+            log_every_n_steps=config.logger.every,
+            logger=False,
+            callbacks=[cost, saving, *([bar] if bar else [])],
+            enable_progress_bar=bar is not None,
+            enable_model_summary=False,
+            default_root_dir=folder,
+        )
+    except (MisconfigurationException, RuntimeError) as error:
+        raise ConfigError(f"trainer: {configfile.one_line(error)}") from error
+    # Checkpoints end a pass. Where max_steps is set, Lightning takes each for the middle of one, and skips the next.
+    trainer.fit_loop._iteration_based_training = lambda: False  # type: ignore[method-assign]
+    trainer.accumulate_grad_batches = accumulation(config, trainer.world_size)
+    return trainer
+
+
+def accumulation(config: Config, world_size: int) -> int:
+    """Batches to a step of the optimizer, so that a step sees `trainer.effective_batch` images.
+
+    Raises:
+        ConfigError: no whole number of batches gives that many.
+    """
+    effective, loaded = config.trainer.effective_batch, config.data.batch_size * world_size
+    if effective is None:
+        return 1
+    if effective % loaded:
+        fits = math.gcd(effective, loaded) if world_size == 1 else math.gcd(effective // world_size, loaded)
+        hint = f"; data.batch_size={fits} would do" if effective % (fits * world_size) == 0 else ""
+        raise ConfigError(
+            f"trainer.effective_batch is {effective}; it must be a multiple of the {loaded} images that "
+            f"data.batch_size {config.data.batch_size} x {world_size} processes load{hint}"
+        )
+    return effective // loaded

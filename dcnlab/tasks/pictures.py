@@ -1,0 +1,85 @@
+"""Pictures of what a network found in test images, beside what it should have found."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image, ImageDraw, ImageFont
+from torch import Tensor
+
+GAP, ROW = 6, 18  # pixels between pictures, and a line of text
+
+
+def palette(classes: int) -> NDArray[np.uint8]:
+    """Colours of label values, as PASCAL VOC's palette has them: (256, 3), white from `classes` up."""
+    colours = np.full((256, 3), 255, np.uint8)
+    for label in range(min(classes, 255)):
+        value, colour = label, np.zeros(3, np.uint8)
+        for bit in range(7, 4, -1):
+            colour |= np.array([(value >> channel & 1) << bit for channel in range(3)], np.uint8)
+            value >>= 3
+        colours[label] = colour
+    return colours
+
+
+def to_picture(image: Tensor, mean: Sequence[float], std: Sequence[float]) -> Image.Image:
+    """An image of a network's input, (3, H, W) normalised, as people see it."""
+    numbers = image.detach().float().cpu() * torch.tensor(std)[:, None, None] + torch.tensor(mean)[:, None, None]
+    return Image.fromarray((numbers.clamp(0, 1) * 255).round().byte().permute(1, 2, 0).numpy())
+
+
+def segmentation_panel(image: Image.Image, label: Tensor, prediction: Tensor, classes: Sequence[str]) -> Image.Image:
+    """Photograph, label and prediction side by side; below them the colours of the classes in sight.
+
+    Args:
+        image: resized to the label's size.
+        label: (H, W), 0 to classes - 1, or 255 where it is not known: white.
+        prediction: (H, W), drawn white where the label is not known.
+        classes: names in the order of the labels.
+    """
+    truth, found = label.cpu().numpy().astype(np.uint8), prediction.cpu().numpy().astype(np.uint8)
+    found = np.where(truth == 255, 255, found).astype(np.uint8)
+    height, width = truth.shape
+    zoom = max(1, round(168 / min(height, width)))
+    size = (width * zoom, height * zoom)
+    colours = palette(len(classes))
+    pictures = [image.resize(size, Image.Resampling.BILINEAR)]
+    pictures += [Image.fromarray(colours[map_]).resize(size, Image.Resampling.NEAREST) for map_ in (truth, found)]
+    seen = sorted((set(np.unique(truth).tolist()) | set(np.unique(found).tolist())) - {255})
+    names = [(classes[k], tuple(int(c) for c in colours[k])) for k in seen]
+    return _side_by_side(pictures, ["image", "label", "prediction"], names)
+
+
+def _side_by_side(
+    pictures: Sequence[Image.Image], titles: Sequence[str], legend: Sequence[tuple[str, tuple[int, ...]]]
+) -> Image.Image:
+    """Titled pictures in a row, and a legend of coloured names that takes as many lines as it needs."""
+    font = ImageFont.load_default(13)
+    width = sum(picture.width + GAP for picture in pictures) + GAP
+    lines: list[list[tuple[str, tuple[int, ...], int]]] = [[]]
+    x = GAP
+    for name, colour in legend:
+        room = round(font.getlength(name)) + 30
+        if lines[-1] and x + room > width:
+            lines.append([])
+            x = GAP
+        lines[-1].append((name, colour, x))
+        x += room
+    height = ROW + max(picture.height for picture in pictures) + (GAP + ROW * len(lines) if legend else 0) + GAP
+    sheet = Image.new("RGB", (width, height), (245, 245, 245))
+    draw = ImageDraw.Draw(sheet)
+    x = GAP
+    for picture, title in zip(pictures, titles, strict=True):
+        draw.text((x, 1), title, fill=(0, 0, 0), font=font)
+        sheet.paste(picture, (x, ROW))
+        x += picture.width + GAP
+    y = height - GAP - ROW * len(lines)
+    for line in lines if legend else []:
+        for name, colour, x in line:
+            draw.rectangle((x, y + 3, x + 12, y + 15), fill=colour, outline=(90, 90, 90))
+            draw.text((x + 17, y + 1), name, fill=(0, 0, 0), font=font)
+        y += ROW
+    return sheet

@@ -1,0 +1,121 @@
+"""Semantic segmentation: cross entropy over pixels to learn, mean IoU of the whole split to score."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from PIL.Image import Image
+from pytorch_lightning import LightningModule
+from torch import Tensor
+from torch.nn.functional import interpolate
+
+from dcnlab.config import OptimConfig, TestConfig
+from dcnlab.metrics.miou import MeanIoU
+from dcnlab.models.deeplab import DeepLab
+from dcnlab.tasks.optim import optimizer_and_schedule
+from dcnlab.tasks.pictures import segmentation_panel, to_picture
+
+
+class Segmentation(LightningModule):
+    """Train and score a segmentation network on batches of (images, labels).
+
+    Logs `train/loss` of a step's batch, `val/miou` and `test/miou` of the whole split, and `test/iou/CLASS`, percent.
+
+    Args:
+        model: images (N, 3, H, W) to logits (N, number of classes, H, W), and its loss.
+        classes: names in the order of their labels.
+        optim: rates, decay and schedule.
+        test: scales and mirroring that probabilities are averaged over, and how many pictures are drawn.
+        mean: that images were normalised with, for pictures.
+        std: likewise.
+    """
+
+    def __init__(
+        self,
+        model: DeepLab,
+        classes: Sequence[str],
+        optim: OptimConfig,
+        test: TestConfig,
+        mean: Sequence[float],
+        std: Sequence[float],
+    ) -> None:
+        super().__init__()
+        self.model, self.classes, self.optim, self.testing = model, list(classes), optim, test
+        self.mean, self.std = mean, std
+        self.val_scores, self.test_scores = MeanIoU(len(classes)), MeanIoU(len(classes))
+        self.pictures: list[Image] = []
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Logits (N, classes, H, W) of images (N, 3, H, W)."""
+        return self.model(images)
+
+    def training_step(self, batch: tuple[Tensor, Tensor], index: int) -> Tensor:
+        """Cross entropy of a batch, mean over its pixels that count."""
+        images, labels = batch
+        loss = self.model.loss(self(images), labels)
+        self.log("train/loss", loss.detach(), batch_size=len(labels))
+        return loss
+
+    def validation_step(self, batch: tuple[Tensor, Tensor], index: int) -> None:
+        """Count a batch's pixels."""
+        images, labels = batch
+        self.val_scores.update(segment(self.model, images, labels.shape[-2:]), labels)
+
+    def on_validation_epoch_end(self) -> None:
+        """Score the split over all processes."""
+        self.log("val/miou", self.val_scores.compute())
+        self.val_scores.reset()
+
+    def test_step(self, batch: tuple[Tensor, Tensor], index: int) -> None:
+        """Count a batch's pixels, and draw the first of its images."""
+        images, labels = batch
+        found = segment(self.model, images, labels.shape[-2:], self.testing.scales, self.testing.flip)
+        self.test_scores.update(found, labels)
+        for image, label, prediction in zip(images, labels, found, strict=True):
+            if len(self.pictures) < self.testing.pictures:
+                picture = to_picture(image, self.mean, self.std)
+                self.pictures.append(segmentation_panel(picture, label, prediction, self.classes))
+
+    def on_test_epoch_end(self) -> None:
+        """Score the split over all processes; a class that is neither labelled nor found has no figure."""
+        scores = {"test/miou": self.test_scores.compute()}
+        for name, iou in zip(self.classes, self.test_scores.per_class(), strict=True):
+            if not iou.isnan():
+                scores[f"test/iou/{name}"] = iou.float()
+        self.log_dict(scores)
+        self.test_scores.reset()
+
+    def configure_optimizers(self) -> Any:
+        """The optimizer over the groups of `parameter_groups`, its schedule advanced by a step."""
+        optimizer, schedule = optimizer_and_schedule(self.model, self.optim, self.trainer.estimated_stepping_batches)
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+
+def segment(
+    model: torch.nn.Module, images: Tensor, size: Sequence[int], scales: Sequence[float] = (1.0,), flip: bool = False
+) -> Tensor:
+    """The class of each pixel, by the class probabilities' mean over scales and mirror images.
+
+    Args:
+        model: images to logits of their size.
+        images: (N, 3, h, w).
+        size: (H, W) of the labels; logits are brought to it, not labels to the logits.
+        scales: factors on the images' size.
+        flip: whether mirror images join in.
+
+    Returns:
+        (N, H, W) int64.
+    """
+    total: Tensor | None = None
+    for scale in scales:
+        side = [max(1, round(scale * length)) for length in images.shape[-2:]]
+        scaled = images if scale == 1 else interpolate(images, side, mode="bilinear", antialias=True)
+        for mirrored in (False, True) if flip else (False,):
+            logits = model(scaled.flip(-1) if mirrored else scaled).float()
+            probabilities = interpolate(logits, tuple(size), mode="bilinear", align_corners=False).softmax(1)
+            probabilities = probabilities.flip(-1) if mirrored else probabilities
+            total = probabilities if total is None else total + probabilities
+    assert total is not None
+    return total.argmax(1)

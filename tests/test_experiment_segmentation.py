@@ -1,0 +1,123 @@
+"""A segmentation run from files to results: learns, draws pictures, and survives a kill -9 to the same weights."""
+
+import json
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from command_line import dcnlab, environment
+from PIL import Image
+
+from dcnlab import configfile, experiment
+
+TINY = """
+name: tiny
+task: segmentation
+data:
+  {name: imagelist, root: scenes, classes: [sky, ground, ball], val: null, batch_size: 4, random_scale: [0.8, 1.2],
+   crop_size: [32, 40]}
+model: {name: deeplab, dilation: 1, deform_layers: 2, head_channels: 32, backbone: {name: resnet10_slim}}
+optim: {name: adamw, lr: 0.01}
+trainer: {max_steps: 40, accelerator: cpu, threads: 1}
+logger: {wandb: false}
+"""
+
+
+@pytest.fixture
+def scenes(tmp_path, monkeypatch):
+    """A sky over a ground with a ball on it, in colours that tell them apart, 16 to learn on and 5 to test."""
+    monkeypatch.chdir(tmp_path)
+    random = np.random.default_rng(0)
+    for split, count in (("train", 16), ("test", 5)):
+        lines = []
+        for number in range(count):
+            rows, columns = np.mgrid[:40, :48]
+            label = (rows > random.integers(15, 25)).astype(np.uint8)
+            label[(rows - 28) ** 2 + (columns - random.integers(10, 38)) ** 2 < 64] = 2
+            colours = np.array([[120, 160, 230], [90, 120, 60], [220, 60, 50]])
+            image = (colours[label] + random.integers(-20, 20, (40, 48, 3))).clip(0, 255).astype(np.uint8)
+            label[:2] = 255
+            folder = Path("scenes") / split
+            folder.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(image).save(folder / f"{number}.png")
+            Image.fromarray(label).save(folder / f"{number}_label.png")
+            lines.append(f"{split}/{number}.png {split}/{number}_label.png\n")
+        (Path("scenes") / f"{split}.txt").write_text("".join(lines))
+    Path("tiny.yaml").write_text(TINY)
+    return tmp_path
+
+
+def fit(*overrides):
+    return experiment.fit(configfile.load("tiny.yaml", list(overrides)))
+
+
+def test_a_run_learns_scores_and_draws_what_it_found(scenes):
+    folder = fit("id=one")
+    results = json.loads((folder / "results.json").read_text())
+    assert set(results["metrics"]) == {"miou", "iou/sky", "iou/ground", "iou/ball"}
+    mean = sum(results["metrics"][f"iou/{name}"] for name in ("sky", "ground", "ball")) / 3
+    assert results["metrics"]["miou"] == pytest.approx(mean, abs=1e-4)
+    assert results["metrics"]["miou"] > 80
+    assert results["model"]["params"] > 0
+    pictures = sorted((folder / "pictures").iterdir())
+    assert [picture.name for picture in pictures] == ["0.png", "1.png", "2.png", "3.png"]
+    assert Image.open(pictures[0]).width > 3 * 48
+    again = experiment.evaluate(folder, ["test.flip=true", "test.scales=[0.75,1,1.25]"])
+    assert again["miou"] > 80
+    assert again != results["metrics"]
+    assert experiment.evaluate(folder, []) == results["metrics"]
+
+
+@pytest.mark.slow
+def test_a_run_killed_outright_resumes_to_the_weights_of_one_that_was_not(scenes):
+    whole = fit("id=whole")
+    command = [sys.executable, "-P", "-m", "dcnlab", "fit", "tiny.yaml", "id=part"]
+    process = subprocess.Popen(command, env=environment(), stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+    checkpoint, part = Path("runs/tiny/part/checkpoints/last.ckpt"), Path("runs/tiny/part")
+    deadline = time.monotonic() + 120
+    while not checkpoint.exists():
+        assert process.poll() is None, process.stderr.read()
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    process.send_signal(signal.SIGKILL)
+    process.communicate(timeout=60)
+    assert not (part / "results.json").exists()
+    done = dcnlab("resume", part)
+    assert (done.returncode, done.stdout) == (0, f"{part}\n"), done.stderr
+    ends = [torch.load(run / "checkpoints/last.ckpt", weights_only=True) for run in (whole, part)]
+    assert ends[0]["global_step"] == ends[1]["global_step"] == 40
+    assert all(torch.equal(ends[0]["state_dict"][key], value) for key, value in ends[1]["state_dict"].items())
+    found = [json.loads((run / "results.json").read_text())["metrics"] for run in (whole, part)]
+    assert found[0] == found[1]
+
+
+@pytest.mark.parametrize(
+    ("override", "says"),
+    [
+        ("model.name=resnet", "model.name is 'resnet'; task segmentation takes deeplab"),
+        ("data.name=imagefolder", "data.name is 'imagefolder'; task segmentation takes"),
+        ("data.test=tset", "nearest"),
+        ("test.scales=[]", "test.scales is []"),
+    ],
+)
+def test_what_cannot_be_is_one_line_and_leaves_no_folder(scenes, override, says):
+    done = dcnlab("fit", "tiny.yaml", override)
+    assert done.returncode == 2
+    assert says in done.stderr
+    assert done.stderr.count("\n") == 1
+    assert not Path("runs").exists()
+
+
+def test_a_label_outside_the_classes_fails_the_run_with_the_files_name_and_the_value(scenes):
+    label = np.array(Image.open("scenes/train/3_label.png"))
+    label[20, 20] = 7
+    Image.fromarray(label).save("scenes/train/3_label.png")
+    done = dcnlab("fit", "tiny.yaml", "id=one")
+    assert done.returncode == 2
+    assert "3_label.png holds the label value 7" in done.stderr
+    assert done.stderr.count("\n") == 1

@@ -1,0 +1,55 @@
+"""RoI pooling without offsets: the plain twin of the deformable poolings, for a fair comparison with them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from torch import Tensor, nn
+
+from dcnlab.ops import deform_ps_roi_pool
+
+
+class RoIPool(nn.Module):
+    """Average pooling of boxes by the deformable poolings' own rule, every bin in its place.
+
+    A detector with it computes what its deformable twin computes before that has learned an offset. The authors' plain
+    networks pool otherwise: Faster R-CNN takes the maximum, R-FCN the mean over whole pixels.
+
+    Args:
+        output_size: bins along each side of a box.
+        spatial_scale: pixels of the map per pixel of the image.
+        group_size: 1; or, for position-sensitive score maps, group cells along each side of a box.
+        samples_per_bin: along each side of a bin.
+
+    Shape:
+        features (N, channels * group_size^2, H, W); boxes as a list with (L, 4) for each image, R in all; output
+        (R, channels, output_size, output_size).
+    """
+
+    def __init__(
+        self, output_size: int = 7, spatial_scale: float = 1.0, group_size: int = 1, samples_per_bin: int = 4
+    ) -> None:
+        super().__init__()
+        self.output_size = output_size
+        self.spatial_scale = spatial_scale
+        self.group_size = group_size
+        self.samples_per_bin = samples_per_bin
+
+    def forward(self, features: Tensor, boxes: Sequence[Tensor]) -> Tensor:
+        """Pool boxes from features."""
+        return deform_ps_roi_pool(
+            features,
+            boxes,
+            None,
+            self.output_size,
+            self.spatial_scale,
+            self.group_size,
+            samples_per_bin=self.samples_per_bin,
+        )
+
+    def extra_repr(self) -> str:
+        """The arguments."""
+        return (
+            f"output_size={self.output_size}, spatial_scale={self.spatial_scale}, group_size={self.group_size}, "
+            f"samples_per_bin={self.samples_per_bin}"
+        )

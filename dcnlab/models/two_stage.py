@@ -1,0 +1,87 @@
+"""Two-stage detectors: an RPN proposes, a head classifies and refines what it pools from the proposals."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Sequence
+
+from torch import Tensor
+from torchvision.models.detection.image_list import ImageList
+
+from dcnlab.models.anchors import AnchorPredictions
+from dcnlab.models.detector import Detections, DetectionSettings, Detector
+from dcnlab.models.roi_sampling import RoISampling, roi_losses
+from dcnlab.models.rpn import RPN
+
+Maps = dict[str, Tensor]
+
+
+class TwoStageDetector(Detector):
+    """Joint training of an RPN and a head on shared features; a subclass says what the features and the head are.
+
+    Args:
+        rpn: proposes.
+        stride: the images' sides are padded with zeros to multiples of it.
+        sampling: of the proposals that train the head; None: the defaults.
+        hardest: RoIs of an image that online hard example mining leaves; None: no mining.
+        detections: settings of the test; None: the defaults.
+    """
+
+    def __init__(
+        self,
+        rpn: RPN,
+        stride: int,
+        sampling: RoISampling | None,
+        hardest: int | None,
+        detections: DetectionSettings | None,
+    ) -> None:
+        super().__init__(stride, detections)
+        self.rpn = rpn
+        self.sampling = sampling or RoISampling()
+        self.hardest = hardest
+
+    @abstractmethod
+    def maps(self, images: Tensor) -> Maps:
+        """Feature maps of (N, 3, H, W)."""
+
+    @abstractmethod
+    def propose(self, maps: Maps) -> AnchorPredictions:
+        """What the RPN says of the maps."""
+
+    @abstractmethod
+    def classify(self, maps: Maps, boxes: list[Tensor]) -> tuple[Tensor, Tensor]:
+        """What the head says of boxes (L, 4) of each image, R in all.
+
+        Returns:
+            (R, C + 1) scores before softmax and (R, K, 4) deltas, K either C + 1 or 2.
+        """
+
+    def losses(self, batch: ImageList, targets: Sequence[dict[str, Tensor]]) -> dict[str, Tensor]:
+        """The four losses of joint training, each of weight one."""
+        maps = self.maps(batch.tensors)
+        predictions = self.propose(maps)
+        rpn_objectness, rpn_boxes = self.rpn.losses(predictions, batch.image_sizes, targets)
+        rois = self.sampling.sample(self.rpn.proposals(predictions, batch.image_sizes), targets)
+        classes, boxes = roi_losses(*self.classify(maps, rois.boxes), rois, self.hardest)
+        return {
+            "loss_rpn_objectness": rpn_objectness,
+            "loss_rpn_boxes": rpn_boxes,
+            "loss_classes": classes,
+            "loss_boxes": boxes,
+        }
+
+    def score(self, batch: ImageList, proposals: Sequence[Tensor] | None) -> list[Detections]:
+        """Class probabilities and refined boxes of the proposals."""
+        maps = self.maps(batch.tensors)
+        if proposals is None:
+            proposals = self.rpn.proposals(self.propose(maps), batch.image_sizes)
+        rois = [proposed.float() for proposed in proposals]
+        scores, deltas = (output.float() for output in self.classify(maps, rois))
+        coder, found = self.sampling.box_coder, []
+        lengths = [len(boxes) for boxes in rois]
+        parts = zip(rois, scores.softmax(1).split(lengths), deltas.split(lengths), batch.image_sizes, strict=True)
+        for own, probabilities, own_deltas, size in parts:
+            # The first box is the background's, whether each class has one or all share the second.
+            boxes = coder.decode_single(own_deltas[:, 1:].flatten(1), own).unflatten(1, (-1, 4))
+            found.append(self.detections.scored(probabilities[:, 1:], boxes, size))
+        return found

@@ -1,0 +1,255 @@
+"""What holds for every detector: it learns, alone is as together, nothing found is no error, and it counts right."""
+
+import math
+
+import pytest
+import torch
+from detection_cases import TinyBackbone, parameters, two_scenes
+from torch import nn
+from torchvision.ops import box_iou
+
+from dcnlab.models.anchors import RPNSettings
+from dcnlab.models.faster_rcnn import FasterRCNN
+from dcnlab.models.rfcn import RFCN
+from dcnlab.models.roi_sampling import RoISampling
+
+RPN_NUMBERS = RPNSettings(scales=(3, 5), hidden_channels=32, allowed_border=None, sampled=64, proposals=40)
+
+
+def faster_rcnn(**options):
+    return FasterRCNN(TinyBackbone(), 2, channels=16, fc_channels=64, pooled_size=5, rpn=RPN_NUMBERS, **options)
+
+
+def rfcn(**options):
+    return RFCN(TinyBackbone(), 2, channels=32, pooled_size=3, rpn=RPN_NUMBERS, **options)
+
+
+TWO_STAGE = {
+    "faster_rcnn": faster_rcnn,
+    "rfcn": rfcn,
+}
+EVERY = TWO_STAGE
+
+
+def made(name: str, scale: float = 1.0, **options):
+    """A detector with weights large enough to tell one place from another."""
+    torch.manual_seed(0)
+    model = EVERY[name](**options)
+    for module in model.modules():
+        if isinstance(module, nn.Conv2d | nn.Linear) and module.weight.abs().sum() > 0:
+            nn.init.kaiming_normal_(module.weight)
+            module.weight.data *= scale
+    return model.eval()
+
+
+@pytest.fixture(autouse=True)
+def one_thread():
+    """Arrays this small lose more time than they gain by a second thread."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+def same(one, other, **tolerance):
+    assert len(one["boxes"]) == len(other["boxes"]) > 0
+    for name in ("boxes", "labels", "scores"):
+        torch.testing.assert_close(one[name], other[name], **tolerance)
+
+
+@pytest.mark.parametrize("deform_pooling", [False, True])
+@pytest.mark.parametrize("name", TWO_STAGE)
+def test_a_detector_overfits_two_images(name, deform_pooling):
+    images, targets = two_scenes()
+    model = made(name, 0.7, deform_pooling=deform_pooling, sampling=RoISampling(rois=32))
+    optimizer = torch.optim.Adam(model.parameters(), 5e-3)
+    for _ in range(150):
+        losses = model(images, targets)
+        optimizer.zero_grad()
+        sum(losses.values()).backward()
+        optimizer.step()
+    for found, target in zip(model(images), targets, strict=True):
+        sure = found["scores"] > 0.5
+        boxes, labels = found["boxes"][sure], found["labels"][sure]
+        assert sorted(labels.tolist()) == sorted(target["labels"].tolist())
+        overlaps = box_iou(target["boxes"], boxes) * (target["labels"][:, None] == labels)
+        assert overlaps.max(dim=1).values.min() > 0.7
+
+
+@pytest.mark.parametrize("name", EVERY)
+def test_losses_are_named_scalars(name):
+    losses = made(name)(*two_scenes())
+    heads = ["loss_classes", "loss_boxes"]
+    assert list(losses) == (["loss_rpn_objectness", "loss_rpn_boxes", *heads] if name in TWO_STAGE else heads)
+    assert all(loss.shape == () and torch.isfinite(loss) and loss > 0 for loss in losses.values())
+
+
+@pytest.mark.parametrize("name", EVERY)
+def test_images_of_other_sizes_in_a_batch_change_no_detection(name):
+    model = made(name)
+    images, _ = two_scenes()
+    images.append(images[0] + 0.1)
+    with torch.no_grad():
+        together = model(images)
+        for image, found in zip(images, together, strict=True):
+            same(model([image])[0], found, atol=1e-3, rtol=1e-4)
+            height, width = image.shape[1:]
+            assert found["boxes"].min() >= 0
+            assert found["boxes"][:, [0, 2]].max() <= width
+            assert found["boxes"][:, [1, 3]].max() <= height
+            assert found["scores"].min() > 1e-3
+            assert set(found["labels"].tolist()) <= {1, 2}
+
+
+@pytest.mark.parametrize("name", TWO_STAGE)
+def test_zero_offsets_detect_what_plain_pooling_detects(name):
+    plain, deformable = made(name), made(name, deform_pooling=True)
+    report = deformable.load_state_dict(plain.state_dict(), strict=False)
+    assert report.missing_keys
+    assert all("offset_" in key for key in report.missing_keys)
+    images, _ = two_scenes()
+    with torch.no_grad():
+        for one, other in zip(plain(images), deformable(images), strict=True):
+            same(one, other)
+        for module in deformable.modules():
+            if hasattr(module, "reset_offsets"):
+                branch = module.offset_fc if hasattr(module, "offset_fc") else module.offset_conv
+                nn.init.normal_(branch.bias, std=2.0)
+        assert not torch.allclose(plain(images)[0]["scores"][:5], deformable(images)[0]["scores"][:5], atol=1e-4)
+
+
+@pytest.mark.parametrize("name", EVERY)
+def test_images_without_boxes_train_as_background(name):
+    images, targets = two_scenes()
+    empty = {"boxes": torch.zeros(0, 4), "labels": torch.zeros(0, dtype=torch.int64)}
+    for batch in ([targets[0], empty], [empty, empty]):
+        model = made(name)
+        losses = model(images, batch)
+        sum(losses.values()).backward()
+        assert all(torch.isfinite(loss) for loss in losses.values())
+        assert all(torch.isfinite(p.grad).all() for p in model.parameters() if p.grad is not None)
+        assert losses["loss_classes"] > 0
+    assert losses["loss_boxes"] == 0
+
+
+@pytest.mark.parametrize("deform_pooling", [False, True])
+@pytest.mark.parametrize("name", TWO_STAGE)
+def test_no_proposals_give_no_detections_and_no_error(name, deform_pooling):
+    images, _ = two_scenes()
+    model = made(name, deform_pooling=deform_pooling)
+    nothing = [torch.zeros(0, 4)] * 2
+    for found in model.candidates(images, nothing):
+        assert found["boxes"].shape == (0, 4)
+        assert found["labels"].shape == found["scores"].shape == (0,)
+    nn.init.constant_(model.rpn.box_deltas.bias, math.nan)
+    assert [len(found["boxes"]) for found in model(images)] == [0, 0]
+    empty = {"boxes": torch.zeros(0, 4), "labels": torch.zeros(0, dtype=torch.int64)}
+    losses = model(images, [empty, empty])
+    assert losses["loss_classes"] == losses["loss_boxes"] == 0
+
+
+@pytest.mark.parametrize("deform_pooling", [False, True])
+@pytest.mark.parametrize("name", TWO_STAGE)
+def test_boxes_outside_or_of_no_size_pool_without_nan(name, deform_pooling):
+    images, _ = two_scenes()
+    model = made(name, deform_pooling=deform_pooling)
+    odd = torch.tensor([[-50.0, -50, -10, -10], [500, 500, 600, 600], [10, 10, 10, 10], [0, 0, 0.01, 0.01]])
+    maps = model.maps(images[0][None])
+    outputs = model.classify(maps, [odd])
+    sum(output.square().sum() for output in outputs).backward()
+    assert all(torch.isfinite(output).all() and len(output) == 4 for output in outputs)
+    assert all(torch.isfinite(p.grad).all() for p in model.parameters() if p.grad is not None)
+
+
+@pytest.mark.parametrize("name", EVERY)
+def test_under_autocast_losses_and_boxes_stay_float32(name):
+    images, targets = two_scenes()
+    options = {"deform_pooling": True} if name in TWO_STAGE else {}
+    model = made(name, 0.7, **options)
+    torch.manual_seed(0)
+    expected = model(images, targets)
+    with torch.autocast("cpu", torch.bfloat16):
+        torch.manual_seed(0)
+        losses = model(images, targets)
+        found = model(images)[0]
+    assert all(loss.dtype == torch.float32 for loss in losses.values())
+    assert found["boxes"].dtype == found["scores"].dtype == torch.float32
+    # Anchors are the same, so their losses differ by the rounding of bfloat16 alone.
+    first = next(iter(losses))
+    assert losses[first].item() == pytest.approx(expected[first].item(), rel=0.05)
+
+
+@pytest.mark.parametrize("name", EVERY)
+def test_a_whole_model_in_bfloat16_has_boxes_in_float32(name):
+    images, targets = two_scenes()
+    options = {"deform_pooling": True} if name in TWO_STAGE else {}
+    model = made(name, 0.7, **options).to(torch.bfloat16)
+    images = [image.to(torch.bfloat16) for image in images]
+    losses = model(images, targets)
+    sum(losses.values()).backward()
+    assert all(torch.isfinite(loss) for loss in losses.values())
+    boxes = model(images)[0]["boxes"]
+    assert boxes.dtype == torch.float32
+    assert len(boxes) > 0
+
+
+def test_a_target_too_few_is_named():
+    images, targets = two_scenes()
+    with pytest.raises(ValueError, match="targets: 1 for 2 images"):
+        faster_rcnn()(images, targets[:1])
+
+
+def test_hard_example_mining_forwards_all_rois_and_counts_the_hardest():
+    images, targets = two_scenes()
+    model = made("rfcn", ohem=True, sampling=RoISampling(rois=8))
+    assert (model.sampling.rois, model.hardest) == (None, 8)
+    seen = []
+    model.score_pool.register_forward_hook(lambda module, args, output: seen.append(len(output)))
+    torch.manual_seed(0)
+    hard = model(images, targets)["loss_classes"]
+    model.hardest = None
+    torch.manual_seed(0)
+    mean = model(images, targets)["loss_classes"]
+    assert seen[0] == seen[1] > 2 * 8
+    assert hard > mean
+
+
+# ResNet-101's 44,549,160 parameters, as torchvision states them, without the classifier's.
+RESNET101 = 44_549_160 - 2048 * 1000 - 1000
+RPN_CONV = 9 * 1024 * 512 + 512 + (512 + 1) * 9 + (512 + 1) * 36
+# One offset convolution: 3x3, 512 to 18 channels; three of them in res5.
+OFFSETS = 3 * (9 * 512 * 18 + 18)
+
+
+def resnet101(deform_layers: int):
+    from dcnlab.models.backbone import backbone
+
+    return backbone("resnet101", deform_layers=deform_layers)
+
+
+@pytest.mark.parametrize("deformable", [False, True])
+def test_faster_rcnn_has_the_parameters_counted_by_hand(deformable):
+    with torch.device("meta"):
+        model = FasterRCNN(resnet101(3 * deformable), 20, deform_pooling=deformable)
+    reduce, fcs = 2048 * 256 + 256, 49 * 256 * 1024 + 1024 + 1024 * 1024 + 1024
+    outputs = (1024 + 1) * (21 + 4 * 21)
+    by_hand = RESNET101 + reduce + fcs + outputs
+    assert round(by_hand / 1e6, 1) == 57.0
+    if deformable:
+        added = OFFSETS + 49 * 256 * 98 + 98
+        assert round(added / 1e6, 1) == 1.5
+        by_hand += added
+    assert parameters(model) == by_hand + RPN_CONV
+
+
+@pytest.mark.parametrize("deformable", [False, True])
+def test_rfcn_has_the_parameters_counted_by_hand(deformable):
+    with torch.device("meta"):
+        model = RFCN(resnet101(3 * deformable), 20, deform_pooling=deformable)
+    by_hand = RESNET101 + 2048 * 1024 + 1024 + (1024 + 1) * (49 * 21 + 49 * 8)
+    assert round(by_hand / 1e6, 1) == 46.1
+    if deformable:
+        added = OFFSETS + (1024 + 1) * (2 * 49 * 21 + 2 * 49)
+        assert round(added / 1e6, 1) == 2.5
+        by_hand += added
+    assert parameters(model) == by_hand + RPN_CONV

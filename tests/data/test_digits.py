@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from torch.utils.data import DataLoader
 
 from dcnlab.data import digit_rendering
-from dcnlab.data.digits import DigitClassification, DigitScenes, DigitSegmentation, Geometry
+from dcnlab.data.digits import DigitClassification, DigitDetection, DigitScenes, DigitSegmentation, Geometry
 from dcnlab.data.mnist_reader import read_digits
 
 PLAIN = Geometry(image_size=84, rotation=0, scale=(1, 1), shear=0, warp=0, clutter=0, brightness=(1, 1))
@@ -250,3 +250,32 @@ def test_scenes_with_labels_follow_pass_and_index_in_any_batch():
     assert not torch.equal(view[0, 5][1], view[1, 5][1])
     with pytest.raises(IndexError):
         view[1, 20]
+
+
+def test_detection_targets_are_the_scenes_boxes_with_labels_from_one():
+    scenes = DigitScenes("val", Geometry(image_size=80, scale=(0.8, 1.8)), 40, digits=4)
+    view = DigitDetection(scenes)
+    for index in (0, 17, 39):
+        scene, (image, target) = scenes[index], view[index]
+        assert torch.allclose(image * 0.24 + 0.1, scene.image, atol=1e-5)
+        assert torch.equal(target["boxes"], scene.boxes)
+        assert torch.equal(target["labels"], scene.labels + 1)
+        assert (target["image_id"], target["size"]) == (index, (80, 80))
+    # The second pass shows what a longer data set shows after the first.
+    longer = DigitScenes("val", scenes.geometry, 80, digits=4)
+    assert torch.equal(view[1, 17][1]["boxes"], longer[57].boxes)
+    assert view[1, 17][1]["image_id"] == 17
+    truth = view.ground_truth
+    mine = [entry for entry in truth["annotations"] if entry["image_id"] == 17]
+    corners = torch.tensor([entry["bbox"] for entry in mine])
+    corners[:, 2:] += corners[:, :2]
+    assert torch.equal(corners, scenes[17].boxes)
+    assert [entry["category_id"] for entry in mine] == (scenes[17].labels + 1).tolist()
+    assert [category["name"] for category in truth["categories"]] == list("0123456789")
+    assert len(truth["images"]) == 40
+
+
+def test_a_scene_in_which_no_digit_is_seen_is_background():
+    view = DigitDetection(DigitScenes("train", Geometry(image_size=8, scale=(0.4, 1.6))))
+    empty = next(target for _, target in view.__getitems__(list(range(300))) if len(target["labels"]) == 0)
+    assert empty["boxes"].shape == (0, 4)

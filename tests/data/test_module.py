@@ -73,3 +73,12 @@ def test_scenes_of_several_digits_come_with_a_label_a_pixel_in_full_batches():
 def test_a_task_that_digits_are_not_made_for_is_refused():
     with pytest.raises(ValueError, match=r"'captioning'.*classification, segmentation"):
         DigitsDataModule(task="captioning")
+
+
+def test_detection_batches_are_lists_of_scenes_and_targets():
+    data = DigitsDataModule(task="detection", digits=3, train_length=20, test_length=5, batch_size=4)
+    images, targets = next(iter(data.train_dataloader()))
+    assert [tuple(image.shape) for image in images] == [(3, 56, 56)] * 4
+    assert 1 <= max(len(target["boxes"]) for target in targets) <= 3
+    assert [target["image_id"] for _, batch in data.test_dataloader() for target in batch] == [0, 1, 2, 3, 4]
+    assert data.classes == list("0123456789")

@@ -22,6 +22,8 @@ app = typer.Typer(
 )
 data = typer.Typer(help="Look at what networks are trained on.", no_args_is_help=True)
 app.add_typer(data, name="data")
+score = typer.Typer(help="Score anyone's predictions: all figures in percent.", no_args_is_help=True)
+app.add_typer(score, name="score")
 
 Overrides = Annotated[list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", show_default=False)]
 
@@ -154,6 +156,22 @@ def preview(
     out.parent.mkdir(parents=True, exist_ok=True)
     out.touch()  # says which path it is that cannot be written, as the writer of PNGs does not
     print(contact_sheet(scenes, scenes.classes, out, rows, columns))
+
+
+@score.command()
+def segmentation(
+    predictions: Annotated[Path, typer.Option(metavar="DIR", help="PNGs whose values are classes, grey or palette.")],
+    labels: Annotated[Path, typer.Option(metavar="DIR", help="PNGs of the same names, sub-folders included.")],
+    classes: Annotated[int, typer.Option(help="Number of classes: values are 0 to this less one.")],
+    ignore: Annotated[int, typer.Option(help="Label of pixels that do not count.")] = 255,
+    names: Annotated[Path | None, typer.Option(metavar="FILE", help="The classes' names, a line each.")] = None,
+    form: Annotated[str, typer.Option("--format", help="text, markdown or json")] = "text",
+) -> None:
+    """Mean IoU over all pixels, pixel accuracy and the IoU of each class, percent (json too, in full precision)."""
+    from dcnlab import score as scoring
+
+    choose("--format", form, scoring.FORMATS)
+    print(scoring.render(scoring.segmentation(predictions, labels, classes, ignore, names), form))
 
 
 def _print_once(text: object) -> None:

@@ -69,7 +69,7 @@ def test_evaluate_scores_the_checkpoint_as_the_run_did_and_leaves_the_run_alone(
     assert {path: path.stat().st_mtime_ns for path in folder.rglob("*") if path.name != ".lock"} == before
 
 
-class _Stop(experiment.Cost):
+class _Stop(assembly.Cost):
     """Raises in the middle of the second pass."""
 
     error: BaseException = KeyboardInterrupt()

@@ -5,6 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -64,6 +65,9 @@ class Detector(nn.Module, ABC):
         detections: settings of the test; None: the defaults.
     """
 
+    takes_proposals: ClassVar[bool] = False
+    """Whether it has a second stage, which can look at boxes from elsewhere."""
+
     def __init__(self, stride: int, detections: DetectionSettings | None) -> None:
         super().__init__()
         self.stride = stride
@@ -102,8 +106,13 @@ class Detector(nn.Module, ABC):
 
         Args:
             images: as for the model.
-            proposals: (n, 4) for each image, in place of those that the network makes; for two-stage detectors.
+            proposals: (n, 4) for each image, in place of those that the network makes.
+
+        Raises:
+            ValueError: proposals for a detector that takes none.
         """
+        if proposals is not None and not self.takes_proposals:
+            raise ValueError(f"proposals: {type(self).__name__} has no second stage that could score them")
         found: dict[int, Detections] = {}
         for numbers in numbers_by_size(images):
             batch = pad_images([images[number] for number in numbers], self.stride)

@@ -27,6 +27,8 @@ class TwoStageDetector(Detector):
         detections: settings of the test; None: the defaults.
     """
 
+    takes_proposals = True
+
     def __init__(
         self,
         rpn: RPN,

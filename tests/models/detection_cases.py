@@ -1,7 +1,16 @@
-"""What the detectors' tests share: a backbone of four convolutions and images of coloured boxes."""
+"""What the detectors' tests share: small detectors on four convolutions, and images of coloured boxes."""
+
+from dataclasses import replace
 
 import torch
 from torch import nn
+
+from dcnlab.models.anchors import RPNSettings
+from dcnlab.models.class_aware_rpn import ClassAwareRPN
+from dcnlab.models.faster_rcnn import FasterRCNN
+from dcnlab.models.fpn import FPNFasterRCNN
+from dcnlab.models.rfcn import RFCN
+from dcnlab.models.roi_sampling import RoISampling
 
 CHANNELS = 24
 
@@ -47,3 +56,46 @@ def two_scenes():
 
 def parameters(module: nn.Module) -> int:
     return sum(parameter.numel() for parameter in module.parameters())
+
+
+RPN_NUMBERS = RPNSettings(scales=(3, 5), hidden_channels=32, allowed_border=None, sampled=64, proposals=40)
+SAMPLING = RoISampling(rois=32)
+
+
+def faster_rcnn(**options):
+    return FasterRCNN(TinyBackbone(), 2, channels=16, fc_channels=64, pooled_size=5, rpn=RPN_NUMBERS, **options)
+
+
+def rfcn(**options):
+    return RFCN(TinyBackbone(), 2, channels=32, pooled_size=3, rpn=RPN_NUMBERS, **options)
+
+
+def fpn(**options):
+    numbers = replace(RPN_NUMBERS, scales=(3,))
+    backbone = TinyBackbone((4, 8, 16, 32))
+    return FPNFasterRCNN(backbone, 2, channels=16, fc_channels=64, pooled_size=5, rpn=numbers, **options)
+
+
+def class_aware_rpn():
+    return ClassAwareRPN(TinyBackbone(), 2, channels=32, rpn=RPN_NUMBERS)
+
+
+TWO_STAGE = {"faster_rcnn": faster_rcnn, "rfcn": rfcn, "fpn": fpn}
+EVERY = TWO_STAGE | {"class_aware_rpn": class_aware_rpn}
+
+
+def made(name: str, scale: float = 1.0, **options):
+    """A detector with weights large enough to tell one place from another."""
+    torch.manual_seed(0)
+    model = EVERY[name](**options)
+    for module in model.modules():
+        if isinstance(module, nn.Conv2d | nn.Linear) and module.weight.abs().sum() > 0:
+            nn.init.kaiming_normal_(module.weight)
+            module.weight.data *= scale
+    return model.eval()
+
+
+def same(one, other, **tolerance):
+    assert len(one["boxes"]) == len(other["boxes"]) > 0
+    for name in ("boxes", "labels", "scores"):
+        torch.testing.assert_close(one[name], other[name], **tolerance)

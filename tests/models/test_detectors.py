@@ -4,42 +4,17 @@ import math
 
 import pytest
 import torch
-from detection_cases import TinyBackbone, parameters, two_scenes
+from detection_cases import EVERY, SAMPLING, TWO_STAGE, faster_rcnn, made, parameters, same, two_scenes
 from torch import nn
 from torchvision.ops import box_iou
 
 from dcnlab.models.anchors import RPNSettings
+from dcnlab.models.backbone import backbone
+from dcnlab.models.class_aware_rpn import ClassAwareRPN
 from dcnlab.models.faster_rcnn import FasterRCNN
+from dcnlab.models.fpn import FPNFasterRCNN
 from dcnlab.models.rfcn import RFCN
 from dcnlab.models.roi_sampling import RoISampling
-
-RPN_NUMBERS = RPNSettings(scales=(3, 5), hidden_channels=32, allowed_border=None, sampled=64, proposals=40)
-
-
-def faster_rcnn(**options):
-    return FasterRCNN(TinyBackbone(), 2, channels=16, fc_channels=64, pooled_size=5, rpn=RPN_NUMBERS, **options)
-
-
-def rfcn(**options):
-    return RFCN(TinyBackbone(), 2, channels=32, pooled_size=3, rpn=RPN_NUMBERS, **options)
-
-
-TWO_STAGE = {
-    "faster_rcnn": faster_rcnn,
-    "rfcn": rfcn,
-}
-EVERY = TWO_STAGE
-
-
-def made(name: str, scale: float = 1.0, **options):
-    """A detector with weights large enough to tell one place from another."""
-    torch.manual_seed(0)
-    model = EVERY[name](**options)
-    for module in model.modules():
-        if isinstance(module, nn.Conv2d | nn.Linear) and module.weight.abs().sum() > 0:
-            nn.init.kaiming_normal_(module.weight)
-            module.weight.data *= scale
-    return model.eval()
 
 
 @pytest.fixture(autouse=True)
@@ -51,29 +26,29 @@ def one_thread():
     torch.set_num_threads(before)
 
 
-def same(one, other, **tolerance):
-    assert len(one["boxes"]) == len(other["boxes"]) > 0
-    for name in ("boxes", "labels", "scores"):
-        torch.testing.assert_close(one[name], other[name], **tolerance)
-
-
-@pytest.mark.parametrize("deform_pooling", [False, True])
-@pytest.mark.parametrize("name", TWO_STAGE)
-def test_a_detector_overfits_two_images(name, deform_pooling):
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [("class_aware_rpn", {})]
+    + [(name, {"deform_pooling": deform, "sampling": SAMPLING}) for name in TWO_STAGE for deform in (False, True)],
+)
+def test_a_detector_overfits_two_images(name, options):
     images, targets = two_scenes()
-    model = made(name, 0.7, deform_pooling=deform_pooling, sampling=RoISampling(rois=32))
-    optimizer = torch.optim.Adam(model.parameters(), 5e-3)
+    model = made(name, 0.7, **options)
+    # The paper's rate of the offset layers; at the full one they move bins off a map this small before the rest learns.
+    rates = [{"params": [p], "lr": 5e-3 * (0.01 if "offset_fc" in name else 1)} for name, p in model.named_parameters()]
+    optimizer = torch.optim.Adam(rates)
     for _ in range(150):
         losses = model(images, targets)
         optimizer.zero_grad()
         sum(losses.values()).backward()
         optimizer.step()
     for found, target in zip(model(images), targets, strict=True):
-        sure = found["scores"] > 0.5
-        boxes, labels = found["boxes"][sure], found["labels"][sure]
+        objects = len(target["labels"])
+        boxes, labels, scores = (found[name][:objects] for name in ("boxes", "labels", "scores"))
         assert sorted(labels.tolist()) == sorted(target["labels"].tolist())
+        assert scores.min() > 0.7
         overlaps = box_iou(target["boxes"], boxes) * (target["labels"][:, None] == labels)
-        assert overlaps.max(dim=1).values.min() > 0.7
+        assert overlaps.max(dim=1).values.min() > 0.6
 
 
 @pytest.mark.parametrize("name", EVERY)
@@ -199,12 +174,13 @@ def test_a_target_too_few_is_named():
         faster_rcnn()(images, targets[:1])
 
 
-def test_hard_example_mining_forwards_all_rois_and_counts_the_hardest():
+@pytest.mark.parametrize(("name", "pool"), [("rfcn", "score_pool"), ("fpn", "pool")])
+def test_hard_example_mining_forwards_all_rois_and_counts_the_hardest(name, pool):
     images, targets = two_scenes()
-    model = made("rfcn", ohem=True, sampling=RoISampling(rois=8))
+    model = made(name, ohem=True, sampling=RoISampling(rois=8))
     assert (model.sampling.rois, model.hardest) == (None, 8)
     seen = []
-    model.score_pool.register_forward_hook(lambda module, args, output: seen.append(len(output)))
+    getattr(model, pool).register_forward_hook(lambda module, args, output: seen.append(len(output)))
     torch.manual_seed(0)
     hard = model(images, targets)["loss_classes"]
     model.hardest = None
@@ -221,10 +197,8 @@ RPN_CONV = 9 * 1024 * 512 + 512 + (512 + 1) * 9 + (512 + 1) * 36
 OFFSETS = 3 * (9 * 512 * 18 + 18)
 
 
-def resnet101(deform_layers: int):
-    from dcnlab.models.backbone import backbone
-
-    return backbone("resnet101", deform_layers=deform_layers)
+def resnet101(deform_layers: int, output_stride: int = 16):
+    return backbone("resnet101", deform_layers=deform_layers, output_stride=output_stride)
 
 
 @pytest.mark.parametrize("deformable", [False, True])
@@ -253,3 +227,24 @@ def test_rfcn_has_the_parameters_counted_by_hand(deformable):
         assert round(added / 1e6, 1) == 2.5
         by_hand += added
     assert parameters(model) == by_hand + RPN_CONV
+
+
+@pytest.mark.parametrize(("hidden", "conv", "reads"), [(512, 9 * 1024 * 512 + 512, 512), (None, 0, 1024)])
+@pytest.mark.parametrize("deformable", [False, True])
+def test_class_aware_rpn_has_the_parameters_counted_by_hand(deformable, hidden, conv, reads):
+    with torch.device("meta"):
+        model = ClassAwareRPN(resnet101(3 * deformable), 20, rpn=RPNSettings(hidden_channels=hidden))
+    by_hand = RESNET101 + 2048 * 1024 + 1024 + conv + (reads + 1) * (9 * 21 + 9 * 4)
+    assert round(by_hand / 1e6, 1) == (49.4 if hidden else 44.8)
+    assert parameters(model) == by_hand + OFFSETS * deformable
+
+
+@pytest.mark.parametrize("deformable", [False, True])
+def test_the_pyramid_has_the_parameters_counted_by_hand(deformable):
+    with torch.device("meta"):
+        model = FPNFasterRCNN(resnet101(3 * deformable, output_stride=32), 80, deform_pooling=deformable)
+    pyramid = (256 + 512 + 1024 + 2048) * 256 + 4 * 256 + 4 * (9 * 256 * 256 + 256)
+    rpn = 9 * 256 * 512 + 512 + (512 + 1) * 3 + (512 + 1) * 12
+    head = 49 * 256 * 1024 + 1024 + 1024 * 1024 + 1024 + (1024 + 1) * (81 + 4 * 81)
+    by_hand = RESNET101 + pyramid + rpn + head
+    assert parameters(model) == by_hand + deformable * (OFFSETS + 4 * (49 * 256 * 98 + 98))

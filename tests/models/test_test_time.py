@@ -1,0 +1,122 @@
+"""The test's options: box voting worked by hand, sizes and mirror images that lead back to the image."""
+
+import pytest
+import torch
+from detection_cases import EVERY, TinyBackbone, made, same, two_scenes
+from torch import nn
+
+from dcnlab.models.anchors import RPNSettings
+from dcnlab.models.class_aware_rpn import ClassAwareRPN
+from dcnlab.models.detector import DetectionSettings, Detector
+from dcnlab.models.test_time import average_boxes, detect, mirror
+
+
+def detections(rows):
+    boxes, labels, scores = zip(*rows, strict=True)
+    return {
+        "boxes": torch.tensor(boxes, dtype=torch.float32),
+        "labels": torch.tensor(labels),
+        "scores": torch.tensor(scores),
+    }
+
+
+def test_box_voting_follows_a_case_worked_by_hand():
+    candidates = detections(
+        [
+            ([0.0, 0, 10, 10], 1, 0.6),
+            ([2.0, 0, 10, 10], 1, 0.3),  # overlap 0.8
+            ([0.0, 0, 10, 5], 1, 0.1),  # 0.5: counts
+            ([0.0, 0, 10, 4.9], 1, 0.9),  # 0.49: does not
+            ([0.0, 0, 10, 10], 2, 0.8),  # another class
+            ([40.0, 40, 50, 50], 1, 0.2),  # alone
+        ]
+    )
+    kept = detections([([0.0, 0, 10, 10], 1, 0.6), ([40.0, 40, 50, 50], 1, 0.2)])
+    found = average_boxes(kept, candidates)
+    # x1: (0.6 * 0 + 0.3 * 2 + 0.1 * 0) / 1; y2: (0.6 * 10 + 0.3 * 10 + 0.1 * 5) / 1.
+    torch.testing.assert_close(found["boxes"], torch.tensor([[0.6, 0, 10, 9.5], [40, 40, 50, 50]]))
+    assert torch.equal(found["scores"], kept["scores"])
+    assert torch.equal(found["labels"], kept["labels"])
+
+
+def test_no_detections_average_to_none():
+    none = {name: values[:0] for name, values in detections([([0.0, 0, 1, 1], 1, 0.5)]).items()}
+    assert average_boxes(none, none)["boxes"].shape == (0, 4)
+
+
+class Bright(Detector):
+    """Finds the bright rectangle of an image, as a second look at whatever is proposed to it."""
+
+    takes_proposals = True
+
+    def __init__(self, corners=((0, 0, 0, 0),)):
+        super().__init__(1, DetectionSettings())
+        self.corners = corners
+        self.asked: list = []
+
+    def losses(self, batch, targets):
+        raise NotImplementedError
+
+    def score(self, batch, proposals):
+        self.asked.append((tuple(batch.tensors.shape[-2:]), None if proposals is None else proposals[0].tolist()))
+        rows, columns = (batch.tensors[0, 0] > 0.5).nonzero(as_tuple=True)
+        corners = [columns.min(), rows.min(), columns.max() + 1, rows.max() + 1]
+        box = torch.tensor([float(corner) for corner in corners])
+        found = [(box + torch.tensor(shift)).tolist() for shift in self.corners]
+        return [detections([(row, 1, 0.5) for row in found])]
+
+
+def bright_image() -> torch.Tensor:
+    image = torch.zeros(3, 40, 60)
+    image[:, 10:30, 6:26] = 1
+    return image
+
+
+def test_all_sizes_and_mirror_images_lead_back_to_the_image():
+    model = Bright()
+    found = detect(model, bright_image(), shorter_sides=(40, 80, 200), longer_side=150, flip=True)
+    # 200 would be 300 long: 150 it is.
+    assert [size for size, _ in model.asked] == [(40, 60)] * 2 + [(80, 120)] * 2 + [(100, 150)] * 2
+    assert found["boxes"].shape == (1, 4)  # six candidates on one place
+    torch.testing.assert_close(found["boxes"], torch.tensor([[6.0, 10, 26, 30]]), atol=0.5, rtol=0)
+    candidates = [detect(Bright(), bright_image(), (side,))["boxes"] for side in (40, 80)]
+    torch.testing.assert_close(candidates[0], candidates[1], atol=0.5, rtol=0)
+
+
+def test_mirroring_is_its_own_inverse():
+    box = torch.tensor([[6.0, 10, 26, 30]])
+    assert mirror(box, 60).tolist() == [[34, 10, 54, 30]]
+    assert torch.equal(mirror(mirror(box, 60), 60), box)
+
+
+def test_each_round_looks_again_at_what_suppression_leaves():
+    model = Bright(corners=((0, 0, 0, 0), (2, 0, 2, 0)))
+    found = detect(model, bright_image(), rounds=2)
+    kept = [[6.0, 10.0, 26.0, 30.0]]
+    assert [proposed for _, proposed in model.asked] == [None, kept, kept]
+    # Three looks, each with both boxes at equal scores: the average lies midway.
+    torch.testing.assert_close(found["boxes"], torch.tensor([[7.0, 10, 27, 30]]))
+    plain = detect(Bright(corners=((0, 0, 0, 0), (2, 0, 2, 0))), bright_image())
+    assert plain["boxes"].tolist() == kept
+
+
+@pytest.mark.parametrize("name", EVERY)
+def test_without_options_it_is_the_model(name):
+    image = two_scenes()[0][0]
+    model = made(name)
+    with torch.no_grad():
+        same(detect(model, image), model([image])[0])
+        averaged = detect(model, image, shorter_sides=(64, 96), flip=True, rounds=1)
+    assert len(averaged["boxes"]) > 0
+    assert averaged["boxes"].min() >= 0
+    assert averaged["boxes"][:, 2].max() <= 80 + 1e-3
+
+
+def test_a_class_aware_rpn_is_looked_at_once_and_averaged():
+    model = ClassAwareRPN(TinyBackbone(), 2, channels=8, rpn=RPNSettings(scales=(4,), hidden_channels=8))
+    nn.init.normal_(model.rpn.class_scores.weight, std=1.0)
+    image = two_scenes()[0][0]
+    with torch.no_grad():
+        plain, averaged = detect(model, image), detect(model, image, rounds=3)
+        expected = average_boxes(plain, model.candidates([image])[0])
+    same(averaged, expected)

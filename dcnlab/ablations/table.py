@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import json
 import statistics
 from collections.abc import Sequence
@@ -11,11 +10,12 @@ from pathlib import Path
 from typing import Any
 
 from dcnlab import resources
-from dcnlab.ablations import collect, sweepfile
+from dcnlab.ablations import collect, rendering, sweepfile
 from dcnlab.ablations.collect import Collection
+from dcnlab.ablations.rendering import Block
 from dcnlab.config import ConfigError
 
-FORMATS = ("rich", "markdown", "latex", "csv", "json")
+FORMATS = rendering.FORMATS
 
 
 @dataclass
@@ -133,55 +133,17 @@ def render(table: Table, form: str) -> str:
         table: to show.
         form: markdown, latex, csv or json; `rich` is for `show`.
     """
-    if form == "json":
-        return json.dumps(table.rows, indent=2)
-    if form == "csv":
-        import pandas as pd
-
-        # Object columns keep whole numbers whole where a row is missing.
-        return pd.DataFrame(table.rows, dtype=object).to_csv(index=False).rstrip("\n")
-    from tabulate import tabulate
-
-    def one(header: list[str], lines: list[list[str]]) -> str:
-        style = {"markdown": "pipe", "latex": "latex_booktabs"}[form]
-        aligned = ["left", *["right"] * (len(header) - 1)]
-        text = tabulate(lines, header, tablefmt=style, disable_numparse=True, colalign=aligned)
-        return text.replace("±", r"$\pm$") if form == "latex" else text
-
-    blocks = [one(*cells(table))]
-    paper = published(table.swept)
-    if paper is not None:
-        caption, header, lines = paper
-        blocks += [f"% {caption}" if form == "latex" else caption, one(header, lines)]
-    return "\n\n".join(blocks)
+    return rendering.render(table.rows, _blocks(table, ""), form)
 
 
 def show(table: Table) -> None:
     """Print the table with rich; plain text where stdout is no terminal."""
-    from rich import box
-    from rich.console import Console
-    from rich.table import Table as RichTable
-    from rich.text import Text
+    rendering.show(_blocks(table, table.title))
 
-    console = Console(highlight=False, markup=False, emoji=False)
-    plain = not console.is_terminal
-    if plain:  # as wide as it needs to be, and no blanks at the ends of lines
-        console = Console(highlight=False, markup=False, emoji=False, width=240, file=io.StringIO())
 
-    def one(title: str, header: list[str], lines: list[list[str]]) -> RichTable:
-        grid = RichTable(title=Text(title), title_justify="left", box=box.SIMPLE_HEAD)
-        for at, name in enumerate(header):
-            grid.add_column(Text(name), justify="left" if at == 0 else "right")
-        for line in lines:
-            grid.add_row(*map(Text, line))
-        return grid
-
-    console.print(one(table.title, *cells(table)))
+def _blocks(table: Table, caption: str) -> list[Block]:
     paper = published(table.swept)
-    if paper is not None:
-        console.print(one(*paper))
-    if plain:
-        print("\n".join(line.rstrip() for line in console.file.getvalue().splitlines()))  # type: ignore[attr-defined]
+    return [Block(caption, *cells(table)), *([Block(*paper)] if paper else [])]
 
 
 _SYSTEMS = {

@@ -6,7 +6,7 @@ import math
 import sys
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytorch_lightning as pl
 import torch
@@ -17,6 +17,10 @@ from dcnlab import configfile, tracking
 from dcnlab.config import Config, ConfigError, DataConfig
 from dcnlab.cost import Cost
 from dcnlab.runs import CHECKPOINT
+
+if TYPE_CHECKING:
+    from dcnlab.models.backbone import Backbone
+    from dcnlab.models.detector import Detector
 
 
 @dataclass
@@ -54,6 +58,7 @@ def build(config: Config, folder: Path) -> Parts:
 
 def data_module(config: Config) -> Any:
     """The three splits that `config.data` names, as the task takes them."""
+    from dcnlab.data.detection import DetectionDataModule
     from dcnlab.data.module import ImageFolderDataModule
     from dcnlab.data.segmentation import SegmentationDataModule
 
@@ -76,6 +81,17 @@ def data_module(config: Config) -> Any:
     if config.task == "classification":
         return ImageFolderDataModule(root=data.root or "", image_size=data.image_size, **common)
     pictures = {key: getattr(data, key) for key in ("root", "shorter_side", "flip", "mean", "std")}
+    if config.task == "detection":
+        own_size = config.test.shorter_sides is not None  # the test resizes the file's own pixels, once
+        return DetectionDataModule(
+            data.name,
+            images=data.images,
+            annotations=data.annotations,
+            longer_side=data.longer_side,
+            test_own_size=own_size,
+            **pictures,
+            **common,
+        )
     return SegmentationDataModule(
         data.name,
         ignore=data.ignore,
@@ -97,13 +113,15 @@ def _digits(data: DataConfig, task: str, common: dict[str, Any]) -> Any:
 
 def task_module(config: Config, classes: list[str]) -> pl.LightningModule:
     """The network that `config.model` names, under the task that trains and scores it."""
+    from dcnlab.data.digits import MEAN, STD
     from dcnlab.models.backbone import backbone
     from dcnlab.models.deeplab import DeepLab
     from dcnlab.models.resnet import classifier
     from dcnlab.tasks.classification import Classification
+    from dcnlab.tasks.detection import Detection
     from dcnlab.tasks.segmentation import Segmentation
 
-    model, feet = config.model, config.model.backbone
+    model, feet, data = config.model, config.model.backbone, config.data
     layers: dict[str, Any] = {
         "deform_layers": model.deform_layers,
         "dilation": model.dilation or (1 if config.task == "classification" else 2),
@@ -115,13 +133,62 @@ def task_module(config: Config, classes: list[str]) -> pl.LightningModule:
     features = backbone(
         feet.name,
         feet.weights,
+        output_stride=32 if model.name == "faster_rcnn_fpn" else 16,
         stride_on_1x1=feet.stride_on_1x1,
         freeze_norm=feet.freeze_norm,
         freeze_at=feet.freeze_at,
         **layers,
     )
-    network = DeepLab(features, len(classes), model.head_channels)
-    return Segmentation(network, classes, config.optim, config.test, config.data.mean, config.data.std)
+    mean, std = ((MEAN,) * 3, (STD,) * 3) if data.name == "digits" else (data.mean, data.std)
+    if config.task == "segmentation":
+        network = DeepLab(features, len(classes), model.head_channels or 1024)
+        return Segmentation(network, classes, config.optim, config.test, mean, std)
+    protocol = data.protocol or {"coco": "coco", "voc": "voc07", "digits": "voc"}[data.name]
+    return Detection(
+        _detector(config, features, len(classes)),
+        classes,
+        protocol,
+        config.optim,
+        config.test,
+        data.longer_side,
+        mean,
+        std,
+    )
+
+
+def _detector(config: Config, features: Backbone, classes: int) -> Detector:
+    from dcnlab.models.anchors import RPNSettings
+    from dcnlab.models.class_aware_rpn import ClassAwareRPN
+    from dcnlab.models.detector import DetectionSettings
+    from dcnlab.models.faster_rcnn import FasterRCNN
+    from dcnlab.models.fpn import FPNFasterRCNN
+    from dcnlab.models.rfcn import RFCN
+    from dcnlab.models.roi_sampling import RoISampling
+
+    model, rpn, test = config.model, config.model.rpn, config.test
+    common: dict[str, Any] = {
+        "rpn": RPNSettings(
+            scales=tuple(rpn.scales),
+            ratios=tuple(rpn.ratios),
+            hidden_channels=rpn.hidden_channels,
+            sampled=rpn.sampled,
+            candidates=rpn.candidates,
+            proposals=rpn.proposals,
+            allowed_border=rpn.border,
+        ),
+        "detections": DetectionSettings(test.score_floor, test.nms_iou, test.max_detections),
+    }
+    if model.head_channels is not None:
+        common["channels"] = model.head_channels
+    if model.name == "class_aware_rpn":
+        return ClassAwareRPN(features, classes, **common)
+    common |= {"deform_pooling": model.deform_pooling, "sampling": RoISampling(model.rois)}
+    if model.name == "rfcn":
+        return RFCN(features, classes, ohem=model.ohem, **common)
+    common["fc_channels"] = model.fc_channels
+    if model.name == "faster_rcnn":
+        return FasterRCNN(features, classes, **common)
+    return FPNFasterRCNN(features, classes, ohem=model.ohem, **common)
 
 
 def _trainer(config: Config, folder: Path, cost: Cost, validates: bool) -> pl.Trainer:

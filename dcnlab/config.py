@@ -186,6 +186,34 @@ class BackboneConfig:
 
 
 @dataclass
+class RPNConfig:
+    """The region proposal network of the detectors; of class_aware_rpn, its whole head."""
+
+    scales: list[float] = field(default_factory=lambda: [8.0, 16.0, 32.0])
+    """Sides of the square anchors, in strides of the map; COCO adds 4; faster_rcnn_fpn wants one, 8."""
+    ratios: list[float] = field(default_factory=lambda: [0.5, 1.0, 2.0])
+    """Height over width of the anchors, at the same area."""
+    hidden_channels: int = 512
+    """Of the 3x3 convolution."""
+    sampled: int = 256
+    """Anchors of an image that make the loss."""
+    candidates: int = 6000
+    """Proposals of an image, or of a pyramid's level, before non-maximum suppression."""
+    proposals: int = 300
+    """Proposals of an image after it, in training and in test."""
+    border: float | None = 0.0
+    """Pixels that an anchor may reach out of the image in training; null: any. Small images need null."""
+
+    def __post_init__(self) -> None:
+        for key in ("scales", "ratios"):
+            if not getattr(self, key) or min(getattr(self, key)) <= 0:
+                raise ConfigError(f"model.rpn.{key} is {getattr(self, key)}; it must hold numbers above 0")
+        for key in ("hidden_channels", "sampled", "candidates", "proposals"):
+            within(f"model.rpn.{key}", getattr(self, key), 1)
+        within("model.rpn.border", self.border, 0)
+
+
+@dataclass
 class ModelConfig:
     """The network."""
 
@@ -200,8 +228,17 @@ class ModelConfig:
     """Dilation of the last stage's 3x3 convolutions; null is 1 in a classifier and 2 in the dense tasks."""
     deform_pooling: bool = False
     """Deformable RoI pooling (faster_rcnn, faster_rcnn_fpn, rfcn)."""
-    head_channels: int = 1024
-    """deeplab, class_aware_rpn, rfcn: channels of the 1x1 convolution on res5."""
+    head_channels: int | None = None
+    """Channels of the 1x1 convolution on res5, and of faster_rcnn_fpn's pyramid; null is the paper's: 1024, in
+    faster_rcnn 256."""
+    fc_channels: int = 1024
+    """faster_rcnn, faster_rcnn_fpn: width of the two fully connected layers."""
+    rois: int = 128
+    """faster_rcnn, faster_rcnn_fpn, rfcn: RoIs of an image that train the head."""
+    ohem: bool = False
+    """rfcn, faster_rcnn_fpn: they are the hardest of all RoIs, not a sample (online hard example mining)."""
+    rpn: RPNConfig = field(default_factory=RPNConfig)
+    """See RPNConfig."""
     offset_groups: int = 1
     """Groups of input channels that share one set of offsets."""
     modulated: bool = False
@@ -209,7 +246,8 @@ class ModelConfig:
 
     def __post_init__(self) -> None:
         choose("model.name", self.name, [name for names in MODELS.values() for name in names])
-        within("model.head_channels", self.head_channels, 1)
+        for key in ("head_channels", "fc_channels", "rois"):
+            within(f"model.{key}", getattr(self, key), 1)
         within("model.deform_layers", self.deform_layers, 0)
         within("model.dilation", self.dilation, 1)
         within("model.offset_groups", self.offset_groups, 1)
@@ -229,6 +267,10 @@ class OptimConfig:
     """On weights alone: biases and norms get none."""
     offset_lr_scale: float = 1.0
     """beta: the offset layers' learning rate over the base one (paper, section 2)."""
+    pooling_offset_lr_scale: float = 0.01
+    """The same of deformable RoI pooling's fully connected layer (paper, section 2)."""
+    reduce_lr_scale: float = 1.0
+    """The rate of a head's 1x1 convolution on res5 over the base one (the authors' code has 3 in R-FCN)."""
     schedule: str = "step"
     """step, at the milestones | cosine, from the end of the warm-up down to zero."""
     milestones: list[float] = field(default_factory=lambda: [2 / 3])
@@ -246,7 +288,8 @@ class OptimConfig:
         if self.momentum == 1:
             raise ConfigError("optim.momentum is 1; it must be below 1")
         within("optim.weight_decay", self.weight_decay, 0)
-        within("optim.offset_lr_scale", self.offset_lr_scale, 0)
+        for key in ("offset_lr_scale", "pooling_offset_lr_scale", "reduce_lr_scale"):
+            within(f"optim.{key}", getattr(self, key), 0)
         within("optim.warmup", self.warmup, 0)
         within("optim.clip_norm", self.clip_norm, 0)
         if any(step <= 0 for step in self.milestones) or sorted(set(self.milestones)) != self.milestones:
@@ -261,11 +304,27 @@ class TestConfig:
     """segmentation: factors on the image's size; class probabilities are averaged over them."""
     flip: bool = False
     """Mirror the image as well, and join both results."""
+    shorter_sides: list[int] | None = None
+    """detection: shorter sides in pixels, whose detections are joined; null tests at data.shorter_side."""
+    box_rounds: int = 0
+    """detection: rounds of iterative bounding box averaging (paper, table 5); 0 is none."""
+    score_floor: float = 0.001
+    """detection: boxes of a lower score are no detections."""
+    nms_iou: float = 0.3
+    """detection: of two boxes of a class that overlap more, the better stays."""
+    max_detections: int = 300
+    """detection: of an image; COCO: 100."""
     pictures: int = 4
     """How many test images are drawn into the run folder, with what they should be and what was found."""
 
     def __post_init__(self) -> None:
         within("test.pictures", self.pictures, 0)
+        within("test.box_rounds", self.box_rounds, 0)
+        within("test.score_floor", self.score_floor, 0, 1)
+        within("test.nms_iou", self.nms_iou, 0, 1)
+        within("test.max_detections", self.max_detections, 1)
+        if self.shorter_sides is not None and (not self.shorter_sides or min(self.shorter_sides) < 16):
+            raise ConfigError(f"test.shorter_sides is {self.shorter_sides}; it must hold numbers of at least 16")
         if not self.scales or min(self.scales) <= 0:
             raise ConfigError(f"test.scales is {self.scales}; it must hold numbers above 0")
 
@@ -371,3 +430,9 @@ class Config:
         for key, name, known in (("data", self.data.name, DATA), ("model", self.model.name, MODELS)):
             if name not in known[self.task]:
                 raise ConfigError(f"{key}.name is {name!r}; task {self.task} takes {', '.join(known[self.task])}")
+        for wanted, key, takers in (
+            (self.model.deform_pooling, "deform_pooling", ("faster_rcnn", "faster_rcnn_fpn", "rfcn")),
+            (self.model.ohem, "ohem", ("faster_rcnn_fpn", "rfcn")),
+        ):
+            if wanted and self.model.name not in takers:
+                raise ConfigError(f"model.{key} is true; {self.model.name} has none, {', '.join(takers)} do")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import math
 import os
 import pickle
@@ -155,14 +156,17 @@ def _metrics(scores: dict[str, float]) -> dict[str, float]:
 
 
 def _keep_findings(parts: Parts, folder: Path, wandb_logger: Any) -> None:
-    """Write the pictures that the test drew to FOLDER/pictures, and mirror them."""
-    pictures = getattr(parts.task, "pictures", [])
-    if not pictures or not parts.trainer.is_global_zero:
+    """Write what the test found: FOLDER/pictures, mirrored, and FOLDER/detections.json in COCO's result form."""
+    if not parts.trainer.is_global_zero:
         return
-    (folder / "pictures").mkdir(exist_ok=True)
+    if hasattr(parts.task, "detections"):
+        found = parts.data.test.own_names(parts.task.detections)
+        runs.write_whole(folder / "detections.json", json.dumps(found))
+    pictures = getattr(parts.task, "pictures", [])
     for number, picture in enumerate(pictures):
+        (folder / "pictures").mkdir(exist_ok=True)
         picture.save(folder / "pictures" / f"{number}.png")
-    if wandb_logger is not None:
+    if wandb_logger is not None and pictures:
         wandb_logger.log_image("pictures", pictures)
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -59,6 +59,25 @@ class Annotations:
         boxes = self.boxes.clip(0, limits)
         whole = (boxes[:, 2:] > boxes[:, :2]).all(1)
         return boxes, whole & ~self.difficult & ~self.crowd
+
+    def own_names(self, detections: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+        """Detections by position and label as `dcnlab score` takes them: under the data set's own ids and names.
+
+        Args:
+            detections: with `image_id`, the image's position, and `category_id`, the label; `bbox` and `score`.
+
+        Returns:
+            COCO's result form; of a VOC data set `image_id` is the file's name without its ending and `category`, the
+            class's name, stands for `category_id`.
+        """
+        named = self.image_ids.dtype.kind not in "iu"
+        renamed = []
+        for found in detections:
+            label = found["category_id"] - 1
+            owner: dict[str, Any] = {"image_id": self.image_ids[found["image_id"]].item()}
+            owner |= {"category": self.classes[label]} if named else {"category_id": int(self.category_ids[label])}
+            renamed.append({**owner, "bbox": found["bbox"], "score": found["score"]})
+        return renamed
 
     def ground_truth(self) -> dict[str, list[dict[str, Any]]]:
         """Build a dictionary in COCO's form; image ids are positions from 0, category ids are labels."""

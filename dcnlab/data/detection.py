@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -29,16 +29,21 @@ Target = dict[str, Any]
 """Of one image: `boxes` (n, 4) float32, `labels` (n,) int64, `image_id` int, `size` (height, width) of the original."""
 
 
-def resized(height: int, width: int, shorter_side: int, longer_side: int) -> tuple[int, int]:
-    """Height and width of an image resized so that no side exceeds its limit and one reaches it, ratio kept."""
-    scale = min(shorter_side / min(height, width), longer_side / max(height, width))
+def resized(height: int, width: int, shorter_side: int | None, longer_side: int | None) -> tuple[int, int]:
+    """Height and width of an image resized so that no side exceeds its limit and one reaches it, ratio kept.
+
+    Without a limit of the shorter side the image keeps its size, but for what the longer side's takes away.
+    """
+    scale = 1.0 if shorter_side is None else shorter_side / min(height, width)
+    if longer_side is not None:
+        scale = min(scale, longer_side / max(height, width))
     return max(1, round(height * scale)), max(1, round(width * scale))
 
 
 class LimitSides(v2.Transform):
     """Resize image and boxes together: the shorter side to its length, unless the longer would pass its limit."""
 
-    def __init__(self, shorter_side: int, longer_side: int) -> None:
+    def __init__(self, shorter_side: int | None, longer_side: int | None) -> None:
         super().__init__()
         self.shorter_side, self.longer_side = shorter_side, longer_side
 
@@ -64,8 +69,8 @@ class DetectionSplit(Dataset[tuple[Tensor, Target]]):
 
     Args:
         annotations: of the split.
-        shorter_side: of the resized image, pixels.
-        longer_side: the most its longer side may have, pixels.
+        shorter_side: of the resized image, pixels; null keeps its own size.
+        longer_side: the most its longer side may have, pixels; null sets no limit.
         flip: training: whether half of the images are mirrored.
         mean: of red, green and blue, in 0..1.
         std: likewise.
@@ -80,8 +85,8 @@ class DetectionSplit(Dataset[tuple[Tensor, Target]]):
     def __init__(
         self,
         annotations: Annotations,
-        shorter_side: int = 600,
-        longer_side: int = 1000,
+        shorter_side: int | None = 600,
+        longer_side: int | None = 1000,
         flip: bool = True,
         mean: Sequence[float] = IMAGENET_MEAN,
         std: Sequence[float] = IMAGENET_STD,
@@ -89,7 +94,7 @@ class DetectionSplit(Dataset[tuple[Tensor, Target]]):
         seed: int = 0,
     ) -> None:
         for name, value in (("shorter_side", shorter_side), ("longer_side", longer_side)):
-            if value < 1:
+            if value is not None and value < 1:
                 raise ValueError(f"data.{name} is {value}, should be at least 1 pixel")
         self.annotations, self.classes = annotations, list(annotations.classes)
         self.augment, self.seed = augment, seed
@@ -144,6 +149,10 @@ class DetectionSplit(Dataset[tuple[Tensor, Target]]):
         """All boxes in COCO's form, difficult ones and crowds included; built anew at each call."""
         return self.annotations.ground_truth()
 
+    def own_names(self, detections: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+        """Detections under the data set's own ids and names, see `Annotations.own_names`."""
+        return self.annotations.own_names(detections)
+
 
 def read_photograph(path: Path, height: int, width: int) -> Image.Image:
     """Read an image as RGB, once its head has the size that is expected.
@@ -180,8 +189,8 @@ class DetectionDataModule(SplitsDataModule):
         classes: class names in the order of their labels; null takes the data set's own.
         images: coco: template of the images' folder.
         annotations: coco: template of the annotations' path.
-        shorter_side: of the resized image, pixels.
-        longer_side: the most its longer side may have, pixels.
+        shorter_side: of the resized image, pixels; null keeps its own size.
+        longer_side: the most its longer side may have, pixels; null sets no limit.
         flip: whether half of the training images are mirrored.
         mean: of red, green and blue, in 0..1.
         std: likewise.
@@ -189,6 +198,7 @@ class DetectionDataModule(SplitsDataModule):
         workers: loader processes.
         seed: of the training order and the augmentation.
         evaluation_batch_size: images at a time in evaluation; null is batch_size.
+        test_own_size: give test images at their own size, for a test that resizes them itself.
 
     Raises:
         ValueError: files are missing or not right, or classes differ between splits; one line that says what and where.
@@ -204,8 +214,8 @@ class DetectionDataModule(SplitsDataModule):
         classes: Sequence[str] | None = None,
         images: str | None = None,
         annotations: str | None = None,
-        shorter_side: int = 600,
-        longer_side: int = 1000,
+        shorter_side: int | None = 600,
+        longer_side: int | None = 1000,
         flip: bool = True,
         mean: Sequence[float] = IMAGENET_MEAN,
         std: Sequence[float] = IMAGENET_STD,
@@ -213,6 +223,7 @@ class DetectionDataModule(SplitsDataModule):
         workers: int = 0,
         seed: int = 0,
         evaluation_batch_size: int | None = None,
+        test_own_size: bool = False,
     ) -> None:
         if name not in ("voc", "coco"):
             raise ValueError(f"data.name is {name!r}, which has no boxes; {nearest(name, ('voc', 'coco'))}")
@@ -225,11 +236,12 @@ class DetectionDataModule(SplitsDataModule):
                 return read_voc(root, splits, classes)
             return read_coco(root, splits, classes, annotations, images)
 
-        def split(splits: str | Sequence[str], augment: bool = False) -> DetectionSplit:
+        def split(splits: str | Sequence[str], augment: bool = False, own_size: bool = False) -> DetectionSplit:
             chosen = read(tuple(names_of(splits)))
-            return DetectionSplit(chosen, shorter_side, longer_side, flip, mean, std, augment, seed)
+            sides = (None, None) if own_size else (shorter_side, longer_side)
+            return DetectionSplit(chosen, *sides, flip, mean, std, augment, seed)
 
-        training, testing = split(train, augment=True), split(test)
+        training, testing = split(train, augment=True), split(test, own_size=test_own_size)
         validation = None if val is None else split(val)
         for part, splits in ((validation, val), (testing, test)):
             if part is not None and part.classes != training.classes:

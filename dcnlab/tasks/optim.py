@@ -13,10 +13,12 @@ from dcnlab.config import OptimConfig
 
 
 def parameter_groups(model: nn.Module, optim: OptimConfig) -> list[dict[str, Any]]:
-    """Sort a model's parameters by what they are: weights, biases and norms, and both of the offset layers.
+    """Sort a model's parameters by what they are: weights, or biases and norms; of offset layers, of others.
 
-    Offset layers, the modules called `offset_conv`, learn at `offset_lr_scale` times the base rate (the paper's beta).
-    Biases and the parameters of norms, all of one axis, get no weight decay. Frozen parameters are left out.
+    Offset convolutions, the modules called `offset_conv`, learn at `offset_lr_scale` times the base rate (the paper's
+    beta), the fully connected layers of deformable RoI pooling, called `offset_fc`, at `pooling_offset_lr_scale` times
+    it, and a head's 1x1 convolution, the model's `reduce`, at `reduce_lr_scale` times it. Biases and the parameters of
+    norms, all of one axis, get no weight decay. Frozen parameters are left out.
 
     Args:
         model: any network.
@@ -25,20 +27,34 @@ def parameter_groups(model: nn.Module, optim: OptimConfig) -> list[dict[str, Any
     Returns:
         Groups for a torch optimizer, each with its `name`; no empty ones.
     """
-    groups: dict[tuple[bool, bool], dict[str, Any]] = {
-        (is_offset, decays): {
-            "name": ("offset " if is_offset else "") + ("weights" if decays else "biases and norms"),
+    kinds = {
+        "": 1.0,
+        "offset ": optim.offset_lr_scale,
+        "pooling offset ": optim.pooling_offset_lr_scale,
+        "reduce ": optim.reduce_lr_scale,
+    }
+    groups: dict[tuple[str, bool], dict[str, Any]] = {
+        (kind, decays): {
+            "name": kind + ("weights" if decays else "biases and norms"),
             "params": [],
-            "lr": optim.lr * (optim.offset_lr_scale if is_offset else 1.0),
+            "lr": optim.lr * scale,
             "weight_decay": optim.weight_decay if decays else 0.0,
         }
-        for is_offset in (False, True)
+        for kind, scale in kinds.items()
         for decays in (True, False)
     }
     for name, parameter in model.named_parameters():
         if parameter.requires_grad:
-            groups["offset_conv" in name.split("."), parameter.ndim > 1]["params"].append(parameter)
+            groups[_kind(name.split(".")), parameter.ndim > 1]["params"].append(parameter)
     return [group for group in groups.values() if group["params"]]
+
+
+def _kind(names: list[str]) -> str:
+    if "offset_conv" in names:
+        return "offset "
+    if "offset_fc" in names:
+        return "pooling offset "
+    return "reduce " if names[0] == "reduce" else ""
 
 
 def rate_factor(step: int, total_steps: float, optim: OptimConfig) -> float:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -83,3 +84,41 @@ def _side_by_side(
             draw.text((x + 17, y + 1), name, fill=(0, 0, 0), font=font)
         y += ROW
     return sheet
+
+
+def detection_panel(
+    image: Image.Image,
+    target: Mapping[str, Any],
+    found: Mapping[str, Tensor],
+    classes: Sequence[str],
+    least_score: float = 0.5,
+) -> Image.Image:
+    """The boxes that are there, and those that were found, side by side with their names.
+
+    Args:
+        image: as the network saw it.
+        target: `boxes` (n, 4) in its pixels, `labels` (n,) 1..C.
+        found: likewise, with `scores` (n,).
+        classes: names of the labels 1..C.
+        least_score: detections of a lower score are not drawn.
+    """
+    zoom = max(1, round(336 / min(image.size)))
+    large = image.resize((image.width * zoom, image.height * zoom), Image.Resampling.BILINEAR)
+    colours = palette(len(classes) + 1)
+    pictures = []
+    for boxes in (target, found):
+        picture = large.copy()
+        draw, font = ImageDraw.Draw(picture), ImageFont.load_default(13)
+        scores = boxes["scores"].tolist() if "scores" in boxes else [None] * len(boxes["labels"])
+        rows = zip((boxes["boxes"].float() * zoom).tolist(), boxes["labels"].tolist(), scores, strict=True)
+        for (x1, y1, x2, y2), label, score in list(rows)[::-1]:  # the best last, on top
+            if score is not None and score < least_score:
+                continue
+            colour = tuple(int(part) for part in colours[label])
+            name = classes[label - 1] + ("" if score is None else f" {score:.2f}")
+            draw.rectangle((x1, y1, max(x1, x2 - 1), max(y1, y2 - 1)), outline=colour, width=2)
+            top = max(0.0, y1 - 16)
+            draw.rectangle((x1, top, x1 + font.getlength(name) + 4, top + 16), fill=colour)
+            draw.text((x1 + 2, top), name, fill=(255, 255, 255), font=font)
+        pictures.append(picture)
+    return _side_by_side(pictures, ["annotated", f"found, score {least_score:g} or more"], [])

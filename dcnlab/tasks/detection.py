@@ -1,0 +1,147 @@
+"""Object detection: the detectors' own losses to learn, average precision of the whole split to score."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from PIL.Image import Image
+from pytorch_lightning import LightningModule
+from torch import Tensor
+
+from dcnlab.config import OptimConfig, TestConfig
+from dcnlab.metrics.coco_ap import coco_ap
+from dcnlab.metrics.voc_ap import voc_ap, voc_metrics
+from dcnlab.models.detector import Detector
+from dcnlab.models.test_time import detect
+from dcnlab.tasks.optim import optimizer_and_schedule
+from dcnlab.tasks.pictures import detection_panel, to_picture
+
+Batch = tuple[list[Tensor], list[dict[str, Any]]]
+
+
+class Detection(LightningModule):
+    """Train and score a detector on batches of (images, targets); the data module's splits hold the ground truth.
+
+    Logs `train/loss` and its parts of a step's batch; `val/...` and `test/...` of the whole split, percent: ap50 and
+    ap70 by VOC's protocols, COCO's twelve numbers and ap70 by COCO's, and each class's, `ap50/CLASS` or `ap/CLASS`.
+
+    Args:
+        model: any detector.
+        classes: names, of labels 1..C in their order.
+        protocol: coco | voc07, eleven points | voc, area under the curve.
+        optim: rates, decay and schedule.
+        test: sizes, mirroring and averaging of the test, and how many pictures are drawn.
+        longer_side: images of `test.shorter_sides` grow no longer than this, pixels.
+        mean: that images were normalised with, for pictures.
+        std: likewise.
+    """
+
+    def __init__(
+        self,
+        model: Detector,
+        classes: Sequence[str],
+        protocol: str,
+        optim: OptimConfig,
+        test: TestConfig,
+        longer_side: int | None,
+        mean: Sequence[float],
+        std: Sequence[float],
+    ) -> None:
+        super().__init__()
+        self.model, self.classes, self.protocol = model, list(classes), protocol
+        self.optim, self.testing, self.longer_side = optim, test, longer_side
+        self.mean, self.std = mean, std
+        self.found: dict[int, dict[str, Tensor]] = {}
+        self.detections: list[dict[str, Any]] = []
+        self.pictures: list[Image] = []
+
+    def forward(self, images: Sequence[Tensor]) -> Any:
+        """Detections of images (3, h, w), as the model gives them."""
+        return self.model(list(images))
+
+    def training_step(self, batch: Batch, index: int) -> Tensor:
+        """The sum of the model's losses."""
+        images, targets = batch
+        losses = self.model(images, targets)
+        loss = torch.stack(list(losses.values())).sum()
+        parts = {f"train/{name}": value.detach() for name, value in losses.items()}
+        self.log_dict({"train/loss": loss.detach(), **parts}, batch_size=len(images))
+        return loss
+
+    def validation_step(self, batch: Batch, index: int) -> None:
+        """Detect in a batch of images, at their one size."""
+        for found, target, image in zip(self.model(batch[0]), batch[1], batch[0], strict=True):
+            self._keep(found, target, image)
+
+    def on_validation_epoch_end(self) -> None:
+        """Score the split, gathered from all processes."""
+        self._score("val", self.trainer.datamodule.val.ground_truth)  # type: ignore[attr-defined]
+
+    def test_step(self, batch: Batch, index: int) -> None:
+        """Detect in a batch of images with the options of the test, and draw the first of them."""
+        options = self.testing
+        for image, target in zip(*batch, strict=True):
+            sides, rounds = options.shorter_sides, options.box_rounds
+            found = detect(self.model, image, sides, self.longer_side, options.flip, rounds)
+            self._keep(found, target, image)
+            if len(self.pictures) < options.pictures:
+                picture = to_picture(image, self.mean, self.std)
+                self.pictures.append(detection_panel(picture, target, found, self.classes))
+
+    def on_test_epoch_end(self) -> None:
+        """Score the split, gathered from all processes, and keep its detections in COCO's result form."""
+        self.detections = self._score("test", self.trainer.datamodule.test.ground_truth)  # type: ignore[attr-defined]
+
+    def _keep(self, found: Mapping[str, Tensor], target: Mapping[str, Any], image: Tensor) -> None:
+        """Note an image's detections in the pixels of its file."""
+        height, width = (there / here for there, here in zip(target["size"], image.shape[-2:], strict=True))
+        boxes = found["boxes"].float() * found["boxes"].new_tensor([width, height, width, height]).float()
+        numbers = {"boxes": boxes, "labels": found["labels"], "scores": found["scores"].float()}
+        self.found[int(target["image_id"])] = {name: values.cpu() for name, values in numbers.items()}
+
+    def _score(self, split: str, truth: Mapping[str, Any]) -> list[dict[str, Any]]:
+        """Log the scores; the first process computes them, from every image once, for all."""
+        found, self.found = gathered(self.found), {}
+        results: list[dict[str, Any]] = []
+        scores: dict[str, float] = {}
+        if self.trainer.is_global_zero:
+            results = coco_results(found)
+            if self.protocol == "coco":
+                scores = coco_ap(truth, results)
+            else:
+                scores = voc_metrics(voc_ap(truth, results, self.protocol))
+        scores = self.trainer.strategy.broadcast(scores)
+        known = {f"{split}/{name}": value for name, value in scores.items() if value == value}
+        self.log_dict(known if split == "test" else {k: v for k, v in known.items() if k.count("/") == 1})
+        return results
+
+    def configure_optimizers(self) -> Any:
+        """The optimizer over the groups of `parameter_groups`, its schedule advanced by a step."""
+        optimizer, schedule = optimizer_and_schedule(self.model, self.optim, self.trainer.estimated_stepping_batches)
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+
+def gathered(found: dict[int, dict[str, Tensor]]) -> dict[int, dict[str, Tensor]]:
+    """All processes' detections by image, in the order of the images."""
+    parts: list[Any] = [found]
+    if dist.is_available() and dist.is_initialized():
+        parts = [None] * dist.get_world_size()
+        dist.all_gather_object(parts, found)
+    joined = {image: numbers for part in parts for image, numbers in part.items()}
+    return dict(sorted(joined.items()))
+
+
+def coco_results(found: Mapping[int, Mapping[str, Tensor]]) -> list[dict[str, Any]]:
+    """Detections in COCO's result form: `image_id`, `category_id` (the label), `bbox` x, y, width, height, `score`."""
+    results = []
+    for image, numbers in found.items():
+        boxes = numbers["boxes"].clone()
+        boxes[:, 2:] -= boxes[:, :2]
+        rows = zip(boxes.tolist(), numbers["labels"].tolist(), numbers["scores"].tolist(), strict=True)
+        results += [
+            {"image_id": image, "category_id": label, "bbox": box, "score": score} for box, label, score in rows
+        ]
+    return results

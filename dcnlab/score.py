@@ -5,11 +5,16 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping, Sequence
-from pathlib import Path
+from pathlib import Path, PurePosixPath
+from typing import Any
 
-from dcnlab.config import ConfigError, nearest
+from dcnlab.config import ConfigError, choose, nearest
 
 FORMATS = ("text", "markdown", "json")
+PICTURES = (".png", ".pdf", ".svg")
+PROTOCOLS = ("coco", "voc07", "voc")
+IOUS = (0.5, 0.7, 0.75)
+"""Of a hit, under the VOC protocols."""
 MOST_CLASSES = 4096
 """Of a segmentation; its confusion matrix takes 128 MiB."""
 
@@ -102,6 +107,124 @@ def _images(folder: Path, option: str) -> dict[str, Path]:
     if not found:
         raise ConfigError(f"{option} {folder} holds no PNG")
     return found
+
+
+def detection(
+    detections: Path,
+    annotations: Path,
+    protocol: str,
+    split: str | None = None,
+    backend: str = "faster",
+    figure: Path | None = None,
+) -> dict[str, float]:
+    """Average precision of a file of detections.
+
+    Args:
+        detections: list in COCO's result form; `bbox` x, y, width, height in pixels, continuous, from 0. Against a
+            VOC folder, `image_id` is an image's file name without its ending, and `category` the name of a class.
+        annotations: COCO's JSON, or a VOC folder.
+        protocol: coco; voc07, eleven points; or voc, area under the curve.
+        split: of a VOC folder, `test` or `2007/test`; without one, all its annotations.
+        backend: of the coco protocol: faster or pycocotools.
+        figure: picture of precision over recall at IoU 0.5, to write.
+
+    Returns:
+        Percent. Under coco the twelve numbers, `ap70` and `ap/CLASS`; under voc07 and voc `ap50`, `ap70`, `ap75` and
+        each per class, `ap50/CLASS`; nan where there is nothing to find.
+
+    Raises:
+        ConfigError: a file cannot be read, or an entry is not of its form.
+    """
+    choose("--protocol", protocol, PROTOCOLS)
+    choose("--backend", backend, ("faster", "pycocotools"))
+    if figure is not None and figure.suffix.lower() not in PICTURES:
+        raise ConfigError(f"--figure {figure} must end in one of {', '.join(PICTURES)}")
+    from dcnlab.metrics.boxes import Detections, GroundTruth
+    from dcnlab.metrics.voc_ap import voc_ap, voc_metrics
+
+    try:
+        content = _annotations(annotations, split)
+        try:
+            truth = GroundTruth.of(content)
+        except ValueError as error:
+            raise ValueError(f"{annotations}: {error}") from error
+        class_of: dict[Any, int]
+        if annotations.is_dir():
+            image_of, class_of, key = _stems(content, annotations), _index(truth.names), "category"
+        else:
+            image_of, class_of, key = _index(truth.image_ids), _index(truth.class_ids), "category_id"
+            # JSON made by other tools may hold the numbers as text.
+            image_of = {str(name): at for name, at in image_of.items()} | image_of
+        results = _results(detections)
+        try:
+            found = Detections.of(results, image_of, class_of, key)
+        except ValueError as error:
+            hint = " (against a VOC folder, category is the class's name)" if " has no category;" in str(error) else ""
+            raise ValueError(f"{detections}: {error}{hint}") from error
+    except ValueError as error:
+        raise ConfigError(str(error)) from error
+    if protocol == "coco":
+        from dcnlab.metrics.coco_ap import coco_ap
+
+        scores = coco_ap(truth, found, backend)
+        curves = voc_ap(truth, found, "voc", (0.5,))[0.5] if figure else None
+    else:
+        by_iou = voc_ap(truth, found, protocol, IOUS)
+        scores, curves = voc_metrics(by_iou), by_iou[0.5]
+    if figure and curves:
+        _draw(curves.classes, figure, "eleven points" if protocol == "voc07" else "area under the curve")
+    return scores
+
+
+def _annotations(path: Path, split: str | None) -> dict[str, Any]:
+    """Ground truth in COCO's form."""
+    if path.is_dir():
+        from dcnlab.data.voc_detection import ground_truth
+
+        return ground_truth(path, split)
+    if split is not None:
+        raise ConfigError(f"--split {split} goes with a VOC folder; --annotations {path} is none")
+    content = _json(path, "--annotations")
+    if not isinstance(content, dict):
+        raise ConfigError(f"--annotations {path} holds no object of images, annotations and categories")
+    return content
+
+
+def _results(path: Path) -> list[Any]:
+    content = _json(path, "--detections")
+    if not isinstance(content, list):
+        raise ConfigError(f"--detections {path} holds no list; COCO's result form is a list of objects")
+    return content
+
+
+def _json(path: Path, option: str) -> Any:
+    try:
+        return json.loads(path.read_text("utf-8-sig"))
+    except OSError as error:
+        raise ConfigError(f"{option} {path} cannot be read: {error.strerror}") from error
+    except (ValueError, RecursionError) as error:
+        raise ConfigError(f"{option} {path} is not JSON: {error}") from error
+
+
+def _index(names: Sequence[Any]) -> dict[Any, int]:
+    return {name: at for at, name in enumerate(names)}
+
+
+def _stems(content: Mapping[str, Any], root: Path) -> dict[Any, int]:
+    """Position of each image by its file's name without ending."""
+    stems = [PurePosixPath(image["file_name"]).stem for image in content["images"]]
+    found = _index(stems)
+    if len(found) < len(stems):
+        twice = next(stem for at, stem in enumerate(stems) if found[stem] != at)
+        raise ConfigError(f"--annotations {root} has two images called {twice}; score one of the folders alone")
+    return found
+
+
+def _draw(curves: Mapping[str, Any], path: Path, rule: str) -> None:
+    from dcnlab.metrics.precision_recall import draw
+
+    path.parent.mkdir(parents=True, exist_ok=True)
+    draw(curves, path, f"Precision and recall at IoU 0.5; AP by {rule}")
 
 
 def render(scores: Mapping[str, float], form: str) -> str:

@@ -27,7 +27,8 @@ class TinyBackbone(nn.Module):
         before, reached = 3, 1
         for stride in strides:
             step = stride // reached
-            self.stages.append(nn.Conv2d(before, CHANNELS, 2 * (step // 2) + 1, step, step // 2))
+            padding = max(1, step // 2)
+            self.stages.append(nn.Conv2d(before, CHANNELS, 2 * padding + 1, step, padding))
             before, reached = CHANNELS, stride
 
     def forward(self, images: torch.Tensor) -> dict[str, torch.Tensor]:
@@ -77,7 +78,9 @@ def fpn(**options):
 
 
 def class_aware_rpn():
-    return ClassAwareRPN(TinyBackbone(), 2, channels=32, rpn=RPN_NUMBERS)
+    # With two images to learn from, anchors that take no part are as certain as the others: let there be none.
+    numbers = replace(RPN_NUMBERS, positive_iou=0.5, negative_iou=0.5)
+    return ClassAwareRPN(TinyBackbone(), 2, channels=32, rpn=numbers)
 
 
 TWO_STAGE = {"faster_rcnn": faster_rcnn, "rfcn": rfcn, "fpn": fpn}

@@ -74,7 +74,8 @@ class Annotations:
         renamed = []
         for found in detections:
             label = found["category_id"] - 1
-            owner: dict[str, Any] = {"image_id": self.image_ids[found["image_id"]].item()}
+            image = self.image_ids[found["image_id"]]
+            owner: dict[str, Any] = {"image_id": str(image) if named else int(image)}
             owner |= {"category": self.classes[label]} if named else {"category_id": int(self.category_ids[label])}
             renamed.append({**owner, "bbox": found["bbox"], "score": found["score"]})
         return renamed

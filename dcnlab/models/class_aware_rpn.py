@@ -19,10 +19,11 @@ class ClassAwareRPN(Detector):
 
     The paper calls it almost the same as the RPN but for the classifier, and says no more. So everything else is the
     RPN's here: anchors, the 3x3 convolution to 512 channels, boxes that no class has for itself, 256 anchors of an
-    image, half of them positive, from IoU 0.7 (and the best of each box), negative below 0.3. Table 4's 46.0M has no room for
-    the 3x3 convolution's 4.7M: either it was counted without the RPN's layers, as the two-stage detectors were, or
-    there was none, which `RPNSettings(hidden_channels=None)` builds. In test, `rpn.candidates` says how many pairs of an anchor and a class,
-    the best of the image, come to non-maximum suppression; `rpn.nms_iou` and `rpn.proposals` say nothing here.
+    image, half of them positive, from IoU 0.7 (and the best of each box), negative below 0.3. Table 4's 46.0M has no
+    room for the 3x3 convolution's 4.7M: either it was counted without the RPN's layers, as the two-stage detectors
+    were, or there was none, which `RPNSettings(hidden_channels=None)` builds. In test, `rpn.candidates` says how many
+    pairs of an anchor and a class, the best of the image, come to non-maximum suppression; `rpn.nms_iou` and
+    `rpn.proposals` say nothing here.
 
     Args:
         backbone: its res5 carries the head.

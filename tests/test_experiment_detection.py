@@ -1,0 +1,175 @@
+"""Detection runs from files to results: every detector trains, is drawn, and is scored as `dcnlab score` scores it."""
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+from command_line import dcnlab
+from PIL import Image
+from pycocotools.coco import COCO
+from pycocotools.cocoeval import COCOeval
+
+from dcnlab import configfile, experiment
+
+TINY = """
+name: tiny
+task: detection
+data: {name: voc, root: shapes, val: null, protocol: voc, batch_size: 4, longer_side: 200, flip: false}
+model:
+  name: rfcn
+  dilation: 1
+  deform_layers: 1
+  deform_pooling: true
+  head_channels: 32
+  fc_channels: 32
+  backbone: {name: resnet10_slim}
+  rpn: {scales: [2, 4], hidden_channels: 32, border: null, candidates: 100, proposals: 30, sampled: 64}
+  rois: 32
+optim: {name: adamw, lr: 0.004, warmup: 10, clip_norm: 10}
+test: {pictures: 2}
+trainer: {max_steps: 2, accelerator: cpu, threads: 1}
+logger: {wandb: false, every: 1}
+"""
+OBJECT = (
+    "<object><name>{name}</name><difficult>{difficult}</difficult><bndbox><xmin>{x1}</xmin><ymin>{y1}</ymin>"
+    "<xmax>{x2}</xmax><ymax>{y2}</ymax></bndbox></object>"
+)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """Red and blue squares on grey, as a VOC-style folder and as COCO's JSON; one image has none, one is difficult."""
+    root = tmp_path_factory.mktemp("data") / "shapes"
+    random = np.random.default_rng(0)
+    for name in ("JPEGImages", "Annotations", "ImageSets/Main", "annotations"):
+        (root / name).mkdir(parents=True)
+    (root / "classes.txt").write_text("blue\nred\n")
+    for split, count in (("train", 24), ("test", 9)):
+        images, annotations = [], []
+        for number in range(count):
+            picture = random.integers(100, 140, (72, 96, 3)).astype(np.uint8)
+            objects = []
+            for place in range(0 if number == 5 else 2):
+                side, name = int(random.integers(16, 32)), ("blue", "red")[int(random.integers(2))]
+                x, y = int(random.integers(0, 48 - side)) + 48 * place, int(random.integers(0, 72 - side))
+                picture[y : y + side, x : x + side] = (220, 40, 40) if name == "red" else (40, 40, 220)
+                difficult = int(number == 3 and place == 0)
+                box = {"x1": x + 1, "y1": y + 1, "x2": x + side, "y2": y + side}
+                objects.append(OBJECT.format(name=name, difficult=difficult, **box))
+                annotations.append(
+                    {"id": len(annotations) + 1, "image_id": number + 100, "category_id": 7 if name == "red" else 3,
+                     "bbox": [x, y, side, side], "area": side * side, "iscrowd": difficult}
+                )  # fmt: skip
+            stem = f"{split}_{number}"
+            Image.fromarray(picture).save(root / "JPEGImages" / f"{stem}.jpg", quality=95)
+            size = "<size><width>96</width><height>72</height><depth>3</depth></size>"
+            xml = f"<annotation><filename>{stem}.jpg</filename>{size}{''.join(objects)}</annotation>"
+            (root / "Annotations" / f"{stem}.xml").write_text(xml)
+            images.append({"id": number + 100, "file_name": f"{stem}.jpg", "width": 96, "height": 72})
+        names = [image["file_name"].removesuffix(".jpg") for image in images]
+        (root / "ImageSets/Main" / f"{split}.txt").write_text("\n".join(names) + "\n")
+        categories = [{"id": 3, "name": "blue"}, {"id": 7, "name": "red"}]
+        content = {"images": images, "annotations": annotations, "categories": categories}
+        (root / "annotations" / f"instances_{split}.json").write_text(json.dumps(content))
+    return root
+
+
+@pytest.fixture
+def shapes(folder, tmp_path, monkeypatch):
+    """The folder and an experiment on it, in an empty current folder."""
+    monkeypatch.chdir(tmp_path)
+    shutil.copytree(folder, "shapes")
+    Path("tiny.yaml").write_text(TINY)
+    return Path("shapes")
+
+
+def fit(*overrides):
+    run = experiment.fit(configfile.load("tiny.yaml", list(overrides)))
+    return run, json.loads((run / "results.json").read_text())
+
+
+def scored(run, annotations, protocol):
+    done = dcnlab(
+        "score", "detection", "--detections", run / "detections.json", "--annotations", annotations,
+        "--protocol", protocol, "--split", "test", "--format", "json",
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout)
+
+
+@pytest.mark.slow
+def test_a_run_learns_and_its_detections_score_the_same_from_their_file(shapes):
+    run, results = fit("id=one", "trainer.max_steps=90")
+    assert set(results["metrics"]) == {f"ap{iou}{name}" for iou in (50, 70) for name in ("", "/blue", "/red")}
+    assert results["metrics"]["ap50"] > 60
+    assert len(list((run / "pictures").iterdir())) == 2
+    again = scored(run, shapes, "voc")
+    for name, value in results["metrics"].items():
+        assert again[name] == pytest.approx(value, abs=1e-3), name
+    tested = experiment.evaluate(run, ["test.shorter_sides=[64,72,96]", "test.box_rounds=1", "test.flip=true"])
+    assert tested["ap50"] > 60
+    assert tested["ap70"] != results["metrics"]["ap70"]
+
+
+def test_a_run_on_coco_is_scored_as_pycocotools_scores_its_file(shapes):
+    run, results = fit("id=one", "data.name=coco", "data.protocol=coco", "trainer.max_steps=40")
+    truth = COCO(str(shapes / "annotations/instances_test.json"))
+    evaluation = COCOeval(truth, truth.loadRes(str(run / "detections.json")), "bbox")
+    evaluation.evaluate()
+    evaluation.accumulate()
+    evaluation.summarize()
+    for name, value in zip(("ap", "ap50", "ap75"), evaluation.stats, strict=False):
+        assert results["metrics"][name] == pytest.approx(100 * value, abs=1e-3)
+    assert results["metrics"]["ap50"] > 5
+    assert {entry["category_id"] for entry in json.loads((run / "detections.json").read_text())} <= {3, 7}
+
+
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        ["model.name=rfcn", "model.ohem=true", "model.deform_pooling=false"],
+        ["model.name=faster_rcnn"],
+        ["model.name=faster_rcnn", "model.deform_pooling=false", "model.deform_layers=0"],
+        ["model.name=class_aware_rpn", "model.deform_pooling=false"],
+    ],
+    ids=lambda overrides: "-".join(overrides),
+)
+def test_every_detector_trains_and_is_scored(shapes, overrides):
+    run, results = fit("id=one", *overrides)
+    assert results["status"] == "finished"
+    assert 0 <= results["metrics"]["ap50"] <= 100
+    assert results["model"]["params"] > 0
+    assert (run / "detections.json").is_file()
+
+
+def test_offset_layers_learn_at_rates_of_their_own(shapes):
+    config = configfile.load("tiny.yaml", ["model.name=faster_rcnn", "optim.lr=0.1", "optim.reduce_lr_scale=3"])
+    from dcnlab.assembly import data_module, task_module
+    from dcnlab.tasks.optim import parameter_groups
+
+    task = task_module(config, data_module(config).classes)
+    rates = {group["name"]: group["lr"] for group in parameter_groups(task.model, config.optim)}
+    assert rates["pooling offset weights"] == pytest.approx(0.001)  # the paper's beta of 0.01
+    assert rates["offset weights"] == rates["weights"] == pytest.approx(0.1)
+    assert rates["reduce weights"] == pytest.approx(0.3)
+
+
+@pytest.mark.parametrize(
+    ("override", "says"),
+    [
+        ("model.name=deeplab", "model.name is 'deeplab'; task detection takes class_aware_rpn"),
+        ("model.name=class_aware_rpn", "model.deform_pooling is true; class_aware_rpn has none"),
+        ("data.protocol=voc12", "data.protocol is 'voc12'; nearest: voc"),
+        ("data.test=tets", "test"),
+        ("data.classes=[rde]", "nearest is 'red'"),
+        ("model.rpn.scales=[]", "model.rpn.scales is []"),
+    ],
+)
+def test_what_cannot_be_is_one_line_and_leaves_no_folder(shapes, override, says):
+    done = dcnlab("fit", "tiny.yaml", override)
+    assert done.returncode == 2
+    assert says in done.stderr
+    assert done.stderr.count("\n") == 1
+    assert not Path("runs").exists()

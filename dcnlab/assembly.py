@@ -168,7 +168,7 @@ def _detector(config: Config, features: Backbone, classes: int) -> Detector:
     model, rpn, test = config.model, config.model.rpn, config.test
     common: dict[str, Any] = {
         "rpn": RPNSettings(
-            scales=tuple(rpn.scales),
+            scales=tuple(rpn.scales or ((8,) if model.name == "faster_rcnn_fpn" else (8, 16, 32))),
             ratios=tuple(rpn.ratios),
             hidden_channels=rpn.hidden_channels,
             sampled=rpn.sampled,

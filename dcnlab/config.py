@@ -189,12 +189,12 @@ class BackboneConfig:
 class RPNConfig:
     """The region proposal network of the detectors; of class_aware_rpn, its whole head."""
 
-    scales: list[float] = field(default_factory=lambda: [8.0, 16.0, 32.0])
-    """Sides of the square anchors, in strides of the map; COCO adds 4; faster_rcnn_fpn wants one, 8."""
+    scales: list[float] | None = None
+    """Sides of the square anchors, in strides of the map; null is 8, 16, 32 (COCO adds 4), in faster_rcnn_fpn 8."""
     ratios: list[float] = field(default_factory=lambda: [0.5, 1.0, 2.0])
     """Height over width of the anchors, at the same area."""
-    hidden_channels: int = 512
-    """Of the 3x3 convolution."""
+    hidden_channels: int | None = 512
+    """Of the 3x3 convolution; null leaves it out."""
     sampled: int = 256
     """Anchors of an image that make the loss."""
     candidates: int = 6000
@@ -206,8 +206,9 @@ class RPNConfig:
 
     def __post_init__(self) -> None:
         for key in ("scales", "ratios"):
-            if not getattr(self, key) or min(getattr(self, key)) <= 0:
-                raise ConfigError(f"model.rpn.{key} is {getattr(self, key)}; it must hold numbers above 0")
+            numbers = getattr(self, key)
+            if numbers is not None and (not numbers or min(numbers) <= 0):
+                raise ConfigError(f"model.rpn.{key} is {numbers}; it must hold numbers above 0")
         for key in ("hidden_channels", "sampled", "candidates", "proposals"):
             within(f"model.rpn.{key}", getattr(self, key), 1)
         within("model.rpn.border", self.border, 0)

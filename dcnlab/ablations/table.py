@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -101,15 +102,19 @@ def _mean(values: Sequence[float | None]) -> float | None:
 
 
 def cells(table: Table) -> tuple[list[str], list[list[str]]]:
-    """Header and rows as people read them; a row short of seeds is marked, and one without a run says so."""
+    """Header and rows as people read them; a row short of seeds is marked, and one without a run says so.
+
+    Figures of single classes (iou/CLASS) and recalls (ar100) are left to csv and json.
+    """
+    metrics = [metric for metric in table.metrics if "/" not in metric and not re.fullmatch(r"ar(\d+|_.*)", metric)]
     header = [name.rpartition(".")[2] for name in table.swept]
-    for metric in table.metrics:
+    for metric in metrics:
         header += [f"{metric} (%)", "difference"]
     header += ["seeds", "parameters", "MACs (M)", "seconds"]
     lines = []
     for row in table.rows:
         line = [_value(row[name]) for name in table.swept]
-        for metric in table.metrics:
+        for metric in metrics:
             std, difference = row[f"{metric}_std"], row[f"{metric}_difference"]
             mean = "missing" if row[metric] is None else f"{row[metric]:.2f}"
             line += [mean if std is None else f"{mean} ± {std:.2f}", "" if difference is None else f"{difference:+.2f}"]

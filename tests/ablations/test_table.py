@@ -272,3 +272,16 @@ def test_the_packaged_figures_are_those_of_the_transcription():
         pytest.skip("the transcription of the paper's tables is not here")
     packaged = Path(tables.__file__).with_name("published.yaml")
     assert packaged.read_text() == shared.read_text()
+
+
+def test_figures_of_single_classes_and_recalls_are_for_programs_alone(sweep):
+    for trial in trials(read(sweep), []):
+        folder = write_run(trial, 50.0)
+        results = json.loads((folder / "results.json").read_text())
+        results["metrics"] |= {"iou/Sky": 80.0, "ar100": 40.0, "ar_small": 30.0, "ap_small": 20.0}
+        runs.write_results(folder, results)
+    table = tables.assemble(sweep, [Path("runs")])
+    header = tables.render(table, "markdown").splitlines()[0]
+    assert "ap_small (%)" in header
+    assert not [name for name in ("iou/Sky", "ar100", "ar_small") if name in header]
+    assert json.loads(tables.render(table, "json"))[0]["iou/Sky"] == 80.0

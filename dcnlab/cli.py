@@ -131,6 +131,43 @@ def table(
 
 
 @app.command()
+def complexity(
+    words: Annotated[list[str], typer.Argument(metavar="EXPERIMENT.yaml... [KEY=VALUE]...", show_default=False)],
+    size: Annotated[str | None, typer.Option(metavar="HxW", help="Image, pixels.", show_default="data's")] = None,
+    timed: Annotated[bool, typer.Option("--time/--no-time", help="Take forward times.")] = True,
+    device: Annotated[str | None, typer.Option(help="cpu or cuda", show_default="what there is")] = None,
+    repeats: Annotated[int, typer.Option(min=1, help="Passes that times are the median of.")] = 3,
+    form: Annotated[str, typer.Option("--format", help="rich, markdown, latex, csv or json")] = "rich",
+) -> None:
+    """Parameters, multiply-adds and forward time, plain and deformable, beside the paper's; needs no data."""
+    from dcnlab import configfile
+    from dcnlab.ablations import rendering
+
+    choose("--format", form, rendering.FORMATS)
+    if device is not None:
+        choose("--device", device, ("cpu", "cuda"))
+    from dcnlab.ablations import complexity as costs
+
+    pixels = costs.parse_size(size)
+    experiments = [word for word in words if not configfile.is_override(word)]
+    overrides = [word for word in words if configfile.is_override(word)]
+    found = costs.assemble(
+        experiments,
+        overrides,
+        pixels,
+        (device or costs.usual_device()) if timed else None,
+        repeats,
+        say=lambda line: print(line, file=sys.stderr, flush=True),
+    )
+    if form == "rich":
+        rendering.show(costs.blocks(found))
+    else:
+        print(rendering.render(found.rows, costs.blocks(found), form))
+    for note in found.notes:
+        print(f"note: {note}", file=sys.stderr)
+
+
+@app.command()
 def doctor() -> None:
     """Versions, GPUs, which operators work and kernels compile, what is missing for what."""
     from dcnlab import doctor as checks

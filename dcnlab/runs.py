@@ -6,6 +6,7 @@ import contextlib
 import fcntl
 import json
 import os
+import re
 import shutil
 import time
 from collections.abc import Iterator
@@ -136,6 +137,11 @@ def read_results(folder: Path) -> dict[str, Any] | None:
     if results.get("status") not in STATUSES or not all(isinstance(results.get(key), dict) for key in sections):
         raise ConfigError(f"{path}: status or one of {', '.join(sections)} is missing")
     return results
+
+
+def is_headline(metric: str) -> bool:
+    """Whether a metric is for people's tables: no figure of a single class (iou/CLASS), no recall (ar100)."""
+    return "/" not in metric and not re.fullmatch(r"ar(\d+|_.*)", metric)
 
 
 def discover(roots: list[Path]) -> list[Path]:

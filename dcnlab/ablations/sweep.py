@@ -147,7 +147,8 @@ class _Display:
         self._done += finished
         self._progress.update(self._all, completed=self._done)
         if results is not None and finished:
-            scores = ", ".join(f"{key} {value:.2f}" for key, value in results["metrics"].items())
+            shown = {key: value for key, value in results["metrics"].items() if runs.is_headline(key)}
+            scores = ", ".join(f"{key} {value:.2f}" for key, value in shown.items())
             self._console.print(f"[{self._done}/{self._total}] {trial}: {scores}, {child.seconds:.0f} s")
             return True
         log = trial.folder / "log.txt"

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import json
-import re
 import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from dcnlab import resources
+from dcnlab import resources, runs
 from dcnlab.ablations import collect, rendering, sweepfile
 from dcnlab.ablations.collect import Collection
 from dcnlab.ablations.rendering import Block
@@ -104,9 +103,9 @@ def _mean(values: Sequence[float | None]) -> float | None:
 def cells(table: Table) -> tuple[list[str], list[list[str]]]:
     """Header and rows as people read them; a row short of seeds is marked, and one without a run says so.
 
-    Figures of single classes (iou/CLASS) and recalls (ar100) are left to csv and json.
+    Metrics that are no headlines are left to csv and json.
     """
-    metrics = [metric for metric in table.metrics if "/" not in metric and not re.fullmatch(r"ar(\d+|_.*)", metric)]
+    metrics = [metric for metric in table.metrics if runs.is_headline(metric)]
     header = [name.rpartition(".")[2] for name in table.swept]
     for metric in metrics:
         header += [f"{metric} (%)", "difference"]

@@ -10,6 +10,7 @@ import pytorch_lightning as pl
 import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
+from torchvision.ops import FrozenBatchNorm2d
 
 
 class Cost(pl.Callback):
@@ -73,8 +74,10 @@ class Cost(pl.Callback):
 
 
 def parameters(model: nn.Module) -> int:
-    """Learnable numbers in the network."""
-    return sum(parameter.numel() for parameter in model.parameters())
+    """Numbers that a network learns: weights and biases, scale and shift of norms, frozen or not."""
+    norms = [module for module in model.modules() if isinstance(module, FrozenBatchNorm2d)]
+    frozen = sum(norm.weight.numel() + norm.bias.numel() for norm in norms)
+    return frozen + sum(parameter.numel() for parameter in model.parameters())
 
 
 def macs(model: nn.Module, image: Tensor) -> int:

@@ -12,7 +12,6 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torchvision.ops import FrozenBatchNorm2d
 
 from dcnlab import assembly, configfile, cost, resources
 from dcnlab.ablations.rendering import Block
@@ -201,6 +200,7 @@ def _row(
         "width": width,
         "params": found["params"],
         "params_difference": None,
+        "params_without_rpn": found["params_without_rpn"],
         "paper_params": params,
         "paper_params_difference": None if params is None else found["params"] - params,
         "macs": found["macs"],
@@ -217,7 +217,7 @@ def _row(
 def _measure(config: Config, subject: _Subject, device: str | None, repeats: int) -> dict[str, Any]:
     with torch.device("meta"):  # shapes without numbers: counted at once, whatever the size
         network = _network(config, subject.classes)
-    params = parameters(network)
+    params = cost.parameters(network)
     two_stage = isinstance(network, TwoStageDetector)
     real = network
     if two_stage or device is not None:
@@ -232,6 +232,7 @@ def _measure(config: Config, subject: _Subject, device: str | None, repeats: int
     proposals = network.rpn.settings.proposals if isinstance(network, TwoStageDetector) else None
     return {
         "params": params,
+        "params_without_rpn": params - cost.parameters(network.rpn) if isinstance(network, TwoStageDetector) else None,
         "macs": macs,
         "proposals": proposals,
         "network_seconds": times[0],
@@ -245,12 +246,6 @@ def _network(config: Config, classes: list[str]) -> nn.Module:
     except ValueError as error:
         raise error if isinstance(error, ConfigError) else ConfigError(configfile.one_line(error)) from error
     return model.eval()
-
-
-def parameters(network: nn.Module) -> int:
-    """Weights, biases, and scale and shift of all batch norms: also of those that a training would leave frozen."""
-    norms = [module for module in network.modules() if isinstance(module, FrozenBatchNorm2d)]
-    return cost.parameters(network) + sum(norm.weight.numel() + norm.bias.numel() for norm in norms)
 
 
 class _Counted(nn.Module):
@@ -343,6 +338,10 @@ def _timing(device: str, repeats: int) -> str:
 
 def _notes(rows: list[dict[str, Any]], device: str | None) -> list[str]:
     notes = ["parameters count batch norms' scale and shift, frozen or not; MACs leave bilinear sampling out"]
+    if any(row["params_without_rpn"] is not None for row in rows):
+        notes.append(
+            "the paper's detectors took fixed proposals on VOC: its counts are nearest to ours without RPN"
+        )
     proposals = {row["proposals"] for row in rows if row["proposals"] is not None}
     if proposals:
         notes.append(f"MACs of two-stage detectors are those at {', '.join(map(str, sorted(proposals)))} proposals")
@@ -364,6 +363,8 @@ def blocks(found: Complexity) -> list[Block]:
     """Header and lines as people read them."""
     timed, published = found.timing is not None, any(row["paper_params"] is not None for row in found.rows)
     header = ["experiment", "network", "deform_layers", "classes", "image", "parameters (M)", "to plain (M)"]
+    proposing = any(row["params_without_rpn"] is not None for row in found.rows)
+    header += ["without RPN (M)"] if proposing else []
     header += ["paper (M)", "to paper (M)", "MACs (G)"]
     header += ["network (s)", "total (s)"] if timed else []
     header += ["paper: network (s)", "paper: total (s)"]
@@ -373,6 +374,7 @@ def blocks(found: Complexity) -> list[Block]:
         line = [row["experiment"], row["network"], str(row["deform_layers"]), str(row["classes"])]
         line.append(f"{row['height']}x{row['width']}")
         line += [f"{row['params'] / 1e6:.3f}", _millions(row["params_difference"], 3)]
+        line += [_number(row["params_without_rpn"], 1e6, 3)] if proposing else []
         line += [_number(row["paper_params"], 1e6, 1), _millions(row["paper_params_difference"], 1)]
         line.append(f"{row['macs'] / 1e9:.3f}")
         if timed:

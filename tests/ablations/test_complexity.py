@@ -243,3 +243,12 @@ def test_mistakes_on_the_command_line_are_one_line_and_status_2(slim, words, say
     assert done.returncode == 2
     assert says in done.stderr
     assert len(done.stderr.splitlines()) == 1
+
+
+def test_detectors_are_counted_without_their_rpn_too():
+    # Counted by hand: 3x3 from 1024 to 512, 1x1 to a score and four deltas of each of nine anchors.
+    rpn = (9 * 1024 + 1) * 512 + 513 * 9 * 5
+    found = complexity.assemble(["detection/rfcn_voc"])
+    assert [row["params"] - row["params_without_rpn"] for row in found.rows] == [rpn, rpn]
+    assert "without RPN (M)" in complexity.blocks(found)[0].header
+    assert "without RPN (M)" not in complexity.blocks(complexity.assemble(["segmentation/deeplab_voc"]))[0].header

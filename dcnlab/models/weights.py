@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import pickle
 from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any
@@ -77,7 +76,7 @@ def _imagenet(name: str) -> dict[str, Tensor]:
         state = models.get_model_weights(name)["DEFAULT"].get_state_dict(check_hash=True)
     except (URLError, OSError, RuntimeError) as error:
         raise ConfigError(
-            f"model.backbone.weights is 'imagenet', but {name}'s weights cannot be downloaded ({_first_line(error)}); "
+            f"model.backbone.weights is 'imagenet', but {name}'s weights cannot be downloaded ({_reason(error)}); "
             "name the path of a state dict, or none"
         ) from error
     return dict(state)
@@ -91,13 +90,13 @@ def _read(path: Path) -> dict[str, Tensor]:
         )
     try:
         state: Any = torch.load(path, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError, OSError) as error:
+    except Exception as error:  # torch has no error of its own for other files: KeyError for a text, and what not
         raise ConfigError(
-            f"model.backbone.weights {str(path)!r} cannot be read as a state dict ({_first_line(error)})"
+            f"model.backbone.weights {str(path)!r} cannot be read as a state dict ({_reason(error)})"
         ) from error
     if isinstance(state, dict) and isinstance(state.get("state_dict"), dict):
         state = _of_backbone(state["state_dict"])
-    if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
+    if not isinstance(state, dict) or not all(isinstance(key, str) and isinstance(state[key], Tensor) for key in state):
         raise ConfigError(f"model.backbone.weights {str(path)!r} is no state dict: names to tensors")
     return state
 
@@ -123,5 +122,5 @@ def _shape(value: Tensor) -> str:
     return "x".join(map(str, value.shape)) or "a scalar"
 
 
-def _first_line(error: BaseException) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0]
+def _reason(error: BaseException) -> str:
+    return f"{type(error).__name__}: {str(error).partition(chr(10))[0]}".removesuffix(": ")

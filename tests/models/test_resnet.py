@@ -92,10 +92,13 @@ def test_weights_that_do_not_fit_name_the_first_parameters(tmp_path):
 def test_files_that_are_no_state_dict_are_refused(tmp_path):
     path = tmp_path / "w.pt"
     assert str(path) in complaint("resnet18", 10, weights=str(path))
-    path.write_bytes(b"no weights here")
-    assert "state dict" in complaint("resnet18", 10, weights=str(path))
-    torch.save([1, 2], path)
-    assert "state dict" in complaint("resnet18", 10, weights=str(path))
+    # What torch's loader takes these for differs, and so does its error: UnpicklingError, KeyError, EOFError, ...
+    for content in (b"no weights here", b"hello", b"", b"PK\x03\x04", b"<html>", b"\x80\x02]q\x00."):
+        path.write_bytes(content)
+        assert "state dict" in complaint("resnet18", 10, weights=str(path)), content
+    for other in ([1, 2], {1: torch.zeros(1)}, {"model": {"fc.weight": torch.zeros(1)}}):
+        torch.save(other, path)
+        assert "is no state dict" in complaint("resnet18", 10, weights=str(path)), other
 
 
 class Malicious:

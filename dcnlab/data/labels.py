@@ -35,6 +35,8 @@ def read_image(path: Path) -> Image.Image:
     """
     try:
         with Image.open(path) as image:
+            if image.mode == "F" or image.mode.startswith("I"):  # PIL would turn all above 255 to white
+                raise ValueError(f"its mode is {image.mode}: grey of more than 8 bits")
             return image.convert("RGB")
     except _BROKEN as error:
         raise ValueError(f"{path} cannot be read as an image ({_one_line(error)}); replace or remove it") from error

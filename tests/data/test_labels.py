@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from dcnlab.data.labels import IGNORE, OUTSIDE, allowed_values, counted_lookup, lookup_of, read_label
+from dcnlab.data.labels import IGNORE, OUTSIDE, allowed_values, counted_lookup, lookup_of, read_image, read_label
 
 VALUES = np.array([[0, 1, 2], [3, 1, 0]], np.uint8)
 
@@ -77,3 +77,16 @@ def test_classes_are_counted_past_the_ignored_value():
 def test_allowed_values_are_drawn_together():
     lookup = lookup_of({0: 0, 1: 1, 2: 2, 7: 3, 11: IGNORE, 12: IGNORE, 255: IGNORE})
     assert allowed_values(lookup) == "0 to 2, 7 and, ignored, 11 to 12, 255"
+
+
+@pytest.mark.parametrize(("pixels", "name"), [(np.uint16(40_000), "a.png"), (np.float32(0.5), "a.tif")])
+def test_photographs_of_more_than_8_bits_of_grey_are_refused_and_not_turned_white(tmp_path, pixels, name):
+    Image.fromarray(np.full((4, 4), pixels)).save(tmp_path / name)
+    with pytest.raises(ValueError, match=rf"{name} cannot be read as an image .* grey of more than 8 bits"):
+        read_image(tmp_path / name)
+
+
+def test_photographs_of_8_bits_of_grey_and_with_opacity_are_read(tmp_path):
+    for mode in ("L", "LA", "RGBA"):
+        Image.new("L", (4, 3), 200).convert(mode).save(tmp_path / "a.png")
+        assert np.array_equal(read_image(tmp_path / "a.png"), np.full((3, 4, 3), 200))

@@ -45,5 +45,6 @@ class DeepLab(nn.Module):
             logits: (N, classes, H, W).
             labels: (N, H, W) int64, 0 to classes - 1 or `IGNORE`.
         """
-        total = cross_entropy(logits.float(), labels, ignore_index=IGNORE, reduction="sum")
-        return total / (labels != IGNORE).sum().clamp(min=1)
+        # torch's own sum is made by atomics on a GPU, and refused where trainer.deterministic is true.
+        losses = cross_entropy(logits.float(), labels, ignore_index=IGNORE, reduction="none")
+        return losses.sum() / (labels != IGNORE).sum().clamp(min=1)

@@ -1,5 +1,6 @@
 """DeepLab: its parameters counted by hand, its enlargement and loss against the definitions."""
 
+import pytest
 import torch
 from torch import nn
 
@@ -71,3 +72,13 @@ def test_a_batch_without_a_pixel_that_counts_gives_no_nan():
     loss.backward()
     assert loss == 0
     assert not logits.grad.any()
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="torch's refusal is its GPU kernels' own")
+def test_a_deterministic_training_step_runs_on_a_gpu():
+    logits = torch.randn(2, 3, 8, 8, device="cuda", requires_grad=True)
+    torch.use_deterministic_algorithms(True)
+    try:
+        DeepLab.loss(logits, torch.randint(0, 3, (2, 8, 8), device="cuda")).backward()
+    finally:
+        torch.use_deterministic_algorithms(False)

@@ -1,16 +1,12 @@
 """A segmentation run from files to results: learns, draws pictures, and survives a kill -9 to the same weights."""
 
 import json
-import signal
-import subprocess
-import sys
-import time
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from command_line import dcnlab, environment
+from command_line import dcnlab, kill_after_its_first_checkpoint
 from PIL import Image
 
 from dcnlab import configfile, experiment
@@ -75,18 +71,8 @@ def test_a_run_learns_scores_and_draws_what_it_found(scenes):
 
 @pytest.mark.slow
 def test_a_run_killed_outright_resumes_to_the_weights_of_one_that_was_not(scenes):
-    whole = fit("id=whole")
-    command = [sys.executable, "-P", "-m", "dcnlab", "fit", "tiny.yaml", "id=part"]
-    process = subprocess.Popen(command, env=environment(), stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
-    checkpoint, part = Path("runs/tiny/part/checkpoints/last.ckpt"), Path("runs/tiny/part")
-    deadline = time.monotonic() + 120
-    while not checkpoint.exists():
-        assert process.poll() is None, process.stderr.read()
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
-    process.send_signal(signal.SIGKILL)
-    process.communicate(timeout=60)
-    assert not (part / "results.json").exists()
+    whole, part = fit("id=whole"), Path("runs/tiny/part")
+    kill_after_its_first_checkpoint(part, "fit", "tiny.yaml", "id=part")
     done = dcnlab("resume", part)
     assert (done.returncode, done.stdout) == (0, f"{part}\n"), done.stderr
     ends = [torch.load(run / "checkpoints/last.ckpt", weights_only=True) for run in (whole, part)]
@@ -120,4 +106,13 @@ def test_a_label_outside_the_classes_fails_the_run_with_the_files_name_and_the_v
     done = dcnlab("fit", "tiny.yaml", "id=one")
     assert done.returncode == 2
     assert "3_label.png holds the label value 7" in done.stderr
+    assert done.stderr.count("\n") == 1
+
+
+def test_a_test_split_without_labels_is_said_to_be_one_and_not_a_diverged_training(scenes):
+    for label in Path("scenes/test").glob("*_label.png"):
+        Image.fromarray(np.full((40, 48), 255, np.uint8)).save(label)
+    done = dcnlab("fit", "tiny.yaml", "id=one", "trainer.max_steps=1")
+    assert done.returncode == 2
+    assert "data.test has no pixel with a class" in done.stderr
     assert done.stderr.count("\n") == 1

@@ -11,7 +11,7 @@ from pytorch_lightning import LightningModule
 from torch import Tensor
 from torch.nn.functional import interpolate
 
-from dcnlab.config import OptimConfig, TestConfig
+from dcnlab.config import ConfigError, OptimConfig, TestConfig
 from dcnlab.metrics.miou import MeanIoU
 from dcnlab.models.deeplab import DeepLab
 from dcnlab.tasks.optim import optimizer_and_schedule
@@ -79,8 +79,14 @@ class Segmentation(LightningModule):
                 self.pictures.append(segmentation_panel(picture, label, prediction, self.classes))
 
     def on_test_epoch_end(self) -> None:
-        """Score the split over all processes; a class that is neither labelled nor found has no figure."""
+        """Score the split over all processes; a class that is neither labelled nor found has no figure.
+
+        Raises:
+            ConfigError: all pixels are ignored, as in the test splits that data sets keep the labels of.
+        """
         scores = {"test/miou": self.test_scores.compute()}
+        if scores["test/miou"].isnan():
+            raise ConfigError("data.test has no pixel with a class, only ignored ones; mIoU needs a split with labels")
         for name, iou in zip(self.classes, self.test_scores.per_class(), strict=True):
             if not iou.isnan():
                 scores[f"test/iou/{name}"] = iou.float()
@@ -111,7 +117,7 @@ def segment(
     total: Tensor | None = None
     for scale in scales:
         side = [max(1, round(scale * length)) for length in images.shape[-2:]]
-        scaled = images if scale == 1 else interpolate(images, side, mode="bilinear", antialias=True)
+        scaled = images if scale == 1 else _resize(images, side)
         for mirrored in (False, True) if flip else (False,):
             logits = model(scaled.flip(-1) if mirrored else scaled).float()
             probabilities = interpolate(logits, tuple(size), mode="bilinear", align_corners=False).softmax(1)
@@ -119,3 +125,9 @@ def segment(
             total = probabilities if total is None else total + probabilities
     assert total is not None
     return total.argmax(1)
+
+
+def _resize(images: Tensor, side: Sequence[int]) -> Tensor:
+    """Images of another size; in float32 at least, because torch cannot smooth half precision on a CPU."""
+    precise = images.to(torch.promote_types(images.dtype, torch.float32))
+    return interpolate(precise, tuple(side), mode="bilinear", antialias=True).to(images.dtype)

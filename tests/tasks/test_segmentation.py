@@ -56,3 +56,10 @@ def test_a_panel_shows_image_label_and_prediction_without_their_unknown_pixels()
         (191, 128, 64), (191, 128, 64), (255, 255, 255), (0, 0, 0), (255, 255, 255), (128, 0, 0),
     ]  # fmt: skip
     assert isinstance(Image.fromarray(panel), Image.Image)
+
+
+def test_half_precision_is_tested_over_scales_too():
+    images = torch.rand(1, 3, 20, 24, dtype=torch.bfloat16)
+    exact = segment(Columns(), images.float(), (20, 24), scales=(0.5, 1, 1.5), flip=True)
+    found = segment(Columns(), images, (20, 24), scales=(0.5, 1, 1.5), flip=True)
+    assert (found == exact).float().mean() > 0.9

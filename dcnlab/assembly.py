@@ -16,6 +16,7 @@ from pytorch_lightning.utilities.exceptions import MisconfigurationException
 from dcnlab import configfile, tracking
 from dcnlab.config import Config, ConfigError, DataConfig
 from dcnlab.cost import Cost
+from dcnlab.data.seeding import mix
 from dcnlab.runs import CHECKPOINT
 
 if TYPE_CHECKING:
@@ -191,6 +192,16 @@ def _detector(config: Config, features: Backbone, classes: int) -> Detector:
     return FPNFasterRCNN(features, classes, ohem=model.ohem, **common)
 
 
+class _Reseed(pl.Callback):
+    """Random numbers of a training pass are a function of seed, pass and process, so that resuming changes none."""
+
+    def __init__(self, seed: int) -> None:
+        self.seed = seed
+
+    def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        torch.manual_seed(mix(self.seed, trainer.current_epoch, trainer.global_rank))
+
+
 def _trainer(config: Config, folder: Path, cost: Cost, validates: bool) -> pl.Trainer:
     run = config.trainer
     # At the end of a pass, not of its validation: from there, resuming would repeat or skip batches.
@@ -214,7 +225,7 @@ def _trainer(config: Config, folder: Path, cost: Cost, validates: bool) -> pl.Tr
             limit_val_batches=None if validates else 0,
             log_every_n_steps=config.logger.every,
             logger=False,
-            callbacks=[cost, saving, *([bar] if bar else [])],
+            callbacks=[cost, saving, _Reseed(config.seed), *([bar] if bar else [])],
             enable_progress_bar=bar is not None,
             enable_model_summary=False,
             default_root_dir=folder,

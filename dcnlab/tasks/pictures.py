@@ -91,7 +91,7 @@ def detection_panel(
     target: Mapping[str, Any],
     found: Mapping[str, Tensor],
     classes: Sequence[str],
-    least_score: float = 0.5,
+    least_score: float = 0.3,
 ) -> Image.Image:
     """The boxes that are there, and those that were found, side by side with their names.
 

@@ -114,8 +114,8 @@ class AnchorHead(nn.Module):
             targets: `boxes` (n, 4) and `labels` (n,) 1..C of each; none make a background image.
 
         Returns:
-            Mean cross-entropy of the sampled anchors; the positive ones' smooth L1 loss with sigma 3, over the number
-            of all sampled anchors.
+            Mean cross-entropy of an image's sampled anchors; the positive ones' smooth L1 loss with sigma 3, over the
+            number of all its sampled anchors. Both are means over the images.
         """
         assigned = [
             self.assign(predictions.anchors, size, target["boxes"].float(), target["labels"])
@@ -125,22 +125,23 @@ class AnchorHead(nn.Module):
         positive, negative = (torch.stack(masks).bool() for masks in sampler([labels for labels, _ in assigned]))
         labels, boxes = (torch.stack(parts) for parts in zip(*assigned, strict=True))
         sampled = positive | negative
-        count = sampled.sum().clamp(min=1)
+        # Images weigh the same whatever their samples: a batch is the mean of its images, on one process or eight.
+        weights = (1 / (len(sampled) * sampled.sum(1, keepdim=True).clamp(min=1))).expand_as(sampled)
         if self.classes == 1:
             objects = (labels[sampled] > 0).float()
             class_losses = functional.binary_cross_entropy_with_logits(
-                predictions.scores[sampled][:, 0], objects, reduction="sum"
+                predictions.scores[sampled][:, 0], objects, reduction="none"
             )
         else:
-            class_losses = functional.cross_entropy(predictions.scores[sampled], labels[sampled], reduction="sum")
+            class_losses = functional.cross_entropy(predictions.scores[sampled], labels[sampled], reduction="none")
         anchors = predictions.anchors.expand_as(boxes)[positive]
         box_losses = functional.smooth_l1_loss(
             predictions.deltas[positive],
             self.box_coder.encode_single(boxes[positive], anchors),
             beta=1 / 9,
-            reduction="sum",
-        )
-        return class_losses / count, box_losses / count
+            reduction="none",
+        ).sum(1)
+        return (class_losses * weights[sampled]).sum(), (box_losses * weights[positive]).sum()
 
     def assign(self, anchors: Tensor, size: Size, boxes: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
         """Give each anchor the box that it overlaps most.

@@ -84,7 +84,9 @@ class RoISampling:
 
 
 def roi_losses(scores: Tensor, deltas: Tensor, rois: SampledRoIs, hardest: int | None = None) -> tuple[Tensor, Tensor]:
-    """Cross-entropy, and smooth L1 with sigma 1 of the positive RoIs, each over the number of RoIs.
+    """Cross-entropy, and smooth L1 with sigma 1 of the positive RoIs, each over the number of an image's RoIs.
+
+    Both are means over the images, so that a batch trains as its images do on processes of their own.
 
     Args:
         scores: (R, C + 1) before softmax.
@@ -99,14 +101,11 @@ def roi_losses(scores: Tensor, deltas: Tensor, rois: SampledRoIs, hardest: int |
     predicted = deltas[positive, rois.labels[positive].clamp(max=deltas.shape[1] - 1)]
     positive_losses = functional.smooth_l1_loss(predicted, rois.box_targets[positive], reduction="none").sum(1)
     box_losses = torch.zeros_like(class_losses).index_put((positive,), positive_losses)
-    if hardest is not None:
-        both = (class_losses + box_losses).detach()
-        counted, first = [], 0
-        for boxes in rois.boxes:
-            own = both[first : first + len(boxes)]
-            counted.append(own.topk(min(hardest, len(own))).indices + first)
-            first += len(boxes)
-        chosen = torch.cat(counted)
-        class_losses, box_losses = class_losses[chosen], box_losses[chosen]
-    count = max(1, len(class_losses))
-    return class_losses.sum() / count, box_losses.sum() / count
+    weights = torch.zeros_like(class_losses)
+    both, first = (class_losses + box_losses).detach(), 0
+    for boxes in rois.boxes:
+        own = slice(first, first + len(boxes))
+        counted = min(len(boxes), hardest or len(boxes))
+        weights[own][both[own].topk(counted).indices] = 1 / (len(rois.boxes) * max(1, counted))
+        first += len(boxes)
+    return (class_losses * weights).sum(), (box_losses * weights).sum()

@@ -87,6 +87,18 @@ def test_losses_follow_a_case_worked_by_hand():
     assert boxes.item() == pytest.approx((2.625 + 0.5) / 4)
 
 
+@pytest.mark.parametrize("hardest", [None, 2])
+def test_images_weigh_the_same_however_many_rois_they_have(hardest):
+    scores, deltas, rois = hand_case()
+    uneven = rois._replace(boxes=[torch.zeros(1, 4), torch.zeros(3, 4)])
+    classes, boxes = roi_losses(scores, deltas, uneven, hardest)
+    # Mining leaves out of the second image the RoI of the least loss, -log 0.8.
+    second = -math.log(0.75) + math.log(2) - (0 if hardest else math.log(0.8))
+    counted = hardest or 3
+    assert classes.item() == pytest.approx((math.log(2) + second / counted) / 2)
+    assert boxes.item() == pytest.approx((0 + (2.625 + 0.5) / counted) / 2)
+
+
 def test_hard_example_mining_keeps_the_worst_of_each_image_by_both_losses():
     scores, deltas, rois = hand_case()
     scores.requires_grad_()

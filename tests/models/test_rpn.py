@@ -77,6 +77,20 @@ def test_losses_are_those_of_torchvision_for_the_same_draw():
     torch.testing.assert_close(torch.stack(found), torch.stack(expected))
 
 
+def test_a_batch_loses_the_mean_of_its_images_whatever_their_samples():
+    rpn = RPN(6, [16], replace(ANYWHERE, sampled=10_000))  # all anchors with a label: no draw
+    made, sizes = predictions(rpn), [(32, 48), (128, 160)]
+    targets = [{"boxes": torch.tensor([[2.0, 2, 30, 30]]), "labels": torch.tensor([1])}, TARGETS[0]]
+    alone = [
+        torch.stack(
+            rpn.losses(made._replace(scores=made.scores[n : n + 1], deltas=made.deltas[n : n + 1]), [size], [t])
+        )
+        for n, (size, t) in enumerate(zip(sizes, targets, strict=True))
+    ]
+    together = torch.stack(rpn.losses(made, sizes, targets))
+    torch.testing.assert_close(together, torch.stack(alone).mean(0))
+
+
 def test_padding_makes_no_anchors_and_proposals_end_at_the_image():
     rpn = RPN(6, [16], ANYWHERE)
     made = predictions(rpn)

@@ -53,8 +53,9 @@ class SplitsDataModule(LightningDataModule):
         self.batch_size, self.workers, self.seed = batch_size, workers, seed
 
     def train_dataloader(self) -> DataLoader[Any]:
-        """Batches in a new order every pass; a last batch that is not full sits out, where there is a full one."""
-        sampler = TrainingSampler(_length(self.train), self.seed, *self._share())
+        """Batches in a new order every pass; a last step that is not full sits out, where there is a full one."""
+        batches = 1 if self.trainer is None else self.trainer.accumulate_grad_batches
+        sampler = TrainingSampler(_length(self.train), self.seed, *self._share(), self.batch_size * batches)
         drop_last = len(sampler) >= self.batch_size
         return self._loader(self.train, sampler, self.batch_size, drop_last)
 
@@ -95,7 +96,7 @@ class DigitsDataModule(SplitsDataModule):
     Args:
         geometry: how digits are laid on the canvas.
         train: split names, of train, val and test.
-        val: likewise.
+        val: likewise; null scores none during training.
         test: likewise.
         classes: digits to tell apart, in the order of their labels; null takes all ten.
         train_length: scenes in a pass over the training split; null is one a digit.
@@ -111,7 +112,7 @@ class DigitsDataModule(SplitsDataModule):
         self,
         geometry: Geometry | None = None,
         train: str = "train",
-        val: str = "val",
+        val: str | None = "val",
         test: str = "test",
         classes: Sequence[str] | None = None,
         train_length: int | None = None,
@@ -133,7 +134,7 @@ class DigitsDataModule(SplitsDataModule):
         training = DigitScenes(train, geometry, train_length, most, classes)
         super().__init__(
             view(training),
-            view(DigitScenes(val, geometry, None, most, classes)),
+            None if val is None else view(DigitScenes(val, geometry, None, most, classes)),
             view(DigitScenes(test, geometry, test_length, most, classes)),
             ["background", *training.classes] if task == "segmentation" else training.classes,
             batch_size,

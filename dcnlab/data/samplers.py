@@ -19,10 +19,12 @@ class TrainingSampler(Sampler[tuple[int, int]]):
         seed: of the order.
         rank: this process, from 0.
         world: number of processes.
+        step: images that a process takes for a step of the optimizer. Those left over at the end of a pass sit out,
+            where there are enough for a step: so many processes or so many, a pass has the same steps.
     """
 
-    def __init__(self, length: int, seed: int = 0, rank: int = 0, world: int = 1) -> None:
-        self.length, self.seed, self.rank, self.world = length, seed, rank, world
+    def __init__(self, length: int, seed: int = 0, rank: int = 0, world: int = 1, step: int = 1) -> None:
+        self.length, self.seed, self.rank, self.world, self.step = length, seed, rank, world, step
         self.epoch = 0
 
     def set_epoch(self, epoch: int) -> None:
@@ -37,7 +39,8 @@ class TrainingSampler(Sampler[tuple[int, int]]):
             yield self.epoch, index
 
     def __len__(self) -> int:
-        return self.length // self.world
+        share = self.length // self.world
+        return share // self.step * self.step or share
 
 
 class EvaluationSampler(Sampler[int]):

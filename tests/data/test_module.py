@@ -8,10 +8,11 @@ from dcnlab.data.module import DigitsDataModule
 
 
 class FakeTrainer:
-    """The two numbers a data module asks its trainer for."""
+    """The three numbers a data module asks its trainer for."""
 
-    def __init__(self, global_rank, world_size):
+    def __init__(self, global_rank, world_size, accumulate_grad_batches=1):
         self.global_rank, self.world_size = global_rank, world_size
+        self.accumulate_grad_batches = accumulate_grad_batches
 
 
 def test_digits_give_standardised_batches_of_the_embedded_splits():
@@ -38,6 +39,21 @@ def test_lengths_and_geometry_reach_the_scenes():
 
 def test_a_set_smaller_than_a_batch_still_trains():
     assert [len(batch[1]) for batch in DigitsDataModule(train_length=5).train_dataloader()] == [5]
+
+
+def test_accumulated_steps_end_with_the_pass_on_one_process_as_on_eight():
+    """29 images, 8 a step: three steps a pass, whether one process loads 2, 2, 2 and 2 or eight load one each."""
+    batches = []
+    for world, batch_size in ((1, 2), (1, 8), (4, 1), (8, 1)):
+        data = DigitsDataModule(train_length=29, batch_size=batch_size)
+        data.trainer = FakeTrainer(0, world, 8 // (world * batch_size))
+        batches.append(len(data.train_dataloader()))
+    assert batches == [12, 3, 6, 3]
+
+
+def test_digits_without_a_validation_split_score_none():
+    for task in ("classification", "segmentation", "detection"):
+        assert DigitsDataModule(val=None, task=task, digits=1).val_dataloader() == []
 
 
 def test_the_seed_changes_the_order_and_not_the_scenes():

@@ -23,6 +23,22 @@ def test_training_processes_share_one_pass_equally_and_without_repeats(length, w
     assert {index for _, index in drawn} <= set(range(length))
 
 
+@pytest.mark.parametrize("world", [1, 2, 4, 8])
+def test_a_step_of_the_optimizer_sees_the_same_images_on_any_number_of_processes(world):
+    # An effective batch of 8 images out of 29: three steps a pass, and five images sit out.
+    each = 8 // world
+    shares = [[index for _, index in TrainingSampler(29, 3, rank, world, step=each)] for rank in range(world)]
+    order = [index for _, index in TrainingSampler(29, 3)]
+    steps = [
+        sorted(itertools.chain(*(share[k : k + each] for share in shares))) for k in range(0, len(shares[0]), each)
+    ]
+    assert steps == [sorted(order[k : k + 8]) for k in (0, 8, 16)]
+
+
+def test_a_pass_that_is_no_whole_step_is_still_trained_on():
+    assert len(list(TrainingSampler(5, step=8))) == 5
+
+
 def test_the_order_follows_seed_and_pass_alone():
     sampler = TrainingSampler(50, seed=1)
     first = list(sampler)

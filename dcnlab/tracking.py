@@ -25,6 +25,7 @@ _NOISE = (
     r".*You're resuming from a checkpoint that ended before the epoch ended.*",
     r".*callbacks used to create the checkpoint need to be provided.*",
     r".*`isinstance\(treespec, LeafSpec\)` is deprecated.*",
+    r".*It is recommended to use `self.log\(.*sync_dist=True.*",  # what we log is the same in all processes
     r".*You defined a `validation_step` but have no `val_dataloader`.*",
 )
 

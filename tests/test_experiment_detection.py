@@ -156,6 +156,25 @@ def test_offset_layers_learn_at_rates_of_their_own(shapes):
     assert rates["reduce weights"] == pytest.approx(0.3)
 
 
+def test_processes_that_do_not_divide_the_test_images_score_as_one(shapes):
+    fit("id=one", "optim.lr=0")  # untrained it finds some by chance
+    scores = []
+    for devices in (1, 2):  # nine images
+        done = dcnlab("evaluate", "runs/tiny/one", f"trainer.devices={devices}", "--format", "json")
+        assert (done.returncode, done.stderr) == (0, "")
+        scores.append(json.loads(done.stdout))
+    assert scores[0] == pytest.approx(scores[1], abs=1e-6)
+    assert scores[0]["ap50"] > 0
+
+
+def test_more_processes_than_test_images_are_refused_before_training(shapes):
+    (shapes / "ImageSets/Main/one.txt").write_text("test_0\n")
+    done = dcnlab("fit", "tiny.yaml", "data.test=one", "trainer.devices=2")
+    assert done.returncode == 2
+    [line] = set(done.stderr.splitlines())
+    assert "data.test has 1 images for 2 processes" in line
+
+
 @pytest.mark.parametrize(
     ("override", "says"),
     [

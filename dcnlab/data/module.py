@@ -53,7 +53,13 @@ class SplitsDataModule(LightningDataModule):
         self.batch_size, self.workers, self.seed = batch_size, workers, seed
 
     def train_dataloader(self) -> DataLoader[Any]:
-        """Batches in a new order every pass; a last step that is not full sits out, where there is a full one."""
+        """Batches in a new order every pass; a last step that is not full sits out, where there is a full one.
+
+        Raises:
+            ValueError: a split, be it one of those scored later, has fewer images than there are processes.
+        """
+        for key in ("train", "val", "test"):
+            self._check_share(key)
         batches = 1 if self.trainer is None else self.trainer.accumulate_grad_batches
         sampler = TrainingSampler(_length(self.train), self.seed, *self._share(), self.batch_size * batches)
         drop_last = len(sampler) >= self.batch_size
@@ -61,15 +67,26 @@ class SplitsDataModule(LightningDataModule):
 
     def val_dataloader(self) -> DataLoader[Any] | list[Any]:
         """Batches of the validation split, each image once over all processes; none where there is no such split."""
-        return [] if self.val is None else self._evaluation(self.val)
+        return [] if self.val is None else self._evaluation("val")
 
     def test_dataloader(self) -> DataLoader[Any]:
         """Batches of the test split, each image once over all processes."""
-        return self._evaluation(self.test)
+        return self._evaluation("test")
 
-    def _evaluation(self, dataset: Dataset[Any]) -> DataLoader[Any]:
+    def _evaluation(self, key: str) -> DataLoader[Any]:
+        self._check_share(key)
+        dataset = getattr(self, key)
         sampler = EvaluationSampler(_length(dataset), *self._share())
         return self._loader(dataset, sampler, self.evaluation_batch_size)
+
+    def _check_share(self, key: str) -> None:
+        """Refuse a process without an image: it would leave the evaluation, and the others would wait for it."""
+        dataset, (_, world) = getattr(self, key), self._share()
+        if dataset is not None and _length(dataset) < world:
+            raise ValueError(
+                f"data.{key} has {_length(dataset)} images for {world} processes, one each at least; "
+                f"trainer.devices must be at most {_length(dataset)}"
+            )
 
     def _share(self) -> tuple[int, int]:
         """Rank and number of processes, of the trainer where there is one."""

@@ -8,8 +8,9 @@ import pytest
 import torch
 from command_line import dcnlab, kill_after_its_first_checkpoint
 from PIL import Image
+from torch.nn.functional import interpolate
 
-from dcnlab import configfile, experiment
+from dcnlab import assembly, configfile, experiment
 
 TINY = """
 name: tiny
@@ -67,6 +68,42 @@ def test_a_run_learns_scores_and_draws_what_it_found(scenes):
     assert again["miou"] > 80
     assert again != results["metrics"]
     assert experiment.evaluate(folder, []) == results["metrics"]
+
+
+def iou_by_hand(net, scales, flip):
+    """Each class's IoU, percent, of half-size images scored at their labels' own size, read and counted without us."""
+    hits, unions = np.zeros(3), np.zeros(3)
+    for line in Path("scenes/test.txt").read_text().splitlines():
+        image, label = (Image.open(Path("scenes") / name) for name in line.split())
+        pixels = torch.from_numpy(np.array(image.resize((24, 20), Image.Resampling.BILINEAR))).permute(2, 0, 1) / 255
+        mean, std = torch.tensor([[0.485, 0.456, 0.406], [0.229, 0.224, 0.225]])[..., None, None]
+        scores = torch.zeros(3, 40, 48)
+        for scale in scales:
+            size = (round(20 * scale), round(24 * scale))
+            scaled = interpolate(((pixels - mean) / std)[None], size, mode="bilinear", antialias=True)
+            for axes in ([], [-1]) if flip else ([],):
+                with torch.no_grad():
+                    large = interpolate(net(scaled.flip(axes)), (40, 48), mode="bilinear")
+                scores += large.softmax(1).flip(axes)[0]
+        found, truth = scores.argmax(0).numpy(), np.array(label)
+        for number in range(3):
+            ours, theirs = (found == number) & (truth != 255), truth == number
+            hits[number] += (ours & theirs).sum()
+            unions[number] += (ours | theirs).sum()
+    return 100 * hits / unions
+
+
+def test_resized_images_are_scored_at_their_labels_own_size_over_scales_and_mirrors(scenes):
+    folder = fit("id=half", "data.shorter_side=20", "trainer.max_steps=20")
+    config = configfile.load_run(folder, [])
+    task = assembly.build(config, folder).task
+    task.load_state_dict(torch.load(folder / "checkpoints/last.ckpt", weights_only=True)["state_dict"])
+    for scales, flip in (([1.0], False), ([0.5, 1.0, 1.5], True)):
+        found = experiment.evaluate(folder, [f"test.scales={scales}", f"test.flip={str(flip).lower()}"])
+        expected = iou_by_hand(task.model.eval(), scales, flip)
+        # PIL and torch round a resized image's colours differently, by one of 255, and few pixels by that.
+        assert [found[f"iou/{name}"] for name in ("sky", "ground", "ball")] == pytest.approx(list(expected), abs=0.5)
+        assert found["miou"] == pytest.approx(expected.mean(), abs=0.3)
 
 
 @pytest.mark.slow

@@ -142,7 +142,7 @@ def _augmented(folder: Path, split: str) -> list[tuple[Path, Path]]:
     for name in _AUGMENTED:
         path = folder / _LISTS / f"{name}.txt"
         if path.is_file():
-            if any(" " in line for _, line in read_lines(path)):
+            if any(len(line.split()) > 1 for _, line in read_lines(path)):
                 # The list that DeepLab's authors gave: image and label in a line, "/" standing for the folder.
                 return read_pairs(path, folder, "/")
             return [(_image(folder, id), folder / "SegmentationClassAug" / f"{id}.png") for id in _ids(folder, name)]

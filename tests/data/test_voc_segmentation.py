@@ -96,7 +96,11 @@ def test_the_users_classes_are_numbered_by_label_value(devkit):
 @pytest.mark.parametrize("name", ["trainaug", "train_aug"])
 @pytest.mark.parametrize(
     "lines",
-    ["1\n5\n", "/JPEGImages/1.jpg /SegmentationClassAug/1.png\n/JPEGImages/5.jpg /SegmentationClassAug/5.png\n"],
+    [
+        "1\n5\n",
+        "/JPEGImages/1.jpg /SegmentationClassAug/1.png\n/JPEGImages/5.jpg /SegmentationClassAug/5.png\n",
+        "/JPEGImages/1.jpg\t/SegmentationClassAug/1.png\n/JPEGImages/5.jpg\t/SegmentationClassAug/5.png\n",
+    ],
 )
 def test_the_list_of_augmented_labels_is_read_under_either_name_and_in_either_form(devkit, name, lines):
     folder = devkit / "VOC2012"

@@ -162,7 +162,11 @@ MODELS = {
 }
 """Networks of each task."""
 
-BACKBONES = ("resnet10_slim", "resnet18", "resnet34", "resnet50", "resnet101", "resnet152")
+TORCHVISION_BACKBONES = ("resnet18", "resnet34", "resnet50", "resnet101", "resnet152")
+"""Torchvision's networks under every task; these have ImageNet's weights."""
+
+BACKBONES = ("resnet10_slim", *TORCHVISION_BACKBONES, "aligned_inception_resnet")
+"""Networks under every task."""
 
 
 @dataclass
@@ -170,11 +174,13 @@ class BackboneConfig:
     """The network under the head."""
 
     name: str = "resnet50"
-    """resnet10_slim (for the embedded digits) | resnet18 | resnet34 | resnet50 | resnet101 | resnet152."""
+    """resnet10_slim (for the embedded digits) | resnet18 | resnet34 | resnet50 | resnet101 | resnet152 |
+    aligned_inception_resnet (the paper's second; without ImageNet's weights)."""
     weights: str = "none"
     """none | imagenet | the path of a state dict, or of a run's checkpoint."""
     stride_on_1x1: bool = False
-    """Stages stride on their first 1x1 convolution, as in the original ResNet, not on the 3x3 (dense tasks)."""
+    """Stages stride on their first 1x1 convolution, as in the original ResNet, not on the 3x3 (dense tasks; resnet50,
+    101, 152)."""
     freeze_norm: bool = False
     """Keep all batch norms as the weights have them (dense tasks)."""
     freeze_at: int = 0

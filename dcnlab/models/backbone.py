@@ -41,7 +41,9 @@ class Backbone(nn.Module):
             convs = [module for module in stage[0].modules() if isinstance(module, nn.Conv2d)]
             # The shortcut, where there is one, takes the whole step; other layers share it.
             stride *= max(conv.stride[0] for conv in convs)
-            self.channels[name], self.strides[name] = _last_norm(stage).num_features, stride
+            norms = [module for module in stage.modules() if isinstance(module, nn.BatchNorm2d)]
+            # The last norm is the sum's or the shortcut's, of as many channels.
+            self.channels[name], self.strides[name] = norms[-1].num_features, stride
 
     def stages(self) -> list[Any]:
         """The four stages, res2 to res5."""
@@ -71,7 +73,8 @@ def backbone(
     """Build a residual network's features.
 
     Args:
-        name: resnet18, 34, 50, 101, 152 as torchvision has them, or resnet10_slim (output stride 8 in any case).
+        name: resnet18, 34, 50, 101, 152 as torchvision has them, resnet10_slim (output stride 8 in any case) or
+            aligned_inception_resnet.
         weights: none; imagenet, torchvision's current ones; or the path of a state dict or a checkpoint.
         output_stride: of res5: 16, its own stride taken away; or 32, as for classification.
         deform_layers: how many of the last 3x3 convolutions become deformable.
@@ -90,7 +93,7 @@ def backbone(
     stages = [network.layer1, network.layer2, network.layer3, network.layer4]
     if stride_on_1x1:
         if not isinstance(network.layer4[0], Bottleneck):
-            raise ConfigError(f"model.backbone.stride_on_1x1 is true, but {name} has no 1x1 convolutions to stride")
+            raise ConfigError(f"model.backbone.stride_on_1x1 is true, but {name} has no 1x1 of a bottleneck to stride")
         for stage in stages[1:]:
             stage[0].conv1.stride, stage[0].conv2.stride = stage[0].conv2.stride, stage[0].conv1.stride
     if output_stride == 16:
@@ -123,8 +126,3 @@ def _frozen(module: nn.Module) -> nn.Module:
     frozen = FrozenBatchNorm2d(module.num_features, module.eps)
     frozen.load_state_dict(module.state_dict())
     return frozen
-
-
-def _last_norm(stage: Any) -> Any:
-    block = stage[-1]
-    return block.bn3 if isinstance(block, Bottleneck) else block.bn2

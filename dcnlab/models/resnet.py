@@ -10,6 +10,7 @@ from torchvision import models
 from torchvision.models.resnet import BasicBlock, conv1x1
 
 from dcnlab.config import BACKBONES, ConfigError
+from dcnlab.models.aligned_inception_resnet import aligned_inception_resnet
 from dcnlab.models.weights import load
 from dcnlab.surgery import deform, dilate
 
@@ -45,14 +46,15 @@ def resnet10_slim(num_classes: int = 10) -> nn.Module:
 
 
 def residual_network(name: str, num_classes: int = 1000) -> nn.Module:
-    """One of torchvision's residual networks, or `resnet10_slim`, with new weights.
+    """One of torchvision's residual networks, `resnet10_slim` or Aligned-Inception-ResNet, with new weights.
 
     Raises:
         ConfigError: there is no such network.
     """
     if name not in BACKBONES:
         raise ConfigError(f"model.backbone.name is {name!r}; there are {', '.join(BACKBONES)}")
-    return resnet10_slim(num_classes) if name == "resnet10_slim" else models.get_model(name, num_classes=num_classes)
+    own = {"resnet10_slim": resnet10_slim, "aligned_inception_resnet": aligned_inception_resnet}
+    return own[name](num_classes) if name in own else models.get_model(name, num_classes=num_classes)
 
 
 def operate(
@@ -94,7 +96,7 @@ def classifier(
     """Build a residual network that classifies.
 
     Args:
-        name: resnet18, 34, 50, 101, 152 as torchvision has them, or resnet10_slim.
+        name: resnet18, 34, 50, 101, 152 as torchvision has them, resnet10_slim or aligned_inception_resnet.
         num_classes: size of the last layer.
         weights: none; imagenet, torchvision's current ones without their last layer; or the path of a state dict.
         deform_layers: see :func:`operate`.

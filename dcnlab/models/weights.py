@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torchvision import models
 
-from dcnlab.config import ConfigError
+from dcnlab.config import TORCHVISION_BACKBONES, ConfigError
 
 _log = logging.getLogger(__name__)
 
@@ -69,8 +69,8 @@ def report(source: str, loaded: int, unused: Collection[str], new: Collection[st
 
 def _imagenet(name: str) -> dict[str, Tensor]:
     """ImageNet's weights from torchvision's cache or its server."""
-    if name == "resnet10_slim":
-        raise ConfigError("model.backbone.weights is 'imagenet', which resnet10_slim does not have; none or a path")
+    if name not in TORCHVISION_BACKBONES:
+        raise ConfigError(f"model.backbone.weights is 'imagenet', which {name} does not have; none or a path")
     try:
         # Not `check_hash`-ed by default: a download cut short would be read as weights.
         state = models.get_model_weights(name)["DEFAULT"].get_state_dict(check_hash=True)

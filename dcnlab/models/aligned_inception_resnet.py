@@ -3,8 +3,8 @@
 The original Inception-ResNet has valid convolutions and pooling, whose features drift from the image's grid. Here every
 layer is padded by half its kernel, so that feature (i, j) of a map of stride s is centred at pixel (s i, s j).
 
-The paper gives 64.3M parameters with ImageNet's classifier; the block is as two third-party transcriptions have it. What
-these leave open is chosen so:
+The paper gives 64.3M parameters with the classifier; the block is as two third-party transcriptions have it. What these
+leave open is chosen so:
 
 - A batch norm follows every convolution, which has no bias, and a ReLU follows every norm but the one before the sum,
   as in ResNet. Counted by layers this is 64.38M with 1000 classes: 62.20M of convolutions, 0.13M of norms, 2.05M of the

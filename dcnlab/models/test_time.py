@@ -9,6 +9,7 @@ from torch import Tensor
 from torch.nn import functional
 from torchvision.ops import box_iou
 
+from dcnlab.data.detection import resized
 from dcnlab.models.detector import Detections, Detector, join
 
 TABLE5_SIDES = (480, 576, 688, 864, 1200, 1400)
@@ -92,10 +93,7 @@ def _sized(image: Tensor, shorter_sides: Sequence[int] | None, longer_side: int 
     height, width = image.shape[-2:]
     made = []
     for side in shorter_sides:
-        scale = side / min(height, width)
-        if longer_side is not None:
-            scale = min(scale, longer_side / max(height, width))
-        size = (round(height * scale), round(width * scale))
+        size = resized(height, width, side, longer_side)
         made.append(functional.interpolate(image[None], size, mode="bilinear", antialias=True)[0])
     return made
 

@@ -83,6 +83,12 @@ def test_all_sizes_and_mirror_images_lead_back_to_the_image():
     torch.testing.assert_close(candidates[0], candidates[1], atol=0.5, rtol=0)
 
 
+@pytest.mark.parametrize("size", [(3, 500), (500, 3)])
+def test_an_image_as_thin_as_a_line_keeps_a_pixel(size):
+    found = detect(made("class_aware_rpn"), torch.randn(3, *size), [40], longer_side=60)
+    assert torch.isfinite(found["boxes"]).all()
+
+
 def test_mirroring_is_its_own_inverse():
     box = torch.tensor([[6.0, 10, 26, 30]])
     assert mirror(box, 60).tolist() == [[34, 10, 54, 30]]

@@ -154,7 +154,9 @@ def detection(
         else:
             image_of, class_of, key = _index(truth.image_ids), _index(truth.class_ids), "category_id"
             # JSON made by other tools may hold the numbers as text.
-            image_of = {str(name): at for name, at in image_of.items()} | image_of
+            image_of, class_of = (
+                {str(name): at for name, at in known.items()} | known for known in (image_of, class_of)
+            )
         results = _results(detections)
         try:
             found = Detections.of(results, image_of, class_of, key)

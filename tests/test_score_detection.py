@@ -125,10 +125,10 @@ def test_a_perfect_detection_and_one_on_a_difficult_object_are_a_hundred_percent
     assert scores["ap50/cat" if "ap50/cat" in scores else "ap/cat"] == pytest.approx(100)
 
 
-@pytest.mark.parametrize("number", [5, "5"])
+@pytest.mark.parametrize(("number", "category"), [(5, 17), ("5", 17), ("5", "17")])
 @pytest.mark.parametrize("protocol", ["coco", "voc07", "voc"])
-def test_image_ids_of_coco_may_be_numbers_or_text(coco, tmp_path, number, protocol):
-    entry = {"image_id": number, "category_id": 17, "bbox": [0, 0, 10, 10], "score": 0.9}
+def test_ids_of_coco_may_be_numbers_or_text(coco, tmp_path, number, category, protocol):
+    entry = {"image_id": number, "category_id": category, "bbox": [0, 0, 10, 10], "score": 0.9}
     assert score.detection(results(tmp_path, [entry]), coco, protocol)["ap50"] == pytest.approx(100)
 
 

@@ -157,8 +157,9 @@ def _listed(root: Path, years: dict[str, Path], split: str | None) -> list[_List
     number, _, name = ("", "", split) if split is None else split.rpartition("/")
     number = number.removeprefix("VOC")
     if not number and len(years) > 1:
-        forms = ", ".join(f"{year}/{name or 'trainval'}" for year in years)
-        raise ValueError(f"split {split!r} of data.root {root} could be of {len(years)} years; say one of {forms}")
+        forms = ", ".join(f"{year}/{'trainval' if name is None or name in years else name}" for year in years)
+        what = f"no split of {root} is named" if split is None else f"split {split!r} of {root} names no year"
+        raise ValueError(f"{what}, which holds {len(years)} years; say one of {forms}")
     if number and number not in years:
         raise ValueError(f"split {split!r} is of a year that data.root {root} lacks; {nearest(number, years)}")
     year = years[number] if number else next(iter(years.values()))

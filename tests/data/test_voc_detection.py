@@ -119,6 +119,11 @@ def test_years_are_joined_in_the_order_given(tmp_path):
         assert data.offsets.tolist() == [0, 1, 2]
     message = error_of(lambda: read_voc(tmp_path, "trainval"))
     assert "2007/trainval, 2012/trainval" in message
+    # A year alone, and no split at all as `dcnlab score` may have it, are told the same.
+    for splits, named in (("2007", "split '2007'"), (None, "no split of")):
+        message = error_of(lambda splits=splits: read_voc(tmp_path, splits, images=False))
+        assert named in message
+        assert "say one of 2007/trainval, 2012/trainval" in message
     assert "nearest is '2007'" in error_of(lambda: read_voc(tmp_path, "2008/trainval"))
     assert "again" in error_of(lambda: read_voc(tmp_path, ["2007/trainval", "2007/trainval"]))
 

@@ -1,0 +1,69 @@
+"""What the convolutions whose taps move have in common, wherever their offsets come from."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import Tensor, nn
+from torch.nn import functional
+
+from dcnlab.ops import deform_conv2d
+
+
+def check_offset_groups(offset_groups: int, in_channels: int) -> None:
+    """Check that the input channels fall into so many groups.
+
+    Raises:
+        ValueError: they do not.
+    """
+    if offset_groups < 1 or in_channels % offset_groups:
+        raise ValueError(f"offset_groups: {offset_groups} does not divide the {in_channels} input channels")
+
+
+def arguments(conv: nn.Conv2d) -> dict[str, Any]:
+    """The arguments with which nn.Conv2d makes another such layer, on the same device and of the same dtype."""
+    return {
+        "in_channels": conv.in_channels,
+        "out_channels": conv.out_channels,
+        "kernel_size": conv.kernel_size,
+        "stride": conv.stride,
+        "padding": conv.padding,
+        "dilation": conv.dilation,
+        "groups": conv.groups,
+        "bias": conv.bias is not None,
+        "padding_mode": conv.padding_mode,
+        "device": conv.weight.device,
+        "dtype": conv.weight.dtype,
+    }
+
+
+def output_size(conv: nn.Conv2d, input: Tensor) -> tuple[int, int]:
+    """Height and width of what a convolution makes of an input (N, C, H, W)."""
+    left, right, top, bottom = conv._reversed_padding_repeated_twice
+    height, width = (
+        (size + pad - d * (k - 1) - 1) // s + 1
+        for size, pad, d, k, s in zip(
+            input.shape[2:], (top + bottom, left + right), conv.dilation, conv.kernel_size, conv.stride, strict=True
+        )
+    )
+    return height, width
+
+
+def convolve(conv: nn.Conv2d, input: Tensor, offset: Tensor, mask: Tensor | None = None) -> Tensor:
+    """Compute a convolution at moved taps.
+
+    Args:
+        conv: its weight, bias, stride, padding of any mode, and dilation.
+        input: (N, C, H, W).
+        offset: (N, 2 * offset_groups * kh * kw, Ho, Wo), y before x, in pixels of the input.
+        mask: (N, offset_groups * kh * kw, Ho, Wo), a factor for each sampling point.
+
+    Returns:
+        (N, out_channels, Ho, Wo).
+    """
+    padding = conv.padding
+    if conv.padding_mode != "zeros" or isinstance(padding, str):
+        # Pad as Conv2d does, then sample the padded map; beyond it the operator reads zeros.
+        mode = "constant" if conv.padding_mode == "zeros" else conv.padding_mode
+        input, padding = functional.pad(input, conv._reversed_padding_repeated_twice, mode=mode), (0, 0)
+    return deform_conv2d(input, offset, conv.weight, conv.bias, conv.stride, padding, conv.dilation, mask)  # type: ignore[arg-type]

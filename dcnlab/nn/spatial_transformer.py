@@ -1,0 +1,115 @@
+"""Spatial transformer: the whole image is resampled by an affine map that is read from it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from dcnlab.ops import deform_conv2d
+
+GRID = 4
+"""The localisation net's features are means over so many rows and columns of cells."""
+
+SMALLEST = 4 * (GRID - 1) + 1
+"""Pixels along a side of the smallest image, of which the two strides leave a pixel to each cell."""
+
+
+class CellMeans(nn.Module):
+    """Means of a map over 4x4 cells, so that what is read from them is told where it is.
+
+    torch's adaptive pooling says the same, but has no repeatable gradient on a GPU.
+    """
+
+    def forward(self, features: Tensor) -> Tensor:
+        """(N, C, H, W), of at least 4x4 pixels, to (N, 16 * C), cell by cell."""
+        rows = features.tensor_split(GRID, dim=2)
+        return torch.cat([cell.mean((2, 3)) for row in rows for cell in row.tensor_split(GRID, dim=3)], dim=1)
+
+
+class SpatialTransformer(nn.Module):
+    """Resample images by affine maps that a small network reads from them (Jaderberg et al. 2015, section 3).
+
+    The network, `localisation`, says how far each image's matrix is from the identity. Its last layer starts at zero,
+    so a fresh module gives back its input: to the bit, or as TF32 or autocast rounds it for the convolution that
+    follows. Sampling is bilinear and zero outside the image, as the paper's and torch's grid_sample; it runs on the
+    deformable operator, the offsets being how far the map moves each pixel, so that places are float32 under half
+    precision, the identity is exact, and the gradient is repeatable on a GPU.
+
+    The paper leaves the network's form open (section 3.1); this one has two 5x5 convolutions of stride 2, means over
+    4x4 cells, and two linear layers. It takes images of any size from 13x13.
+
+    Args:
+        in_channels: of the images.
+        channels: of the localisation net's convolutions.
+        features: of its hidden linear layer.
+        device, dtype: of its parameters.
+
+    Shape:
+        (N, in_channels, H, W) to the same.
+
+    Raises:
+        ValueError: in the forward pass, images smaller than 13x13.
+    """
+
+    def __init__(
+        self,
+        in_channels: int = 3,
+        channels: int = 20,
+        features: int = 32,
+        device: Any = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        super().__init__()
+        kind: dict[str, Any] = {"device": device, "dtype": dtype}
+        self.localisation = nn.Sequential(
+            nn.Conv2d(in_channels, channels, 5, stride=2, padding=2, **kind),
+            nn.ReLU(inplace=True),
+            nn.Conv2d(channels, channels, 5, stride=2, padding=2, **kind),
+            nn.ReLU(inplace=True),
+            CellMeans(),
+            nn.Linear(GRID**2 * channels, features, **kind),
+            nn.ReLU(inplace=True),
+            nn.Linear(features, 6, **kind),
+        )
+        self.reset_map()
+
+    def reset_map(self) -> None:
+        """Make the map the identity again, whatever the image."""
+        last: Any = self.localisation[-1]
+        nn.init.zeros_(last.weight)
+        nn.init.zeros_(last.bias)
+
+    def matrices(self, images: Tensor) -> Tensor:
+        """Read the affine maps from images.
+
+        Returns:
+            (N, 2, 3), from a place of the output, (x, y, 1) with both between -1 and 1 from edge to edge of the image,
+            to the place of the input, (x, y), that it shows: torch's affine_grid without align_corners.
+        """
+        departure = self._departure(images)
+        return departure + torch.eye(2, 3, device=departure.device, dtype=departure.dtype)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Resample (N, in_channels, H, W)."""
+        departure = self._departure(images)
+        height, width = images.shape[2:]
+        y, x = (
+            (2 * torch.arange(size, device=departure.device, dtype=departure.dtype) + 1) / size - 1
+            for size in (height, width)
+        )
+        # Sums and not a matrix product, which autocast would cast and a GPU round.
+        by_x, by_y, shift = departure[..., None, None].unbind(dim=2)
+        moved_x, moved_y = (by_x * x + by_y * y[:, None] + shift).unbind(dim=1)
+        # From the edges' -1 and 1 to pixels; the operator has y before x.
+        offset = torch.stack([moved_y * height / 2, moved_x * width / 2], dim=1)
+        return deform_conv2d(images, offset, images.new_ones(images.shape[1], 1, 1, 1))
+
+    def _departure(self, images: Tensor) -> Tensor:
+        """The matrices less the identity: in half precision, the sum would lose the last pixels' fractions."""
+        height, width = images.shape[2:]
+        if min(height, width) < SMALLEST:
+            raise ValueError(f"images: {height}x{width}; the localisation net needs at least {SMALLEST}x{SMALLEST}")
+        departure = self.localisation(images).view(-1, 2, 3)
+        return departure.to(torch.promote_types(departure.dtype, torch.float32))

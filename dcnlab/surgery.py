@@ -1,10 +1,14 @@
-"""Making layers of any CNN deformable or dilated: "readily replace their plain counterparts" (paper, section 2)."""
+"""Making layers of any CNN deformable: "readily replace their plain counterparts" (paper, section 2).
+
+And dilated, or active, or their input transformed: what the paper compares with (section 3).
+"""
 
 from __future__ import annotations
 
 import difflib
 import warnings
-from collections.abc import Iterable
+from collections import OrderedDict
+from collections.abc import Callable, Iterable
 from fnmatch import fnmatchcase
 from typing import TypeVar
 
@@ -13,7 +17,7 @@ from torch import Tensor, nn
 from torch._subclasses import FakeTensorMode
 from torch.utils.hooks import RemovableHandle
 
-from dcnlab.nn import DeformConv2d
+from dcnlab.nn import ActiveConv2d, DeformConv2d, SpatialTransformer
 
 Model = TypeVar("Model", bound=nn.Module)
 
@@ -59,19 +63,41 @@ def deform(model: Model, layers: int | str | Iterable[str], offset_groups: int =
         LayerNotFoundError: a name or pattern that matches nothing, with the nearest names; or too large an n.
         TypeError: a layer of a class of its own (weight-standardised, say) or with hooks, lost in a replacement.
     """
-    convs = _convs(model)
-    plain = [name for name in _select(model, layers, convs) if not isinstance(convs[name], DeformConv2d)]
-    for name in plain:
-        conv = convs[name]
-        hooks = (conv._forward_hooks, conv._forward_pre_hooks, conv._backward_hooks, conv._backward_pre_hooks)
-        if type(conv) is not nn.Conv2d or any(hooks):
-            kind = "an nn.Conv2d with hooks" if type(conv) is nn.Conv2d else f"a {type(conv).__name__}"
-            raise TypeError(f"layers: {name} is {kind}, which computes more than a plain nn.Conv2d")
-    # All are made before any is put in place, so that one that cannot be made leaves the model as it was.
-    made = [(convs[name], DeformConv2d.from_conv(convs[name], offset_groups, modulated)) for name in plain]
-    for conv, layer in made:
-        _replace(model, conv, layer)
-    return model
+    return _exchange(model, layers, DeformConv2d, lambda conv: DeformConv2d.from_conv(conv, offset_groups, modulated))
+
+
+def activate(model: Model, layers: int | str | Iterable[str], offset_groups: int = 1) -> Model:
+    """Replace convolutions by active ones around the same weights; the model computes the same until trained.
+
+    Args:
+        model: changed in place.
+        layers: as for :func:`deform`. Layers that are active already stay as they are.
+        offset_groups: groups of input channels, each with offsets of its own.
+
+    Returns:
+        The model.
+
+    Raises:
+        LayerNotFoundError: as for :func:`deform`.
+        TypeError: likewise; also a layer that is deformable already.
+    """
+    return _exchange(model, layers, ActiveConv2d, lambda conv: ActiveConv2d.from_conv(conv, offset_groups))
+
+
+def transform_input(model: nn.Module, in_channels: int = 3) -> nn.Sequential:
+    """Put a spatial transformer in front of a model, which computes the same until trained.
+
+    Args:
+        model: takes images (N, in_channels, H, W) as its only argument.
+        in_channels: of the images.
+
+    Returns:
+        A new model of two parts, `transformer` and, the very same, `backbone`: a run's checkpoint gives its backbone to
+        other models by that name.
+    """
+    weight = next(model.parameters())
+    transformer = SpatialTransformer(in_channels, device=weight.device, dtype=weight.dtype)
+    return nn.Sequential(OrderedDict(transformer=transformer, backbone=model)).train(model.training)
 
 
 def dilate(model: Model, layers: int | str | Iterable[str], rate: int) -> Model:
@@ -104,6 +130,25 @@ def dilate(model: Model, layers: int | str | Iterable[str], rate: int) -> Model:
         conv = convs[name]
         for part in (conv, conv.offset_conv) if isinstance(conv, DeformConv2d) else (conv,):
             _set_dilation(part, rate)
+    return model
+
+
+def _exchange(
+    model: Model, layers: int | str | Iterable[str], kind: type[nn.Conv2d], make: Callable[[nn.Conv2d], nn.Conv2d]
+) -> Model:
+    """Put in the place of each plain convolution what is made of it; those of the kind already stay."""
+    convs = _convs(model)
+    plain = [name for name in _select(model, layers, convs) if not isinstance(convs[name], kind)]
+    for name in plain:
+        conv = convs[name]
+        hooks = (conv._forward_hooks, conv._forward_pre_hooks, conv._backward_hooks, conv._backward_pre_hooks)
+        if type(conv) is not nn.Conv2d or any(hooks):
+            what = "an nn.Conv2d with hooks" if type(conv) is nn.Conv2d else f"of class {type(conv).__name__}"
+            raise TypeError(f"layers: {name} is {what}, which computes more than a plain nn.Conv2d")
+    # All are made before any is put in place, so that one that cannot be made leaves the model as it was.
+    made = [(convs[name], make(convs[name])) for name in plain]
+    for conv, layer in made:
+        _replace(model, conv, layer)
     return model
 
 

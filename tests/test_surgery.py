@@ -8,10 +8,15 @@ import torch
 import torchvision
 from torch import nn
 
-from dcnlab.nn import DeformConv2d
-from dcnlab.surgery import LayerNotFoundError, conv_layers, deform, dilate
+from dcnlab.nn import ActiveConv2d, DeformConv2d
+from dcnlab.surgery import LayerNotFoundError, activate, conv_layers, deform, dilate, transform_input
 
 ZOO = ["resnet26", "densenet121", "mobilenetv2_100", "efficientnet_b0", "hrnet_w18_small", "vgg11_bn", "regnety_004"]
+SURGERIES = [
+    pytest.param(lambda model, layers: model, id="plain"),
+    pytest.param(deform, id="deformable"),
+    pytest.param(activate, id="active"),
+]
 
 
 class HeadFirst(nn.Module):
@@ -88,11 +93,9 @@ def test_a_layer_that_cannot_be_deformed_leaves_the_others_as_they_were():
     assert type(model[0]) is nn.Conv2d
 
 
-@pytest.mark.parametrize("deformable", [False, True])
-def test_dilation_of_an_unpadded_layer_keeps_its_output_size(deformable):
-    model = nn.Sequential(nn.Conv2d(2, 3, 3, padding="valid"))
-    if deformable:
-        deform(model, "0")
+@pytest.mark.parametrize("before", SURGERIES)
+def test_dilation_of_an_unpadded_layer_keeps_its_output_size(before):
+    model = before(nn.Sequential(nn.Conv2d(2, 3, 3, padding="valid")), "0")
     assert dilate(model, "0", 2)(torch.randn(1, 2, 7, 7)).shape == (1, 3, 5, 5)
 
 
@@ -131,14 +134,16 @@ def test_names_patterns_and_numbers_pick_layers():
     assert deformed(["conv1", "layer1.0.*"]) == ["conv1", "layer1.0.conv1", "layer1.0.conv2"]
 
 
-@pytest.mark.parametrize("surgery", [deform, lambda model, layers: dilate(model, layers, 2)], ids=["deform", "dilate"])
+@pytest.mark.parametrize(
+    "surgery", [deform, activate, lambda model, layers: dilate(model, layers, 2)], ids=["deform", "activate", "dilate"]
+)
 def test_a_pattern_that_matches_nothing_is_answered_with_the_nearest_names(surgery):
     model = torchvision.models.resnet18()
     with pytest.raises(
         LayerNotFoundError, match=r"'layer4\.1\.conv3' matches no convolution; nearest: layer4\.1\.conv2"
     ):
         surgery(model, ["conv1", "layer4.1.conv3"])
-    assert not any(isinstance(module, DeformConv2d) for module in model.modules())
+    assert not any(isinstance(module, DeformConv2d | ActiveConv2d) for module in model.modules())
     with pytest.raises(LayerNotFoundError, match="40 asked for, but the model has 16 3x3"):
         surgery(model, 40)
 
@@ -147,30 +152,34 @@ def test_layers_that_are_more_than_a_convolution_are_refused_by_name():
     class Standardised(nn.Conv2d):
         pass
 
-    with pytest.raises(TypeError, match="layers: 0 is a Standardised"):
+    with pytest.raises(TypeError, match="layers: 0 is of class Standardised"):
         deform(nn.Sequential(Standardised(3, 4, 3)), "0")
+    with pytest.raises(TypeError, match="layers: 0 is of class ActiveConv2d"):
+        deform(activate(nn.Sequential(nn.Conv2d(3, 4, 3)), "0"), "0")
+    with pytest.raises(TypeError, match="layers: 0 is of class DeformConv2d"):
+        activate(deform(nn.Sequential(nn.Conv2d(3, 4, 3)), "0"), "0")
     hooked = nn.Sequential(nn.Conv2d(3, 4, 3))
     hooked[0].register_forward_hook(lambda *_: None)
     with pytest.raises(TypeError, match=r"layers: 0 is an nn\.Conv2d with hooks"):
         deform(hooked, "0")
 
 
-def test_surgery_twice_is_surgery_once():
-    model = deform(torchvision.models.resnet18(), 2)
+@pytest.mark.parametrize("surgery", [deform, activate])
+def test_surgery_twice_is_surgery_once(surgery):
+    model = surgery(torchvision.models.resnet18(), 2)
     layer = model.layer4[1].conv2
-    deform(model, 2)
+    surgery(model, 2)
     assert model.layer4[1].conv2 is layer
 
 
-@pytest.mark.parametrize("deformable", [False, True])
+@pytest.mark.parametrize("before", SURGERIES)
 @pytest.mark.parametrize("mode", ["zeros", "reflect"])
 @pytest.mark.parametrize("padding", [1, "same"], ids=str)
-def test_dilation_keeps_sizes_and_equals_a_layer_made_with_it(deformable, mode, padding):
+def test_dilation_keeps_sizes_and_equals_a_layer_made_with_it(before, mode, padding):
     model = nn.Sequential(nn.Conv2d(2, 3, 3, padding=padding, padding_mode=mode))
     expected = nn.Conv2d(2, 3, 3, padding=4 if padding == 1 else padding, dilation=4, padding_mode=mode)
     expected.load_state_dict(model[0].state_dict())
-    if deformable:
-        deform(model, "0")
+    before(model, "0")
     image = torch.randn(1, 2, 12, 13)
     torch.testing.assert_close(dilate(model, 1, 4)(image), expected(image), rtol=1e-5, atol=1e-5)
 
@@ -207,3 +216,47 @@ def test_a_deformed_network_trains_its_offsets():
         losses.append(loss.item())
     assert losses[-1] < 0.8 * losses[0]
     assert model.head.offset_conv.weight.abs().max() > 0
+
+
+def test_the_last_three_layers_of_resnet18_become_active_and_nothing_else_changes():
+    model = torchvision.models.resnet18().eval()
+    image = torch.randn(2, 3, 65, 81)
+    before, weights = model(image), model.state_dict(keep_vars=True)
+    assert activate(model, 3, offset_groups=2) is model
+    names = [name for name, module in model.named_modules() if isinstance(module, ActiveConv2d)]
+    assert names == ["layer4.0.conv2", "layer4.1.conv1", "layer4.1.conv2"]
+    torch.testing.assert_close(model(image), before, rtol=1e-5, atol=1e-5)
+    after = model.state_dict(keep_vars=True)
+    assert all(after[name] is tensor for name, tensor in weights.items())
+    assert {name: tuple(after[name].shape) for name in set(after) - set(weights)} == {
+        f"{name}.offset": (2 * 2 * 9,) for name in names
+    }
+    assert conv_layers(model)[-3:] == names
+
+
+def test_a_transformer_in_front_changes_nothing_and_has_names_of_its_own():
+    model = torchvision.models.resnet18(num_classes=5).eval()
+    image, names = torch.randn(2, 3, 33, 41), list(model.state_dict())
+    before = model(image)
+    transformed = transform_input(model)
+    torch.testing.assert_close(transformed(image), before, rtol=0, atol=1e-6)
+    assert transformed.backbone is model
+    assert not transformed.training
+    assert [name for name in transformed.state_dict() if not name.startswith("transformer.")] == [
+        f"backbone.{name}" for name in names
+    ]
+    assert conv_layers(transformed)[-1] == "backbone.layer4.1.conv2"
+
+
+def test_a_transformed_network_trains_its_localisation_net():
+    torch.manual_seed(0)
+    model = transform_input(nn.Conv2d(1, 1, 3, padding=1), in_channels=1)
+    first = model.transformer.localisation[0].weight
+    before = first.detach().clone()
+    image = torch.randn(2, 1, 16, 16)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    for _ in range(2):  # the last layer starts at zero: the others' gradients begin with the second step
+        optimizer.zero_grad()
+        (model(image) - image.roll(1, 3)).square().mean().backward()
+        optimizer.step()
+    assert (first - before).abs().max() > 0

@@ -133,6 +133,7 @@ def test_a_run_on_coco_is_scored_as_pycocotools_scores_its_file(shapes):
         ["model.name=faster_rcnn"],
         ["model.name=faster_rcnn", "model.deform_pooling=false", "model.deform_layers=0"],
         ["model.name=class_aware_rpn", "model.deform_pooling=false"],
+        ["model.name=faster_rcnn_fpn", "model.backbone.name=resnet18"],
     ],
     ids=lambda overrides: "-".join(overrides),
 )
@@ -179,6 +180,7 @@ def test_more_processes_than_test_images_are_refused_before_training(shapes):
     ("override", "says"),
     [
         ("model.name=deeplab", "model.name is 'deeplab'; task detection takes class_aware_rpn"),
+        ("model.name=faster_rcnn_fpn", "a feature pyramid needs a backbone whose strides double"),
         ("model.name=class_aware_rpn", "model.deform_pooling is true; class_aware_rpn has none"),
         ("data.protocol=voc12", "data.protocol is 'voc12'; nearest: voc"),
         ("data.test=tets", "test"),

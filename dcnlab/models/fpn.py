@@ -40,7 +40,10 @@ class PyramidRoIPool(nn.Module):
         super().__init__()
         first = strides[0].bit_length() - 1
         if strides != [2 ** (first + number) for number in range(len(strides))]:
-            raise ValueError(f"strides: {strides} are not powers of two, each twice the one before (output_stride: 32)")
+            raise ValueError(
+                f"a feature pyramid needs a backbone whose strides double, such as 4, 8, 16, 32 of resnet18 to "
+                f"resnet152 with output stride 32; this one's are {', '.join(map(str, strides))}"
+            )
         self.level_of = LevelMapper(first, first + len(strides) - 1)
         self.levels = nn.ModuleList(
             DeformRoIPool(channels, output_size, 1 / stride) if deformable else RoIPool(output_size, 1 / stride)

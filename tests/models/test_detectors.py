@@ -95,16 +95,19 @@ def test_zero_offsets_detect_what_plain_pooling_detects(name):
         assert not torch.allclose(plain(images)[0]["scores"][:5], deformable(images)[0]["scores"][:5], atol=1e-4)
 
 
-@pytest.mark.parametrize("name", EVERY)
-def test_images_without_boxes_train_as_background(name):
+@pytest.mark.parametrize(
+    ("name", "options"), [*((name, {}) for name in EVERY), *((name, {"deform_pooling": True}) for name in TWO_STAGE)]
+)
+def test_images_without_boxes_train_as_background_and_reach_every_parameter(name, options):
     images, targets = two_scenes()
     empty = {"boxes": torch.zeros(0, 4), "labels": torch.zeros(0, dtype=torch.int64)}
     for batch in ([targets[0], empty], [empty, empty]):
-        model = made(name)
+        model = made(name, **options)
         losses = model(images, batch)
         sum(losses.values()).backward()
         assert all(torch.isfinite(loss) for loss in losses.values())
-        assert all(torch.isfinite(p.grad).all() for p in model.parameters() if p.grad is not None)
+        # Several processes wait for the gradient of each parameter from every one of them, be it zero.
+        assert all(p.grad is not None and torch.isfinite(p.grad).all() for p in model.parameters())
         assert losses["loss_classes"] > 0
     assert losses["loss_boxes"] == 0
 
@@ -123,6 +126,8 @@ def test_no_proposals_give_no_detections_and_no_error(name, deform_pooling):
     empty = {"boxes": torch.zeros(0, 4), "labels": torch.zeros(0, dtype=torch.int64)}
     losses = model(images, [empty, empty])
     assert losses["loss_classes"] == losses["loss_boxes"] == 0
+    sum(losses.values()).backward()
+    assert all(p.grad is not None for p in model.parameters())
 
 
 @pytest.mark.parametrize("deform_pooling", [False, True])

@@ -55,6 +55,13 @@ def two_scenes():
     return [image for image, _ in scenes], [target for _, target in scenes]
 
 
+def four_scenes():
+    """The two, and two more: one wide object, and two of the first class."""
+    images, targets = two_scenes()
+    more = [scene(64, 72, [[6, 22, 66, 50]], [1]), scene(80, 64, [[6, 6, 34, 36], [26, 44, 58, 74]], [1, 1])]
+    return images + [image for image, _ in more], targets + [target for _, target in more]
+
+
 def parameters(module: nn.Module) -> int:
     return sum(parameter.numel() for parameter in module.parameters())
 

@@ -132,6 +132,8 @@ def read_json(path: Path, root: Path, images: Path, classes: Sequence[str] | Non
 
 
 def _image_folder(root: Path, split: str, template: str | None) -> Path:
+    if template is not None and Path(template).is_absolute():
+        raise ValueError(f"data.images is {template}, should be a folder below data.root {root}, relative to it")
     tried = [form.replace("{split}", split) for form in (IMAGES if template is None else (template,))]
     for name in tried:
         if (root / name).is_dir():

@@ -194,6 +194,9 @@ def test_missing_files_are_named(root):
     message = error_of(lambda: read_coco(root, "val", images="train"))
     assert str(root / "annotations/instances_val.json") in message
     assert "data.images" in error_of(lambda: read_coco(root, "train", images="photos"))
+    message = error_of(lambda: read_coco(root, "train", images=str(root.resolve() / "train")))
+    assert "data.images" in message
+    assert "relative" in message
     (root / "train").rename(root / "elsewhere")
     assert "train or images/train or images or JPEGImages" in error_of(lambda: read_coco(root, "train"))
 

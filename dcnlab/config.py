@@ -41,7 +41,7 @@ def within(name: str, value: float | None, low: float, high: float = float("inf"
     Raises:
         ConfigError: it does not.
     """
-    if value is not None and not low <= value <= high:
+    if value is not None and not (low <= value <= high and value < float("inf")):
         wanted = f"at least {low:g}" if high == float("inf") else f"between {low:g} and {high:g}"
         raise ConfigError(f"{name} is {value:g}; it must be {wanted}")
 
@@ -135,7 +135,9 @@ class DataConfig:
             choose("data.protocol", self.protocol, ("coco", "voc07", "voc"))
         if self.crop_size is not None and min(self.crop_size) < 16:
             raise ConfigError(f"data.crop_size is {list(self.crop_size)}; both must be at least 16")
-        if min(self.std) <= 0:
+        if not all(abs(value) < float("inf") for value in self.mean):
+            raise ConfigError(f"data.mean is {list(self.mean)}; it must be three numbers")
+        if not all(0 < value < float("inf") for value in self.std):
             raise ConfigError(f"data.std is {list(self.std)}; all three must be above 0")
         within("data.train_length", self.train_length, 1)
         within("data.test_length", self.test_length, 1)
@@ -144,7 +146,7 @@ class DataConfig:
         within("data.warp", self.warp, 0, 0.15)
         within("data.clutter", self.clutter, 0)
         for key, pair in (("scale", self.scale), ("random_scale", self.random_scale)):
-            if not 0 < pair[0] <= pair[1]:
+            if not 0 < pair[0] <= pair[1] < float("inf"):
                 raise ConfigError(f"data.{key} is {list(pair)}; it must be two numbers above 0, the smaller one first")
 
 
@@ -332,7 +334,7 @@ class TestConfig:
         within("test.max_detections", self.max_detections, 1)
         if self.shorter_sides is not None and (not self.shorter_sides or min(self.shorter_sides) < 16):
             raise ConfigError(f"test.shorter_sides is {self.shorter_sides}; it must hold numbers of at least 16")
-        if not self.scales or min(self.scales) <= 0:
+        if not self.scales or not all(0 < scale < float("inf") for scale in self.scales):
             raise ConfigError(f"test.scales is {self.scales}; it must hold numbers above 0")
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 import json
 import math
 import os
@@ -83,8 +84,15 @@ def evaluate(folder: Path, overrides: list[str]) -> dict[str, float]:
     config = configfile.load_run(folder, overrides)
     config.model.backbone.weights = "none"  # the checkpoint brings them
     checkpoint = _checkpoint(folder)
-    _read(checkpoint)
+    kept = _read(checkpoint)["state_dict"]
     parts = build(config, folder)
+    own = parts.task.state_dict()
+    odd = [key for key in {**own, **kept} if key not in own or key not in kept or own[key].shape != kept[key].shape]
+    if odd:
+        raise ConfigError(
+            f"{' '.join(overrides)} asks for another network than {checkpoint} holds: {odd[0]} and {len(odd) - 1} more "
+            "differ; classes and model must stay as they were trained"
+        )
     try:
         return _metrics(_test(parts, checkpoint))
     except ValueError as error:
@@ -111,7 +119,8 @@ def _run(config: Config, parts: Parts, folder: Path, checkpoint: Path | None) ->
     }
     try:
         with _terminable():
-            results["model"] = {"params": parameters(task), "macs": macs(task, _one_image(data))}
+            if trainer.is_global_zero:
+                results["model"] = {"params": parameters(task), "macs": _macs(task, data)}
             trainer.fit(task, datamodule=data, ckpt_path=checkpoint, weights_only=True)
             _check_loss(trainer)
             results["metrics"] = _metrics(_test(parts))
@@ -170,9 +179,12 @@ def _keep_findings(parts: Parts, folder: Path, wandb_logger: Any) -> None:
         wandb_logger.log_image("pictures", pictures)
 
 
-def _one_image(data: Any) -> torch.Tensor:
-    image = data.test[0][0]
-    return image[None]
+def _macs(task: Any, data: Any) -> int:
+    """Multiply-adds for the first test image: without arithmetic, but in detectors, whose course depends on numbers."""
+    image = data.test[0][0][None]
+    if hasattr(task, "detections"):
+        return macs(task, image)
+    return macs(copy.deepcopy(task).to("meta"), image.to("meta"))
 
 
 def _checkpoint(folder: Path) -> Path:

@@ -11,6 +11,7 @@ from PIL import Image
 from torch.nn.functional import interpolate
 
 from dcnlab import assembly, configfile, experiment
+from dcnlab.config import ConfigError
 
 TINY = """
 name: tiny
@@ -153,3 +154,20 @@ def test_a_test_split_without_labels_is_said_to_be_one_and_not_a_diverged_traini
     assert done.returncode == 2
     assert "data.test has no pixel with a class" in done.stderr
     assert done.stderr.count("\n") == 1
+
+
+def test_evaluating_another_network_than_the_checkpoints_is_one_line(scenes):
+    folder = fit("id=one", "trainer.max_steps=2")
+    for override in ("model.deform_layers=1", "data.classes=[sky,ground]"):
+        done = dcnlab("evaluate", folder, override)
+        assert done.returncode == 2
+        assert f"{override} asks for another network than" in done.stderr
+        assert done.stderr.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    "override", ["test.scales=[.inf]", "data.mean=[.nan,0,0]", "data.std=[.inf,1,1]", "optim.lr=.inf"]
+)
+def test_numbers_that_are_none_are_refused_by_name(scenes, override):
+    with pytest.raises(ConfigError, match=override.partition("=")[0].replace(".", r"\.")):
+        configfile.load("tiny.yaml", [override])

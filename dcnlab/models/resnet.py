@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import OrderedDict
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torchvision import models
 from torchvision.models.resnet import BasicBlock, conv1x1
 
@@ -13,6 +13,14 @@ from dcnlab.config import BACKBONES, ConfigError
 from dcnlab.models.aligned_inception_resnet import aligned_inception_resnet
 from dcnlab.models.weights import load
 from dcnlab.surgery import deform, dilate
+
+
+class GlobalMaxPool(nn.Module):
+    """The maximum over all places, (N, C, H, W) to (N, C); unlike AdaptiveMaxPool2d deterministic on a GPU too."""
+
+    def forward(self, features: Tensor) -> Tensor:
+        """Pool; places of the same maximum share its gradient."""
+        return features.amax((2, 3))
 
 
 def resnet10_slim(num_classes: int = 10) -> nn.Module:
@@ -37,7 +45,7 @@ def resnet10_slim(num_classes: int = 10) -> nn.Module:
             shortcut = nn.Sequential(conv1x1(before, after, stride), nn.BatchNorm2d(after))
         stages[f"layer{number}"] = nn.Sequential(BasicBlock(before, after, stride, shortcut))
         before = after
-    stages.update(maxpool=nn.AdaptiveMaxPool2d(1), flatten=nn.Flatten(1), fc=nn.Linear(before, num_classes))
+    stages.update(maxpool=GlobalMaxPool(), fc=nn.Linear(before, num_classes))
     model = nn.Sequential(stages)
     for module in model.modules():
         if isinstance(module, nn.Conv2d):

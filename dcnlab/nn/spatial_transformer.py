@@ -32,10 +32,10 @@ class SpatialTransformer(nn.Module):
     """Resample images by affine maps that a small network reads from them (Jaderberg et al. 2015, section 3).
 
     The network, `localisation`, says how far each image's matrix is from the identity. Its last layer starts at zero,
-    so a fresh module gives back its input: to the bit, or as TF32 or autocast rounds it for the convolution that
-    follows. Sampling is bilinear and zero outside the image, as the paper's and torch's grid_sample; it runs on the
-    deformable operator, the offsets being how far the map moves each pixel, so that places are float32 under half
-    precision, the identity is exact, and the gradient is repeatable on a GPU.
+    so a fresh module gives back its input to the bit. Sampling is bilinear and zero outside the image, as the paper's
+    and torch's grid_sample, but on the deformable operator, the offsets being how far the map moves each pixel: its
+    gradient is repeatable on a GPU. It runs in float64, for the images are to be moved and not rounded, neither by
+    TF32 nor under autocast; on a CPU it takes several times as long as grid_sample.
 
     The paper leaves the network's form open (section 3.1); this one has two 5x5 convolutions of stride 2, means over
     4x4 cells, and two linear layers. It takes images of any size from 13x13.
@@ -85,8 +85,8 @@ class SpatialTransformer(nn.Module):
         """Read the affine maps from images.
 
         Returns:
-            (N, 2, 3), from a place of the output, (x, y, 1) with both between -1 and 1 from edge to edge of the image,
-            to the place of the input, (x, y), that it shows: torch's affine_grid without align_corners.
+            (N, 2, 3), float64, from a place of the output, (x, y, 1) with both between -1 and 1 from edge to edge of
+            the image, to the place of the input, (x, y), that it shows: torch's affine_grid without align_corners.
         """
         departure = self._departure(images)
         return departure + torch.eye(2, 3, device=departure.device, dtype=departure.dtype)
@@ -99,17 +99,18 @@ class SpatialTransformer(nn.Module):
             (2 * torch.arange(size, device=departure.device, dtype=departure.dtype) + 1) / size - 1
             for size in (height, width)
         )
-        # Sums and not a matrix product, which autocast would cast and a GPU round.
         by_x, by_y, shift = departure[..., None, None].unbind(dim=2)
         moved_x, moved_y = (by_x * x + by_y * y[:, None] + shift).unbind(dim=1)
         # From the edges' -1 and 1 to pixels; the operator has y before x.
         offset = torch.stack([moved_y * height / 2, moved_x * width / 2], dim=1)
-        return deform_conv2d(images, offset, images.new_ones(images.shape[1], 1, 1, 1))
+        channels = images.shape[1]
+        keep = torch.eye(channels, device=images.device, dtype=torch.float64).view(channels, channels, 1, 1)
+        return deform_conv2d(images.double(), offset, keep).to(images.dtype)
 
     def _departure(self, images: Tensor) -> Tensor:
-        """The matrices less the identity: in half precision, the sum would lose the last pixels' fractions."""
+        """The matrices less the identity: in half precision their sum would lose a pixel's fractions."""
         height, width = images.shape[2:]
         if min(height, width) < SMALLEST:
             raise ValueError(f"images: {height}x{width}; the localisation net needs at least {SMALLEST}x{SMALLEST}")
-        departure = self.localisation(images).view(-1, 2, 3)
-        return departure.to(torch.promote_types(departure.dtype, torch.float32))
+        departure: Tensor = self.localisation(images)
+        return departure.view(-1, 2, 3).double()

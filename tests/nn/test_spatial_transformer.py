@@ -35,9 +35,9 @@ def test_a_fresh_module_gives_back_its_input_to_the_bit(size):
     images = 100 * torch.randn(2, 3, *size)
     transformer = SpatialTransformer(3)
     assert torch.equal(transformer(images), images)
-    assert torch.equal(transformer.matrices(images), torch.eye(2, 3).expand(2, 2, 3))
+    assert torch.equal(transformer.matrices(images), torch.eye(2, 3, dtype=torch.float64).expand(2, 2, 3))
     with torch.autocast("cpu", torch.bfloat16):
-        assert torch.equal(transformer(images), images.bfloat16())
+        assert torch.equal(transformer(images), images)
 
 
 def test_a_translation_moves_the_image_by_whole_pixels():

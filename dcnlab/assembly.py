@@ -193,13 +193,18 @@ def _detector(config: Config, features: Backbone, classes: int) -> Detector:
 
 
 class _Reseed(pl.Callback):
-    """Random numbers of a training pass are a function of seed, pass and process, so that resuming changes none."""
+    """Random numbers of a batch are a function of seed, pass, batch and process, so that resuming changes none.
+
+    Seeding when a pass begins does not do: a resumed run draws other numbers before its first batch than a whole one.
+    """
 
     def __init__(self, seed: int) -> None:
         self.seed = seed
 
-    def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        torch.manual_seed(mix(self.seed, trainer.current_epoch, trainer.global_rank))
+    def on_train_batch_start(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int
+    ) -> None:
+        torch.manual_seed(mix(self.seed, trainer.current_epoch, batch_idx, trainer.global_rank))
 
 
 def _trainer(config: Config, folder: Path, cost: Cost, validates: bool) -> pl.Trainer:

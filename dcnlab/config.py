@@ -439,6 +439,11 @@ class Config:
         for key, name, known in (("data", self.data.name, DATA), ("model", self.model.name, MODELS)):
             if name not in known[self.task]:
                 raise ConfigError(f"{key}.name is {name!r}; task {self.task} takes {', '.join(known[self.task])}")
+        if self.task == "detection" and self.trainer.precision in ("16-true", "bf16-true"):
+            raise ConfigError(
+                f"trainer.precision is {self.trainer.precision!r}, which rounds the boxes too; "
+                "detection takes 16-mixed or bf16-mixed"
+            )
         for wanted, key, takers in (
             (self.model.deform_pooling, "deform_pooling", ("faster_rcnn", "faster_rcnn_fpn", "rfcn")),
             (self.model.ohem, "ohem", ("faster_rcnn_fpn", "rfcn")),

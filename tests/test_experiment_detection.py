@@ -2,11 +2,15 @@
 
 import json
 import shutil
+import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
-from command_line import dcnlab
+import torch
+from command_line import dcnlab, environment
 from PIL import Image
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
@@ -157,6 +161,32 @@ def test_offset_layers_learn_at_rates_of_their_own(shapes):
     assert rates["reduce weights"] == pytest.approx(0.3)
 
 
+KILLED = """
+import os, signal, sys
+from dcnlab import configfile, experiment
+from dcnlab.tasks.detection import Detection
+step = Detection.training_step
+def dies_in_the_second_pass(self, batch, index):
+    if self.trainer.global_step == 8:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return step(self, batch, index)
+Detection.training_step = dies_in_the_second_pass
+experiment.fit(configfile.load("tiny.yaml", sys.argv[1:]))
+"""
+
+
+def test_a_killed_run_resumes_to_the_weights_and_detections_of_a_whole_one(shapes):
+    overrides = ["trainer.max_steps=12", "trainer.deterministic=true"]
+    whole, _ = fit("id=whole", *overrides)
+    part = Path("runs/tiny/part")
+    killed = subprocess.run([sys.executable, "-c", KILLED, "id=part", *overrides], env=environment())
+    assert killed.returncode == -signal.SIGKILL
+    experiment.resume(part)
+    ends = [torch.load(run / "checkpoints/last.ckpt", weights_only=True)["state_dict"] for run in (whole, part)]
+    assert all(torch.equal(ends[0][key], value) for key, value in ends[1].items())
+    assert (whole / "detections.json").read_bytes() == (part / "detections.json").read_bytes()
+
+
 def test_processes_that_do_not_divide_the_test_images_score_as_one(shapes):
     fit("id=one", "optim.lr=0")  # untrained it finds some by chance
     scores = []
@@ -186,6 +216,7 @@ def test_more_processes_than_test_images_are_refused_before_training(shapes):
         ("data.test=tets", "test"),
         ("data.classes=[rde]", "nearest is 'red'"),
         ("model.rpn.scales=[]", "model.rpn.scales is []"),
+        ("trainer.precision=bf16-true", "trainer.precision is 'bf16-true', which rounds the boxes too"),
     ],
 )
 def test_what_cannot_be_is_one_line_and_leaves_no_folder(shapes, override, says):

@@ -128,8 +128,10 @@ def task_module(config: Config, classes: list[str]) -> pl.LightningModule:
         "dilation": model.dilation or (1 if config.task == "classification" else 2),
         "offset_groups": model.offset_groups,
         "modulated": model.modulated,
+        "deform_kind": model.deform_kind,
     }
     if config.task == "classification":
+        layers["spatial_transformer"] = model.spatial_transformer
         return Classification(classifier(feet.name, len(classes), feet.weights, **layers), classes, config.optim)
     features = backbone(
         feet.name,

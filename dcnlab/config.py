@@ -233,6 +233,10 @@ class ModelConfig:
     """See BackboneConfig."""
     deform_layers: int = 0
     """How many of the backbone's last 3x3 convolutions are deformable."""
+    deform_kind: str = "deformable"
+    """deformable, by offsets predicted at each place | active, by offsets learned for the layer (Jeon and Kim 2017)."""
+    spatial_transformer: bool = False
+    """Resample images by an affine map read from each (Jaderberg et al. 2015), before the network (resnet)."""
     dilation: int | None = None
     """Dilation of the last stage's 3x3 convolutions; null is 1 in a classifier and 2 in the dense tasks."""
     deform_pooling: bool = False
@@ -258,6 +262,9 @@ class ModelConfig:
         for key in ("head_channels", "fc_channels", "rois"):
             within(f"model.{key}", getattr(self, key), 1)
         within("model.deform_layers", self.deform_layers, 0)
+        choose("model.deform_kind", self.deform_kind, ("deformable", "active"))
+        if self.modulated and self.deform_kind == "active":
+            raise ConfigError("model.modulated is true; model.deform_kind active has no weights of sampling points")
         within("model.dilation", self.dilation, 1)
         within("model.offset_groups", self.offset_groups, 1)
 
@@ -278,6 +285,10 @@ class OptimConfig:
     """beta: the offset layers' learning rate over the base one (paper, section 2)."""
     pooling_offset_lr_scale: float = 0.01
     """The same of deformable RoI pooling's fully connected layer (paper, section 2)."""
+    active_offset_lr_scale: float = 0.01
+    """The same of active convolutions' offsets (0.01 in their authors' networks, at normalised gradients)."""
+    localisation_lr_scale: float = 1.0
+    """The rate of a spatial transformer's localisation net over the base one."""
     reduce_lr_scale: float = 1.0
     """The rate of a head's 1x1 convolution on res5 over the base one (the authors' code has 3 in R-FCN)."""
     schedule: str = "step"
@@ -297,7 +308,13 @@ class OptimConfig:
         if self.momentum == 1:
             raise ConfigError("optim.momentum is 1; it must be below 1")
         within("optim.weight_decay", self.weight_decay, 0)
-        for key in ("offset_lr_scale", "pooling_offset_lr_scale", "reduce_lr_scale"):
+        for key in (
+            "offset_lr_scale",
+            "pooling_offset_lr_scale",
+            "active_offset_lr_scale",
+            "localisation_lr_scale",
+            "reduce_lr_scale",
+        ):
             within(f"optim.{key}", getattr(self, key), 0)
         within("optim.warmup", self.warmup, 0)
         within("optim.clip_norm", self.clip_norm, 0)
@@ -447,6 +464,7 @@ class Config:
         for wanted, key, takers in (
             (self.model.deform_pooling, "deform_pooling", ("faster_rcnn", "faster_rcnn_fpn", "rfcn")),
             (self.model.ohem, "ohem", ("faster_rcnn_fpn", "rfcn")),
+            (self.model.spatial_transformer, "spatial_transformer", ("resnet",)),
         ):
             if wanted and self.model.name not in takers:
                 raise ConfigError(f"model.{key} is true; {self.model.name} has none, {', '.join(takers)} do")

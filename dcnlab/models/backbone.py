@@ -66,6 +66,7 @@ def backbone(
     dilation: int = 2,
     offset_groups: int = 1,
     modulated: bool = False,
+    deform_kind: str = "deformable",
     stride_on_1x1: bool = False,
     freeze_norm: bool = False,
     freeze_at: int = 0,
@@ -81,6 +82,7 @@ def backbone(
         dilation: of all the 3x3 convolutions of res5, deformable or not.
         offset_groups: groups of input channels that share one set of offsets.
         modulated: whether deformable layers also learn a weight for every sampling point.
+        deform_kind: deformable, or active for active convolutions in their place.
         stride_on_1x1: let the first 1x1 convolution of a stage take its stride, as in the original ResNet; else the
             3x3 does, as in torchvision's.
         freeze_norm: keep statistics, scale and shift of the batch norms as they are.
@@ -101,7 +103,7 @@ def backbone(
             if isinstance(module, nn.Conv2d):
                 module.stride = (1, 1)
     model = Backbone(network, has_pool=name != "resnet10_slim")
-    operate(model, name, deform_layers, dilation, offset_groups, modulated)
+    operate(model, name, deform_layers, dilation, offset_groups, modulated, deform_kind)
     load(model, name, weights)
     _freeze(model, freeze_norm, freeze_at)
     return model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # as the operators have it

@@ -12,7 +12,7 @@ from torchvision.models.resnet import BasicBlock, conv1x1
 from dcnlab.config import BACKBONES, ConfigError
 from dcnlab.models.aligned_inception_resnet import aligned_inception_resnet
 from dcnlab.models.weights import load
-from dcnlab.surgery import deform, dilate
+from dcnlab.surgery import activate, deform, dilate, transform_input
 
 
 class GlobalMaxPool(nn.Module):
@@ -66,7 +66,13 @@ def residual_network(name: str, num_classes: int = 1000) -> nn.Module:
 
 
 def operate(
-    model: nn.Module, name: str, deform_layers: int, dilation: int, offset_groups: int = 1, modulated: bool = False
+    model: nn.Module,
+    name: str,
+    deform_layers: int,
+    dilation: int,
+    offset_groups: int = 1,
+    modulated: bool = False,
+    deform_kind: str = "deformable",
 ) -> nn.Module:
     """Dilate the last stage of a residual network and make its last 3x3 convolutions deformable, in place.
 
@@ -77,6 +83,7 @@ def operate(
         dilation: of the last stage's 3x3 convolutions, deformable or not.
         offset_groups: groups of input channels that share one set of offsets.
         modulated: whether deformable layers also learn a weight for every sampling point.
+        deform_kind: deformable, or active for active convolutions in their place.
 
     Raises:
         ConfigError: the network has fewer layers, or channels that the groups do not divide.
@@ -85,7 +92,10 @@ def operate(
         dilate(model, "layer4.*", dilation)
     if deform_layers > 0:
         try:
-            deform(model, deform_layers, offset_groups=offset_groups, modulated=modulated)
+            if deform_kind == "active":
+                activate(model, deform_layers, offset_groups)
+            else:
+                deform(model, deform_layers, offset_groups, modulated)
         except ValueError as error:
             asked = f"model.deform_layers is {deform_layers}, model.offset_groups {offset_groups}"
             raise ConfigError(f"{asked}, which {name} does not allow; {error}") from error
@@ -100,6 +110,8 @@ def classifier(
     dilation: int = 1,
     offset_groups: int = 1,
     modulated: bool = False,
+    deform_kind: str = "deformable",
+    spatial_transformer: bool = False,
 ) -> nn.Module:
     """Build a residual network that classifies.
 
@@ -111,6 +123,8 @@ def classifier(
         dilation: likewise.
         offset_groups: likewise.
         modulated: likewise.
+        deform_kind: likewise.
+        spatial_transformer: put one in front; its parts are then `transformer` and `backbone`.
 
     Returns:
         A network from images (N, 3, H, W), normalised, to logits (N, num_classes).
@@ -119,7 +133,9 @@ def classifier(
         ConfigError: no such network or weights, or the weights do not fit; one line.
     """
     model = residual_network(name, num_classes)
-    operate(model, name, deform_layers, dilation, offset_groups, modulated)
+    operate(model, name, deform_layers, dilation, offset_groups, modulated, deform_kind)
     load(model, name, weights)
+    if spatial_transformer:
+        model = transform_input(model)
     # The deformable operator's own order of axes, so that no layer copies its input.
     return model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch leaves this one out

@@ -111,7 +111,9 @@ def _of_backbone(state: dict[str, Any]) -> dict[str, Any]:
 
 
 def _of_offsets(key: str) -> bool:
-    return "offset_conv" in key.split(".")
+    """Whether a tensor is a deformable layer's offset convolution's, or an active layer's offsets."""
+    names = key.split(".")
+    return "offset_conv" in names or names[-1] == "offset"
 
 
 def _some(names: Sequence[str]) -> str:

@@ -6,9 +6,8 @@ from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 
-from dcnlab.ops import deform_conv2d
+from dcnlab.nn.moved_taps import arguments, check_offset_groups, convolve
 
 
 class DeformConv2d(nn.Conv2d):
@@ -52,8 +51,7 @@ class DeformConv2d(nn.Conv2d):
         offset_groups: int = 1,
         modulated: bool = False,
     ) -> None:
-        if offset_groups < 1 or in_channels % offset_groups:
-            raise ValueError(f"offset_groups: {offset_groups} does not divide the {in_channels} input channels")
+        check_offset_groups(offset_groups, in_channels)
         super().__init__(
             in_channels, out_channels, kernel_size, stride, padding, dilation, groups, bias, padding_mode, device, dtype
         )
@@ -77,21 +75,7 @@ class DeformConv2d(nn.Conv2d):
     @classmethod
     def from_conv(cls, conv: nn.Conv2d, offset_groups: int = 1, modulated: bool = False) -> DeformConv2d:
         """Make the deformable counterpart of a convolution around the very same weight and bias."""
-        layer = cls(
-            conv.in_channels,
-            conv.out_channels,
-            conv.kernel_size,  # type: ignore[arg-type]
-            conv.stride,  # type: ignore[arg-type]
-            conv.padding,  # type: ignore[arg-type]
-            conv.dilation,  # type: ignore[arg-type]
-            conv.groups,
-            conv.bias is not None,
-            conv.padding_mode,
-            conv.weight.device,
-            conv.weight.dtype,
-            offset_groups=offset_groups,
-            modulated=modulated,
-        )
+        layer = cls(**arguments(conv), offset_groups=offset_groups, modulated=modulated)
         layer.weight, layer.bias = conv.weight, conv.bias
         return layer.train(conv.training)
 
@@ -116,13 +100,7 @@ class DeformConv2d(nn.Conv2d):
 
     def forward(self, input: Tensor) -> Tensor:
         """Convolve (N, in_channels, H, W) at the learned sampling points."""
-        offset, mask = self.offsets(input)
-        padding = self.padding
-        if self.padding_mode != "zeros" or isinstance(padding, str):
-            # Pad as Conv2d does, then sample the padded map; beyond it the operator reads zeros.
-            mode = "constant" if self.padding_mode == "zeros" else self.padding_mode
-            input, padding = functional.pad(input, self._reversed_padding_repeated_twice, mode=mode), (0, 0)
-        return deform_conv2d(input, offset, self.weight, self.bias, self.stride, padding, self.dilation, mask)  # type: ignore[arg-type]
+        return convolve(self, input, *self.offsets(input))
 
     def extra_repr(self) -> str:
         """What Conv2d says of itself, and the offsets' kind where it is not the default."""

@@ -17,8 +17,10 @@ def parameter_groups(model: nn.Module, optim: OptimConfig) -> list[dict[str, Any
 
     Offset convolutions, the modules called `offset_conv`, learn at `offset_lr_scale` times the base rate (the paper's
     beta), the fully connected layers of deformable RoI pooling, called `offset_fc`, at `pooling_offset_lr_scale` times
-    it, and a head's 1x1 convolution, the model's `reduce`, at `reduce_lr_scale` times it. Biases and the parameters of
-    norms, all of one axis, get no weight decay. Frozen parameters are left out.
+    it, active convolutions' own `offset` at `active_offset_lr_scale` times it, a spatial transformer's net, called
+    `localisation`, at `localisation_lr_scale` times it, and a head's 1x1 convolution, the model's `reduce`, at
+    `reduce_lr_scale` times it. Biases, the parameters of norms and active offsets, all of one axis, get no weight
+    decay. Frozen parameters are left out.
 
     Args:
         model: any network.
@@ -31,6 +33,8 @@ def parameter_groups(model: nn.Module, optim: OptimConfig) -> list[dict[str, Any
         "": 1.0,
         "offset ": optim.offset_lr_scale,
         "pooling offset ": optim.pooling_offset_lr_scale,
+        "active offset ": optim.active_offset_lr_scale,
+        "localisation ": optim.localisation_lr_scale,
         "reduce ": optim.reduce_lr_scale,
     }
     groups: dict[tuple[str, bool], dict[str, Any]] = {
@@ -54,6 +58,10 @@ def _kind(names: list[str]) -> str:
         return "offset "
     if "offset_fc" in names:
         return "pooling offset "
+    if names[-1] == "offset":
+        return "active offset "
+    if "localisation" in names:
+        return "localisation "
     return "reduce " if names[0] == "reduce" else ""
 
 

@@ -9,7 +9,7 @@ from torch import nn
 
 from dcnlab.config import ConfigError
 from dcnlab.models.resnet import classifier, resnet10_slim
-from dcnlab.nn import DeformConv2d
+from dcnlab.nn import ActiveConv2d, DeformConv2d
 
 
 def deformable(model):
@@ -42,6 +42,24 @@ def test_the_last_n_convolutions_become_deformable_and_the_output_stays():
 def test_options_reach_the_deformable_layers():
     layer = classifier("resnet10_slim", 10, deform_layers=1, offset_groups=4, modulated=True).layer4[0].conv2
     assert layer.offset_conv.out_channels == 4 * 9 * 3
+
+
+def test_active_layers_stand_where_deformable_ones_would():
+    model = classifier("resnet10_slim", 10, deform_layers=2, deform_kind="active", offset_groups=4)
+    active = {name: m.offset_groups for name, m in model.named_modules() if isinstance(m, ActiveConv2d)}
+    assert active == {"layer4.0.conv1": 4, "layer4.0.conv2": 4}
+    assert deformable(model) == []
+
+
+def test_a_transformer_in_front_leaves_the_checkpoints_backbone_to_others(tmp_path):
+    torch.manual_seed(0)
+    model = classifier("resnet10_slim", 10, spatial_transformer=True, deform_layers=1, deform_kind="active").eval()
+    torch.save({"state_dict": {f"model.{k}": v for k, v in model.state_dict().items()}}, tmp_path / "last.ckpt")
+    plain = classifier("resnet10_slim", 10, weights=str(tmp_path / "last.ckpt")).eval()
+    active = classifier("resnet10_slim", 10, str(tmp_path / "last.ckpt"), 2, deform_kind="active").eval()
+    images = torch.randn(2, 3, 56, 56)
+    assert torch.allclose(model(images), plain(images), atol=1e-5)
+    assert torch.allclose(model(images), active(images), atol=1e-5)
 
 
 def test_dilation_reaches_the_last_stage_alone_and_its_offsets_too():

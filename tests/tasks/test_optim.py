@@ -5,6 +5,8 @@ import torch
 from torch import nn
 
 from dcnlab.config import OptimConfig
+from dcnlab.nn import ActiveConv2d
+from dcnlab.surgery import transform_input
 from dcnlab.tasks.optim import optimizer_and_schedule, parameter_groups, rate_factor
 
 
@@ -32,6 +34,21 @@ def test_offsets_learn_at_their_own_rate_and_only_weights_decay():
         "biases and norms": (0.2, 0.0, [(4,), (4,), (4,), (4,), (2,)]),
         "offset weights": (0.02, 0.01, [(18, 4, 3, 3)]),
         "offset biases and norms": (0.02, 0.0, [(18,)]),
+    }
+
+
+def test_what_the_rivals_learn_has_rates_of_its_own():
+    net = transform_input(nn.Sequential(ActiveConv2d(3, 4, 3)))
+    optim = OptimConfig(lr=0.2, weight_decay=0.01, active_offset_lr_scale=0.5, localisation_lr_scale=0.1)
+    told = {
+        g["name"]: (pytest.approx(g["lr"]), g["weight_decay"], len(g["params"])) for g in parameter_groups(net, optim)
+    }
+    assert told == {
+        "weights": (0.2, 0.01, 1),
+        "biases and norms": (0.2, 0.0, 1),
+        "active offset biases and norms": (0.1, 0.0, 1),
+        "localisation weights": (0.02, 0.01, 4),
+        "localisation biases and norms": (0.02, 0.0, 4),
     }
 
 

@@ -339,9 +339,7 @@ def _timing(device: str, repeats: int) -> str:
 def _notes(rows: list[dict[str, Any]], device: str | None) -> list[str]:
     notes = ["parameters count batch norms' scale and shift, frozen or not; MACs leave bilinear sampling out"]
     if any(row["params_without_rpn"] is not None for row in rows):
-        notes.append(
-            "the paper's detectors took fixed proposals on VOC: its counts are nearest to ours without RPN"
-        )
+        notes.append("the paper's detectors took fixed proposals on VOC: its counts are nearest to ours without RPN")
     proposals = {row["proposals"] for row in rows if row["proposals"] is not None}
     if proposals:
         notes.append(f"MACs of two-stage detectors are those at {', '.join(map(str, sorted(proposals)))} proposals")

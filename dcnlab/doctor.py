@@ -16,6 +16,11 @@ OK, ABSENT, BROKEN = "ok", "--", "FAILED"
 
 _DATA = {
     "imagefolder": "classification of any folder laid out as ROOT/SPLIT/CLASS/IMAGE: data.root=ROOT",
+    "voc": "segmentation and detection, VOCdevkit or a folder laid out as one of its years: data.root=ROOT",
+    "coco": "detection, a folder of image folders and annotations/instances_SPLIT.json: data.root=ROOT",
+    "cityscapes": "segmentation, leftImg8bit/ and gtFine/: data.root=ROOT",
+    "camvid": "segmentation, SegNet's lists, images and labels: data.root=ROOT",
+    "imagelist": 'segmentation of any folder with SPLIT.txt of lines "image label": data.root=ROOT',
 }
 
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytorch_lightning as pl
 import torch
-from pytorch_lightning.callbacks import ModelCheckpoint
+from pytorch_lightning.callbacks import EMAWeightAveraging, ModelCheckpoint
 from pytorch_lightning.utilities.exceptions import MisconfigurationException
 
 from dcnlab import configfile, tracking
@@ -80,7 +80,9 @@ def data_module(config: Config) -> Any:
     if data.name == "digits":
         return _digits(data, config.task, common)
     if config.task == "classification":
-        return ImageFolderDataModule(root=data.root or "", image_size=data.image_size, **common)
+        return ImageFolderDataModule(
+            root=data.root or "", image_size=data.image_size, mean=data.mean, std=data.std, **common
+        )
     pictures = {key: getattr(data, key) for key in ("root", "shorter_side", "flip", "mean", "std")}
     if config.task == "detection":
         own_size = config.test.shorter_sides is not None  # the test resizes the file's own pixels, once
@@ -215,6 +217,7 @@ def _trainer(config: Config, folder: Path, cost: Cost, validates: bool) -> pl.Tr
     saving = ModelCheckpoint(
         folder / CHECKPOINT.parent, CHECKPOINT.stem, save_on_train_epoch_end=True, enable_version_counter=False
     )
+    averaging = [] if config.optim.ema is None else [EMAWeightAveraging(decay=config.optim.ema)]
     bar = tracking.ProgressBar() if run.progress and sys.stdout.isatty() else None
     try:
         trainer = pl.Trainer(
@@ -232,7 +235,7 @@ def _trainer(config: Config, folder: Path, cost: Cost, validates: bool) -> pl.Tr
             limit_val_batches=None if validates else 0,
             log_every_n_steps=config.logger.every,
             logger=False,
-            callbacks=[cost, saving, _Reseed(config.seed), *([bar] if bar else [])],
+            callbacks=[cost, *averaging, saving, _Reseed(config.seed), *([bar] if bar else [])],
             enable_progress_bar=bar is not None,
             enable_model_summary=False,
             default_root_dir=folder,

@@ -96,9 +96,9 @@ class DataConfig:
     flip: bool = True
     """segmentation, detection: mirror half of the training images."""
     mean: tuple[float, float, float] = (0.485, 0.456, 0.406)
-    """segmentation, detection: red, green and blue subtracted from images in [0, 1]; ImageNet's."""
+    """All but digits: red, green and blue subtracted from images in [0, 1]; ImageNet's."""
     std: tuple[float, float, float] = (0.229, 0.224, 0.225)
-    """segmentation, detection: what they are divided by then."""
+    """All but digits: what they are divided by then."""
     protocol: str | None = None
     """detection: coco | voc07 (11-point) | voc (area); null is coco for coco, voc07 for voc, voc for digits."""
     digits: int = 4
@@ -297,6 +297,10 @@ class OptimConfig:
     """Where the rate drops tenfold: fractions of the training below 1, or steps from 1 up."""
     warmup: int = 0
     """Steps of linear warm-up."""
+    label_smoothing: float = 0.0
+    """classification: share of a label's weight that is spread over all classes."""
+    ema: float | None = None
+    """Decay a step of a running average of the weights, which is what is scored and kept; null averages none."""
     clip_norm: float | None = None
     """Largest norm of the gradient; null does not clip."""
 
@@ -317,6 +321,8 @@ class OptimConfig:
         ):
             within(f"optim.{key}", getattr(self, key), 0)
         within("optim.warmup", self.warmup, 0)
+        within("optim.label_smoothing", self.label_smoothing, 0, 1)
+        within("optim.ema", self.ema, 0, 1)
         within("optim.clip_norm", self.clip_norm, 0)
         if any(step <= 0 for step in self.milestones) or sorted(set(self.milestones)) != self.milestones:
             raise ConfigError(f"optim.milestones is {self.milestones}; the numbers must be above 0 and grow")

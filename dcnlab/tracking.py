@@ -26,6 +26,7 @@ _NOISE = (
     r".*callbacks used to create the checkpoint need to be provided.*",
     r".*`isinstance\(treespec, LeafSpec\)` is deprecated.*",
     r".*It is recommended to use `self.log\(.*sync_dist=True.*",  # what we log is the same in all processes
+    r".*You're using the WeightAveraging callback, but loading a checkpoint outside the 'fit' stage.*",
     r".*You defined a `validation_step` but have no `val_dataloader`.*",
 )
 

@@ -390,3 +390,32 @@ def test_wandb_online_without_a_key_is_refused_and_never_asks(tiny):
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr == "dcnlab: WANDB_MODE is online, and there is no key: run `wandb login`, or unset WANDB_MODE\n"
     assert not Path("runs").exists()
+
+
+def weights(run):
+    return torch.load(run / "checkpoints/last.ckpt", weights_only=True)["state_dict"]
+
+
+def test_averaged_weights_are_what_is_kept_and_scored(tiny):
+    one, two = (fit(tiny, f"id=plain{steps}", f"trainer.max_steps={steps}") for steps in (1, 2))
+    newest, first, half = (fit(tiny, f"id=ema{decay}", f"optim.ema={decay}") for decay in (0, 1, 0.5))
+    for key, value in weights(two).items():
+        if value.is_floating_point():
+            # The average begins with the first step's weights; the second step joins them with 1 - decay.
+            assert torch.equal(weights(newest)[key], value)
+            assert torch.equal(weights(first)[key], weights(one)[key])
+            assert torch.allclose(weights(half)[key], (weights(one)[key] + value) / 2, atol=1e-6)
+    assert results(newest)["metrics"] == results(two)["metrics"]
+    assert results(first)["metrics"] == results(one)["metrics"]
+    assert experiment.evaluate(half, []) == results(half)["metrics"]
+
+
+def test_an_averaging_run_that_was_stopped_resumes_to_the_same_weights(tiny, monkeypatch, keep_sigint):
+    whole = fit(tiny, "id=whole", "trainer.max_steps=6", "optim.ema=0.8")
+    with monkeypatch.context() as patch:
+        patch.setattr(assembly, "Cost", _Stop)
+        with pytest.raises(runs.Interrupted):
+            fit(tiny, "id=part", "trainer.max_steps=6", "optim.ema=0.8")
+    part = Path("runs/tiny/part")
+    experiment.resume(part)
+    assert all(torch.equal(weights(whole)[key], value) for key, value in weights(part).items())

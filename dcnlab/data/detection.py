@@ -19,10 +19,10 @@ from torchvision.transforms.v2 import functional as F
 
 from dcnlab.data.annotations import Annotations, starts
 from dcnlab.data.coco_detection import read_coco
+from dcnlab.data.imagefolder import IMAGENET_MEAN, IMAGENET_STD
 from dcnlab.data.labels import names_of, nearest
 from dcnlab.data.module import SplitsDataModule, collate_lists
 from dcnlab.data.seeding import seeded
-from dcnlab.data.segmentation import IMAGENET_MEAN, IMAGENET_STD
 from dcnlab.data.voc_detection import read_voc
 
 Target = dict[str, Any]

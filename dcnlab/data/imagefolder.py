@@ -19,31 +19,36 @@ from dcnlab.data.seeding import seeded
 HELD_OUT = 10
 """Without a validation folder, every tenth image of a class is held out of the training folder."""
 
-_MEAN, _STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # ImageNet's, which torchvision's weights expect
+IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+"""Of red, green and blue in 0..1, as torchvision's weights expect."""
 
 
-def training_transform(image_size: int) -> v2.Transform:
-    """Random crop resized to (3, image_size, image_size), random flip, ImageNet's normalisation."""
+def training_transform(
+    image_size: int, mean: Sequence[float] = IMAGENET_MEAN, std: Sequence[float] = IMAGENET_STD
+) -> v2.Transform:
+    """Random crop, 8 to 100% of the area, aspect 3/4 to 4/3, resized to image_size squared; flip; normalisation."""
     return v2.Compose(
         [
             v2.PILToTensor(),
             v2.RandomResizedCrop(image_size, antialias=True),
             v2.RandomHorizontalFlip(),
             v2.ToDtype(torch.float32, scale=True),
-            v2.Normalize(_MEAN, _STD),
+            v2.Normalize(list(mean), list(std)),
         ]
     )
 
 
-def evaluation_transform(image_size: int) -> v2.Transform:
-    """Shorter side to 8/7 of image_size, centre crop, ImageNet's normalisation: 256 and 224 for the usual 224."""
+def evaluation_transform(
+    image_size: int, mean: Sequence[float] = IMAGENET_MEAN, std: Sequence[float] = IMAGENET_STD
+) -> v2.Transform:
+    """Shorter side to 8/7 of image_size, centre crop, normalisation: 256 and 224 for the usual 224."""
     return v2.Compose(
         [
             v2.PILToTensor(),
             v2.Resize(round(image_size * 8 / 7), antialias=True),
             v2.CenterCrop(image_size),
             v2.ToDtype(torch.float32, scale=True),
-            v2.Normalize(_MEAN, _STD),
+            v2.Normalize(list(mean), list(std)),
         ]
     )
 
@@ -85,6 +90,8 @@ class ImageFolderSplit(Dataset[tuple[Tensor, int]]):
         holdout: whether those tenth images are missing from this split because validation has them.
         augment: whether to crop and flip at random.
         seed: of the augmentation.
+        mean: of red, green and blue, in 0..1.
+        std: likewise.
 
     Raises:
         ValueError: a folder is missing or empty, or a class is unknown; one line that says what was expected where.
@@ -100,6 +107,8 @@ class ImageFolderSplit(Dataset[tuple[Tensor, int]]):
         holdout: bool = False,
         augment: bool = False,
         seed: int = 0,
+        mean: Sequence[float] = IMAGENET_MEAN,
+        std: Sequence[float] = IMAGENET_STD,
     ) -> None:
         folder = _split_folder(Path(root), train if split is None else split)
         try:
@@ -119,7 +128,8 @@ class ImageFolderSplit(Dataset[tuple[Tensor, int]]):
                     f"no class of {folder} has {HELD_OUT} images, so none is held out to validate on; "
                     "name a folder as data.val"
                 )
-        self.transform = training_transform(image_size) if augment else evaluation_transform(image_size)
+        make = training_transform if augment else evaluation_transform
+        self.transform = make(image_size, mean, std)
 
     def __len__(self) -> int:
         return len(self.samples)

@@ -15,7 +15,7 @@ from pytorch_lightning import LightningDataModule
 from torch.utils.data import DataLoader, Dataset
 
 from dcnlab.data.digits import DigitClassification, DigitDetection, DigitScenes, DigitSegmentation, Geometry
-from dcnlab.data.imagefolder import ImageFolderSplit
+from dcnlab.data.imagefolder import IMAGENET_MEAN, IMAGENET_STD, ImageFolderSplit
 from dcnlab.data.samplers import EvaluationSampler, TrainingSampler
 
 
@@ -174,6 +174,8 @@ class ImageFolderDataModule(SplitsDataModule):
         batch_size: images a process loads at a time.
         workers: loader processes.
         seed: of the training order and the augmentation.
+        mean: of red, green and blue, in 0..1.
+        std: likewise.
 
     Raises:
         ValueError: a folder is missing or empty, or classes differ between splits; one line that says what and where.
@@ -190,12 +192,13 @@ class ImageFolderDataModule(SplitsDataModule):
         batch_size: int = 64,
         workers: int = 0,
         seed: int = 0,
+        mean: Sequence[float] = IMAGENET_MEAN,
+        std: Sequence[float] = IMAGENET_STD,
     ) -> None:
-        training = ImageFolderSplit(
-            root, train, classes=classes, image_size=image_size, holdout=val is None, augment=True, seed=seed
-        )
-        validation = ImageFolderSplit(root, val, train, classes, image_size)
-        testing = ImageFolderSplit(root, test, classes=classes, image_size=image_size)
+        common: dict[str, Any] = {"classes": classes, "image_size": image_size, "mean": mean, "std": std}
+        training = ImageFolderSplit(root, train, holdout=val is None, augment=True, seed=seed, **common)
+        validation = ImageFolderSplit(root, val, train, **common)
+        testing = ImageFolderSplit(root, test, **common)
         for split in (validation, testing):
             if split.classes != training.classes:
                 odd = sorted(set(split.classes) ^ set(training.classes))

@@ -17,6 +17,7 @@ from torchvision.transforms.v2 import functional as F
 
 from dcnlab.data.camvid import camvid_pairs
 from dcnlab.data.cityscapes import cityscapes_pairs
+from dcnlab.data.imagefolder import IMAGENET_MEAN, IMAGENET_STD
 from dcnlab.data.imagelist import imagelist_pairs
 from dcnlab.data.labels import (
     IGNORE,
@@ -32,8 +33,6 @@ from dcnlab.data.labels import (
 from dcnlab.data.module import SplitsDataModule
 from dcnlab.data.seeding import seeded
 from dcnlab.data.voc_segmentation import voc_pairs
-
-IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 _READERS: dict[str, Callable[..., LabelledImages]] = {
     "voc": voc_pairs,

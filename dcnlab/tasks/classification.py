@@ -58,7 +58,7 @@ class Classification(LightningModule):
         """Cross entropy of a batch, mean over its images."""
         images, labels = batch
         logits = self(images)
-        loss = cross_entropy(logits, labels)
+        loss = cross_entropy(logits, labels, label_smoothing=self.optim.label_smoothing)
         right = (logits.argmax(1) == labels).float().mean()
         self.log_dict({"train/loss": loss.detach(), "train/top1": 100 * right}, batch_size=len(labels))
         return loss

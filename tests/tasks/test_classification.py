@@ -87,3 +87,14 @@ def test_two_processes_with_unequal_shares_score_as_one():
         answers = manager.dict()
         mp.spawn(score_share, (port, answers), nprocs=2)
         assert dict(answers) == {0: 50.0, 1: 50.0}
+
+
+def test_label_smoothing_spreads_its_share_over_all_classes():
+    logits = torch.tensor([[2.0, 0.0, 1.0], [0.5, 0.5, -1.0]])
+    labels = torch.tensor([0, 2])
+    task = Classification(Lookup(), list("abc"), OptimConfig(label_smoothing=0.3))
+    task.log_dict = lambda *args, **kwargs: None
+    wanted = torch.full((2, 3), 0.1)
+    wanted[[0, 1], labels] += 0.7
+    expected = -(wanted * logits.log_softmax(1)).sum(1).mean()
+    assert torch.allclose(task.training_step((logits.view(2, 3, 1, 1), labels), 0), expected)

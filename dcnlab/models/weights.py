@@ -1,4 +1,4 @@
-"""Weights for a backbone: torchvision's, a state dict's or a run's checkpoint's, and what of them did not match."""
+"""Weights for a backbone, from a file of torch's, safetensors', numpy's or a run's, and what of them did not match."""
 
 from __future__ import annotations
 
@@ -8,11 +8,15 @@ from pathlib import Path
 from typing import Any
 from urllib.error import URLError
 
+import numpy as np
 import torch
+from safetensors.torch import load_file
 from torch import Tensor, nn
 from torchvision import models
+from torchvision.models.resnet import Bottleneck
 
 from dcnlab.config import TORCHVISION_BACKBONES, ConfigError
+from dcnlab.models import caffe_resnet
 
 _log = logging.getLogger(__name__)
 
@@ -21,13 +25,14 @@ def load(model: nn.Module, name: str, weights: str) -> None:
     """Load a network's weights, without running code from their file, and log by name what did not match.
 
     A last layer for other classes, offset layers that the file or the network lacks, and the layers of a head that the
-    network does not have are skipped and reported; whatever else does not match is an error.
+    network does not have are skipped and reported; whatever else does not match is an error. The original ResNets'
+    names, Caffe's, are recognised, and a warning says what else these weights want.
 
     Args:
         model: a residual network or its features, under torchvision's names.
         name: of the network, as torchvision has it.
-        weights: none; imagenet, torchvision's current ones; the path of a state dict, or of a run's checkpoint, whose
-            backbone is taken.
+        weights: none; imagenet, torchvision's current ones; the path of a state dict (torch's, .safetensors or .npz),
+            or of a run's checkpoint or safetensors, whose backbone is taken.
 
     Raises:
         ConfigError: no such file or weights, or they do not fit; one line.
@@ -35,6 +40,13 @@ def load(model: nn.Module, name: str, weights: str) -> None:
     if weights == "none":
         return
     state = _imagenet(name) if weights == "imagenet" else _read(Path(weights))
+    foreign: list[str] = []
+    if caffe_resnet.recognises(state):
+        try:
+            state, foreign = caffe_resnet.to_torchvision(state)
+        except ValueError as error:
+            raise ConfigError(f"model.backbone.weights {weights!r}: {error}") from error
+        _log.warning("%s", _wants(model, weights))
     own = model.state_dict()
     head = [key for key in state if key.startswith("fc.") and (key not in own or state[key].shape != own[key].shape)]
     state = {key: value for key, value in state.items() if key not in head}
@@ -53,7 +65,7 @@ def load(model: nn.Module, name: str, weights: str) -> None:
         if names:
             raise ConfigError(f"model.backbone.weights {weights!r} does not fit {name}; {kind}: {_some(names)}")
     model.load_state_dict(state, strict=False)
-    unused = [key for key in [*head, *unused] if not key.endswith("num_batches_tracked")]
+    unused = [key for key in [*head, *unused, *foreign] if not key.endswith("num_batches_tracked")]
     _log.info("%s", report(weights, sum(key in own for key in state), unused, new))
 
 
@@ -82,28 +94,49 @@ def _imagenet(name: str) -> dict[str, Tensor]:
     return dict(state)
 
 
+def _wants(model: Any, weights: str) -> str:
+    """What a network has to be for weights of the original ResNets, beyond their names; one line."""
+    mean, std = (",".join(f"{value / 255:.6g}" for value in values) for values in (caffe_resnet.MEANS, (1, 1, 1)))
+    line = f"weights {weights} are an original ResNet's, of images with data.mean=[{mean}] data.std=[{std}]"
+    block = model.layer2[0]
+    if isinstance(block, Bottleneck) and max(block.conv1.stride) < max(block.conv2.stride):
+        line += " and strides on 1x1 convolutions: model.backbone.stride_on_1x1=true (dense tasks), which is false here"
+    return line
+
+
 def _read(path: Path) -> dict[str, Tensor]:
-    """A state dict, or the backbone's part of a run's checkpoint."""
+    """A state dict, or the backbone's part of a run's checkpoint or of its safetensors."""
     if not path.is_file():
         raise ConfigError(
             f"model.backbone.weights {str(path)!r} is no file; takes none, imagenet or a state dict's path"
         )
     try:
-        state: Any = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # torch has no error of its own for other files: KeyError for a text, and what not
+        state = _contents(path)
+    # torch has no error of its own for other files: KeyError for a text, and what not
+    except Exception as error:
         raise ConfigError(
             f"model.backbone.weights {str(path)!r} cannot be read as a state dict ({_reason(error)})"
         ) from error
     if isinstance(state, dict) and isinstance(state.get("state_dict"), dict):
-        state = _of_backbone(state["state_dict"])
+        state = _of_backbone(state["state_dict"], ("model.backbone.", "model."))
     if not isinstance(state, dict) or not all(isinstance(key, str) and isinstance(state[key], Tensor) for key in state):
         raise ConfigError(f"model.backbone.weights {str(path)!r} is no state dict: names to tensors")
-    return state
+    return _of_backbone(state, ("backbone.",))
 
 
-def _of_backbone(state: dict[str, Any]) -> dict[str, Any]:
-    """A checkpoint's backbone under the backbone's own names: a classifier is one, other networks have one."""
-    for prefix in ("model.backbone.", "model."):
+def _contents(path: Path) -> Any:
+    """What a file holds, read without running code from it."""
+    if path.suffix == ".safetensors":
+        return load_file(path)
+    if path.suffix == ".npz":
+        with np.load(path, allow_pickle=False) as arrays:
+            return {name: torch.from_numpy(arrays[name]) for name in arrays.files}
+    return torch.load(path, map_location="cpu", weights_only=True)
+
+
+def _of_backbone(state: dict[str, Any], prefixes: tuple[str, ...]) -> dict[str, Any]:
+    """A network's backbone under the backbone's own names: a classifier is one, other networks have one."""
+    for prefix in prefixes:
         found = {key.removeprefix(prefix): value for key, value in state.items() if key.startswith(prefix)}
         if found:
             return found

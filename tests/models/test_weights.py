@@ -1,0 +1,189 @@
+"""Weights from files of several kinds, and the original ResNets' under Caffe's names."""
+
+import logging
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import save_file
+from torch import nn
+from torch.nn.functional import conv2d
+from torchvision.models import resnet101
+from torchvision.models.resnet import Bottleneck, ResNet
+
+from dcnlab.config import ConfigError
+from dcnlab.models import caffe_resnet
+from dcnlab.models.resnet import classifier, resnet10_slim
+from dcnlab.models.weights import load
+
+PARTS = {"weight": "gamma", "bias": "beta", "running_mean": "moving_mean", "running_var": "moving_var"}
+
+
+def layers(*blocks):
+    """Torchvision's layers of a ResNet by their names in Caffe's files: `layer3.22.conv3` is `res4b22_branch2c`."""
+    names = {"conv1": "conv1", "bn1": "bn_conv1", "fc": "fc1000"}
+    for stage, count in enumerate(blocks, start=2):
+        for block in range(count):
+            letter = "abcdef"[block] if stage in (2, 5) or block == 0 else f"b{block}"
+            here, there = f"layer{stage - 1}.{block}", f"{stage}{letter}_branch"
+            for number, branch in ((1, "2a"), (2, "2b"), (3, "2c")):
+                names[f"{here}.conv{number}"] = f"res{there}{branch}"
+                names[f"{here}.bn{number}"] = f"bn{there}{branch}"
+            if block == 0:
+                names[f"{here}.downsample.0"], names[f"{here}.downsample.1"] = f"res{there}1", f"bn{there}1"
+    return names
+
+
+def mxnet(state, names):
+    """A state dict of torchvision's as a file of the authors' has it."""
+    found = {}
+    for key, value in state.items():
+        layer, _, part = key.rpartition(".")
+        if part != "num_batches_tracked":
+            prefix = "aux:" if part.startswith("running") else "arg:"
+            norm = names[layer].startswith("bn")
+            found[f"{prefix}{names[layer]}_{PARTS[part] if norm else part}"] = value
+    return found
+
+
+def small(seed):
+    """A ResNet of one bottleneck a stage, with norms that do something."""
+    torch.manual_seed(seed)
+    model = ResNet(Bottleneck, [1, 1, 1, 1], num_classes=5, width_per_group=8).eval()
+    for norm in [module for module in model.modules() if isinstance(module, nn.BatchNorm2d)]:
+        for value in (norm.weight.data, norm.bias.data, norm.running_mean, norm.running_var):
+            value.uniform_(0.5, 1.5)
+    return model
+
+
+def test_every_tensor_of_resnet101_goes_under_its_own_name_and_back():
+    with torch.device("meta"):
+        state = resnet101().state_dict()
+    names = layers(3, 4, 23, 3)
+    theirs = mxnet(state, names)
+    for name, key in (
+        ("layer3.22.conv3.weight", "arg:res4b22_branch2c_weight"),
+        ("layer2.3.bn1.running_var", "aux:bn3b3_branch2a_moving_var"),
+        ("layer4.2.bn3.bias", "arg:bn5c_branch2c_beta"),
+        ("layer1.0.downsample.0.weight", "arg:res2a_branch1_weight"),
+        ("bn1.weight", "arg:bn_conv1_gamma"),
+        ("fc.bias", "arg:fc1000_bias"),
+    ):
+        assert theirs[key] is state[name]
+    assert caffe_resnet.recognises(theirs)
+    assert not caffe_resnet.recognises(state)
+    mapped, foreign = caffe_resnet.to_torchvision(theirs)
+    assert foreign == []
+    assert set(mapped) == {name for name in state if not name.endswith("num_batches_tracked")}
+    assert all(mapped[name] is state[name] for name in mapped)
+
+
+def test_resnet50s_letters_are_blocks_too():
+    blob = torch.zeros(1)
+    mapped, _ = caffe_resnet.to_torchvision({"res4f_branch2b_weight": blob, "bn3d_branch2c_gamma": blob})
+    assert set(mapped) == {"layer3.5.conv2.weight", "layer2.3.bn3.weight"}
+
+
+def test_an_authors_detectors_offsets_are_taken_and_its_heads_named():
+    state = {"res5a_branch2b_offset_weight": torch.ones(1), "rpn_conv_3x3_weight": torch.ones(1)}
+    mapped, foreign = caffe_resnet.to_torchvision(state)
+    assert list(mapped) == ["layer4.0.conv2.offset_conv.weight"]
+    assert foreign == ["rpn_conv_3x3_weight"]
+
+
+@pytest.mark.parametrize("ending", ["pt", "safetensors", "npz"])
+def test_a_file_of_the_authors_gives_torchvisions_logits_and_says_what_it_wants(tmp_path, caplog, ending):
+    theirs, ours = small(0), small(1)
+    state = mxnet(theirs.state_dict(), layers(1, 1, 1, 1)) | {"arg:rpn_conv_3x3_weight": torch.zeros(1)}
+    path = tmp_path / f"w.{ending}"
+    if ending == "npz":
+        np.savez(path, **{key: value.numpy() for key, value in state.items()})
+    else:
+        (save_file if ending == "safetensors" else torch.save)(state, path)
+    images = torch.randn(2, 3, 64, 64)
+    assert not torch.allclose(ours(images), theirs(images), atol=1e-2)
+    with caplog.at_level(logging.INFO):
+        load(ours, "resnet101", str(path))
+    assert torch.equal(ours(images), theirs(images))
+    wants, loaded = (record.getMessage() for record in caplog.records)
+    assert "stride_on_1x1=true" in wants
+    assert "data.mean=[0.482941,0.45451,0.404157] data.std=[0.00392157,0.00392157,0.00392157]" in wants
+    assert "not used: arg:rpn_conv_3x3_weight" in loaded
+    assert "\n" not in wants + loaded
+    for stage in (ours.layer2, ours.layer3, ours.layer4):
+        stage[0].conv1.stride, stage[0].conv2.stride = (2, 2), (1, 1)
+    caplog.clear()
+    load(ours, "resnet101", str(path))
+    assert "stride_on_1x1" not in caplog.text
+
+
+def caffe(names, state):
+    """The blobs of Caffe's layers: statistics are sums, over a number beside them; scale layers; blue comes first."""
+    random = np.random.default_rng(0)
+    blobs = {}
+    for name, layer in names.items():
+        channels = len(state[f"{name}.weight"])
+        if not layer.startswith("bn"):
+            blobs[f"{layer}/0"] = random.standard_normal(state[f"{name}.weight"].shape, np.float32)
+            continue
+        mean, variance, gamma, beta = random.uniform(0.5, 1.5, (4, channels)).astype(np.float32)
+        blobs |= {f"{layer}/0": mean * 1000, f"{layer}/1": variance * 1000, f"{layer}/2": np.float32([999.982])}
+        scale = layer.replace("bn_", "scale_") if layer == "bn_conv1" else layer.replace("bn", "scale")
+        blobs |= {f"{scale}/0": gamma, f"{scale}/1": beta}
+    blobs["conv1/1"] = random.standard_normal(len(blobs["conv1/0"]), np.float32)
+    blobs["fc1000/1"] = np.zeros(5, np.float32)
+    return blobs
+
+
+def by_caffes_layers(x, blobs, layer):
+    """BatchNorm with statistics of use, then Scale, as Caffe's layers say it, in float64."""
+    scale = layer.replace("bn", "scale")
+    mean, variance = (blobs[f"{layer}/{i}"].astype(np.float64) / blobs[f"{layer}/2"][0] for i in (0, 1))
+    mean, variance, gamma, beta = (
+        values[:, None, None] for values in (mean, variance, blobs[f"{scale}/0"], blobs[f"{scale}/1"])
+    )
+    return (x.double().numpy() - mean) / np.sqrt(variance + 1e-5) * gamma + beta
+
+
+def test_caffes_norms_scales_biases_and_blue_first_become_one_norm_red_first(tmp_path):
+    model = small(0)
+    blobs = caffe(layers(1, 1, 1, 1), model.state_dict())
+    np.savez(tmp_path / "caffe.npz", **blobs)
+    load(model, "resnet101", str(tmp_path / "caffe.npz"))
+    features = torch.randn(2, 2048, 3, 3)
+    want = by_caffes_layers(features, blobs, "bn5a_branch2c")
+    assert np.abs(model.layer4[0].bn3(features).detach().numpy() - want).max() < 1e-5
+    images = torch.randn(2, 3, 32, 32)
+    weight, bias = (torch.from_numpy(blobs[f"conv1/{i}"]) for i in (0, 1))
+    convolved = conv2d(images[:, [2, 1, 0]].double(), weight.double(), bias.double(), stride=2, padding=3)
+    want = by_caffes_layers(convolved, blobs, "bn_conv1")
+    assert np.abs(model.bn1(model.conv1(images)).detach().numpy() - want).max() < 1e-4
+
+
+def test_a_norm_of_caffes_without_its_factor_is_named(tmp_path):
+    model = small(0)
+    blobs = caffe(layers(1, 1, 1, 1), model.state_dict())
+    del blobs["bn4a_branch2b/2"]
+    np.savez(tmp_path / "caffe.npz", **blobs)
+    with pytest.raises(ConfigError, match=r"\A[^\n]*bn4a_branch2b has 2 blobs[^\n]*\Z"):
+        load(model, "resnet101", str(tmp_path / "caffe.npz"))
+
+
+def test_files_that_only_end_like_weights_are_refused_and_run_no_code(tmp_path):
+    for ending in ("safetensors", "npz"):
+        path = tmp_path / f"w.{ending}"
+        for content in (b"", b"hello", b"PK\x03\x04", b"\xff" * 64):
+            path.write_bytes(content)
+            with pytest.raises(ConfigError, match=r"\A[^\n]*cannot be read as a state dict[^\n]*\Z"):
+                load(resnet10_slim(), "resnet10_slim", str(path))
+    np.savez(tmp_path / "objects.npz", weight=np.array([{}], dtype=object))
+    with pytest.raises(ConfigError, match="cannot be read as a state dict"):
+        load(resnet10_slim(), "resnet10_slim", str(tmp_path / "objects.npz"))
+
+
+def test_a_whole_networks_safetensors_give_its_backbone(tmp_path):
+    theirs = classifier("resnet10_slim", 10, spatial_transformer=True)
+    save_file({key: value.contiguous() for key, value in theirs.state_dict().items()}, tmp_path / "w.safetensors")
+    ours = classifier("resnet10_slim", 10, weights=str(tmp_path / "w.safetensors"))
+    assert torch.equal(ours.fc.weight, theirs.backbone.fc.weight)
+    assert torch.equal(ours.layer4[0].bn2.running_var, theirs.backbone.layer4[0].bn2.running_var)

@@ -168,6 +168,26 @@ def complexity(
 
 
 @app.command()
+def export(
+    run: Annotated[str, typer.Argument(metavar="RUN")],
+    form: Annotated[str, typer.Option("--format", help="safetensors, torch-export or onnx")],
+    out: Annotated[Path | None, typer.Option(help="The file to write.", show_default="export.* in the run")] = None,
+    size: Annotated[str | None, typer.Option(metavar="HxW", help="Image, pixels.", show_default="data's")] = None,
+) -> None:
+    """Write a run's last weights for other programs: its state dict, or its network as a graph; prints the file."""
+    from dcnlab import runs
+    from dcnlab.ablations.complexity import parse_size
+
+    folder, pixels = runs.find(run), parse_size(size)
+    from dcnlab import export as exporting
+
+    found = exporting.export(folder, form, out, pixels)
+    for note in found.notes:
+        print(f"note: {note}", file=sys.stderr)
+    print(found.path)
+
+
+@app.command()
 def doctor() -> None:
     """Versions, GPUs, which operators work and kernels compile, what is missing for what."""
     from dcnlab import doctor as checks

@@ -41,8 +41,8 @@ class Exported:
 def export(folder: Path, form: str, out: Path | None = None, size: tuple[int, int] | None = None) -> Exported:
     """Write a run's last checkpoint, finished or not, as a file for other programs; needs no data.
 
-    A graph takes float32 images (N, 3, H, W), normalised, of one size, any number at a time (one where convolutions are
-    active); it gives logits, as the network does in evaluation. torch-export's wants `import dcnlab.ops` before
+    A graph takes float32 images (N, 3, H, W), normalised, of one size, any number at a time; it
+    gives logits, as the network does in evaluation. torch-export's wants `import dcnlab.ops` before
     torch.export.load. Every file carries the run's name, task, classes where they are known, and config.
 
     Args:
@@ -71,11 +71,7 @@ def export(folder: Path, form: str, out: Path | None = None, size: tuple[int, in
         written = safetensors_bytes({key: value.contiguous() for key, value in state.items()}, metadata)
     else:
         network = _network(config, state)
-        # Active convolutions repeat their offsets over the images that they are traced with, and fix their number.
-        batch = 1 if config.model.deform_kind == "active" else 2
-        if batch == 1:
-            notes.append("the graph takes one image at a time, as model.deform_kind is active")
-        image = torch.zeros(batch, 3, *(size or _size(config)))
+        image = torch.zeros(2, 3, *(size or _size(config)))  # of one image alone the exporter would take the number
         with torch.no_grad(), warnings.catch_warnings():
             warnings.simplefilter("ignore")  # the exporters' own words to their developers
             written = (_torch_export if form == "torch-export" else _onnx)(network, image, metadata)
@@ -174,13 +170,13 @@ def _size(config: Config) -> tuple[int, int]:
     return data.crop_size
 
 
-def _shapes(image: Tensor) -> tuple[dict[int, Any]]:
-    """The one input's axes that are free: the batch, unless it is of one image."""
-    return ({0: torch.export.Dim("batch")} if len(image) > 1 else {},)
+def _any_number_of_images() -> tuple[dict[int, Any]]:
+    """The axes of the one input that are free."""
+    return ({0: torch.export.Dim("batch")},)
 
 
 def _torch_export(network: nn.Module, image: Tensor, metadata: dict[str, str]) -> bytes:
-    program = torch.export.export(network, (image,), dynamic_shapes=_shapes(image))
+    program = torch.export.export(network, (image,), dynamic_shapes=_any_number_of_images())
     file = io.BytesIO()
     torch.export.save(program, file, extra_files=metadata)
     return file.getvalue()
@@ -194,7 +190,7 @@ def _onnx(network: nn.Module, image: Tensor, metadata: dict[str, str]) -> bytes:
         dynamo=True,
         opset_version=OPSET,
         custom_translation_table=table,
-        dynamic_shapes=_shapes(image),
+        dynamic_shapes=_any_number_of_images(),
         input_names=["images"],
         output_names=["logits"],
         verbose=False,

@@ -86,7 +86,7 @@ class ActiveConv2d(nn.Conv2d):
             offset: (N, 2 * offset_groups * kh * kw, Ho, Wo), y before x, in pixels of the input; a view.
             mask: None, for there are no factors.
         """
-        return self.offset.view(1, -1, 1, 1).expand(len(input), -1, *output_size(self, input)), None
+        return self.offset.view(1, -1, 1, 1).expand(input.shape[0], -1, *output_size(self, input)), None
 
     def forward(self, input: Tensor) -> Tensor:
         """Convolve (N, in_channels, H, W) at the learned taps."""

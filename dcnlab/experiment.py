@@ -175,8 +175,8 @@ def _keep_findings(parts: Parts, folder: Path, wandb_logger: Any) -> None:
     for number, picture in enumerate(pictures):
         (folder / "pictures").mkdir(exist_ok=True)
         picture.save(folder / "pictures" / f"{number}.png")
-    if wandb_logger is not None and pictures:
-        wandb_logger.log_image("pictures", pictures)
+        if wandb_logger is not None:  # one at a time: wandb warns of lists whose pictures differ in size
+            wandb_logger.log_image(f"pictures/{number}", [picture])
 
 
 def _macs(task: Any, data: Any) -> int:

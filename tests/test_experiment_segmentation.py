@@ -171,3 +171,13 @@ def test_evaluating_another_network_than_the_checkpoints_is_one_line(scenes):
 def test_numbers_that_are_none_are_refused_by_name(scenes, override):
     with pytest.raises(ConfigError, match=override.partition("=")[0].replace(".", r"\.")):
         configfile.load("tiny.yaml", [override])
+
+
+def test_pictures_of_several_sizes_are_mirrored_to_wandb_without_a_word(scenes):
+    for name in ("1.png", "1_label.png"):
+        path = Path("scenes/test") / name
+        Image.open(path).crop((0, 0, 40, 36)).save(path)
+    done = dcnlab("fit", "tiny.yaml", "id=one", "trainer.max_steps=2", "logger.wandb=true")
+    assert (done.returncode, done.stdout, done.stderr) == (0, "runs/tiny/one\n", "")
+    mirrored = list(Path("runs/tiny/one/wandb").glob("offline-run-*/files/media/images/**/*.png"))
+    assert len(mirrored) == len(list(Path("runs/tiny/one/pictures").iterdir())) == 4

@@ -137,15 +137,16 @@ def render(table: Table, form: str) -> str:
         table: to show.
         form: markdown, latex, csv or json; `rich` is for `show`.
     """
-    return rendering.render(table.rows, _blocks(table, ""), form)
+    return rendering.render(table.rows, blocks(table, ""), form)
 
 
 def show(table: Table) -> None:
     """Print the table with rich; plain text where stdout is no terminal."""
-    rendering.show(_blocks(table, table.title))
+    rendering.show(blocks(table, table.title))
 
 
-def _blocks(table: Table, caption: str) -> list[Block]:
+def blocks(table: Table, caption: str) -> list[Block]:
+    """What people read: our table under `caption`, and the paper's where it has one of what the sweep varies."""
     paper = published(table.swept)
     return [Block(caption, *cells(table)), *([Block(*paper)] if paper else [])]
 

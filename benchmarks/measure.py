@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+import json
 import multiprocessing
 import os
 import platform
@@ -100,6 +101,15 @@ def machine(device: str) -> dict[str, Any]:
         "cuda": torch.version.cuda if device == "cuda" else None,
         **{name: version(name) for name in ("torch", "torchvision", "numba", "numpy", "dcnlab")},
     }
+
+
+def write(path: Path, device: str, settings: dict[str, Any], rows: list[dict[str, Any]]) -> None:
+    """Keep a benchmark's outcome, whole, with the machine and the day that it is of."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    result = {"schema": 1, "machine": machine(device), "settings": settings, "rows": rows}
+    part = path.with_suffix(".part")
+    part.write_text(json.dumps(result, indent=1) + "\n")
+    part.replace(path)
 
 
 def _cpu_name() -> str:

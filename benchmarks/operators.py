@@ -11,8 +11,7 @@ cuDNN and oneDNN, and our operator gets both.
 from __future__ import annotations
 
 import argparse
-import json
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -36,9 +35,11 @@ class Shape:
     width: int
     batch: int = 1
     dilation: int = 1
+    offset_groups: int = 1
 
     def __str__(self) -> str:
-        return f"{self.channels}x{self.height}x{self.width} d{self.dilation} n{self.batch}"
+        groups = f" g{self.offset_groups}" if self.offset_groups > 1 else ""
+        return f"{self.channels}x{self.height}x{self.width} d{self.dilation} n{self.batch}{groups}"
 
 
 SHAPES = {
@@ -51,14 +52,14 @@ SHAPES["main"] = SHAPES["paper"][:1]
 def make(kind: str, shape: Shape, dtype: torch.dtype, device: str, backward: bool, small: bool = False) -> measure.Work:
     """The work of one kind: a forward pass, or a forward and backward pass."""
     torch.manual_seed(0)
-    shape = Shape(shape.channels, 8, 8, dilation=shape.dilation) if small else shape
+    shape = replace(shape, height=8, width=8, batch=1) if small else shape
     maps = (shape.batch, shape.channels, shape.height, shape.width)
     layout = torch.channels_last if kind in ("ours_channels_last", "plain") else torch.contiguous_format
     input, weight, grad = (
         torch.randn(size, device=device, dtype=dtype).contiguous(memory_format=layout)
         for size in (maps, (shape.channels, shape.channels, 3, 3), maps)
     )
-    offset = torch.randn(shape.batch, 18, *maps[2:], device=device) * 2
+    offset = torch.randn(shape.batch, 18 * shape.offset_groups, *maps[2:], device=device) * 2
     if kind == "torchvision":
         offset = offset.to(dtype)  # it takes one dtype only
     sizes = {"padding": shape.dilation, "dilation": shape.dilation}
@@ -117,13 +118,13 @@ def main() -> None:
     dtype = getattr(torch, options.dtype)
     rows = run(SHAPES[options.shapes], dtype, options.device, options.rounds, not options.no_memory)
     settings = {"dtype": options.dtype, "tf32": options.tf32, "rounds": options.rounds}
-    columns = [name for name in rows[0] if name not in ("channels", "height", "width", "batch", "dilation")]
+    columns = [
+        name for name in rows[0] if name not in ("channels", "height", "width", "batch", "dilation", "offset_groups")
+    ]
     headers = [name.replace("times_faster_than_", "x faster ").replace("_", " ") for name in columns]
     print(tabulate([[row[name] for name in columns] for row in rows], headers, floatfmt=".2f"))
     if options.out:
-        result = {"schema": 1, "machine": measure.machine(options.device), "settings": settings, "rows": rows}
-        options.out.parent.mkdir(parents=True, exist_ok=True)
-        options.out.write_text(json.dumps(result, indent=1) + "\n")
+        measure.write(options.out, options.device, settings, rows)
 
 
 if __name__ == "__main__":

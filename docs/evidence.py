@@ -1,0 +1,92 @@
+"""Keep what was measured, and fill the tables of the pages from it.
+
+    python docs/evidence.py keep runs/NAME ...                   copy finished runs, without weights, into results/
+    python docs/evidence.py fill README.md docs/fidelity.md      run the commands in the pages, put their output below
+    python docs/evidence.py fill --check README.md ...           exit status 1 where a page is not what they print
+
+A page holds `<!-- $ dcnlab table ... -->`, then the table, then `<!-- end -->`; of all commands, only dcnlab's and those of
+benchmarks/ are run.
+"""
+
+from __future__ import annotations
+
+import argparse
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+HERE = Path(__file__).resolve().parent.parent
+KEPT = ("config.yaml", "results.json", "dilation.json", "robustness.json")
+BLOCK = re.compile(r"(<!-- \$ (?P<command>.+?) -->\n).*?(?P<end><!-- end -->)", re.DOTALL)
+
+
+def keep(folders: list[Path]) -> list[Path]:
+    """Copy the finished runs below some folders to results/NAME/ID; where they lay stays out of the copies."""
+    import yaml
+
+    from dcnlab import runs
+
+    kept = []
+    for folder in runs.discover(folders):
+        found = runs.read_results(folder)
+        if found is None or found["status"] != "finished":
+            continue
+        target = HERE / "results" / folder.parent.name / folder.name
+        target.mkdir(parents=True, exist_ok=True)
+        for name in KEPT:
+            if (folder / name).is_file():
+                text = (folder / name).read_text()
+                if name == "config.yaml":
+                    text = yaml.safe_dump(yaml.safe_load(text) | {"out": "results"}, sort_keys=False)
+                (target / name).write_text(text)
+        kept.append(target)
+    return kept
+
+
+def fill(page: Path, check: bool = False) -> bool:
+    """Put the output of each command of a page below it; whether the page changed, or with `check` would."""
+    before = page.read_text()
+    after = BLOCK.sub(lambda found: f"{found[1]}{_output(found['command'])}\n{found['end']}", before)
+    if not check:
+        page.write_text(after)
+    return after != before
+
+
+def _output(command: str) -> str:
+    words = shlex.split(command)
+    if words[0] == "dcnlab":
+        words = [sys.executable, "-m", *words]
+    elif words[:1] == ["python"] and words[1].startswith("benchmarks/"):
+        words[0] = sys.executable
+    else:
+        sys.exit(f"{command}: only dcnlab and python benchmarks/... are run")
+    done = subprocess.run(words, cwd=HERE, capture_output=True, text=True)
+    if done.returncode:
+        sys.exit(f"{command}: {done.stderr.strip()}")
+    return done.stdout.strip()
+
+
+def main() -> None:
+    """Parse and act."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    actions = parser.add_subparsers(dest="action", required=True)
+    keeping = actions.add_parser("keep")
+    keeping.add_argument("folders", nargs="+", type=Path)
+    filling = actions.add_parser("fill")
+    filling.add_argument("pages", nargs="+", type=Path)
+    filling.add_argument("--check", action="store_true")
+    options = parser.parse_args()
+    if options.action == "keep":
+        for folder in keep(options.folders):
+            print(folder.relative_to(HERE))
+        return
+    changed = [page for page in options.pages if fill(page, options.check)]
+    for page in changed:
+        print(f"{page} {'is not what its commands print' if options.check else 'filled anew'}")
+    sys.exit(1 if options.check and changed else 0)
+
+
+if __name__ == "__main__":
+    main()

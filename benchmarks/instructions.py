@@ -4,8 +4,8 @@
     python benchmarks/instructions.py --against benchmarks/results/instructions.json    # exit status 1 beyond 2% more
 
 Valgrind counts a process that does the work once and one that does it three times; half the difference is one call,
-free of start and compilation. One thread, and the instruction set is held to AVX2 (what valgrind executes), numba's by its
-own variables and for oneDNN and MKL by theirs, so that the count is the program's, not the machine's. It depends on the
+free of start and compilation. One thread, and the instruction set is held to AVX2, which valgrind executes, for numba,
+oneDNN and MKL each by its own variables, so that the count is the program's, not the machine's. It depends on the
 versions of torch, numba and llvmlite, which the JSON names.
 """
 

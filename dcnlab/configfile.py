@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import functools
 import json
 import os
 import types
@@ -45,8 +46,11 @@ def load(experiment: str, args: Sequence[str] = (), parameters: dict[str, Any] |
         apply(tree, layer, str(file))
     if not named:
         apply(tree, {"name": path.stem}, str(path))
+    # The config.yaml of a sweep's run is an experiment too, and its repetition a run of the same parameters.
+    recorded = {key: OmegaConf.select(tree, key) for key in tree.sweep}
     swept = dict(flatten(parameters or {}))
     apply(tree, swept, "sweep")
+    swept = recorded | swept
     for arg in args:
         if not is_override(arg):
             file_parameters = dict(flatten(read_json(arg)))
@@ -281,17 +285,22 @@ def _hint(key: str) -> Any:
     """The type of a dotted key of the tree, or None where there is no such key."""
     hint: Any = Config
     for part in key.split("."):
-        fields = typing.get_type_hints(hint) if dataclasses.is_dataclass(hint) else {}
+        fields = _hints(hint)
         if part not in fields:
             return None
         hint = fields[part]
     return hint
 
 
+@functools.cache
+def _hints(section: Any) -> dict[str, Any]:
+    return typing.get_type_hints(section) if dataclasses.is_dataclass(section) else {}
+
+
 def keys(section: type = Config, prefix: str = "") -> list[str]:
     """Every dotted key of the tree, sections included."""
     found = []
-    for name, hint in typing.get_type_hints(section).items():
+    for name, hint in _hints(section).items():
         found.append(f"{prefix}{name}")
         if dataclasses.is_dataclass(hint):
             found += keys(typing.cast(type, hint), f"{prefix}{name}.")

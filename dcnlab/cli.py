@@ -131,6 +131,17 @@ def table(
 
 
 @app.command()
+def report(
+    folder: Annotated[Path, typer.Argument(metavar="DIR")],
+    out: Annotated[Path | None, typer.Option(metavar="FILE.html", show_default="DIR/report.html")] = None,
+) -> None:
+    """Write one HTML page on all runs in a folder, which needs no network: tables, curves, costs; prints the file."""
+    from dcnlab.ablations.report import page
+
+    print(page.write(folder, out))
+
+
+@app.command()
 def complexity(
     words: Annotated[list[str], typer.Argument(metavar="EXPERIMENT.yaml... [KEY=VALUE]...", show_default=False)],
     size: Annotated[str | None, typer.Option(metavar="HxW", help="Image, pixels.", show_default="data's")] = None,

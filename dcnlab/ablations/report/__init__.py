@@ -1,0 +1,1 @@
+"""The report: runs gathered, drawn and written as one HTML page."""

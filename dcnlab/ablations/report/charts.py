@@ -1,0 +1,183 @@
+"""Charts as inline SVG: legible in print and on a phone, told apart by shape as well as by colour."""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections.abc import Iterator, Sequence
+
+from dcnlab.ablations.report.gather import Curve
+from dcnlab.ablations.report.markup import Markup, el
+
+LINES = 8
+"""The most rows that one chart tells apart."""
+
+WIDTH, HEIGHT = 360.0, 230.0
+_LEFT, _RIGHT, _TOP, _BOTTOM = 42.0, 10.0, 10.0, 36.0
+_ROW = 44.0
+
+
+def legend(labels: Sequence[str]) -> Markup:
+    """What the lines and markers of the charts beside it stand for."""
+    items = []
+    for at, text in enumerate(labels[:LINES]):
+        line = el("line", {"class": f"line s{at}", "x1": 1, "y1": 7, "x2": 27, "y2": 7})
+        key = el("svg", {"class": "key", "viewBox": "0 0 28 14", "aria-hidden": "true"}, line, _marker(at, 14, 7))
+        items.append(el("li", None, key, " ", text))
+    return el("ul", {"class": "legend"}, *items)
+
+
+def lines(name: str, caption: str, curves: Sequence[Curve], x_label: str) -> Markup:
+    """A figure with a line a row: the mean of its runs, in the band from their lowest to their highest.
+
+    Args:
+        name: what the y axis shows.
+        caption: of the figure.
+        curves: one a row; of more than `LINES` the first.
+        x_label: what the x axis shows.
+    """
+    curves = curves[:LINES]
+    xs = [x for curve in curves for x in curve.x]
+    ys = [y for curve in curves for y in (*curve.low, *curve.high)]
+    x_ticks, y_ticks = ticks(min(xs), max(xs), 5), ticks(min(ys), max(ys), 5)
+    x_low, x_high = min(xs), max(xs)
+    y_low, y_high = min(y_ticks[0], min(ys)), max(y_ticks[-1], max(ys))
+
+    def at(x: float, y: float) -> tuple[float, float]:
+        across = (x - x_low) / (x_high - x_low or 1)
+        up = (y - y_low) / (y_high - y_low or 1)
+        return _LEFT + across * (WIDTH - _LEFT - _RIGHT), HEIGHT - _BOTTOM - up * (HEIGHT - _TOP - _BOTTOM)
+
+    parts: list[Markup] = []
+    for y in y_ticks:
+        (left, height), (right, _) = at(x_low, y), at(x_high, y)
+        parts.append(el("line", {"class": "grid", "x1": left, "y1": _n(height), "x2": right, "y2": _n(height)}))
+        parts.append(_text(left - 5, height + 4, _tick(y, y_ticks), "end"))
+    for x in [x for x in x_ticks if x_low <= x <= x_high]:
+        parts.append(_text(at(x, y_low)[0], HEIGHT - _BOTTOM + 15, _tick(x, x_ticks), "middle"))
+    parts.append(_text((_LEFT + WIDTH - _RIGHT) / 2, HEIGHT - 4, x_label, "middle"))
+    for number, curve in enumerate(curves):
+        if curve.runs > 1:
+            outline = [at(*point) for point in zip(curve.x, curve.high, strict=True)]
+            outline += [at(*point) for point in zip(curve.x[::-1], curve.low[::-1], strict=True)]
+            parts.append(el("path", {"class": f"band s{number}", "d": _path(outline) + "Z"}))
+    for number, curve in enumerate(curves):
+        course = [at(*point) for point in zip(curve.x, curve.mean, strict=True)]
+        parts.append(el("path", {"class": f"line s{number}", "d": _path(course)}))
+        step = max(1, len(course) // 5)
+        parts += [_marker(number, *point) for point in course[number * step // len(curves) :: step]]
+    return _figure(name, caption, list(_ends(curves)), HEIGHT, parts)
+
+
+def dots(metric: str, caption: str, rows: Sequence[tuple[str, Sequence[float]]]) -> Markup:
+    """A figure with a line of dots for each row: a dot a seed, their mean, and its distance to the first row's.
+
+    Args:
+        metric: what is shown, percent.
+        caption: of the figure.
+        rows: label and the seeds' figures, at least one each.
+    """
+    values = [value for _, seeds in rows for value in seeds]
+    marks = ticks(min(values), max(values), 5)
+    low, high = min(marks[0], min(values)), max(marks[-1], max(values))
+
+    def across(value: float) -> float:
+        return 16 + (value - low) / (high - low or 1) * (WIDTH - 32)
+
+    height = _ROW * len(rows) + 40
+    parts = []
+    for value in marks:
+        x = _n(across(value))
+        parts.append(el("line", {"class": "grid", "x1": x, "y1": 4, "x2": x, "y2": _n(height - 34)}))
+        parts.append(_text(across(value), height - 20, _tick(value, marks), "middle"))
+    parts.append(_text(WIDTH / 2, height - 4, f"{metric} (%)", "middle"))
+    first = across(statistics.fmean(rows[0][1]))
+    parts.append(el("line", {"class": "base", "x1": _n(first), "y1": 4, "x2": _n(first), "y2": _n(height - 34)}))
+    for number, (label, seeds) in enumerate(rows):
+        y = number * _ROW + 30
+        mean = across(statistics.fmean(seeds))
+        parts.append(_text(2, y - 14, label if len(label) <= 40 else f"{label[:39]}…", "start", "label"))
+        parts.append(_text(WIDTH - 2, y - 14, mean_and_spread(seeds), "end", "label"))
+        parts += [el("circle", {"class": "dot", "cx": _n(across(seed)), "cy": y, "r": 4}) for seed in seeds]
+        parts.append(el("line", {"class": "mean", "x1": _n(mean), "y1": y - 8, "x2": _n(mean), "y2": y + 8}))
+    said = [f"{label}: {mean_and_spread(seeds)}" for label, seeds in rows]
+    return _figure(metric, caption, said, height, parts)
+
+
+def mean_and_spread(values: Sequence[float]) -> str:
+    """Mean and standard deviation (n - 1), as tables print them."""
+    mean = f"{statistics.fmean(values):.2f}"
+    return f"{mean} ± {statistics.stdev(values):.2f}" if len(values) > 1 else mean
+
+
+def ticks(low: float, high: float, about: int) -> list[float]:
+    """Round numbers that take in a range.
+
+    Args:
+        low: its lower end.
+        high: its upper end.
+        about: how many are wanted.
+    """
+    if high <= low:
+        pad = abs(low) * 0.1 or 1.0
+        low, high = low - pad, high + pad
+    raw = (high - low) / about
+    power = 10.0 ** math.floor(math.log10(raw))
+    step = next(step * power for step in (1, 2, 5, 10) if step * power >= raw * 0.999)
+    first, last = math.floor(low / step + 1e-9), math.ceil(high / step - 1e-9)
+    return [number * step for number in range(first, last + 1)]
+
+
+def _tick(value: float, among: Sequence[float]) -> str:
+    step = among[1] - among[0]
+    if step >= 1000:
+        return f"{value / 1000:g}k" if value else "0"
+    return f"{round(value, 9) + 0.0:.{max(0, -math.floor(math.log10(step) + 1e-9))}f}"
+
+
+def _figure(name: str, caption: str, said: Sequence[str], height: float, parts: Sequence[Markup]) -> Markup:
+    described = f"{name}. {'; '.join(said)}"
+    frame: dict[str, object] = {
+        "class": "chart",
+        "viewBox": f"0 0 {_n(WIDTH)} {_n(height)}",
+        "role": "img",
+        "aria-label": described,
+    }
+    return el("figure", None, el("figcaption", None, caption), el("svg", frame, *parts))
+
+
+def _ends(curves: Sequence[Curve]) -> Iterator[str]:
+    for curve in curves:
+        spread = f" ({curve.low[-1]:.3g} to {curve.high[-1]:.3g})" if curve.runs > 1 else ""
+        yield f"{curve.label} ends at {curve.mean[-1]:.3g}{spread}"
+
+
+def _marker(number: int, x: float, y: float) -> Markup:
+    """A shape of its own for each line."""
+    shapes = (
+        None,
+        "M-3.5-3.5h7v7h-7Z",
+        "M0-4.5L4.3 3H-4.3Z",
+        "M0-5L5 0L0 5L-5 0Z",
+        "M0 4.5L4.3-3H-4.3Z",
+        "M-1.3-4h2.6v2.7h2.7v2.6h-2.7v2.7h-2.6v-2.7h-2.7v-2.6h2.7Z",
+        "M-4.5-2h9v4h-9Z",
+        "M-2-4.5h4v9h-4Z",
+    )
+    name = f"marker s{number}"
+    shape = shapes[number % len(shapes)]
+    if shape is None:
+        return el("circle", {"class": name, "cx": _n(x), "cy": _n(y), "r": 3.7})
+    return el("path", {"class": name, "d": shape, "transform": f"translate({_n(x)} {_n(y)})"})
+
+
+def _text(x: float, y: float, text: str, anchor: str, name: str | None = None) -> Markup:
+    return el("text", {"x": _n(x), "y": _n(y), "text-anchor": anchor, "class": name}, text)
+
+
+def _path(points: Sequence[tuple[float, float]]) -> str:
+    return "M" + "L".join(f"{_n(x)} {_n(y)}" for x, y in points)
+
+
+def _n(value: float) -> str:
+    return f"{value:.1f}".removesuffix(".0")

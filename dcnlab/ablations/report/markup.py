@@ -1,0 +1,49 @@
+"""HTML out of Python, escaped by construction: text that is not markup cannot become it."""
+
+from __future__ import annotations
+
+import html
+
+
+class Markup(str):
+    """Text that is HTML already; every other text is escaped where it enters an element."""
+
+
+Child = str | int | float | None
+"""What stands in an element; None is nothing."""
+
+_VOID = ("meta", "link", "img", "br", "hr", "line", "circle", "path", "rect", "polyline")
+
+
+def el(tag: str, attributes: dict[str, object] | None = None, *children: Child) -> Markup:
+    """An element.
+
+    Args:
+        tag: its name.
+        attributes: values are escaped; None and False leave the attribute out, True states it without a value.
+        children: escaped, unless they are `Markup`.
+    """
+    shown = []
+    for name, value in (attributes or {}).items():
+        if value is True:
+            shown.append(f" {name}")
+        elif value is not None and value is not False:
+            shown.append(f' {name}="{html.escape(str(value))}"')
+    opening = f"<{tag}{''.join(shown)}>"
+    if tag in _VOID:
+        # SVG's void elements need the end that HTML's do not have.
+        return Markup(opening if tag in ("meta", "link", "img", "br", "hr") else f"{opening[:-1]}/>")
+    return Markup(f"{opening}{join(*children)}</{tag}>")
+
+
+def join(*children: Child) -> Markup:
+    """Children one after the other."""
+    return Markup("".join(str(part) if isinstance(part, Markup) else escape(part) for part in children))
+
+
+def escape(child: Child) -> str:
+    """Text as HTML shows it; characters that HTML may not hold become the replacement character."""
+    if child is None:
+        return ""
+    text = "".join(c if c >= " " or c in "\n\t" else "\N{REPLACEMENT CHARACTER}" for c in str(child))
+    return html.escape(text)

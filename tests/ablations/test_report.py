@@ -1,0 +1,289 @@
+"""The report's page holds the worked-out figures, is safe whatever the runs say, and repeats them."""
+
+import contextlib
+import os
+import re
+import shlex
+import shutil
+import statistics
+from html.parser import HTMLParser
+from pathlib import Path
+
+import pytest
+from command_line import dcnlab
+from report_runs import SCRIPT, write_curve, write_everything, write_run
+
+from dcnlab import cli, configfile, runs
+from dcnlab.ablations.report import charts, gather, markup, page
+from dcnlab.config import ConfigError
+
+
+class Reader(HTMLParser):
+    """A page as its reader meets it: tables of text, elements with their attributes, all words."""
+
+    def __init__(self, text):
+        super().__init__()
+        self.tables, self.elements, self.words = {}, [], []
+        self._cell = self._caption = None
+        self._row = []
+        self.feed(text)
+
+    def handle_starttag(self, tag, attributes):
+        self.elements.append((tag, dict(attributes)))
+        if tag in ("th", "td", "caption"):
+            self._cell = []
+        if tag == "tr":
+            self._row = []
+
+    def handle_endtag(self, tag):
+        if tag == "caption":
+            self._caption = "".join(self._cell)
+            self.tables[self._caption] = []
+        elif tag in ("th", "td"):
+            self._row.append("".join(self._cell))
+        elif tag == "tr":
+            self.tables[self._caption].append(self._row)
+        if tag in ("th", "td", "caption"):
+            self._cell = None
+
+    def handle_data(self, data):
+        self.words.append(data)
+        if self._cell is not None:
+            self._cell.append(data)
+
+    def all(self, tag):
+        return [attributes for name, attributes in self.elements if name == tag]
+
+
+@pytest.fixture(scope="module")
+def everything(tmp_path_factory):
+    """A folder with runs of all kinds and their report."""
+    home = tmp_path_factory.mktemp("everything")
+    with contextlib.chdir(home):
+        write_everything(Path("runs"))
+        page.write(Path("runs"))
+    return home
+
+
+@pytest.fixture
+def runs_folder(everything, tmp_path, monkeypatch):
+    """A copy to spoil."""
+    shutil.copytree(everything, tmp_path, dirs_exist_ok=True)
+    monkeypatch.chdir(tmp_path)
+    return Path("runs")
+
+
+@pytest.fixture(scope="module")
+def read(everything):
+    return Reader((everything / "runs" / "report.html").read_text())
+
+
+def table(read, words):
+    [found] = [lines for caption, lines in read.tables.items() if words in caption]
+    return found
+
+
+def test_the_table_holds_the_worked_out_means_spreads_and_differences(read):
+    header, none, three = table(read, "layers: mean and spread")
+    assert header[:4] == ["deform_layers", "top1 (%)", "difference", "seeds"]
+    assert none[:4] == ["0", "73.00 ± 3.61", "", "3"]
+    assert three[:4] == ["3", "75.50 ± 0.50", "+2.50", "3"]
+
+
+def test_the_overview_says_what_was_found_and_how_far_seeds_bear_it(read):
+    text = " ".join("".join(read.words).split())
+    assert (
+        "layers: top1 is highest at deform_layers 3: 75.50 ± 0.50 %, +2.50 against deform_layers 0; better at 2 of 3 "
+        "seeds that both have. The difference is less than the larger of the two standard deviations (3.61)." in text
+    )
+    assert "Runs: 8 finished, 1 failed, 2 unfinished, 1 interrupted." in text
+
+
+def test_classes_have_a_row_each_with_the_difference_to_the_first_column(read):
+    header, sky, script = table(read, "iou of each class")
+    assert header == ["class", "deform_layers 0", "deform_layers 3"]
+    assert sky == ["Sky", "81.0 ± 1.0", "84.0 ± 1.0 (+3.0)"]
+    assert script == [SCRIPT, "10.0 ± 10.0", "10.0 ± 10.0 (+0.0)"]
+
+
+def test_measured_dilation_stands_beside_the_papers(read):
+    assert table(read, "deform_layers 3, runs/layers/l3s0")[1] == [
+        "layer4.2.conv2", "5.00 ± 0.50", "5.00 ± 0.50", "5.00 ± 0.50", "–",
+    ]  # fmt: skip
+    assert table(read, "paper's table 2")[1] == ["res5c", "5.3 ± 3.3", "5.8 ± 3.5", "8.4 ± 4.5", "6.2 ± 3.0"]
+
+
+def test_costs_are_means_over_the_runs_of_a_row(read):
+    header, none, _ = table(read, "layers: costs")
+    assert none == ["0", "68,266", "8.32", "31.0", "700.0", "512"]
+    assert header[-1] == "peak memory (MiB)"
+
+
+def test_runs_of_several_settings_have_tables_of_their_own_and_the_page_says_so(read):
+    assert table(read, "mixed (1 of 2): mean and spread")[1][0] == "50.00"
+    assert table(read, "mixed (2 of 2): mean and spread")[1][0] == "51.00"
+    assert any("mixed: the runs are of 2 settings, which one table cannot mix" in word for word in read.words)
+    assert "Of the runs of this name, those with optim.lr 0.2." in read.words
+
+
+def test_runs_without_a_score_are_listed_with_the_reason_and_the_way_on(read):
+    rows = {row[0]: row[1:] for row in table(read, "Failed, interrupted")[1:]}
+    assert rows["runs/broken/failed"][0] == "failed"
+    assert SCRIPT in rows["runs/broken/failed"][2]
+    assert "\x1b" not in rows["runs/broken/failed"][2]
+    assert rows["runs/broken/stopped"] == [
+        "interrupted",
+        "",
+        "stopped from outside",
+        "dcnlab resume runs/broken/stopped",
+    ]
+    assert rows["runs/broken/killed"][2] == "no results: at work still, or killed."
+    assert rows["runs/broken/unborn"][1] == "model.deform_layers 9"
+    assert rows["runs/broken/unborn"][2].endswith("Its log ends with: dcnlab: model.deform_layers is 9")
+
+
+def test_nothing_that_a_run_says_becomes_markup(runs_folder):
+    evil = runs_folder / '"><img src=x onerror=alert(1)>'
+    evil.mkdir()
+    (runs_folder / "mixed" / "lr0").rename(evil / "a'b")
+    text = page.write(runs_folder).read_text()
+    read = Reader(text)
+    assert text.count("<script") == 1
+    assert not [attributes for attributes in read.all("img") if not attributes["src"].startswith("data:image/webp")]
+    assert not [name for _, attributes in read.elements for name in attributes if name.startswith("on")]
+    assert evil.name in "".join(read.words)
+
+
+def test_the_page_asks_nothing_of_the_network(read, everything):
+    text = re.sub(r"data:image/webp;base64,[A-Za-z0-9+/=]*", "", (everything / "runs" / "report.html").read_text())
+    assert not re.search(r"https?:|//[a-z]|@import|url\(", text, re.IGNORECASE)
+    links = [value for _, attributes in read.elements for name, value in attributes.items() if name in ("src", "href")]
+    assert links
+    assert all(link.startswith(("#", "data:")) for link in links)
+    [policy] = [meta["content"] for meta in read.all("meta") if meta.get("http-equiv") == "Content-Security-Policy"]
+    assert policy.startswith("default-src 'none';")
+    assert "unsafe" not in policy
+
+
+def test_pictures_are_made_small_and_described(read):
+    pictures = read.all("img")
+    assert [(one["width"], one["height"]) for one in pictures] == [("640", "160")] * 2
+    assert [one["alt"] for one in pictures] == [f"picture 0 of deform_layers {layers}, seed 0" for layers in (0, 3)]
+
+
+def test_pictures_beyond_the_pages_budget_are_left_out_and_named(tmp_path, runs_folder):
+    from dcnlab.ablations.report.pictures import Album
+
+    paths = sorted(runs_folder.glob("layers/*/pictures/0.png"))
+    broken = tmp_path / "broken.png"
+    broken.write_text("no picture")
+    taken, left_out = Album(budget=1).take([broken, *paths])
+    assert [picture.source for picture in taken] == paths[:1]
+    assert left_out[0].startswith(str(broken))
+    assert left_out[1:] == [f"{paths[1]}: the page is full"]
+
+
+def test_a_curve_is_the_mean_and_the_range_of_its_runs_where_all_have_figures(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for seed, loss in enumerate(([4.0, 2.0, 1.0], [6.0, 4.0])):
+        write_curve(write_run(f"runs/a/{seed}", 50.0, {"seed": seed}, seed=seed), loss, 40.0)
+    [group] = gather.report(Path("runs")).groups
+    [curve] = gather.curves(group.rows)["train/loss"]
+    assert (curve.x, curve.mean, curve.low, curve.high, curve.runs) == ([0, 1], [5, 3], [4, 2], [6, 4], 2)
+
+
+def test_long_curves_are_averaged_over_neighbouring_steps():
+    curve = gather.envelope("a", [{float(step): float(step) for step in range(1000)}], 100)
+    assert len(curve.x) == 100
+    assert (curve.x[0], curve.mean[0]) == (statistics.fmean(range(10)),) * 2
+
+
+def test_figures_that_are_no_numbers_leave_a_gap(tmp_path):
+    (tmp_path / "metrics.csv").write_text("epoch,step,train/loss\n0,1,nan\n0,2,inf\n0,3,2.5\n,,\n0,4,x\n")
+    assert gather.read_metrics(tmp_path / "metrics.csv") == {"train/loss": {3.0: 2.5}}
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "wanted"),
+    [
+        (0.0, 1.0, [0, 0.2, 0.4, 0.6, 0.8, 1]),
+        (68.2, 76.3, [68, 70, 72, 74, 76, 78]),
+        (-90, 90, [-100, -50, 0, 50, 100]),
+    ],
+)
+def test_ticks_are_round_and_take_in_the_range(low, high, wanted):
+    assert charts.ticks(low, high, 5) == pytest.approx(wanted)
+
+
+def test_ticks_of_a_single_value_stand_around_it():
+    found = charts.ticks(0.0, 0.0, 5)
+    assert found[0] < 0 < found[-1]
+
+
+def test_elements_escape_text_and_attributes():
+    made = markup.el("p", {"title": '"<&', "hidden": True, "id": None}, "a<b", markup.el("br"), "\x00")
+    assert made == '<p title="&quot;&lt;&amp;" hidden>a&lt;b<br>\N{REPLACEMENT CHARACTER}</p>'
+
+
+def test_a_packaged_sweeps_runs_show_the_trials_that_are_missing(tmp_path, monkeypatch):
+    from dcnlab.ablations.sweepfile import read, trials
+
+    monkeypatch.chdir(tmp_path)
+    Path("data").mkdir()
+    name = "table1_deeplab_camvid_small"
+    found = trials(read(name), ["data.root=data"])
+    for trial in found[:2]:
+        write_run(trial.folder, 50.0, trial.parameters)
+        (trial.folder / "config.yaml").write_text(configfile.to_yaml(trial.config))
+    [group] = gather.report(Path("runs")).groups
+    assert [(row["seeds"], row["seeds_wanted"]) for row in group.table.rows] == [(2, 3), (0, 3)]
+    assert group.command == f"dcnlab sweep {name} data.root=data"
+    text = page.write(Path("runs")).read_text()
+    assert "0 of 3 (!)" in text
+    assert "missing" in text
+
+
+def test_the_command_in_the_page_repeats_the_run(tiny, monkeypatch):
+    Path("args.json").write_text('{"model.deform_layers": 2, "seed": 5}')
+    monkeypatch.setattr("sys.argv", ["dcnlab", "fit", tiny, "args.json", "id=first", "logger.wandb=false"])
+    with pytest.raises(SystemExit) as ended:
+        cli.main()
+    assert ended.value.code is None
+    read = Reader(page.write(Path("runs")).read_text())
+    [command] = {word for word in read.words if word.startswith("dcnlab fit")}
+    assert command == "dcnlab fit runs/tiny/first/config.yaml id=null"
+    monkeypatch.setattr("sys.argv", shlex.split(command))
+    with pytest.raises(SystemExit) as ended:
+        cli.main()
+    assert ended.value.code is None
+    [again] = [folder for folder in runs.discover([Path("runs")]) if folder.name != "first"]
+    first, second = (runs.read_results(folder) for folder in (Path("runs/tiny/first"), again))
+    assert (first["metrics"], first["parameters"], first["seed"]) == (
+        second["metrics"], second["parameters"], second["seed"],
+    )  # fmt: skip
+    assert first["parameters"] == {"model.deform_layers": 2, "seed": 5}
+
+
+def test_the_command_prints_the_file_and_mistakes_are_one_line(runs_folder):
+    made = dcnlab("report", "runs", "--out", "pages/all.html")
+    assert (made.returncode, made.stdout) == (0, "pages/all.html\n")
+    assert Path("pages/all.html").read_text().endswith("</html>\n")
+    os.mkdir("empty")
+    for folder, says in (("rusn", "rusn: no such folder"), ("empty", "empty: no runs in it")):
+        refused = dcnlab("report", folder)
+        assert (refused.returncode, refused.stderr) == (2, f"dcnlab: {says}\n")
+    assert not Path("empty/report.html").exists()
+
+
+def test_results_that_cannot_be_read_are_named_and_the_rest_is_shown(runs_folder):
+    (runs_folder / "layers" / "l0s0" / "results.json").write_text("{")
+    text = page.write(runs_folder).read_text()
+    assert "runs/layers/l0s0/results.json: not JSON" in text
+    assert "75.50 ± 0.50" in text
+
+
+def test_a_folder_of_unreadable_runs_alone_is_refused(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (write_run("runs/a/b", 50.0) / "results.json").write_text("{")
+    with pytest.raises(ConfigError, match=r"runs: no runs in it that can be read; left out: runs/a/b/results\.json"):
+        gather.report(Path("runs"))

@@ -16,7 +16,6 @@ from pytorch_lightning.utilities.exceptions import MisconfigurationException
 from dcnlab import configfile, tracking
 from dcnlab.config import Config, ConfigError, DataConfig
 from dcnlab.cost import Cost
-from dcnlab.data.seeding import mix
 from dcnlab.runs import CHECKPOINT
 
 if TYPE_CHECKING:
@@ -158,6 +157,7 @@ def task_module(config: Config, classes: list[str]) -> pl.LightningModule:
         data.longer_side,
         mean,
         std,
+        config.seed,
     )
 
 
@@ -196,21 +196,6 @@ def _detector(config: Config, features: Backbone, classes: int) -> Detector:
     return FPNFasterRCNN(features, classes, ohem=model.ohem, **common)
 
 
-class _Reseed(pl.Callback):
-    """Random numbers of a batch are a function of seed, pass, batch and process, so that resuming changes none.
-
-    Seeding when a pass begins does not do: a resumed run draws other numbers before its first batch than a whole one.
-    """
-
-    def __init__(self, seed: int) -> None:
-        self.seed = seed
-
-    def on_train_batch_start(
-        self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int
-    ) -> None:
-        torch.manual_seed(mix(self.seed, trainer.current_epoch, batch_idx, trainer.global_rank))
-
-
 def _trainer(config: Config, folder: Path, cost: Cost, validates: bool) -> pl.Trainer:
     run = config.trainer
     # At the end of a pass, not of its validation: from there, resuming would repeat or skip batches.
@@ -235,7 +220,7 @@ def _trainer(config: Config, folder: Path, cost: Cost, validates: bool) -> pl.Tr
             limit_val_batches=None if validates else 0,
             log_every_n_steps=config.logger.every,
             logger=False,
-            callbacks=[cost, *averaging, saving, _Reseed(config.seed), *([bar] if bar else [])],
+            callbacks=[cost, *averaging, saving, *([bar] if bar else [])],
             enable_progress_bar=bar is not None,
             enable_model_summary=False,
             default_root_dir=folder,

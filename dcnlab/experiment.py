@@ -83,6 +83,7 @@ def evaluate(folder: Path, overrides: list[str]) -> dict[str, float]:
     """
     config = configfile.load_run(folder, overrides)
     config.model.backbone.weights = "none"  # the checkpoint brings them
+    config.trainer.effective_batch = None  # any number of processes can score
     checkpoint = _checkpoint(folder)
     kept = _read(checkpoint)["state_dict"]
     parts = build(config, folder)

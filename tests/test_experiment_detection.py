@@ -198,14 +198,6 @@ def test_processes_that_do_not_divide_the_test_images_score_as_one(shapes):
     assert scores[0]["ap50"] > 0
 
 
-def test_more_processes_than_test_images_are_refused_before_training(shapes):
-    (shapes / "ImageSets/Main/one.txt").write_text("test_0\n")
-    done = dcnlab("fit", "tiny.yaml", "data.test=one", "trainer.devices=2")
-    assert done.returncode == 2
-    [line] = set(done.stderr.splitlines())
-    assert "data.test has 1 images for 2 processes" in line
-
-
 @pytest.mark.parametrize(
     ("override", "says"),
     [

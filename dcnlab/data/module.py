@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 from pytorch_lightning import LightningDataModule
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader, Dataset, default_collate
 
 from dcnlab.data.digits import DigitClassification, DigitDetection, DigitScenes, DigitSegmentation, Geometry
 from dcnlab.data.imagefolder import IMAGENET_MEAN, IMAGENET_STD, ImageFolderSplit
@@ -56,10 +56,14 @@ class SplitsDataModule(LightningDataModule):
         """Batches in a new order every pass; a last step that is not full sits out, where there is a full one.
 
         Raises:
-            ValueError: a split, be it one of those scored later, has fewer images than there are processes.
+            ValueError: the split has fewer images than there are processes.
         """
-        for key in ("train", "val", "test"):
-            self._check_share(key)
+        images, (_, world) = _length(self.train), self._share()
+        if images < world:
+            raise ValueError(
+                f"data.train has {images} images for {world} processes, one each at least; "
+                f"use at most {images} processes (trainer.devices times trainer.num_nodes)"
+            )
         batches = 1 if self.trainer is None else self.trainer.accumulate_grad_batches
         sampler = TrainingSampler(_length(self.train), self.seed, *self._share(), self.batch_size * batches)
         drop_last = len(sampler) >= self.batch_size
@@ -74,19 +78,12 @@ class SplitsDataModule(LightningDataModule):
         return self._evaluation("test")
 
     def _evaluation(self, key: str) -> DataLoader[Any]:
-        self._check_share(key)
         dataset = getattr(self, key)
         sampler = EvaluationSampler(_length(dataset), *self._share())
+        if not len(sampler):
+            # Lightning leaves a process without batches out of the evaluation, and the others would wait for it.
+            return DataLoader(_NoImages(dataset, self.collate or default_collate), batch_size=None)
         return self._loader(dataset, sampler, self.evaluation_batch_size)
-
-    def _check_share(self, key: str) -> None:
-        """Refuse a process without an image: it would leave the evaluation, and the others would wait for it."""
-        dataset, (_, world) = getattr(self, key), self._share()
-        if dataset is not None and _length(dataset) < world:
-            raise ValueError(
-                f"data.{key} has {_length(dataset)} images for {world} processes, one each at least; "
-                f"trainer.devices must be at most {_length(dataset)}"
-            )
 
     def _share(self) -> tuple[int, int]:
         """Rank and number of processes, of the trainer where there is one."""
@@ -207,6 +204,19 @@ class ImageFolderDataModule(SplitsDataModule):
                     f"{', '.join(odd)} in one of the two alone; data.classes chooses those to use"
                 )
         super().__init__(training, validation, testing, training.classes, batch_size, workers, seed)
+
+
+class _NoImages(Dataset[Any]):
+    """One batch of no images, otherwise of the form that a data set's batches have."""
+
+    def __init__(self, dataset: Dataset[Any], collate: Callable[[list[Any]], Any]) -> None:
+        self.dataset, self.collate = dataset, collate
+
+    def __len__(self) -> int:
+        return 1
+
+    def __getitem__(self, index: int) -> Any:
+        return tuple(part[:0] for part in self.collate([self.dataset[0]]))
 
 
 def collate_lists(items: list[tuple[Any, ...]]) -> tuple[list[Any], ...]:

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
-from torchvision.models.detection._utils import BalancedPositiveNegativeSampler, BoxCoder, Matcher
+from torchvision.models.detection._utils import BoxCoder, Matcher
 from torchvision.models.detection.anchor_utils import AnchorGenerator
 from torchvision.models.detection.rpn import concat_box_prediction_layers
 from torchvision.ops import box_iou
 
+from dcnlab.models.balanced_sample import balanced_sample
 from dcnlab.models.initialisation import init_new_layers
 
 Size = tuple[int, int]
@@ -104,14 +105,15 @@ class AnchorHead(nn.Module):
         )
 
     def losses(
-        self, predictions: AnchorPredictions, sizes: Sequence[Size], targets: Sequence[dict[str, Tensor]]
+        self, predictions: AnchorPredictions, sizes: Sequence[Size], targets: Sequence[dict[str, Any]]
     ) -> tuple[Tensor, Tensor]:
         """Losses of a random sample of each image's anchors.
 
         Args:
             predictions: of N images.
             sizes: true (h, w) of each image.
-            targets: `boxes` (n, 4) and `labels` (n,) 1..C of each; none make a background image.
+            targets: `boxes` (n, 4) and `labels` (n,) 1..C of each; none make a background image. `seed`, where there is
+                one, is that of the sample.
 
         Returns:
             Mean cross-entropy of an image's sampled anchors; the positive ones' smooth L1 loss with sigma 3, over the
@@ -121,8 +123,12 @@ class AnchorHead(nn.Module):
             self.assign(predictions.anchors, size, target["boxes"].float(), target["labels"])
             for size, target in zip(sizes, targets, strict=True)
         ]
-        sampler = BalancedPositiveNegativeSampler(self.settings.sampled, self.settings.positive_fraction)
-        positive, negative = (torch.stack(masks).bool() for masks in sampler([labels for labels, _ in assigned]))
+        settings = self.settings
+        drawn = [
+            balanced_sample(labels, settings.sampled, settings.positive_fraction, target.get("seed"))
+            for (labels, _), target in zip(assigned, targets, strict=True)
+        ]
+        positive, negative = (torch.stack(masks) for masks in zip(*drawn, strict=True))
         labels, boxes = (torch.stack(parts) for parts in zip(*assigned, strict=True))
         sampled = positive | negative
         # Images weigh the same whatever their samples: a batch is the mean of its images, on one process or eight.

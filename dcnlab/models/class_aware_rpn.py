@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 from torch import Tensor, nn
 from torch.nn import functional
@@ -51,7 +52,7 @@ class ClassAwareRPN(Detector):
         """What the head says of every anchor of images (N, 3, H, W)."""
         return self.rpn([functional.relu(self.reduce(self.backbone(images)["res5"]))])
 
-    def losses(self, batch: ImageList, targets: Sequence[dict[str, Tensor]]) -> dict[str, Tensor]:
+    def losses(self, batch: ImageList, targets: Sequence[dict[str, Any]]) -> dict[str, Tensor]:
         """The two losses of the sampled anchors, each of weight one."""
         classes, boxes = self.rpn.losses(self.predict(batch.tensors), batch.image_sizes, targets)
         return {"loss_classes": classes, "loss_boxes": boxes}

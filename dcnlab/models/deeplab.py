@@ -39,7 +39,9 @@ class DeepLab(nn.Module):
 
     @staticmethod
     def loss(logits: Tensor, labels: Tensor) -> Tensor:
-        """Cross entropy, mean over the pixels of the batch that count; 0 where none does.
+        """Cross entropy: each image's mean over its pixels that count, 0 where none does, and of these the mean.
+
+        Images weigh the same, so that a step trains as one however its images are shared out.
 
         Args:
             logits: (N, classes, H, W).
@@ -47,4 +49,4 @@ class DeepLab(nn.Module):
         """
         # torch's own sum is made by atomics on a GPU, and refused where trainer.deterministic is true.
         losses = cross_entropy(logits.float(), labels, ignore_index=IGNORE, reduction="none")
-        return losses.sum() / (labels != IGNORE).sum().clamp(min=1)
+        return (losses.sum((1, 2)) / (labels != IGNORE).sum((1, 2)).clamp(min=1)).mean()

@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -74,14 +74,15 @@ class Detector(nn.Module, ABC):
         self.detections = detections or DetectionSettings()
 
     def forward(
-        self, images: Sequence[Tensor], targets: Sequence[dict[str, Tensor]] | None = None
+        self, images: Sequence[Tensor], targets: Sequence[dict[str, Any]] | None = None
     ) -> dict[str, Tensor] | list[Detections]:
         """Losses of a training batch, or detections.
 
         Args:
             images: (3, h, w) each, normalised, of any sizes.
             targets: for each image `boxes` (n, 4), x1, y1, x2, y2 in its pixels, and `labels` (n,) int64 1..C; an image
-                without boxes trains as background.
+                without boxes trains as background. A `seed`, a whole number, makes the anchors and proposals that are
+                drawn for the image's losses a function of it; without one torch's own generator draws.
 
         Returns:
             With targets, named scalar losses; else for each image `boxes` (n, 4) in its pixels, `labels` (n,) and
@@ -94,7 +95,7 @@ class Detector(nn.Module, ABC):
         return self.losses(pad_images(images, self.stride), targets)
 
     @abstractmethod
-    def losses(self, batch: ImageList, targets: Sequence[dict[str, Tensor]]) -> dict[str, Tensor]:
+    def losses(self, batch: ImageList, targets: Sequence[dict[str, Any]]) -> dict[str, Tensor]:
         """Losses of a padded batch."""
 
     @abstractmethod

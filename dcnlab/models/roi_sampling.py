@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 from torch.nn import functional
-from torchvision.models.detection._utils import BalancedPositiveNegativeSampler, BoxCoder, Matcher
+from torchvision.models.detection._utils import BoxCoder, Matcher
 from torchvision.ops import box_iou
+
+from dcnlab.models.balanced_sample import balanced_sample
 
 
 class SampledRoIs(NamedTuple):
@@ -45,23 +47,25 @@ class RoISampling:
         x, y, width, height = (1 / std for std in self.box_std)
         return BoxCoder((x, y, width, height))
 
-    def sample(self, proposals: Sequence[Tensor], targets: Sequence[dict[str, Tensor]]) -> SampledRoIs:
+    def sample(self, proposals: Sequence[Tensor], targets: Sequence[dict[str, Any]]) -> SampledRoIs:
         """Append each image's boxes to its proposals, match them, and draw from them.
 
         Args:
             proposals: (n, 4) for each image.
-            targets: `boxes` (m, 4) and `labels` (m,) 1..C of each.
+            targets: `boxes` (m, 4) and `labels` (m,) 1..C of each; `seed`, where there is one, is that of the draw.
         """
         boxes, labels, box_targets = zip(
             *(
-                self._sample(proposed, target["boxes"].float(), target["labels"])
+                self._sample(proposed, target["boxes"].float(), target["labels"], target.get("seed"))
                 for proposed, target in zip(proposals, targets, strict=True)
             ),
             strict=True,
         )
         return SampledRoIs(list(boxes), torch.cat(labels), torch.cat(box_targets))
 
-    def _sample(self, proposed: Tensor, boxes: Tensor, labels: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def _sample(
+        self, proposed: Tensor, boxes: Tensor, labels: Tensor, seed: int | None
+    ) -> tuple[Tensor, Tensor, Tensor]:
         rois = torch.cat((proposed.float(), boxes))
         roi_labels = labels.new_zeros(len(rois))
         matched = rois.clone()
@@ -74,8 +78,8 @@ class RoISampling:
         if self.rois is None:
             drawn = (roi_labels >= 0).nonzero()[:, 0]
         else:
-            positive, negative = BalancedPositiveNegativeSampler(self.rois, self.positive_fraction)([roi_labels])
-            drawn = (positive[0] | negative[0]).nonzero()[:, 0]
+            positive, negative = balanced_sample(roi_labels, self.rois, self.positive_fraction, seed)
+            drawn = (positive | negative).nonzero()[:, 0]
         rois, roi_labels, matched = rois[drawn], roi_labels[drawn], matched[drawn]
         box_targets = torch.zeros_like(rois)
         positives = roi_labels > 0

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Sequence
+from typing import Any
 
 from torch import Tensor
 from torchvision.models.detection.image_list import ImageList
@@ -58,7 +59,7 @@ class TwoStageDetector(Detector):
             (R, C + 1) scores before softmax and (R, K, 4) deltas, K either C + 1 or 2.
         """
 
-    def losses(self, batch: ImageList, targets: Sequence[dict[str, Tensor]]) -> dict[str, Tensor]:
+    def losses(self, batch: ImageList, targets: Sequence[dict[str, Any]]) -> dict[str, Tensor]:
         """The four losses of joint training, each of weight one."""
         maps = self.maps(batch.tensors)
         predictions = self.propose(maps)

@@ -13,6 +13,7 @@ from torchmetrics.classification import MulticlassAccuracy
 
 from dcnlab.config import OptimConfig
 from dcnlab.tasks.optim import optimizer_and_schedule
+from dcnlab.tasks.step_means import StepMeans
 
 
 class TopK(MulticlassAccuracy):
@@ -34,7 +35,7 @@ class TopK(MulticlassAccuracy):
 class Classification(LightningModule):
     """Train and score a classifier on batches of (images, labels).
 
-    Logs `train/loss` and `train/top1` of a step's batch; `val/top1` and `test/top1` of the whole split, and `top5`
+    Logs `train/loss` and `train/top1` of a step's images; `val/top1` and `test/top1` of the whole split, and `top5`
     where there are more than five classes; percent.
 
     Args:
@@ -46,6 +47,7 @@ class Classification(LightningModule):
     def __init__(self, model: nn.Module, classes: Sequence[str], optim: OptimConfig) -> None:
         super().__init__()
         self.model, self.classes, self.optim = model, list(classes), optim
+        self.step_means = StepMeans()
         ks = (1, 5) if len(classes) > 5 else (1,)
         scores = MetricCollection({f"top{k}": TopK(len(classes), k) for k in ks}, compute_groups=False)
         self.val_scores, self.test_scores = scores.clone(prefix="val/"), scores.clone(prefix="test/")
@@ -60,8 +62,12 @@ class Classification(LightningModule):
         logits = self(images)
         loss = cross_entropy(logits, labels, label_smoothing=self.optim.label_smoothing)
         right = (logits.argmax(1) == labels).float().mean()
-        self.log_dict({"train/loss": loss.detach(), "train/top1": 100 * right}, batch_size=len(labels))
+        self.step_means.add({"train/loss": loss, "train/top1": 100 * right})
         return loss
+
+    def on_before_optimizer_step(self, optimizer: Any) -> None:
+        """Log the step's figures."""
+        self.log_dict(self.step_means.take(self.trainer))
 
     def validation_step(self, batch: tuple[Tensor, Tensor], index: int) -> None:
         """Count a batch's hits."""
@@ -73,8 +79,9 @@ class Classification(LightningModule):
 
     def _score(self, scores: MetricCollection, batch: tuple[Tensor, Tensor]) -> None:
         images, labels = batch
-        scores.update(self(images), labels)
-        self.log_dict(dict(scores.items()), on_step=False, on_epoch=True, batch_size=len(labels))
+        if len(images):
+            scores.update(self(images), labels)
+        self.log_dict(dict(scores.items()), on_step=False, on_epoch=True, batch_size=len(images))
 
     def configure_optimizers(self) -> Any:
         """The optimizer over the groups of `parameter_groups`, its schedule advanced by a step."""

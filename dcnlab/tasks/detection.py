@@ -12,12 +12,14 @@ from pytorch_lightning import LightningModule
 from torch import Tensor
 
 from dcnlab.config import OptimConfig, TestConfig
+from dcnlab.data.seeding import mix
 from dcnlab.metrics.coco_ap import coco_ap
 from dcnlab.metrics.voc_ap import voc_ap, voc_metrics
 from dcnlab.models.detector import Detector
 from dcnlab.models.test_time import detect
 from dcnlab.tasks.optim import optimizer_and_schedule
 from dcnlab.tasks.pictures import detection_panel, to_picture
+from dcnlab.tasks.step_means import StepMeans
 
 Batch = tuple[list[Tensor], list[dict[str, Any]]]
 
@@ -25,7 +27,7 @@ Batch = tuple[list[Tensor], list[dict[str, Any]]]
 class Detection(LightningModule):
     """Train and score a detector on batches of (images, targets); the data module's splits hold the ground truth.
 
-    Logs `train/loss` and its parts of a step's batch; `val/...` and `test/...` of the whole split, percent: ap50 and
+    Logs `train/loss` and its parts of a step's images; `val/...` and `test/...` of the whole split, percent: ap50 and
     ap70 by VOC's protocols, COCO's twelve numbers and ap70 by COCO's, and each class's, `ap50/CLASS` or `ap/CLASS`.
 
     Args:
@@ -37,6 +39,7 @@ class Detection(LightningModule):
         longer_side: images of `test.shorter_sides` grow no longer than this, pixels.
         mean: that images were normalised with, for pictures.
         std: likewise.
+        seed: of the anchors and proposals that are drawn for the losses.
     """
 
     def __init__(
@@ -49,11 +52,13 @@ class Detection(LightningModule):
         longer_side: int | None,
         mean: Sequence[float],
         std: Sequence[float],
+        seed: int = 0,
     ) -> None:
         super().__init__()
         self.model, self.classes, self.protocol = model, list(classes), protocol
         self.optim, self.testing, self.longer_side = optim, test, longer_side
-        self.mean, self.std = mean, std
+        self.mean, self.std, self.seed = mean, std, seed
+        self.step_means = StepMeans()
         self.found: dict[int, dict[str, Tensor]] = {}
         self.detections: list[dict[str, Any]] = []
         self.pictures: list[Image] = []
@@ -63,13 +68,19 @@ class Detection(LightningModule):
         return self.model(list(images))
 
     def training_step(self, batch: Batch, index: int) -> Tensor:
-        """The sum of the model's losses."""
+        """The sum of the model's losses; what is drawn for them is a function of seed, pass and image alone."""
         images, targets = batch
-        losses = self.model(images, targets)
+        turn = self.current_epoch
+        seeds = [mix(self.seed, turn, int(target["image_id"])) for target in targets]
+        seeded = [{**target, "seed": seed} for target, seed in zip(targets, seeds, strict=True)]
+        losses = self.model(images, seeded)
         loss = torch.stack(list(losses.values())).sum()
-        parts = {f"train/{name}": value.detach() for name, value in losses.items()}
-        self.log_dict({"train/loss": loss.detach(), **parts}, batch_size=len(images))
+        self.step_means.add({"train/loss": loss, **{f"train/{name}": value for name, value in losses.items()}})
         return loss
+
+    def on_before_optimizer_step(self, optimizer: Any) -> None:
+        """Log the step's figures."""
+        self.log_dict(self.step_means.take(self.trainer))
 
     def validation_step(self, batch: Batch, index: int) -> None:
         """Detect in a batch of images, at their one size."""

@@ -16,12 +16,13 @@ from dcnlab.metrics.miou import MeanIoU
 from dcnlab.models.deeplab import DeepLab
 from dcnlab.tasks.optim import optimizer_and_schedule
 from dcnlab.tasks.pictures import segmentation_panel, to_picture
+from dcnlab.tasks.step_means import StepMeans
 
 
 class Segmentation(LightningModule):
     """Train and score a segmentation network on batches of (images, labels).
 
-    Logs `train/loss` of a step's batch, `val/miou` and `test/miou` of the whole split, and `test/iou/CLASS`, percent.
+    Logs `train/loss` of a step's images, `val/miou` and `test/miou` of the whole split, and `test/iou/CLASS`, percent.
 
     Args:
         model: images (N, 3, H, W) to logits (N, number of classes, H, W), and its loss.
@@ -45,6 +46,7 @@ class Segmentation(LightningModule):
         self.model, self.classes, self.optim, self.testing = model, list(classes), optim, test
         self.mean, self.std = mean, std
         self.val_scores, self.test_scores = MeanIoU(len(classes)), MeanIoU(len(classes))
+        self.step_means = StepMeans()
         self.pictures: list[Image] = []
 
     def forward(self, images: Tensor) -> Tensor:
@@ -52,16 +54,21 @@ class Segmentation(LightningModule):
         return self.model(images)
 
     def training_step(self, batch: tuple[Tensor, Tensor], index: int) -> Tensor:
-        """Cross entropy of a batch, mean over its pixels that count."""
+        """Cross entropy of a batch, see `DeepLab.loss`."""
         images, labels = batch
         loss = self.model.loss(self(images), labels)
-        self.log("train/loss", loss.detach(), batch_size=len(labels))
+        self.step_means.add({"train/loss": loss})
         return loss
+
+    def on_before_optimizer_step(self, optimizer: Any) -> None:
+        """Log the step's figures."""
+        self.log_dict(self.step_means.take(self.trainer))
 
     def validation_step(self, batch: tuple[Tensor, Tensor], index: int) -> None:
         """Count a batch's pixels."""
         images, labels = batch
-        self.val_scores.update(segment(self.model, images, labels.shape[-2:]), labels)
+        if len(images):
+            self.val_scores.update(segment(self.model, images, labels.shape[-2:]), labels)
 
     def on_validation_epoch_end(self) -> None:
         """Score the split over all processes."""
@@ -71,6 +78,8 @@ class Segmentation(LightningModule):
     def test_step(self, batch: tuple[Tensor, Tensor], index: int) -> None:
         """Count a batch's pixels, and draw the first of its images."""
         images, labels = batch
+        if not len(images):
+            return
         found = segment(self.model, images, labels.shape[-2:], self.testing.scales, self.testing.flip)
         self.test_scores.update(found, labels)
         for image, label, prediction in zip(images, labels, found, strict=True):

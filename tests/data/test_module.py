@@ -76,6 +76,25 @@ def test_two_processes_score_each_scene_once():
     assert torch.equal(torch.cat(sums).sort().values, whole.sort().values)
 
 
+@pytest.mark.parametrize("task", ["classification", "segmentation", "detection"])
+def test_a_process_without_images_scores_a_batch_of_none(task):
+    """Lightning would leave a process without batches out of the evaluation, and the others would wait for it."""
+    shares = []
+    for rank in range(3):
+        data = DigitsDataModule(Geometry(image_size=28), test_length=2, batch_size=8, task=task, digits=1)
+        data.trainer = FakeTrainer(rank, 3)
+        shares.append(list(data.test_dataloader()))
+    assert [[len(part) for batch in share for part in batch] for share in shares] == [[1, 1], [1, 1], [0, 0]]
+    assert type(shares[2][0][0]) is type(shares[0][0][0])
+
+
+def test_more_processes_than_training_images_are_refused():
+    data = DigitsDataModule(train_length=3)
+    data.trainer = FakeTrainer(0, 4)
+    with pytest.raises(ValueError, match=r"data\.train has 3 images for 4 processes, one each at least; use at most 3"):
+        data.train_dataloader()
+
+
 def test_scenes_of_several_digits_come_with_a_label_a_pixel_in_full_batches():
     data = DigitsDataModule(Geometry(image_size=64), batch_size=32, train_length=64, task="segmentation", digits=3)
     for loader in (data.train_dataloader(), data.val_dataloader()):

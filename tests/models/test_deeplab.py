@@ -1,5 +1,7 @@
 """DeepLab: its parameters counted by hand, its enlargement and loss against the definitions."""
 
+import math
+
 import pytest
 import torch
 from torch import nn
@@ -55,6 +57,16 @@ def test_enlargement_is_the_authors_bilinear_deconvolution_cropped_by_eight():
     found = model(torch.zeros(1, 3, 60, 70))
     # Away from the border, where the deconvolution fades to zero and the enlargement goes on.
     torch.testing.assert_close(found[..., 8:56, 8:70], expected[..., 8:56, 8:70])
+
+
+def test_images_weigh_the_same_however_many_of_their_pixels_count():
+    """Of two images one has a single pixel that counts, and a batch is the mean of both alone."""
+    logits = torch.tensor([[[[1.0, 2.0]], [[0.0, -1.0]]], [[[0.5, 0.0]], [[0.0, 3.0]]]])
+    labels = torch.tensor([[[0, 1]], [[0, 255]]])
+    alone = [DeepLab.loss(logits[n : n + 1], labels[n : n + 1]) for n in range(2)]
+    torch.testing.assert_close(DeepLab.loss(logits, labels), (alone[0] + alone[1]) / 2)
+    by_hand = (math.log(1 + math.exp(-1)) + math.log(1 + math.exp(3))) / 2, math.log(1 + math.exp(-0.5))
+    torch.testing.assert_close(torch.stack(alone), torch.tensor(by_hand))
 
 
 def test_the_loss_is_the_mean_over_pixels_that_count():

@@ -1,0 +1,170 @@
+"""One experiment is the same on one process and on several: figures, losses and weights."""
+
+import csv
+import json
+import os
+import socket
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from dcnlab import configfile, experiment
+from dcnlab.tasks.classification import Classification
+
+COMMON = """
+trainer: {max_steps: 20, effective_batch: 8, val_every: 5, accelerator: cpu, threads: 1}
+optim: {lr: 0.02, milestones: []}
+logger: {wandb: false, every: 1}
+test: {pictures: 0}
+"""
+EXPERIMENTS = {
+    "classification": """
+data: {name: imagefolder, root: folders, val: test, batch_size: 1, image_size: 32}
+model: {backbone: {name: resnet10_slim}, deform_layers: 1}
+""",
+    "segmentation": """
+task: segmentation
+data: {name: voc, root: shapes, batch_size: 1, val: test}
+model: {name: deeplab, head_channels: 16, deform_layers: 1, backbone: {name: resnet10_slim, freeze_norm: true}}
+""",
+    "detection": """
+task: detection
+data: {name: voc, root: shapes, batch_size: 1, val: test, protocol: voc}
+model:
+  name: rfcn
+  dilation: 1
+  deform_layers: 1
+  deform_pooling: true
+  head_channels: 16
+  backbone: {name: resnet10_slim, freeze_norm: true}
+  rpn: {scales: [2, 4], hidden_channels: 16, border: null, candidates: 60, proposals: 20, sampled: 16}
+  rois: 8
+""",
+}
+OBJECT = "<object><name>{}</name><bndbox><xmin>{}</xmin><ymin>{}</ymin><xmax>{}</xmax><ymax>{}</ymax></bndbox></object>"
+SPLITS = {"train": range(16), "test": range(16, 23), "pair": range(16, 18)}
+
+
+def write_data() -> None:
+    """Red and blue squares on noise: as a VOC folder with boxes and labels, and as folders by the square's colour."""
+    random = np.random.default_rng(0)
+    root = Path("shapes")
+    for name in ("JPEGImages", "Annotations", "SegmentationClass", "ImageSets/Main", "ImageSets/Segmentation"):
+        (root / name).mkdir(parents=True)
+    (root / "classes.txt").write_text("blue\nred\n")
+    for split, numbers in SPLITS.items():
+        for kind in ("Main", "Segmentation"):
+            (root / "ImageSets" / kind / f"{split}.txt").write_text("".join(f"{number}\n" for number in numbers))
+    for number in range(23):
+        pixels, label = random.integers(90, 160, (64, 64, 3)).astype(np.uint8), np.zeros((64, 64), np.uint8)
+        red, side = number % 2, int(random.integers(20, 40))
+        x, y = (int(random.integers(0, 64 - side)) for _ in "xy")
+        pixels[y : y + side, x : x + side] = (220, 40, 40) if red else (40, 40, 220)
+        label[y : y + side, x : x + side] = 1 + red
+        label[:number] = 255  # images differ in how many pixels count
+        picture = Image.fromarray(pixels)
+        picture.save(root / f"JPEGImages/{number}.jpg")
+        Image.fromarray(label).save(root / f"SegmentationClass/{number}.png")
+        size = "<size><width>64</width><height>64</height><depth>3</depth></size>"
+        box = OBJECT.format("red" if red else "blue", x + 1, y + 1, x + side, y + side)
+        (root / f"Annotations/{number}.xml").write_text(f"<annotation>{size}{box}</annotation>")
+        for split, numbers in SPLITS.items():
+            if number in numbers:
+                folder = Path("folders") / split / ("red" if red else "blue")
+                folder.mkdir(parents=True, exist_ok=True)
+                picture.save(folder / f"{number}.png")
+
+
+def run_all(rank: int, world: int, home: str, port: int, fits: bool) -> None:
+    """One process of several: trains every experiment where `fits`, and scores those that one process trained."""
+    os.chdir(home)
+    torch.set_num_threads(1)
+    if world > 1:  # as a launcher does
+        os.environ |= {"LOCAL_RANK": str(rank), "RANK": str(rank), "NODE_RANK": "0", "WORLD_SIZE": str(world)}
+        os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    train = Classification.training_step
+
+    def with_frozen_norms(self, batch, index):
+        for module in self.modules():
+            if isinstance(module, torch.nn.BatchNorm2d):
+                module.eval()
+        return train(self, batch, index)
+
+    Classification.training_step = with_frozen_norms
+    try:
+        for name in EXPERIMENTS:
+            if fits:
+                experiment.fit(configfile.load(f"{name}.yaml", [f"id=on{world}", f"trainer.devices={world}"]))
+            for split in ("test", "pair"):
+                found = experiment.evaluate(
+                    Path("runs") / name / "on1", [f"trainer.devices={world}", f"data.test={split}"]
+                )
+                if rank == 0:
+                    Path(f"{name}-{split}-on{world}.json").write_text(json.dumps(found))
+    finally:
+        Classification.training_step = train
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory):
+    """What 1, 2 and 3 processes made of the same experiments."""
+    home, before = tmp_path_factory.mktemp("processes"), Path.cwd()
+    os.chdir(home)
+    try:
+        write_data()
+        for name, text in EXPERIMENTS.items():
+            Path(f"{name}.yaml").write_text(COMMON + text)
+        run_all(0, 1, str(home), 0, True)
+        for world in (2, 3):
+            with socket.socket() as free:
+                free.bind(("127.0.0.1", 0))
+                port = free.getsockname()[1]
+            torch.multiprocessing.spawn(run_all, (world, str(home), port, world == 2), nprocs=world)
+    finally:
+        os.chdir(before)
+    return home
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("world", [2, 3])
+@pytest.mark.parametrize("split", ["test", "pair"])
+@pytest.mark.parametrize("name", EXPERIMENTS)
+def test_processes_that_do_not_divide_the_images_score_as_one(home, name, split, world):
+    """Seven images over two and three; two over three, of which one has none."""
+    one, several = (json.loads((home / f"{name}-{split}-on{count}.json").read_text()) for count in (1, world))
+    assert several == pytest.approx(one, abs=1e-6)
+    assert max(one.values()) > 0
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", EXPERIMENTS)
+def test_two_processes_train_the_weights_that_one_does(home, name):
+    """Twenty steps of eight images, the norms frozen."""
+    one, two = (
+        torch.load(home / f"runs/{name}/on{world}/checkpoints/last.ckpt", weights_only=True) for world in (1, 2)
+    )
+    assert one["global_step"] == two["global_step"] == 20
+    for key, value in one["state_dict"].items():
+        torch.testing.assert_close(
+            two["state_dict"][key], value, rtol=1e-3, atol=1e-5, msg=lambda m, k=key: f"{k}: {m}"
+        )
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", EXPERIMENTS)
+def test_two_processes_log_the_losses_and_scores_that_one_does(home, name):
+    logs = []
+    for world in (1, 2):
+        with (home / f"runs/{name}/on{world}/metrics.csv").open() as file:
+            logs.append(list(csv.DictReader(file)))
+    one, two = logs
+    assert [row["step"] for row in one] == [row["step"] for row in two]
+    assert sum(bool(row["train/loss"]) for row in one) == 20
+    assert sum(any(row[key] for key in row if key.startswith("val/")) for row in one) == 2
+    for row, other in zip(one, two, strict=True):
+        for key, value in row.items():
+            if value and "rate" not in key:
+                assert float(other[key]) == pytest.approx(float(value), rel=1e-3, abs=1e-4), (row["step"], key)

@@ -4,7 +4,7 @@
     python docs/evidence.py fill README.md docs/fidelity.md      run the commands in the pages, put their output below
     python docs/evidence.py fill --check README.md ...           exit status 1 where a page is not what they print
 
-A page holds `<!-- $ dcnlab table ... -->`, then the table, then `<!-- end -->`; of all commands, only dcnlab's and those
+A page holds `<!-- $ COMMAND -->`, then what it prints, then `<!-- end -->`; of all commands, only dcnlab's and those
 of benchmarks/ are run.
 """
 

@@ -179,6 +179,35 @@ def complexity(
 
 
 @app.command()
+def dilation(
+    run: Annotated[str, typer.Argument(metavar="RUN")],
+    overrides: Overrides = None,
+    images: Annotated[int | None, typer.Option(min=1, help="Test images.", show_default="all")] = None,
+    areas: Annotated[str, typer.Option(help="Boxes' areas in pixels of the file, original, or resized")] = "original",
+    sides: Annotated[str, typer.Option(metavar="LOW,HIGH", help="Of the squares between small, medium, large")] = (
+        "96,224"
+    ),
+    form: Annotated[str, typer.Option("--format", help="rich, markdown, latex, csv or json")] = "rich",
+) -> None:
+    """Effective dilation by layer and object size, beside the paper's; also writes RUN/dilation.json."""
+    from dcnlab import runs
+    from dcnlab.ablations import rendering
+
+    choose("--format", form, rendering.FORMATS)
+    folder = runs.find(run)
+    from dcnlab.ablations import dilation as measuring
+
+    found = measuring.measure(folder, overrides or [], images, areas, measuring.parse_sides(sides))
+    rows, blocks = measuring.table(found)
+    if form == "rich":
+        rendering.show(blocks)
+    else:
+        print(rendering.render(rows, blocks, form))
+    for note in found.notes:
+        print(f"note: {note}", file=sys.stderr)
+
+
+@app.command()
 def export(
     run: Annotated[str, typer.Argument(metavar="RUN")],
     form: Annotated[str, typer.Option("--format", help="safetensors, torch-export or onnx")],

@@ -81,7 +81,34 @@ def evaluate(folder: Path, overrides: list[str]) -> dict[str, float]:
     Returns:
         The metrics, percent.
     """
+    parts, checkpoint, _ = _trained(configfile.load_run(folder, overrides), folder, overrides)
+    with reading_data():
+        return _metrics(_test(parts, checkpoint))
+
+
+def restore(folder: Path, overrides: list[str]) -> tuple[Config, Parts]:
+    """A run's data, and its network with the weights of its last checkpoint, in evaluation mode on its device.
+
+    What looks at a network is one process, and test images come to it at `data.shorter_side`, as in training.
+
+    Args:
+        folder: the run folder.
+        overrides: key=value upon its config, such as another `data.root`.
+
+    Raises:
+        ConfigError: there is no such run, or its data, weights or device are not there or do not fit.
+    """
     config = configfile.load_run(folder, overrides)
+    config.trainer.devices, config.trainer.num_nodes = 1, 1
+    config.test.shorter_sides, config.logger.wandb = None, False
+    parts, _, weights = _trained(config, folder, overrides)
+    parts.task.load_state_dict(weights)
+    parts.task.to(parts.trainer.strategy.root_device).eval().requires_grad_(False)
+    return config, parts
+
+
+def _trained(config: Config, folder: Path, overrides: list[str]) -> tuple[Parts, Path, dict[str, Any]]:
+    """What a run's config stands for, its last checkpoint, and the weights in it, which fit the network."""
     config.model.backbone.weights = "none"  # the checkpoint brings them
     config.trainer.effective_batch = None  # any number of processes can score
     checkpoint = _checkpoint(folder)
@@ -94,13 +121,7 @@ def evaluate(folder: Path, overrides: list[str]) -> dict[str, float]:
             f"{' '.join(overrides)} asks for another network than {checkpoint} holds: {odd[0]} and {len(odd) - 1} more "
             "differ; classes and model must stay as they were trained"
         )
-    try:
-        return _metrics(_test(parts, checkpoint))
-    except ValueError as error:
-        complaint = _of_the_data(error)
-        if complaint is not None:
-            raise ConfigError(complaint) from error
-        raise
+    return parts, checkpoint, kept
 
 
 def _run(config: Config, parts: Parts, folder: Path, checkpoint: Path | None) -> None:
@@ -218,6 +239,18 @@ def _check_loss(trainer: pl.Trainer) -> None:
     loss = float(trainer.callback_metrics.get("train/loss", 0.0))
     if not math.isfinite(loss):
         raise ConfigError(f"the training diverged: train/loss is {loss} at its end; try a smaller optim.lr")
+
+
+@contextlib.contextmanager
+def reading_data() -> Iterator[None]:
+    """Make the data set's complaint of a file of the user's a ConfigError, for code that takes images."""
+    try:
+        yield
+    except ValueError as error:
+        complaint = _of_the_data(error)
+        if complaint is not None:
+            raise ConfigError(complaint) from error
+        raise
 
 
 def _of_the_data(error: BaseException) -> str | None:

@@ -1,1 +1,1 @@
-"""Scores as their benchmarks define them: mIoU, VOC AP, COCO AP; percent."""
+"""Scores as their benchmarks define them, in percent: mIoU, VOC AP, COCO AP; and effective dilation, in pixels."""

@@ -1,0 +1,177 @@
+"""`dcnlab dilation`: effective dilation of a run's layers over its test set, as its offsets are set by hand."""
+
+import csv
+import io
+import json
+import math
+from pathlib import Path
+
+import pytest
+import torch
+from command_line import dcnlab
+
+from dcnlab import configfile, experiment
+from dcnlab.ablations.dilation import _count, _Truth, measure, table
+from dcnlab.ablations.rendering import render
+from dcnlab.ablations.tracing import DeformedLayer, Grid
+from dcnlab.config import ConfigError
+from dcnlab.metrics.effective_dilation import SIZES, Spread
+from dcnlab.runs import CHECKPOINT
+
+DETECTION = """
+name: tiny
+task: detection
+data: {name: digits, classes: ["0", "1"], image_size: 48, scale: [0.8, 1.2], digits: 2, clutter: 0, train_length: 8,
+       test_length: 5, val: null, batch_size: 4}
+model:
+  name: rfcn
+  deform_layers: 2
+  dilation: 2
+  head_channels: 16
+  backbone: {name: resnet10_slim}
+  rpn: {scales: [2, 4], hidden_channels: 16, border: null, candidates: 50, proposals: 10, sampled: 32}
+  rois: 16
+optim: {offset_lr_scale: 0}
+test: {pictures: 0}
+trainer: {max_steps: 1, accelerator: cpu, threads: 1}
+logger: {wandb: false, every: 1}
+"""
+LAST = "model.backbone.layer4.0.conv2.offset_conv.bias"
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("dilation")
+    (folder / "tiny.yaml").write_text(DETECTION)
+    return experiment.fit(configfile.load(str(folder / "tiny.yaml"), [f"out={folder}", "id=one"]))
+
+
+@pytest.fixture
+def run(trained, tmp_path):
+    """A copy of the run, whose weights a test may change."""
+    folder = tmp_path / "run"
+    (folder / CHECKPOINT.parent).mkdir(parents=True)
+    for name in ("config.yaml", "results.json", CHECKPOINT):
+        (folder / name).write_bytes((trained / name).read_bytes())
+    return folder
+
+
+def set_bias(run, offsets):
+    """Give the last layer's offsets (y, x of each of nine points) one value at all places."""
+    checkpoint = torch.load(run / CHECKPOINT, weights_only=True)
+    checkpoint["state_dict"][LAST] = torch.tensor(offsets, dtype=torch.float32)
+    torch.save(checkpoint, run / CHECKPOINT)
+
+
+def counted(run):
+    """Positions of the 6x6 map of stride 8 in boxes, all small at this size, and in none; by the boxes' definition."""
+    data = experiment.restore(run, [])[1].data.test
+    inside = 0
+    for index in range(len(data)):
+        boxes = data[index][1]["boxes"].tolist()
+        for y in range(0, 48, 8):
+            for x in range(0, 48, 8):
+                inside += any(x1 <= x + 0.5 < x2 and y1 <= y + 0.5 < y2 for x1, y1, x2, y2 in boxes)
+    return inside, 36 * len(data) - inside
+
+
+def test_without_offsets_the_effective_dilation_is_the_dilation(run):
+    found = measure(run)
+    inside, outside = counted(run)
+    assert 0 < inside < outside
+    assert [row["layer"] for row in found.rows] == ["layer4.0.conv2", "layer4.0.conv1"]
+    for row in found.rows:
+        assert row["dilation"] == 2
+        assert row["small"] == {"mean": 2, "std": 0, "count": inside}
+        assert row["background"] == {"mean": 2, "std": 0, "count": outside}
+        assert row["medium"] is row["large"] is None
+    written = json.loads((run / "dilation.json").read_text())
+    assert written["schema"] == 1
+    assert written["rows"] == [{key: row[key] for key in row if key != "dilation"} for row in found.rows]
+
+
+def test_offsets_that_scale_the_grid_scale_the_effective_dilation(run):
+    set_bias(run, [value for i in (-1, 0, 1) for j in (-1, 0, 1) for value in (i * 2 * 1.5, j * 2 * 1.5)])
+    last, before = measure(run).rows
+    assert last["small"]["mean"] == last["background"]["mean"] == pytest.approx(5, abs=1e-6)
+    assert last["small"]["std"] == pytest.approx(0, abs=1e-6)
+    assert before["small"]["mean"] == 2
+
+
+def test_the_sides_and_the_number_of_images_are_as_asked_for(run):
+    found = measure(run, sides=(4, 1000), images=2)
+    assert found.rows[0]["small"] is None
+    assert found.rows[0]["medium"]["count"] > 0
+    assert found.images == 2
+    assert "the first 2 of 5 test images alone" in found.notes
+
+
+def test_areas_are_counted_in_the_pixels_asked_for_and_positions_in_the_zeros_beyond_the_image_in_none():
+    # A file of 24x32 pixels comes to the network at twice the size, padded to 64x64, as a map of stride 16: centres at
+    # 0.25, 8.25, 16.25 and 24.25 pixels of the file, the last row beyond its edge. The box of 17x20 holds nine.
+    layer = DeformedLayer(
+        "x", (3, 3), (1, 1), (1, 1), (1, 1), torch.zeros(1, 18, 4, 4), Grid((16, 16)), (4, 4), Grid((16, 16)), ()
+    )
+    box = torch.tensor([[0.0, 0.0, 20.0, 17.0]])
+    truth = _Truth(24, 32, box, torch.tensor([340.0]), torch.tensor([False]))
+    for areas, size in (("original", "small"), ("resized", "medium")):
+        spreads = {name: Spread() for name in SIZES}
+        _count(spreads, layer, torch.zeros(3, 48, 64), truth, areas, (20, 50), 0)
+        assert {name: spread.count for name, spread in spreads.items() if spread.count} == {size: 9, "background": 3}
+
+
+def test_one_moved_point_in_every_format(run):
+    # The middle goes 2 to the right at dilation 2: 4 on its left, 0 on its right, sqrt(8) above and below.
+    set_bias(run, [0.0] * 9 + [2.0] + [0.0] * 8)
+    expected = (8 * 2 + 4 + 0 + 2 * math.sqrt(8)) / 12
+    rows, blocks = table(measure(run))
+    assert rows[0]["small_mean"] == pytest.approx(expected, abs=1e-6)
+    assert (rows[0]["paper_layer"], rows[0]["paper_large_mean"], rows[0]["paper_large_std"]) == ("res5c", 8.4, 4.5)
+    assert rows[1]["paper_layer"] == "res5b"
+    ours = f"{expected:.2f} ± 0.00"
+    markdown = render(rows, blocks, "markdown")
+    assert ours in markdown
+    assert "8.4 ± 4.5" in markdown
+    assert ours.replace("±", r"$\pm$") in render(rows, blocks, "latex")
+    read = list(csv.DictReader(io.StringIO(render(rows, blocks, "csv"))))
+    assert float(read[0]["small_mean"]) == rows[0]["small_mean"]
+    assert read[0]["medium_mean"] == ""
+    assert json.loads(render(rows, blocks, "json")) == rows
+
+
+def test_a_diverged_run_says_so_and_leaves_no_file(run):
+    set_bias(run, [float("nan")] * 18)
+    with pytest.raises(ConfigError, match=r"^the training diverged: layer4\.0\.conv2 "):
+        measure(run)
+    assert not (run / "dilation.json").exists()
+
+
+def test_the_command_prints_the_table_and_mistakes_are_one_line(run):
+    done = dcnlab("dilation", run, "--images", "2", "--format", "markdown")
+    assert done.returncode == 0, done.stderr
+    assert "| layer4.0.conv2 |" in done.stdout
+    assert "2.00 ± 0.00" in done.stdout
+    for arguments, says in (
+        (["--areas", "orignal"], "--areas is 'orignal'; nearest: original"),
+        (["--sides", "96"], "--sides is '96'; it must be LOW,HIGH"),
+        (["model.deform_layers=0"], "asks for another network"),
+    ):
+        done = dcnlab("dilation", run, *arguments)
+        assert (done.returncode, done.stdout) == (2, "")
+        line = done.stderr.splitlines()[-1]
+        assert line.startswith("dcnlab: ")
+        assert says in line
+
+
+def test_a_run_without_deformable_layers_or_boxes_says_so(tiny):
+    plain = experiment.fit(configfile.load(tiny, ["id=plain", "logger.wandb=false"]))
+    with pytest.raises(ConfigError, match=r"has no deformable layer: its model\.deform_layers is 0"):
+        measure(plain)
+    assert not Path(plain / "dilation.json").exists()
+
+
+def test_a_classifier_of_digits_is_measured_by_their_boxes(tiny):
+    run = experiment.fit(configfile.load(tiny, ["id=one", "logger.wandb=false", "model.deform_layers=1"]))
+    (row,) = measure(run, images=10).rows
+    assert row["small"]["count"] + row["background"]["count"] == 10 * 16
+    assert row["small"]["mean"] == pytest.approx(1, abs=0.5)

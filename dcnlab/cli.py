@@ -112,16 +112,20 @@ def table(
     name: Annotated[str, typer.Argument(metavar="NAME|SWEEP.yaml")],
     more: Annotated[list[str] | None, typer.Argument(metavar="[DIR | KEY=VALUE]...", show_default=False)] = None,
     runs: Annotated[list[Path] | None, typer.Option("--runs", metavar="DIR...", show_default="runs")] = None,
+    any_code: Annotated[bool, typer.Option("--any-code", help="Let runs of different code share rows.")] = False,
     form: Annotated[str, typer.Option("--format", help="rich, markdown, latex, csv or json")] = "rich",
 ) -> None:
-    """Compare runs: mean and spread over seeds, difference to the first row, cost."""
+    """Compare runs: mean and spread over seeds, differences to the row `none`, beside the paper's; cost.
+
+    NAME is that of runs, or table1, table3, table5: the paper's, from whatever runs there are.
+    """
     from dcnlab.ablations import table as tables
 
     choose("--format", form, tables.FORMATS)
     words = more or []
     overrides = [word for word in words if "=" in word and not Path(word).is_dir()]
     roots = [*(runs or []), *(Path(word) for word in words if word not in overrides)]
-    found = tables.assemble(name, roots or [Path("runs")], overrides)
+    found = tables.assemble(name, roots or [Path("runs")], overrides, any_code)
     if form == "rich":
         tables.show(found)
     else:

@@ -144,6 +144,11 @@ def is_headline(metric: str) -> bool:
     return "/" not in metric and not re.fullmatch(r"ar(\d+|_.*)", metric)
 
 
+def goal(metric: str) -> str:
+    """Whether more or less of a metric is better: maximize | minimize."""
+    return "minimize" if re.search(r"loss|seconds|params|macs", metric) else "maximize"
+
+
 def discover(roots: list[Path]) -> list[Path]:
     """Every run folder below `roots`: each one that holds a config.yaml."""
     found = {

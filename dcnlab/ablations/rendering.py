@@ -22,6 +22,8 @@ class Block(NamedTuple):
 def render(rows: list[dict[str, Any]], blocks: Sequence[Block], form: str) -> str:
     """Text without escape codes; csv and json hold the rows at full precision, and nothing of the blocks.
 
+    In csv, a mapping or list within a row is JSON text.
+
     Args:
         rows: for programs.
         blocks: for people.
@@ -33,7 +35,8 @@ def render(rows: list[dict[str, Any]], blocks: Sequence[Block], form: str) -> st
         import pandas as pd
 
         # Object columns keep whole numbers whole where a row is missing.
-        return pd.DataFrame(rows, dtype=object).to_csv(index=False).rstrip("\n")
+        flat = [{key: json.dumps(v) if isinstance(v, dict | list) else v for key, v in row.items()} for row in rows]
+        return pd.DataFrame(flat, dtype=object).to_csv(index=False).rstrip("\n")
     from tabulate import tabulate
 
     def one(block: Block) -> str:
@@ -60,7 +63,7 @@ def show(blocks: Sequence[Block]) -> None:
     console = Console(highlight=False, markup=False, emoji=False)
     plain = not console.is_terminal
     if plain:  # as wide as it needs to be, and no blanks at the ends of lines
-        console = Console(highlight=False, markup=False, emoji=False, width=240, file=io.StringIO())
+        console = Console(highlight=False, markup=False, emoji=False, width=1000, file=io.StringIO())
     for caption, header, lines in blocks:
         grid = RichTable(title=Text(caption), title_justify="left", box=box.SIMPLE_HEAD)
         for at, name in enumerate(header):

@@ -42,6 +42,8 @@ class Sweep:
     """Dotted name to distribution."""
     run_cap: int | None
     metric: str | None
+    goal: str | None
+    """Of the metric, as the file says it: maximize | minimize."""
     notes: tuple[str, ...]
     """What in the file has no effect without wandb's server."""
 
@@ -122,16 +124,29 @@ def trials(sweep: Sweep, overrides: Sequence[str] = (), limit: int | None = None
     fixed = dict(map(configfile.parse_override, [*sweep.overrides, *overrides]))
     found: dict[str, Trial] = {}
     for point in _points(sweep, limit):
-        parameters = {name: fixed.get(name, value) for name, value in point.items()}
-        arguments = [f"name={sweep.name}", *sweep.overrides, *overrides]
-        try:
-            config = configfile.load(sweep.program, arguments, parameters)
-        except ConfigError as error:
-            described = " ".join(f"{key}={value}" for key, value in parameters.items())
-            raise ConfigError(f"{sweep.path}: trial {described}: {error}") from error
-        trial = Trial(config.sweep, config)
-        found.setdefault(trial.id, trial)
+        one = trial(sweep, {name: fixed.get(name, value) for name, value in point.items()}, overrides)
+        found.setdefault(one.id, one)
     return list(found.values())
+
+
+def trial(sweep: Sweep, parameters: dict[str, Any], overrides: Sequence[str] = ()) -> Trial:
+    """The trial of one point.
+
+    Args:
+        sweep: the file.
+        parameters: the point, dotted or nested.
+        overrides: key=value of the command line.
+
+    Raises:
+        ConfigError: its config does not hold; names the trial.
+    """
+    arguments = [f"name={sweep.name}", *sweep.overrides, *overrides]
+    try:
+        config = configfile.load(sweep.program, arguments, parameters)
+    except ConfigError as error:
+        described = " ".join(f"{key}={value}" for key, value in parameters.items())
+        raise ConfigError(f"{sweep.path}: trial {described}: {error}") from error
+    return Trial(config.sweep, config)
 
 
 def _points(sweep: Sweep, limit: int | None) -> list[dict[str, Any]]:
@@ -177,6 +192,7 @@ def _sweep(path: Path, tree: dict[str, Any]) -> Sweep:
         parameters=parameters,
         run_cap=run_cap,
         metric=metric.get("name"),
+        goal=metric.get("goal"),
         notes=tuple(f"{path}: {key} has no effect without wandb's server" for key in ignored),
     )
     if method == "grid":

@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
-import json
-import statistics
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from dcnlab import resources, runs
-from dcnlab.ablations import collect, rendering, sweepfile
-from dcnlab.ablations.collect import Collection
+from dcnlab.ablations import collect, paper, papertables, record, rendering, seeds, sweepfile
+from dcnlab.ablations.collect import CODE, Collection, Row
+from dcnlab.ablations.paper import Counterpart
+from dcnlab.ablations.record import Record
 from dcnlab.ablations.rendering import Block
+from dcnlab.ablations.section import Section, on_tests, scores, section
 from dcnlab.config import ConfigError
 
 FORMATS = rendering.FORMATS
+_CODE = 9
+"""Characters of a commit that people are shown."""
 
 
 @dataclass
@@ -23,115 +26,179 @@ class Table:
     """A table at full precision."""
 
     title: str
-    swept: list[str]
-    metrics: list[str]
-    rows: list[dict[str, Any]]
-    """The swept parameters; METRIC, METRIC_std, METRIC_difference; seeds, seeds_wanted; params, macs, train_seconds."""
+    sections: list[Section]
     notes: list[str]
+    orientation: bool = False
+    """Whether the paper's whole table 1 stands below: a sweep of what it varies, of a network that it does not have."""
+
+    @property
+    def swept(self) -> list[str]:
+        """The columns that tell rows apart."""
+        return list(dict.fromkeys(name for section in self.sections for name in section.swept))
+
+    @property
+    def metrics(self) -> list[str]:
+        """Those of all sections."""
+        return list(dict.fromkeys(name for section in self.sections for name in section.metrics))
+
+    @property
+    def rows(self) -> list[dict[str, Any]]:
+        """All rows; what json holds, and csv, in which mappings are JSON text.
+
+        `system` where there are several; the swept parameters; of each metric, percent: METRIC, the mean;
+        METRIC_std (n - 1); METRIC_difference, of means, to the row `none` (no such row: the first); METRIC_p, of the
+        exact paired sign-flip test over the seeds that both have; METRIC_values and METRIC_differences, by seed;
+        where the paper has the row, paper_METRIC and paper_METRIC_difference, to the same row as ours. Then seeds,
+        seeds_wanted, params, macs, train_seconds (means), base, whether others are compared with this row; runs, the
+        folders; and where the paper has the system: paper, what that is, and paper_differs, in what it is not as ours.
+        None: missing, or not to be had.
+        """
+        named = len(self.sections) > 1
+        return [({"system": part.title} if named else {}) | row for part in self.sections for row in part.rows]
 
 
-def assemble(name: str, roots: Sequence[Path], overrides: Sequence[str] = ()) -> Table:
-    """The table of a sweep, or of the runs of one name.
+def assemble(name: str, roots: Sequence[Path], overrides: Sequence[str] = (), any_code: bool = False) -> Table:
+    """The table of a sweep, of the runs of one name, or one of the paper's.
 
     Args:
-        name: path or packaged name of a sweep file; or the folder name that runs share.
+        name: path or packaged name of a sweep file; the folder name that runs share; or table1, table3, table5.
         roots: folders to look for runs in.
         overrides: the key=value that the sweep was run with.
+        any_code: whether runs of different code share rows.
 
     Raises:
         ConfigError: there is nothing to show, or it must not be mixed.
     """
-    found, notes = collect.records(roots)
-    is_sweep = Path(name).suffix in (".yaml", ".yml") or name in resources.names("sweeps")
-    if is_sweep:
+    return of_records(name, *record.records(roots), overrides, any_code)
+
+
+def of_records(
+    name: str, found: Sequence[Record], notes: Sequence[str] = (), overrides: Sequence[str] = (), any_code: bool = False
+) -> Table:
+    """`assemble` of runs that were read before.
+
+    Args:
+        name: see `assemble`.
+        found: the runs.
+        notes: what there was to say about reading them.
+        overrides: see `assemble`.
+        any_code: see `assemble`.
+    """
+    if Path(name).suffix in (".yaml", ".yml") or name in resources.names("sweeps"):
         sweep = sweepfile.read(name)
-        collection = collect.of_sweep(sweep, sweepfile.trials(sweep, overrides), found)
-        return summarise(sweep.title, collection, notes, sweep.metric)
+        collection = collect.of_sweep(sweep, found, overrides, any_code)
+        return summarise(sweep.title, collection, notes, sweep.metric, sweep.goal)
     if overrides:
         raise ConfigError(f"{overrides[0]}: only a sweep file's table takes key=value")
-    return summarise(name, collect.of_name(name, found), notes)
+    if name in paper.VARIED:
+        systems, said = papertables.systems(name, found, any_code)
+        sections = [section(one.title, one.collection, name, only=paper.metrics(name)) for one in systems]
+        notes = [*notes, *said, *(note for one in systems for note in one.collection.notes)]
+        return Table(f"{name}: {paper.read(name)['title']}", sections, [*notes, *on_tests(sections)])
+    return summarise(name, collect.of_name(name, found, any_code), notes)
 
 
-def summarise(title: str, collection: Collection, notes: Sequence[str] = (), metric: str | None = None) -> Table:
-    """Means, standard deviations (n - 1) and differences to the first row.
+def summarise(
+    title: str, collection: Collection, notes: Sequence[str] = (), metric: str | None = None, goal: str | None = None
+) -> Table:
+    """A table of one section.
 
     Args:
         title: of the table.
-        collection: one line per trial, with its run where there is one.
+        collection: rows, each with its runs.
         notes: to go before the collection's own.
         metric: the sweep's metric, which comes first.
+        goal: of the metric: maximize | minimize; None: as its name says.
     """
-    metrics = list(dict.fromkeys(key for _, run in collection.lines if run for key in run.results["metrics"]))
-    if metric is not None:
-        metrics.sort(key=lambda key: key != metric.rpartition("/")[2])
-    groups: dict[str, list[tuple[dict[str, Any], Any]]] = {}
-    for parameters, run in collection.lines:
-        key = json.dumps([parameters.get(name) for name in collection.swept])
-        groups.setdefault(key, []).append((parameters, run))
-    rows: list[dict[str, Any]] = []
-    for lines in groups.values():
-        row = {name: lines[0][0].get(name) for name in collection.swept}
-        results = [run.results for _, run in lines if run is not None]
-        for key in metrics:
-            values = [result["metrics"][key] for result in results if key in result["metrics"]]
-            row |= _spread(key, values, rows[0].get(key) if rows else None)
-        row |= {"seeds": len(results), "seeds_wanted": len(lines)}
-        row |= {key: _mean([result["model"].get(key) for result in results]) for key in ("params", "macs")}
-        row["train_seconds"] = _mean([result["cost"].get("train_seconds") for result in results])
-        rows.append(row)
-    return Table(title, collection.swept, metrics, rows, [*notes, *collection.notes])
+    first = [] if metric is None else [metric.rpartition("/")[2]]
+    if collection.ranked and first:
+        _rank(collection, first[0], goal or runs.goal(first[0]))
+    table = paper.table_of(collection.swept)
+    sections = [section(title, part, table, first) for title, part in _by_system(collection)]
+    varied = [key for key in collection.swept if key != CODE]
+    orientation = varied == [paper.LAYERS] and not any(part.counterpart for part in sections)
+    return Table(title, sections, [*notes, *collection.notes, *on_tests(sections)], orientation)
 
 
-def _spread(key: str, values: list[float], first: float | None) -> dict[str, float | None]:
-    mean = _mean(values)
-    return {
-        key: mean,
-        f"{key}_std": statistics.stdev(values) if len(values) > 1 else None,
-        f"{key}_difference": None if mean is None or first is None else mean - first,
-    }
+def _by_system(collection: Collection) -> list[tuple[str, Collection]]:
+    """A sweep over networks or data sets, and over what the paper varies: the rows of each system apart."""
+    keys = [key for key in collection.swept if key == "model.name" or key.startswith(("model.backbone.", "data."))]
+    if not keys or paper.table_of(collection.swept) is None:
+        return [("", collection)]
+    parts: dict[str, list[Row]] = {}
+    for row in collection.rows:
+        parts.setdefault(", ".join(f"{key}={row.parameters[key]}" for key in keys), []).append(row)
+    return [(title, replace(collection, rows=rows)) for title, rows in parts.items()]
 
 
-def _mean(values: Sequence[float | None]) -> float | None:
-    present = [value for value in values if value is not None]
-    if not present:
-        return None
-    if all(value == present[0] for value in present):  # parameters stay a whole number
-        return present[0]
-    return statistics.fmean(present)
+def _rank(collection: Collection, metric: str, goal: str) -> None:
+    """Best first; rows without a run last."""
+
+    def key(row: Row) -> tuple[bool, float]:
+        mean = seeds.mean(list(scores(row, metric).values()))
+        return mean is None, 0.0 if mean is None else mean if goal == "minimize" else -mean
+
+    collection.rows.sort(key=key)
 
 
 def cells(table: Table) -> tuple[list[str], list[list[str]]]:
-    """Header and rows as people read them; a row short of seeds is marked, and one without a run says so.
+    """Header and rows of all sections as people read them, in one grid; see `blocks`."""
+    return _grid(table.sections)
 
-    Metrics that are no headlines are left to csv and json.
-    """
-    metrics = [metric for metric in table.metrics if runs.is_headline(metric)]
-    header = [name.rpartition(".")[2] for name in table.swept]
+
+def _grid(sections: Sequence[Section]) -> tuple[list[str], list[list[str]]]:
+    """A row short of seeds is marked, and one without a run says `missing`."""
+    labels = list(dict.fromkeys(name for part in sections for name in part.swept))
+    metrics = list(dict.fromkeys(name for part in sections for name in part.shown))
+    rows = [(part.title, row) for part in sections for row in part.rows]
+    several = len(sections) > 1
+    header = [*(["system"] if several else []), *(name.rpartition(".")[2] for name in labels)]
+    lines = [[*([title] if several else []), *(_label(name, row.get(name)) for name in labels)] for title, row in rows]
     for metric in metrics:
-        header += [f"{metric} (%)", "difference"]
+        tested = any(seeds.can_be_significant(len(row.get(f"{metric}_differences", ()))) for _, row in rows)
+        published = [part.counterpart for part in sections if part.counterpart and part.counterpart.has(metric)]
+        header += [f"{metric} (%)", "difference", *(["p"] if tested else [])]
+        header += ["paper", "its difference"] if published else []
+        for line, (_, row) in zip(lines, rows, strict=True):
+            line += [_mean(row, metric), _number(row.get(f"{metric}_difference"), "+.2f")]
+            line += [_number(row.get(f"{metric}_p"), ".3g")] if tested else []
+            if published:
+                doubt = "" if all(one.confirmed for one in published) else " ?"
+                line += [_number(row.get(f"paper_{metric}"), ".1f", doubt)]
+                line += [_number(row.get(f"paper_{metric}_difference"), "+.1f", doubt)]
     header += ["seeds", "parameters", "MACs (M)", "seconds"]
-    lines = []
-    for row in table.rows:
-        line = [_value(row[name]) for name in table.swept]
-        for metric in metrics:
-            std, difference = row[f"{metric}_std"], row[f"{metric}_difference"]
-            mean = "missing" if row[metric] is None else f"{row[metric]:.2f}"
-            line += [mean if std is None else f"{mean} ± {std:.2f}", "" if difference is None else f"{difference:+.2f}"]
+    for line, (_, row) in zip(lines, rows, strict=True):
         short = row["seeds"] < row["seeds_wanted"]
         line.append(f"{row['seeds']} of {row['seeds_wanted']} (!)" if short else str(row["seeds"]))
-        line.append("" if row["params"] is None else f"{row['params']:,.0f}")
-        line.append("" if row["macs"] is None else f"{row['macs'] / 1e6:.2f}")
-        line.append("" if row["train_seconds"] is None else f"{row['train_seconds']:.1f}")
-        lines.append(line)
+        macs = None if row["macs"] is None else row["macs"] / 1e6
+        line += [_number(row["params"], ",.0f"), _number(macs, ".2f"), _number(row["train_seconds"], ".1f")]
     return header, lines
 
 
-def _value(value: Any) -> str:
+def _label(name: str, value: Any) -> str:
+    if name == CODE and value is not None:
+        commit, dash, dirty = value.partition("-")
+        return commit[:_CODE] + dash + dirty
+    if value is None:
+        return ""
     return str(value).lower() if isinstance(value, bool) else str(value)
 
 
+def _mean(row: dict[str, Any], metric: str) -> str:
+    mean, std = row.get(metric), row.get(f"{metric}_std")
+    if mean is None:
+        return "missing"
+    text = f"{mean:.2f}" if std is None else f"{mean:.2f} ± {std:.2f}"
+    count = len(row[f"{metric}_values"])
+    return text if count == row["seeds"] else f"{text} ({count} of {row['seeds']})"
+
+
+def _number(value: float | None, form: str, mark: str = "") -> str:
+    return "" if value is None else f"{value:{form}}{mark}"
+
+
 def render(table: Table, form: str) -> str:
-    """The table as text, without escape codes; csv and json hold full precision, and nothing of the paper.
+    """The table as text, without escape codes; csv and json hold `Table.rows` at full precision.
 
     Args:
         table: to show.
@@ -146,37 +213,24 @@ def show(table: Table) -> None:
 
 
 def blocks(table: Table, caption: str) -> list[Block]:
-    """What people read: our table under `caption`, and the paper's where it has one of what the sweep varies."""
-    paper = published(table.swept)
-    return [Block(caption, *cells(table)), *([Block(*paper)] if paper else [])]
+    """What people read: a block for each system, ours beside the paper's, and the paper's table 1 for orientation.
+
+    Args:
+        table: to show.
+        caption: of the whole; may be empty.
+    """
+    found = []
+    for part in table.sections:
+        said = [caption, part.title, _beside(part.counterpart)]
+        found.append(Block("; ".join(filter(None, said)), *_grid([part])))
+        caption = ""
+    return [*found, *([Block(*paper.whole_table1())] if table.orientation else [])]
 
 
-_SYSTEMS = {
-    "deeplab_voc": "DeepLab, VOC",
-    "deeplab_cityscapes": "DeepLab, Cityscapes",
-    "class_aware_rpn": "class-aware RPN",
-    "faster_rcnn": "Faster R-CNN",
-    "rfcn": "R-FCN",
-}
-_METRICS = {"miou": "mIoU", "ap50": "AP50", "ap70": "AP70"}
-
-
-def published(swept: Sequence[str]) -> tuple[str, list[str], list[list[str]]] | None:
-    """The paper's table of what a sweep varies: caption, header and rows, with differences to the first; or None."""
-    if list(swept) != ["model.deform_layers"]:
-        return None
-    from dcnlab.configfile import read_yaml
-
-    table = read_yaml(Path(__file__).with_name("published.yaml"))["table1"]
-    first = table["rows"][0]
-    columns = [(system, metric) for system in _SYSTEMS for metric in first[system]]
-    header = ["deform_layers", *(f"{_SYSTEMS[system]}: {_METRICS[metric]}" for system, metric in columns)]
-    lines = []
-    for row in table["rows"]:
-        line = [str(row["layers"])]
-        for system, metric in columns:
-            value = row[system][metric]
-            line.append(f"{value:.1f}" if row is first else f"{value:.1f} ({value - first[system][metric]:+.1f})")
-        lines.append(line)
-    caption = "For orientation, another data set: the paper's table 1, ResNet-101 on VOC and Cityscapes, percent"
-    return caption, header, lines
+def _beside(counterpart: Counterpart | None) -> str:
+    if counterpart is None:
+        return ""
+    text = f"paper: {counterpart.title}"
+    if not counterpart.differs:
+        return text
+    return f"{text}, another {' and another '.join(counterpart.differs)} than ours: compare differences, not levels"

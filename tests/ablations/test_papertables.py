@@ -1,0 +1,283 @@
+"""The paper's tables from whatever runs there are: worked-out figures beside the published ones."""
+
+import csv
+import io
+import json
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+import yaml
+
+from dcnlab import runs
+from dcnlab.ablations import table as tables
+from dcnlab.config import ConfigError
+
+RFCN = {
+    "task": "detection",
+    "data": {"name": "voc", "root": "VOC", "test": ["2007/test"]},
+    "model": {"name": "rfcn", "backbone": {"name": "resnet101"}},
+}
+CARDS = {**RFCN, "data": {"name": "voc", "root": "cards", "test": "test", "protocol": "voc"}}
+CAMVID = {
+    "task": "segmentation",
+    "data": {"name": "camvid", "root": "CamVid"},
+    "model": {"name": "deeplab", "backbone": {"name": "resnet10_slim"}},
+}
+
+
+@pytest.fixture
+def write(tmp_path, monkeypatch):
+    """Writes run folders below an empty folder's runs/."""
+    monkeypatch.chdir(tmp_path)
+    Path("runs").mkdir()
+
+    def one(base, model, seed, metrics, name="some", git="abc", parameters=None, **changes):
+        folder = Path("runs", name, str(len(list(Path("runs").glob("*/*")))))
+        folder.mkdir(parents=True)
+        tree = {"trainer": {"max_steps": 1}, **base, **changes, "name": name, "seed": seed}
+        tree["model"] = {**base["model"], **model}
+        (folder / "config.yaml").write_text(yaml.safe_dump(tree))
+        results = {
+            "schema": 1,
+            "name": name,
+            "status": "finished",
+            "seed": seed,
+            "parameters": {f"model.{key}": value for key, value in model.items()} | {"seed": seed} | (parameters or {}),
+            "metrics": metrics,
+            "model": {"params": 1000, "macs": 2_000_000},
+            "cost": {"train_seconds": 10.0},
+            "environment": {"git": git, "dcnlab": "1", "torch": "2", "gpu": None},
+            "wandb": {"id": None, "sweep": None},
+        }
+        runs.write_results(folder, results)
+        return folder
+
+    return one
+
+
+@pytest.fixture
+def rfcn(write):
+    """R-FCN on VOC: layers 0, 1 and 3, the last with one seed of three, and with one of pooling."""
+    for layers, scores in {0: (78.0, 80.0, 82.0), 1: (80.0, 81.0, 82.0), 3: (83.0,)}.items():
+        for seed, ap50 in enumerate(scores):
+            write(RFCN, {"deform_layers": layers}, seed, {"ap50": ap50, "ap70": ap50 - 20, "ap50/aeroplane": 1.0})
+    write(RFCN, {"deform_layers": 3, "deform_pooling": True}, 0, {"ap50": 85.0, "ap70": 70.0})
+
+
+def assemble(name, **options):
+    return tables.assemble(name, [Path("runs")], **options)
+
+
+def grid(block):
+    return [dict(zip(block.header[:5], line[:5], strict=True)) for line in block.lines]
+
+
+def test_table1_holds_worked_out_figures_and_the_papers_with_differences_on_both_sides(rfcn):
+    found = assemble("table1")
+    [part] = found.sections
+    assert part.title == "rfcn, resnet101, voc"
+    rows = {row["model.deform_layers"]: row for row in found.rows}
+    assert list(rows) == [0, 1, 2, 3, 6]
+    assert (rows[0]["ap50"], rows[0]["ap50_std"], rows[0]["ap50_difference"], rows[0]["base"]) == (
+        80.0,
+        2.0,
+        None,
+        True,
+    )
+    assert (rows[1]["ap50"], rows[1]["ap50_std"], rows[1]["ap50_difference"]) == (81.0, 1.0, 1.0)
+    assert rows[1]["ap50_values"] == {"0": 80.0, "1": 81.0, "2": 82.0}
+    assert rows[1]["ap50_differences"] == {"0": 2.0, "1": 1.0, "2": 0.0}
+    # 2, 1, 0 with any signs: the sum is 3 or more from zero for 2 of 4 sign pairs of 2 and 1, whatever 0's: p = 1/2.
+    assert rows[1]["ap50_p"] == 0.5
+    assert (rows[3]["ap50"], rows[3]["ap50_std"], rows[3]["ap50_difference"]) == (83.0, None, 3.0)
+    assert (rows[3]["seeds"], rows[3]["seeds_wanted"], rows[6]["seeds"], rows[6]["ap50"]) == (1, 3, 0, None)
+    # The paper's table 1, R-FCN: 80.0, 80.6, 81.0, 81.4, 81.5.
+    assert [row["paper_ap50"] for row in rows.values()] == [80.0, 80.6, 81.0, 81.4, 81.5]
+    assert rows[3]["paper_ap50_difference"] == pytest.approx(1.4)
+    assert rows[6]["paper_ap70_difference"] == pytest.approx(65.4 - 61.8)
+    assert (rows[0]["paper"], rows[0]["paper_differs"]) == ("R-FCN, resnet101, VOC 2007 test", "")
+    assert any("1 run of no row of table1" in note for note in found.notes)
+    assert any("over 3 seeds" in note and "smallest p is 0.25" in note for note in found.notes)
+
+
+def test_people_read_both_sides_in_one_grid(rfcn):
+    [block] = tables.blocks(assemble("table1"), "")
+    assert block.header[:6] == ["deform_layers", "ap50 (%)", "difference", "paper", "its difference", "ap70 (%)"]
+    assert [line[:5] for line in block.lines] == [
+        ["0", "80.00 ± 2.00", "", "80.0", ""],
+        ["1", "81.00 ± 1.00", "+1.00", "80.6", "+0.6"],
+        ["2", "missing", "", "81.0", "+1.0"],
+        ["3", "83.00", "+3.00", "81.4", "+1.4"],
+        ["6", "missing", "", "81.5", "+1.5"],
+    ]
+    assert [line[9] for line in block.lines] == ["3", "3", "0 of 3 (!)", "1 of 3 (!)", "0 of 3 (!)"]
+    assert block.caption == "rfcn, resnet101, voc; paper: R-FCN, resnet101, VOC 2007 test"
+
+
+def test_table3_tells_atrous_deformable_and_pooling_rows_apart(write):
+    for model, ap50 in (
+        ({"dilation": 2}, 60.0),
+        ({"dilation": None}, 62.0),
+        ({"dilation": 4}, 63.0),
+        ({"dilation": 8}, 59.0),
+        ({"deform_layers": 3}, 64.0),
+        ({"deform_pooling": True}, 65.0),
+        ({"deform_layers": 3, "deform_pooling": True, "dilation": 2}, 66.0),
+        ({"deform_layers": 3, "dilation": 4}, 99.0),
+        ({"deform_layers": 1}, 99.0),
+    ):
+        write(CARDS, model, 1 if model == {"dilation": None} else 0, {"ap50": ap50})
+    found = assemble("table3")
+    assert [(row["modules"], row["ap50"], row.get("paper_ap50")) for row in found.rows] == [
+        ("dilation 2", 61.0, 80.0),
+        ("dilation 4", 63.0, 80.5),
+        ("dilation 6", None, 80.2),
+        ("dilation 8", 59.0, 80.3),
+        ("deformable convolution", 64.0, 81.4),
+        ("deformable RoI pooling", 65.0, 81.2),
+        ("both", 66.0, 82.6),
+    ]
+    assert found.rows[6]["ap50_difference"] == 5.0
+    assert found.rows[6]["paper_ap50_difference"] == pytest.approx(2.6)
+    [block] = tables.blocks(found, "")
+    assert "another data and another metric than ours: compare differences, not levels" in block.caption
+    assert any("2 runs of no row of table3" in note for note in found.notes)
+
+
+def test_each_system_has_a_part_of_its_own_beside_its_own_column(rfcn, write):
+    for layers, miou in ((0, 40.0), (3, 42.0)):
+        write(CAMVID, {"deform_layers": layers}, 0, {"miou": miou, "iou/Sky": 90.0})
+    found = assemble("table1")
+    assert [part.title for part in found.sections] == ["deeplab, resnet10_slim, camvid", "rfcn, resnet101, voc"] or [
+        part.title for part in found.sections
+    ] == ["rfcn, resnet101, voc", "deeplab, resnet10_slim, camvid"]
+    [deeplab] = [part for part in found.sections if part.title.startswith("deeplab")]
+    assert deeplab.rows[3]["miou_difference"] == 2.0
+    assert deeplab.rows[3]["paper_miou_difference"] == pytest.approx(75.2 - 69.7)  # of DeepLab on VOC
+    assert deeplab.counterpart.differs == ("data", "backbone")
+    assert len(tables.blocks(found, "caption")) == 2
+    header, lines = tables.cells(found)
+    assert header[0] == "system"
+    assert len(lines) == 10
+    assert {row["system"] for row in found.rows} == {part.title for part in found.sections}
+
+
+@pytest.mark.parametrize(
+    ("data", "model", "column"),
+    [
+        ({"name": "cityscapes", "root": "x", "test": "val"}, "deeplab", 70.4),
+        ({"name": "voc", "root": "x", "test": "2012/val"}, "deeplab", 69.7),
+        ({"name": "voc", "root": "x", "test": "2007/test"}, "class_aware_rpn", 68.0),
+        ({"name": "voc", "root": "x", "test": "2007/test"}, "faster_rcnn", 78.1),
+        ({"name": "coco", "root": "x", "test": "val2017"}, "rfcn", 80.0),
+    ],
+)
+def test_the_column_is_that_of_the_network_and_the_data(write, data, model, column):
+    segmentation = model == "deeplab"
+    base = {"task": "segmentation" if segmentation else "detection", "data": data}
+    base["model"] = {"name": model, "backbone": {"name": "resnet101"}}
+    metric = "miou" if segmentation else "ap50"
+    for layers in (0, 3):
+        write(base, {"deform_layers": layers}, 0, {metric: 50.0 + layers})
+    [part] = assemble("table1").sections
+    assert part.rows[0][f"paper_{metric}"] == column
+    assert part.counterpart.differs == (("data", "metric") if data["name"] == "coco" else ())
+
+
+def test_a_network_that_the_paper_does_not_have_stands_alone(write):
+    base = {"data": {"name": "digits"}, "model": {"name": "resnet", "backbone": {"name": "resnet10_slim"}}}
+    for layers in (0, 3):
+        write(base, {"deform_layers": layers}, 0, {"top1": 50.0 + layers})
+    [part] = assemble("table1").sections
+    assert part.counterpart is None
+    assert part.rows[3]["top1_difference"] == 3.0
+    assert not [key for key in part.rows[3] if key.startswith("paper")]
+
+
+def test_runs_of_different_settings_are_parts_of_their_own_told_apart_in_the_title(write):
+    for lr in (0.1, 0.2):
+        for layers in (0, 3):
+            write(CAMVID, {"deform_layers": layers}, 0, {"miou": 100 * lr + layers}, optim={"lr": lr})
+    parts = assemble("table1").sections
+    assert {part.title.rpartition(", ")[2] for part in parts} == {"optim.lr=0.1", "optim.lr=0.2"}
+    assert [part.rows[3]["miou_difference"] for part in parts] == [3.0, 3.0]
+
+
+def test_trials_of_a_search_over_something_else_are_left_out_and_said(rfcn, write):
+    for number in range(4):
+        parameters = {"optim.lr": 0.1 + number}
+        write(CAMVID, {"deform_layers": 3}, 0, {"miou": 1.0}, parameters=parameters, optim={"lr": 0.1 + number})
+    found = assemble("table1")
+    assert [part.title for part in found.sections] == ["rfcn, resnet101, voc"]
+    assert any(note.startswith("left out: 4 runs of other sweeps, such as runs/some/") for note in found.notes)
+
+
+def test_runs_of_different_code_have_rows_of_their_own(write):
+    for layers, git, miou in ((0, "abc", 40.0), (3, "abc", 42.0), (0, "def", 50.0), (3, "def", 51.0)):
+        write(CAMVID, {"deform_layers": layers}, 0, {"miou": miou}, git=git)
+    rows = [row for row in assemble("table1").rows if row["seeds"]]
+    assert [(row["model.deform_layers"], row["code"], row["miou_difference"]) for row in rows] == [
+        (0, "abc", None),
+        (0, "def", None),
+        (3, "abc", 2.0),
+        (3, "def", 1.0),
+    ]
+    joined = assemble("table1", any_code=True)
+    assert [(row["seeds"], row["seeds_wanted"]) for row in joined.rows[:2]] == [(1, 1), (0, 1)]
+    assert sum("of two runs of the same" in note for note in joined.notes) == 2
+
+
+def test_table5_compares_plain_with_deformable_on_cocos_five_figures(write):
+    coco = {**RFCN, "data": {"name": "coco", "root": "COCO", "test": "val2017"}}
+    names = ("ap", "ap50", "ap_small", "ap_medium", "ap_large", "ar100")
+    for model, scores in (
+        ({}, (30.0, 50.0, 10.0, 30.0, 40.0, 1.0)),
+        ({"deform_layers": 3}, (99.0,) * 6),  # R-FCN's has deformable pooling too
+        ({"deform_layers": 3, "deform_pooling": True}, (34.0, 53.0, 13.0, 34.0, 46.0, 1.0)),
+    ):
+        write(coco, model, 0, dict(zip(names, scores, strict=True)))
+    [part] = assemble("table5").sections
+    assert part.shown == ["ap", "ap50", "ap_small", "ap_medium", "ap_large"]
+    plain, deformable = part.rows
+    assert (plain["network"], plain["ap"], plain["paper_ap"]) == ("plain", 30.0, 30.8)
+    assert (deformable["ap"], deformable["ap_difference"], deformable["paper_ap"]) == (34.0, 4.0, 34.5)
+    assert deformable["paper_ap_large_difference"] == pytest.approx(50.3 - 44.8)
+    assert part.counterpart.title == "R-FCN, resnet101, COCO test-dev"
+    assert part.counterpart.differs == ("data",)
+
+
+def test_table5_takes_the_papers_row_of_the_same_backbone_and_test(write):
+    coco = {**RFCN, "data": {"name": "coco", "root": "COCO", "test": "val2017"}}
+    coco["model"] = {"name": "rfcn", "backbone": {"name": "aligned_inception_resnet"}}
+    test = {"shorter_sides": [480, 576, 688, 864, 1200, 1400], "box_rounds": 1}
+    write(coco, {}, 0, {"ap": 36.0}, test=test)
+    [part] = assemble("table5").sections
+    assert part.rows[0]["paper_ap"] == 35.5
+    assert part.counterpart.differs == ("data",)
+
+
+def test_nothing_to_show_says_what_to_run(write):
+    with pytest.raises(ConfigError, match=r"no run of table3 found; make some with: dcnlab sweep table3"):
+        assemble("table3")
+
+
+@pytest.mark.parametrize("form", ["csv", "json"])
+def test_csv_and_json_hold_a_row_for_each_row_at_full_precision(rfcn, form):
+    text = tables.render(assemble("table1"), form)
+    rows = json.loads(text) if form == "json" else list(csv.DictReader(io.StringIO(text)))
+    assert len(rows) == 5
+    assert float(rows[3]["paper_ap50_difference"]) == 81.4 - 80.0
+    values = rows[1]["ap50_values"]
+    assert (values if form == "json" else json.loads(values)) == {"0": 80.0, "1": 81.0, "2": 82.0}
+
+
+@pytest.mark.skipif(shutil.which("pdflatex") is None, reason="no pdflatex")
+@pytest.mark.parametrize("name", ["table1", "table3"])
+def test_latex_compiles(rfcn, tmp_path, name):
+    body = tables.render(assemble(name), "latex")
+    document = "\\documentclass{article}\\usepackage{booktabs}\\begin{document}\\tiny\n" + body + "\n\\end{document}\n"
+    (tmp_path / "table.tex").write_text(document)
+    command = ["pdflatex", "-interaction=nonstopmode", "-halt-on-error", "table.tex"]
+    subprocess.run(command, cwd=tmp_path, check=True, capture_output=True, timeout=60)

@@ -132,8 +132,11 @@ def task_module(config: Config, classes: list[str]) -> pl.LightningModule:
         "deform_kind": model.deform_kind,
     }
     if config.task == "classification":
-        layers["spatial_transformer"] = model.spatial_transformer
-        return Classification(classifier(feet.name, len(classes), feet.weights, **layers), classes, config.optim)
+        network = classifier(
+            feet.name, len(classes), feet.weights, **layers, spatial_transformer=model.spatial_transformer
+        )
+        background = -MEAN / STD if data.name == "digits" else 0.0
+        return Classification(network, classes, config.optim, config.test, background)
     features = backbone(
         feet.name,
         feet.weights,
@@ -145,8 +148,8 @@ def task_module(config: Config, classes: list[str]) -> pl.LightningModule:
     )
     mean, std = ((MEAN,) * 3, (STD,) * 3) if data.name == "digits" else (data.mean, data.std)
     if config.task == "segmentation":
-        network = DeepLab(features, len(classes), model.head_channels or 1024)
-        return Segmentation(network, classes, config.optim, config.test, mean, std)
+        deeplab = DeepLab(features, len(classes), model.head_channels or 1024)
+        return Segmentation(deeplab, classes, config.optim, config.test, mean, std)
     protocol = data.protocol or {"coco": "coco", "voc": "voc07", "digits": "voc"}[data.name]
     return Detection(
         _detector(config, features, len(classes)),

@@ -212,6 +212,44 @@ def dilation(
 
 
 @app.command()
+def robustness(
+    words: Annotated[list[str], typer.Argument(metavar="SWEEP.yaml | RUN... [KEY=VALUE]...", show_default=False)],
+    runs: Annotated[list[Path] | None, typer.Option("--runs", metavar="DIR...", show_default="runs")] = None,
+    angles: Annotated[str, typer.Option(help="Rotations, degrees.")] = "0,15,30,45,60,90,120,150,180",
+    scales: Annotated[str, typer.Option(help="Magnifications.")] = "0.5,0.6,0.75,1,1.25,1.5,2",
+    out: Annotated[Path | None, typer.Option(metavar="DIR", help="Folder for robustness.json and .png.")] = None,
+    form: Annotated[str, typer.Option("--format", help="rich, markdown, latex, csv or json")] = "rich",
+) -> None:
+    """Accuracy of finished classifiers on test images turned and magnified; keeps it in each run folder."""
+    from dcnlab import configfile
+    from dcnlab.ablations import rendering
+
+    choose("--format", form, rendering.FORMATS)
+    from dcnlab.ablations import robustness as curves
+    from dcnlab.runs import write_whole
+
+    names = [word for word in words if not configfile.is_override(word) or Path(word).is_dir()]
+    found = curves.assemble(
+        names,
+        runs or [Path("runs")],
+        curves.numbers("--angles", angles),
+        curves.numbers("--scales", scales),
+        [word for word in words if word not in names],
+        say=lambda line: print(line, file=sys.stderr, flush=True),
+    )
+    if form == "rich":
+        rendering.show(curves.blocks(found))
+    else:
+        print(rendering.render(found.rows, curves.blocks(found), form))
+    if out is not None:
+        out.mkdir(parents=True, exist_ok=True)
+        write_whole(out / curves.FILE, rendering.render(found.rows, [], "json") + "\n")
+        write_whole(out / curves.FIGURE, curves.draw(found))
+    for note in found.notes:
+        print(f"note: {note}", file=sys.stderr)
+
+
+@app.command()
 def export(
     run: Annotated[str, typer.Argument(metavar="RUN")],
     form: Annotated[str, typer.Option("--format", help="safetensors, torch-export or onnx")],

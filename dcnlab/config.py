@@ -347,6 +347,12 @@ class TestConfig:
     """detection: of two boxes of a class that overlap more, the better stays."""
     max_detections: int = 300
     """detection: of an image; COCO: 100."""
+    rotation: float = 0.0
+    """classification: degrees that the network's input is turned by about its centre, counter-clockwise; the corners
+    that this lays bare are black for digits, and data.mean for photographs."""
+    magnification: float = 1.0
+    """classification: factor that it is then magnified by about its centre; the rim that a factor below 1 lays bare is
+    likewise filled."""
     pictures: int = 4
     """How many test images are drawn into the run folder, with what they should be and what was found."""
 
@@ -356,6 +362,8 @@ class TestConfig:
         within("test.score_floor", self.score_floor, 0, 1)
         within("test.nms_iou", self.nms_iou, 0, 1)
         within("test.max_detections", self.max_detections, 1)
+        within("test.rotation", self.rotation, -360, 360)
+        within("test.magnification", self.magnification, 0.1, 10)
         if self.shorter_sides is not None and (not self.shorter_sides or min(self.shorter_sides) < 16):
             raise ConfigError(f"test.shorter_sides is {self.shorter_sides}; it must hold numbers of at least 16")
         if not self.scales or not all(0 < scale < float("inf") for scale in self.scales):
@@ -475,3 +483,7 @@ class Config:
         ):
             if wanted and self.model.name not in takers:
                 raise ConfigError(f"model.{key} is true; {self.model.name} has none, {', '.join(takers)} do")
+        for key, neutral in (("rotation", 0), ("magnification", 1)):
+            value = getattr(self.test, key)
+            if value != neutral and self.task != "classification":
+                raise ConfigError(f"test.{key} is {value:g}; {self.task} has none, classification does")

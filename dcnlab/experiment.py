@@ -65,8 +65,8 @@ def resume(folder: Path) -> Path:
         results = runs.read_results(folder)
         if results is not None and results["status"] == "finished":
             raise ConfigError(f"{folder} is finished; there is nothing to resume")
-        checkpoint = _checkpoint(folder)
-        _read(checkpoint)
+        checkpoint = checkpoint_of(folder)
+        read_checkpoint(checkpoint)
         _run(config, build(config, folder), folder, checkpoint)
     return named
 
@@ -111,8 +111,8 @@ def _trained(config: Config, folder: Path, overrides: list[str]) -> tuple[Parts,
     """What a run's config stands for, its last checkpoint, and the weights in it, which fit the network."""
     config.model.backbone.weights = "none"  # the checkpoint brings them
     config.trainer.effective_batch = None  # any number of processes can score
-    checkpoint = _checkpoint(folder)
-    kept = _read(checkpoint)["state_dict"]
+    checkpoint = checkpoint_of(folder)
+    kept = read_checkpoint(checkpoint)["state_dict"]
     parts = build(config, folder)
     own = parts.task.state_dict()
     odd = [key for key in {**own, **kept} if key not in own or key not in kept or own[key].shape != kept[key].shape]
@@ -127,7 +127,7 @@ def _trained(config: Config, folder: Path, overrides: list[str]) -> tuple[Parts,
 def _run(config: Config, parts: Parts, folder: Path, checkpoint: Path | None) -> None:
     """Train, score and write results.json, whatever happens."""
     trainer, task, data = parts.trainer, parts.task, parts.data
-    step = None if checkpoint is None else _read(checkpoint)["global_step"]
+    step = None if checkpoint is None else read_checkpoint(checkpoint)["global_step"]
     wandb_logger = tracking.wandb_logger(config, folder)
     trainer.loggers = [tracking.csv_logger(folder, step), *([wandb_logger] if wandb_logger else [])]
     results: dict[str, Any] = {
@@ -209,13 +209,18 @@ def _macs(task: Any, data: Any) -> int:
     return macs(copy.deepcopy(task).to("meta"), image.to("meta"))
 
 
-def _checkpoint(folder: Path) -> Path:
+def checkpoint_of(folder: Path) -> Path:
+    """The last checkpoint of a run.
+
+    Raises:
+        ConfigError: there is none.
+    """
     if not (folder / CHECKPOINT).is_file():
         raise ConfigError(f"{folder} has no {CHECKPOINT}; run its experiment again with `dcnlab fit`")
     return folder / CHECKPOINT
 
 
-def _read(checkpoint: Path) -> dict[str, Any]:
+def read_checkpoint(checkpoint: Path) -> dict[str, Any]:
     """A checkpoint, through the loader that runs no code.
 
     Raises:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import json
-import os
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -15,7 +14,7 @@ import torch
 from safetensors.torch import save as safetensors_bytes
 from torch import Tensor, nn
 
-from dcnlab import assembly, configfile, experiment
+from dcnlab import assembly, configfile, experiment, runs
 from dcnlab.config import Config, ConfigError, choose
 
 FORMATS = {"safetensors": ".safetensors", "torch-export": ".pt2", "onnx": ".onnx"}
@@ -75,7 +74,10 @@ def export(folder: Path, form: str, out: Path | None = None, size: tuple[int, in
         with torch.no_grad(), warnings.catch_warnings():
             warnings.simplefilter("ignore")  # the exporters' own words to their developers
             written = (_torch_export if form == "torch-export" else _onnx)(network, image, metadata)
-    _write_whole(path, written)
+    try:
+        runs.write_whole(path, written)
+    except OSError as error:
+        raise ConfigError(f"{path} cannot be written: {error.strerror}") from error
     return Exported(path, notes)
 
 
@@ -137,7 +139,7 @@ def _place(folder: Path, form: str, out: Path | None) -> Path:
 
 def _state(folder: Path) -> dict[str, Tensor]:
     """The network's own state, without the task's: the averaged weights where the run averages them."""
-    kept = experiment._read(experiment._checkpoint(folder))["state_dict"]
+    kept = experiment.read_checkpoint(experiment.checkpoint_of(folder))["state_dict"]
     return {key.removeprefix(_PREFIX): value for key, value in kept.items() if key.startswith(_PREFIX)}
 
 
@@ -199,14 +201,3 @@ def _onnx(network: nn.Module, image: Tensor, metadata: dict[str, str]) -> bytes:
     program.model.metadata_props.update(metadata)
     written: bytes = program.model_proto.SerializeToString()
     return written
-
-
-def _write_whole(path: Path, content: bytes) -> None:
-    """Write a file so that readers see the old one or the new one, and never a part."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        temporary.write_bytes(content)
-        os.replace(temporary, path)
-    except OSError as error:
-        temporary.unlink(missing_ok=True)
-        raise ConfigError(f"{path} cannot be written: {error.strerror}") from error

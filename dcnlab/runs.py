@@ -19,7 +19,16 @@ SCHEMA = 1
 STATUSES = ("finished", "failed", "interrupted")
 CHECKPOINT = Path("checkpoints") / "last.ckpt"
 # config.yaml goes last, because it marks the folder as ours.
-_WRITTEN = ("metrics.csv", "results.json", "detections.json", "pictures", "checkpoints", "wandb", "config.yaml")
+_WRITTEN = (
+    "metrics.csv",
+    "results.json",
+    "detections.json",
+    "robustness.json",
+    "pictures",
+    "checkpoints",
+    "wandb",
+    "config.yaml",
+)
 _BEFORE = ("parameters.json", "log.txt")
 """What a sweep puts there before the run starts."""
 
@@ -103,14 +112,18 @@ def lock(path: Path) -> Iterator[None]:
         yield
 
 
-def write_whole(path: Path, text: str) -> None:
-    """Write a file so that readers see the old one or the new one, and never a part."""
+def write_whole(path: Path, content: str | bytes) -> None:
+    """Write a file, text as UTF-8, so that readers see the old one or the new one, and never a part."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    with temporary.open("w", encoding="utf-8") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(temporary, path)
+    try:
+        with temporary.open("wb") as file:
+            file.write(content.encode() if isinstance(content, str) else content)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
 
 
 def write_results(folder: Path, results: dict[str, Any]) -> None:

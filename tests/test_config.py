@@ -116,6 +116,8 @@ def test_a_key_like_no_other_lists_what_there_is(experiment):
         ("trainer.devices=all", "trainer.devices is 'all'; choose from: auto"),
         ("data.scale=[2,1]", "data.scale is [2.0, 1.0]; it must be two numbers above 0, the smaller one first"),
         ("optim.milestones=[0.5,0.2]", "optim.milestones is [0.5, 0.2]; the numbers must be above 0 and grow"),
+        ("test.rotation=400", "test.rotation is 400; it must be between -360 and 360"),
+        ("test.magnification=0", "test.magnification is 0; it must be between 0.1 and 10"),
         ("name=../up", "name is '../up'; it names a folder"),
         ("seed=-1", "seed is -1; it must be between 0 and 4.29497e+09"),
         ("seed=${nothing}", "nothing"),
@@ -266,6 +268,14 @@ def test_a_missing_data_root_and_missing_weights_are_named(experiment, tmp_path)
     assert f"nearest: {tmp_path}/flowers" in message(configfile.check_paths, tree)
     tree = configfile.load(path, ["model.backbone.weights=imagnet"])
     assert "it must be none, imagenet or a file" in message(configfile.check_paths, tree)
+
+
+@pytest.mark.parametrize("override", ["test.rotation=10", "test.magnification=2"])
+@pytest.mark.parametrize("task", ["segmentation", "detection"])
+def test_tasks_that_cannot_turn_their_images_say_which_can(task, override):
+    key, _, value = override.partition("=")
+    said = message(configfile.load, f"{task}/quickstart", [override])
+    assert said.endswith(f"{key} is {value}; {task} has none, classification does")
 
 
 def test_every_field_says_what_it_means():

@@ -39,8 +39,12 @@ def load(model: nn.Module, name: str, weights: str) -> None:
     """
     if weights == "none":
         return
-    state = _imagenet(name) if weights == "imagenet" else _read(Path(weights))
+    others: list[str] = []
     foreign: list[str] = []
+    if weights == "imagenet":
+        state = _imagenet(name)
+    else:
+        state, others = _read(Path(weights))
     if caffe_resnet.recognises(state):
         try:
             state, foreign = caffe_resnet.to_torchvision(state)
@@ -65,7 +69,7 @@ def load(model: nn.Module, name: str, weights: str) -> None:
         if names:
             raise ConfigError(f"model.backbone.weights {weights!r} does not fit {name}; {kind}: {_some(names)}")
     model.load_state_dict(state, strict=False)
-    unused = [key for key in [*head, *unused, *foreign] if not key.endswith("num_batches_tracked")]
+    unused = [key for key in [*head, *unused, *foreign, *others] if not key.endswith("num_batches_tracked")]
     _log.info("%s", report(weights, sum(key in own for key in state), unused, new))
 
 
@@ -104,8 +108,8 @@ def _wants(model: Any, weights: str) -> str:
     return line
 
 
-def _read(path: Path) -> dict[str, Tensor]:
-    """A state dict, or the backbone's part of a run's checkpoint or of its safetensors."""
+def _read(path: Path) -> tuple[dict[str, Tensor], list[str]]:
+    """A state dict, or the backbone's part of a run's checkpoint or of its safetensors, and its other parts' names."""
     if not path.is_file():
         raise ConfigError(
             f"model.backbone.weights {str(path)!r} is no file; takes none, imagenet or a state dict's path"
@@ -118,10 +122,11 @@ def _read(path: Path) -> dict[str, Tensor]:
             f"model.backbone.weights {str(path)!r} cannot be read as a state dict ({_reason(error)})"
         ) from error
     if isinstance(state, dict) and isinstance(state.get("state_dict"), dict):
-        state = _of_backbone(state["state_dict"], ("model.backbone.", "model."))
+        state = state["state_dict"]
     if not isinstance(state, dict) or not all(isinstance(key, str) and isinstance(state[key], Tensor) for key in state):
         raise ConfigError(f"model.backbone.weights {str(path)!r} is no state dict: names to tensors")
-    return _of_backbone(state, ("backbone.",))
+    network, _ = _part(state, "model.")  # of a run's task, whose scores have no part in it
+    return _part(network, "backbone.")
 
 
 def _contents(path: Path) -> Any:
@@ -134,13 +139,16 @@ def _contents(path: Path) -> Any:
     return torch.load(path, map_location="cpu", weights_only=True)
 
 
-def _of_backbone(state: dict[str, Any], prefixes: tuple[str, ...]) -> dict[str, Any]:
-    """A network's backbone under the backbone's own names: a classifier is one, other networks have one."""
-    for prefix in prefixes:
-        found = {key.removeprefix(prefix): value for key, value in state.items() if key.startswith(prefix)}
-        if found:
-            return found
-    return state
+def _part(state: dict[str, Any], prefix: str) -> tuple[dict[str, Any], list[str]]:
+    """What a state dict has under a prefix, without it, and `NAME.*` for its other parts; all of it where it has none.
+
+    A classifier is a backbone under the backbone's own names; other networks have one.
+    """
+    found = {key.removeprefix(prefix): value for key, value in state.items() if key.startswith(prefix)}
+    if not found:
+        return state, []
+    others = dict.fromkeys(key.partition(".")[0] for key in state if not key.startswith(prefix))
+    return found, [f"{name}.*" for name in others]
 
 
 def _of_offsets(key: str) -> bool:

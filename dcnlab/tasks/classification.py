@@ -11,7 +11,8 @@ from torch.nn.functional import cross_entropy
 from torchmetrics import MetricCollection
 from torchmetrics.classification import MulticlassAccuracy
 
-from dcnlab.config import OptimConfig
+from dcnlab.config import OptimConfig, TestConfig
+from dcnlab.data.turning import turn
 from dcnlab.tasks.optim import optimizer_and_schedule
 from dcnlab.tasks.step_means import StepMeans
 
@@ -42,11 +43,21 @@ class Classification(LightningModule):
         model: images (N, 3, H, W) to logits (N, number of classes).
         classes: class names in the order of their labels.
         optim: rates, decay and schedule.
+        test: how far test images are turned and magnified; null leaves them as they are.
+        background: what then comes into them from outside, in the network's input.
     """
 
-    def __init__(self, model: nn.Module, classes: Sequence[str], optim: OptimConfig) -> None:
+    def __init__(
+        self,
+        model: nn.Module,
+        classes: Sequence[str],
+        optim: OptimConfig,
+        test: TestConfig | None = None,
+        background: float = 0.0,
+    ) -> None:
         super().__init__()
         self.model, self.classes, self.optim = model, list(classes), optim
+        self.test, self.background = test or TestConfig(), background
         self.step_means = StepMeans()
         ks = (1, 5) if len(classes) > 5 else (1,)
         scores = MetricCollection({f"top{k}": TopK(len(classes), k) for k in ks}, compute_groups=False)
@@ -75,7 +86,9 @@ class Classification(LightningModule):
 
     def test_step(self, batch: tuple[Tensor, Tensor], index: int) -> None:
         """Count a batch's hits."""
-        self._score(self.test_scores, batch)
+        images, labels = batch
+        seen = turn(images, self.test.rotation, self.test.magnification, self.background)
+        self._score(self.test_scores, (seen, labels))
 
     def _score(self, scores: MetricCollection, batch: tuple[Tensor, Tensor]) -> None:
         images, labels = batch

@@ -1,0 +1,247 @@
+"""Curves against rotation and scale: exact on a network that reads pixels, kept in the run, gathered over seeds."""
+
+import csv
+import io
+import json
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+import pytorch_lightning as pl
+import torch
+import yaml
+from command_line import dcnlab
+from PIL import Image
+from torch import nn
+from torch.utils.data import DataLoader, TensorDataset
+
+from dcnlab import configfile, experiment, runs
+from dcnlab.ablations import rendering, robustness, views
+from dcnlab.ablations.sweepfile import read, trials
+from dcnlab.config import Config, ConfigError, OptimConfig
+from dcnlab.tasks.classification import Classification
+
+PLACES = {"top": (0, 2), "left": (2, 0), "bottom": (4, 2), "right": (2, 4), "centre": (2, 2)}
+NAMES = list(PLACES)
+
+
+class PixelReader(nn.Module):
+    """Each class's logit is the brightness at its place; the last class's is 0.1."""
+
+    def forward(self, images):
+        logits = [images[:, 0, row, column] for row, column in PLACES.values()]
+        return torch.stack([*logits, torch.full_like(logits[0], 0.1)], dim=1)
+
+
+def write_results(folder, **more):
+    folder.mkdir(parents=True, exist_ok=True)
+    sections = {key: {} for key in ("parameters", "metrics", "model", "cost", "environment")}
+    runs.write_results(folder, {"schema": 1, "status": "finished", "seed": 0, **sections, **more})
+
+
+@pytest.fixture
+def reader(tmp_path, monkeypatch):
+    """A finished run of the pixel reader: each place lit and called by its name, and the top lit and called left."""
+    lit = [*NAMES, "top"]
+    images = torch.zeros(6, 3, 5, 5)
+    for number, name in enumerate(lit):
+        row, column = PLACES[name]
+        images[number, :, row, column] = 1
+    labels = torch.tensor([NAMES.index(name) for name in [*NAMES, "left"]])
+    task = Classification(PixelReader(), [*NAMES, "nothing"], OptimConfig())
+    trainer = pl.Trainer(
+        accelerator="cpu", logger=False, enable_checkpointing=False, enable_progress_bar=False,
+        enable_model_summary=False, use_distributed_sampler=False,
+    )  # fmt: skip
+
+    class Data(pl.LightningDataModule):
+        def test_dataloader(self):
+            return DataLoader(TensorDataset(images, labels), 4)
+
+    parts = SimpleNamespace(task=task, trainer=trainer, data=Data())
+    monkeypatch.setattr(experiment, "restore", lambda folder, overrides: (Config(), parts))
+    folder = tmp_path / "run"
+    write_results(folder)
+    return folder
+
+
+def test_a_network_that_reads_pixels_scores_what_is_worked_out_by_hand(reader):
+    """Only a quarter turn counter-clockwise brings the lit top to the left; the centre stays where it is.
+
+    At half size what is lit at the rim lies between it and the centre, at double size outside: both read nothing.
+    """
+    curves = robustness.measure(reader, [-90, 0, 90, 180, 360], [0.5, 1, 2])
+    sixth = 100 / 6
+    assert curves.rotation == {
+        -90: pytest.approx(sixth), 0: pytest.approx(5 * sixth), 90: pytest.approx(2 * sixth),
+        180: pytest.approx(sixth), 360: pytest.approx(5 * sixth),
+    }  # fmt: skip
+    assert curves.scale == {0.5: pytest.approx(sixth), 1: pytest.approx(5 * sixth), 2: pytest.approx(sixth)}
+
+
+def test_the_file_in_the_run_has_the_form_that_the_report_reads(reader):
+    robustness.measure(reader, [90, 0], [1])
+    tree = json.loads((reader / "robustness.json").read_text())
+    assert tree == {
+        "schema": 1,
+        "metric": "top1",
+        "rotation": [[0.0, pytest.approx(500 / 6)], [90.0, pytest.approx(200 / 6)]],
+        "scale": [[1.0, pytest.approx(500 / 6)]],
+    }
+
+
+def test_only_what_the_file_lacks_is_tested(reader, monkeypatch):
+    tested = []
+    test = views.top1
+    monkeypatch.setattr(views, "top1", lambda folder, chosen, _: tested.append(chosen) or test(folder, chosen))
+    robustness.measure(reader, [0, 90], [])
+    robustness.measure(reader, [0, 90, 180], [2])
+    curves = robustness.measure(reader, [90], [2])
+    assert tested == [[(0, 1), (90, 1)], [(0, 2), (180, 1)]]
+    assert (list(curves.rotation), list(curves.scale)) == ([0, 90, 180], [2])
+    assert robustness.read(reader) == curves
+
+
+@pytest.mark.parametrize(
+    "text", ["{}", "[]", '{"schema": 2}', '{"schema": 1, "metric": "top1", "rotation": [[0]], "scale": []}']
+)
+def test_a_file_of_another_form_is_named_in_one_line(reader, text):
+    (reader / "robustness.json").write_text(text)
+    with pytest.raises(ConfigError, match=r"robustness\.json: ") as caught:
+        robustness.measure(reader, [0], [])
+    assert "\n" not in str(caught.value)
+
+
+def test_an_unfinished_run_and_one_of_another_task_are_refused(reader, monkeypatch):
+    monkeypatch.setattr(experiment, "restore", lambda *_: (SimpleNamespace(task="detection"), SimpleNamespace(task=1)))
+    with pytest.raises(ConfigError, match="run is of task detection; robustness is of classification"):
+        robustness.measure(reader, [0], [])
+    write_results(reader, status="interrupted")
+    with pytest.raises(ConfigError, match="run is not finished"):
+        robustness.measure(reader, [0], [])
+    assert not (reader / "robustness.json").exists()
+
+
+def test_a_trained_run_scores_as_its_own_test_and_as_evaluate_with_the_same_turn(tiny):
+    folder = experiment.fit(
+        configfile.load(tiny, ["logger.wandb=false", "id=one", "trainer.max_steps=12", "data.train_length=256"])
+    )
+    own = json.loads((folder / "results.json").read_text())["metrics"]["top1"]
+    curves = robustness.measure(folder, [0, 30], [0.5, 1], ["data.batch_size=7"])
+    assert (curves.rotation[0], curves.scale[1]) == (own, own)
+    assert experiment.evaluate(folder, ["test.rotation=0", "test.magnification=1"])["top1"] == own
+    assert experiment.evaluate(folder, ["test.rotation=30"])["top1"] == pytest.approx(curves.rotation[30])
+    assert experiment.evaluate(folder, ["test.magnification=0.5"])["top1"] == pytest.approx(curves.scale[0.5])
+    done = dcnlab("robustness", folder, "--angles", "0,30", "--scales", "", "--format", "csv")
+    assert (done.returncode, done.stderr) == (0, "")
+    rows = list(csv.DictReader(io.StringIO(done.stdout)))
+    assert [(row["run"], row["change"], row["amount"]) for row in rows] == [
+        (str(folder), "rotation", "0.0"),
+        (str(folder), "rotation", "30.0"),
+    ]
+    assert float(rows[0]["top1"]) == own
+
+
+# top1 at 0 and 90 degrees and at double size, of seeds 0 and 1; the other setting's second run is missing.
+KNOWN = {(0, 0): (70, 30, 50), (0, 1): (74, 40, 60), (3, 0): (80, 41, 50)}
+
+
+@pytest.fixture
+def sweep(tmp_path, monkeypatch):
+    """A sweep with finished runs that have their curves."""
+    monkeypatch.chdir(tmp_path)
+    Path("one.yaml").write_text("trainer: {max_steps: 2}\n")
+    model = [
+        {"deform_layers": layers, "modulated": bool(layers), "spatial_transformer": False, "dilation": 2}
+        for layers in (0, 3)
+    ]
+    tree = {
+        "program": "one.yaml",
+        "method": "grid",
+        "metric": {"name": "test/top1", "goal": "maximize"},
+        "parameters": {"model": {"values": model}, "seed": {"values": [0, 1]}},
+    }
+    Path("ablation.yaml").write_text(yaml.safe_dump(tree))
+    for trial in trials(read("ablation.yaml")):
+        known = KNOWN.get((trial.parameters["model.deform_layers"], trial.parameters["seed"]))
+        if known is not None:
+            write_results(trial.folder, parameters=trial.parameters, seed=trial.parameters["seed"])
+            (trial.folder / "config.yaml").write_text(configfile.to_yaml(trial.config))
+            curves = {"rotation": [[0, known[0]], [90, known[1]]], "scale": [[2, known[2]]]}
+            (trial.folder / "robustness.json").write_text(json.dumps({"schema": 1, "metric": "top1", **curves}))
+    return "ablation.yaml"
+
+
+def test_rows_hold_worked_out_means_spreads_and_differences(sweep):
+    found = robustness.assemble([sweep], [Path("runs")], [0, 90], [2])
+    picked = [
+        [row[key] for key in ("model.deform_layers", "change", "amount", "top1", "top1_std", "top1_difference")]
+        + [row["seeds"], row["seeds_wanted"]]
+        for row in found.rows
+    ]
+    assert picked == [
+        [0, "rotation", 0, 72, pytest.approx(8**0.5), None, 2, 2],
+        [3, "rotation", 0, 80, None, 8, 1, 2],
+        [0, "rotation", 90, 35, pytest.approx(50**0.5), None, 2, 2],
+        [3, "rotation", 90, 41, None, 6, 1, 2],
+        [0, "scale", 2, 55, pytest.approx(50**0.5), None, 2, 2],
+        [3, "scale", 2, 50, None, -5, 1, 2],
+    ]
+
+
+def test_tables_name_a_group_by_what_tells_it_from_the_first(sweep):
+    found = robustness.assemble([sweep], [Path("runs")], [0, 90], [2])
+    rotation, scale = robustness.blocks(found)
+    assert rotation.caption == (
+        "ablation: top1 (%) against rotation of the test images; "
+        "base: deform_layers 0, dilation 2, modulated false, spatial_transformer false"
+    )
+    assert rotation.header == ["", "0°", "90°"]
+    assert rotation.lines == [
+        ["base", "72.0 ± 2.8", "35.0 ± 7.1"],
+        ["deform_layers 3, modulated true (1 of 2 seeds!)", "80.0", "41.0"],
+    ]
+    assert (scale.header, scale.lines[0][1]) == (["", "2x"], "55.0 ± 7.1")
+    assert "72.0 ± 2.8" in rendering.render(found.rows, [rotation], "markdown")
+
+
+def test_the_command_writes_rows_and_a_figure_and_trains_nothing(sweep):
+    done = dcnlab(
+        "robustness", sweep, "--runs", "runs", "--angles", "0,90", "--scales", "2", "--out", "o", "--format", "markdown"
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "| base " in done.stdout
+    assert len(json.loads(Path("o/robustness.json").read_text())) == 6
+    with Image.open("o/robustness.png") as picture:
+        assert picture.format == "PNG"
+        assert picture.width == 1000  # two panels
+
+
+def test_figures_take_a_missing_group_one_panel_and_odd_names(sweep):
+    found = robustness.assemble([sweep], [Path("runs")], [0, 90], [])
+    found.labels[0] = "$x_{ a"
+    for row in found.rows:
+        if row["model.deform_layers"] == 3:
+            row["top1"] = None
+    with Image.open(io.BytesIO(robustness.draw(found))) as picture:
+        assert picture.width == 550
+
+
+@pytest.mark.parametrize(
+    ("command", "says"),
+    [
+        ("ablation.yaml --angles 0,east", "--angles is '0,east'; it must be numbers with commas between them"),
+        ("ablation.yaml --angles 400", "--angles is 400; it must be between -360 and 360"),
+        ("ablation.yaml --scales 0", "--scales is 0; it must be between 0.1 and 10"),
+        ("ablation.yaml --angles= --scales=", "--angles and --scales are both empty"),
+        ("ablation.yaml runs", "robustness takes one sweep file, or run folders"),
+        ("runs/x", "no such run: runs/x"),
+        ("ablation.yaml --format png", "--format is 'png'; choose from"),
+        ("runs model.dilation=2", "model.dilation=2: of a run's settings, robustness takes data.root"),
+    ],
+)
+def test_a_mistake_is_one_line(sweep, command, says):
+    done = dcnlab("robustness", *command.split())
+    assert (done.returncode, done.stdout) == (2, "")
+    assert says in done.stderr
+    assert done.stderr.count("\n") == 1

@@ -18,6 +18,7 @@ from dcnlab.config import Config, ConfigError, choose
 
 _NOISE = (
     r".*does not have many workers.*",
+    r".*The `srun` command is available on your system but is not used.*",
     r".*logging interval.*",
     r".*Checkpoint directory .* exists and is not empty.*",
     r".*Experiment logs directory .* exists and is not empty.*",

@@ -171,7 +171,8 @@ def compile_cubin(source: str, arch: int) -> CompileReport:
         except nvrtc.NVRTCError as error:
             raise KernelCompileError(f"sm_{arch}: {error}\n{_log(program)}") from error
         log = _log(program)
-        return CompileReport(nvrtc.getCUBIN(program), log, parse_resources(log))
+        # CuPy cuts off the last byte, as if it ended a string; disassemblers miss it.
+        return CompileReport(nvrtc.getCUBIN(program) + b"\0", log, parse_resources(log))
     finally:
         nvrtc.destroyProgram(program)
 

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from dcnlab import configfile, resources, runs
-from dcnlab.ablations import collect, sweepfile
+from dcnlab.ablations import collect, record, sweepfile
 from dcnlab.ablations.rendering import Block
 from dcnlab.config import ConfigError, within
 
@@ -203,16 +203,10 @@ def _groups(
     if len(words) > 1:
         raise ConfigError(f"{' '.join(words)}: robustness takes one sweep file, or run folders")
     sweep = sweepfile.read(sweeps[0])
-    found, notes = collect.records(roots)
-    collection = collect.of_sweep(sweep, sweepfile.trials(sweep, overrides), found)
-    groups: dict[str, Group] = {}
-    for parameters, record in collection.lines:
-        settings = {name: parameters.get(name) for name in collection.swept}
-        group = groups.setdefault(json.dumps(settings), Group(settings, [], 0))
-        group.wanted += 1
-        if record is not None:
-            group.folders.append(record.folder)
-    return sweep.title, list(groups.values()), [*notes, *collection.notes]
+    found, notes = record.records(roots)
+    collection = collect.of_sweep(sweep, found, overrides)
+    groups = [Group(row.parameters, [run.folder for run in row.records], row.wanted) for row in collection.rows]
+    return sweep.title, groups, [*notes, *collection.notes]
 
 
 def _labels(settings: Sequence[dict[str, Any]]) -> tuple[list[str], str]:

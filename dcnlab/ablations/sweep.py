@@ -16,22 +16,31 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextC
 from dcnlab import configfile, environment, runs
 from dcnlab.ablations import children, sweepfile
 from dcnlab.ablations.children import Child, Slot
+from dcnlab.ablations.slurm import POLL_SECONDS, SlurmJobs
 from dcnlab.ablations.sweepfile import Sweep, Trial
 
 LOG_LINES = 12
 
 
 def run(
-    name: str, out: str | None = None, jobs: int | None = None, limit: int | None = None, overrides: Sequence[str] = ()
+    name: str,
+    out: str | None = None,
+    jobs: int | None = None,
+    limit: int | None = None,
+    overrides: Sequence[str] = (),
+    launcher: str = "local",
+    slurm: Sequence[str] = (),
 ) -> int:
     """Run a sweep's missing trials.
 
     Args:
         name: path or packaged name of the sweep file.
         out: folder of the runs; None takes the experiment's own.
-        jobs: trials at once; None takes one a GPU, or one a core up to four.
+        jobs: trials at once; None takes one a GPU, or one a core up to four; of SLURM, as many as it runs.
         limit: start no more trials than this, and leave the rest for the next call.
         overrides: key=value for every trial.
+        launcher: local, where trials are children of this process | slurm, where they are jobs of a cluster.
+        slurm: options of sbatch for every trial, key=value.
 
     Returns:
         The exit status: 0 where every trial that was started finished, 1 where one failed.
@@ -56,11 +65,15 @@ def run(
         )
         if not chosen:
             return 0
-        config = trials[0].config.trainer
-        devices = config.devices if isinstance(config.devices, int) else 1
-        slots = children.slots(jobs, devices, config.accelerator, environment.cpus(), len(chosen))
         with _Display(len(trials), len(trials) - len(missing)) as display:
-            failed = _run_all(sweep, chosen, slots, arguments, display)
+            if launcher == "slurm":
+                queue = SlurmJobs(sweep.name, home, slurm, jobs)
+                failed = _queue_all(sweep, chosen, queue, arguments, display)
+            else:
+                config = trials[0].config.trainer
+                devices = config.devices if isinstance(config.devices, int) else 1
+                slots = children.slots(jobs, devices, config.accelerator, environment.cpus(), len(chosen))
+                failed = _run_all(sweep, chosen, slots, arguments, display)
     finished = len(chosen) - failed
     left = len(missing) - finished
     print(f"{finished} finished now, {failed} failed" + (f"; the same command runs the {left} missing" if left else ""))
@@ -93,22 +106,55 @@ def _run_all(
                         del running[pid]
                         children.clear(child)
                         free.append(child.slot)
-                        failed += not display.ended(trial, child)
+                        how = f"exit status {child.process.returncode}"
+                        failed += not display.ended(trial, child.seconds, how)
         finally:
             children.stop([child for _, child in running.values()])
     return failed
 
 
+def _queue_all(
+    sweep: Sweep, trials: Sequence[Trial], queue: SlurmJobs, arguments: Sequence[str], display: _Display
+) -> int:
+    """Have SLURM run the trials that it has not got already, and wait for all; how many failed."""
+    failed = 0
+    with children.stoppable():
+        try:
+            others = queue.adopt(trials)
+            if len(others) < len(trials):
+                display.say(f"{len(trials) - len(others)} of them are in SLURM's queue from before")
+            commands = {trial.id: _command(sweep, trial, arguments, queue.threads) for trial in others}
+            queue.submit(others, commands, _mirror(sweep))
+            while queue.waiting:
+                time.sleep(POLL_SECONDS)
+                began, ended = queue.poll()
+                for trial in began:
+                    display.started(trial)
+                for trial, seconds, how in ended:
+                    failed += not display.ended(trial, seconds, how)
+        finally:
+            queue.stop()
+    return failed
+
+
 def _start(sweep: Sweep, trial: Trial, slot: Slot, arguments: Sequence[str]) -> Child:
+    command = _command(sweep, trial, arguments, slot.threads)
+    return children.start(command, trial.folder / "log.txt", slot, _mirror(sweep))
+
+
+def _command(sweep: Sweep, trial: Trial, arguments: Sequence[str], threads: int | None) -> list[str]:
+    """What follows `dcnlab` to run a trial, whose folder and parameters it then finds."""
     trial.folder.mkdir(parents=True, exist_ok=True)
     parameters = trial.folder / "parameters.json"
     runs.write_whole(parameters, json.dumps(trial.parameters) + "\n")
     where = [f"name={trial.config.name}", f"out={trial.config.out}", f"id={trial.id}", "trainer.progress=false"]
-    if trial.config.trainer.threads is None:
-        where.append(f"trainer.threads={slot.threads}")
-    command = ["fit", sweep.program, str(parameters), *sweep.overrides, *arguments, *where]
-    mirror = {"WANDB_SWEEP_ID": sweep.id, "WANDB_MODE": os.environ.get("WANDB_MODE") or "offline"}
-    return children.start(command, trial.folder / "log.txt", slot, mirror)
+    if trial.config.trainer.threads is None and threads is not None:
+        where.append(f"trainer.threads={threads}")
+    return ["fit", sweep.program, str(parameters), *sweep.overrides, *arguments, *where]
+
+
+def _mirror(sweep: Sweep) -> dict[str, str]:
+    return {"WANDB_SWEEP_ID": sweep.id, "WANDB_MODE": os.environ.get("WANDB_MODE") or "offline"}
 
 
 class _Display:
@@ -139,7 +185,11 @@ class _Display:
         """Show a trial at work."""
         self._tasks[trial.id] = self._progress.add_task(f"  {trial}", total=1)
 
-    def ended(self, trial: Trial, child: Child) -> bool:
+    def say(self, text: str) -> None:
+        """Print a line above the bars."""
+        self._console.print(text)
+
+    def ended(self, trial: Trial, seconds: float, how: str) -> bool:
         """Say how a trial went, with the end of its log where it failed; whether it finished."""
         self._progress.remove_task(self._tasks.pop(trial.id))
         results = runs.read_results(trial.folder)
@@ -149,11 +199,11 @@ class _Display:
         if results is not None and finished:
             shown = {key: value for key, value in results["metrics"].items() if runs.is_headline(key)}
             scores = ", ".join(f"{key} {value:.2f}" for key, value in shown.items())
-            self._console.print(f"[{self._done}/{self._total}] {trial}: {scores}, {child.seconds:.0f} s")
+            self._console.print(f"[{self._done}/{self._total}] {trial}: {scores}, {seconds:.0f} s")
             return True
         log = trial.folder / "log.txt"
         lines = log.read_text(errors="replace").splitlines()[-LOG_LINES:]
-        self._console.print(f"FAILED {trial}: exit status {child.process.returncode}, its log is {log}")
+        self._console.print(f"FAILED {trial}: {how}, its log is {log}")
         for line in lines:
             self._console.print(f"    {line}")
         return False

@@ -1,0 +1,163 @@
+"""Trials as jobs of a real SLURM of two nodes, which the tests start and stop."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import slurm_cluster
+import yaml
+from command_line import dcnlab, environment
+
+from dcnlab.ablations import slurm
+from dcnlab.ablations.sweepfile import read, trials
+from dcnlab.config import ConfigError
+
+absent = slurm_cluster.missing()
+needs_slurm = pytest.mark.skipif(absent is not None, reason=f"needs SLURM and munge: there is no {absent}")
+
+
+@pytest.fixture(scope="module")
+def cluster(tmp_path_factory):
+    pytest.importorskip("submitit")
+    with slurm_cluster.cluster(tmp_path_factory.mktemp("slurm")) as variables, pytest.MonkeyPatch.context() as patch:
+        for name, value in variables.items():
+            patch.setenv(name, value)
+        yield
+
+
+@pytest.fixture
+def sweep(tiny):
+    """A sweep over the number of deformable layers of the tiny experiment."""
+    tree = {"program": "tiny.yaml", "method": "grid", "parameters": {"model.deform_layers": {"values": [0, 1]}}}
+    Path("ablation.yaml").write_text(yaml.safe_dump(tree))
+    return "ablation.yaml"
+
+
+def results(path):
+    found = [trial.folder / "results.json" for trial in trials(read(path))]
+    return [json.loads(file.read_text()) for file in found if file.is_file()]
+
+
+def processes_of(folder):
+    """Processes that work in `folder`, but for this one."""
+    found = []
+    for process in Path("/proc").glob("[0-9]*"):
+        try:
+            where, words = os.readlink(process / "cwd"), (process / "cmdline").read_bytes()
+        except OSError:
+            continue
+        if where == str(folder) and int(process.name) != os.getpid() and words:
+            found.append(words.replace(b"\0", b" ").decode())
+    return found
+
+
+def queued():
+    """Numbers of the jobs that SLURM still knows of, ended or not."""
+    command = ["squeue", "--noheader", "--array", "--states=all", "--format=%i"]
+    return set(subprocess.run(command, capture_output=True, text=True, check=True).stdout.split())
+
+
+def await_(condition, seconds):
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, "timed out"
+        time.sleep(0.2)
+
+
+@needs_slurm
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_trials_of_two_machines_each_are_jobs_whose_first_process_alone_writes(cluster, sweep):
+    options = ["--launcher", "slurm", "--slurm", "time=10", "--slurm", "partition=debug"]
+    shape = ["trainer.num_nodes=2", "trainer.devices=1", "data.batch_size=8"]
+    done = dcnlab("sweep", sweep, *options, *shape, timeout=800)
+    assert (done.returncode, done.stderr) == (0, ""), done.stdout + done.stderr
+    lines = done.stdout.splitlines()
+    assert lines[0] == "ablation: 2 trials in runs/ablation, 0 finished before"
+    assert sorted(line.split()[1] for line in lines[1:3]) == ["model.deform_layers=0:", "model.deform_layers=1:"]
+    assert lines[3] == "2 finished now, 0 failed"
+    folders = [trial.folder for trial in trials(read(sweep), shape)]
+    found = [json.loads((folder / "results.json").read_text()) for folder in folders]
+    assert [result["parameters"] for result in found] == [{"model.deform_layers": 0}, {"model.deform_layers": 1}]
+    for folder, result in zip(folders, found, strict=True):
+        assert (result["status"], result["environment"]["world_size"]) == ("finished", 2)
+        assert result["wandb"]["sweep"] == read(sweep).id
+        [_] = folder.glob("wandb/offline-run-*")
+        [_] = folder.glob("metrics*.csv")
+        assert (folder / "log.txt").read_text() == f"{folder}\n"
+    assert len({result["model"]["params"] for result in found}) == 2  # every process had its trial's parameters
+    before = queued()
+    again = dcnlab("sweep", sweep, *options, *shape)
+    assert (again.returncode, again.stderr) == (0, "")
+    assert again.stdout == "ablation: 2 trials in runs/ablation, 2 finished before\n"
+    assert queued() == before
+
+
+@needs_slurm
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_a_killed_launcher_finds_its_jobs_again_and_a_stopped_one_cancels_them(cluster, sweep):
+    command = [sys.executable, "-P", "-m", "dcnlab", "sweep", sweep, "--limit", "1", "--launcher", "slurm"]
+    command += ["trainer.max_steps=1000000"]
+    before, processes = queued(), []
+    for stop in (signal.SIGKILL, signal.SIGTERM):
+        with Path("out.txt").open("w") as out:
+            process = subprocess.Popen(command, env=environment(), stdout=out, stderr=subprocess.STDOUT)
+        processes.append(process)
+        await_(lambda: list(Path("runs").rglob("last.ckpt")) and len(queued() - before) == 1, 300)
+        if stop == signal.SIGTERM:
+            await_(lambda: "from before" in Path("out.txt").read_text(), 120)
+        process.send_signal(stop)
+        process.wait(200)
+    assert len(queued() - before) == 1  # nothing was submitted twice
+    assert processes[1].returncode == 128 + signal.SIGTERM
+    assert Path("out.txt").read_text().splitlines() == [
+        "ablation: 2 trials in runs/ablation, 0 finished before",
+        "1 of them are in SLURM's queue from before",
+        "stopped by SIGTERM; the same command goes on with what is missing",
+    ]
+    assert not processes_of(Path.cwd())
+    assert [result["status"] for result in results_of_all()] == ["interrupted"]
+
+
+def results_of_all():
+    return [json.loads(file.read_text()) for file in Path("runs").rglob("results.json")]
+
+
+@needs_slurm
+@pytest.mark.parametrize(
+    ("option", "says"),
+    [
+        ("partition=nowhere", "sbatch refuses the trials: invalid partition specified: nowhere"),
+        ("nodes=3", "--slurm nodes=3, but trials take 1; state it as trainer.num_nodes=3"),
+        ("ntasks-per-node=2", "--slurm ntasks-per-node=2, but trials take 1; state it as trainer.devices=2"),
+        ("array=1-3", "--slurm array=1-3: the sweep sets array itself"),
+        ("colour=red", "sbatch refuses the trials: "),
+    ],
+)
+def test_what_slurm_does_not_take_is_one_line(cluster, sweep, option, says):
+    done = dcnlab("sweep", sweep, "--launcher", "slurm", "--slurm", option)
+    assert done.returncode == 2
+    assert done.stderr.startswith(f"dcnlab: {says}")
+    assert done.stderr.count("\n") == 1
+
+
+def test_without_slurm_the_launcher_says_what_is_missing(sweep, monkeypatch, tmp_path):
+    pytest.importorskip("submitit")
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(ConfigError, match="needs SLURM's commands, and there is no squeue here"):
+        slurm.SlurmJobs("ablation", tmp_path)
+    monkeypatch.setitem(sys.modules, "submitit", None)
+    with pytest.raises(ConfigError, match=r"needs submitit: pip install 'dcnlab\[slurm\]'"):
+        slurm.SlurmJobs("ablation", tmp_path)
+
+
+def test_slurm_options_without_its_launcher_are_refused(sweep):
+    done = dcnlab("sweep", sweep, "--slurm", "partition=debug")
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr == "dcnlab: --slurm partition=debug: there are no jobs to give it to; state --launcher slurm\n"

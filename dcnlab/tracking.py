@@ -29,7 +29,6 @@ _NOISE = (
     r".*It is recommended to use `self.log\(.*sync_dist=True.*",  # what we log is the same in all processes
     r".*You're using the WeightAveraging callback, but loading a checkpoint outside the 'fit' stage.*",
     r".*You defined a `validation_step` but have no `val_dataloader`.*",
-    r".*The `srun` command is available on your system but is not used.*",
 )
 
 

@@ -10,10 +10,12 @@ from typing import TYPE_CHECKING, Any
 
 import pytorch_lightning as pl
 import torch
-from pytorch_lightning.callbacks import EMAWeightAveraging, ModelCheckpoint
+from lightning_fabric.plugins.environments import SLURMEnvironment, TorchElasticEnvironment
+from pytorch_lightning.callbacks import EMAWeightAveraging
 from pytorch_lightning.utilities.exceptions import MisconfigurationException
 
 from dcnlab import configfile, tracking
+from dcnlab.checkpoints import Saving, WholeFiles
 from dcnlab.config import Config, ConfigError, DataConfig
 from dcnlab.cost import Cost
 from dcnlab.runs import CHECKPOINT
@@ -31,6 +33,7 @@ class Parts:
     task: pl.LightningModule
     trainer: pl.Trainer
     cost: Cost
+    saving: Saving
 
 
 def build(config: Config, folder: Path) -> Parts:
@@ -46,12 +49,11 @@ def build(config: Config, folder: Path) -> Parts:
     if config.trainer.threads is not None:
         torch.set_num_threads(config.trainer.threads)
     pl.seed_everything(config.seed, workers=True, verbose=False)
-    cost = Cost()
+    cost, saving = Cost(), Saving(folder / CHECKPOINT, configfile.settings(config), config.trainer.checkpoint_every)
     try:
         data = data_module(config)
-        return Parts(
-            data, task_module(config, data.classes), _trainer(config, folder, cost, data.val is not None), cost
-        )
+        task = task_module(config, data.classes)
+        return Parts(data, task, _trainer(config, folder, [cost, saving], data.val is not None), cost, saving)
     except (ValueError, OSError) as error:
         raise error if isinstance(error, ConfigError) else ConfigError(configfile.one_line(error)) from error
 
@@ -199,13 +201,20 @@ def _detector(config: Config, features: Backbone, classes: int) -> Detector:
     return FPNFasterRCNN(features, classes, ohem=model.ohem, **common)
 
 
-def _trainer(config: Config, folder: Path, cost: Cost, validates: bool) -> pl.Trainer:
+class _Averaging(EMAWeightAveraging):
+    """Leaves the average in place also of a run that goes on from the end of its training, where no step is left."""
+
+    def on_fit_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self._copy_average_to_current(pl_module)
+
+
+def _trainer(config: Config, folder: Path, callbacks: list[pl.Callback], validates: bool) -> pl.Trainer:
     run = config.trainer
-    # At the end of a pass, not of its validation: from there, resuming would repeat or skip batches.
-    saving = ModelCheckpoint(
-        folder / CHECKPOINT.parent, CHECKPOINT.stem, save_on_train_epoch_end=True, enable_version_counter=False
-    )
-    averaging = [] if config.optim.ema is None else [EMAWeightAveraging(decay=config.optim.ema)]
+    averaging = [] if config.optim.ema is None else [_Averaging(decay=config.optim.ema)]
+    plugins: list[Any] = [WholeFiles()]
+    if SLURMEnvironment.detect() and not TorchElasticEnvironment.detect():
+        # Lightning would put the job back into the queue with a checkpoint of its own, which only it knows of.
+        plugins.append(SLURMEnvironment(auto_requeue=False))
     bar = tracking.ProgressBar() if run.progress and sys.stdout.isatty() else None
     try:
         trainer = pl.Trainer(
@@ -223,14 +232,15 @@ def _trainer(config: Config, folder: Path, cost: Cost, validates: bool) -> pl.Tr
             limit_val_batches=None if validates else 0,
             log_every_n_steps=config.logger.every,
             logger=False,
-            callbacks=[cost, *averaging, saving, *([bar] if bar else [])],
+            plugins=plugins,
+            callbacks=[*averaging, *callbacks, *([bar] if bar else [])],
             enable_progress_bar=bar is not None,
             enable_model_summary=False,
             default_root_dir=folder,
         )
     except (MisconfigurationException, RuntimeError) as error:
         raise ConfigError(f"trainer: {configfile.one_line(error)}") from error
-    # Checkpoints end a pass. Where max_steps is set, Lightning takes each for the middle of one, and skips the next.
+    # Where max_steps is set, Lightning takes each checkpoint for one of the middle of a pass, and skips the next.
     trainer.fit_loop._iteration_based_training = lambda: False  # type: ignore[method-assign]
     trainer.accumulate_grad_batches = accumulation(config, trainer.world_size)
     return trainer

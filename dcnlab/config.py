@@ -391,6 +391,8 @@ class TrainerConfig:
     """Passes over the training split; an experiment states one of the two, and with both the first reached ends it."""
     val_every: int = 1
     """Passes over the training split between two scores of the validation split."""
+    checkpoint_every: float = 10.0
+    """Minutes between two checkpoints within a pass; each pass ends with one as well."""
     effective_batch: int | None = None
     """Images a step over all processes; null is batch_size on every process."""
     deterministic: bool = False
@@ -411,6 +413,7 @@ class TrainerConfig:
         within("trainer.max_steps", self.max_steps, 1)
         within("trainer.max_epochs", self.max_epochs, 1)
         within("trainer.val_every", self.val_every, 1)
+        within("trainer.checkpoint_every", self.checkpoint_every, 0)
         within("trainer.effective_batch", self.effective_batch, 1)
         within("trainer.threads", self.threads, 1)
 

@@ -20,7 +20,7 @@ from yaml import YAMLError
 from dcnlab import resources
 from dcnlab.config import Config, ConfigError, nearest
 
-WHERE = ("name", "out", "id", "trainer.threads", "trainer.progress", "logger", "sweep")
+WHERE = ("name", "out", "id", "trainer.threads", "trainer.progress", "trainer.checkpoint_every", "logger", "sweep")
 """Keys that say what a run is called, where and how visibly it happens; not what it computes."""
 
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 import contextlib
 import copy
 import json
+import logging
 import math
 import os
-import pickle
 import signal
 import traceback
 from collections.abc import Iterator
@@ -16,17 +16,17 @@ from types import FrameType
 from typing import Any
 
 import pytorch_lightning as pl
-import torch
 
-from dcnlab import configfile, environment, runs, tracking
+from dcnlab import checkpoints, configfile, environment, runs, slurm, tracking
 from dcnlab.assembly import Parts, build
+from dcnlab.checkpoints import TimeLimit
 from dcnlab.config import Config, ConfigError
 from dcnlab.cost import macs, parameters
-from dcnlab.runs import CHECKPOINT
+from dcnlab.metricsfile import MetricsFile
 
 
 def fit(config: Config) -> Path:
-    """Train and score one experiment.
+    """Train and score one experiment; go on where an earlier run of the same folder and settings was interrupted.
 
     Returns:
         The run folder.
@@ -36,14 +36,18 @@ def fit(config: Config) -> Path:
         Interrupted: the run was stopped; results.json says so.
     """
     given = "DCNLAB_RUN_ID" in os.environ
+    named = given or config.id is not None
     try:
         folder = runs.folder_of(config)
         parts = build(config, folder)
         with _sole_user(folder):
-            if tracking.is_first_process():
+            checkpoint = _left_by_the_same(config, folder)
+            if checkpoint is not None:
+                logging.getLogger("dcnlab").info(f"{folder} was interrupted; going on from its checkpoint")
+            elif tracking.is_first_process():
                 runs.create(folder)
                 runs.write_whole(folder / "config.yaml", configfile.to_yaml(config))
-            _run(config, parts, folder, checkpoint=None)
+            _run(config, parts, folder, checkpoint, comes_back=named)
     finally:
         if not given:  # the next run of this process has an ID of its own
             os.environ.pop("DCNLAB_RUN_ID", None)
@@ -65,10 +69,26 @@ def resume(folder: Path) -> Path:
         results = runs.read_results(folder)
         if results is not None and results["status"] == "finished":
             raise ConfigError(f"{folder} is finished; there is nothing to resume")
-        checkpoint = checkpoint_of(folder)
-        read_checkpoint(checkpoint)
+        checkpoint = checkpoints.path_in(folder)
+        checkpoints.read(checkpoint)
         _run(config, build(config, folder), folder, checkpoint)
     return named
+
+
+def _left_by_the_same(config: Config, folder: Path) -> Path | None:
+    """The checkpoint of a run of the same settings that was interrupted or killed, where the folder holds one.
+
+    A failed run is begun again: it would fail again where it did, unless something outside was mended.
+    """
+    try:
+        if configfile.settings(configfile.load_run(folder)) != configfile.settings(config):
+            return None
+        results = runs.read_results(folder)
+        checkpoint = checkpoints.path_in(folder)
+        checkpoints.read(checkpoint)
+    except ConfigError:  # there is no run, or nothing that one could go on from
+        return None
+    return checkpoint if results is None or results["status"] == "interrupted" else None
 
 
 def evaluate(folder: Path, overrides: list[str]) -> dict[str, float]:
@@ -111,8 +131,8 @@ def _trained(config: Config, folder: Path, overrides: list[str]) -> tuple[Parts,
     """What a run's config stands for, its last checkpoint, and the weights in it, which fit the network."""
     config.model.backbone.weights = "none"  # the checkpoint brings them
     config.trainer.effective_batch = None  # any number of processes can score
-    checkpoint = checkpoint_of(folder)
-    kept = read_checkpoint(checkpoint)["state_dict"]
+    checkpoint = checkpoints.path_in(folder)
+    kept = checkpoints.read(checkpoint)["state_dict"]
     parts = build(config, folder)
     own = parts.task.state_dict()
     odd = [key for key in {**own, **kept} if key not in own or key not in kept or own[key].shape != kept[key].shape]
@@ -124,12 +144,27 @@ def _trained(config: Config, folder: Path, overrides: list[str]) -> tuple[Parts,
     return parts, checkpoint, kept
 
 
-def _run(config: Config, parts: Parts, folder: Path, checkpoint: Path | None) -> None:
-    """Train, score and write results.json, whatever happens."""
+def _run(config: Config, parts: Parts, folder: Path, checkpoint: Path | None, comes_back: bool = True) -> None:
+    """Train, score and write results.json, whatever happens.
+
+    Args:
+        config: of the run.
+        parts: what it stands for.
+        folder: of the run.
+        checkpoint: to go on from; None begins.
+        comes_back: whether the same command goes on with this very run.
+    """
     trainer, task, data = parts.trainer, parts.task, parts.data
-    step = None if checkpoint is None else read_checkpoint(checkpoint)["global_step"]
+    step = None
+    if checkpoint is not None:
+        kept = checkpoints.read(checkpoint)
+        checkpoints.check_fits(kept, config, trainer.world_size, checkpoint)
+        step, data.start = kept["global_step"], (kept["dcnlab"]["pass"], kept["dcnlab"]["batches"])
+    if tracking.is_first_process():
+        runs.remove_temporaries(folder)
     wandb_logger = tracking.wandb_logger(config, folder)
-    trainer.loggers = [tracking.csv_logger(folder, step), *([wandb_logger] if wandb_logger else [])]
+    trainer.loggers = [MetricsFile(folder / "metrics.csv", step), *([wandb_logger] if wandb_logger else [])]
+    out_of_time = False
     results: dict[str, Any] = {
         "schema": runs.SCHEMA,
         "name": config.name,
@@ -140,7 +175,7 @@ def _run(config: Config, parts: Parts, folder: Path, checkpoint: Path | None) ->
         "model": {},
     }
     try:
-        with _terminable():
+        with _terminable(parts):
             if trainer.is_global_zero:
                 results["model"] = {"params": parameters(task), "macs": _macs(task, data)}
             trainer.fit(task, datamodule=data, ckpt_path=checkpoint, weights_only=True)
@@ -148,7 +183,8 @@ def _run(config: Config, parts: Parts, folder: Path, checkpoint: Path | None) ->
             results["metrics"] = _metrics(_test(parts))
             _keep_findings(parts, folder, wandb_logger)
         results["status"] = "finished"
-    except (KeyboardInterrupt, SystemExit, _Terminated) as error:  # Lightning turns Ctrl-C into SystemExit
+    except (KeyboardInterrupt, SystemExit, _Terminated, TimeLimit) as error:  # Lightning turns Ctrl-C into SystemExit
+        out_of_time = isinstance(error, TimeLimit)
         raise runs.Interrupted(folder) from error
     except BaseException as error:
         results |= {"status": "failed", "reason": f"{type(error).__name__}: {configfile.one_line(error)}"}
@@ -165,6 +201,8 @@ def _run(config: Config, parts: Parts, folder: Path, checkpoint: Path | None) ->
             results["wandb"] = _wandb_ids(wandb_logger)
             runs.write_results(folder, results)
             _finish_wandb(wandb_logger, results)
+            if out_of_time:
+                slurm.requeue(comes_back)
 
 
 def _test(parts: Parts, checkpoint: Path | None = None) -> dict[str, float]:
@@ -207,32 +245,6 @@ def _macs(task: Any, data: Any) -> int:
     if hasattr(task, "detections"):
         return macs(task, image)
     return macs(copy.deepcopy(task).to("meta"), image.to("meta"))
-
-
-def checkpoint_of(folder: Path) -> Path:
-    """The last checkpoint of a run.
-
-    Raises:
-        ConfigError: there is none.
-    """
-    if not (folder / CHECKPOINT).is_file():
-        raise ConfigError(f"{folder} has no {CHECKPOINT}; run its experiment again with `dcnlab fit`")
-    return folder / CHECKPOINT
-
-
-def read_checkpoint(checkpoint: Path) -> dict[str, Any]:
-    """A checkpoint, through the loader that runs no code.
-
-    Raises:
-        ConfigError: it is not whole.
-    """
-    try:
-        found = torch.load(checkpoint, map_location="cpu", weights_only=True)
-    except (RuntimeError, EOFError, ValueError, KeyError, pickle.UnpicklingError) as error:
-        raise ConfigError(f"{checkpoint} is no whole checkpoint; run its experiment again with `dcnlab fit`") from error
-    if not isinstance(found, dict) or not {"global_step", "state_dict"} <= set(found):
-        raise ConfigError(f"{checkpoint} is no checkpoint of a run; run its experiment again with `dcnlab fit`")
-    return found
 
 
 def _check_loss(trainer: pl.Trainer) -> None:
@@ -296,15 +308,28 @@ class _Terminated(BaseException):
 
 
 @contextlib.contextmanager
-def _terminable() -> Iterator[None]:
-    """Turn SIGTERM into an exception at once, not after the batch: Lightning calls a handler that it finds."""
+def _terminable(parts: Parts) -> Iterator[None]:
+    """Turn SIGTERM into an exception at once, not after the batch: Lightning calls a handler that it finds.
+
+    SIGUSR1, by which SLURM says that the time limit is near (`--signal=USR1@120`), waits for the step's end in training
+    and for nothing elsewhere.
+    """
 
     def stop(number: int, frame: FrameType | None) -> None:
         signal.signal(signal.SIGTERM, signal.SIG_IGN)  # results.json is about to be written
-        raise _Terminated
+        signal.signal(signal.SIGUSR1, signal.SIG_IGN)
+        raise TimeLimit if number == signal.SIGUSR1 else _Terminated
 
-    before = signal.signal(signal.SIGTERM, stop)
+    def limit(number: int, frame: FrameType | None) -> None:
+        if parts.trainer.training:
+            parts.saving.limit_is_near = True
+        else:
+            stop(number, frame)
+
+    handlers = {signal.SIGTERM: stop, signal.SIGUSR1: limit}
+    before = {number: signal.signal(number, handler) for number, handler in handlers.items()}
     try:
         yield
     finally:
-        signal.signal(signal.SIGTERM, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)

@@ -14,7 +14,7 @@ import torch
 from safetensors.torch import save as safetensors_bytes
 from torch import Tensor, nn
 
-from dcnlab import assembly, configfile, experiment, runs
+from dcnlab import assembly, checkpoints, configfile, runs
 from dcnlab.config import Config, ConfigError, choose
 
 FORMATS = {"safetensors": ".safetensors", "torch-export": ".pt2", "onnx": ".onnx"}
@@ -139,7 +139,7 @@ def _place(folder: Path, form: str, out: Path | None) -> Path:
 
 def _state(folder: Path) -> dict[str, Tensor]:
     """The network's own state, without the task's: the averaged weights where the run averages them."""
-    kept = experiment.read_checkpoint(experiment.checkpoint_of(folder))["state_dict"]
+    kept = checkpoints.read(checkpoints.path_in(folder))["state_dict"]
     return {key.removeprefix(_PREFIX): value for key, value in kept.items() if key.startswith(_PREFIX)}
 
 

@@ -18,14 +18,15 @@ from dcnlab.config import Config, ConfigError, folder_name, nearest
 SCHEMA = 1
 STATUSES = ("finished", "failed", "interrupted")
 CHECKPOINT = Path("checkpoints") / "last.ckpt"
-# config.yaml goes last, because it marks the folder as ours.
+# The checkpoint goes first, so that no other process of a new run takes it for one to go on from; config.yaml goes
+# last, because it marks the folder as ours.
 _WRITTEN = (
+    "checkpoints",
     "metrics.csv",
     "results.json",
     "detections.json",
     "robustness.json",
     "pictures",
-    "checkpoints",
     "wandb",
     "config.yaml",
 )
@@ -112,8 +113,12 @@ def lock(path: Path) -> Iterator[None]:
         yield
 
 
-def write_whole(path: Path, content: str | bytes) -> None:
-    """Write a file, text as UTF-8, so that readers see the old one or the new one, and never a part."""
+def write_whole(path: Path, content: str | bytes | memoryview) -> None:
+    """Write a file, text as UTF-8, so that readers see the old one or the new one, and never a part.
+
+    Raises:
+        OSError: it cannot be written, with the path; the old file stays.
+    """
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     try:
         with temporary.open("wb") as file:
@@ -121,9 +126,20 @@ def write_whole(path: Path, content: str | bytes) -> None:
             file.flush()
             os.fsync(file.fileno())
         os.replace(temporary, path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
+    except OSError as error:
+        error.filename = str(path)  # a full disk names none
         raise
+    finally:
+        with contextlib.suppress(OSError):
+            temporary.unlink(missing_ok=True)
+
+
+def remove_temporaries(folder: Path) -> None:
+    """Remove what `write_whole` leaves in a run folder when it is killed; for the one who holds the folder's lock."""
+    for place in (folder, folder / CHECKPOINT.parent):
+        for path in place.glob(".*"):
+            if re.fullmatch(r"\.(last\.ckpt|\w+\.(json|csv|yaml))\.\d+", path.name):
+                path.unlink(missing_ok=True)
 
 
 def write_results(folder: Path, results: dict[str, Any]) -> None:

@@ -1,8 +1,7 @@
-"""Where a run's figures go: metrics.csv in its folder, a mirror on Weights & Biases, and a quiet console."""
+"""Where a run's figures go beside metrics.csv: a mirror on Weights & Biases, and a quiet console."""
 
 from __future__ import annotations
 
-import csv
 import dataclasses
 import logging
 import os
@@ -11,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from pytorch_lightning.callbacks import RichProgressBar
-from pytorch_lightning.loggers import CSVLogger, WandbLogger
+from pytorch_lightning.loggers import WandbLogger
 from pytorch_lightning.utilities import rank_zero_only
 
 from dcnlab.config import Config, ConfigError, choose
@@ -20,8 +19,6 @@ _NOISE = (
     r".*does not have many workers.*",
     r".*The `srun` command is available on your system but is not used.*",
     r".*logging interval.*",
-    r".*Checkpoint directory .* exists and is not empty.*",
-    r".*Experiment logs directory .* exists and is not empty.*",
     r".*Found .* module\(s\) in eval mode at the start of training.*",
     r".*You're resuming from a checkpoint that ended before the epoch ended.*",
     r".*callbacks used to create the checkpoint need to be provided.*",
@@ -75,24 +72,6 @@ def wandb_mode() -> str:
         if not wandb.login(prompt=False, verify=False):
             raise ConfigError(f"WANDB_MODE is {mode}, and there is no key: run `wandb login`, or unset WANDB_MODE")
     return mode
-
-
-def csv_logger(folder: Path, upto: int | None = None) -> CSVLogger:
-    """A logger to FOLDER/metrics.csv.
-
-    Args:
-        folder: the run folder.
-        upto: in a resumed run the checkpoint's step: rows of the old file up to there stay.
-    """
-    kept: list[dict[str, Any]] = []
-    path = folder / "metrics.csv"
-    if upto is not None and path.is_file():
-        with path.open(newline="") as file:
-            kept = [row for row in csv.DictReader(file) if int(row["step"]) < upto]
-    logger = CSVLogger(folder.parent, name="", version=folder.name, flush_logs_every_n_steps=20)
-    if kept:
-        logger.experiment.metrics = kept
-    return logger
 
 
 def wandb_logger(config: Config, folder: Path) -> WandbLogger | None:

@@ -51,6 +51,8 @@ class SplitsDataModule(LightningDataModule):
         self.train, self.val, self.test = train, val, test
         self.classes = list(classes)
         self.batch_size, self.workers, self.seed = batch_size, workers, seed
+        self.start = (0, 0)
+        """Where a resumed training goes on: the pass, and how many batches of it this process has had."""
 
     def train_dataloader(self) -> DataLoader[Any]:
         """Batches in a new order every pass; a last step that is not full sits out, where there is a full one.
@@ -65,7 +67,8 @@ class SplitsDataModule(LightningDataModule):
                 f"use at most {images} processes (trainer.devices times trainer.num_nodes)"
             )
         batches = 1 if self.trainer is None else self.trainer.accumulate_grad_batches
-        sampler = TrainingSampler(_length(self.train), self.seed, *self._share(), self.batch_size * batches)
+        start = (self.start[0], self.start[1] * self.batch_size)
+        sampler = TrainingSampler(_length(self.train), self.seed, *self._share(), self.batch_size * batches, start)
         drop_last = len(sampler) >= self.batch_size
         return self._loader(self.train, sampler, self.batch_size, drop_last)
 

@@ -21,11 +21,15 @@ class TrainingSampler(Sampler[tuple[int, int]]):
         world: number of processes.
         step: images that a process takes for a step of the optimizer. Those left over at the end of a pass sit out,
             where there are enough for a step: so many processes or so many, a pass has the same steps.
+        start: where a resumed training goes on: the pass, and how many images of it this process has had.
     """
 
-    def __init__(self, length: int, seed: int = 0, rank: int = 0, world: int = 1, step: int = 1) -> None:
+    def __init__(
+        self, length: int, seed: int = 0, rank: int = 0, world: int = 1, step: int = 1, start: tuple[int, int] = (0, 0)
+    ) -> None:
         self.length, self.seed, self.rank, self.world, self.step = length, seed, rank, world, step
-        self.epoch = 0
+        # Loader processes ask for the first batches before Lightning has said which pass it is.
+        self.start, self.epoch = start, start[0]
 
     def set_epoch(self, epoch: int) -> None:
         """Say which pass comes next; Lightning calls this before each."""
@@ -35,7 +39,8 @@ class TrainingSampler(Sampler[tuple[int, int]]):
         # Both numbers in one seed: seed 0's second pass must not be seed 1's first.
         generator = torch.Generator().manual_seed(self.seed * 1_000_003 + self.epoch)
         order = torch.randperm(self.length, generator=generator)
-        for index in order[self.rank : len(self) * self.world : self.world].tolist():
+        had = self.start[1] if self.epoch == self.start[0] else 0
+        for index in order[self.rank : len(self) * self.world : self.world][had:].tolist():
             yield self.epoch, index
 
     def __len__(self) -> int:

@@ -1,0 +1,35 @@
+"""Going on after SLURM's time limit: the job goes back into the queue, and its command finds its own checkpoint."""
+
+from __future__ import annotations
+
+import logging
+import os
+import subprocess
+
+from dcnlab import lifeline
+
+
+def requeue(comes_back: bool) -> None:
+    """Put the job that this process is of back into the queue, and say so; nothing without SLURM or within a sweep.
+
+    Lightning can do this too, but with a checkpoint file of its own that `dcnlab resume` does not know.
+
+    Args:
+        comes_back: whether the job's command goes on with this run; without, the job stays out of the queue.
+    """
+    job = os.environ.get("SLURM_JOB_ID")
+    if job is None or lifeline.PARENT in os.environ:
+        return
+    say = logging.getLogger("dcnlab").info
+    if not comes_back:
+        say(f"SLURM job {job} is not put back into the queue: it would begin a new run; state its name by id=NAME")
+        return
+    if "SLURM_ARRAY_JOB_ID" in os.environ:
+        job = f"{os.environ['SLURM_ARRAY_JOB_ID']}_{os.environ['SLURM_ARRAY_TASK_ID']}"
+    try:
+        done = subprocess.run(["scontrol", "requeue", job], capture_output=True, text=True)
+        failed = " ".join(done.stderr.split()) or f"status {done.returncode}" if done.returncode else None
+    except OSError as error:
+        failed = str(error)
+    how = f"cannot be put back into the queue: {failed}" if failed else "goes back into the queue"
+    say(f"SLURM job {job} {how}")

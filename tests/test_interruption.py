@@ -1,0 +1,356 @@
+"""Whatever stops a run, the same command, or `dcnlab resume`, leads to the run that nobody stopped."""
+
+import contextlib
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from command_line import environment
+
+from dcnlab import checkpoints, configfile, experiment, metricsfile, runs, slurm
+from dcnlab.config import ConfigError
+from dcnlab.data.samplers import TrainingSampler
+
+FORKING = """
+import json, os, sys
+import torch
+from dcnlab import cli, experiment
+from dcnlab.ops import deform_conv2d
+for line in sys.stdin:  # each run in a child of this process, which has the seconds of importing behind it
+    folder, before, after, *arguments = json.loads(line)
+    child = os.fork()
+    if child == 0:
+        status = 1
+        try:
+            os.setpgid(0, 0), os.chdir(folder)
+            file = os.open("out.txt", os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+            os.dup2(file, 1), os.dup2(file, 2)
+            exec(before)
+            sys.argv = ["dcnlab", *arguments]
+            cli.main()
+        except SystemExit as exit:
+            status = exit.code or 0
+            exec(after)
+        finally:
+            sys.stdout.flush()
+            os._exit(status)
+    print(child, flush=True)
+    print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), flush=True)
+"""
+
+
+@pytest.fixture(scope="module")
+def forking():
+    """A process that runs command lines, one at a time, in children."""
+    command = [sys.executable, "-P", "-c", FORKING]
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
+    with subprocess.Popen(command, env=environment(), text=True, **pipes) as process:
+        yield process
+        process.stdin.close()
+
+
+class Run:
+    """`dcnlab ARGUMENTS` in the current folder, after and before some Python of the test's."""
+
+    def __init__(self, server, *arguments, before="", after=""):
+        self.server = server
+        server.stdin.write(json.dumps([str(Path.cwd()), before, after, *arguments]) + "\n")
+        server.stdin.flush()
+        self.pid = int(server.stdout.readline())
+
+    def kill(self):
+        with contextlib.suppress(ProcessLookupError):  # it has ended
+            os.killpg(self.pid, signal.SIGKILL)
+
+    def wait(self):
+        """Exit status, and what was printed, errors included."""
+        return int(self.server.stdout.readline()), Path("out.txt").read_text()
+
+
+def state(folder):
+    return torch.load(folder / "checkpoints/last.ckpt", weights_only=True)
+
+
+def equal(one, other):
+    """Whether two nests of containers, tensors and numbers are the same to the bit."""
+    if isinstance(one, dict):
+        return one.keys() == other.keys() and all(equal(one[key], other[key]) for key in one)
+    if isinstance(one, list | tuple):
+        return len(one) == len(other) and all(map(equal, one, other))
+    return torch.equal(one, other) if isinstance(one, torch.Tensor) else one == other
+
+
+def assert_same_run(one, other):
+    """The same weights, optimizer and schedule to the bit, the same rows of figures, the same results."""
+    kept, others = state(one), state(other)
+    for key in ("state_dict", "optimizer_states", "lr_schedulers", "global_step", "epoch"):
+        assert equal(kept[key], others[key]), key
+    assert (one / "metrics.csv").read_text() == (other / "metrics.csv").read_text()
+    found = [runs.read_results(folder) for folder in (one, other)]
+    assert [result["status"] for result in found] == ["finished", "finished"]
+    assert found[0]["metrics"] == found[1]["metrics"]
+    assert not [path for folder in (other, other / "checkpoints") for path in folder.glob(".*.*")]
+
+
+SHORT = ("logger.wandb=false", "data.classes=[1,7]", "model.deform_layers=1", "trainer.max_steps=14")
+PASSES = (*SHORT, "data.batch_size=4", "trainer.effective_batch=8")  # of four steps of two batches
+ONE_PASS = (
+    *SHORT,
+    "data.batch_size=2",
+    "data.train_length=64",
+    "data.val=null",
+)  # of 32 steps: no checkpoint but asked
+SIGNAL = """
+import signal
+from dcnlab import assembly
+class Cost(assembly.Cost):
+    def on_train_batch_end(self, trainer, *arguments):
+        super().on_train_batch_end(trainer, *arguments)
+        if trainer.global_step == 5:
+            os.kill(os.getpid(), signal.SIGUSR1)
+assembly.Cost = Cost
+"""
+
+
+@pytest.mark.slow
+def test_a_run_killed_at_ten_random_moments_ends_as_one_that_was_not(tiny, forking):
+    seed = random.SystemRandom().randrange(10**6)
+    print(f"moments drawn with seed {seed}")
+    moments = random.Random(seed)
+    settings = [*PASSES, "optim.ema=0.9"]
+    began = time.monotonic()
+    status, text = Run(forking, "fit", tiny, "id=whole", *settings).wait()
+    assert status == 0, text
+    seconds = time.monotonic() - began
+    whole, part = Path("runs/tiny/whole"), Path("runs/tiny/part")
+    kills = 0
+    while kills < 10:
+        run = Run(forking, "fit", tiny, "id=part", "trainer.checkpoint_every=0", *settings)
+        time.sleep(moments.uniform(0.1, 1) * seconds)
+        run.kill()
+        status, text = run.wait()
+        assert status in (0, -signal.SIGKILL), text
+        if (part / "checkpoints/last.ckpt").exists():
+            checkpoints.read(part / "checkpoints/last.ckpt")
+        if status == 0:  # it was quicker than the kill
+            assert_same_run(whole, part)
+            part.rename(f"runs/tiny/done{kills}")
+        else:
+            kills += 1
+    status, text = Run(forking, "fit", tiny, "id=part", *settings).wait()
+    assert status == 0, text
+    assert_same_run(whole, part)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("workers", [0, 1])
+def test_near_its_time_limit_a_run_saves_in_the_middle_of_a_pass_and_goes_back_into_the_queue(tiny, forking, workers):
+    settings = [*ONE_PASS, f"data.workers={workers}"]
+    status, text = Run(forking, "fit", tiny, "id=whole", *settings).wait()
+    assert status == 0, text
+    scontrol = Path("bin/scontrol")
+    scontrol.parent.mkdir()
+    scontrol.write_text('#!/bin/sh\necho "$@" > ' + f"{Path.cwd()}/requeued")
+    scontrol.chmod(0o755)
+    job = f"os.environ |= dict(SLURM_JOB_ID='12', PATH='{scontrol.parent.resolve()}:' + os.environ['PATH'])"
+    status, text = Run(forking, "fit", tiny, "id=part", *settings, before=SIGNAL + job).wait()
+    part = Path("runs/tiny/part")
+    assert (status, text) == (
+        130,
+        "SLURM job 12 goes back into the queue\ninterrupted; go on with: dcnlab resume runs/tiny/part\n",
+    )
+    assert Path("requeued").read_text() == "requeue 12\n"
+    assert runs.read_results(part)["status"] == "interrupted"
+    assert state(part)["global_step"] == 5
+    status, text = Run(forking, "fit", tiny, "id=part", *settings).wait()  # as the job's script does
+    assert (status, text) == (
+        0,
+        "runs/tiny/part was interrupted; going on from its checkpoint\nruns/tiny/part\n",
+    )
+    assert_same_run(Path("runs/tiny/whole"), part)
+
+
+def test_a_job_whose_command_would_begin_a_new_run_stays_out_of_the_queue(monkeypatch, caplog):
+    monkeypatch.setenv("SLURM_JOB_ID", "12")
+    monkeypatch.delenv("SLURM_ARRAY_JOB_ID", raising=False)
+    monkeypatch.delenv("DCNLAB_PARENT", raising=False)
+    monkeypatch.setenv("PATH", "")
+    with caplog.at_level("INFO", "dcnlab"):
+        slurm.requeue(comes_back=False)
+        slurm.requeue(comes_back=True)
+        monkeypatch.setenv("DCNLAB_PARENT", "1")  # the job is the sweep's
+        slurm.requeue(comes_back=True)
+    assert [record.getMessage() for record in caplog.records] == [
+        "SLURM job 12 is not put back into the queue: it would begin a new run; state its name by id=NAME",
+        "SLURM job 12 cannot be put back into the queue: [Errno 2] No such file or directory: 'scontrol'",
+    ]
+
+
+MOUNT = """
+import ctypes
+def call(name, *arguments):
+    if getattr(libc, name)(*arguments):
+        print("not permitted:", name, os.strerror(ctypes.get_errno()))
+        os._exit(77)
+libc = ctypes.CDLL(None, use_errno=True)
+call("unshare", 0x20000 | (0x10000000 if os.getuid() else 0))  # a mount namespace, for users within one of their own
+call("mount", b"none", b"/", None, 0x44000, None)  # nobody else sees the mounts
+def mount(size, flags=0):
+    call("mount", b"tmpfs", b"runs", b"tmpfs", flags, f"size={size}".encode())
+def dcnlab(*arguments):
+    sys.argv = ["dcnlab", *arguments]
+    try:
+        cli.main()
+    except SystemExit as exit:
+        print("status", exit.code)
+"""
+
+
+def skip_unless_mounted(status, text):
+    if status == 77:
+        pytest.skip(f"mounting a small file system is {text}")
+
+
+@pytest.mark.slow
+def test_a_full_disk_is_one_line_and_leaves_the_last_whole_checkpoint_to_go_on_from(tiny, forking):
+    status, text = Run(forking, "fit", tiny, "id=whole", *PASSES).wait()
+    assert status == 0, text
+    size = Path("runs/tiny/whole/checkpoints/last.ckpt").stat().st_size
+    kept = Path("runs").rename("kept")
+    Path("runs").mkdir()
+    room = size * 3 // 2  # for one checkpoint and not for two
+    before = f"{MOUNT}\nmount({room})\ndcnlab('fit', 'tiny.yaml', 'id=part', *{PASSES!r})\n"
+    before += f"mount({10 * size}, flags=32)\n"  # remounted, and larger
+    after = "import shutil; shutil.copytree('runs', 'copy')"
+    status, text = Run(forking, "resume", "runs/tiny/part", before=before, after=after).wait()
+    skip_unless_mounted(status, text)
+    assert text.splitlines() == [
+        "dcnlab: runs/tiny/part/checkpoints/last.ckpt: No space left on device",
+        "status 2",
+        "runs/tiny/part",
+    ]
+    assert status == 0
+    assert_same_run(kept / "tiny/whole", Path("copy/tiny/part"))
+
+
+@pytest.mark.slow
+def test_a_read_only_folder_is_one_line_to_those_who_write_and_none_to_those_who_read(tiny, forking):
+    Path("runs").mkdir()
+    before = f"{MOUNT}\nmount(10**8)\ndcnlab('fit', 'tiny.yaml', 'id=one', 'trainer.max_steps=1', *{SHORT[:2]!r})\n"
+    before += "mount(10**8, flags=33)\ndcnlab('resume', 'runs/tiny/one')\n"
+    before += "dcnlab('fit', 'tiny.yaml', 'id=two')\n"
+    status, text = Run(forking, "evaluate", "runs/tiny/one", before=before).wait()
+    skip_unless_mounted(status, text)
+    lines = text.splitlines()
+    assert lines[:2] == ["runs/tiny/one", "status None"]
+    assert lines[2:6] == [
+        f"dcnlab: {Path.cwd()}/runs/tiny/one/.lock: Read-only file system",
+        "status 2",
+        "dcnlab: runs/tiny/two: Read-only file system",
+        "status 2",
+    ]
+    assert (status, lines[6].split()[0]) == (0, "top1")
+
+
+def test_a_failed_run_and_one_of_other_settings_are_begun_again(tiny):
+    config = configfile.load(tiny, [*SHORT[:2], "id=one", "trainer.max_steps=2"])
+    folder = experiment.fit(config)
+    results = runs.read_results(folder)
+    found = {}
+    for status in ("interrupted", "failed", "finished"):
+        runs.write_results(folder, results | {"status": status})
+        found[status] = experiment._left_by_the_same(config, folder)
+    assert found == {"interrupted": folder / "checkpoints/last.ckpt", "failed": None, "finished": None}
+    (folder / "results.json").unlink()  # as kill -9 leaves it
+    assert experiment._left_by_the_same(config, folder) == folder / "checkpoints/last.ckpt"
+    other = configfile.load(tiny, [*SHORT[:2], "id=one", "trainer.max_steps=2", "optim.lr=0.1"])
+    assert experiment._left_by_the_same(other, folder) is None
+    whole = (folder / "checkpoints/last.ckpt").read_bytes()
+    (folder / "checkpoints/last.ckpt").write_bytes(whole[: len(whole) // 2])
+    assert experiment._left_by_the_same(config, folder) is None
+
+
+def test_an_edit_of_what_was_trained_is_refused_by_its_key_and_a_longer_training_is_not(tiny):
+    config = configfile.load(tiny)
+    kept = {"dcnlab": {"settings": configfile.settings(config), "pass": 1, "batches": 3, "processes": 2}}
+    path = Path("last.ckpt")
+    for edit in ("trainer.max_steps=9", "data.workers=3", "test.pictures=0", "trainer.devices=2"):
+        checkpoints.check_fits(kept, configfile.load(tiny, [edit]), 2, path)
+    for edit, says in (("optim.lr=0.01", "optim.lr 0.05, which is 0.01"), ("seed=1", "seed 0, which is 1")):
+        with pytest.raises(ConfigError, match=rf"^last\.ckpt was trained with {says} now; put it back"):
+            checkpoints.check_fits(kept, configfile.load(tiny, [edit]), 2, path)
+    with pytest.raises(ConfigError, match="middle of a pass of 2 processes, and there are 1 now"):
+        checkpoints.check_fits(kept, config, 1, path)
+    kept["dcnlab"]["batches"] = 0
+    checkpoints.check_fits(kept, config, 1, path)
+    with pytest.raises(ConfigError, match="does not say what made it"):
+        checkpoints.check_fits({}, config, 1, path)
+
+
+def test_the_rest_of_a_pass_is_the_images_that_were_not_seen():
+    whole = TrainingSampler(10, seed=3, rank=1, world=2)
+    whole.set_epoch(4)
+    rest = TrainingSampler(10, seed=3, rank=1, world=2, start=(4, 3))
+    assert list(rest) == list(whole)[3:]
+    assert len(rest) == 5
+    for sampler in (whole, rest):
+        sampler.set_epoch(5)
+    assert list(rest) == list(whole)
+
+
+def test_figures_of_steps_run_again_go_and_those_before_stay_whatever_a_kill_left(tmp_path):
+    path = tmp_path / "metrics.csv"
+    log = metricsfile.MetricsFile(path)
+    log.log_metrics({"epoch": 0, "train/loss": 0.5}, 0)
+    log.save()
+    log.log_metrics({"epoch": 0, "train/loss": 0.25}, 1)
+    log.save()
+    log.log_metrics({"epoch": 0, "val/top1": 50.0}, 1)
+    log.log_metrics({"epoch": 1, "train/loss": 0.125}, 2)
+    log.finalize("success")
+    whole = path.read_text()
+    assert whole == "epoch,step,train/loss,val/top1\n0,0,0.5,\n0,1,0.25,\n0,1,,50.0\n1,2,0.125,\n"
+    path.write_text(whole[:-9] + "1,1")  # the last line was 1,12,...
+    again = metricsfile.MetricsFile(path, upto=2)
+    assert path.read_text() == whole[:-9] + "1,1"  # nothing is lost before the first new row is there
+    again.log_metrics({"epoch": 1, "train/loss": 0.125}, 2)
+    again.save()
+    assert path.read_text() == whole
+
+
+def test_what_a_full_disk_took_of_a_row_is_taken_back(tmp_path, monkeypatch):
+    path = tmp_path / "metrics.csv"
+    log = metricsfile.MetricsFile(path)
+    log.log_metrics({"loss": 0.5}, 0)
+    log.save()
+    log.log_metrics({"loss": 0.25}, 1)
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fsync", lambda _: (_ for _ in ()).throw(OSError(28, "No space left on device")))
+        with pytest.raises(OSError, match="No space left on device"):
+            log.save()
+    assert path.read_text() == "loss,step\n0.5,0\n"
+    log.save()
+    assert path.read_text() == "loss,step\n0.5,0\n0.25,1\n"
+
+
+def test_a_writer_that_fails_leaves_no_part_and_a_killed_ones_part_is_cleared_away(tmp_path, monkeypatch):
+    checkpoint = tmp_path / "checkpoints" / "last.ckpt"
+    checkpoint.parent.mkdir()
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fsync", lambda _: (_ for _ in ()).throw(OSError(28, "No space left on device")))
+        with pytest.raises(OSError, match="No space") as caught:
+            runs.write_whole(checkpoint, b"new")
+    assert caught.value.filename == str(checkpoint)
+    assert not list(checkpoint.parent.iterdir())
+    names = ("checkpoints/.last.ckpt.123", ".results.json.9", ".metrics.csv.77", ".lock", ".notes.txt.5", ".env")
+    for name in names:
+        (tmp_path / name).touch()
+    runs.remove_temporaries(tmp_path)
+    assert [name for name in names if (tmp_path / name).exists()] == [".lock", ".notes.txt.5", ".env"]

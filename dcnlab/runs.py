@@ -127,7 +127,8 @@ def write_whole(path: Path, content: str | bytes | memoryview) -> None:
             os.fsync(file.fileno())
         os.replace(temporary, path)
     except OSError as error:
-        error.filename = str(path)  # a full disk names none
+        if error.errno is not None:
+            error.filename = str(path)  # a full disk names none
         raise
     finally:
         with contextlib.suppress(OSError):

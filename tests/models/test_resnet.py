@@ -39,6 +39,19 @@ def test_the_last_n_convolutions_become_deformable_and_the_output_stays():
         assert torch.allclose(output, outputs[0], atol=1e-5)
 
 
+def test_every_layer_computes_in_channels_last_whatever_the_images_order():
+    model = classifier("resnet10_slim", 10, deform_layers=2)
+    orders = []
+    for module in model.modules():
+        if isinstance(module, nn.Conv2d | nn.BatchNorm2d):
+            module.register_forward_hook(
+                lambda _m, _i, output: orders.append(output.is_contiguous(memory_format=torch.channels_last))
+            )
+    model(torch.randn(2, 3, 56, 56))
+    assert len(orders) > 20
+    assert all(orders)
+
+
 def test_options_reach_the_deformable_layers():
     layer = classifier("resnet10_slim", 10, deform_layers=1, offset_groups=4, modulated=True).layer4[0].conv2
     assert layer.offset_conv.out_channels == 4 * 9 * 3

@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from dcnlab import lifeline
+from dcnlab import lifeline, options
 from dcnlab.config import ConfigError, choose, nearest
 from dcnlab.runs import Interrupted
 
@@ -171,7 +171,7 @@ def complexity(
         choose("--device", device, ("cpu", "cuda"))
     from dcnlab.ablations import complexity as costs
 
-    pixels = costs.parse_size(size)
+    pixels = options.size("--size", size)
     experiments = [word for word in words if not configfile.is_override(word)]
     overrides = [word for word in words if configfile.is_override(word)]
     found = costs.assemble(
@@ -240,8 +240,8 @@ def robustness(
     found = curves.assemble(
         names,
         runs or [Path("runs")],
-        curves.numbers("--angles", angles),
-        curves.numbers("--scales", scales),
+        options.numbers("--angles", angles, -360, 360),
+        options.numbers("--scales", scales, 0.1, 10),
         [word for word in words if word not in names],
         say=lambda line: print(line, file=sys.stderr, flush=True),
     )
@@ -266,9 +266,8 @@ def export(
 ) -> None:
     """Write a run's last weights for other programs: its state dict, or its network as a graph; prints the file."""
     from dcnlab import runs
-    from dcnlab.ablations.complexity import parse_size
 
-    folder, pixels = runs.find(run), parse_size(size)
+    folder, pixels = runs.find(run), options.size("--size", size)
     from dcnlab import export as exporting
 
     found = exporting.export(folder, form, out, pixels)

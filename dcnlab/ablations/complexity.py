@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import statistics
 import time
 from collections.abc import Callable, Sequence
@@ -30,7 +29,6 @@ _POOLING = ("faster_rcnn", "faster_rcnn_fpn", "rfcn")
 _USUAL_SIZES = {"voc": (375, 500), "cityscapes": (1024, 2048), "camvid": (360, 480), "coco": (480, 640)}
 """Height and width of most images of a data set."""
 _COCO_CLASSES = 80
-_SMALLEST = 32
 _PAPER_BACKBONE, _PAPER_GPU = "resnet101", "Titan X (Maxwell)"
 
 
@@ -93,23 +91,6 @@ def assemble(
             plain = row["params"] if plain is None else plain
             rows.append(row)
     return Complexity(rows, None if device is None else _timing(device, repeats), notes + _notes(rows, device))
-
-
-def parse_size(text: str | None) -> tuple[int, int] | None:
-    """Height and width from HxW.
-
-    Raises:
-        ConfigError: it is not of that form, or too small.
-    """
-    if text is None:
-        return None
-    found = re.fullmatch(r"([0-9]{1,5})x([0-9]{1,5})", text)
-    if found is None:
-        raise ConfigError(f"--size is {text!r}; it must be HxW, height and width in pixels such as 360x480")
-    height, width = int(found[1]), int(found[2])
-    if min(height, width) < _SMALLEST:
-        raise ConfigError(f"--size is {text!r}; both must be at least {_SMALLEST}")
-    return height, width
 
 
 def _subject(experiment: str, overrides: Sequence[str], size: tuple[int, int] | None, notes: list[str]) -> _Subject:

@@ -14,7 +14,7 @@ from typing import Any
 from dcnlab import configfile, resources, runs
 from dcnlab.ablations import collect, record, sweepfile
 from dcnlab.ablations.rendering import Block
-from dcnlab.config import ConfigError, within
+from dcnlab.config import ConfigError
 
 FILE = "robustness.json"
 """In a run folder: its measured curves; in --out: the rows of the table."""
@@ -58,22 +58,6 @@ class Robustness:
     base: str
     """What the first label stands for, where it does not say it."""
     notes: list[str]
-
-
-def numbers(option: str, text: str) -> list[float]:
-    """Degrees of `--angles`, or factors of `--scales`, in growing order.
-
-    Raises:
-        ConfigError: not numbers with commas between them, or out of range.
-    """
-    try:
-        found = sorted({float(word) for word in text.split(",") if word.strip()})
-    except ValueError as error:
-        raise ConfigError(f"{option} is {text!r}; it must be numbers with commas between them") from error
-    low, high = {"--angles": (-360.0, 360.0), "--scales": (0.1, 10.0)}[option]
-    for number in found:
-        within(option, number, low, high)
-    return found
 
 
 def assemble(

@@ -210,12 +210,6 @@ def test_images_without_a_usual_size_ask_for_one(write):
     assert complexity.assemble([experiment], size=(64, 96)).rows[0]["width"] == 96
 
 
-@pytest.mark.parametrize("text", ["360", "360*480", "-1x40", "16x480", "360x480x3"])
-def test_a_size_of_another_form_is_refused(text):
-    with pytest.raises(ConfigError, match="--size is"):
-        complexity.parse_size(text)
-
-
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
 def test_a_gpu_that_is_not_there_is_refused(slim):
     with pytest.raises(ConfigError, match="there is no GPU"):

@@ -94,6 +94,9 @@ def sweep(
     out: Annotated[str | None, typer.Option(help="Folder of the runs.", show_default="runs")] = None,
     jobs: Annotated[int | None, typer.Option(min=1, help="Trials at once.", show_default="one a GPU or core")] = None,
     limit: Annotated[int | None, typer.Option(min=1, help="Start no more trials than this.")] = None,
+    minutes: Annotated[
+        float | None, typer.Option(min=0, help="Start no trial that would not end in this time, going by those before.")
+    ] = None,
     launcher: Annotated[str, typer.Option(help="local, or slurm: as jobs of a cluster.")] = "local",
     slurm: Annotated[
         list[str] | None,
@@ -104,11 +107,13 @@ def sweep(
     choose("--launcher", launcher, ("local", "slurm"))
     if slurm and launcher != "slurm":
         raise ConfigError(f"--slurm {slurm[0]}: there are no jobs to give it to; state --launcher slurm")
+    if minutes is not None and launcher == "slurm":
+        raise ConfigError(f"--minutes {minutes:g} is for trials on this machine; SLURM's limit of each is --slurm time=")
     from dcnlab.ablations import sweep as ablation
     from dcnlab.ablations.children import Stopped
 
     try:
-        status = ablation.run(sweep, out, jobs, limit, overrides or [], launcher, slurm or [])
+        status = ablation.run(sweep, out, jobs, limit, minutes, overrides or [], launcher, slurm or [])
     except Stopped as stopped:
         print(f"stopped by {stopped}; the same command goes on with what is missing", file=sys.stderr)
         raise typer.Exit(128 + stopped.number) from stopped

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import sys
 import time
 from collections import deque
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 from rich.console import Console
@@ -27,6 +29,7 @@ def run(
     out: str | None = None,
     jobs: int | None = None,
     limit: int | None = None,
+    minutes: float | None = None,
     overrides: Sequence[str] = (),
     launcher: str = "local",
     slurm: Sequence[str] = (),
@@ -38,6 +41,8 @@ def run(
         out: folder of the runs; None takes the experiment's own.
         jobs: trials at once; None takes one a GPU, or one a core up to four; of SLURM, as many as it runs.
         limit: start no more trials than this, and leave the rest for the next call.
+        minutes: start no trial that would not end in this time, going by the longest one before it, and leave the rest
+            for the next call. The first one starts in any case.
         overrides: key=value for every trial.
         launcher: local, where trials are children of this process | slurm, where they are jobs of a cluster.
         slurm: options of sbatch for every trial, key=value.
@@ -58,59 +63,102 @@ def run(
         print(note, file=sys.stderr)
     home = trials[0].folder.parent
     with runs.lock(home / ".sweep.lock"):
-        missing = [trial for trial in trials if not _finished(trial)]
+        finished = {trial.id: found for trial in trials if (found := _finished(trial)) is not None}
+        missing = [trial for trial in trials if trial.id not in finished]
         chosen = missing[:limit]
-        print(
-            f"{sweep.title}: {len(trials)} trials in {home}, {len(trials) - len(missing)} finished before", flush=True
-        )
+        elsewhere = sorted({str(folder.parent) for folder, _ in finished.values() if folder.parent != home})
+        shared = f", some of them in {', '.join(elsewhere)}" if elsewhere else ""
+        print(f"{sweep.title}: {len(trials)} trials in {home}, {len(finished)} finished before{shared}", flush=True)
         if not chosen:
             return 0
-        with _Display(len(trials), len(trials) - len(missing)) as display:
+        pace = _Pace(minutes, [seconds for _, seconds in finished.values()])
+        with _Display(len(trials), len(finished)) as display:
             if launcher == "slurm":
                 queue = SlurmJobs(sweep.name, home, slurm, jobs)
-                failed = _queue_all(sweep, chosen, queue, arguments, display)
+                ended, failed = len(chosen), _queue_all(sweep, chosen, queue, arguments, display)
             else:
                 config = trials[0].config.trainer
                 devices = config.devices if isinstance(config.devices, int) else 1
                 slots = children.slots(jobs, devices, config.accelerator, environment.cpus(), len(chosen))
-                failed = _run_all(sweep, chosen, slots, arguments, display)
-    finished = len(chosen) - failed
-    left = len(missing) - finished
-    print(f"{finished} finished now, {failed} failed" + (f"; the same command runs the {left} missing" if left else ""))
+                ended, failed = _run_all(sweep, chosen, slots, arguments, display, pace)
+    if pace.spent:
+        print(f"--minutes {minutes:g} leave no time for another trial: the longest took {pace.longest / 60:.1f}")
+    left = len(missing) - ended + failed
+    done = f"{ended - failed} finished now, {failed} failed"
+    print(done + (f"; the same command runs the {left} missing" if left else ""))
     return 1 if failed else 0
 
 
-def _finished(trial: Trial) -> bool:
-    results = runs.read_results(trial.folder)
-    return results is not None and results["status"] == "finished"
+def _finished(trial: Trial) -> tuple[Path, float] | None:
+    """A trial's finished run and its seconds of training; it may lie with another sweep whose trial is the same."""
+    others = Path(trial.config.out).glob(f"*/{trial.id}")
+    for folder in (trial.folder, *sorted(others)):
+        results = runs.read_results(folder)
+        if results is not None and results["status"] == "finished":
+            return folder, results["cost"].get("train_seconds") or 0.0
+    return None
+
+
+class _Pace:
+    """Whether there is time for another trial."""
+
+    def __init__(self, minutes: float | None, before: Sequence[float]) -> None:
+        """Start the clock.
+
+        Args:
+            minutes: to end in; None is without end.
+            before: seconds that trials of earlier calls took.
+        """
+        self._began = time.monotonic()
+        self._seconds = math.inf if minutes is None else 60 * minutes
+        self._started = False
+        self.longest = max(before, default=0.0)
+        self.spent = False
+        """Whether a trial was refused."""
+
+    def allows(self) -> bool:
+        """Whether one more trial would end in time; the first one may start in any case."""
+        if self._started and time.monotonic() - self._began + self.longest > self._seconds:
+            self.spent = True
+        self._started = True
+        return not self.spent
+
+    def note(self, child: Child) -> None:
+        """Take notice of how long a trial has taken, as yet or in the end."""
+        self.longest = max(self.longest, child.seconds)
 
 
 def _run_all(
-    sweep: Sweep, trials: Sequence[Trial], slots: list[Slot], arguments: Sequence[str], display: _Display
-) -> int:
-    """Run the trials, as many at once as there are slots; how many failed."""
+    sweep: Sweep, trials: Sequence[Trial], slots: list[Slot], arguments: Sequence[str], display: _Display, pace: _Pace
+) -> tuple[int, int]:
+    """Run the trials, as many at once as there are slots and while there is time; how many ended, how many failed."""
     waiting, free = deque(trials), list(slots)
     running: dict[int, tuple[Trial, Child]] = {}
-    failed = 0
+    ended = failed = 0
     with children.stoppable():
         try:
             while waiting or running:
                 while waiting and free:
+                    if not pace.allows():
+                        waiting.clear()
+                        break
                     trial = waiting.popleft()
                     child = _start(sweep, trial, free.pop(0), arguments)
                     running[child.process.pid] = trial, child
                     display.started(trial)
                 time.sleep(0.1)
                 for pid, (trial, child) in list(running.items()):
+                    pace.note(child)
                     if child.process.poll() is not None:
                         del running[pid]
                         children.clear(child)
                         free.append(child.slot)
+                        ended += 1
                         how = f"exit status {child.process.returncode}"
                         failed += not display.ended(trial, child.seconds, how)
         finally:
             children.stop([child for _, child in running.values()])
-    return failed
+    return ended, failed
 
 
 def _queue_all(

@@ -12,9 +12,10 @@ import pytest
 import yaml
 from command_line import dcnlab, environment
 
-from dcnlab import lifeline, resources, runs
+from dcnlab import configfile, lifeline, resources, runs
 from dcnlab.ablations import children
 from dcnlab.ablations import sweep as ablation
+from dcnlab.ablations import table as tables
 from dcnlab.ablations.sweepfile import read, trials
 
 
@@ -210,6 +211,96 @@ def test_a_trial_computes_with_the_threads_that_the_user_chose(sweep, monkeypatc
     command = ablation._start(read(path), trial, children.Slot(None, 5), [])
     assert [word for word in command if word.startswith("trainer.threads=")] == threads
     assert f"id={trial.id}" in command
+
+
+class Clockwork:
+    """Trials that take as long as they are told, on a clock of their own; none is a process."""
+
+    def __init__(self, monkeypatch, seconds):
+        self.now, self.seconds, self.started = 0.0, list(seconds), []
+        monkeypatch.setattr(ablation, "time", self)
+        monkeypatch.setattr(ablation, "_start", self.start)
+        for name in ("clear", "stop"):
+            monkeypatch.setattr(children, name, lambda *_: None)
+
+    def monotonic(self):
+        return self.now
+
+    def sleep(self, seconds):
+        self.now += 1.0
+
+    def start(self, sweep, trial, slot, arguments):
+        self.started.append(self.now)
+        return Ticking(self, trial, slot, self.seconds.pop(0))
+
+
+class Ticking:
+    """A child of the clockwork, and its own process."""
+
+    def __init__(self, clock, trial, slot, needs):
+        self.clock, self.trial, self.slot, self.needs, self.began = clock, trial, slot, needs, clock.now
+        self.process, self.pid, self.returncode = self, id(self), 0
+
+    @property
+    def seconds(self):
+        return self.clock.now - self.began
+
+    def poll(self):
+        if self.seconds < self.needs:
+            return None
+        finish(self.trial, self.needs)
+        return 0
+
+
+def finish(trial, seconds, folder=None):
+    """Leave what a finished trial leaves."""
+    folder = folder or trial.folder
+    folder.mkdir(parents=True, exist_ok=True)
+    sections = {"metrics": {"top1": 50.0}, "model": {}, "cost": {"train_seconds": seconds}, "environment": {}}
+    results = {"schema": 1, "status": "finished", "seed": trial.config.seed, "parameters": trial.parameters}
+    runs.write_results(folder, results | sections)
+    (folder / "config.yaml").write_text(configfile.to_yaml(trial.config))
+
+
+@pytest.mark.parametrize(
+    ("jobs", "minutes", "before", "seconds", "started"),
+    [
+        (1, 10, [], [240, 240, 240], [0, 240]),  # a third would end after 12 minutes
+        (1, 12, [], [240, 240, 240], [0, 240, 480]),
+        (2, 10, [], [240, 240, 240, 240, 240], [0, 0, 240, 240]),
+        (1, 10, [], [100, 300, 100, 100], [0, 100]),  # after the longest so far
+        (2, 9, [], [100, 350, 100], [0, 0, 100, 200]),  # one at work counts for as long as it has been
+        (1, 10, [500], [240, 240], [0]),  # by what an earlier call took
+        (1, 1, [500], [240, 240], [0]),  # the first starts in any case, or no call would get anywhere
+    ],
+)
+def test_minutes_start_no_trial_that_would_end_too_late(
+    sweep, monkeypatch, capsys, jobs, minutes, before, seconds, started
+):
+    path = sweep({"seed": {"values": list(range(8))}})
+    for trial, took in zip(trials(read(path)), before, strict=False):
+        finish(trial, took)
+    clock = Clockwork(monkeypatch, seconds + [100] * 8)
+    assert ablation.run(path, jobs=jobs, minutes=minutes) == 0
+    assert clock.started == started
+    out = capsys.readouterr().out
+    assert f"--minutes {minutes} leave no time for another trial" in out
+    left = 8 - len(before) - len(started)
+    assert out.endswith(f"{len(started)} finished now, 0 failed; the same command runs the {left} missing\n")
+
+
+def test_a_trial_that_another_sweep_has_run_is_not_run_again_and_stands_in_both_tables(sweep, monkeypatch, capsys):
+    layers = sweep({"model.deform_layers": {"values": [0, 1]}, "model.dilation": {"value": 2}})
+    Path(layers).rename("layers.yaml")
+    dilation = sweep({"model": {"values": [{"deform_layers": 1, "dilation": d} for d in (1, 2, 3)]}})
+    for trial in trials(read("layers.yaml")):
+        finish(trial, 1.0)
+    clock = Clockwork(monkeypatch, [5, 5])
+    assert ablation.run(dilation, jobs=1) == 0
+    assert "3 trials in runs/ablation, 1 finished before, some of them in runs/layers" in capsys.readouterr().out
+    assert len(clock.started) == 2
+    rows = tables.assemble(dilation, [Path("runs")]).rows
+    assert [(row["model.dilation"], row["seeds"]) for row in rows] == [(1, 1), (2, 1), (3, 1)]
 
 
 def test_a_child_whose_parent_is_killed_dies_with_it(tmp_path):

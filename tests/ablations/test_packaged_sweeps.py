@@ -1,0 +1,110 @@
+"""Every sweep file of the project: wandb takes it, its trials build their networks, it asks what the paper asked."""
+
+import functools
+import json
+from pathlib import Path
+
+import jsonschema
+import pytest
+import torch
+import yaml
+
+from dcnlab import configfile, resources
+from dcnlab.ablations import sweepfile
+from dcnlab.assembly import task_module
+
+NAMES = resources.names("sweeps")
+SCHEMA = json.loads(Path(__file__).with_name("wandb_sweep_schema.json").read_text())
+PUBLISHED = yaml.safe_load((resources.PACKAGE / "ablations/published.yaml").read_text())
+SYSTEMS = {
+    "deeplab_voc": "deeplab_voc",
+    "deeplab_cityscapes": "deeplab_cityscapes",
+    "class_aware_rpn_voc": "class_aware_rpn",
+    "faster_rcnn_voc": "faster_rcnn",
+    "rfcn_voc": "rfcn",
+}
+"""A sweep's system, and its name in the published tables."""
+PAIRS = [
+    name.removeprefix("table1_")
+    for name in NAMES
+    if name.startswith("table1_") and name.replace("table1_", "table3_", 1) in NAMES
+]
+
+
+@functools.cache
+def trials(name):
+    return sweepfile.trials(sweepfile.read(name), ["data.root=somewhere", "model.backbone.weights=none"])
+
+
+def points(name):
+    """Layers, dilation and pooling of a sweep's trials, and its seeds."""
+    models = [trial.config.model for trial in trials(name)]
+    settings = {(model.deform_layers, model.dilation, model.deform_pooling) for model in models}
+    return settings, {trial.config.seed for trial in trials(name)}
+
+
+def test_every_sweep_is_valid_for_wandb_and_every_combination_builds_its_network():
+    built = set()
+    for name in NAMES:
+        jsonschema.validate(yaml.safe_load((resources.folder("sweeps") / f"{name}.yaml").read_text()), SCHEMA)
+        assert set(sweepfile.read(name).parameters) <= set(configfile.keys()), name
+        found = trials(name)
+        assert len({trial.id for trial in found}) == len(found) > 0, name
+        for trial in found:
+            leaves = configfile.settings(trial.config)
+            network = json.dumps([trial.config.task, {key: leaves[key] for key in leaves if key.startswith("model.")}])
+            if network not in built:
+                with torch.device("meta"):
+                    task_module(trial.config, [str(number) for number in range(20)])
+            built.add(network)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_sweep_opens_with_its_own_command(name):
+    lines = (resources.folder("sweeps") / f"{name}.yaml").read_text().splitlines()
+    head = " ".join(line.removeprefix("#").strip() for line in lines if line.startswith("#"))
+    assert lines[0].startswith("# ")
+    assert f"dcnlab sweep {name}" in head
+    assert yaml.safe_load("\n".join(lines))["name"] == name
+
+
+@pytest.mark.parametrize("system", SYSTEMS)
+def test_tables_1_and_3_have_the_papers_rows(system):
+    rows = [row for row in PUBLISHED["table1"]["rows"] if SYSTEMS[system] in row]
+    assert points(f"table1_{system}") == ({(row["layers"], 2, False) for row in rows}, {0, 1, 2})
+
+    modules = {
+        "deformable convolution": (3, 2, False),
+        "deformable RoI pooling": (0, 2, True),
+        "deformable convolution & RoI pooling": (3, 2, True),
+    }
+    rows = [row for row in PUBLISHED["table3"]["rows"] if SYSTEMS[system] in row]
+    wanted = {(0, row["dilation"], False) if "dilation" in row else modules[row["name"]] for row in rows}
+    assert points(f"table3_{system}") == (wanted, {0, 1, 2})
+
+
+def test_table_5_has_the_papers_systems_and_backbones_plain_and_deformable():
+    found = set()
+    for name in NAMES:
+        if name.startswith("table5_"):
+            for trial in trials(name):
+                model = trial.config.model
+                assert (trial.config.data.name, trial.config.trainer.max_steps) == ("coco", 240_000)
+                assert model.deform_pooling == (model.deform_layers > 0 and model.name != "class_aware_rpn")
+                found.add((model.name, model.backbone.name, model.deform_layers))
+    wanted = {(row["model"], row["backbone"]) for row in PUBLISHED["table5"]["rows"]}
+    last_three = {"resnet101": 3, "aligned_inception_resnet": 9}  # in ResNet they are all the 3x3 ones of res5
+    assert found == {(*pair, layers) for pair in wanted for layers in (0, last_three[pair[1]])}
+
+
+@pytest.mark.parametrize("system", PAIRS)
+def test_tables_1_and_3_of_a_system_have_the_same_trials_where_they_ask_the_same(system):
+    of_layers, of_dilation = trials(f"table1_{system}"), trials(f"table3_{system}")
+    shared = {trial.id for trial in of_layers} & {trial.id for trial in of_dilation}
+    asked = [(trial.config.model.deform_layers, trial.config.seed) for trial in of_layers if trial.id in shared]
+    assert asked == [(layers, seed) for layers in (0, 3) for seed in (0, 1, 2)]
+
+
+def test_three_tasks_have_both_tables_on_the_embedded_data_and_on_data_for_one_gpu():
+    assert {"classification_small", "segmentation_small", "detection_small"} < set(PAIRS)
+    assert {"resnet50_flowers12", "deeplab_camvid", "rfcn_cards"} < set(PAIRS)

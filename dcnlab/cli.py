@@ -108,7 +108,7 @@ def sweep(
     if slurm and launcher != "slurm":
         raise ConfigError(f"--slurm {slurm[0]}: there are no jobs to give it to; state --launcher slurm")
     if minutes is not None and launcher == "slurm":
-        raise ConfigError(f"--minutes {minutes:g} is for trials on this machine; SLURM's limit of each is --slurm time=")
+        raise ConfigError(f"--minutes {minutes:g} is for trials of this machine; SLURM's own is --slurm time=MINUTES")
     from dcnlab.ablations import sweep as ablation
     from dcnlab.ablations.children import Stopped
 

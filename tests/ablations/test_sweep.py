@@ -349,6 +349,7 @@ def test_trials_share_gpus_and_cores_out(monkeypatch, jobs, devices, accelerator
 
 def test_a_childs_environment_holds_its_gpus_its_threads_and_our_code(tmp_path, monkeypatch):
     (tmp_path / "dcnlab").mkdir()
+    (tmp_path / "dcnlab/__init__.py").touch()  # or a PYTHONPATH of the user's with a whole package would come first
     (tmp_path / "dcnlab/__main__.py").write_text("import json, os; print(json.dumps(dict(os.environ)))")
     monkeypatch.setattr(resources, "PACKAGE", tmp_path / "dcnlab")
     monkeypatch.setenv("WANDB_RUN_ID", "another")

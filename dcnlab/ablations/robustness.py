@@ -26,6 +26,10 @@ HERE = ("data.root", "data.workers", "data.batch_size", "trainer.accelerator", "
 """Keys that say where the data lie and what computes; they leave the figures of a run as they are."""
 
 
+_TICKS = 12
+"""More amounts than this are not all named on an axis."""
+
+
 @dataclass
 class Curves:
     """Top-1 of one run, percent."""
@@ -265,11 +269,12 @@ def draw(found: Robustness) -> bytes:
             axes.plot(amounts, mean, label=label.replace("$", r"\$"), **look)
             low, high = ([m + sign * s for m, s in zip(mean, std, strict=True)] for sign in (-1, 1))
             axes.fill_between(amounts, low, high, color=look["color"], alpha=0.15, linewidth=0)
-        if change == "scale" and min(amounts) > 0:
+        if change == "scale":
             axes.set_xscale("log", base=2)
-            axes.set_xticks(amounts, [f"{amount:g}" for amount in amounts])
             axes.minorticks_off()
-        axes.set(xlabel=axis, ylabel="top-1 (%)" if at == 0 else "")
+        if len(amounts) <= _TICKS:
+            axes.set_xticks(amounts, [f"{amount:g}" for amount in amounts])
+        axes.set(xlabel=axis, ylabel="top-1 (%), mean and standard deviation over seeds" if at == 0 else "")
         axes.grid(alpha=0.3)
     handles, labels = figure.axes[0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside lower center", ncols=min(3, len(labels)), frameon=False)

@@ -14,7 +14,8 @@ from command_line import dcnlab
 from report_runs import SCRIPT, write_curve, write_everything, write_run
 
 from dcnlab import cli, configfile, runs
-from dcnlab.ablations.report import charts, gather, markup, page
+from dcnlab.ablations.report import charts, curves, gather, markup, page
+from dcnlab.ablations.report.pictures import Album
 from dcnlab.config import ConfigError
 
 
@@ -124,6 +125,11 @@ def test_runs_of_several_settings_have_tables_of_their_own_and_the_page_says_so(
     assert table(read, "mixed (2 of 2): mean and spread")[1][0] == "51.00"
     assert any("mixed: the runs are of 2 settings, which one table cannot mix" in word for word in read.words)
     assert "Of the runs of this name, those with optim.lr 0.2." in read.words
+    assert table(read, "mixed: runs that no one table can hold") == [
+        ["table", "optim.lr", "metric", "score (%)"],
+        ["mixed (1 of 2)", "0.1", "top1", "50.00"],
+        ["mixed (2 of 2)", "0.2", "top1", "51.00"],
+    ]
 
 
 def test_runs_without_a_score_are_listed_with_the_reason_and_the_way_on(read):
@@ -168,19 +174,28 @@ def test_the_page_asks_nothing_of_the_network(read, everything):
 def test_pictures_are_made_small_and_described(read):
     pictures = read.all("img")
     assert [(one["width"], one["height"]) for one in pictures] == [("640", "160")] * 2
-    assert [one["alt"] for one in pictures] == [f"picture 0 of deform_layers {layers}, seed 0" for layers in (0, 3)]
+    assert [one["alt"] for one in pictures] == [
+        f"pictures/0.png of deform_layers {layers}, seed 0" for layers in (0, 3)
+    ]
 
 
-def test_pictures_beyond_the_pages_budget_are_left_out_and_named(tmp_path, runs_folder):
-    from dcnlab.ablations.report.pictures import Album
+def test_a_page_that_is_full_takes_no_more_pictures_and_names_what_it_leaves_out(runs_folder, monkeypatch):
+    monkeypatch.setattr("dcnlab.ablations.report.page.Album", lambda: Album(budget=1))
+    (runs_folder / "layers/l0s0/pictures/1.png").write_text("no picture")
+    read = Reader(page.write(runs_folder).read_text())
+    assert len(read.all("img")) == 1
+    assert "left out: runs/layers/l3s0/pictures/0.png: the page is full" in read.words
 
-    paths = sorted(runs_folder.glob("layers/*/pictures/0.png"))
-    broken = tmp_path / "broken.png"
-    broken.write_text("no picture")
-    taken, left_out = Album(budget=1).take([broken, *paths])
-    assert [picture.source for picture in taken] == paths[:1]
-    assert left_out[0].startswith(str(broken))
-    assert left_out[1:] == [f"{paths[1]}: the page is full"]
+
+def test_files_that_are_no_pictures_or_measurements_are_named(runs_folder):
+    run = runs_folder / "layers/l0s0"
+    (run / "pictures/1.png").write_text("no picture")
+    (run / "dilation.json").write_text("{")
+    (run / "robustness.json").write_text('{"metric": "top1", "rotation": [1, 2]}')
+    words = "\n".join(Reader(page.write(runs_folder).read_text()).words)
+    assert "left out: runs/layers/l0s0/pictures/1.png: no picture" in words
+    assert "runs/layers/l0s0/dilation.json: not JSON" in words
+    assert "runs/layers/l0s0/robustness.json: not a metric with pairs of rotation and percent" in words
 
 
 def test_a_curve_is_the_mean_and_the_range_of_its_runs_where_all_have_figures(tmp_path, monkeypatch):
@@ -188,19 +203,19 @@ def test_a_curve_is_the_mean_and_the_range_of_its_runs_where_all_have_figures(tm
     for seed, loss in enumerate(([4.0, 2.0, 1.0], [6.0, 4.0])):
         write_curve(write_run(f"runs/a/{seed}", 50.0, {"seed": seed}, seed=seed), loss, 40.0)
     [group] = gather.report(Path("runs")).groups
-    [curve] = gather.curves(group.rows)["train/loss"]
+    [curve] = curves.curves(group.rows)["train/loss"]
     assert (curve.x, curve.mean, curve.low, curve.high, curve.runs) == ([0, 1], [5, 3], [4, 2], [6, 4], 2)
 
 
 def test_long_curves_are_averaged_over_neighbouring_steps():
-    curve = gather.envelope("a", [{float(step): float(step) for step in range(1000)}], 100)
+    curve = curves.envelope("a", [{float(step): float(step) for step in range(1000)}], 100)
     assert len(curve.x) == 100
     assert (curve.x[0], curve.mean[0]) == (statistics.fmean(range(10)),) * 2
 
 
 def test_figures_that_are_no_numbers_leave_a_gap(tmp_path):
     (tmp_path / "metrics.csv").write_text("epoch,step,train/loss\n0,1,nan\n0,2,inf\n0,3,2.5\n,,\n0,4,x\n")
-    assert gather.read_metrics(tmp_path / "metrics.csv") == {"train/loss": {3.0: 2.5}}
+    assert curves.read_metrics(tmp_path / "metrics.csv") == {"train/loss": {3.0: 2.5}}
 
 
 @pytest.mark.parametrize(
@@ -237,7 +252,7 @@ def test_a_packaged_sweeps_runs_show_the_trials_that_are_missing(tmp_path, monke
         (trial.folder / "config.yaml").write_text(configfile.to_yaml(trial.config))
     [group] = gather.report(Path("runs")).groups
     assert [(row["seeds"], row["seeds_wanted"]) for row in group.table.rows] == [(2, 3), (0, 3)]
-    assert group.command == f"dcnlab sweep {name} data.root=data"
+    assert group.command == f"dcnlab sweep {name} data.root=data --out runs"
     text = page.write(Path("runs")).read_text()
     assert "0 of 3 (!)" in text
     assert "missing" in text

@@ -6,7 +6,7 @@ import math
 import statistics
 from collections.abc import Iterator, Sequence
 
-from dcnlab.ablations.report.gather import Curve
+from dcnlab.ablations.report.curves import Curve
 from dcnlab.ablations.report.markup import Markup, el
 
 LINES = 8
@@ -27,18 +27,18 @@ def legend(labels: Sequence[str]) -> Markup:
     return el("ul", {"class": "legend"}, *items)
 
 
-def lines(name: str, caption: str, curves: Sequence[Curve], x_label: str) -> Markup:
+def lines(name: str, caption: str, curves: Sequence[Curve | None], x_label: str) -> Markup:
     """A figure with a line a row: the mean of its runs, in the band from their lowest to their highest.
 
     Args:
         name: what the y axis shows.
         caption: of the figure.
-        curves: one a row; of more than `LINES` the first.
+        curves: one for each line of the legend, at most `LINES`; None for one that is missing.
         x_label: what the x axis shows.
     """
-    curves = curves[:LINES]
-    xs = [x for curve in curves for x in curve.x]
-    ys = [y for curve in curves for y in (*curve.low, *curve.high)]
+    present = [(number, curve) for number, curve in enumerate(curves) if curve is not None]
+    xs = [x for _, curve in present for x in curve.x]
+    ys = [y for _, curve in present for y in (*curve.low, *curve.high)]
     x_ticks, y_ticks = ticks(min(xs), max(xs), 5), ticks(min(ys), max(ys), 5)
     x_low, x_high = min(xs), max(xs)
     y_low, y_high = min(y_ticks[0], min(ys)), max(y_ticks[-1], max(ys))
@@ -56,17 +56,17 @@ def lines(name: str, caption: str, curves: Sequence[Curve], x_label: str) -> Mar
     for x in [x for x in x_ticks if x_low <= x <= x_high]:
         parts.append(_text(at(x, y_low)[0], HEIGHT - _BOTTOM + 15, _tick(x, x_ticks), "middle"))
     parts.append(_text((_LEFT + WIDTH - _RIGHT) / 2, HEIGHT - 4, x_label, "middle"))
-    for number, curve in enumerate(curves):
+    for number, curve in present:
         if curve.runs > 1:
             outline = [at(*point) for point in zip(curve.x, curve.high, strict=True)]
             outline += [at(*point) for point in zip(curve.x[::-1], curve.low[::-1], strict=True)]
             parts.append(el("path", {"class": f"band s{number}", "d": _path(outline) + "Z"}))
-    for number, curve in enumerate(curves):
+    for number, curve in present:
         course = [at(*point) for point in zip(curve.x, curve.mean, strict=True)]
         parts.append(el("path", {"class": f"line s{number}", "d": _path(course)}))
         step = max(1, len(course) // 5)
         parts += [_marker(number, *point) for point in course[number * step // len(curves) :: step]]
-    return _figure(name, caption, list(_ends(curves)), HEIGHT, parts)
+    return _figure(name, caption, list(_ends([curve for _, curve in present])), HEIGHT, parts)
 
 
 def dots(metric: str, caption: str, rows: Sequence[tuple[str, Sequence[float]]]) -> Markup:
@@ -116,12 +116,12 @@ def ticks(low: float, high: float, about: int) -> list[float]:
     Args:
         low: its lower end.
         high: its upper end.
-        about: how many are wanted.
+        about: how many are wanted; two more at most, and those that take the ends in.
     """
     if high <= low:
         pad = abs(low) * 0.1 or 1.0
         low, high = low - pad, high + pad
-    raw = (high - low) / about
+    raw = (high - low) / (about + 2)
     power = 10.0 ** math.floor(math.log10(raw))
     step = next(step * power for step in (1, 2, 5, 10) if step * power >= raw * 0.999)
     first, last = math.floor(low / step + 1e-9), math.ceil(high / step - 1e-9)

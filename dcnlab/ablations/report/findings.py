@@ -25,25 +25,44 @@ def finding(group: Group) -> str:
         only = f"{group.rows[scored[0]].label}, " if group.table.swept else ""
         return f"{metric} is {_figure(group, scored[0], metric)}: {only}{_count(seeds, 'seed')}."
     sign = -1 if lower_is_better(metric) else 1
-    best = max(scored, key=lambda at: sign * rows[at][metric])
+    top = min(scored, key=lambda at: rank(group, at))
     word = "lowest" if sign < 0 else "highest"
-    text = f"{metric} is {word} at {group.rows[best].label}: {_figure(group, best, metric)}"
+    text = f"{metric} is {word} at {group.rows[top].label}: {_figure(group, top, metric)}"
     if 0 not in scored:
         return f"{text}. The first row, {group.rows[0].label}, has no run to compare with."
-    if best == 0:
+    if top == 0:
         return f"{text}, which is the first row: no other setting is better."
-    text += f", {rows[best][metric] - rows[0][metric]:+.2f} against {group.rows[0].label}"
-    better, pairs = paired(group.rows[0], group.rows[best], metric, sign)
+    text += f", {rows[top][metric] - rows[0][metric]:+.2f} against {group.rows[0].label}"
+    better, pairs = paired(group.rows[0], group.rows[top], metric, sign)
     if pairs:
         text += f"; better at {better} of {_count(pairs, 'seed')} that both have"
-    spread = max((rows[at][f"{metric}_std"] or 0.0) for at in (0, best))
+    spread = max((rows[at][f"{metric}_std"] or 0.0) for at in (0, top))
     if spread:
-        gap = abs(rows[best][metric] - rows[0][metric])
+        gap = abs(rows[top][metric] - rows[0][metric])
         side = "more" if gap > spread else "less"
         text += f". The difference is {side} than the larger of the two standard deviations ({spread:.2f})"
     else:
         text += ". Without more seeds nothing is known of the spread"
     return f"{text}."
+
+
+def best(group: Group) -> tuple[str, str] | None:
+    """A table's first metric and the best mean in it; None without any."""
+    metrics = headlines(group)
+    scored = [at for at, row in enumerate(group.table.rows) if metrics and row.get(metrics[0]) is not None]
+    if not scored:
+        return None
+    top = min(scored, key=lambda at: rank(group, at))
+    return metrics[0], _figure(group, top, metrics[0]).removesuffix(" %")
+
+
+def rank(group: Group, at: int) -> tuple[bool, float]:
+    """Sorts rows by the first metric, the best first and those without it last."""
+    metrics = headlines(group)
+    mean = group.table.rows[at].get(metrics[0]) if metrics else None
+    if mean is None:
+        return True, 0.0
+    return False, mean if lower_is_better(metrics[0]) else -mean
 
 
 def paired(first: Row, other: Row, metric: str, sign: int) -> tuple[int, int]:

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import csv
 import json
-import math
-import statistics
+import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,9 +16,6 @@ from dcnlab.ablations.collect import Record
 from dcnlab.ablations.sweepfile import digest
 from dcnlab.ablations.table import Table
 from dcnlab.config import ConfigError
-
-_SETTINGS = 8
-"""The most that are named where runs of one name differ."""
 
 
 @dataclass
@@ -42,8 +37,8 @@ class Group:
     name: str
     title: str
     """The name, numbered where runs of it are of several settings."""
-    apart: str
-    """The settings that tell it from other runs of the name; empty where there are none."""
+    apart: dict[str, str]
+    """The settings that tell it from other runs of the name; empty where there are no others."""
     table: Table
     rows: list[Row]
     command: str | None
@@ -111,21 +106,19 @@ def report(root: Path) -> Report:
     return Report(root, groups, unfinished, notes)
 
 
-def _apart(one: Record, all_of_them: Sequence[Record]) -> str:
-    """The settings of a run that not all have, some of them where they are many."""
+def _apart(one: Record, all_of_them: Sequence[Record]) -> dict[str, str]:
+    """The settings of a run that not all have."""
     keys = dict.fromkeys(key for record in all_of_them for key in record.rest)
     differing = [key for key in keys if any(record.rest.get(key) != one.rest.get(key) for record in all_of_them)]
-    shown = [f"{key} {_plain(one.rest.get(key))}" for key in differing[:_SETTINGS]]
-    more = len(differing) - len(shown)
-    return ", ".join([*shown, *([f"and {more} more"] if more > 0 else [])])
+    return {key: _plain(one.rest.get(key)) for key in differing}
 
 
-def _group(name: str, title: str, apart: str, records: list[Record]) -> Group:
+def _group(name: str, title: str, apart: dict[str, str], records: list[Record]) -> Group:
     table, command = _table(name, records)
     rows = [_row(row, table.swept) for row in table.rows]
     keys = [_key(row, table.swept) for row in table.rows]
     for parameters, record in collect.of_name(name, records).lines:
-        key = _key({**record.settings, **parameters} if record else parameters, table.swept)
+        key = _key(parameters, table.swept)
         if record is not None and key in keys:
             rows[keys.index(key)].records.append(record)
     return Group(name, title, apart, table, rows, command)
@@ -137,8 +130,9 @@ def _table(name: str, records: list[Record]) -> tuple[Table, str | None]:
     if name in resources.names("sweeps"):
         overrides = _overrides(name, records[0])
         if overrides is not None:
-            words = " ".join(["dcnlab sweep", name, *overrides])
-            return tables.assemble(name, folders, overrides), words
+            homes = {folder.parent.parent for folder in folders}
+            where = ["--out", str(homes.pop())] if len(homes) == 1 else []
+            return tables.assemble(name, folders, overrides), shlex.join(["dcnlab", "sweep", name, *overrides, *where])
     return tables.summarise(name, collect.of_name(name, records)), None
 
 
@@ -160,10 +154,14 @@ def _overrides(name: str, record: Record) -> list[str] | None:
             differing = [key for key, value in record.settings.items() if meant.get(key) != value]
             if not differing:
                 return overrides
-            overrides += [f"{key}={json.dumps(record.settings[key])}" for key in differing]
+            overrides += [f"{key}={_yaml(record.settings[key])}" for key in differing]
     except ConfigError:
         return None
     return None
+
+
+def _yaml(value: Any) -> str:
+    return value if isinstance(value, str) else json.dumps(value)
 
 
 def _key(row: dict[str, Any], swept: Sequence[str]) -> str:
@@ -216,83 +214,3 @@ def _last_line(log: Path) -> str:
         return ""
     lines = [line for line in log.read_text(errors="replace").splitlines() if line.strip()]
     return f"Its log ends with: {lines[-1].strip()}" if lines else ""
-
-
-@dataclass
-class Curve:
-    """One row's course: mean over its runs, and the lowest and highest of them."""
-
-    label: str
-    x: list[float]
-    mean: list[float]
-    low: list[float]
-    high: list[float]
-    runs: int
-
-
-def curves(rows: Sequence[Row], points: int = 100) -> dict[str, list[Curve]]:
-    """The learning curves of a table's rows, by metric: train/loss first, then what was scored in between.
-
-    Args:
-        rows: of one table.
-        points: the most that a curve has; longer ones are averaged over neighbouring steps.
-    """
-    found: dict[str, list[Curve]] = {}
-    for row in rows:
-        series = [read_metrics(record.folder / "metrics.csv") for record in row.records]
-        names = dict.fromkeys(name for one in series for name in one)
-        for name in names:
-            courses = [one[name] for one in series if name in one]
-            curve = envelope(row.label, courses, points)
-            if curve is not None:
-                found.setdefault(name, []).append(curve)
-    order = {"train/loss": 0}
-    wanted = [name for name in found if name == "train/loss" or _is_validation(name)]
-    return {name: found[name] for name in sorted(wanted, key=lambda name: (order.get(name, 1), name))}
-
-
-def _is_validation(name: str) -> bool:
-    place, _, metric = name.partition("/")
-    return place == "val" and runs.is_headline(metric)
-
-
-def read_metrics(path: Path) -> dict[str, dict[float, float]]:
-    """Finite figures of a metrics.csv by column and step; empty where there is none."""
-    if not path.is_file():
-        return {}
-    found: dict[str, dict[float, float]] = {}
-    with path.open(newline="", encoding="utf-8", errors="replace") as file:
-        for line in csv.DictReader(file):
-            step = _number(line.get("step"))
-            for name, text in line.items():
-                value = _number(text)
-                if step is not None and value is not None and name not in (None, "step", "epoch"):
-                    found.setdefault(name, {})[step] = value
-    return found
-
-
-def _number(text: Any) -> float | None:
-    try:
-        value = float(text)
-    except (TypeError, ValueError):
-        return None
-    return value if math.isfinite(value) else None
-
-
-def envelope(label: str, courses: Sequence[dict[float, float]], points: int) -> Curve | None:
-    """Mean, lowest and highest at the steps that all courses have; None where they share fewer than two."""
-    shared = sorted(set.intersection(*(set(course) for course in courses))) if courses else []
-    if len(shared) < 2:
-        return None
-    size = -(-len(shared) // points)
-    bins = [shared[at : at + size] for at in range(0, len(shared), size)]
-    binned = [[statistics.fmean(course[step] for step in steps) for steps in bins] for course in courses]
-    columns = list(zip(*binned, strict=True))
-    return Curve(
-        label,
-        [statistics.fmean(steps) for steps in bins],
-        [statistics.fmean(column) for column in columns],
-        [min(column) for column in columns],
-        [max(column) for column in columns],
-        len(courses),
-    )

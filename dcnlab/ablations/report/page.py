@@ -47,7 +47,7 @@ def render(report: Report) -> str:
         f"default-src 'none'; img-src data:; style-src {_hash(css)}; script-src {_hash(js)}; "
         "base-uri 'none'; form-action 'none'"
     )
-    title = f"Deformable convolution: runs in {report.root}"
+    title = f"Ablations in {report.root}"
     album = Album()
     parts = [
         (f"group-{number}", group.title, sections.group(group, album)) for number, group in enumerate(report.groups, 1)
@@ -69,7 +69,7 @@ def render(report: Report) -> str:
     )
     body = join(
         el("a", {"class": "skip", "href": "#main"}, "Skip to the findings"),
-        el("header", None, el("h1", None, "Runs in ", el("code", None, str(report.root))), _lead(report)),
+        el("header", None, el("h1", None, "Ablations in ", el("code", None, str(report.root))), _lead(report)),
         el("nav", {"aria-label": "Contents"}, el("ul", None, *links)),
         el(
             "main",
@@ -114,11 +114,18 @@ def _overview(report: Report) -> Markup:
     parts = [el("ul", {"class": "findings"}, *found)] if found else [el("p", None, "No run has a score yet.")]
     if report.unfinished:
         count = len(report.unfinished)
-        words = "1 run has" if count == 1 else f"{count} runs have"
-        link = el("a", {"href": "#unfinished"}, f"{words} no score")
-        parts.append(el("p", None, link, "; no table counts them."))
+        words = "1 run has no score" if count == 1 else f"{count} runs have no score"
+        link = el("a", {"href": "#unfinished"}, words)
+        parts.append(el("p", None, link, "; no table counts ", "it." if count == 1 else "them."))
     parts.append(sections.notes(report.notes))
+    parts += [sections.kinds(name, report.groups) for name in _several(report)]
     return join(*parts)
+
+
+def _several(report: Report) -> list[str]:
+    """Names whose runs no one table can hold."""
+    names = Counter(group.name for group in report.groups)
+    return [name for name, count in names.items() if count > 1]
 
 
 def _unfinished(broken: Sequence[Unfinished]) -> Markup:
@@ -134,13 +141,17 @@ def _environment(report: Report) -> Markup:
     names = list(dict.fromkeys(name for record in report.records for name in record.results["environment"]))
     lines = []
     for name in names:
-        values = Counter(str(record.results["environment"].get(name)) for record in report.records)
+        values = Counter(_said(record.results["environment"].get(name)) for record in report.records)
         several = len(values) > 1
         shown = [f"{value} ({count} {'run' if count == 1 else 'runs'})" for value, count in values.most_common()]
         lines.append([_ENVIRONMENT.get(name, name), "; ".join(shown) if several else next(iter(values))])
     if not lines:
         return el("p", None, "No finished run says where it ran.")
-    return grid("What the finished runs were made with", ["", "value"], lines)
+    return grid("What the finished runs were made with", ["item", "value"], lines)
+
+
+def _said(value: object) -> str:
+    return "none" if value is None else str(value)
 
 
 _ENVIRONMENT = {"git": "git commit", "world_size": "processes in a run", "gpu": "GPU", "cpu": "CPU", "cuda": "CUDA"}

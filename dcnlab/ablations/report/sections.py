@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shlex
 import statistics
 from collections.abc import Sequence
@@ -11,9 +10,10 @@ from typing import Any
 
 from dcnlab.ablations import table as tables
 from dcnlab.ablations.collect import Record
-from dcnlab.ablations.report import charts, gather
+from dcnlab.ablations.report import charts, curves, findings, measured
+from dcnlab.ablations.report.curves import Curve
 from dcnlab.ablations.report.findings import headlines
-from dcnlab.ablations.report.gather import Curve, Group, Row
+from dcnlab.ablations.report.gather import Group, Row
 from dcnlab.ablations.report.grid import grid
 from dcnlab.ablations.report.markup import Child, Markup, el, join
 from dcnlab.ablations.report.pictures import Album
@@ -21,6 +21,9 @@ from dcnlab.configfile import read_yaml
 
 _METRIC_CHARTS = 3
 _PICTURES_OF_A_RUN = 4
+_LEFT_OUT = 8
+_SETTINGS = 6
+"""The most that are named where runs of one name differ."""
 
 
 def group(one: Group, album: Album) -> Markup:
@@ -31,7 +34,7 @@ def group(one: Group, album: Album) -> Markup:
         album: of the page's pictures.
     """
     parts = [
-        el("p", None, f"Of the runs of this name, those with {one.apart}.") if one.apart else None,
+        el("p", None, f"Of the runs of this name, those with {_named(one.apart)}.") if one.apart else None,
         _results(one),
         _curves(one),
         _classes(one),
@@ -42,6 +45,27 @@ def group(one: Group, album: Album) -> Markup:
         _runs(one),
     ]
     return join(*parts)
+
+
+def kinds(name: str, groups: Sequence[Group]) -> Markup:
+    """Side by side the settings of runs that share a name and no table: what differs, and the best score of each."""
+    own = [one for one in groups if one.name == name]
+    keys = list(own[0].apart)[:_SETTINGS]
+    lines: list[list[Child]] = []
+    for one in own:
+        best = findings.best(one)
+        metric, score = ("", "missing") if best is None else best
+        lines.append([one.title, *(one.apart.get(key, "") for key in keys), metric, score])
+    more = len(own[0].apart) - len(keys)
+    caption = f"{name}: runs that no one table can hold, and their best score"
+    caption += f" ({more} more settings differ)" if more > 0 else ""
+    return grid(caption, ["table", *keys, "metric", "score (%)"], lines)
+
+
+def _named(apart: dict[str, str]) -> str:
+    shown = [f"{key} {value}" for key, value in list(apart.items())[:_SETTINGS]]
+    more = len(apart) - len(shown)
+    return ", ".join([*shown, *([f"and {more} more"] if more > 0 else [])])
 
 
 def notes(lines: Sequence[str]) -> Markup:
@@ -69,8 +93,8 @@ def duration(seconds: float) -> str:
 def _results(one: Group) -> Markup:
     figures = []
     for metric in headlines(one)[:_METRIC_CHARTS]:
-        shown = [(row.label, _values(row, metric)) for row in one.rows]
-        scored = [(label, values) for label, values in shown if values][: 2 * charts.LINES]
+        shown = [(row.label, _values(row, metric)) for _, row in _shown(one)]
+        scored = [(label, values) for label, values in shown if values]
         if len(scored) > 1 or (scored and len(scored[0][1]) > 1):
             caption = f"{metric}: a circle a run, the bar their mean; the dashed line is the mean of the first row"
             figures.append(charts.dots(metric, caption, scored))
@@ -83,31 +107,41 @@ def _results(one: Group) -> Markup:
     return join(*parts)
 
 
+def _shown(one: Group) -> list[tuple[dict[str, Any], Row]]:
+    """The rows that charts have room for: the first, and of the others the best."""
+    pairs = list(zip(one.table.rows, one.rows, strict=True))
+    if len(pairs) <= charts.LINES:
+        return pairs
+    ranked = sorted(range(1, len(pairs)), key=lambda at: findings.rank(one, at))
+    return [pairs[at] for at in sorted([0, *ranked[: charts.LINES - 1]])]
+
+
 def _values(row: Row, metric: str) -> list[float]:
     return [record.results["metrics"][metric] for record in row.records if metric in record.results["metrics"]]
 
 
 def _curves(one: Group) -> Markup:
-    found = gather.curves(one.rows)
+    rows = [row for _, row in _shown(one)]
+    found = curves.curves(rows)
     if not found:
         return Markup()
     caption = {"train/loss": "Training loss by step", "val/loss": "Validation loss by step"}
     figures = [
-        charts.lines(name, caption.get(name, f"{name.partition('/')[2]} in validation by step"), curves, "step")
-        for name, curves in found.items()
+        charts.lines(name, caption.get(name, f"{name.partition('/')[2]} in validation by step"), lines, "step")
+        for name, lines in found.items()
     ]
-    return _charted("Learning curves", one.rows, figures)
+    return _charted("Learning curves", one, rows, figures)
 
 
-def _charted(heading: str, rows: Sequence[Row], figures: Sequence[Markup]) -> Markup:
+def _charted(heading: str, one: Group, rows: Sequence[Row], figures: Sequence[Markup]) -> Markup:
     labels = [row.label for row in rows]
-    more = len(labels) - charts.LINES
+    more = len(one.rows) - len(rows)
     return join(
         el("h3", None, heading),
         charts.legend(labels) if len(labels) > 1 else None,
         el("div", {"class": "charts"}, *figures),
-        el("p", {"class": "aside"}, f"The charts show the first {charts.LINES} rows; {more} more are in the tables.")
-        if more > 0
+        el("p", {"class": "aside"}, f"Of the first row and the best others; {more} more are in the tables.")
+        if more
         else None,
     )
 
@@ -120,11 +154,11 @@ def _classes(one: Group) -> Markup:
             families.setdefault(family, []).append(metric)
     if not families:
         return Markup()
-    rows = list(zip(one.rows, one.table.rows, strict=True))[: charts.LINES]
-    header = ["class", *(row.label for row, _ in rows)]
+    rows = _shown(one)
+    header = ["class", *(row.label for _, row in rows)]
     parts: list[Markup] = [el("h3", None, "Per class")]
     for family, metrics in families.items():
-        lines = [[metric.partition("/")[2], *(_in_class(row, metric) for _, row in rows)] for metric in metrics]
+        lines = [[metric.partition("/")[2], *(_in_class(row, metric) for row, _ in rows)] for metric in metrics]
         parts.append(
             grid(f"{one.title}: {family} of each class (%), and the difference to the first column", header, lines)
         )
@@ -140,51 +174,53 @@ def _in_class(row: dict[str, Any], metric: str) -> str:
 
 
 def _dilation(one: Group) -> Markup:
-    sizes = ("small", "medium", "large", "background")
     parts: list[Markup] = []
+    broken: list[str] = []
     for row in one.rows:
         for record in row.records:
-            found = _read(record.folder / "dilation.json")
-            if found is not None:
-                lines = [[line["layer"], *(_measured(line[size]) for size in sizes)] for line in found["rows"]]
-                parts.append(grid(f"{row.label}, {record.folder}", ["layer", *sizes], lines))
-    if not parts:
+            try:
+                lines = measured.dilation(record)
+            except ValueError as error:
+                broken.append(str(error))
+                continue
+            if lines is not None:
+                parts.append(grid(f"{row.label}, {record.folder}", ["layer", *measured.SIZES], lines))
+    if not parts and not broken:
         return Markup()
     paper = read_yaml(Path(tables.__file__).with_name("published.yaml"))["table2"]
-    lines = [[line["layer"], *(f"{line[size][0]} ± {line[size][1]}" for size in sizes)] for line in paper["rows"]]
-    parts.append(grid(f"The paper's table 2: {paper['data']}", ["layer", *sizes], lines))
+    lines = [[row["layer"], *(f"{row[size][0]} ± {row[size][1]}" for size in measured.SIZES)] for row in paper["rows"]]
+    parts.append(grid(f"{one.title}: the paper's table 2, {paper['data']}", ["layer", *measured.SIZES], lines))
     said = "Mean distance between adjacent sampling points of a filter, pixels of the layer's own map; ± over filters."
-    return join(el("h3", None, "Effective dilation"), el("p", None, said), el("div", {"class": "pair"}, *parts))
-
-
-def _measured(cell: dict[str, Any] | None) -> str:
-    if cell is None or cell.get("mean") is None:
-        return "–"
-    return f"{cell['mean']:.2f}" if cell.get("std") is None else f"{cell['mean']:.2f} ± {cell['std']:.2f}"
+    pair = el("div", {"class": "pair"}, *parts)
+    return join(el("h3", None, "Effective dilation"), el("p", None, said), pair, notes(broken))
 
 
 def _robustness(one: Group) -> Markup:
     kinds = {"rotation": ("under rotation", "angle, degrees"), "scale": ("under scaling", "factor")}
-    figures = []
+    figures: list[Markup] = []
+    broken: list[str] = []
+    rows = [row for _, row in _shown(one)]
     for kind, (words, x_label) in kinds.items():
-        curves: list[Curve] = []
-        metric = ""
-        for row in one.rows:
-            read = [_read(record.folder / "robustness.json") for record in row.records]
-            found = [one_run for one_run in read if one_run is not None and one_run.get(kind)]
-            courses = [{float(x): float(y) for x, y in one_run[kind]} for one_run in found]
-            curve = gather.envelope(row.label, courses, 1000)
-            if curve is not None:
-                curves.append(curve)
-                metric = found[0]["metric"]
-        if curves:
-            figures.append(charts.lines(f"{metric} {words}", f"{metric} (%) {words}", curves, x_label))
-    return _charted("Robustness", one.rows, figures) if figures else Markup()
-
-
-def _read(path: Path) -> Any:
-    """What a command left beside a run; None where it was not called."""
-    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
+        lines: list[Curve | None] = []
+        metrics: list[str] = []
+        for row in rows:
+            courses = []
+            for record in row.records:
+                try:
+                    found = measured.robustness(record, kind)
+                except ValueError as error:
+                    broken.append(str(error))
+                    continue
+                if found is not None:
+                    metrics.append(found[0])
+                    courses.append(found[1])
+            lines.append(curves.envelope(row.label, courses, 1000))
+        if any(lines):
+            metric = ", ".join(dict.fromkeys(metrics))
+            figures.append(charts.lines(f"{metric} {words}", f"{metric} (%) {words}", lines, x_label))
+    if not figures and not broken:
+        return Markup()
+    return join(_charted("Robustness", one, rows, figures), notes(broken))
 
 
 def _costs(one: Group) -> Markup:
@@ -216,35 +252,38 @@ def _mean(sections: Sequence[dict[str, Any]], key: str, factor: float, form: str
 
 def _pictures(one: Group, album: Album) -> Markup:
     parts: list[Markup] = []
-    for row in one.rows:
-        for record in row.records[:1]:
-            for folder in ("pictures", "figures"):
-                paths = sorted((record.folder / folder).glob("*.png"), key=lambda path: (len(path.name), path.name))
-                if not paths:
-                    continue
-                taken, left_out = album.take(paths[:_PICTURES_OF_A_RUN])
-                images = [
-                    el(
-                        "img",
-                        {
-                            "src": Markup(picture.uri),
-                            "width": picture.width,
-                            "height": picture.height,
-                            "alt": f"{folder[:-1]} {picture.source.stem} of {row.label}, seed {record.results['seed']}",
-                            "loading": "lazy",
-                        },
-                    )
-                    for picture in taken
-                ]
-                said = f"{row.label}, seed {record.results['seed']}: {record.folder / folder}"
-                parts.append(el("figure", None, el("figcaption", None, said), el("div", {"class": "album"}, *images)))
-                more = len(paths) - _PICTURES_OF_A_RUN
-                left_out += [f"{more} more in {record.folder / folder}"] if more > 0 else []
-                parts.append(notes([f"left out: {line}" for line in left_out]))
-    if not parts:
+    left_out: list[str] = []
+    runs_shown = [(row, row.records[0]) for _, row in _shown(one) if row.records]
+    for folder in ("pictures", "figures"):
+        found: dict[str, list[tuple[Row, Path]]] = {}
+        for row, record in runs_shown:
+            for path in (record.folder / folder).glob("*.png"):
+                found.setdefault(path.name, []).append((row, path))
+        names = sorted(found, key=lambda name: (len(name), name))
+        for name in names[:_PICTURES_OF_A_RUN]:
+            images = [_picture(row, path, album, left_out) for row, path in found[name]]
+            if any(images):
+                heading = el("h4", None, f"{folder}/{name}")
+                parts.append(join(heading, el("div", {"class": "album"}, *images)))
+        left_out += [f"{folder}/{name} of every run" for name in names[_PICTURES_OF_A_RUN:]]
+    if not parts and not left_out:
         return Markup()
     said = "Of the first seed of each row, made smaller."
-    return join(el("h3", None, "Pictures"), el("p", {"class": "aside"}, said), *parts)
+    shortened = [*left_out[:_LEFT_OUT], *([f"and {len(left_out) - _LEFT_OUT} more"] if left_out[_LEFT_OUT:] else [])]
+    out = notes([f"left out: {line}" for line in shortened])
+    return join(el("h3", None, "Pictures"), el("p", {"class": "aside"}, said), *parts, out)
+
+
+def _picture(row: Row, path: Path, album: Album, left_out: list[str]) -> Markup | None:
+    """A picture under its row's label; None, and the reason in `left_out`, where it has no place in the page."""
+    try:
+        picture = album.take(path)
+    except ValueError as error:
+        left_out.append(f"{path}: {error}")
+        return None
+    described = f"{path.parent.name}/{path.name} of {row.label}, seed {row.records[0].results['seed']}"
+    attributes = {"src": picture.uri, "width": picture.width, "height": picture.height, "alt": described}
+    return el("figure", None, el("figcaption", None, row.label), el("img", attributes))
 
 
 def _runs(one: Group) -> Markup:

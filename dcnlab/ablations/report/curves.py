@@ -1,0 +1,101 @@
+"""Courses over steps, angles and sizes: a line a row, with how far its runs lie apart."""
+
+from __future__ import annotations
+
+import csv
+import math
+import statistics
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from dcnlab import runs
+from dcnlab.ablations.report.gather import Row
+from dcnlab.config import ConfigError
+
+
+@dataclass
+class Curve:
+    """One row's course: mean over its runs, and the lowest and highest of them."""
+
+    label: str
+    x: list[float]
+    mean: list[float]
+    low: list[float]
+    high: list[float]
+    runs: int
+
+
+def curves(rows: Sequence[Row], points: int = 100) -> dict[str, list[Curve | None]]:
+    """The learning curves of a table's rows, by metric: train/loss first, then what was scored in between.
+
+    Args:
+        rows: of one table; each metric has one place for each of them, None where it has no course.
+        points: the most that a curve has; longer ones are averaged over neighbouring steps.
+    """
+    series = [[read_metrics(record.folder / "metrics.csv") for record in row.records] for row in rows]
+    names = {name for courses in series for one in courses for name in one if name == "train/loss" or _validates(name)}
+    found = {}
+    for name in sorted(names, key=lambda name: (name != "train/loss", name)):
+        lines = [
+            envelope(row.label, [one[name] for one in courses if name in one], points)
+            for row, courses in zip(rows, series, strict=True)
+        ]
+        if any(lines):
+            found[name] = lines
+    return found
+
+
+def _validates(name: str) -> bool:
+    place, _, metric = name.partition("/")
+    return place == "val" and runs.is_headline(metric)
+
+
+def read_metrics(path: Path) -> dict[str, dict[float, float]]:
+    """Finite figures of a metrics.csv by column and step; empty where there is none.
+
+    Raises:
+        ConfigError: it is not CSV.
+    """
+    if not path.is_file():
+        return {}
+    found: dict[str, dict[float, float]] = {}
+    try:
+        with path.open(newline="", encoding="utf-8", errors="replace") as file:
+            for line in csv.DictReader(file):
+                step = _number(line.get("step"))
+                for name, text in line.items():
+                    value = _number(text)
+                    if step is not None and value is not None and name not in (None, "step", "epoch"):
+                        found.setdefault(name, {})[step] = value
+    except csv.Error as error:
+        raise ConfigError(f"{path}: not CSV: {error}") from error
+    return found
+
+
+def _number(text: Any) -> float | None:
+    try:
+        value = float(text)
+    except (TypeError, ValueError):
+        return None
+    return value if math.isfinite(value) else None
+
+
+def envelope(label: str, courses: Sequence[dict[float, float]], points: int) -> Curve | None:
+    """Mean, lowest and highest at the steps that all courses have; None where they share fewer than two."""
+    shared = sorted(set.intersection(*(set(course) for course in courses))) if courses else []
+    if len(shared) < 2:
+        return None
+    size = -(-len(shared) // points)
+    bins = [shared[at : at + size] for at in range(0, len(shared), size)]
+    binned = [[statistics.fmean(course[step] for step in steps) for steps in bins] for course in courses]
+    columns = list(zip(*binned, strict=True))
+    return Curve(
+        label,
+        [statistics.fmean(steps) for steps in bins],
+        [statistics.fmean(column) for column in columns],
+        [min(column) for column in columns],
+        [max(column) for column in columns],
+        len(courses),
+    )

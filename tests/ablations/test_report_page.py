@@ -1,0 +1,223 @@
+"""The report's page in a real browser: it sorts, copies, fits a phone, can be read by all, and keeps to itself."""
+
+import contextlib
+import re
+from importlib import resources
+from pathlib import Path
+
+import chromium
+import pytest
+from report_runs import write_everything
+
+from dcnlab.ablations.report import page as report
+
+pytestmark = chromium.needed
+
+RUNS = "[...document.querySelectorAll('table')].find(t => t.caption.textContent.startsWith('layers: each run'))"
+VIEWS = [(1280, "light"), (1280, "dark"), (360, "light"), (360, "dark")]
+
+
+@pytest.fixture(scope="module")
+def address(tmp_path_factory):
+    home = tmp_path_factory.mktemp("page")
+    with contextlib.chdir(home):
+        write_everything(Path("runs"))
+        return report.write(Path("runs")).resolve().as_uri()
+
+
+@pytest.fixture(scope="module")
+def browser():
+    with chromium.page() as page:
+        yield page
+
+
+@pytest.fixture
+def page(browser, address):
+    """The report, freshly opened on a large bright screen."""
+    browser.requests.clear()
+    browser.complaints.clear()
+    browser.media()
+    browser.resize(1280)
+    browser.open(address)
+    return browser
+
+
+def column(page, number):
+    return page.run(f"[...{RUNS}.tBodies[0].rows].map(row => row.cells[{number}].textContent)")
+
+
+def order(page):
+    return page.run(f"[...{RUNS}.tHead.rows[0].cells].map(head => head.getAttribute('aria-sort'))")
+
+
+def test_a_click_on_a_heading_sorts_by_it_and_another_click_turns_the_order(page):
+    x, y = page.run(
+        f"{{ const button = {RUNS}.tHead.rows[0].cells[3].querySelector('button');"
+        "button.scrollIntoView({ behavior: 'instant', block: 'center' });"
+        "const box = button.getBoundingClientRect(); [box.x + box.width / 2, box.y + box.height / 2] }"
+    )
+    page.click(x, y)
+    assert column(page, 3) == ["70.00", "72.00", "75.00", "75.50", "76.00", "77.00"]
+    assert order(page) == [None, None, None, "ascending", None, None]
+    page.click(x, y)
+    assert column(page, 3) == ["77.00", "76.00", "75.50", "75.00", "72.00", "70.00"]
+    assert column(page, 0)[0] == "l0s2"  # rows move whole
+    assert order(page) == [None, None, None, "descending", None, None]
+
+
+def test_the_keyboard_reaches_the_headings_and_sorts(page):
+    page.run(f"{RUNS}.tHead.rows[0].cells[1].querySelector('button').focus()")
+    page.press("Tab")
+    assert page.run("document.activeElement.textContent") == "seed"
+    page.press("Enter")
+    assert column(page, 2) == ["0", "0", "1", "1", "2", "2"]
+    page.press(" ")
+    assert column(page, 2) == ["2", "2", "1", "1", "0", "0"]
+
+
+def test_figures_sort_by_value_and_what_is_missing_goes_last_both_ways(page):
+    dilation = "[...document.querySelectorAll('table')].find(t => t.caption.textContent.includes(\"paper's table 2\"))"
+    page.run(f"{dilation}.tBodies[0].rows[1].cells[1].dataset.absent = ''")
+    found = []
+    for _ in range(2):
+        page.run(f"{dilation}.tHead.rows[0].cells[1].querySelector('button').click()")
+        found.append(page.run(f"[...{dilation}.tBodies[0].rows].map(row => row.cells[0].textContent)"))
+    assert found == [["res5a", "res5c", "res5b"], ["res5c", "res5a", "res5b"]]
+
+
+@pytest.mark.parametrize("width", [320, 360, 768, 1280])
+def test_no_width_makes_the_page_scroll_sideways_and_wide_tables_scroll_by_themselves(page, width):
+    page.resize(width)
+    page.run("document.querySelectorAll('details').forEach(one => one.open = true)")
+    assert page.run("document.documentElement.scrollWidth") <= width
+    out = "[...document.querySelectorAll('body *')].filter(e => e.getBoundingClientRect().right > innerWidth + 1"
+    out += " && !e.closest('.scroll, pre, .unseen, .skip')).map(e => e.outerHTML.slice(0, 80))"
+    assert page.run(out) == []
+    frames = page.run("[...document.querySelectorAll('.scroll')].map(e => [e.scrollWidth - e.clientWidth, e.tabIndex])")
+    assert {index for _, index in frames} == {0}
+    if width < 400:
+        assert max(wider for wider, _ in frames) > 0
+
+
+@pytest.mark.parametrize(("width", "scheme"), VIEWS)
+def test_an_accessibility_engine_finds_nothing(page, width, scheme):
+    engine = resources.files("axe_core_python").joinpath("axe.min.js").read_text()
+    page.resize(width)
+    page.media(scheme=scheme)
+    page.run("document.querySelectorAll('details').forEach(one => one.open = true)")
+    page.run(engine + "; true")
+    found = page.run("axe.run().then(said => said.violations.map(v => [v.id, v.nodes.map(n => n.html.slice(0, 90))]))")
+    assert found == []
+    page.run("document.documentElement.removeAttribute('lang')")
+    assert page.run("axe.run().then(said => said.violations.map(v => v.id))") == ["html-has-lang"]  # it does look
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_charts_stand_out_from_the_page(page, scheme):
+    """WCAG 2: 4.5 to 1 for text (1.4.3), 3 to 1 for lines and markers (1.4.11); the engine looks at no SVG."""
+    page.media(scheme=scheme)
+    paper = colour(page.run("getComputedStyle(document.body).backgroundColor"))
+    for name, kind, least in (
+        ("text", "fill", 4.5),
+        (".line", "stroke", 3),
+        (".marker", "fill", 3),
+        (".dot", "stroke", 3),
+    ):
+        shown = page.run(
+            f"[...new Set([...document.querySelectorAll('svg {name}')].map(e => getComputedStyle(e)['{kind}']))]"
+        )
+        assert shown
+        for one in shown:
+            assert contrast(colour(one), paper) >= least, (name, one)
+
+
+def test_the_rule_of_contrast_is_the_standards():
+    assert contrast((255, 255, 255), (0, 0, 0)) == pytest.approx(21)
+    assert contrast((118, 118, 118), (255, 255, 255)) == pytest.approx(4.54, abs=0.005)  # the well-known #767676
+
+
+def colour(text):
+    assert text.startswith("rgb("), text
+    return tuple(map(int, re.findall(r"\d+", text)))
+
+
+def contrast(one, other):
+    def luminance(rgb):
+        linear = [c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in (value / 255 for value in rgb)]
+        return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
+
+    dark, bright = sorted((luminance(one), luminance(other)))
+    return (bright + 0.05) / (dark + 0.05)
+
+
+def test_lines_differ_by_shape_as_well_as_by_colour(page):
+    shapes = page.run("[...document.querySelectorAll('.legend')][0].querySelectorAll('.marker').length")
+    assert shapes == 2
+    drawn = page.run(
+        "[...document.querySelectorAll('.legend')[0].querySelectorAll('.marker')]"
+        ".map(e => e.tagName + (e.getAttribute('d') || ''))"
+    )
+    assert len(set(drawn)) == 2
+
+
+def test_the_page_asks_for_nothing_and_complains_of_nothing(page, address):
+    page.run("window.scrollTo(0, document.body.scrollHeight)")
+    assert {request for request in page.requests if not request.startswith("data:")} == {address}
+    assert page.complaints == []
+    assert page.run("[...document.images].every(image => image.complete && image.naturalWidth > 0)")
+
+
+def test_what_runs_say_is_never_run_and_the_policy_would_not_let_it(page):
+    assert page.run("document.title") == "Ablations in runs"
+    page.run("document.body.insertAdjacentHTML('beforeend', '<img src=x onerror=\"document.title = 1\">')")
+    page.run(
+        "{ const s = document.createElement('script'); s.textContent = 'document.title = 2'; document.body.append(s) }"
+    )
+    assert page.run("document.title") == "Ablations in runs"
+    assert any("Content Security Policy" in complaint for complaint in page.complaints)
+
+
+def test_a_command_is_copied_and_a_screen_reader_hears_of_it(page, address):
+    page.call("Browser.grantPermissions", permissions=["clipboardReadWrite", "clipboardSanitizedWrite"])
+    page.run("document.querySelectorAll('details').forEach(one => one.open = true)")
+    page.run("document.querySelector('#group-1 .command button').focus()")
+    page.press("Enter")
+    page.run("new Promise(done => setTimeout(done, 200))")
+    assert page.run("document.querySelector('[role=status]').textContent") == "Command copied"
+    assert page.run("navigator.clipboard.readText()") == "dcnlab fit runs/layers/l0s0/config.yaml id=null"
+
+
+def test_the_first_stop_of_the_keyboard_leads_past_the_contents(page):
+    page.press("Tab")
+    assert page.run("document.activeElement.textContent") == "Skip to the findings"
+    assert page.run("document.activeElement.getBoundingClientRect().x") >= 0
+    page.press("Enter")
+    assert page.run("document.activeElement.id") == "main"
+
+
+def test_without_scripts_all_is_there_and_nothing_pretends_to_work(page, address):
+    page.call("Emulation.setScriptExecutionDisabled", value=True)
+    try:
+        page.open(address)
+        page.call("DOM.enable")
+        root = page.call("DOM.getDocument")["root"]["nodeId"]
+        count = {
+            name: len(page.call("DOM.querySelectorAll", nodeId=root, selector=name)["nodeIds"])
+            for name in ("table", "button", "svg.chart")
+        }
+    finally:
+        page.call("Emulation.setScriptExecutionDisabled", value=False)
+    assert count["button"] == 0
+    assert count["table"] > 10
+    assert count["svg.chart"] > 4
+
+
+def test_print_is_dark_on_white_without_what_paper_cannot_do(page):
+    page.media("print", "dark")
+    page.resize(700)
+    assert page.run("getComputedStyle(document.body).backgroundColor") == "rgb(255, 255, 255)"
+    assert page.run("getComputedStyle(document.body).color") == "rgb(0, 0, 0)"
+    for name in ("nav", ".skip"):
+        assert page.run(f"getComputedStyle(document.querySelector('{name}')).display") == "none"
+    wide = page.run("[...document.querySelectorAll('table')].filter(t => t.getBoundingClientRect().right > 701).length")
+    assert wide == 0

@@ -151,11 +151,12 @@ def table(
 def report(
     folder: Annotated[Path, typer.Argument(metavar="DIR")],
     out: Annotated[Path | None, typer.Option(metavar="FILE.html", show_default="DIR/report.html")] = None,
+    any_code: Annotated[bool, typer.Option("--any-code", help="Let runs of different code share rows.")] = False,
 ) -> None:
     """Write one HTML page on all runs in a folder, which needs no network: tables, curves, costs; prints the file."""
     from dcnlab.ablations.report import page
 
-    print(page.write(folder, out))
+    print(page.write(folder, out, any_code))
 
 
 @app.command()

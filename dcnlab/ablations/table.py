@@ -153,7 +153,7 @@ def _grid(sections: Sequence[Section]) -> tuple[list[str], list[list[str]]]:
     rows = [(part.title, row) for part in sections for row in part.rows]
     several = len(sections) > 1
     header = [*(["system"] if several else []), *(name.rpartition(".")[2] for name in labels)]
-    lines = [[*([title] if several else []), *(_label(name, row.get(name)) for name in labels)] for title, row in rows]
+    lines = [[*([title] if several else []), *(label(name, row.get(name)) for name in labels)] for title, row in rows]
     for metric in metrics:
         tested = any(seeds.can_be_significant(len(row.get(f"{metric}_differences", ()))) for _, row in rows)
         published = [part.counterpart for part in sections if part.counterpart and part.counterpart.has(metric)]
@@ -175,7 +175,8 @@ def _grid(sections: Sequence[Section]) -> tuple[list[str], list[list[str]]]:
     return header, lines
 
 
-def _label(name: str, value: Any) -> str:
+def label(name: str, value: Any) -> str:
+    """A swept setting's value as people read it."""
     if name == CODE and value is not None:
         commit, dash, dirty = value.partition("-")
         return commit[:_CODE] + dash + dirty

@@ -15,6 +15,7 @@ from report_runs import SCRIPT, write_curve, write_everything, write_run
 
 from dcnlab import cli, configfile, runs
 from dcnlab.ablations.report import charts, curves, gather, markup, page
+from dcnlab.ablations.report.measured import SIZES
 from dcnlab.ablations.report.pictures import Album
 from dcnlab.config import ConfigError
 
@@ -108,10 +109,10 @@ def test_classes_have_a_row_each_with_the_difference_to_the_first_column(read):
 
 
 def test_measured_dilation_stands_beside_the_papers(read):
-    assert table(read, "deform_layers 3, runs/layers/l3s0")[1] == [
-        "layer4.2.conv2", "5.00 ± 0.50", "5.00 ± 0.50", "5.00 ± 0.50", "–",
-    ]  # fmt: skip
-    assert table(read, "paper's table 2")[1] == ["res5c", "5.3 ± 3.3", "5.8 ± 3.5", "8.4 ± 4.5", "6.2 ± 3.0"]
+    header, row = table(read, "deform_layers 3, runs/layers/l3s0")
+    assert header == ["layer", *SIZES, "paper's layer", *(f"paper: {size}" for size in SIZES)]
+    assert row[:5] == ["layer4.2.conv2", "5.00 ± 0.50", "5.00 ± 0.50", "5.00 ± 0.50", "–"]
+    assert row[5:] == ["res5c", "5.3 ± 3.3", "5.8 ± 3.5", "8.4 ± 4.5", "6.2 ± 3.0"]
 
 
 def test_costs_are_means_over_the_runs_of_a_row(read):
@@ -288,6 +289,16 @@ def test_the_command_prints_the_file_and_mistakes_are_one_line(runs_folder):
         refused = dcnlab("report", folder)
         assert (refused.returncode, refused.stderr) == (2, f"dcnlab: {says}\n")
     assert not Path("empty/report.html").exists()
+
+
+def test_runs_of_different_code_share_no_row_unless_asked(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for seed, git in enumerate(("one", "two")):
+        write_run(f"runs/a/{seed}", 50.0 + seed, {"seed": seed}, seed=seed, environment={"git": git})
+    [apart], [joined] = (gather.report(Path("runs"), any_code).groups for any_code in (False, True))
+    assert [row.label for row in apart.rows] == ["code one", "code two"]
+    assert [row.figures["top1"] for row in joined.rows] == [50.5]
+    assert "of the same code to compare it with" in page.write(Path("runs")).read_text()
 
 
 def test_results_that_cannot_be_read_are_named_and_the_rest_is_shown(runs_folder):

@@ -69,13 +69,14 @@ def lines(name: str, caption: str, curves: Sequence[Curve | None], x_label: str)
     return _figure(name, caption, list(_ends([curve for _, curve in present])), HEIGHT, parts)
 
 
-def dots(metric: str, caption: str, rows: Sequence[tuple[str, Sequence[float]]]) -> Markup:
-    """A figure with a line of dots for each row: a dot a seed, their mean, and its distance to the first row's.
+def dots(metric: str, caption: str, rows: Sequence[tuple[str, Sequence[float]]], base: float | None = None) -> Markup:
+    """A figure with a line of dots for each row: a dot a seed, their mean, and its distance to the base.
 
     Args:
         metric: what is shown, percent.
         caption: of the figure.
         rows: label and the seeds' figures, at least one each.
+        base: what the means are compared with.
     """
     values = [value for _, seeds in rows for value in seeds]
     marks = ticks(min(values), max(values), 5)
@@ -91,8 +92,9 @@ def dots(metric: str, caption: str, rows: Sequence[tuple[str, Sequence[float]]])
         parts.append(el("line", {"class": "grid", "x1": x, "y1": 4, "x2": x, "y2": _n(height - 34)}))
         parts.append(_text(across(value), height - 20, _tick(value, marks), "middle"))
     parts.append(_text(WIDTH / 2, height - 4, f"{metric} (%)", "middle"))
-    first = across(statistics.fmean(rows[0][1]))
-    parts.append(el("line", {"class": "base", "x1": _n(first), "y1": 4, "x2": _n(first), "y2": _n(height - 34)}))
+    if base is not None:
+        x = _n(across(base))
+        parts.append(el("line", {"class": "base", "x1": x, "y1": 4, "x2": x, "y2": _n(height - 34)}))
     for number, (label, seeds) in enumerate(rows):
         y = number * _ROW + 30
         mean = across(statistics.fmean(seeds))

@@ -2,88 +2,71 @@
 
 from __future__ import annotations
 
-import re
-
 from dcnlab import runs
+from dcnlab.ablations import seeds
+from dcnlab.ablations.collect import CODE
 from dcnlab.ablations.report.gather import Group, Row
 
 
-def headlines(group: Group) -> list[str]:
-    """The metrics of a table that people read first."""
-    return [metric for metric in group.table.metrics if runs.is_headline(metric)]
+def metric_of(group: Group) -> str | None:
+    """The metric that people read first."""
+    return group.section.shown[0] if group.section.shown else None
 
 
 def finding(group: Group) -> str:
-    """The best row of a table against its first, in the table's first metric."""
-    metrics = headlines(group)
-    scored = [at for at, row in enumerate(group.table.rows) if metrics and row.get(metrics[0]) is not None]
-    if not scored:
+    """The best row of a table against the one that it is compared with, in the table's first metric."""
+    metric = metric_of(group)
+    scored = [row for row in group.rows if metric is not None and row.figures.get(metric) is not None]
+    if metric is None or not scored:
         return "No run of it has a score."
-    metric, rows = metrics[0], group.table.rows
     if len(scored) == 1:
-        seeds = rows[scored[0]]["seeds"]
-        only = f"{group.rows[scored[0]].label}, " if group.table.swept else ""
-        return f"{metric} is {_figure(group, scored[0], metric)}: {only}{_count(seeds, 'seed')}."
-    sign = -1 if lower_is_better(metric) else 1
-    top = min(scored, key=lambda at: rank(group, at))
-    word = "lowest" if sign < 0 else "highest"
-    text = f"{metric} is {word} at {group.rows[top].label}: {_figure(group, top, metric)}"
-    if 0 not in scored:
-        return f"{text}. The first row, {group.rows[0].label}, has no run to compare with."
-    if top == 0:
-        return f"{text}, which is the first row: no other setting is better."
-    text += f", {rows[top][metric] - rows[0][metric]:+.2f} against {group.rows[0].label}"
-    better, pairs = paired(group.rows[0], group.rows[top], metric, sign)
+        only = f"{scored[0].label}, " if group.section.swept else ""
+        return f"{metric} is {figure(scored[0], metric)}: {only}{_count(scored[0].figures['seeds'], 'seed')}."
+    top = min(scored, key=lambda row: rank(row, metric))
+    word = "lowest" if runs.goal(metric) == "minimize" else "highest"
+    text = f"{metric} is {word} at {top.label}: {figure(top, metric)}"
+    compared = [row for row in group.rows if row.figures.get(f"{metric}_difference") is not None]
+    if top.figures[f"{metric}_difference"] is None:
+        if top.figures["base"] and compared:
+            bases = sum(row.figures["base"] for row in group.rows)
+            return f"{text}, {'which the others are' if bases == 1 else 'which others are'} compared with."
+        same = " of the same code" if CODE in group.section.swept else ""
+        return f"{text}. There is no run{same} to compare it with."
+    return f"{text}, {_against(group, top, metric)}."
+
+
+def _against(group: Group, top: Row, metric: str) -> str:
+    """The difference of the best row to its base, and how far the seeds bear it."""
+    bases = [row for row in group.rows if row.figures["base"]]
+    against = bases[0].label if len(bases) == 1 else "the row that it is compared with"
+    difference = top.figures[f"{metric}_difference"]
+    text = f"{difference:+.2f} against {against}"
+    pairs = list(top.figures[f"{metric}_differences"].values())
     if pairs:
-        text += f"; better at {better} of {_count(pairs, 'seed')} that both have"
-    spread = max((rows[at][f"{metric}_std"] or 0.0) for at in (0, top))
-    if spread:
-        gap = abs(rows[top][metric] - rows[0][metric])
-        side = "more" if gap > spread else "less"
-        text += f". The difference is {side} than the larger of the two standard deviations ({spread:.2f})"
-    else:
-        text += ". Without more seeds nothing is known of the spread"
-    return f"{text}."
+        sign = -1 if runs.goal(metric) == "minimize" else 1
+        better = sum(sign * pair > 0 for pair in pairs)
+        text += f"; better at {better} of {_count(len(pairs), 'seed')} that both have"
+    if seeds.can_be_significant(len(pairs)):
+        text += f" (p {top.figures[f'{metric}_p']:.3g})"
+    spread = max(row.figures.get(f"{metric}_std") or 0.0 for row in (top, *bases[:1]))
+    if not spread:
+        return f"{text}. With one seed nothing is known of the spread"
+    side = "more" if abs(difference) > spread else "less"
+    return f"{text}. The difference is {side} than the larger of the two standard deviations ({spread:.2f})"
 
 
-def best(group: Group) -> tuple[str, str] | None:
-    """A table's first metric and the best mean in it; None without any."""
-    metrics = headlines(group)
-    scored = [at for at, row in enumerate(group.table.rows) if metrics and row.get(metrics[0]) is not None]
-    if not scored:
-        return None
-    top = min(scored, key=lambda at: rank(group, at))
-    return metrics[0], _figure(group, top, metrics[0]).removesuffix(" %")
-
-
-def rank(group: Group, at: int) -> tuple[bool, float]:
-    """Sorts rows by the first metric, the best first and those without it last."""
-    metrics = headlines(group)
-    mean = group.table.rows[at].get(metrics[0]) if metrics else None
-    if mean is None:
+def rank(row: Row, metric: str | None) -> tuple[bool, float]:
+    """Sorts rows, the best first and those without the metric last."""
+    mean = None if metric is None else row.figures.get(metric)
+    if metric is None or mean is None:
         return True, 0.0
-    return False, mean if lower_is_better(metrics[0]) else -mean
+    return False, mean if runs.goal(metric) == "minimize" else -mean
 
 
-def paired(first: Row, other: Row, metric: str, sign: int) -> tuple[int, int]:
-    """At how many of the seeds that two rows share the other is better, and how many they share."""
-    mine, theirs = (
-        {record.results["seed"]: record.results["metrics"].get(metric) for record in row.records}
-        for row in (first, other)
-    )
-    shared = [seed for seed in mine if mine[seed] is not None and theirs.get(seed) is not None]
-    return sum(sign * (theirs[seed] - mine[seed]) > 0 for seed in shared), len(shared)
-
-
-def lower_is_better(metric: str) -> bool:
-    """Whether less of a metric is more: losses and errors."""
-    return re.search(r"loss|error", metric) is not None
-
-
-def _figure(group: Group, at: int, metric: str) -> str:
-    row = group.table.rows[at]
-    std = row[f"{metric}_std"]
-    return f"{row[metric]:.2f} %" if std is None else f"{row[metric]:.2f} ± {std:.2f} %"
+def figure(row: Row, metric: str) -> str:
+    """A row's mean and spread."""
+    mean, std = row.figures[metric], row.figures[f"{metric}_std"]
+    return f"{mean:.2f} %" if std is None else f"{mean:.2f} ± {std:.2f} %"
 
 
 def _count(number: int, noun: str) -> str:

@@ -5,15 +5,16 @@ from __future__ import annotations
 import json
 import shlex
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from dcnlab import configfile, resources, runs
-from dcnlab.ablations import collect, sweepfile
+from dcnlab.ablations import collect, paper, record, sweepfile
 from dcnlab.ablations import table as tables
-from dcnlab.ablations.collect import Record
-from dcnlab.ablations.sweepfile import digest
+from dcnlab.ablations.record import Record
+from dcnlab.ablations.section import Section
+from dcnlab.ablations.sweepfile import Trial, digest
 from dcnlab.ablations.table import Table
 from dcnlab.config import ConfigError
 
@@ -22,6 +23,8 @@ from dcnlab.config import ConfigError
 class Row:
     """A row of a table and the runs behind it."""
 
+    figures: dict[str, Any]
+    """See `table.Table.rows`."""
     settings: list[str]
     """The swept ones' values."""
     label: str
@@ -32,7 +35,7 @@ class Row:
 
 @dataclass
 class Group:
-    """Runs that one table compares: they share a name and all settings but the swept ones and the seed."""
+    """Runs that are compared with one another: they share a name and all settings but the swept ones and the seed."""
 
     name: str
     title: str
@@ -40,9 +43,15 @@ class Group:
     apart: dict[str, str]
     """The settings that tell it from other runs of the name; empty where there are no others."""
     table: Table
+    """Of one section."""
     rows: list[Row]
     command: str | None
     """What repeats all of it, where that is one command."""
+
+    @property
+    def section(self) -> Section:
+        """The table's only one."""
+        return self.table.sections[0]
 
     @property
     def records(self) -> list[Record]:
@@ -68,6 +77,8 @@ class Report:
 
     root: Path
     groups: list[Group]
+    papers: list[Table]
+    """The paper's own tables, of those that the runs fill two rows or more of."""
     unfinished: list[Unfinished]
     notes: list[str] = field(default_factory=list)
 
@@ -77,101 +88,135 @@ class Report:
         return [record for group in self.groups for record in group.records]
 
 
-def report(root: Path) -> Report:
+def report(root: Path, any_code: bool = False) -> Report:
     """Gather the runs below a folder.
+
+    Args:
+        root: the folder.
+        any_code: whether runs of different code share rows.
 
     Raises:
         ConfigError: there is no such folder, or no run in it.
     """
     if not root.is_dir():
         raise ConfigError(f"{root}: no such folder")
-    found, notes = collect.records([root])
-    finished = [record for record in found if record.results["status"] == "finished"]
+    found, notes = record.records([root])
+    finished = [one for one in found if one.finished]
     unfinished = _unfinished(root, found)
     if not finished and not unfinished:
         raise ConfigError(f"{root}: no runs in it" + (f" that can be read; {notes[0]}" if notes else ""))
     groups: list[Group] = []
-    names: dict[str, list[Record]] = {}
-    for record in finished:
-        names.setdefault(record.folder.parent.name, []).append(record)
-    for name, records in names.items():
-        kinds: dict[str, list[Record]] = {}
-        for record in records:
-            kinds.setdefault(digest(record.rest), []).append(record)
+    for name in dict.fromkeys(one.name for one in finished):
+        kinds = _kinds(name, [one for one in finished if one.name == name])
         if len(kinds) > 1:
             notes.append(f"{name}: the runs are of {len(kinds)} settings, which one table cannot mix; each has its own")
-        for number, kind in enumerate(kinds.values(), 1):
+        for number, (overrides, kind) in enumerate(kinds, 1):
             title = f"{name} ({number} of {len(kinds)})" if len(kinds) > 1 else name
-            groups.append(_group(name, title, _apart(kind[0], [other[0] for other in kinds.values()]), kind))
-    return Report(root, groups, unfinished, notes)
+            apart = _apart(kind[0], [other[0] for _, other in kinds])
+            groups += _groups(
+                name, title, apart, _table(name, overrides, kind, any_code), _command(name, overrides, kind), kind
+            )
+    return Report(root, groups, _papers(finished, any_code), unfinished, notes)
+
+
+def _kinds(name: str, found: list[Record]) -> list[tuple[list[str] | None, list[Record]]]:
+    """Runs of one name by the settings that a table's rows share.
+
+    Returns:
+        With each kind the key=value under which they are trials of the packaged sweep of that name, or None.
+    """
+    kinds: dict[str, list[Record]] = {}
+    for one in found:
+        kinds.setdefault(digest(one.rest), []).append(one)
+    joined: dict[str, tuple[list[str] | None, list[Record]]] = {}
+    for key, kind in kinds.items():
+        overrides = _overrides(name, kind[0]) if name in resources.names("sweeps") else None
+        _, members = joined.setdefault(key if overrides is None else shlex.join(overrides), (overrides, []))
+        members += kind
+    return list(joined.values())
+
+
+def _overrides(name: str, one: Record) -> list[str] | None:
+    """The key=value under which a run is a trial of a packaged sweep; None where it is none."""
+    sweep = sweepfile.read(name)
+    root = one.settings.get("data.root")
+    overrides = [f"data.root={root}"] if root is not None else []
+    try:
+        meant = configfile.settings(sweepfile.trial(sweep, one.results["parameters"], overrides).config)
+        differing = [key for key, value in one.settings.items() if meant.get(key) != value]
+        overrides += [f"{key}={_yaml(one.settings[key])}" for key in differing]
+        trials: Sequence[Trial]
+        if sweep.method == "random":
+            trials = [sweepfile.trial(sweep, one.results["parameters"], overrides)]
+        else:
+            trials = sweepfile.trials(sweep, overrides)
+    except ConfigError:  # its settings are of another kind of experiment
+        return None
+    return overrides if one.id in {trial.id for trial in trials} else None
 
 
 def _apart(one: Record, all_of_them: Sequence[Record]) -> dict[str, str]:
     """The settings of a run that not all have."""
-    keys = dict.fromkeys(key for record in all_of_them for key in record.rest)
-    differing = [key for key in keys if any(record.rest.get(key) != one.rest.get(key) for record in all_of_them)]
+    keys = dict.fromkeys(key for other in all_of_them for key in other.rest)
+    differing = [key for key in keys if any(other.rest.get(key) != one.rest.get(key) for other in all_of_them)]
     return {key: _plain(one.rest.get(key)) for key in differing}
 
 
-def _group(name: str, title: str, apart: dict[str, str], records: list[Record]) -> Group:
-    table, command = _table(name, records)
-    rows = [_row(row, table.swept) for row in table.rows]
-    keys = [_key(row, table.swept) for row in table.rows]
-    for parameters, record in collect.of_name(name, records).lines:
-        key = _key(parameters, table.swept)
-        if record is not None and key in keys:
-            rows[keys.index(key)].records.append(record)
-    return Group(name, title, apart, table, rows, command)
-
-
-def _table(name: str, records: list[Record]) -> tuple[Table, str | None]:
+def _table(name: str, overrides: list[str] | None, found: list[Record], any_code: bool) -> Table:
     """The table of runs of one kind: as the sweep of that name, missing trials included, where they are its runs."""
-    folders = [record.folder for record in records]
-    if name in resources.names("sweeps"):
-        overrides = _overrides(name, records[0])
-        if overrides is not None:
-            homes = {folder.parent.parent for folder in folders}
-            where = ["--out", str(homes.pop())] if len(homes) == 1 else []
-            return tables.assemble(name, folders, overrides), shlex.join(["dcnlab", "sweep", name, *overrides, *where])
-    return tables.summarise(name, collect.of_name(name, records)), None
+    if overrides is None:
+        return tables.summarise(name, collect.of_name(name, found, any_code))
+    return tables.of_records(name, found, overrides=overrides, any_code=any_code)
 
 
-def _overrides(name: str, record: Record) -> list[str] | None:
-    """The key=value under which a packaged sweep's trials are runs such as this one; None where it is no trial."""
-    sweep = sweepfile.read(name)
-    root = record.settings.get("data.root")
-    overrides = [f"data.root={root}"] if root is not None else []
-    try:
-        for _ in range(2):
-            akin = [
-                trial
-                for trial in sweepfile.trials(sweep, overrides)
-                if trial.parameters == record.results["parameters"]
-            ]
-            if not akin:
-                return None
-            meant = configfile.settings(akin[0].config)
-            differing = [key for key, value in record.settings.items() if meant.get(key) != value]
-            if not differing:
-                return overrides
-            overrides += [f"{key}={_yaml(record.settings[key])}" for key in differing]
-    except ConfigError:
+def _command(name: str, overrides: list[str] | None, found: list[Record]) -> str | None:
+    """What runs all of a sweep that is missing; None where the runs are of none."""
+    if overrides is None:
         return None
-    return None
+    homes = {one.folder.parent.parent for one in found}
+    where = ["--out", str(homes.pop())] if len(homes) == 1 else []
+    return shlex.join(["dcnlab", "sweep", name, *overrides, *where])
+
+
+def _groups(
+    name: str, title: str, apart: dict[str, str], table: Table, command: str | None, found: list[Record]
+) -> list[Group]:
+    """One for each part of a table."""
+    folders = {str(one.folder): one for one in found}
+    groups: list[Group] = []
+    for part in table.sections:
+        rows = [_row(row, part.swept, folders) for row in part.rows]
+        full = f"{title}: {part.title}" if part.title else title
+        first = part is table.sections[0]
+        own = replace(
+            table, sections=[part], notes=table.notes if first else [], orientation=first and table.orientation
+        )
+        groups.append(Group(name, full, apart, own, rows, command))
+    return groups
+
+
+def _row(figures: dict[str, Any], swept: Sequence[str], folders: dict[str, Record]) -> Row:
+    values = [tables.label(name, figures.get(name)) or "not set" for name in swept]
+    named = [f"{name.rpartition('.')[2]} {value}" for name, value in zip(swept, values, strict=True)]
+    own = sorted((folders[folder] for folder in figures["runs"]), key=lambda one: one.seed)
+    return Row(figures, values or ["all seeds"], ", ".join(named) or "all seeds", own)
+
+
+def _papers(finished: Sequence[Record], any_code: bool) -> list[Table]:
+    found = []
+    for name in paper.VARIED:
+        try:
+            table = tables.of_records(name, finished, any_code=any_code)
+        except ConfigError:  # no run is of any of its rows
+            continue
+        sections = [part for part in table.sections if sum(row["seeds"] > 0 for row in part.rows) > 1]
+        if sections:
+            found.append(replace(table, sections=sections))
+    return found
 
 
 def _yaml(value: Any) -> str:
     return value if isinstance(value, str) else json.dumps(value)
-
-
-def _key(row: dict[str, Any], swept: Sequence[str]) -> str:
-    return json.dumps([row.get(name) for name in swept], default=list)
-
-
-def _row(row: dict[str, Any], swept: Sequence[str]) -> Row:
-    values = [_plain(row.get(name)) for name in swept]
-    named = [f"{name.rpartition('.')[2]} {value}" for name, value in zip(swept, values, strict=True)]
-    return Row(values or ["all seeds"], ", ".join(named) or "all seeds", [])
 
 
 def _plain(value: Any) -> str:
@@ -180,18 +225,18 @@ def _plain(value: Any) -> str:
 
 def _unfinished(root: Path, found: Sequence[Record]) -> list[Unfinished]:
     """Runs without a score: failed, interrupted, still at work, killed, or not even begun."""
-    results = {record.folder: record for record in found}
+    results = {one.folder: one for one in found}
     folders = {path.parent for path in root.glob("**/parameters.json") if "wandb" not in path.relative_to(root).parts}
     broken = []
     for folder in sorted(folders | set(runs.discover([root]))):
-        record = results.get(folder)
-        if record is None and (folder / "results.json").exists():
+        one = results.get(folder)
+        if one is None and (folder / "results.json").exists():
             continue  # of those that cannot be read, the notes tell
-        if record is not None and record.results["status"] == "finished":
+        if one is not None and one.finished:
             continue
-        status = "unfinished" if record is None else record.results["status"]
-        parameters = _parameters(folder) if record is None else record.results["parameters"]
-        reason = "" if record is None else str(record.results.get("reason") or "")
+        status = "unfinished" if one is None else one.results["status"]
+        parameters = _parameters(folder) if one is None else one.results["parameters"]
+        reason = "" if one is None else str(one.results.get("reason") or "")
         if not reason and status == "interrupted":
             reason = "stopped from outside"
         if not reason:

@@ -12,7 +12,7 @@ class Markup(str):
 Child = str | int | float | None
 """What stands in an element; None is nothing."""
 
-_VOID = ("meta", "link", "img", "br", "hr", "line", "circle", "path", "rect", "polyline")
+_VOID = ("meta", "link", "img", "br", "wbr", "line", "circle", "path", "rect", "polyline")
 
 
 def el(tag: str, attributes: dict[str, object] | None = None, *children: Child) -> Markup:
@@ -32,7 +32,7 @@ def el(tag: str, attributes: dict[str, object] | None = None, *children: Child) 
     opening = f"<{tag}{''.join(shown)}>"
     if tag in _VOID:
         # SVG's void elements need the end that HTML's do not have.
-        return Markup(opening if tag in ("meta", "link", "img", "br", "hr") else f"{opening[:-1]}/>")
+        return Markup(opening if tag in ("meta", "link", "img", "br", "wbr") else f"{opening[:-1]}/>")
     return Markup(f"{opening}{join(*children)}</{tag}>")
 
 

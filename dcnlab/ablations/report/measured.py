@@ -3,42 +3,58 @@
 from __future__ import annotations
 
 import json
+from itertools import zip_longest
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
-from dcnlab.ablations.collect import Record
+from dcnlab.ablations import rendering
+from dcnlab.configfile import read_yaml
 
 SIZES = ("small", "medium", "large", "background")
 """What the centre of a filter lies on."""
 
 
-def dilation(record: Record) -> list[list[str]] | None:
-    """The rows of a run's dilation.json as people read them; None where it has none.
+class Dilation(NamedTuple):
+    """A run's effective dilation beside the paper's, as people read it."""
+
+    said: str
+    header: list[str]
+    lines: list[list[str]]
+
+
+def dilation(folder: Path) -> Dilation | None:
+    """A run's dilation.json, each layer beside the paper's of the same place from the end; None where it has none.
 
     Raises:
         ValueError: it is not what `dcnlab dilation` writes.
     """
-    path = record.folder / "dilation.json"
+    path = folder / "dilation.json"
     tree = _read(path)
     if tree is None:
         return None
+    paper = read_yaml(Path(rendering.__file__).with_name("published.yaml"))["table2"]
+    theirs = [[row["layer"], *("{:.1f} ± {:.1f}".format(*row[size]) for size in SIZES)] for row in paper["rows"]]
     try:
-        return [[str(row["layer"]), *(_cell(row[size]) for size in SIZES)] for row in tree["rows"]]
+        ours = [[str(row["layer"]), *(_cell(row[size]) for size in SIZES)] for row in tree["rows"]]
+        images = f"{tree['images']} images; " if "images" in tree else ""
     except (KeyError, TypeError, ValueError) as error:
         raise ValueError(f"{path}: not what dcnlab dilation writes") from error
+    lines = [[*own, *other] for own, other in zip_longest(ours, theirs[: len(ours)], fillvalue=[""] * 5)]
+    header = ["layer", *SIZES, "paper's layer", *(f"paper: {size}" for size in SIZES)]
+    return Dilation(f"{images}the paper's table 2 is of {paper['data']}", header, lines)
 
 
-def robustness(record: Record, kind: str) -> tuple[str, dict[float, float]] | None:
+def robustness(folder: Path, kind: str) -> tuple[str, dict[float, float]] | None:
     """The metric and the course of a run's robustness.json; None where it has none.
 
     Args:
-        record: the run.
+        folder: the run's.
         kind: rotation, by degrees, or scale, by factor.
 
     Raises:
         ValueError: it is not of that form.
     """
-    path = record.folder / "robustness.json"
+    path = folder / "robustness.json"
     tree = _read(path)
     if tree is None:
         return None

@@ -19,12 +19,13 @@ from dcnlab.ablations.report.markup import Markup, el, join
 from dcnlab.ablations.report.pictures import Album
 
 
-def write(root: Path, out: Path | None = None) -> Path:
+def write(root: Path, out: Path | None = None, any_code: bool = False) -> Path:
     """Write the report on all runs below a folder.
 
     Args:
         root: the folder.
         out: the file; None is ROOT/report.html.
+        any_code: whether runs of different code share rows.
 
     Returns:
         The file.
@@ -32,11 +33,14 @@ def write(root: Path, out: Path | None = None) -> Path:
     Raises:
         ConfigError: there is no such folder, or no run in it.
     """
-    text = render(gather.report(root))
+    text = render(gather.report(root, any_code))
     path = out or root / "report.html"
     path.parent.mkdir(parents=True, exist_ok=True)
     runs.write_whole(path, text)
     return path
+
+
+_OF_PAPER = "From all runs above, whatever their names: those that fill two rows or more."
 
 
 def render(report: Report) -> str:
@@ -52,12 +56,15 @@ def render(report: Report) -> str:
     parts = [
         (f"group-{number}", group.title, sections.group(group, album)) for number, group in enumerate(report.groups, 1)
     ]
+    if report.papers:
+        tables = join(el("p", None, _OF_PAPER), *(sections.of_paper(table) for table in report.papers))
+        parts.append(("paper", "The paper's tables", tables))
     if report.unfinished:
         parts.append(("unfinished", "Runs without a score", _unfinished(report.unfinished)))
     parts.append(("environment", "Environment", _environment(report)))
     parts.append(("reading", "How to read this", _reading()))
     contents = [("overview", "Overview"), *((name, heading) for name, heading, _ in parts)]
-    links = [el("li", None, el("a", {"href": f"#{name}"}, heading)) for name, heading in contents]
+    links = [el("li", None, el("a", {"href": f"#{name}"}, *_breakable(heading))) for name, heading in contents]
     head = join(
         el("meta", {"charset": "utf-8"}),
         el("meta", {"http-equiv": "Content-Security-Policy", "content": policy}),
@@ -82,6 +89,14 @@ def render(report: Report) -> str:
         el("script", None, Markup(js)),
     )
     return f"<!DOCTYPE html>\n{el('html', {'lang': 'en'}, el('head', None, head), el('body', None, body))}\n"
+
+
+def _breakable(text: str) -> list[Markup | str]:
+    """Names of files and runs may break behind their underscores."""
+    parts: list[Markup | str] = []
+    for word in text.split("_"):
+        parts += [word, "_", el("wbr")]
+    return parts[:-2]
 
 
 def _hash(text: str) -> str:
@@ -157,17 +172,14 @@ def _said(value: object) -> str:
 _ENVIRONMENT = {"git": "git commit", "world_size": "processes in a run", "gpu": "GPU", "cpu": "CPU", "cuda": "CUDA"}
 
 
+_READING = (
+    "A figure with ± is a mean over seeds and their standard deviation (n - 1), percent.",
+    "Differences are to the row without deformable modules, or else the first. A row short of seeds has a (!).",
+    "Curves show the mean over a row's runs; the band goes from the lowest run to the highest.",
+    "The paper's figures are of its own data and networks: compare trends, not levels.",
+    "Runs that differ in any setting but the seed and what was swept never share a table.",
+)
+
+
 def _reading() -> Markup:
-    return el(
-        "ul",
-        None,
-        el(
-            "li",
-            None,
-            "A figure with ± is a mean over seeds and their standard deviation (n - 1), percent.",
-        ),
-        el("li", None, "Differences are to the first row of a table. Rows short of seeds are marked (!)."),
-        el("li", None, "Curves show the mean over a row's runs; the band goes from the lowest run to the highest."),
-        el("li", None, "The paper's figures are of its own data and networks: compare trends, not levels."),
-        el("li", None, "Runs that differ in any setting but the seed and what was swept never share a table."),
-    )
+    return el("ul", None, *(el("li", None, line) for line in _READING))

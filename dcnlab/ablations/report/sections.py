@@ -9,15 +9,15 @@ from pathlib import Path
 from typing import Any
 
 from dcnlab.ablations import table as tables
-from dcnlab.ablations.collect import Record
+from dcnlab.ablations.collect import CODE
+from dcnlab.ablations.record import Record
 from dcnlab.ablations.report import charts, curves, findings, measured
 from dcnlab.ablations.report.curves import Curve
-from dcnlab.ablations.report.findings import headlines
 from dcnlab.ablations.report.gather import Group, Row
 from dcnlab.ablations.report.grid import grid
 from dcnlab.ablations.report.markup import Child, Markup, el, join
 from dcnlab.ablations.report.pictures import Album
-from dcnlab.configfile import read_yaml
+from dcnlab.ablations.table import Table
 
 _METRIC_CHARTS = 3
 _PICTURES_OF_A_RUN = 4
@@ -53,8 +53,10 @@ def kinds(name: str, groups: Sequence[Group]) -> Markup:
     keys = list(own[0].apart)[:_SETTINGS]
     lines: list[list[Child]] = []
     for one in own:
-        best = findings.best(one)
-        metric, score = ("", "missing") if best is None else best
+        metric = findings.metric_of(one)
+        top = min(one.rows, key=lambda row: findings.rank(row, metric))
+        scored = metric is not None and top.figures.get(metric) is not None
+        score = findings.figure(top, str(metric)).removesuffix(" %") if scored else "missing"
         lines.append([one.title, *(one.apart.get(key, "") for key in keys), metric, score])
     more = len(own[0].apart) - len(keys)
     caption = f"{name}: runs that no one table can hold, and their best score"
@@ -66,6 +68,13 @@ def _named(apart: dict[str, str]) -> str:
     shown = [f"{key} {value}" for key, value in list(apart.items())[:_SETTINGS]]
     more = len(apart) - len(shown)
     return ", ".join([*shown, *([f"and {more} more"] if more > 0 else [])])
+
+
+def of_paper(table: Table) -> Markup:
+    """One of the paper's tables, with what the runs fill in."""
+    name = table.title.partition(":")[0]
+    blocks = [grid(f"{name}: {block.caption}", block.header, block.lines) for block in tables.blocks(table, "")]
+    return join(el("h3", None, table.title), *blocks, notes(table.notes))
 
 
 def notes(lines: Sequence[str]) -> Markup:
@@ -92,12 +101,15 @@ def duration(seconds: float) -> str:
 
 def _results(one: Group) -> Markup:
     figures = []
-    for metric in headlines(one)[:_METRIC_CHARTS]:
-        shown = [(row.label, _values(row, metric)) for _, row in _shown(one)]
-        scored = [(label, values) for label, values in shown if values]
-        if len(scored) > 1 or (scored and len(scored[0][1]) > 1):
-            caption = f"{metric}: a circle a run, the bar their mean; the dashed line is the mean of the first row"
-            figures.append(charts.dots(metric, caption, scored))
+    for metric in one.section.shown[:_METRIC_CHARTS]:
+        scored = [row for row in _shown(one) if row.figures.get(metric) is not None]
+        if len(scored) > 1 or (scored and len(_values(scored[0], metric)) > 1):
+            caption = f"{metric}: a circle a run, the bar their mean"
+            bases = [row.figures[metric] for row in scored if row.figures["base"]]
+            if len(bases) == 1:
+                caption += "; the dashed line is the mean of the row that others are compared with"
+            points = [(row.label, _values(row, metric)) for row in scored]
+            figures.append(charts.dots(metric, caption, points, bases[0] if len(bases) == 1 else None))
     ours, *paper = tables.blocks(one.table, f"{one.title}: mean and spread over seeds")
     parts = [el("h3", None, "Results")]
     if figures:
@@ -107,21 +119,21 @@ def _results(one: Group) -> Markup:
     return join(*parts)
 
 
-def _shown(one: Group) -> list[tuple[dict[str, Any], Row]]:
+def _shown(one: Group) -> list[Row]:
     """The rows that charts have room for: the first, and of the others the best."""
-    pairs = list(zip(one.table.rows, one.rows, strict=True))
-    if len(pairs) <= charts.LINES:
-        return pairs
-    ranked = sorted(range(1, len(pairs)), key=lambda at: findings.rank(one, at))
-    return [pairs[at] for at in sorted([0, *ranked[: charts.LINES - 1]])]
+    if len(one.rows) <= charts.LINES:
+        return one.rows
+    metric = findings.metric_of(one)
+    ranked = sorted(range(1, len(one.rows)), key=lambda at: findings.rank(one.rows[at], metric))
+    return [one.rows[at] for at in sorted([0, *ranked[: charts.LINES - 1]])]
 
 
 def _values(row: Row, metric: str) -> list[float]:
-    return [record.results["metrics"][metric] for record in row.records if metric in record.results["metrics"]]
+    return list(row.figures[f"{metric}_values"].values())
 
 
 def _curves(one: Group) -> Markup:
-    rows = [row for _, row in _shown(one)]
+    rows = [row for row in _shown(one)]
     found = curves.curves(rows)
     if not found:
         return Markup()
@@ -148,20 +160,18 @@ def _charted(heading: str, one: Group, rows: Sequence[Row], figures: Sequence[Ma
 
 def _classes(one: Group) -> Markup:
     families: dict[str, list[str]] = {}
-    for metric in one.table.metrics:
+    for metric in one.section.metrics:
         family, slash, _ = metric.partition("/")
         if slash:
             families.setdefault(family, []).append(metric)
     if not families:
         return Markup()
     rows = _shown(one)
-    header = ["class", *(row.label for _, row in rows)]
+    header = ["class", *(row.label for row in rows)]
     parts: list[Markup] = [el("h3", None, "Per class")]
     for family, metrics in families.items():
-        lines = [[metric.partition("/")[2], *(_in_class(row, metric) for row, _ in rows)] for metric in metrics]
-        parts.append(
-            grid(f"{one.title}: {family} of each class (%), and the difference to the first column", header, lines)
-        )
+        lines = [[metric.partition("/")[2], *(_in_class(row.figures, metric) for row in rows)] for metric in metrics]
+        parts.append(grid(f"{one.title}: {family} of each class (%), and the difference as above", header, lines))
     return join(*parts)
 
 
@@ -179,27 +189,23 @@ def _dilation(one: Group) -> Markup:
     for row in one.rows:
         for record in row.records:
             try:
-                lines = measured.dilation(record)
+                found = measured.dilation(record.folder)
             except ValueError as error:
                 broken.append(str(error))
                 continue
-            if lines is not None:
-                parts.append(grid(f"{row.label}, {record.folder}", ["layer", *measured.SIZES], lines))
+            if found is not None:
+                parts.append(grid(f"{row.label}, {record.folder}: {found.said}", found.header, found.lines))
     if not parts and not broken:
         return Markup()
-    paper = read_yaml(Path(tables.__file__).with_name("published.yaml"))["table2"]
-    lines = [[row["layer"], *(f"{row[size][0]} ± {row[size][1]}" for size in measured.SIZES)] for row in paper["rows"]]
-    parts.append(grid(f"{one.title}: the paper's table 2, {paper['data']}", ["layer", *measured.SIZES], lines))
     said = "Mean distance between adjacent sampling points of a filter, pixels of the layer's own map; ± over filters."
-    pair = el("div", {"class": "pair"}, *parts)
-    return join(el("h3", None, "Effective dilation"), el("p", None, said), pair, notes(broken))
+    return join(el("h3", None, "Effective dilation"), el("p", None, said), *parts, notes(broken))
 
 
 def _robustness(one: Group) -> Markup:
     kinds = {"rotation": ("under rotation", "angle, degrees"), "scale": ("under scaling", "factor")}
     figures: list[Markup] = []
     broken: list[str] = []
-    rows = [row for _, row in _shown(one)]
+    rows = [row for row in _shown(one)]
     for kind, (words, x_label) in kinds.items():
         lines: list[Curve | None] = []
         metrics: list[str] = []
@@ -207,7 +213,7 @@ def _robustness(one: Group) -> Markup:
             courses = []
             for record in row.records:
                 try:
-                    found = measured.robustness(record, kind)
+                    found = measured.robustness(record.folder, kind)
                 except ValueError as error:
                     broken.append(str(error))
                     continue
@@ -242,7 +248,7 @@ def _costs(one: Group) -> Markup:
 
 
 def _swept(one: Group) -> list[str]:
-    return [name.rpartition(".")[2] for name in one.table.swept] or ["setting"]
+    return [name.rpartition(".")[2] for name in one.section.swept] or ["setting"]
 
 
 def _mean(sections: Sequence[dict[str, Any]], key: str, factor: float, form: str) -> str:
@@ -253,7 +259,7 @@ def _mean(sections: Sequence[dict[str, Any]], key: str, factor: float, form: str
 def _pictures(one: Group, album: Album) -> Markup:
     parts: list[Markup] = []
     left_out: list[str] = []
-    runs_shown = [(row, row.records[0]) for _, row in _shown(one) if row.records]
+    runs_shown = [(row, row.records[0]) for row in _shown(one) if row.records]
     for folder in ("pictures", "figures"):
         found: dict[str, list[tuple[Row, Path]]] = {}
         for row, record in runs_shown:
@@ -281,14 +287,16 @@ def _picture(row: Row, path: Path, album: Album, left_out: list[str]) -> Markup 
     except ValueError as error:
         left_out.append(f"{path}: {error}")
         return None
-    described = f"{path.parent.name}/{path.name} of {row.label}, seed {row.records[0].results['seed']}"
+    described = f"{path.parent.name}/{path.name} of {row.label}, seed {row.records[0].seed}"
     attributes = {"src": picture.uri, "width": picture.width, "height": picture.height, "alt": described}
     return el("figure", None, el("figcaption", None, row.label), el("img", attributes))
 
 
 def _runs(one: Group) -> Markup:
-    metrics = headlines(one)
-    header = ["run", *_swept(one), "seed", *(f"{metric} (%)" for metric in metrics), "seconds", "code"]
+    metrics = one.section.shown
+    header = ["run", *_swept(one), "seed", *(f"{metric} (%)" for metric in metrics), "seconds"]
+    apart = CODE in one.section.swept  # the settings name it then
+    header += [] if apart else [CODE]
     lines: list[list[Child]] = []
     repeats = []
     for row in one.rows:
@@ -296,15 +304,14 @@ def _runs(one: Group) -> Markup:
             results = record.results
             scores = [f"{results['metrics'][metric]:.2f}" if metric in results["metrics"] else "" for metric in metrics]
             seconds = results["cost"].get("train_seconds")
-            code = str(results["environment"].get("git") or results["environment"].get("dcnlab") or "")
             lines.append(
                 [
                     record.folder.name,
                     *row.settings,
-                    results["seed"],
+                    record.seed,
                     *scores,
                     "" if seconds is None else f"{seconds:.1f}",
-                    code[:10] + ("-dirty" if code.endswith("-dirty") else ""),
+                    *([] if apart else [tables.label(CODE, record.code)]),
                 ]
             )
             repeats.append(_repeat(row, record))
@@ -330,7 +337,7 @@ def _repeat(row: Row, record: Record) -> Markup:
     path = record.folder / "config.yaml"
     words = f"dcnlab fit {shlex.quote(str(path))} id=null"
     return join(
-        el("h4", None, f"{record.folder.name}: {row.label}, seed {record.results['seed']}"),
+        el("h4", None, f"{record.folder.name}: {row.label}, seed {record.seed}"),
         command(words),
         el(
             "details",

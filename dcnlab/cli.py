@@ -125,6 +125,10 @@ def table(
     name: Annotated[str, typer.Argument(metavar="NAME|SWEEP.yaml")],
     more: Annotated[list[str] | None, typer.Argument(metavar="[DIR | KEY=VALUE]...", show_default=False)] = None,
     runs: Annotated[list[Path] | None, typer.Option("--runs", metavar="DIR...", show_default="runs")] = None,
+    wandb: Annotated[
+        str | None,
+        typer.Option(metavar="ENTITY/PROJECT[/SWEEP]", help="Take runs from wandb's server, in place of `runs`."),
+    ] = None,
     any_code: Annotated[bool, typer.Option("--any-code", help="Let runs of different code share rows.")] = False,
     form: Annotated[str, typer.Option("--format", help="rich, markdown, latex, csv or json")] = "rich",
 ) -> None:
@@ -138,7 +142,9 @@ def table(
     words = more or []
     overrides = [word for word in words if "=" in word and not Path(word).is_dir()]
     roots = [*(runs or []), *(Path(word) for word in words if word not in overrides)]
-    found = tables.assemble(name, roots or [Path("runs")], overrides, any_code)
+    if not roots and wandb is None:
+        roots = [Path("runs")]
+    found = tables.assemble(name, roots, overrides, any_code, wandb)
     if form == "rich":
         tables.show(found)
     else:

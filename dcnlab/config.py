@@ -430,6 +430,8 @@ class LoggerConfig:
     """User or team there; null takes the account's own."""
     every: int = 20
     """Steps between two logged training losses."""
+    artifacts: bool = False
+    """Upload a finished run's last checkpoint to Weights & Biases as an artifact."""
 
     def __post_init__(self) -> None:
         within("logger.every", self.every, 1)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import dataclasses
 import functools
+import io
 import json
 import os
 import types
@@ -83,6 +84,21 @@ def load_run(folder: Path, overrides: Sequence[str] = ()) -> Config:
     return checked(tree, str(path), before)
 
 
+def of_text(text: str, source: str) -> Config:
+    """The config whose `to_yaml` this is.
+
+    Args:
+        text: YAML.
+        source: where it is from, for messages.
+
+    Raises:
+        ConfigError: it does not fit the tree.
+    """
+    tree = OmegaConf.structured(Config)
+    apply(tree, _mapping(text, source), source)
+    return checked(tree, source)
+
+
 def to_yaml(config: Config) -> str:
     """The whole tree as YAML that `load_run` reads back."""
     return OmegaConf.to_yaml(OmegaConf.structured(config))
@@ -141,16 +157,21 @@ def read_yaml(path: Path) -> dict[str, Any]:
         ConfigError: it is not such a file.
     """
     try:
-        tree = OmegaConf.to_container(OmegaConf.load(path), resolve=False)
+        return _mapping(path.read_text(encoding="utf-8"), str(path))
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path}: {one_line(error)}") from error
-    except (YAMLError, OmegaConfBaseException, RecursionError) as error:
-        raise ConfigError(f"{path}: not YAML: {one_line(error)}") from error
+
+
+def _mapping(text: str, source: str) -> dict[str, Any]:
+    try:
+        tree = OmegaConf.to_container(OmegaConf.load(io.StringIO(text)), resolve=False)
+    except (OSError, YAMLError, OmegaConfBaseException, RecursionError) as error:
+        raise ConfigError(f"{source}: not YAML: {one_line(error)}") from error
     if not isinstance(tree, dict):
-        raise ConfigError(f"{path}: must be a mapping of keys, and is a {type(tree).__name__}")
+        raise ConfigError(f"{source}: must be a mapping of keys, and is a {type(tree).__name__}")
     wrong = next((key for key in tree if not isinstance(key, str)), None)
     if wrong is not None:
-        raise ConfigError(f"{path}: the key {wrong!r} is not a name")
+        raise ConfigError(f"{source}: the key {wrong!r} is not a name")
     return tree  # type: ignore[return-value]
 
 

@@ -17,7 +17,7 @@ from typing import Any
 
 import pytorch_lightning as pl
 
-from dcnlab import checkpoints, configfile, environment, runs, slurm, tracking
+from dcnlab import checkpoints, configfile, environment, mirror, runs, slurm, tracking
 from dcnlab.assembly import Parts, build
 from dcnlab.checkpoints import TimeLimit
 from dcnlab.config import Config, ConfigError
@@ -200,7 +200,8 @@ def _run(config: Config, parts: Parts, folder: Path, checkpoint: Path | None, co
             results["environment"] = environment.describe(trainer.world_size, device)
             results["wandb"] = _wandb_ids(wandb_logger)
             runs.write_results(folder, results)
-            _finish_wandb(wandb_logger, results)
+            if wandb_logger is not None:
+                mirror.finish(wandb_logger.experiment, config, folder, results)
             if out_of_time:
                 slurm.requeue(comes_back)
 
@@ -287,13 +288,6 @@ def _wandb_ids(logger: Any) -> dict[str, str | None]:
     if logger is None:
         return {"id": None, "sweep": None}
     return {"id": logger.experiment.id, "sweep": logger.experiment.sweep_id}
-
-
-def _finish_wandb(logger: Any, results: dict[str, Any]) -> None:
-    """Close the mirror, with the final figures in its summary."""
-    if logger is not None:
-        logger.experiment.summary.update(results["metrics"] | results["model"])
-        logger.experiment.finish(exit_code=0 if results["status"] == "finished" else 1)
 
 
 @contextlib.contextmanager

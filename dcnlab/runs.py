@@ -161,12 +161,21 @@ def read_results(folder: Path) -> dict[str, Any] | None:
         return None
     except (OSError, ValueError, RecursionError) as error:
         raise ConfigError(f"{path}: not JSON; remove it to have the run repeated") from error
+    check_results(results, str(path))
+    return results
+
+
+def check_results(results: Any, source: str) -> None:
+    """Check that `results` is what a run writes.
+
+    Raises:
+        ConfigError: it is not; names `source`.
+    """
     sections = ("parameters", "metrics", "model", "cost", "environment")
     if not isinstance(results, dict) or results.get("schema") != SCHEMA:
-        raise ConfigError(f"{path}: not of schema {SCHEMA}")
+        raise ConfigError(f"{source}: not of schema {SCHEMA}")
     if results.get("status") not in STATUSES or not all(isinstance(results.get(key), dict) for key in sections):
-        raise ConfigError(f"{path}: status or one of {', '.join(sections)} is missing")
-    return results
+        raise ConfigError(f"{source}: status or one of {', '.join(sections)} is missing")
 
 
 def is_headline(metric: str) -> bool:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import logging
 import os
 import warnings
@@ -13,6 +12,7 @@ from pytorch_lightning.callbacks import RichProgressBar
 from pytorch_lightning.loggers import WandbLogger
 from pytorch_lightning.utilities import rank_zero_only
 
+from dcnlab import mirror
 from dcnlab.config import Config, ConfigError, choose
 
 _NOISE = (
@@ -91,8 +91,9 @@ def wandb_logger(config: Config, folder: Path) -> WandbLogger | None:
         name=f"{config.name}/{config.id}",
         group=config.name,
         dir=folder,
-        config=dataclasses.asdict(config),
+        config=mirror.config(config),
         mode=mode,
         settings=wandb.Settings(silent=True, console="off", disable_git=True, x_disable_stats=mode == "offline"),
     )
+    mirror.define(run)
     return WandbLogger(experiment=run)

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from dcnlab import resources, runs
-from dcnlab.ablations import collect, paper, papertables, record, rendering, seeds, sweepfile
+from dcnlab.ablations import collect, paper, papertables, record, rendering, seeds, sweepfile, wandb_runs
 from dcnlab.ablations.collect import CODE, Collection, Row
 from dcnlab.ablations.paper import Counterpart
 from dcnlab.ablations.record import Record
@@ -57,7 +57,13 @@ class Table:
         return [({"system": part.title} if named else {}) | row for part in self.sections for row in part.rows]
 
 
-def assemble(name: str, roots: Sequence[Path], overrides: Sequence[str] = (), any_code: bool = False) -> Table:
+def assemble(
+    name: str,
+    roots: Sequence[Path],
+    overrides: Sequence[str] = (),
+    any_code: bool = False,
+    wandb: str | None = None,
+) -> Table:
     """The table of a sweep, of the runs of one name, or one of the paper's.
 
     Args:
@@ -65,11 +71,16 @@ def assemble(name: str, roots: Sequence[Path], overrides: Sequence[str] = (), an
         roots: folders to look for runs in.
         overrides: the key=value that the sweep was run with.
         any_code: whether runs of different code share rows.
+        wandb: ENTITY/PROJECT/SWEEP or ENTITY/PROJECT, whose runs come too.
 
     Raises:
         ConfigError: there is nothing to show, or it must not be mixed.
     """
-    return of_records(name, *record.records(roots), overrides, any_code)
+    found, notes = record.records(roots)
+    if wandb is not None:
+        mirrored, more = wandb_runs.records(wandb)
+        found, notes = [*found, *mirrored], [*notes, *more]
+    return of_records(name, found, notes, overrides, any_code)
 
 
 def of_records(

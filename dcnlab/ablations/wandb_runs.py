@@ -1,0 +1,82 @@
+"""Runs on Weights & Biases in the form of run folders, from its API, every page of it."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from dcnlab import configfile, mirror, runs
+from dcnlab.ablations.record import Record
+from dcnlab.config import ConfigError
+
+_PAGE = 100
+_SECONDS = 60
+
+
+def records(path: str) -> tuple[list[Record], list[str]]:
+    """Every run of a sweep or project that was mirrored there, and notes on those that cannot be read.
+
+    Args:
+        path: ENTITY/PROJECT/SWEEP, or ENTITY/PROJECT for all its runs.
+
+    Raises:
+        ConfigError: the path is of another form, there is no key, or no such project or sweep; one line.
+    """
+    parts = path.split("/")
+    if len(parts) not in (2, 3) or not all(parts):
+        raise ConfigError(f"--wandb is {path!r}; it must be ENTITY/PROJECT/SWEEP, or ENTITY/PROJECT for all its runs")
+    import wandb
+
+    wandb.setup(wandb.Settings(silent=True))
+    if not wandb.login(prompt=False, verify=False):
+        raise ConfigError(f"--wandb {path}: there is no key: run `wandb login`, or set WANDB_API_KEY")
+    try:
+        api = wandb.Api(timeout=_SECONDS)
+        filters = {}
+        if len(parts) == 3:
+            filters = {"sweep": api.sweep(path).id}
+        listed = api.runs("/".join(parts[:2]), filters=filters, per_page=_PAGE, lazy=False)
+        found, notes, unread = [], [], Counter[str]()
+        for run in listed:
+            try:
+                record = _record(parts[0], parts[1], run)
+            except ConfigError as error:
+                notes.append(f"left out: {configfile.one_line(error)}")
+                continue
+            if isinstance(record, str):
+                unread[record] += 1
+            else:
+                found.append(record)
+    except (wandb.Error, ValueError, OSError) as error:
+        if isinstance(error, ConfigError):
+            raise
+        raise ConfigError(f"--wandb {path}: {configfile.one_line(error)}") from error
+    notes += [f"left out: {count} {'run' if count == 1 else 'runs'} {why}" for why, count in unread.items()]
+    return found, notes
+
+
+def _record(entity: str, project: str, run: Any) -> Record | str:
+    """A run of theirs as one of ours, or why it is none.
+
+    Raises:
+        ConfigError: what it mirrors does not fit.
+    """
+    place = f"{entity}/{project}/{run.id}"
+    text, written = run.config.get(mirror.CONFIG), run.summary.get(mirror.RESULTS)
+    if text is None:
+        return "that no dcnlab mirrored, or one before it could"
+    if written is None:
+        return f"{run.state} without results"
+    config = configfile.of_text(text, place)
+    try:
+        results = json.loads(written)
+    except ValueError as error:
+        raise ConfigError(f"{place}: {mirror.RESULTS} is not JSON") from error
+    runs.check_results(results, place)
+    when = datetime.fromisoformat(str(run.created_at).replace("Z", "+00:00"))
+    when = when if when.tzinfo else when.replace(tzinfo=UTC)
+    folder = Path(entity, project, config.name, run.id)
+    return Record(folder, configfile.settings(config), results, when.timestamp())

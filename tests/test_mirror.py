@@ -1,0 +1,103 @@
+"""What a run mirrors to Weights & Biases is all there, in the file that `wandb sync` sends and as tables read it."""
+
+import json
+import os
+from pathlib import Path
+
+import pytest
+import wandb
+import wandb_file
+import yaml
+from command_line import dcnlab
+from PIL import Image
+
+from dcnlab import configfile, mirror, runs
+
+RESULTS = {
+    "schema": 1,
+    "name": "some",
+    "status": "finished",
+    "seed": 0,
+    "parameters": {"model.deform_layers": 1},
+    "metrics": {"miou": 61.25, "iou/Sky": 90.5, "iou/Road": 32.0},
+    "model": {"params": 1000, "macs": 2_000_000},
+    "cost": {"train_seconds": 10.0, "images_per_second": None, "peak_memory_bytes": 5},
+    "environment": {"git": "abc"},
+    "wandb": {"id": None, "sweep": None},
+}
+
+
+def mirrored(folder):
+    [path] = folder.glob("wandb/offline-run-*/run-*.wandb")
+    return wandb_file.records(path), path.parent
+
+
+def test_an_offline_runs_file_holds_its_config_results_and_goals(tiny):
+    done = dcnlab("fit", tiny, "id=one", "logger.artifacts=true", "seed=3")
+    assert done.returncode == 0, done.stderr
+    folder = Path("runs/tiny/one")
+    found, _ = mirrored(folder)
+    config, summary = wandb_file.config(found), wandb_file.summary(found)
+    results = json.loads((folder / "results.json").read_text())
+    assert json.loads(summary[mirror.RESULTS]) == results
+    assert config["seed"] == 3
+    kept = configfile.of_text(config[mirror.CONFIG], "wandb")
+    assert configfile.settings(kept) == configfile.settings(configfile.load_run(folder))
+    for key, value in {**results["metrics"], **results["model"]}.items():
+        assert summary[key] == value
+    # A sweep finds a number under the name of its metric, and of what is scored several times the best.
+    assert summary["test/top1"] == results["metrics"]["top1"]
+    losses = [row["train/loss"] for row in wandb_file.history(found) if "train/loss" in row]
+    assert len(losses) == 2
+    assert summary["train/loss"] == min(losses)
+    goals = {
+        one.metric.name or one.metric.glob_name: (one.metric.summary.min, one.metric.summary.max)
+        for one in found
+        if one.WhichOneof("record_type") == "metric"
+    }
+    assert goals == {"train/loss": (True, False), "val/*": (False, True), "test/*": (False, True)}
+    [artifact] = [one.artifact for one in found if one.artifact.type == "model"]
+    [file] = artifact.manifest.contents
+    assert (artifact.name, file.path) == ("tiny-one", "last.ckpt")
+    assert Path(file.local_path) == (folder / runs.CHECKPOINT).resolve()
+
+
+@pytest.fixture
+def run(tmp_path, monkeypatch):
+    """An offline run of wandb's, in a folder of its own."""
+    for name in [name for name in os.environ if name.startswith("WANDB_")]:
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    monkeypatch.setenv("WANDB_ERROR_REPORTING", "false")
+    settings = wandb.Settings(silent=True, console="off", disable_git=True, x_disable_stats=True)
+    return wandb.init(project="p", dir=tmp_path, mode="offline", settings=settings)
+
+
+def test_tables_and_figures_are_logged_and_no_checkpoint_unless_asked_for(run, tmp_path):
+    (tmp_path / "figures").mkdir()
+    Image.new("RGB", (8, 6)).save(tmp_path / "figures" / "offsets.png")
+    config = configfile.of_text(yaml.safe_dump({"trainer": {"max_steps": 1}, "id": "one"}), "test")
+    mirror.define(run)
+    run.log({"val/miou": 50.0})
+    run.log({"val/miou": 40.0})
+    mirror.finish(run, config, tmp_path, RESULTS)
+    wandb.teardown()  # its process writes on for a moment
+    found, folder = mirrored(tmp_path)
+    summary = wandb_file.summary(found)
+    assert (summary["val/miou"], summary["test/miou"], summary["macs"]) == (50.0, 61.25, 2_000_000)
+    logged = {key: json.loads(path.read_text()) for key, path in tables_in(folder).items()}
+    assert logged["metrics"] == {"columns": ["metric", "percent"], "data": [["miou", 61.25]]}
+    assert logged["classes"] == {"columns": ["class", "iou"], "data": [["Sky", 90.5], ["Road", 32.0]]}
+    [picture] = folder.glob("files/media/images/figures/offsets*.png")
+    assert Image.open(picture).size == (8, 6)
+    assert not [one for one in found if one.artifact.type == "model"]
+    # What waits for its upload lies in the run folder, not in the user's home.
+    staged = [entry.local_path for one in found for entry in one.artifact.manifest.contents]
+    assert staged
+    assert all(Path(path).is_relative_to(tmp_path) for path in staged)
+    assert "WANDB_DATA_DIR" not in os.environ
+
+
+def tables_in(folder):
+    paths = folder.glob("files/media/table/tables/*.table.json")
+    return {path.name.partition("_")[0]: path for path in paths}

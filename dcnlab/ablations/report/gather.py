@@ -68,7 +68,8 @@ class Unfinished:
     """failed | interrupted | unfinished, which is at work still or was killed."""
     settings: str
     reason: str
-    resumable: bool
+    further: str | None
+    """The command that goes on with it, or begins it again where there is no checkpoint."""
 
 
 @dataclass
@@ -242,9 +243,17 @@ def _unfinished(root: Path, found: Sequence[Record]) -> list[Unfinished]:
         if not reason:
             reason = f"no results: at work still, or killed. {_last_line(folder / 'log.txt')}".strip()
         settings = ", ".join(f"{key} {_plain(value)}" for key, value in parameters.items())
-        resumable = (folder / runs.CHECKPOINT).is_file() and (folder / "config.yaml").is_file()
-        broken.append(Unfinished(folder, status, settings, reason, resumable))
+        broken.append(Unfinished(folder, status, settings, reason, _further(folder)))
     return broken
+
+
+def _further(folder: Path) -> str | None:
+    config = folder / "config.yaml"
+    if not config.is_file():
+        return None
+    if (folder / runs.CHECKPOINT).is_file():
+        return shlex.join(["dcnlab", "resume", str(folder)])
+    return shlex.join(["dcnlab", "fit", str(config)])
 
 
 def _parameters(folder: Path) -> dict[str, Any]:

@@ -5,9 +5,11 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
-from dcnlab.ablations.report.markup import Child, Markup, el
+from dcnlab.ablations.report.markup import Child, Markup, breakable, el
 
 _FIGURE = re.compile(r"([+-]?\d[\d,]*(?:\.\d+)?)(?: ± [\d.,]+)?(?: \([^)]*\))?(?: of \d+ \(!\))?")
+_WIDE = 9
+"""Columns that fit a printed page without breaking words."""
 _ABSENT = ("", "missing", "–")
 
 
@@ -22,16 +24,17 @@ def grid(caption: str, header: Sequence[str], lines: Sequence[Sequence[Child]]) 
     columns = list(zip(*lines, strict=True)) if lines else [() for _ in header]
     numeric = [_is_numeric(column) for column in columns]
     heads = [
-        el("th", {"scope": "col", "class": "number" if number else None}, name)
+        el("th", {"scope": "col", "class": "number" if number else None}, breakable(name))
         for name, number in zip(header, numeric, strict=True)
     ]
     body = [
         el("tr", None, *(_cell(at, cell, number) for at, (cell, number) in enumerate(zip(line, numeric, strict=True))))
         for line in lines
     ]
+    classes = [*(["sortable"] if len(lines) > 1 else []), *(["wide"] if len(header) > _WIDE else [])]
     table = el(
         "table",
-        {"class": "sortable" if len(lines) > 1 else None},
+        {"class": " ".join(classes) or None},
         el("caption", None, el("span", None, caption)),
         el("thead", None, el("tr", None, *heads)),
         el("tbody", None, *body),

@@ -47,3 +47,8 @@ def escape(child: Child) -> str:
         return ""
     text = "".join(c if c >= " " or c in "\n\t" else "\N{REPLACEMENT CHARACTER}" for c in str(child))
     return html.escape(text)
+
+
+def breakable(text: str) -> Markup:
+    """Text that may break behind its underscores, as long names must on a phone."""
+    return Markup(f"_{el('wbr')}".join(escape(word) for word in text.split("_")))

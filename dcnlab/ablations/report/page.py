@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 import hashlib
-import shlex
 import time
 from collections import Counter
 from collections.abc import Sequence
@@ -15,7 +14,7 @@ from dcnlab.ablations.report import gather, sections
 from dcnlab.ablations.report.findings import finding
 from dcnlab.ablations.report.gather import Report, Unfinished
 from dcnlab.ablations.report.grid import grid
-from dcnlab.ablations.report.markup import Markup, el, join
+from dcnlab.ablations.report.markup import Child, Markup, breakable, el, join
 from dcnlab.ablations.report.pictures import Album
 
 
@@ -64,7 +63,7 @@ def render(report: Report) -> str:
     parts.append(("environment", "Environment", _environment(report)))
     parts.append(("reading", "How to read this", _reading()))
     contents = [("overview", "Overview"), *((name, heading) for name, heading, _ in parts)]
-    links = [el("li", None, el("a", {"href": f"#{name}"}, *_breakable(heading))) for name, heading in contents]
+    links = [el("li", None, el("a", {"href": f"#{name}"}, breakable(heading))) for name, heading in contents]
     head = join(
         el("meta", {"charset": "utf-8"}),
         el("meta", {"http-equiv": "Content-Security-Policy", "content": policy}),
@@ -91,20 +90,12 @@ def render(report: Report) -> str:
     return f"<!DOCTYPE html>\n{el('html', {'lang': 'en'}, el('head', None, head), el('body', None, body))}\n"
 
 
-def _breakable(text: str) -> list[Markup | str]:
-    """Names of files and runs may break behind their underscores."""
-    parts: list[Markup | str] = []
-    for word in text.split("_"):
-        parts += [word, "_", el("wbr")]
-    return parts[:-2]
-
-
 def _hash(text: str) -> str:
     return f"'sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}'"
 
 
 def _section(name: str, heading: str, content: Markup) -> Markup:
-    title = el("h2", {"id": f"{name}-heading"}, heading)
+    title = el("h2", {"id": f"{name}-heading"}, breakable(heading))
     return el("section", {"id": name, "aria-labelledby": f"{name}-heading"}, title, content)
 
 
@@ -144,10 +135,9 @@ def _several(report: Report) -> list[str]:
 
 
 def _unfinished(broken: Sequence[Unfinished]) -> Markup:
-    lines = []
+    lines: list[list[Child]] = []
     for run in broken:
-        words = f"dcnlab resume {shlex.quote(str(run.folder))}"
-        further: Markup | str = sections.command(words) if run.resumable else "no checkpoint: run it again"
+        further = "run its sweep again" if run.further is None else sections.command(run.further)
         lines.append([str(run.folder), run.status, run.settings, run.reason, further])
     return grid("Failed, interrupted and unfinished runs", ["run", "status", "settings", "reason", "go on"], lines)
 

@@ -316,7 +316,10 @@ def _runs(one: Group) -> Markup:
             )
             repeats.append(_repeat(row, record))
     parts = [el("h3", None, "Runs"), grid(f"{one.title}: each run that the tables count", header, lines)]
-    how = "From the folder that the report was called in. A run's config.yaml holds all its settings, the seed too."
+    how = (
+        "From the folder that the report was called in, with the code and on the kind of machine named beside each "
+        "run; its config.yaml holds all settings, the seed too."
+    )
     whole = (
         [el("p", None, "All of them, but those that are there already:"), command(one.command)] if one.command else []
     )
@@ -338,6 +341,7 @@ def _repeat(row: Row, record: Record) -> Markup:
     words = f"dcnlab fit {shlex.quote(str(path))} id=null"
     return join(
         el("h4", None, f"{record.folder.name}: {row.label}, seed {record.seed}"),
+        el("p", {"class": "aside"}, _made(record)),
         command(words),
         el(
             "details",
@@ -346,3 +350,11 @@ def _repeat(row: Row, record: Record) -> Markup:
             el("pre", {"tabindex": "0"}, el("code", None, path.read_text(encoding="utf-8"))),
         ),
     )
+
+
+def _made(record: Record) -> str:
+    environment = record.results["environment"]
+    device = environment.get("gpu") or environment.get("cpu") or "an unnamed machine"
+    count = environment.get("world_size") or 1
+    several = f"{count} processes, each on " if count > 1 else ""
+    return f"Made with {record.code} and torch {environment.get('torch')} on {several}{device}."

@@ -19,6 +19,7 @@ from dcnlab.checkpoints import Saving, WholeFiles
 from dcnlab.config import Config, ConfigError, DataConfig
 from dcnlab.cost import Cost
 from dcnlab.runs import CHECKPOINT
+from dcnlab.watch import Watch
 
 if TYPE_CHECKING:
     from dcnlab.models.backbone import Backbone
@@ -49,11 +50,14 @@ def build(config: Config, folder: Path) -> Parts:
     if config.trainer.threads is not None:
         torch.set_num_threads(config.trainer.threads)
     pl.seed_everything(config.seed, workers=True, verbose=False)
-    cost, saving = Cost(), Saving(folder / CHECKPOINT, configfile.settings(config), config.trainer.checkpoint_every)
+    cost, watch = Cost(), Watch(config.trainer.offset_limit, config.logger.every)
+    saving = Saving(
+        folder / CHECKPOINT, configfile.settings(config), config.trainer.checkpoint_every, check=watch.check
+    )
     try:
         data = data_module(config)
         task = task_module(config, data.classes)
-        return Parts(data, task, _trainer(config, folder, [cost, saving], data.val is not None), cost, saving)
+        return Parts(data, task, _trainer(config, folder, [cost, watch, saving], data.val is not None), cost, saving)
     except (ValueError, OSError) as error:
         raise error if isinstance(error, ConfigError) else ConfigError(configfile.one_line(error)) from error
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import pickle
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,10 @@ from dcnlab.config import Config, ConfigError
 from dcnlab.runs import CHECKPOINT
 
 _MAY_DIFFER = (
-    *(f"trainer.{key}" for key in ("max_", "val_every", "accelerator", "devices", "num_nodes", "deterministic")),
+    *(
+        f"trainer.{key}"
+        for key in ("max_", "val_every", "accelerator", "devices", "num_nodes", "deterministic", "offset_limit")
+    ),
     *("data.root", "data.workers", "data.val", "data.test", "test.", "model.backbone.weights"),
 )
 """Beginnings of keys that may have changed when a run goes on: how long, where, and how it is scored."""
@@ -51,10 +55,17 @@ class Saving(Checkpoint):
         path: of the checkpoint.
         settings: what the run computes, kept in the checkpoint so that no other run goes on from it.
         minutes: between two checkpoints within a pass.
+        check: raises, in all processes alike, where what would be saved is worth less than what is there.
     """
 
-    def __init__(self, path: Path, settings: dict[str, Any], minutes: float) -> None:
-        self.path, self.settings, self.minutes = path, settings, minutes
+    def __init__(
+        self,
+        path: Path,
+        settings: dict[str, Any],
+        minutes: float,
+        check: Callable[[pl.Trainer, pl.LightningModule], None],
+    ) -> None:
+        self.path, self.settings, self.minutes, self.check = path, settings, minutes, check
         self.limit_is_near = False
         self._when, self._seen, self._saved = 0.0, 0, 0
 
@@ -80,16 +91,17 @@ class Saving(Checkpoint):
             ready, last = (progress.total.ready, progress.current.ready), progress.is_last_batch
             # The batch at hand is the first of those to come.
             progress.total.ready, progress.current.ready, progress.is_last_batch = ready[0] - 1, ready[1] - 1, False
-            self._save(trainer)
+            self._save(trainer, pl_module)
             (progress.total.ready, progress.current.ready), progress.is_last_batch = ready, last
         if limit:
             raise TimeLimit
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Save what the pass has come to, after its validation."""
-        self._save(trainer)
+        self._save(trainer, pl_module)
 
-    def _save(self, trainer: pl.Trainer) -> None:
+    def _save(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self.check(trainer, pl_module)
         for logger in trainer.loggers:
             logger.save()  # rows of steps that nobody will run again
         trainer.save_checkpoint(self.path)
@@ -116,6 +128,15 @@ def in_any_process(trainer: pl.Trainer, *flags: bool) -> list[bool]:
     numbers = torch.tensor(flags, dtype=torch.int32, device=trainer.strategy.root_device)
     dist.all_reduce(numbers, dist.ReduceOp.MAX)
     return [bool(number) for number in numbers.tolist()]
+
+
+def from_all_processes(trainer: pl.Trainer, text: str | None) -> list[str | None]:
+    """What each process has to say; to be called by all of them."""
+    if trainer.world_size == 1 or not dist.is_initialized():
+        return [text]
+    texts: list[str | None] = [None] * trainer.world_size
+    dist.all_gather_object(texts, text)
+    return texts
 
 
 def path_in(folder: Path) -> Path:

@@ -393,6 +393,9 @@ class TrainerConfig:
     """Passes over the training split between two scores of the validation split."""
     checkpoint_every: float = 10.0
     """Minutes between two checkpoints within a pass; each pass ends with one as well."""
+    offset_limit: float | None = None
+    """A training stops where the mean length of a deformable convolution's offsets grows beyond this, pixels of its
+    map; null is the map's longer side, where nearly all of them look at nothing."""
     effective_batch: int | None = None
     """Images a step over all processes; null is batch_size on every process."""
     deterministic: bool = False
@@ -414,6 +417,7 @@ class TrainerConfig:
         within("trainer.max_epochs", self.max_epochs, 1)
         within("trainer.val_every", self.val_every, 1)
         within("trainer.checkpoint_every", self.checkpoint_every, 0)
+        within("trainer.offset_limit", self.offset_limit, 0)
         within("trainer.effective_batch", self.effective_batch, 1)
         within("trainer.threads", self.threads, 1)
 

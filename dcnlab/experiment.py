@@ -15,8 +15,6 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
-import pytorch_lightning as pl
-
 from dcnlab import checkpoints, configfile, environment, mirror, runs, slurm, tracking
 from dcnlab.assembly import Parts, build
 from dcnlab.checkpoints import TimeLimit
@@ -179,7 +177,6 @@ def _run(config: Config, parts: Parts, folder: Path, checkpoint: Path | None, co
             if trainer.is_global_zero:
                 results["model"] = {"params": parameters(task), "macs": _macs(task, data)}
             trainer.fit(task, datamodule=data, ckpt_path=checkpoint, weights_only=True)
-            _check_loss(trainer)
             results["metrics"] = _metrics(_test(parts))
             _keep_findings(parts, folder, wandb_logger)
         results["status"] = "finished"
@@ -246,17 +243,6 @@ def _macs(task: Any, data: Any) -> int:
     if hasattr(task, "detections"):
         return macs(task, image)
     return macs(copy.deepcopy(task).to("meta"), image.to("meta"))
-
-
-def _check_loss(trainer: pl.Trainer) -> None:
-    """Refuse the weights of a training that ended in nan or infinity, which can still score.
-
-    Raises:
-        ConfigError: the last training loss is not finite.
-    """
-    loss = float(trainer.callback_metrics.get("train/loss", 0.0))
-    if not math.isfinite(loss):
-        raise ConfigError(f"the training diverged: train/loss is {loss} at its end; try a smaller optim.lr")
 
 
 @contextlib.contextmanager

@@ -1,0 +1,292 @@
+"""Numbers going wrong: offsets that run away, and losses, gradients and weights that are no numbers any more."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
+
+from dcnlab.checkpoints import from_all_processes, in_any_process
+from dcnlab.config import ConfigError
+from dcnlab.nn import ActiveConv2d, DeformConv2d, DeformPSRoIPool, DeformRoIPool
+
+CONVOLUTIONS = (DeformConv2d, ActiveConv2d)
+POOLINGS = (DeformRoIPool, DeformPSRoIPool)
+_ADVICE = "a smaller optim.lr or optim.offset_lr_scale may help, or optim.clip_norm"
+
+
+class Diverged(ConfigError):
+    """A training has gone wrong in a way that no further step mends."""
+
+
+@dataclass(frozen=True)
+class OffsetStatistics:
+    """How far a layer's sampling points have moved: a convolution's in pixels of its map, a pooling's in box sides."""
+
+    mean: Tensor
+    """Mean length of the offsets."""
+    max: Tensor
+    """Length of the longest."""
+    low: Tensor
+    """The least offset along either axis."""
+    high: Tensor
+    """The greatest."""
+    outside: Tensor | None
+    """Percentage of a convolution's sampling points that read nothing, for they are outside its map; those that a plain
+    convolution has in its padding count."""
+    side: int | None
+    """The longer side of a convolution's map, pixels."""
+
+    @classmethod
+    @torch.no_grad()
+    def of(cls, layer: nn.Module, arguments: tuple[Any, ...]) -> OffsetStatistics:
+        """Measure a layer in a forward pass.
+
+        Args:
+            layer: one of `CONVOLUTIONS` or `POOLINGS`.
+            arguments: of its forward method.
+        """
+        if isinstance(layer, CONVOLUTIONS):
+            [input] = arguments
+            offset = layer.offsets(input)[0].float()
+            pairs = offset.unflatten(1, (-1, 2))  # (N, groups * taps, (y, x), Ho, Wo)
+            return cls._of_pairs(pairs, _share_outside(layer, input, pairs), max(input.shape[-2:]))
+        assert isinstance(layer, POOLINGS)
+        features, *_, boxes = arguments
+        offset = layer.offsets(features, boxes).float() * layer.gamma
+        return cls._of_pairs(offset.unflatten(1, (-1, 2)), None, None)
+
+    @classmethod
+    def _of_pairs(cls, pairs: Tensor, outside: Tensor | None, side: int | None) -> OffsetStatistics:
+        if not pairs.numel():  # no boxes
+            pairs = pairs.new_zeros(1, 1, 2, 1, 1)
+        length = pairs.norm(dim=2)
+        return cls(length.mean(), length.amax(), *pairs.aminmax(), outside, side)
+
+    def exceeds(self, limit: float | None) -> Tensor:
+        """Whether an offset is not finite, or a convolution's mean is over `limit`; None is its map's longer side."""
+        wrong = ~(torch.isfinite(self.low) & torch.isfinite(self.high))
+        return wrong if self.side is None else wrong | (self.mean > (self.side if limit is None else limit))
+
+    def __str__(self) -> str:
+        unit = "box sides" if self.side is None else f"pixels on a map of {self.side}"
+        return f"from {float(self.low):.4g} to {float(self.high):.4g} {unit}, of mean length {float(self.mean):.4g}"
+
+
+def _share_outside(conv: nn.Conv2d, input: Tensor, pairs: Tensor) -> Tensor:
+    """Percentage of the places (N, groups * taps, (y, x), Ho, Wo) whose four neighbours are all outside the map."""
+    kernel, padding = conv.kernel_size, conv._reversed_padding_repeated_twice
+    inside = torch.ones((), dtype=torch.bool, device=input.device)
+    for axis, first in ((0, padding[2]), (1, padding[0])):
+        taps = torch.arange(kernel[axis], device=input.device) * conv.dilation[axis] - first
+        units = torch.arange(pairs.shape[3 + axis], device=input.device) * conv.stride[axis]
+        # Taps lie row by row.
+        base = taps.repeat_interleave(kernel[1]) if axis == 0 else taps.repeat(kernel[0])
+        base = base.repeat(pairs.shape[1] // len(base))[:, None, None]
+        place = pairs[:, :, axis] + base + (units[:, None] if axis == 0 else units)
+        inside = inside & (place > -1) & (place < input.shape[2 + axis])
+    return 100 * (1 - inside.float().mean())
+
+
+class Watch(pl.Callback):
+    """Logs how far offsets reach, and stops a training whose numbers go wrong, before they reach the checkpoint.
+
+    On a CPU each step is judged before it changes a weight. On a GPU that would be a wait a step, so that only steps
+    that are logged are judged, and what is about to be saved; the first step whose loss was bad is known all the same.
+
+    Args:
+        limit: `trainer.offset_limit`.
+        every: `logger.every`.
+    """
+
+    def __init__(self, limit: float | None, every: int) -> None:
+        self.limit, self.every = limit, every
+        self.statistics: dict[str, OffsetStatistics] = {}
+        self._handles: list[RemovableHandle] = []
+        self._batch: tuple[Any, int] = (None, 0)
+        self._logs = False
+        self._first_bad: Tensor | None = None
+        self._each_step = True
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Judge each step where that is no wait for a GPU."""
+        self._each_step = self.judges_each_step(pl_module.device)
+
+    @staticmethod
+    def judges_each_step(device: torch.device) -> bool:
+        """Whether it costs next to nothing to look at a number there."""
+        return device.type == "cpu"
+
+    def on_train_batch_start(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int
+    ) -> None:
+        """Look at the layers' offsets in the last batch of a step that is logged."""
+        self._batch = batch, batch_idx
+        ends = not trainer.fit_loop._should_accumulate()
+        self._logs = ends and (trainer.global_step + 1) % self.every == 0
+        if self._logs:
+            self._handles = self._listen(pl_module)
+
+    def on_before_backward(self, trainer: pl.Trainer, pl_module: pl.LightningModule, loss: Tensor) -> None:
+        """Judge the loss and the offsets, in all processes alike.
+
+        Raises:
+            Diverged: they are bad.
+        """
+        self._unlisten()
+        bad = ~torch.isfinite(loss.detach())
+        step = torch.where(bad, trainer.global_step, torch.iinfo(torch.int64).max)
+        self._first_bad = step if self._first_bad is None else torch.minimum(self._first_bad, step)
+        if self._logs or self._each_step:
+            self._judge_loss(trainer, pl_module, loss)
+        if self._logs and self.statistics:
+            over = {name: bool(found.exceeds(self.limit)) for name, found in self.statistics.items()}
+            name = next((name for name in over if over[name]), None)
+            self._agree(trainer, None if name is None else f"the offsets of {name} reach {self.statistics[name]}")
+
+    def on_before_optimizer_step(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, optimizer: torch.optim.Optimizer
+    ) -> None:
+        """Judge the gradients, which can overflow where the loss does not; a scaler of half precision does so itself.
+
+        Raises:
+            Diverged: they are bad.
+        """
+        if (self._logs or self._each_step) and getattr(trainer.precision_plugin, "scaler", None) is None:
+            found = {name: p.grad for name, p in pl_module.named_parameters() if p.grad is not None}
+            names = not_finite(found)
+            # Gradients go through the network backwards: the last bad layer is the first.
+            self._agree(trainer, f"the gradient of {_short(names[-1])} is not finite" if names else None)
+
+    def on_train_batch_end(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Log the statistics of the first process's images."""
+        self._batch = None, 0
+        if self._logs:
+            for name, found in self.statistics.items():
+                figures = {"mean": found.mean, "max": found.max, "outside": found.outside}
+                pl_module.log_dict({f"offsets/{name}/{key}": x for key, x in figures.items() if x is not None})
+
+    def check(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Judge what is about to be saved, in all processes alike.
+
+        Raises:
+            Diverged: a loss since the last look was bad, or a weight is.
+        """
+        self._judge_loss(trainer, pl_module, None)
+        names = not_finite(pl_module.state_dict())
+        more = f" and {len(names) - 1} more are" if len(names) > 1 else " is"
+        self._agree(trainer, f"{_short(names[0])}{more} not finite" if names else None)
+
+    def _judge_loss(self, trainer: pl.Trainer, pl_module: pl.LightningModule, loss: Tensor | None) -> None:
+        first = torch.iinfo(torch.int64).max if self._first_bad is None else int(self._first_bad)
+        bad = first <= trainer.global_step
+        if in_any_process(trainer, bad)[0]:
+            self._agree(trainer, self._cause(pl_module, loss) if bad else None, first if bad else None)
+
+    def _cause(self, pl_module: pl.LightningModule, loss: Tensor | None) -> str:
+        """What is wrong with the loss of the batch at hand, and in which layer it begins."""
+        value = "not finite" if loss is None or torch.isfinite(loss) else str(loss.item())
+        names = not_finite(dict(pl_module.named_parameters()))
+        if names:  # steps ago, on a GPU
+            return f"train/loss is {value}, and so are {len(names)} weights by now, {_short(names[0])} among them"
+        where = "of unknown origin" if self._batch[0] is None else self._first_layer(pl_module)
+        return f"train/loss is {value}, {where}"
+
+    def _first_layer(self, pl_module: pl.LightningModule) -> str:
+        """Where the batch at hand is no longer finite, when it is run again."""
+        if not all(torch.isfinite(tensor).all() for tensor in _tensors(self._batch[0])):
+            return "as are its images"
+        found: list[str] = []
+
+        def look(name: str, layer: nn.Module, arguments: Any, output: Any) -> None:
+            if not found and not all(torch.isfinite(tensor).all() for tensor in _tensors(output)):
+                found.append(name)
+
+        layers = [(n, m) for n, m in _network(pl_module).named_modules() if not any(m.children()) or is_watched(m)]
+        self._handles = self._listen(pl_module)
+        self._handles += [layer.register_forward_hook(partial(look, name)) for name, layer in layers]
+        with torch.no_grad():
+            pl_module.training_step(*self._batch)
+        self._unlisten()
+        return f"first in {found[0]}" if found else "in the loss itself"
+
+    def _agree(self, trainer: pl.Trainer, complaint: str | None, step: int | None = None) -> None:
+        """Raise in all processes where one has something to complain of."""
+        if not in_any_process(trainer, complaint is not None)[0]:
+            return
+        text = self._text(trainer, complaint, step) if complaint is not None else None
+        raise Diverged(next(found for found in from_all_processes(trainer, text) if found is not None))
+
+    def _text(self, trainer: pl.Trainer, complaint: str, step: int | None) -> str:
+        wide = max(
+            self.statistics, key=lambda name: float(self.statistics[name].mean.nan_to_num(torch.inf)), default=""
+        )
+        reach = f"; the offsets of {wide} reach {self.statistics[wide]}" if wide and "reach" not in complaint else ""
+        step = trainer.global_step if step is None else step
+        return f"the training diverged in step {step}: {complaint}{reach}; {_ADVICE}"
+
+    def _listen(self, pl_module: pl.LightningModule) -> list[RemovableHandle]:
+        self.statistics = {}
+
+        def note(name: str, layer: nn.Module, arguments: tuple[Any, ...], output: Any) -> None:
+            found = OffsetStatistics.of(layer, arguments)
+            before = self.statistics.get(name)
+            if before is None or bool(found.mean > before.mean):  # a layer that is used twice
+                self.statistics[name] = found
+
+        return [
+            layer.register_forward_hook(partial(note, name))
+            for name, layer in _network(pl_module).named_modules()
+            if is_watched(layer)
+        ]
+
+    def _unlisten(self) -> None:
+        for handle in self._handles:
+            handle.remove()
+        self._handles = []
+
+
+def is_watched(layer: nn.Module) -> bool:
+    """Whether it learns offsets."""
+    return isinstance(layer, CONVOLUTIONS + POOLINGS)
+
+
+def not_finite(tensors: dict[str, Tensor]) -> list[str]:
+    """Names of the tensors that hold a number that is none, or infinite; waits for the GPU once."""
+    floats = {name: tensor for name, tensor in tensors.items() if tensor.is_floating_point() and tensor.numel()}
+    if not floats:
+        return []
+    fine = torch.stack([torch.isfinite(tensor).all() for tensor in floats.values()]).tolist()
+    return [name for name, is_fine in zip(floats, fine, strict=True) if not is_fine]
+
+
+def _network(pl_module: pl.LightningModule) -> nn.Module:
+    """The task's network, whose layers' names are those of `surgery.conv_layers`."""
+    network = pl_module.model
+    assert isinstance(network, nn.Module)
+    return network
+
+
+def _short(name: str) -> str:
+    return name.removeprefix("model.")
+
+
+def _tensors(nest: Any) -> Iterator[Tensor]:
+    """The floating-point tensors in nested containers."""
+    if isinstance(nest, Tensor):
+        if nest.is_floating_point():
+            yield nest
+    elif isinstance(nest, dict):
+        for value in nest.values():
+            yield from _tensors(value)
+    elif isinstance(nest, list | tuple):
+        for value in nest:
+            yield from _tensors(value)

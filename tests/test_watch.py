@@ -1,0 +1,186 @@
+"""Numbers that go wrong stop a training in one line, and never reach its checkpoint."""
+
+import csv
+import itertools
+import math
+import re
+from pathlib import Path
+
+import pytest
+import torch
+
+from dcnlab import assembly, configfile, experiment, runs, watch
+from dcnlab.config import ConfigError
+from dcnlab.nn import ActiveConv2d, DeformConv2d, DeformRoIPool
+
+
+def fit(path, *overrides):
+    small = ["logger.wandb=false", "data.classes=[1,7]", "model.deform_layers=2", "id=one"]
+    return experiment.fit(configfile.load(path, [*small, *overrides]))
+
+
+def moved(layer, y, x):
+    """The layer, with every sampling point moved by the same."""
+    with torch.no_grad():
+        layer.offset_conv.bias.copy_(torch.tensor([y, x]).repeat(layer.offset_channels // 2))
+    return layer
+
+
+def test_statistics_of_hand_worked_offsets():
+    maps = torch.zeros(2, 1, 4, 5)
+    found = watch.OffsetStatistics.of(moved(DeformConv2d(1, 1, 3, padding=1), 3.0, 4.0), (maps,))
+    assert (found.mean.item(), found.max.item(), found.low.item(), found.high.item()) == (5, 5, 3, 4)
+    # Row + tap is below 2 for 3 of 12, column + tap for 3 of 15.
+    assert found.outside.item() == pytest.approx(100 * (1 - 3 / 12 * 3 / 15))
+    plain = watch.OffsetStatistics.of(DeformConv2d(1, 1, 3, padding=1), (maps,))
+    assert plain.outside.item() == pytest.approx(100 * (1 - 10 / 12 * 13 / 15))  # the padding's corners and edges
+    assert plain.mean.item() == 0
+
+
+def test_the_share_outside_is_that_of_places_counted_one_by_one():
+    torch.manual_seed(0)
+    layer = DeformConv2d(4, 2, (3, 2), stride=(2, 1), padding=(2, 1), dilation=(1, 2), offset_groups=2)
+    torch.nn.init.normal_(layer.offset_conv.weight)
+    maps = torch.randn(2, 4, 6, 7)
+    offset, _ = layer.offsets(maps)
+    height, width = offset.shape[-2:]
+    outside = 0
+    for image, group, row, column, y, x in itertools.product(*map(range, (2, 2, 3, 2, height, width))):
+        dy, dx = offset[image, 12 * group + 4 * row + 2 * column :, y, x][:2].tolist()
+        place = 2 * y - 2 + row + dy, x - 1 + 2 * column + dx
+        outside += not (-1 < place[0] < 6 and -1 < place[1] < 7)
+    share = 100 * outside / (2 * 2 * 6 * height * width)
+    assert 20 < share < 80
+    assert watch.OffsetStatistics.of(layer, (maps,)).outside.item() == pytest.approx(share, abs=1e-3)
+
+
+def test_a_poolings_offsets_are_in_box_sides_and_may_be_of_no_box():
+    pool = DeformRoIPool(2, 3, gamma=0.1)
+    with torch.no_grad():
+        pool.offset_fc.bias.view(2, 9).copy_(torch.tensor([[3.0], [-4.0]]))
+    maps = torch.randn(1, 2, 8, 8)
+    found = watch.OffsetStatistics.of(pool, (maps, torch.tensor([[0.0, 1, 1, 6, 6]])))
+    assert found.mean.item() == pytest.approx(0.5)
+    assert (found.low.item(), found.high.item()) == (pytest.approx(-0.4), pytest.approx(0.3))
+    assert watch.OffsetStatistics.of(pool, (maps, torch.zeros(0, 5))).max.item() == 0
+
+
+def test_an_active_layers_offsets_are_measured_too():
+    layer = ActiveConv2d(1, 1, 3, padding=1)
+    with torch.no_grad():
+        layer.offset[0] = 9.0
+    found = watch.OffsetStatistics.of(layer, (torch.zeros(1, 1, 4, 4),))
+    assert (found.mean.item(), found.max.item()) == (1, 9)
+
+
+@pytest.mark.parametrize(
+    ("y", "limit", "over"), [(4.9, None, False), (5.1, None, True), (4.9, 4.5, True), (math.nan, 1e9, True)]
+)
+def test_offsets_are_over_the_limit_by_their_mean_which_is_the_maps_longer_side_where_none_is_stated(y, limit, over):
+    layer = moved(DeformConv2d(1, 1, 3, padding=1), y, 0.0)
+    assert bool(watch.OffsetStatistics.of(layer, (torch.zeros(1, 1, 4, 5),)).exceeds(limit)) is over
+
+
+def poison(monkeypatch, step, name, number):
+    """Fill a parameter with a number before a step."""
+
+    class Cost(assembly.Cost):
+        def on_train_batch_start(self, trainer, pl_module, *arguments):
+            if trainer.global_step == step:
+                pl_module.get_parameter(name).data.fill_(number)
+
+    monkeypatch.setattr(assembly, "Cost", Cost)
+
+
+def kept():
+    return torch.load("runs/tiny/one/checkpoints/last.ckpt", weights_only=True)
+
+
+def assert_failed_at(caught, step):
+    line = str(caught.value)
+    assert line.startswith(f"the training diverged in step {step}: ")
+    assert "\n" not in line
+    found = runs.read_results(Path("runs/tiny/one"))
+    assert found["status"] == "failed"
+    assert line in found["reason"]
+    assert all(torch.isfinite(value).all() for value in kept()["state_dict"].values())
+    return line
+
+
+@pytest.mark.parametrize("layer", ["layer1.0.conv2", "layer4.0.conv1"])
+def test_a_loss_that_is_no_number_names_step_layer_and_offsets_and_the_last_good_checkpoint_stays(
+    tiny, monkeypatch, layer
+):
+    poison(monkeypatch, 3, f"model.{layer}.weight", math.nan)
+    with pytest.raises(ConfigError) as caught:
+        fit(tiny, "trainer.max_steps=8", "logger.every=2")
+    line = assert_failed_at(caught, 3)
+    assert f"train/loss is nan, first in {layer}; the offsets of layer" in line
+    assert "pixels on a map of 4, of mean length" in line
+    assert kept()["global_step"] == 2  # a pass
+    with Path("runs/tiny/one/metrics.csv").open() as file:
+        rows = [row for row in csv.DictReader(file) if row["train/loss"]]
+    assert [row["step"] for row in rows] == ["1"]  # the second step, each second being logged
+    for name in ("layer3.0.conv2", "layer4.0.conv1", "layer4.0.conv2"):
+        for figure in ("mean", "max", "outside"):
+            assert (f"offsets/{name}/{figure}" in rows[0]) == (name != "layer3.0.conv2")
+    assert float(rows[0]["offsets/layer4.0.conv2/max"]) >= float(rows[0]["offsets/layer4.0.conv2/mean"]) > 0
+    # A fresh 3x3 layer on 4x4 reads its padding at 2 of 12 rows and columns.
+    assert float(rows[0]["offsets/layer4.0.conv2/outside"]) == pytest.approx(100 * (1 - (10 / 12) ** 2), abs=3)
+
+
+def test_offsets_that_run_away_stop_the_next_step_that_is_logged(tiny, monkeypatch):
+    poison(monkeypatch, 2, "model.layer4.0.conv1.offset_conv.bias", 5000.0)
+    with pytest.raises(ConfigError) as caught:
+        fit(tiny, "trainer.max_steps=8", "logger.every=4")
+    line = assert_failed_at(caught, 3)
+    assert "the offsets of layer4.0.conv1 reach from" in line
+    assert re.search(r" to 50\d\d pixels on a map of 4, of mean length 70\d\d;", line)
+
+
+def test_a_step_gone_wrong_on_a_gpu_is_found_when_it_is_logged_or_saved(tiny, monkeypatch):
+    monkeypatch.setattr(watch.Watch, "judges_each_step", staticmethod(lambda device: False))
+    poison(monkeypatch, 2, "model.layer1.0.conv1.weight", math.nan)
+    with pytest.raises(ConfigError) as caught:
+        fit(tiny, "trainer.max_steps=8", "logger.every=100")
+    line = assert_failed_at(caught, 2)  # known, although the pass had a step more
+    assert "train/loss is not finite, and so are" in line
+    assert kept()["global_step"] == 2
+
+
+def test_weights_that_are_no_numbers_are_not_saved(tiny, monkeypatch):
+    poison(monkeypatch, 3, "model.layer3.0.conv2.weight", math.inf)
+    with pytest.raises(ConfigError) as caught:
+        fit(tiny, "trainer.max_steps=8", "trainer.checkpoint_every=0")
+    assert "layer3.0.conv2.weight is not finite" in assert_failed_at(caught, 3)
+    assert kept()["global_step"] == 2
+
+
+def test_a_gradient_that_overflows_names_the_first_layer_it_reaches(tiny, monkeypatch):
+    class Cost(assembly.Cost):
+        def on_train_batch_start(self, trainer, pl_module, *arguments):
+            layer = pl_module.model.layer3[0].conv2
+            if trainer.global_step == 2:
+                layer.register_full_backward_hook(lambda module, inputs, outputs: (inputs[0] * math.inf,))
+
+    monkeypatch.setattr(assembly, "Cost", Cost)
+    with pytest.raises(ConfigError) as caught:
+        fit(tiny, "trainer.max_steps=8")
+    assert "the gradient of layer3.0.bn1.bias is not finite" in assert_failed_at(caught, 2)
+
+
+def test_clipping_shortens_the_whole_steps_gradient_to_the_norm_and_keeps_its_direction(tiny):
+    plain = ["optim.momentum=0", "optim.weight_decay=0", "optim.milestones=[]", "trainer.max_steps=1"]
+    plain += ["data.batch_size=8", "trainer.effective_batch=32"]  # four batches to the step
+    weights = []
+    for name, more in (("start", ["optim.lr=0"]), ("free", ["optim.lr=0.5"]), ("cut", ["optim.lr=0.5"])):
+        clip = ["optim.clip_norm=0.125"] if name == "cut" else []
+        folder = fit(tiny, *plain, *more, *clip, f"id={name}")
+        state = torch.load(folder / "checkpoints/last.ckpt", weights_only=True)["state_dict"]
+        learnt = [value.flatten() for key, value in state.items() if "running" not in key and "num_" not in key]
+        weights.append(torch.cat(learnt).double())
+    free, cut = weights[1] - weights[0], weights[2] - weights[0]
+    norm = free.norm() / 0.5
+    assert norm > 0.5  # so that there is something to cut
+    assert cut.norm().item() == pytest.approx(0.5 * 0.125, rel=1e-3)
+    assert torch.allclose(cut, free * (0.125 / norm), atol=1e-6)

@@ -38,8 +38,8 @@ class OffsetStatistics:
     high: Tensor
     """The greatest."""
     outside: Tensor | None
-    """Percentage of a convolution's sampling points that read nothing, for they are outside its map; those that a plain
-    convolution has in its padding count."""
+    """Percentage of a convolution's sampling points that are outside its map; those that a plain convolution has in its
+    padding count."""
     side: int | None
     """The longer side of a convolution's map, pixels."""
 
@@ -80,7 +80,7 @@ class OffsetStatistics:
 
 
 def _share_outside(conv: nn.Conv2d, input: Tensor, pairs: Tensor) -> Tensor:
-    """Percentage of the places (N, groups * taps, (y, x), Ho, Wo) whose four neighbours are all outside the map."""
+    """Percentage of the places (N, groups * taps, (y, x), Ho, Wo) that are in no pixel of the map."""
     kernel, padding = conv.kernel_size, conv._reversed_padding_repeated_twice
     inside = torch.ones((), dtype=torch.bool, device=input.device)
     for axis, first in ((0, padding[2]), (1, padding[0])):
@@ -90,7 +90,7 @@ def _share_outside(conv: nn.Conv2d, input: Tensor, pairs: Tensor) -> Tensor:
         base = taps.repeat_interleave(kernel[1]) if axis == 0 else taps.repeat(kernel[0])
         base = base.repeat(pairs.shape[1] // len(base))[:, None, None]
         place = pairs[:, :, axis] + base + (units[:, None] if axis == 0 else units)
-        inside = inside & (place > -1) & (place < input.shape[2 + axis])
+        inside = inside & (place > -0.5) & (place < input.shape[2 + axis] - 0.5)
     return 100 * (1 - inside.float().mean())
 
 
@@ -146,9 +146,14 @@ class Watch(pl.Callback):
         if self._logs or self._each_step:
             self._judge_loss(trainer, pl_module, loss)
         if self._logs and self.statistics:
-            over = {name: bool(found.exceeds(self.limit)) for name, found in self.statistics.items()}
-            name = next((name for name in over if over[name]), None)
-            self._agree(trainer, None if name is None else f"the offsets of {name} reach {self.statistics[name]}")
+            names = [name for name, found in self.statistics.items() if found.exceeds(self.limit)]
+            complaint = None
+            if names:
+                found = self.statistics[names[0]]
+                complaint = f"the offsets of {names[0]} reach {found}"
+                if not torch.isfinite(found.mean):  # which the operator reads zeros at, so that the loss may be fine
+                    complaint += f", {self._first_layer(pl_module)}"
+            self._agree(trainer, complaint)
 
     def on_before_optimizer_step(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, optimizer: torch.optim.Optimizer
@@ -195,10 +200,10 @@ class Watch(pl.Callback):
         """What is wrong with the loss of the batch at hand, and in which layer it begins."""
         value = "not finite" if loss is None or torch.isfinite(loss) else str(loss.item())
         names = not_finite(dict(pl_module.named_parameters()))
-        if names:  # steps ago, on a GPU
-            return f"train/loss is {value}, and so are {len(names)} weights by now, {_short(names[0])} among them"
-        where = "of unknown origin" if self._batch[0] is None else self._first_layer(pl_module)
-        return f"train/loss is {value}, {where}"
+        if len(names) > 1:  # spoilt by the steps since, on a GPU
+            return f"train/loss is {value}, and {len(names)} weights are not finite by now, {_short(names[0])} first"
+        where = "" if self._batch[0] is None else f", {self._first_layer(pl_module)}"
+        return f"train/loss is {value}{where}"
 
     def _first_layer(self, pl_module: pl.LightningModule) -> str:
         """Where the batch at hand is no longer finite, when it is run again."""

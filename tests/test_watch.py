@@ -115,8 +115,10 @@ def test_a_loss_that_is_no_number_names_step_layer_and_offsets_and_the_last_good
     with pytest.raises(ConfigError) as caught:
         fit(tiny, "trainer.max_steps=8", "logger.every=2")
     line = assert_failed_at(caught, 3)
-    assert f"train/loss is nan, first in {layer}; the offsets of layer" in line
-    assert "pixels on a map of 4, of mean length" in line
+    assert f", first in {layer}; " in line
+    assert re.search(
+        r"the offsets of layer4.0.conv[12] reach from \S+ to \S+ pixels on a map of 4, of mean length", line
+    )
     assert kept()["global_step"] == 2  # a pass
     with Path("runs/tiny/one/metrics.csv").open() as file:
         rows = [row for row in csv.DictReader(file) if row["train/loss"]]
@@ -144,7 +146,7 @@ def test_a_step_gone_wrong_on_a_gpu_is_found_when_it_is_logged_or_saved(tiny, mo
     with pytest.raises(ConfigError) as caught:
         fit(tiny, "trainer.max_steps=8", "logger.every=100")
     line = assert_failed_at(caught, 2)  # known, although the pass had a step more
-    assert "train/loss is not finite, and so are" in line
+    assert "train/loss is not finite, and" in line
     assert kept()["global_step"] == 2
 
 

@@ -48,7 +48,7 @@ def test_the_share_outside_is_that_of_places_counted_one_by_one():
     for image, group, row, column, y, x in itertools.product(*map(range, (2, 2, 3, 2, height, width))):
         dy, dx = offset[image, 12 * group + 4 * row + 2 * column :, y, x][:2].tolist()
         place = 2 * y - 2 + row + dy, x - 1 + 2 * column + dx
-        outside += not (-1 < place[0] < 6 and -1 < place[1] < 7)
+        outside += not (-0.5 < place[0] < 5.5 and -0.5 < place[1] < 6.5)
     share = 100 * outside / (2 * 2 * 6 * height * width)
     assert 20 < share < 80
     assert watch.OffsetStatistics.of(layer, (maps,)).outside.item() == pytest.approx(share, abs=1e-3)

@@ -268,7 +268,7 @@ def draw(found: Robustness) -> bytes:
             look: dict[str, Any] = {"color": f"C{number % 10}", "marker": "osD^vP"[number % 6], "markersize": 4}
             axes.plot(amounts, mean, label=label.replace("$", r"\$"), **look)
             low, high = ([m + sign * s for m, s in zip(mean, std, strict=True)] for sign in (-1, 1))
-            axes.fill_between(amounts, low, high, color=look["color"], alpha=0.15, linewidth=0)
+            axes.fill_between(amounts, low, high, color=look["color"], alpha=0.12, linewidth=0)
         if change == "scale":
             axes.set_xscale("log", base=2)
             axes.minorticks_off()
@@ -280,5 +280,5 @@ def draw(found: Robustness) -> bytes:
     figure.legend(handles, labels, loc="outside lower center", ncols=min(3, len(labels)), frameon=False)
     figure.suptitle(found.title.replace("$", r"\$"))
     file = io.BytesIO()
-    figure.savefig(file, format="png")
+    figure.savefig(file, format="png", pil_kwargs={"optimize": True})
     return file.getvalue()

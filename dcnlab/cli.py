@@ -134,7 +134,7 @@ def table(
 ) -> None:
     """Compare runs: mean and spread over seeds, differences to the row `none`, beside the paper's; cost.
 
-    NAME is that of runs, or table1, table3, table5: the paper's, from whatever runs there are.
+    NAME is that of runs, or table1, table2, table3, table5: the paper's, from whatever runs there are.
     """
     from dcnlab.ablations import table as tables
 
@@ -167,14 +167,19 @@ def report(
 
 @app.command()
 def complexity(
-    words: Annotated[list[str], typer.Argument(metavar="EXPERIMENT.yaml... [KEY=VALUE]...", show_default=False)],
+    words: Annotated[
+        list[str] | None, typer.Argument(metavar="[EXPERIMENT.yaml]... [KEY=VALUE]...", show_default=False)
+    ] = None,
     size: Annotated[str | None, typer.Option(metavar="HxW", help="Image, pixels.", show_default="data's")] = None,
     timed: Annotated[bool, typer.Option("--time/--no-time", help="Take forward times.")] = True,
     device: Annotated[str | None, typer.Option(help="cpu or cuda", show_default="what there is")] = None,
     repeats: Annotated[int, typer.Option(min=1, help="Passes that times are the median of.")] = 3,
     form: Annotated[str, typer.Option("--format", help="rich, markdown, latex, csv or json")] = "rich",
 ) -> None:
-    """Parameters, multiply-adds and forward time, plain and deformable, beside the paper's; needs no data."""
+    """Parameters, multiply-adds, forward and total time, plain and deformable, beside the paper's; needs no data.
+
+    Without an experiment: the ten networks of the paper's table 4.
+    """
     from dcnlab import configfile
     from dcnlab.ablations import rendering
 
@@ -182,15 +187,16 @@ def complexity(
     if device is not None:
         choose("--device", device, ("cpu", "cuda"))
     from dcnlab.ablations import complexity as costs
+    from dcnlab.ablations import timing
 
     pixels = options.size("--size", size)
-    experiments = [word for word in words if not configfile.is_override(word)]
-    overrides = [word for word in words if configfile.is_override(word)]
+    experiments = [word for word in words or [] if not configfile.is_override(word)]
+    overrides = [word for word in words or [] if configfile.is_override(word)]
     found = costs.assemble(
-        experiments,
+        experiments or costs.PAPER,
         overrides,
         pixels,
-        (device or costs.usual_device()) if timed else None,
+        (device or timing.usual_device()) if timed else None,
         repeats,
         say=lambda line: print(line, file=sys.stderr, flush=True),
     )

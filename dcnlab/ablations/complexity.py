@@ -2,34 +2,36 @@
 
 from __future__ import annotations
 
-import statistics
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from dcnlab import assembly, configfile, cost, resources
+from dcnlab.ablations import paper, timing
 from dcnlab.ablations.rendering import Block
 from dcnlab.config import Config, ConfigError, DataConfig
 from dcnlab.models.class_aware_rpn import ClassAwareRPN
-from dcnlab.models.detector import Detector
 from dcnlab.models.image_batch import pad_images
 from dcnlab.models.two_stage import TwoStageDetector
 
-DEFORM_LAYERS = 3
-"""Deformable layers of an experiment that is itself plain: the paper's choice."""
+PAPER = (
+    "segmentation/deeplab_cityscapes",
+    "segmentation/deeplab_voc",
+    "detection/class_aware_rpn_voc",
+    "detection/faster_rcnn_voc",
+    "detection/rfcn_voc",
+)
+"""The experiments of table 4: ten networks."""
 
 _NOWHERE = "not-needed"
 """Stands for the data set's folder where an experiment states none: only its classes and image size are asked for."""
-_POOLING = ("faster_rcnn", "faster_rcnn_fpn", "rfcn")
 _USUAL_SIZES = {"voc": (375, 500), "cityscapes": (1024, 2048), "camvid": (360, 480), "coco": (480, 640)}
 """Height and width of most images of a data set."""
 _COCO_CLASSES = 80
-_PAPER_BACKBONE, _PAPER_GPU = "resnet101", "Titan X (Maxwell)"
+_PAPER_GPU = "Titan X (Maxwell)"
 
 
 @dataclass
@@ -50,6 +52,9 @@ class _Subject:
     config: Config
     classes: list[str]
     size: tuple[int, int]
+    """Height and width of what the network sees, pixels."""
+    file_size: tuple[int, int]
+    """And of the image before it is resized."""
 
 
 def assemble(
@@ -108,7 +113,7 @@ def _subject(experiment: str, overrides: Sequence[str], size: tuple[int, int] | 
     classes = _classes(config, located)
     if not located and config.data.classes is None and config.data.name != "digits":
         notes.append(f"{config.name}: data.root is null; counted with the {len(classes)} classes of {config.data.name}")
-    return _Subject(config, classes, size or _size(config))
+    return _Subject(config, classes, *((size, size) if size else _sizes(config)))
 
 
 def _classes(config: Config, located: bool) -> list[str]:
@@ -140,18 +145,18 @@ def _own_classes(data: DataConfig, task: str) -> list[str] | None:
     return list(known[data.name]) if data.name in known else None
 
 
-def _size(config: Config) -> tuple[int, int]:
-    """The size at which a usual image of the data set comes to the network in a test."""
+def _sizes(config: Config) -> tuple[tuple[int, int], tuple[int, int]]:
+    """The size at which a usual image of the data set comes to the network in a test, and that of its file."""
     from dcnlab.data.detection import resized
 
     data = config.data
     if data.name in ("digits", "imagefolder"):
-        return data.image_size, data.image_size
+        return (data.image_size, data.image_size), (data.image_size, data.image_size)
     if data.name not in _USUAL_SIZES:
         raise ConfigError(f"{config.name}: images of {data.name} have no usual size; give one: --size HxW")
     height, width = _USUAL_SIZES[data.name]
     shorter = data.shorter_side or min(height, width)
-    return resized(height, width, shorter, data.longer_side or shorter * max(height, width))
+    return resized(height, width, shorter, data.longer_side or shorter * max(height, width)), (height, width)
 
 
 def _row(
@@ -160,16 +165,16 @@ def _row(
     model = subject.config.model
     model = replace(
         model,
-        deform_layers=(model.deform_layers or DEFORM_LAYERS) if deformable else 0,
-        deform_pooling=deformable and model.name in _POOLING,
+        deform_layers=(model.deform_layers or paper.DEFORM_LAYERS) if deformable else 0,
+        deform_pooling=deformable and model.name in paper.POOLING_MODELS,
     )
     config = replace(subject.config, model=model)
     kind, (height, width) = "deformable" if deformable else "plain", subject.size
     if device is not None:
         say(f"{config.name}, {kind}: {1 + repeats} forward passes of {height}x{width} pixels on {device}")
     found = _measure(config, subject, device, repeats)
-    paper = _paper(config)
-    millions = paper["params"]
+    theirs = _paper(config)
+    millions = theirs["params"]
     params = None if millions is None else round(millions * 1e6)
     return {
         "experiment": config.name,
@@ -189,9 +194,9 @@ def _row(
         "device": device,
         "network_seconds": found["network_seconds"],
         "total_seconds": found["total_seconds"],
-        "paper_network_seconds": paper["net_forward"],
-        "paper_total_seconds": paper["runtime"],
-        "paper_unconfirmed": " ".join(paper["unconfirmed"]),
+        "paper_network_seconds": theirs["net_forward"],
+        "paper_total_seconds": theirs["runtime"],
+        "paper_unconfirmed": " ".join(theirs["unconfirmed"]),
     }
 
 
@@ -209,7 +214,7 @@ def _measure(config: Config, subject: _Subject, device: str | None, repeats: int
     counted = real if two_stage else network
     place = "cpu" if two_stage else "meta"
     macs = cost.macs(_Counted(counted), torch.zeros(1, 3, *subject.size, device=place))
-    times = (None, None) if device is None else forward_seconds(real, subject.size, device, repeats)
+    times = (None, None) if device is None else timing.seconds(real, subject.size, subject.file_size, device, repeats)
     proposals = network.rpn.settings.proposals if isinstance(network, TwoStageDetector) else None
     return {
         "params": params,
@@ -249,50 +254,6 @@ class _Counted(nn.Module):
             network(images)
 
 
-def forward_seconds(network: nn.Module, size: tuple[int, int], device: str, repeats: int) -> tuple[float, float]:
-    """Median seconds for one image: of the network alone, and with what makes results of its output.
-
-    That is non-maximum suppression for a detector, else softmax and the best class, of each pixel in segmentation.
-
-    Args:
-        network: moved to the device and put into evaluation.
-        size: height and width of the image, pixels.
-        device: cpu or cuda.
-        repeats: passes to take the median of, after one to warm up.
-
-    Raises:
-        ConfigError: the GPU's memory does not hold it.
-    """
-    images = torch.randn(1, 3, *size, generator=torch.Generator().manual_seed(0)).to(device)
-    alone, total = [], []
-    try:
-        network = network.to(device).eval()
-        for _ in range(1 + repeats):
-            start = _clock(device)
-            with torch.no_grad():
-                output: Any = network.candidates(list(images)) if isinstance(network, Detector) else network(images)
-                half = _clock(device)
-                if isinstance(network, Detector):
-                    output = [network.detections.suppress(candidates) for candidates in output]
-                else:
-                    output = output.softmax(1).argmax(1)
-                end = _clock(device)
-            alone.append(half - start)
-            total.append(end - start)
-    except torch.OutOfMemoryError as error:
-        height, width = size
-        raise ConfigError(
-            f"--size is {height}x{width}, which the GPU's memory does not hold; a smaller one, or --device cpu"
-        ) from error
-    return statistics.median(alone[1:]), statistics.median(total[1:])
-
-
-def _clock(device: str) -> float:
-    if device == "cuda":
-        torch.cuda.synchronize()
-    return time.perf_counter()
-
-
 def _paper(config: Config) -> dict[str, Any]:
     """The paper's figures for a network, None where it has none.
 
@@ -300,10 +261,9 @@ def _paper(config: Config) -> dict[str, Any]:
     deformable layers 0 or 3, as there.
     """
     name = config.name.removesuffix("_voc") if config.task == "detection" else config.name
-    table = configfile.read_yaml(Path(__file__).with_name("published.yaml"))["table4"]
-    row = next((row for row in table["rows"] if row["model"] == name), None)
+    row = next((row for row in paper.read("table4")["rows"] if row["model"] == name), None)
     model, keys = config.model, ("params", "net_forward", "runtime")
-    if row is None or model.backbone.name != _PAPER_BACKBONE or model.deform_layers not in (0, DEFORM_LAYERS):
+    if row is None or model.backbone.name != paper.BACKBONE or model.deform_layers not in (0, paper.DEFORM_LAYERS):
         return dict.fromkeys(keys) | {"unconfirmed": []}
     at = int(model.deform_layers > 0)
     named = row.get("unconfirmed", [])
@@ -326,8 +286,8 @@ def _notes(rows: list[dict[str, Any]], device: str | None) -> list[str]:
         notes.append(f"MACs of two-stage detectors are those at {', '.join(map(str, sorted(proposals)))} proposals")
     if device is not None:
         notes.append(
-            "our times: batch 1, float32, random weights, offsets at zero; total adds softmax and the best class, or "
-            "non-maximum suppression"
+            "our times: batch 1, float32, random weights, offsets at zero; total adds resizing and normalising on the "
+            "CPU, and softmax and the best class at the file's size, or non-maximum suppression; no file is read"
         )
     if any(row["paper_params"] is not None for row in rows):
         notes.append(
@@ -373,8 +333,3 @@ def _number(value: float | None, unit: float, digits: int) -> str:
 
 def _millions(difference: int | None, digits: int) -> str:
     return "" if difference is None else f"{difference / 1e6:+.{digits}f}"
-
-
-def usual_device() -> str:
-    """A GPU where there is one, else the CPU."""
-    return "cuda" if torch.cuda.is_available() else "cpu"

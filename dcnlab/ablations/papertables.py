@@ -56,8 +56,8 @@ def systems(table: str, found: Sequence[Record], any_code: bool = False) -> tupl
         notes.append(f"left out: {_runs(len(strays))} of other sweeps, such as {strays[0].folder}")
     if len(found) > len(placed):
         notes.append(f"left out: {_runs(len(found) - len(placed))} of no row of {table}")
-    titles = _titles([members[0][0] for members in kept.values()], table)
-    made = [System(title, _collection(table, m, any_code)) for title, m in zip(titles, kept.values(), strict=True)]
+    named = titles([members[0][0] for members in kept.values()], table)
+    made = [System(title, _collection(table, m, any_code)) for title, m in zip(named, kept.values(), strict=True)]
     return [one for one in made if one.collection.used] or made, notes
 
 
@@ -82,7 +82,7 @@ def _has_place(table: str, one: Record) -> bool:
 
 def _shared(table: str, one: Record) -> dict[str, Any]:
     """What a system's runs have in common; a dilation that is not stated is the one that it comes to."""
-    shared = one.without(paper.VARIED[table])
+    shared = one.without(paper.VARIED.get(table, ()))
     return {**shared, paper.DILATION: paper.dilation(one.settings)} if paper.DILATION in shared else shared
 
 
@@ -93,17 +93,22 @@ def _stray(table: str, members: Sequence[tuple[Record, paper.Label]]) -> bool:
     return alone and all(not set(one.results["parameters"]) <= own for one, _ in members)
 
 
-def _titles(firsts: Sequence[Record], table: str) -> list[str]:
-    """Network, backbone and data of each system; where that is not enough, the settings that tell them apart."""
-    titles = []
+def titles(firsts: Sequence[Record], table: str) -> list[str]:
+    """Network, backbone and data of each system; where that is not enough, the settings that tell them apart.
+
+    Args:
+        firsts: a run of each system.
+        table: whose rows do not tell systems apart.
+    """
+    short = []
     for one in firsts:
         settings = one.settings
         root = Path(settings["data.root"] or "").name
         data = settings["data.name"] + (f" ({root})" if root.lower() not in ("", settings["data.name"]) else "")
-        titles.append(f"{settings['model.name']}, {settings['model.backbone.name']}, {data}")
+        short.append(f"{settings['model.name']}, {settings['model.backbone.name']}, {data}")
     full = []
-    for title, one in zip(titles, firsts, strict=True):
-        twins = [_shared(table, other) for other, name in zip(firsts, titles, strict=True) if name == title]
+    for title, one in zip(short, firsts, strict=True):
+        twins = [_shared(table, other) for other, name in zip(firsts, short, strict=True) if name == title]
         keys = [key for key in twins[0] if len({digest(twin.get(key)) for twin in twins}) > 1]
         said = [f"{key}={_shared(table, one)[key]}" for key in keys[:_DIFFERENCES]]
         more = [f"{len(keys) - _DIFFERENCES} more"] if len(keys) > _DIFFERENCES else []

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from dcnlab import resources, runs
-from dcnlab.ablations import collect, paper, papertables, record, rendering, seeds, sweepfile, wandb_runs
+from dcnlab.ablations import collect, dilationtable, paper, papertables, record, rendering, seeds, sweepfile, wandb_runs
 from dcnlab.ablations.collect import CODE, Collection, Row
 from dcnlab.ablations.paper import Counterpart
 from dcnlab.ablations.record import Record
@@ -30,6 +30,8 @@ class Table:
     notes: list[str]
     orientation: bool = False
     """Whether the paper's whole table 1 stands below: a sweep of what it varies, of a network that it does not have."""
+    measured: list[dict[str, Any]] | None = None
+    """The rows of table 2, which has no sections: see `dilationtable.rows`."""
 
     @property
     def swept(self) -> list[str]:
@@ -53,6 +55,8 @@ class Table:
         folders; and where the paper has the system: paper, what that is, and paper_differs, in what it is not as ours.
         None: missing, or not to be had.
         """
+        if self.measured is not None:
+            return self.measured
         named = len(self.sections) > 1
         return [({"system": part.title} if named else {}) | row for part in self.sections for row in part.rows]
 
@@ -67,7 +71,7 @@ def assemble(
     """The table of a sweep, of the runs of one name, or one of the paper's.
 
     Args:
-        name: path or packaged name of a sweep file; the folder name that runs share; or table1, table3, table5.
+        name: path or packaged name of a sweep file; the folder name that runs share; or table1, table2, table3, table5.
         roots: folders to look for runs in.
         overrides: the key=value that the sweep was run with.
         any_code: whether runs of different code share rows.
@@ -101,6 +105,11 @@ def of_records(
         return summarise(sweep.title, collection, notes, sweep.metric, sweep.goal)
     if overrides:
         raise ConfigError(f"{overrides[0]}: only a sweep file's table takes key=value")
+    if name == "table2":
+        rows, said = dilationtable.rows(found)
+        return Table(f"table2: {paper.read(name)['title']}", [], [*notes, *said], measured=rows)
+    if name == "table4":
+        raise ConfigError("table4 is counted and timed, not trained: dcnlab complexity")
     if name in paper.VARIED:
         systems, said = papertables.systems(name, found, any_code)
         sections = [section(one.title, one.collection, name, only=paper.metrics(name)) for one in systems]
@@ -154,6 +163,8 @@ def _rank(collection: Collection, metric: str, goal: str) -> None:
 
 def cells(table: Table) -> tuple[list[str], list[list[str]]]:
     """Header and rows of all sections as people read them, in one grid; see `blocks`."""
+    if table.measured is not None:
+        return dilationtable.block(table.measured, "")[1:]
     return _grid(table.sections)
 
 
@@ -231,6 +242,8 @@ def blocks(table: Table, caption: str) -> list[Block]:
         table: to show.
         caption: of the whole; may be empty.
     """
+    if table.measured is not None:
+        return [dilationtable.block(table.measured, caption)]
     found = []
     for part in table.sections:
         said = [caption, part.title, _beside(part.counterpart)]

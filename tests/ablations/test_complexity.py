@@ -13,7 +13,7 @@ from PIL import Image
 from torch import nn
 from torchvision.models import ResNet101_Weights
 
-from dcnlab.ablations import complexity, rendering
+from dcnlab.ablations import complexity, rendering, timing
 from dcnlab.config import ConfigError
 
 DEEPLABS = ["segmentation/deeplab_voc", "segmentation/deeplab_cityscapes"]
@@ -158,10 +158,27 @@ def test_unconfirmed_figures_are_marked_and_the_papers_gpu_is_named(deeplabs):
 
 
 def test_seconds_are_medians_without_the_pass_that_warms_up(monkeypatch):
-    # Start, network done, all done, of each pass.
-    clock = iter([0, 100, 200, 0, 1, 5, 0, 3, 4, 0, 2, 9])
-    monkeypatch.setattr(complexity, "_clock", lambda device: next(clock))
-    assert complexity.forward_seconds(nn.Conv2d(3, 2, 1), (32, 32), "cpu", repeats=3) == (2, 5)
+    # Start, prepared, network done, all done, of each pass.
+    clock = iter([0, 1, 100, 200, 0, 2, 3, 5, 0, 0, 3, 4, 0, 1, 3, 9])
+    monkeypatch.setattr(timing, "_clock", lambda device: next(clock))
+    assert timing.seconds(nn.Conv2d(3, 2, 1), (32, 32), (40, 40), "cpu", repeats=3) == (2, 5)
+
+
+def test_a_photograph_is_resized_and_normalised_as_networks_take_it():
+    grey = torch.full((3, 4, 6), 51, dtype=torch.uint8)  # 0.2
+    prepared = timing.prepared(grey, (2, 3))
+    assert prepared.shape == (3, 2, 3)
+    expected = [(0.2 - mean) / std for mean, std in ((0.485, 0.229), (0.456, 0.224), (0.406, 0.225))]
+    torch.testing.assert_close(prepared[:, 0, 0], torch.tensor(expected))
+
+
+def test_without_an_experiment_the_command_counts_the_papers_ten_networks(write):
+    done = dcnlab("complexity", "--no-time", "--format", "json", "--size", "64x96")
+    assert done.returncode == 0, done.stderr
+    rows = json.loads(done.stdout)
+    published = yaml.safe_load(Path(complexity.__file__).with_name("published.yaml").read_text())["table4"]["rows"]
+    assert [row["paper_params"] for row in rows] == [round(1e6 * n) for row in published for n in row["params"]]
+    assert [row["experiment"].removesuffix("_voc") for row in rows[4::2]] == ["class_aware_rpn", "faster_rcnn", "rfcn"]
 
 
 def test_a_timed_network_says_so_first_and_has_seconds(slim):

@@ -281,3 +281,91 @@ def test_latex_compiles(rfcn, tmp_path, name):
     (tmp_path / "table.tex").write_text(document)
     command = ["pdflatex", "-interaction=nonstopmode", "-halt-on-error", "table.tex"]
     subprocess.run(command, cwd=tmp_path, check=True, capture_output=True, timeout=60)
+
+
+def measured(folder, *rows):
+    """Writes a run's dilation.json: of each layer a mean for small ones and nothing else."""
+    none = dict.fromkeys(("medium", "large", "background"))
+    lines = [{"layer": layer, "small": small, **none} for layer, small in rows]
+    (folder / "dilation.json").write_text(json.dumps({"schema": 1, "rows": lines}))
+
+
+def test_table2_gathers_measured_runs_over_seeds_beside_the_papers(write):
+    for seed, mean in ((0, 5.0), (1, 6.0)):
+        folder = write(RFCN, {"deform_layers": 2}, seed, {"ap50": 80.0})
+        measured(
+            folder,
+            ("layer4.2.conv2", {"mean": mean, "std": 2.0 + seed, "count": 10}),
+            ("layer4.1.conv2", None),
+        )
+    write(RFCN, {"deform_layers": 1}, 0, {"ap50": 80.0})
+    found = assemble("table2")
+    last, other = found.rows
+    assert (last["layer"], last["seeds"], last["small_mean"], last["small_std"]) == ("layer4.2.conv2", 2, 5.5, 2.5)
+    assert (last["small_count"], last["small_seeds_std"]) == (20, 0.5**0.5)
+    assert (last["paper_layer"], last["paper_small_mean"], last["paper_background_std"]) == ("res5c", 5.3, 3.0)
+    assert (other["small_mean"], other["small_count"], other["paper_layer"]) == (None, 0, "res5b")
+    [block] = tables.blocks(found, "")
+    assert block.lines[0][3] == "5.50 ± 2.50"
+    assert block.lines[1][3] == "none"
+    assert "res5c" in tables.render(found, "latex")
+
+
+def test_tables_that_runs_cannot_make_say_what_does(write):
+    with pytest.raises(ConfigError, match="dcnlab complexity"):
+        assemble("table4")
+    with pytest.raises(ConfigError, match="dcnlab dilation RUN"):
+        assemble("table2")
+
+
+def sweep_file(parameters, program="rfcn.yaml", **changes):
+    base = {**CARDS, "trainer": {"max_steps": 1}}
+    Path(program).write_text(yaml.safe_dump(base))
+    tree = {"program": program, "method": "grid", "parameters": parameters, **changes}
+    Path("ablation.yaml").write_text(yaml.safe_dump(tree))
+    return "ablation.yaml"
+
+
+def test_a_sweep_over_modules_stands_beside_the_papers_table3(write):
+    values = [
+        {"deform_layers": 3, "deform_pooling": True},
+        {"deform_layers": 0, "deform_pooling": False},
+        {"deform_layers": 0, "deform_pooling": True},
+    ]
+    name = sweep_file({"model": {"values": values}, "seed": {"values": [0]}})
+    for model, ap50 in zip(values, (66.0, 60.0, 63.0), strict=True):
+        write(CARDS, model, 0, {"ap50": ap50}, name="ablation")
+    found = assemble(name)
+    keys = ("ap50_difference", "paper_ap50", "base")
+    assert [tuple(row.get(key) for key in keys) for row in found.rows] == [
+        (6.0, 82.6, False),
+        (None, 80.0, True),  # the row none, though it is not the first
+        (3.0, 81.2, False),
+    ]
+    assert found.rows[0]["paper_ap50_difference"] == pytest.approx(2.6)
+    [block] = tables.blocks(found, "")
+    assert block.caption.startswith("paper: R-FCN, resnet101, VOC 2007 test, another data")
+
+
+def test_a_random_searchs_table_ranks_the_trials_that_were_run_and_says_how_many_are_missing(write):
+    search = {"optim.lr": {"min": 0.001, "max": 0.1}, "seed": {"value": 0}}
+    metric = {"name": "test/ap50", "goal": "maximize"}
+    name = sweep_file(search, method="random", run_cap=5, metric=metric)
+    for lr, ap50 in ((0.01, 50.0), (0.02, 70.0), (0.05, 60.0)):
+        write(CARDS, {}, 0, {"ap50": ap50}, name="ablation", parameters={"optim.lr": lr}, optim={"lr": lr})
+    found = assemble(name)
+    assert [(row["optim.lr"], row["ap50"]) for row in found.rows] == [(0.02, 70.0), (0.05, 60.0), (0.01, 50.0)]
+    assert [row["ap50_difference"] for row in found.rows] == [None] * 3
+    assert "random search: 3 of 5 trials are finished, best first; the others are missing" in found.notes
+
+
+def test_six_seeds_are_tested_and_p_is_shown(write):
+    for seed in range(6):
+        for layers in (0, 3):
+            write(CAMVID, {"deform_layers": layers}, seed, {"miou": 40.0 + seed + layers / 3})
+    found = assemble("table1")
+    assert found.rows[3]["miou_p"] == 2 / 2**6
+    [block] = tables.blocks(found, "")
+    assert block.header[1:4] == ["miou (%)", "difference", "p"]
+    assert block.lines[3][3] == "0.0312"
+    assert any("not corrected" in note for note in found.notes)

@@ -395,7 +395,7 @@ class TrainerConfig:
     """Minutes between two checkpoints within a pass; each pass ends with one as well."""
     offset_limit: float | None = None
     """A training stops where the mean length of a deformable convolution's offsets grows beyond this, pixels of its
-    map; null is the map's longer side, where nearly all of them look at nothing."""
+    map; null is ten times the map's longer side."""
     effective_batch: int | None = None
     """Images a step over all processes; null is batch_size on every process."""
     deterministic: bool = False

@@ -18,6 +18,9 @@ from dcnlab.nn import ActiveConv2d, DeformConv2d, DeformPSRoIPool, DeformRoIPool
 
 CONVOLUTIONS = (DeformConv2d, ActiveConv2d)
 POOLINGS = (DeformRoIPool, DeformPSRoIPool)
+FAR = 10
+"""Longer sides of the map that the mean offset may reach where no limit is stated. One would be too strict: on maps of a
+few pixels a high learning rate leads there within steps, in trainings that go on."""
 _ADVICE = "a smaller optim.lr or optim.offset_lr_scale may help, or optim.clip_norm"
 
 
@@ -70,9 +73,9 @@ class OffsetStatistics:
         return cls(length.mean(), length.amax(), *pairs.aminmax(), outside, side)
 
     def exceeds(self, limit: float | None) -> Tensor:
-        """Whether an offset is not finite, or a convolution's mean is over `limit`; None is its map's longer side."""
+        """Whether an offset is not finite, or a convolution's mean is over `limit`; None: far out of its map."""
         wrong = ~(torch.isfinite(self.low) & torch.isfinite(self.high))
-        return wrong if self.side is None else wrong | (self.mean > (self.side if limit is None else limit))
+        return wrong if self.side is None else wrong | (self.mean > (FAR * self.side if limit is None else limit))
 
     def __str__(self) -> str:
         unit = "box sides" if self.side is None else f"pixels on a map of {self.side}"

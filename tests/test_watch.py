@@ -74,9 +74,9 @@ def test_an_active_layers_offsets_are_measured_too():
 
 
 @pytest.mark.parametrize(
-    ("y", "limit", "over"), [(4.9, None, False), (5.1, None, True), (4.9, 4.5, True), (math.nan, 1e9, True)]
+    ("y", "limit", "over"), [(49.0, None, False), (51.0, None, True), (4.9, 4.5, True), (math.nan, 1e9, True)]
 )
-def test_offsets_are_over_the_limit_by_their_mean_which_is_the_maps_longer_side_where_none_is_stated(y, limit, over):
+def test_offsets_are_over_the_limit_by_their_mean_which_is_ten_of_the_maps_sides_where_none_is_stated(y, limit, over):
     layer = moved(DeformConv2d(1, 1, 3, padding=1), y, 0.0)
     assert bool(watch.OffsetStatistics.of(layer, (torch.zeros(1, 1, 4, 5),)).exceeds(limit)) is over
 

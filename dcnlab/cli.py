@@ -276,6 +276,37 @@ def robustness(
 
 
 @app.command()
+def visualize(
+    run: Annotated[str, typer.Argument(metavar="RUN")],
+    image: Annotated[str, typer.Argument(metavar="IMAGE", help="A file, or test:N of the run's test split, from 0")],
+    overrides: Overrides = None,
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FIGURE", help="PNG, PDF or SVG by its ending.", show_default="RUN/figures/IMAGE-KIND.png"
+        ),
+    ] = None,
+    kind: Annotated[str, typer.Option(help="sampling, rois, offsets, dilation or all")] = "sampling",
+    at: Annotated[
+        list[str] | None,
+        typer.Option(metavar="X,Y", help="Units to look from, pixels of the file.", show_default="on objects and off"),
+    ] = None,
+    layers: Annotated[int, typer.Option(metavar="N", help="The last N stacked deformable layers.")] = 3,
+    score: Annotated[float, typer.Option(help="Least score of detections and RoIs.")] = 0.5,
+) -> None:
+    """Draw sampling points, shifted RoI bins, offsets or effective dilation over an image; prints the files."""
+    from dcnlab import runs
+
+    folder = runs.find(run)
+    from dcnlab.ablations import figures
+
+    drawn = figures.draw(folder, image, out, kind, at or [], layers, score, overrides or [])
+    for note in drawn.notes:
+        print(f"note: {note}", file=sys.stderr)
+    print("\n".join(map(str, drawn.paths)))
+
+
+@app.command()
 def export(
     run: Annotated[str, typer.Argument(metavar="RUN")],
     form: Annotated[str, typer.Option("--format", help="safetensors, torch-export or onnx")],

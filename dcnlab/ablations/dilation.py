@@ -14,7 +14,7 @@ from rich.console import Console
 from rich.progress import track
 from torch import Tensor
 
-from dcnlab import configfile, experiment, runs
+from dcnlab import configfile, experiment, options, runs
 from dcnlab.ablations import rendering
 from dcnlab.ablations.rendering import Block
 from dcnlab.ablations.tracing import DeformedLayer, observe_image
@@ -209,10 +209,7 @@ def parse_sides(text: str) -> tuple[float, float]:
     Raises:
         ConfigError: it is not of that form.
     """
-    try:
-        low, high = map(float, text.split(","))
-    except ValueError:
-        low = high = -1.0
-    if not 0 < low <= high < float("inf"):
+    found = options.numbers("--sides", text, 1, 100_000)
+    if len(found) != 2:
         raise ConfigError(f"--sides is {text!r}; it must be LOW,HIGH, two numbers of pixels such as 96,224")
-    return low, high
+    return found[0], found[1]

@@ -16,51 +16,6 @@ from dcnlab.ablations.rendering import render
 from dcnlab.ablations.tracing import DeformedLayer, Grid
 from dcnlab.config import ConfigError
 from dcnlab.metrics.effective_dilation import SIZES, Spread
-from dcnlab.runs import CHECKPOINT
-
-DETECTION = """
-name: tiny
-task: detection
-data: {name: digits, classes: ["0", "1"], image_size: 48, scale: [0.8, 1.2], digits: 2, clutter: 0, train_length: 8,
-       test_length: 5, val: null, batch_size: 4}
-model:
-  name: rfcn
-  deform_layers: 2
-  dilation: 2
-  head_channels: 16
-  backbone: {name: resnet10_slim}
-  rpn: {scales: [2, 4], hidden_channels: 16, border: null, candidates: 50, proposals: 10, sampled: 32}
-  rois: 16
-optim: {offset_lr_scale: 0}
-test: {pictures: 0}
-trainer: {max_steps: 1, accelerator: cpu, threads: 1}
-logger: {wandb: false, every: 1}
-"""
-LAST = "model.backbone.layer4.0.conv2.offset_conv.bias"
-
-
-@pytest.fixture(scope="module")
-def trained(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("dilation")
-    (folder / "tiny.yaml").write_text(DETECTION)
-    return experiment.fit(configfile.load(str(folder / "tiny.yaml"), [f"out={folder}", "id=one"]))
-
-
-@pytest.fixture
-def run(trained, tmp_path):
-    """A copy of the run, whose weights a test may change."""
-    folder = tmp_path / "run"
-    (folder / CHECKPOINT.parent).mkdir(parents=True)
-    for name in ("config.yaml", "results.json", CHECKPOINT):
-        (folder / name).write_bytes((trained / name).read_bytes())
-    return folder
-
-
-def set_bias(run, offsets):
-    """Give the last layer's offsets (y, x of each of nine points) one value at all places."""
-    checkpoint = torch.load(run / CHECKPOINT, weights_only=True)
-    checkpoint["state_dict"][LAST] = torch.tensor(offsets, dtype=torch.float32)
-    torch.save(checkpoint, run / CHECKPOINT)
 
 
 def counted(run):
@@ -90,8 +45,8 @@ def test_without_offsets_the_effective_dilation_is_the_dilation(run):
     assert written["rows"] == [{key: row[key] for key in row if key != "dilation"} for row in found.rows]
 
 
-def test_offsets_that_scale_the_grid_scale_the_effective_dilation(run):
-    set_bias(run, [value for i in (-1, 0, 1) for j in (-1, 0, 1) for value in (i * 2 * 1.5, j * 2 * 1.5)])
+def test_offsets_that_scale_the_grid_scale_the_effective_dilation(run, set_offsets):
+    set_offsets([value for i in (-1, 0, 1) for j in (-1, 0, 1) for value in (i * 2 * 1.5, j * 2 * 1.5)])
     last, before = measure(run).rows
     assert last["small"]["mean"] == last["background"]["mean"] == pytest.approx(5, abs=1e-6)
     assert last["small"]["std"] == pytest.approx(0, abs=1e-6)
@@ -120,9 +75,9 @@ def test_areas_are_counted_in_the_pixels_asked_for_and_positions_in_the_zeros_be
         assert {name: spread.count for name, spread in spreads.items() if spread.count} == {size: 9, "background": 3}
 
 
-def test_one_moved_point_in_every_format(run):
+def test_one_moved_point_in_every_format(run, set_offsets):
     # The middle goes 2 to the right at dilation 2: 4 on its left, 0 on its right, sqrt(8) above and below.
-    set_bias(run, [0.0] * 9 + [2.0] + [0.0] * 8)
+    set_offsets([0.0] * 9 + [2.0] + [0.0] * 8)
     expected = (8 * 2 + 4 + 0 + 2 * math.sqrt(8)) / 12
     rows, blocks = table(measure(run))
     assert rows[0]["small_mean"] == pytest.approx(expected, abs=1e-6)
@@ -139,8 +94,8 @@ def test_one_moved_point_in_every_format(run):
     assert json.loads(render(rows, blocks, "json")) == rows
 
 
-def test_a_diverged_run_says_so_and_leaves_no_file(run):
-    set_bias(run, [float("nan")] * 18)
+def test_a_diverged_run_says_so_and_leaves_no_file(run, set_offsets):
+    set_offsets([float("nan")] * 18)
     with pytest.raises(ConfigError, match=r"^the training diverged: layer4\.0\.conv2 "):
         measure(run)
     assert not (run / "dilation.json").exists()

@@ -1,0 +1,254 @@
+"""The figures themselves, in matplotlib: an image a panel, and what is laid over it.
+
+Everything here is in an image's pixels, a pixel's centre being its index, y before x but for boxes: x1, y1, x2, y2,
+continuous, from 0.
+"""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from matplotlib import colormaps, patheffects, rc_context
+from matplotlib.cm import ScalarMappable
+from matplotlib.colors import Colormap, ListedColormap, Normalize
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.patches import Patch, Rectangle
+from numpy.typing import NDArray
+from PIL import Image
+
+RED, GREEN, YELLOW = "#e8000b", "#00d000", "#ffd400"
+_PANEL = 3.4
+"""Inches that a panel's longer side has."""
+_TITLE, _TEXT = 11, 9
+_RASTERED = 4000
+"""Points from which PDF and SVG hold a panel's points as pixels."""
+_MOST_ARROWS = 24
+_ARROWS = ListedColormap(colormaps["plasma"](np.linspace(0, 0.8, 256)))
+"""Without the palest colours, which a pale picture hides."""
+
+Array = NDArray[np.float64]
+
+
+def sampling(
+    picture: Image.Image,
+    units: Sequence[tuple[str, tuple[float, float], Array]],
+    layers: Sequence[str],
+) -> Figure:
+    """A panel for each activation unit: where it is, and the sampling points that it looks at.
+
+    Args:
+        picture: under all of them.
+        units: title, place (y, x), sampling points (n, 2) of each.
+        layers: names, the last of the network first.
+    """
+    figure, axes = _panels([picture] * len(units), f"Sampling points through {_series(layers)}", below=0.1)
+    for axis, (title, place, points) in zip(axes, units, strict=True):
+        axis.set_title(title, fontsize=_TITLE)
+        size = 30 if len(points) <= 9 else 14 if len(points) <= 81 else 5
+        axis.scatter(
+            points[:, 1], points[:, 0], s=size, c=RED, alpha=0.75, linewidths=0, rasterized=len(points) > _RASTERED
+        )
+        axis.scatter(place[1], place[0], s=90, c=GREEN, edgecolors="white", linewidths=1.2, zorder=3)
+    count = max((len(points) for _, _, points in units), default=0)
+    noun = "filters" if len(layers) > 1 else "filter"
+    marks = [
+        _mark(GREEN, f"activation unit of {layers[0]}", 9),
+        _mark(RED, f"sampling points of {len(layers)} stacked {noun} (up to {count})", 5),
+    ]
+    _legend(figure, marks)
+    return figure
+
+
+def rois(
+    picture: Image.Image, found: Sequence[tuple[str, Array, Array]], poolings: str = "deformable RoI pooling"
+) -> Figure:
+    """A panel for each RoI: its box and its shifted bins.
+
+    Args:
+        picture: under all of them.
+        found: title, box (4,), bins (k, k, 4) of each.
+        poolings: what the bins are of.
+    """
+    figure, axes = _panels([picture] * len(found), f"Shifted bins of {poolings}", below=0.1)
+    for axis, (title, box, bins) in zip(axes, found, strict=True):
+        axis.set_title(title, fontsize=_TITLE)
+        for one in bins.reshape(-1, 4):
+            axis.add_patch(_rectangle(one, RED, 0.9, alpha=0.9))
+        axis.add_patch(_rectangle(box, YELLOW, 2.4))
+    side = found[0][2].shape[0] if found else 0
+    marks: list[Any] = [
+        Patch(fill=False, edgecolor=YELLOW, linewidth=2.4, label="input RoI"),
+        Patch(fill=False, edgecolor=RED, label=f"its {side}x{side} bins"),
+    ]
+    _legend(figure, marks)
+    return figure
+
+
+def arrows(picture: Image.Image, fields: Sequence[tuple[str, Array, Array]]) -> Figure:
+    """A panel for each layer: the field of its offsets.
+
+    Args:
+        picture: under all of them.
+        fields: name; places (h, w, 2); offsets (h, w, 2) in the image's pixels, of each layer.
+    """
+    thinned = [(name, *_thinned(places, shifts)) for name, places, shifts in fields]
+    spacing = min(_spacing(places) for _, places, _ in thinned)
+    longest = max(float(np.quantile(np.hypot(*shifts.reshape(-1, 2).T), 0.98)) for _, _, shifts in thinned)
+    factor = _round_factor(0.95 * spacing / longest) if longest > 0 else 1.0
+    lengths = Normalize(0, max(longest, 1e-9), clip=True)
+    drawn = "" if factor == 1 else f", drawn {factor:g} times as long"
+    figure, axes = _panels([_faded(picture)] * len(fields), f"Offsets, mean over a filter's points{drawn}", beside=0.8)
+    for axis, (name, places, shifts) in zip(axes, thinned, strict=True):
+        axis.set_title(name, fontsize=_TITLE)
+        axis.quiver(
+            places[..., 1],
+            places[..., 0],
+            shifts[..., 1] * factor,
+            shifts[..., 0] * factor,
+            np.hypot(shifts[..., 0], shifts[..., 1]),
+            angles="xy",
+            scale_units="xy",
+            scale=1,
+            norm=lengths,
+            cmap=_ARROWS,
+            width=0.007,
+            headwidth=4,
+            headlength=4.5,
+            headaxislength=4,
+            minlength=0.6,
+        )
+    _colours(figure, axes, lengths, _ARROWS, "pixels of the image", clipped=True)
+    return figure
+
+
+def heat(
+    picture: Image.Image, fields: Sequence[tuple[str, tuple[float, float, float, float], Array]], boxes: Array
+) -> Figure:
+    """A panel for each layer: its effective dilation as colours.
+
+    Args:
+        picture: under all of them.
+        fields: name; left, right, bottom and top edge of the map; its values (h, w), of each layer.
+        boxes: (n, 4), outlined.
+    """
+    figure, axes = _panels([_faded(picture)] * len(fields), "Effective dilation", beside=0.8)
+    low, high = min(float(v.min()) for *_, v in fields), max(float(v.max()) for *_, v in fields)
+    if high - low < 1e-3:  # one colour in the middle of the scale
+        low, high = low - 0.5, high + 0.5
+    colours = Normalize(low, high)
+    for axis, (name, edges, values) in zip(axes, fields, strict=True):
+        axis.set_title(name, fontsize=_TITLE)
+        limits = axis.get_xlim(), axis.get_ylim()
+        axis.imshow(values, extent=edges, norm=colours, cmap="viridis", alpha=0.62, interpolation="nearest")
+        axis.set(xlim=limits[0], ylim=limits[1])
+        for box in boxes:
+            axis.add_patch(_rectangle(box, "white", 1.2))
+    _colours(figure, axes, colours, "viridis", "pixels of the layer's map")
+    return figure
+
+
+def encode(figure: Figure, ending: str) -> bytes:
+    """The figure as a file's content; png, pdf or svg. The same figure gives the same bytes."""
+    file = io.BytesIO()
+    undated = {"png": {"Software": None}, "pdf": {"CreationDate": None}, "svg": {"Date": None}}[ending]
+    with rc_context({"svg.hashsalt": "dcnlab", "pdf.fonttype": 42}):
+        figure.savefig(file, format=ending, dpi=170, bbox_inches="tight", pad_inches=0.08, metadata=undated)
+    return file.getvalue()
+
+
+def _panels(
+    pictures: Sequence[Image.Image], title: str, beside: float = 0.0, below: float = 0.0
+) -> tuple[Figure, list[Any]]:
+    """Pictures in a row, or in rows of three, without axes; with room for what goes beside and below, in inches."""
+    columns = min(len(pictures), 4 if len(pictures) == 4 else 3)
+    rows = -(-len(pictures) // columns)
+    width, height = pictures[0].size
+    longer = max(width, height)
+    size = (
+        columns * (_PANEL * width / longer + 0.08) + beside,
+        rows * (_PANEL * height / longer + 0.32) + below + 0.4,
+    )
+    figure = Figure(figsize=size, layout="constrained")
+    figure.suptitle(title, fontsize=_TITLE + 1, fontweight="bold")
+    axes = list(np.atleast_1d(figure.subplots(rows, columns)).ravel())
+    for axis in axes[len(pictures) :]:
+        axis.remove()
+    for axis, picture in zip(axes, pictures, strict=False):
+        axis.imshow(np.asarray(picture), interpolation="nearest" if longer < 200 else "antialiased")
+        axis.set_axis_off()
+        axis.set(xlim=(-0.5, width - 0.5), ylim=(height - 0.5, -0.5))
+    return figure, axes[: len(pictures)]
+
+
+def _faded(picture: Image.Image) -> Image.Image:
+    """The picture in pale grey, for colours to be laid over it."""
+    grey = np.asarray(picture.convert("L"), np.float64)
+    return Image.fromarray((165 + 0.35 * grey).clip(0, 255).astype(np.uint8)).convert("RGB")
+
+
+def _series(names: Sequence[str]) -> str:
+    return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"
+
+
+def _rectangle(box: Array, colour: str, width: float, alpha: float = 1.0) -> Rectangle:
+    x1, y1, x2, y2 = box
+    around = [patheffects.withStroke(linewidth=width + 1, foreground="black", alpha=0.35)]
+    return Rectangle(
+        (x1 - 0.5, y1 - 0.5),
+        x2 - x1,
+        y2 - y1,
+        fill=False,
+        edgecolor=colour,
+        linewidth=width,
+        alpha=alpha,
+        path_effects=around,
+    )
+
+
+def _mark(colour: str, label: str, size: float) -> Line2D:
+    return Line2D(
+        [], [], color="none", marker="o", markerfacecolor=colour, markeredgewidth=0, markersize=size, label=label
+    )
+
+
+def _legend(figure: Figure, marks: Sequence[Any]) -> None:
+    figure.legend(handles=list(marks), loc="outside lower center", ncols=len(marks), frameon=False, fontsize=_TEXT)
+
+
+def _colours(
+    figure: Figure, axes: Sequence[Any], norm: Normalize, name: str | Colormap, label: str, clipped: bool = False
+) -> None:
+    bar = figure.colorbar(
+        ScalarMappable(norm, name),
+        ax=list(axes),
+        shrink=0.85,
+        aspect=28,
+        pad=0.015,
+        extend="max" if clipped else "neither",
+    )
+    bar.set_label(label, fontsize=_TEXT)
+    bar.ax.tick_params(labelsize=_TEXT)
+
+
+def _thinned(places: Array, shifts: Array) -> tuple[Array, Array]:
+    """Every so many units, that arrows keep room."""
+    every = max(1, -(-max(places.shape[:2]) // _MOST_ARROWS))
+    start = (every - 1) // 2
+    return places[start::every, start::every], shifts[start::every, start::every]
+
+
+def _spacing(places: Array) -> float:
+    steps = [np.abs(np.diff(places[..., axis], axis=axis)) for axis in (0, 1)]
+    return float(min((step.min() for step in steps if step.size), default=1.0))
+
+
+def _round_factor(factor: float) -> float:
+    """A factor that is easily said: 1, 2 or 5 times a power of ten, not above the one given, and 1 from 1/2 to 1."""
+    if 0.5 <= factor < 2:
+        return 1.0
+    power = 10.0 ** np.floor(np.log10(factor))
+    return float(next(step * power for step in (5, 2, 1) if step * power <= factor * (1 + 1e-9)))

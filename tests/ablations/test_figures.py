@@ -1,0 +1,218 @@
+"""`dcnlab visualize`: what is drawn where, of which units, and into which files."""
+
+import io
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from command_line import dcnlab
+from matplotlib.colors import to_hex
+from PIL import Image
+
+from dcnlab import configfile, experiment
+from dcnlab.ablations import figures, figures_drawing
+from dcnlab.ablations.figures import draw
+from dcnlab.ablations.figures_subjects import Subject, places
+from dcnlab.ablations.tracing import DeformedLayer, Grid
+from dcnlab.config import ConfigError
+
+
+def layer(height, width, stride=8):
+    grid = Grid((stride, stride))
+    offset = torch.zeros(1, 18, height, width)
+    return DeformedLayer("x", (3, 3), (1, 1), (1, 1), (1, 1), offset, grid, (height, width), grid, ())
+
+
+def subject(height, width, boxes=(), regions=None, file_size=None):
+    picture = Image.new("RGB", (width, height))
+    boxes = torch.tensor(boxes, dtype=torch.float32).reshape(-1, 4)
+    names = [f"class {number}" for number in range(len(boxes))]
+    image = torch.zeros(3, height, width)
+    return Subject("s", image, picture, file_size or (height, width), boxes, names, "annotated", regions)
+
+
+def titled(units):
+    return {unit.title: unit.place for unit in units}
+
+
+def test_units_lie_on_the_smallest_and_the_largest_object_and_far_from_all():
+    seen = subject(80, 160, [[0, 0, 80, 80], [88, 8, 105, 25], [90, 40, 120, 70]])
+    # The small one's middle is pixel (16, 96); right of it, above and below the third, is most room.
+    found = titled(places(seen, layer(10, 20), [], []))
+    assert found["small object: class 1"] == (2, 12)
+    assert found["large object: class 0"] == (5, 5)
+    row, column = found["background"]
+    assert 2 <= row <= 7
+    assert 15 <= column <= 18
+
+
+def test_one_object_no_object_and_nothing_but_object():
+    assert titled(places(subject(80, 80, [[0, 0, 80, 80]]), layer(10, 10), [], [])) == {"object: class 0": (5, 5)}
+    assert titled(places(subject(80, 80), layer(10, 10), [], [])) == {"the image's middle": (5, 5)}
+
+
+def test_in_segmentation_units_are_deep_inside_the_classes_regions():
+    regions = torch.zeros(80, 80, dtype=torch.long)
+    regions[0:24, 0:80], regions[40:64, 40:64], regions[70:] = 1, 2, 255
+    found = titled(places(subject(80, 80, regions=regions), layer(10, 10), [], ["background", "road", "sign"]))
+    assert found["sign"] == (6, 6)
+    assert found["road"][0] == 1
+    assert 1 <= found["road"][1] <= 8
+    assert regions[8 * found["background"][0], 8 * found["background"][1]] == 0
+    plain = titled(places(subject(80, 80, regions=regions), layer(10, 10), [], ["sky", "road", "sign"]))
+    assert list(plain) == ["sign", "sky", "road"]
+
+
+def test_a_place_is_in_the_files_pixels():
+    seen = subject(80, 160, file_size=(40, 80))  # enlarged twice
+    assert titled(places(seen, layer(10, 20), ["20,12", "79.5,39"], [])) == {"at 20,12": (3, 5), "at 79.5,39": (9, 19)}
+    for text, says in (
+        ("80,3", r"outside the image: x must be below 80, y below 40"),
+        ("8", "must be x,y"),
+        ("a,b", "x"),
+    ):
+        with pytest.raises(ConfigError, match=says):
+            places(seen, layer(10, 20), [text], [])
+
+
+def scatters(figure):
+    """Of each panel: title, and places (x, y) of its red and its green marks."""
+    found = []
+    for axis in figure.axes:
+        marks = {to_hex(one.get_facecolor()[0]): np.asarray(one.get_offsets()) for one in axis.collections}
+        found.append((axis.get_title(), marks[figures_drawing.RED], marks[figures_drawing.GREEN]))
+    return found
+
+
+@pytest.fixture
+def drawn(monkeypatch):
+    """The figures that were written."""
+    kept = []
+    real = figures_drawing.encode
+    monkeypatch.setattr(figures_drawing, "encode", lambda figure, ending: kept.append(figure) or real(figure, ending))
+    return kept
+
+
+def test_the_points_of_a_run_are_drawn_where_its_filters_look(run, set_offsets, drawn, tmp_path):
+    """Stride 8, dilation 2, two layers: steps of 16 pixels; the last one's filters are moved down by half a unit."""
+    set_offsets([0.5, 0.0] * 9)
+    draw(run, "test:1", tmp_path / "a.png", at=["24,24", "2,45"])
+    (figure,) = drawn
+    steps = [-32, -16, 0, 16, 32]
+    for (title, red, green), (name, x, y) in zip(scatters(figure), (("24,24", 24, 24), ("2,45", 0, 40)), strict=True):
+        assert title == f"at {name}"
+        assert green.tolist() == [[x, y]]
+        # The map's units are at 0 to 40; zeros are read from 8 pixels beyond.
+        expected = {
+            (x + dx + ex, y + dy + ey + 4)
+            for dx in steps[1:4]
+            for dy in steps[1:4]
+            for ex in steps[1:4]
+            for ey in steps[1:4]
+            if -8 < x + dx < 48 and -8 < y + dy + 4 < 48 and -8 < x + dx + ex < 48 and -8 < y + dy + ey + 4 < 48
+        }
+        assert set(map(tuple, red.tolist())) == expected
+
+
+def test_offsets_are_drawn_in_the_images_pixels_and_dilation_over_its_units(run, set_offsets, drawn, tmp_path):
+    set_offsets([-0.25, 0.5] * 9)
+    paths = draw(run, "test:0", tmp_path / "a.svg", kind="all").paths
+    assert [path.name for path in paths] == [f"a-{kind}.svg" for kind in figures.KINDS]
+    _, bins, arrows, heat = drawn
+    before, last = (axis for axis in arrows.axes if axis.get_title())
+    assert (before.get_title(), last.get_title()) == ("layer4.0.conv1", "layer4.0.conv2")
+    (quiver,) = last.collections
+    assert set(quiver.X.tolist()) == {0, 8, 16, 24, 32, 40}
+    length = np.hypot(2, 4)  # -2 and 4 pixels of the image
+    np.testing.assert_allclose(quiver.get_array(), length, rtol=1e-6)
+    assert (quiver.U / quiver.V)[0] == pytest.approx(-2)
+    assert quiver.V[0] < 0 < quiver.U[0]  # up in the picture, whose y grows downwards
+    assert not before.collections[0].U.any()
+    image = heat.axes[0].images[-1]
+    assert list(image.get_extent()) == [-4, 44, 44, -4]
+    np.testing.assert_allclose(image.get_array(), 2)
+    assert heat.axes[0].get_title() == "layer4.0.conv1, dilation 2"
+    box, *rest = bins.axes[0].patches[::-1]
+    assert to_hex(box.get_edgecolor()) == figures_drawing.YELLOW
+    assert len(rest) == 49
+    assert {to_hex(one.get_edgecolor()) for one in rest} == {figures_drawing.RED}
+    left = min(one.get_x() for one in rest)
+    assert left == pytest.approx(box.get_x(), abs=0.51)  # zero offsets: bins fill the box of whole pixels
+
+
+def test_files_are_of_the_kind_that_their_ending_says_and_the_same_twice(run, tmp_path):
+    starts = {"png": b"\x89PNG", "pdf": b"%PDF", "svg": b"<?xml"}
+    for ending, start in starts.items():
+        one, two = (draw(run, "test:0", tmp_path / f"{n}.{ending}", "dilation").paths[0].read_bytes() for n in (1, 2))
+        assert one.startswith(start)
+        assert one == two
+    assert sorted(path.name for path in tmp_path.iterdir()) == sorted(
+        ["run", *(f"{n}.{ending}" for n in (1, 2) for ending in starts)]
+    )
+
+
+def test_without_a_place_the_figure_is_kept_in_the_run_and_a_file_of_any_size_is_taken(run, tmp_path):
+    Image.fromarray(np.random.default_rng(0).integers(0, 255, (60, 90), np.uint8)).save(tmp_path / "photo.png")
+    (path,) = draw(run, str(tmp_path / "photo.png")).paths
+    assert path == run / "figures" / "photo-sampling.png"
+    with Image.open(io.BytesIO(path.read_bytes())) as picture:
+        assert picture.width > 400
+    drawn = draw(run, "test:2", kind="rois", score=1.0)
+    assert drawn.paths == [run / "figures" / "test-2-rois.png"]
+    assert drawn.notes == ["no RoI scores 1 or more; the best one is shown"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        ({"image": "test:5"}, "test:5: the test split has 5 images, test:0 to test:4"),
+        ({"image": "tst:0"}, "no such image: tst:0; nearest: test:0"),
+        ({"image": "config.yaml"}, "config.yaml cannot be read as an image"),
+        ({"out": "a.pgn"}, "--out is 'a.pgn'; figures end in .png, .pdf or .svg; nearest: a.png"),
+        ({"out": "nowhere/a.png"}, "--out is 'nowhere/a.png', and there is no folder 'nowhere'"),
+        ({"kind": "sample"}, "--kind is 'sample'; nearest: sampling"),
+        ({"layers": 0}, "--layers is 0; it must be from 1 to 6"),
+        ({"score": 2.0}, "--score is 2; it must be from 0 to 1"),
+    ],
+)
+def test_a_mistake_is_one_line(run, monkeypatch, arguments, says):
+    monkeypatch.chdir(run)
+    arguments = {"image": "test:0", **arguments}
+    if "out" in arguments:
+        arguments["out"] = Path(arguments["out"])
+    with pytest.raises(ConfigError) as caught:
+        draw(run, **arguments)
+    assert str(caught.value).startswith(says)
+    assert "\n" not in str(caught.value)
+    assert not (run / "figures").exists()
+
+
+def test_segmentation_and_classification_runs_are_drawn_too(tiny, drawn):
+    common = [
+        "logger.wandb=false",
+        "model.deform_layers=2",
+        "test.pictures=0",
+        "trainer.max_steps=1",
+        "data.image_size=56",
+    ]
+    for task, model in (("segmentation", "deeplab"), ("classification", "resnet")):
+        overrides = [f"task={task}", f"model.name={model}", f"id={task}", "model.head_channels=16", *common]
+        run = experiment.fit(configfile.load(tiny, overrides))
+        draw(run, "test:0")
+        titles = [axis.get_title() for axis in drawn[-1].axes]
+        assert len(titles) == 2  # the one digit, and off it
+        assert titles[-1] == "background"
+        with pytest.raises(ConfigError, match="has not deformable RoI pooling"):
+            draw(run, "test:0", kind="rois")
+    plain = experiment.fit(configfile.load(tiny, ["id=plain", *common, "model.deform_layers=0"]))
+    with pytest.raises(ConfigError, match=r"has not a deformable layer: its model\.deform_layers is 0"):
+        draw(plain, "test:0", kind="all")
+
+
+def test_the_command_prints_the_files(run, tmp_path):
+    done = dcnlab("visualize", run, "test:0", "--out", tmp_path / "a.pdf", "--at", "3,4", "--at", "5,6", "--layers", 1)
+    assert (done.returncode, done.stdout) == (0, f"{tmp_path / 'a.pdf'}\n")
+    done = dcnlab("visualize", run, "test:0", "--out", tmp_path / "a.jpg")
+    assert (done.returncode, done.stdout) == (2, "")
+    assert "figures end in .png, .pdf or .svg" in done.stderr.splitlines()[-1]

@@ -85,6 +85,8 @@ def draw(
             f"model.deform_pooling {str(config.model.deform_pooling).lower()}"
         )
     drawn = Drawn([], [])
+    if subject.source == "found":
+        drawn.notes.append(f"{image} has no annotated object: what is where is as the network finds it")
     for name in kinds:
         if name == "sampling":
             figure = _sampling(subject, chain, at, parts.data.classes)

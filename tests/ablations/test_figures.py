@@ -154,8 +154,10 @@ def test_files_are_of_the_kind_that_their_ending_says_and_the_same_twice(run, tm
 
 def test_without_a_place_the_figure_is_kept_in_the_run_and_a_file_of_any_size_is_taken(run, tmp_path):
     Image.fromarray(np.random.default_rng(0).integers(0, 255, (60, 90), np.uint8)).save(tmp_path / "photo.png")
-    (path,) = draw(run, str(tmp_path / "photo.png")).paths
-    assert path == run / "figures" / "photo-sampling.png"
+    drawn = draw(run, str(tmp_path / "photo.png"))
+    path = run / "figures" / "photo-sampling.png"
+    assert drawn.paths == [path]
+    assert "as the network finds it" in drawn.notes[0]
     with Image.open(io.BytesIO(path.read_bytes())) as picture:
         assert picture.width > 400
     drawn = draw(run, "test:2", kind="rois", score=1.0)

@@ -227,7 +227,8 @@ def dilation(
     folder = runs.find(run)
     from dcnlab.ablations import dilation as measuring
 
-    found = measuring.measure(folder, overrides or [], images, areas, measuring.parse_sides(sides))
+    limits = measuring.parse_sides(sides)
+    found = measuring.measure(folder, overrides or [], images, areas, limits)
     rows, blocks = measuring.table(found)
     if form == "rich":
         rendering.show(blocks)

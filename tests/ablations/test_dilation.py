@@ -106,16 +106,15 @@ def test_the_command_prints_the_table_and_mistakes_are_one_line(run):
     assert done.returncode == 0, done.stderr
     assert "| layer4.0.conv2 |" in done.stdout
     assert "2.00 ± 0.00" in done.stdout
-    for arguments, says in (
-        (["--areas", "orignal"], "--areas is 'orignal'; nearest: original"),
-        (["--sides", "96"], "--sides is '96'; it must be LOW,HIGH"),
-        (["model.deform_layers=0"], "asks for another network"),
+    done = dcnlab("dilation", run, "--sides", "96")
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.splitlines()[-1].startswith("dcnlab: --sides is '96'; it must be LOW,HIGH")
+    for options, says in (
+        ({"areas": "orignal"}, r"--areas is 'orignal'; nearest: original"),
+        ({"overrides": ["model.deform_layers=0"]}, "asks for another network"),
     ):
-        done = dcnlab("dilation", run, *arguments)
-        assert (done.returncode, done.stdout) == (2, "")
-        line = done.stderr.splitlines()[-1]
-        assert line.startswith("dcnlab: ")
-        assert says in line
+        with pytest.raises(ConfigError, match=says):
+            measure(run, **options)
 
 
 def test_a_run_without_deformable_layers_or_boxes_says_so(tiny):

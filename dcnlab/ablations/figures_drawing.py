@@ -152,7 +152,7 @@ def heat(
 
 
 def encode(figure: Figure, ending: str) -> bytes:
-    """The figure as a file's content; png, pdf or svg. The same figure gives the same bytes."""
+    """The figure as a file's content; png, pdf or svg. Figures drawn alike give the same bytes."""
     file = io.BytesIO()
     undated = {"png": {"Software": None}, "pdf": {"CreationDate": None}, "svg": {"Date": None}}[ending]
     with rc_context({"svg.hashsalt": "dcnlab", "pdf.fonttype": 42}):

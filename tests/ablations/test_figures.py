@@ -141,12 +141,16 @@ def test_offsets_are_drawn_in_the_images_pixels_and_dilation_over_its_units(run,
     assert left == pytest.approx(box.get_x(), abs=0.51)  # zero offsets: bins fill the box of whole pixels
 
 
-def test_files_are_of_the_kind_that_their_ending_says_and_the_same_twice(run, drawn, tmp_path):
+def test_files_are_of_the_kind_that_their_ending_says_and_the_same_twice(run, tmp_path):
+    field = ("layer", (-4.0, 44.0, 44.0, -4.0), np.arange(36.0).reshape(6, 6))
     starts = {"png": b"\x89PNG", "pdf": b"%PDF", "svg": b"<?xml"}
     for ending, start in starts.items():
-        written = draw(run, "test:0", tmp_path / f"a.{ending}", "dilation").paths[0].read_bytes()
-        assert written.startswith(start)
-        assert written == figures_drawing.encode(drawn[0], ending)
+        assert draw(run, "test:0", tmp_path / f"a.{ending}", "dilation").paths[0].read_bytes().startswith(start)
+        one, two = (
+            figures_drawing.encode(figures_drawing.heat(Image.new("RGB", (48, 48)), [field], np.zeros((0, 4))), ending)
+            for _ in range(2)
+        )
+        assert one == two
     assert {path.name for path in tmp_path.iterdir()} == {"run", *(f"a.{ending}" for ending in starts)}
 
 

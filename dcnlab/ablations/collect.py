@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from dcnlab import configfile
+from dcnlab import configfile, resources
 from dcnlab.ablations import sweepfile
 from dcnlab.ablations.record import Record, differences, records
 from dcnlab.ablations.sweepfile import Sweep, Trial, digest
@@ -197,6 +197,10 @@ def _of_trials(
     keyed = {digest(trial.parameters): trial for trial in trials}
     akin = [record for record in found if digest(record.results["parameters"]) in keyed]
     chosen = [record for record in akin if record.id in ids]
+    # Sweeps that lie side by side often set the same parameters: a run of another one counts where it is this one's
+    # trial too, and is otherwise none of this table's business.
+    others = {*resources.names("sweeps")} - {sweep.name}
+    akin = [record for record in akin if record.id in ids or record.name not in others]
     if chosen:
         _note_others(collection, chosen[0], [record for record in akin if record.id not in ids])
         return chosen

@@ -1,7 +1,9 @@
 """A sweep runs what is missing and nothing else, and leaves no process behind however it ends."""
 
+import contextlib
 import json
 import os
+import random
 import signal
 import subprocess
 import sys
@@ -16,6 +18,7 @@ from dcnlab import configfile, lifeline, resources, runs
 from dcnlab.ablations import children
 from dcnlab.ablations import sweep as ablation
 from dcnlab.ablations import table as tables
+from dcnlab.ablations.report import gather
 from dcnlab.ablations.sweepfile import read, trials
 
 
@@ -77,31 +80,41 @@ def start(*arguments):
         )
 
 
-@pytest.mark.slow
-def test_a_killed_sweep_runs_only_the_missing_trials_and_leaves_no_process(sweep):
-    path = sweep({"model.deform_layers": {"values": [0, 1]}, "seed": {"values": [0, 1]}})
+def start_and_kill(path, delay):
+    """Kill a sweep and nothing else, `delay` seconds after its first trial began."""
+    print(f"killed after {delay:.2f} s")
     process = start(path, "--jobs", "2")
-    # In the middle: one trial has its results, and another is at work.
-    await_(lambda: stamps() and len(processes_of(Path.cwd())) > 1, 240)
-    os.killpg(process.pid, signal.SIGKILL)
+    await_(lambda: process.poll() is not None or len(processes_of(Path.cwd())) > 1, 240)
+    time.sleep(delay)
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGKILL)
     process.wait()
-    await_(lambda: not processes_of(Path.cwd()), 15)
-    before = stamps()
+
+
+@pytest.mark.slow
+def test_a_sweep_killed_twice_at_random_moments_runs_only_the_missing_trials_and_leaves_no_process(sweep):
+    path = sweep({"model.deform_layers": {"values": [0, 1]}, "seed": {"values": [0, 1]}})
+    complete = {}
+    for delay in [random.uniform(0, 8) for _ in range(2)]:
+        start_and_kill(path, delay)
+        await_(lambda: not processes_of(Path.cwd()), 15)
+        assert complete.items() <= stamps().items()
+        complete = {file: stamp for file, stamp in stamps().items() if json.loads(file.read_text())}
     done = len(results(path))
-    assert 1 <= done < 4
 
     again = dcnlab("sweep", path, "--jobs", "2")
     assert again.returncode == 0, again.stdout + again.stderr
     assert f"4 trials in runs/ablation, {done} finished before" in again.stdout
-    assert f"{4 - done} finished now, 0 failed" in again.stdout
-    assert len(results(path)) == 4
-    assert {file: stamp for file, stamp in stamps().items() if file in before} == before
-    assert {(r["parameters"]["model.deform_layers"], r["parameters"]["seed"]) for r in results(path).values()} == {
+    if done < 4:
+        assert f"{4 - done} finished now, 0 failed" in again.stdout
+    assert complete.items() <= stamps().items()
+    found = results(path).values()
+    assert len(list(Path("runs").rglob("results.json"))) == len(found) == 4
+    assert {(r["parameters"]["model.deform_layers"], r["parameters"]["seed"]) for r in found} == {
         (layers, seed) for layers in (0, 1) for seed in (0, 1)
     }
     assert not processes_of(Path.cwd())
-    sweep_ids = {r["wandb"]["sweep"] for r in results(path).values()}
-    assert sweep_ids == {read(path).id}
+    assert {r["wandb"]["sweep"] for r in found} == {read(path).id}
 
     complete = stamps()
     began = time.monotonic()
@@ -299,8 +312,25 @@ def test_a_trial_that_another_sweep_has_run_is_not_run_again_and_stands_in_both_
     assert ablation.run(dilation, jobs=1) == 0
     assert "3 trials in runs/ablation, 1 finished before, some of them in runs/layers" in capsys.readouterr().out
     assert len(clock.started) == 2
-    rows = tables.assemble(dilation, [Path("runs")]).rows
+    rows = tables.assemble(dilation, [Path("runs")]).sections[0].rows
     assert [(row["model.dilation"], row["seeds"]) for row in rows] == [(1, 1), (2, 1), (3, 1)]
+
+
+def test_tables_of_sweeps_side_by_side_share_runs_and_know_those_of_other_tasks_apart(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    names = [f"{table}_{task}_small" for task in ("classification", "segmentation") for table in ("table1", "table3")]
+    for name in names:  # as `make ablations-small` runs them
+        for trial in trials(read(name)):
+            if ablation._finished(trial) is None:
+                finish(trial, 1.0)
+    for name in names:
+        table = tables.assemble(name, [Path("runs")])
+        assert [row["seeds"] for section in table.sections for row in section.rows] == [3] * (5 if "1" in name else 4)
+        assert not [note for note in table.notes if "left out" in note], table.notes
+    report = gather.report(Path("runs"))
+    seeds = {group.name: [row["seeds"] for row in group.section.rows] for group in report.groups}
+    assert seeds == {name: [3] * (5 if "1" in name else 4) for name in names}
+    assert len(report.records) == 2 * (5 + 2) * 3
 
 
 def test_a_child_whose_parent_is_killed_dies_with_it(tmp_path):

@@ -85,8 +85,8 @@ class Report:
 
     @property
     def records(self) -> list[Record]:
-        """Every run that a table counts."""
-        return [record for group in self.groups for record in group.records]
+        """Every run that a table counts, once."""
+        return list({record.folder: record for group in self.groups for record in group.records}.values())
 
 
 def report(root: Path, any_code: bool = False) -> Report:
@@ -114,9 +114,9 @@ def report(root: Path, any_code: bool = False) -> Report:
         for number, (overrides, kind) in enumerate(kinds, 1):
             title = f"{name} ({number} of {len(kinds)})" if len(kinds) > 1 else name
             apart = _apart(kind[0], [other[0] for _, other in kinds])
-            groups += _groups(
-                name, title, apart, _table(name, overrides, kind, any_code), _command(name, overrides, kind), kind
-            )
+            used = kind if overrides is None else [*kind, *_shared(name, overrides, finished)]
+            table, command = _table(name, overrides, used, any_code), _command(name, overrides, kind)
+            groups += _groups(name, title, apart, table, command, used)
     return Report(root, groups, _papers(finished, any_code), unfinished, notes)
 
 
@@ -154,6 +154,15 @@ def _overrides(name: str, one: Record) -> list[str] | None:
     except ConfigError:  # its settings are of another kind of experiment
         return None
     return overrides if one.id in {trial.id for trial in trials} else None
+
+
+def _shared(name: str, overrides: list[str], finished: Sequence[Record]) -> list[Record]:
+    """Runs of other sweeps that are trials of this one too, which runs none twice."""
+    sweep = sweepfile.read(name)
+    if sweep.method == "random":
+        return []
+    ids = {trial.id for trial in sweepfile.trials(sweep, overrides)}
+    return [one for one in finished if one.name != name and one.id in ids]
 
 
 def _apart(one: Record, all_of_them: Sequence[Record]) -> dict[str, str]:

@@ -6,7 +6,7 @@ BIN    := $(VENV)/bin
 PIP    := $(BIN)/python -m pip install --quiet --constraint constraints.txt
 
 .DEFAULT_GOAL := help
-.PHONY: help quickstart ablations-small install test gpu-test gpu-sanitize lint format wheel clean
+.PHONY: help quickstart ablations-small ablations-gpu install test gpu-test gpu-sanitize lint format wheel clean
 
 help:  ## print this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -22,6 +22,25 @@ ablations-small: install  ## layers and dilation in all three tasks on embedded 
 	@for sweep in $(SMALL); do $(BIN)/dcnlab sweep $$sweep --out runs/small || exit; done
 	@for sweep in $(SMALL); do $(BIN)/dcnlab table $$sweep --runs runs/small || exit; done
 	$(BIN)/dcnlab report runs/small
+
+# The last word of a sweep's name is the folder of its data. Weights: imagenet, which are downloaded once, none, or a
+# file. Four minutes are kept for the first trial of the next sweep, which starts in any case.
+GPU     := $(foreach system,deeplab_camvid rfcn_cards resnet50_flowers12,table1_$(system) table3_$(system))
+DATA    ?= ../shared/data
+MINUTES ?= 25
+WEIGHTS ?= imagenet
+
+ablations-gpu: install  ## the same on DATA's camvid, cards and flowers12 with ResNet-50 on a GPU, for MINUTES; again: the rest
+	@mkdir -p results; end=$$(( $$(date +%s) + 60 * $(MINUTES) )); minutes=$(MINUTES); \
+	for sweep in $(GPU); do \
+	    settings="data.root=$(DATA)/$${sweep##*_} model.backbone.weights=$(WEIGHTS)"; \
+	    if [ $$minutes -lt 1 ]; then echo "$$sweep: the $(MINUTES) minutes are over; the same command goes on"; else \
+	        $(BIN)/dcnlab sweep $$sweep --out runs/gpu --minutes $$minutes $$settings || exit; fi; \
+	    minutes=$$(( (end - $$(date +%s)) / 60 - 4 )); \
+	    if ls runs/gpu/$$sweep/*/results.json >/dev/null 2>&1; then \
+	        $(BIN)/dcnlab table $$sweep --runs runs/gpu --format json $$settings > results/.$$sweep.json \
+	            && mv results/.$$sweep.json results/$$sweep.json || exit; fi; \
+	done
 
 install: $(VENV)/.installed  ## make a virtual environment in .venv and install dcnlab into it
 

@@ -19,8 +19,8 @@ from dcnlab.nn import ActiveConv2d, DeformConv2d, DeformPSRoIPool, DeformRoIPool
 CONVOLUTIONS = (DeformConv2d, ActiveConv2d)
 POOLINGS = (DeformRoIPool, DeformPSRoIPool)
 FAR = 10
-"""Longer sides of the map that the mean offset may reach where no limit is stated. One would be too strict: on maps of a
-few pixels a high learning rate leads there within steps, in trainings that go on."""
+"""Longer sides of the map that the mean offset may reach where no limit is stated. One would be too strict: on maps of
+a few pixels a high learning rate leads there within steps, in trainings that go on."""
 _ADVICE = "a smaller optim.lr or optim.offset_lr_scale may help, or optim.clip_norm"
 
 

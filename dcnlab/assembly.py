@@ -18,6 +18,7 @@ from dcnlab import configfile, tracking
 from dcnlab.checkpoints import Saving, WholeFiles
 from dcnlab.config import Config, ConfigError, DataConfig
 from dcnlab.cost import Cost
+from dcnlab.peers import Peers
 from dcnlab.runs import CHECKPOINT
 from dcnlab.watch import Watch
 
@@ -35,6 +36,7 @@ class Parts:
     trainer: pl.Trainer
     cost: Cost
     saving: Saving
+    peers: Peers
 
 
 def build(config: Config, folder: Path) -> Parts:
@@ -50,14 +52,15 @@ def build(config: Config, folder: Path) -> Parts:
     if config.trainer.threads is not None:
         torch.set_num_threads(config.trainer.threads)
     pl.seed_everything(config.seed, workers=True, verbose=False)
-    cost, watch = Cost(), Watch(config.trainer.offset_limit, config.logger.every)
+    peers, cost, watch = Peers(), Cost(), Watch(config.trainer.offset_limit, config.logger.every)
     saving = Saving(
         folder / CHECKPOINT, configfile.settings(config), config.trainer.checkpoint_every, check=watch.check
     )
     try:
         data = data_module(config)
         task = task_module(config, data.classes)
-        return Parts(data, task, _trainer(config, folder, [cost, watch, saving], data.val is not None), cost, saving)
+        trainer = _trainer(config, folder, [peers, cost, watch, saving], data.val is not None)
+        return Parts(data, task, trainer, cost, saving, peers)
     except (ValueError, OSError) as error:
         raise error if isinstance(error, ConfigError) else ConfigError(configfile.one_line(error)) from error
 
@@ -244,6 +247,8 @@ def _trainer(config: Config, folder: Path, callbacks: list[pl.Callback], validat
         )
     except (MisconfigurationException, RuntimeError) as error:
         raise ConfigError(f"trainer: {configfile.one_line(error)}") from error
+    # Lightning's own handler of SIGTERM calls a collective, wherever the processes are just then.
+    trainer._signal_connector.register_signal_handlers = lambda: None  # type: ignore[method-assign]
     # Where max_steps is set, Lightning takes each checkpoint for one of the middle of a pass, and skips the next.
     trainer.fit_loop._iteration_based_training = lambda: False  # type: ignore[method-assign]
     trainer.accumulate_grad_batches = accumulation(config, trainer.world_size)

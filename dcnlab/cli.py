@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
+import time
 from pathlib import Path
 from typing import Annotated
 
@@ -11,7 +13,7 @@ import typer
 
 from dcnlab import lifeline, options
 from dcnlab.config import ConfigError, choose, nearest
-from dcnlab.runs import Interrupted
+from dcnlab.runs import Interrupted, PeerFailed
 
 app = typer.Typer(
     help="Deformable convolutional networks: train, sweep and compare ablations.",
@@ -24,6 +26,9 @@ data = typer.Typer(help="Look at what networks are trained on.", no_args_is_help
 app.add_typer(data, name="data")
 score = typer.Typer(help="Score anyone's predictions: all figures in percent.", no_args_is_help=True)
 app.add_typer(score, name="score")
+
+OTHERS_SECONDS = 10.0
+"""That a process waits for the first one, before it speaks for itself."""
 
 Overrides = Annotated[list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", show_default=False)]
 
@@ -415,6 +420,8 @@ def main() -> None:
         status = app(prog_name="dcnlab", standalone_mode=False)
     except ConfigError as error:
         _fail(str(error))
+    except PeerFailed as error:
+        _fail(str(error), 1)
     except OSError as error:  # a path that cannot be read or written, a full disk
         where = f"{error.filename}: " if error.filename is not None else ""
         _fail(f"{where}{error.strerror or error}")
@@ -444,6 +451,9 @@ def _usage(error: BaseException) -> str:
     return f"{text.rstrip('.')}; see `{path} --help`"
 
 
-def _fail(text: str) -> None:
+def _fail(text: str, status: int = 2) -> None:
+    rank = next((os.environ[name] for name in ("RANK", "LOCAL_RANK", "SLURM_PROCID") if name in os.environ), "0")
+    if rank != "0":  # the first of several processes most likely says the same, and their launcher ends the others then
+        time.sleep(OTHERS_SECONDS)
     print(f"dcnlab: {' '.join(text.split())}", file=sys.stderr)
-    sys.exit(2)
+    sys.exit(status)

@@ -10,7 +10,7 @@ import math
 import os
 import signal
 import traceback
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -21,6 +21,7 @@ from dcnlab.checkpoints import TimeLimit
 from dcnlab.config import Config, ConfigError
 from dcnlab.cost import macs, parameters
 from dcnlab.metricsfile import MetricsFile
+from dcnlab.peers import End
 
 
 def fit(config: Config) -> Path:
@@ -100,8 +101,9 @@ def evaluate(folder: Path, overrides: list[str]) -> dict[str, float]:
         The metrics, percent.
     """
     parts, checkpoint, _ = _trained(configfile.load_run(folder, overrides), folder, overrides)
-    with reading_data():
-        return _metrics(_test(parts, checkpoint))
+    with _together(parts, folder, lambda end: None):
+        metrics = _metrics(_test(parts, checkpoint))
+    return metrics
 
 
 def restore(folder: Path, overrides: list[str]) -> tuple[Config, Parts]:
@@ -162,7 +164,6 @@ def _run(config: Config, parts: Parts, folder: Path, checkpoint: Path | None, co
         runs.remove_temporaries(folder)
     wandb_logger = tracking.wandb_logger(config, folder)
     trainer.loggers = [MetricsFile(folder / "metrics.csv", step), *([wandb_logger] if wandb_logger else [])]
-    out_of_time = False
     results: dict[str, Any] = {
         "schema": runs.SCHEMA,
         "name": config.name,
@@ -172,25 +173,13 @@ def _run(config: Config, parts: Parts, folder: Path, checkpoint: Path | None, co
         "metrics": {},
         "model": {},
     }
-    try:
-        with _terminable(parts):
-            if trainer.is_global_zero:
-                results["model"] = {"params": parameters(task), "macs": _macs(task, data)}
-            trainer.fit(task, datamodule=data, ckpt_path=checkpoint, weights_only=True)
-            results["metrics"] = _metrics(_test(parts))
-            _keep_findings(parts, folder, wandb_logger)
-        results["status"] = "finished"
-    except (KeyboardInterrupt, SystemExit, _Terminated, TimeLimit) as error:  # Lightning turns Ctrl-C into SystemExit
-        out_of_time = isinstance(error, TimeLimit)
-        raise runs.Interrupted(folder) from error
-    except BaseException as error:
-        results |= {"status": "failed", "reason": f"{type(error).__name__}: {configfile.one_line(error)}"}
-        complaint = _of_the_data(error)
-        if complaint is not None:
-            raise ConfigError(complaint) from error
-        raise
-    finally:
+
+    def write(end: End | None) -> None:
         parts.cost.stop()
+        if end is None:
+            results["status"] = "finished"
+        elif end.reason:
+            results.update(status="failed", reason=end.reason)
         if trainer.is_global_zero:
             device = trainer.strategy.root_device
             results["cost"] = parts.cost.summary(device)
@@ -199,8 +188,65 @@ def _run(config: Config, parts: Parts, folder: Path, checkpoint: Path | None, co
             runs.write_results(folder, results)
             if wandb_logger is not None:
                 mirror.finish(wandb_logger.experiment, config, folder, results)
-            if out_of_time:
+            if end is not None and end.kind == "time limit":
                 slurm.requeue(comes_back)
+
+    with _together(parts, folder, write):
+        if trainer.is_global_zero:
+            results["model"] = {"params": parameters(task), "macs": _macs(task, data)}
+        trainer.fit(task, datamodule=data, ckpt_path=checkpoint, weights_only=True)
+        results["metrics"] = _metrics(_test(parts))
+        _keep_findings(parts, folder, wandb_logger)
+    write(None)
+
+
+@contextlib.contextmanager
+def _together(parts: Parts, folder: Path, write: Callable[[End | None], None]) -> Iterator[None]:
+    """End all processes of the run where one ends, under one word, written by `write`.
+
+    Raises:
+        ConfigError: there is something that the user can mend.
+        Interrupted: somebody stopped the run.
+        PeerFailed: another process failed by a bug.
+        SystemExit: in all but the first process, which says the same.
+    """
+    peers = parts.peers
+    peers.last_words = write
+    with _terminable(parts):
+        try:
+            yield
+        except BaseException as error:
+            peers.take_turn()
+            own = _end(error)
+            end = peers.agree(own)
+            try:
+                write(end)
+            finally:
+                peers.written()
+            spoken = not peers.speaks()
+            if end == own and end.kind == "bug":  # nobody else has its traceback
+                raise
+            if spoken:
+                raise SystemExit(end.status) from error
+            if end == own and isinstance(error, OSError | ConfigError):
+                raise
+            if end.kind == "mend":
+                raise ConfigError(end.text) from error
+            raise (runs.PeerFailed(end.text) if end.kind == "bug" else runs.Interrupted(folder)) from error
+        peers.take_turn()
+
+
+def _end(error: BaseException) -> End:
+    """What an exception in a run means to the user."""
+    if isinstance(error, TimeLimit):
+        return End("time limit")
+    if isinstance(error, KeyboardInterrupt | SystemExit | _Terminated):  # Lightning turns Ctrl-C into SystemExit
+        return End("interrupted")
+    reason = f"{type(error).__name__}: {configfile.one_line(error)}"
+    complaint = str(error) if isinstance(error, ConfigError | OSError) else _of_the_data(error)
+    if complaint is None:
+        return End("bug", f"another process of the run failed: {reason}", reason)
+    return End("mend", complaint, reason)
 
 
 def _test(parts: Parts, checkpoint: Path | None = None) -> dict[str, float]:
@@ -296,7 +342,9 @@ def _terminable(parts: Parts) -> Iterator[None]:
     """
 
     def stop(number: int, frame: FrameType | None) -> None:
-        signal.signal(signal.SIGTERM, signal.SIG_IGN)  # results.json is about to be written
+        if parts.peers.ending:  # results.json is being written
+            return
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
         signal.signal(signal.SIGUSR1, signal.SIG_IGN)
         raise TimeLimit if number == signal.SIGUSR1 else _Terminated
 

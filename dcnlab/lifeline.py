@@ -1,4 +1,4 @@
-"""A trial dies with the sweep that started it, even where the sweep is killed without a chance to say so."""
+"""A process dies with the one that started it, even where that is killed without a chance to say so."""
 
 from __future__ import annotations
 
@@ -10,18 +10,23 @@ import sys
 PARENT = "DCNLAB_PARENT"
 """Environment variable with the process id of the sweep; set for its trials."""
 
+_FIRST = "DCNLAB_FIRST_PROCESS"
 _PR_SET_PDEATHSIG = 1
 
 
 def hold() -> None:
-    """Ask the system to kill this process when its parent ends, where the parent is a sweep.
+    """Ask the system to kill this process when its parent ends, be that a sweep, a run's first process or torchrun.
 
-    The processes that a trial starts in turn, one a GPU, hold on to the trial in the same way.
+    The processes that a run starts in turn, one a GPU, hold on to it in the same way.
     """
-    parent = os.environ.get(PARENT)
-    if parent is None or not sys.platform.startswith("linux"):
-        return
-    ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-    if os.getppid() != int(parent):  # it ended before we asked
-        sys.exit("the sweep that started this trial is gone")
-    os.environ[PARENT] = str(os.getpid())
+    sweep, local_rank = os.environ.get(PARENT), os.environ.get("LOCAL_RANK", "0")
+    parent = sweep or (os.environ.get(_FIRST) if local_rank != "0" else None)
+    if "TORCHELASTIC_RUN_ID" in os.environ:
+        parent = str(os.getppid())
+    if parent is not None and sys.platform.startswith("linux"):
+        ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+        if os.getppid() != int(parent):  # it ended before we asked
+            sys.exit("the sweep that started this trial is gone" if sweep else "the process that started this is gone")
+    if sweep is not None:
+        os.environ[PARENT] = str(os.getpid())
+    os.environ[_FIRST] = str(os.getpid())

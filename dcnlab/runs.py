@@ -42,6 +42,10 @@ class Interrupted(BaseException):
         self.folder = folder
 
 
+class PeerFailed(RuntimeError):
+    """Another process of the run failed by a bug, whose traceback it has shown."""
+
+
 def folder_of(config: Config) -> Path:
     """Where this run lies: OUT/NAME/ID; without an ID that which a wandb agent gave, or else the time of day.
 

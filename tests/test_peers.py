@@ -1,0 +1,86 @@
+"""Several processes of a run end together: with one line, one exit status, and none of them left."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from command_line import dcnlab, environment
+from small_experiments import write_data
+
+
+@pytest.fixture
+def experiments(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    write_data()
+
+
+def results(run):
+    return json.loads((Path("runs") / run / "results.json").read_text())
+
+
+def processes_of(folder):
+    """Processes that work in `folder`, but for this one."""
+    found = []
+    for process in Path("/proc").glob("[0-9]*"):
+        try:
+            where, words = os.readlink(process / "cwd"), (process / "cmdline").read_bytes()
+        except OSError:
+            continue
+        if where == str(folder) and int(process.name) != os.getpid() and words:
+            found.append(words.replace(b"\0", b" ").decode())
+    return found
+
+
+def await_(condition, seconds):
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, "timed out"
+        time.sleep(0.1)
+
+
+@pytest.mark.slow
+def test_a_broken_image_of_one_process_ends_both_with_one_line(experiments):
+    """The image is the second process's, while the first one waits for its gradient."""
+    broken = sorted(Path("folders/train").rglob("*.png"))[3]
+    broken.write_bytes(broken.read_bytes()[:100])
+    done = dcnlab("fit", "classification.yaml", "id=one", "trainer.devices=2")
+    assert (done.returncode, done.stdout) == (2, "")
+    [line] = done.stderr.splitlines()
+    assert line.startswith(f"dcnlab: {broken} ")
+    assert results("classification/one")["status"] == "failed"
+    assert results("classification/one")["reason"].startswith("ValueError: ")
+    await_(lambda: not processes_of(Path.cwd()), 30)
+
+
+@pytest.mark.slow
+def test_sigterm_to_the_first_process_interrupts_both(experiments):
+    command = [sys.executable, "-P", "-m", "dcnlab", "fit", "classification.yaml", "id=one", "trainer.devices=2"]
+    command += ["trainer.max_steps=100000"]
+    process = subprocess.Popen(command, env=environment(), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    await_(Path("runs/classification/one/checkpoints/last.ckpt").exists, 240)
+    process.send_signal(signal.SIGTERM)
+    out, err = process.communicate(timeout=120)
+    said = "interrupted; go on with: dcnlab resume runs/classification/one\n"
+    assert (process.returncode, out, err) == (130, "", said)
+    assert results("classification/one")["status"] == "interrupted"
+    await_(lambda: not processes_of(Path.cwd()), 30)
+
+
+@pytest.mark.slow
+def test_torchruns_processes_make_one_run_and_die_with_it(experiments):
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--master-port", "0"]
+    command = [*torchrun, "-m", "dcnlab", "fit", "classification.yaml", "trainer.devices=2", "trainer.max_steps=2"]
+    done = subprocess.run([*command, "id=one"], env=environment(), capture_output=True, text=True, timeout=400)
+    assert (done.returncode, done.stdout) == (0, "runs/classification/one\n"), done.stderr
+    assert results("classification/one")["environment"]["world_size"] == 2
+    assert len(Path("runs/classification/one/metrics.csv").read_text().splitlines()) > 2
+    process = subprocess.Popen([*command, "id=two", "trainer.max_steps=100000"], env=environment())
+    await_(Path("runs/classification/two/checkpoints/last.ckpt").exists, 240)
+    process.kill()
+    process.wait()
+    await_(lambda: not processes_of(Path.cwd()), 60)

@@ -9,6 +9,7 @@ import time
 from pathlib import Path
 
 import pytest
+import torch
 from command_line import dcnlab, environment
 from small_experiments import write_data
 
@@ -73,14 +74,30 @@ def test_sigterm_to_the_first_process_interrupts_both(experiments):
 
 @pytest.mark.slow
 def test_torchruns_processes_make_one_run_and_die_with_it(experiments):
-    torchrun = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--master-port", "0"]
-    command = [*torchrun, "-m", "dcnlab", "fit", "classification.yaml", "trainer.devices=2", "trainer.max_steps=2"]
-    done = subprocess.run([*command, "id=one"], env=environment(), capture_output=True, text=True, timeout=400)
-    assert (done.returncode, done.stdout) == (0, "runs/classification/one\n"), done.stderr
-    assert results("classification/one")["environment"]["world_size"] == 2
-    assert len(Path("runs/classification/one/metrics.csv").read_text().splitlines()) > 2
-    process = subprocess.Popen([*command, "id=two", "trainer.max_steps=100000"], env=environment())
-    await_(Path("runs/classification/two/checkpoints/last.ckpt").exists, 240)
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    command = [*torchrun, "-m", "dcnlab", "fit", "classification.yaml", "trainer.devices=2", "id=one"]
+    process = subprocess.Popen([*command, "trainer.max_steps=100000"], env=environment())
+    checkpoint = Path("runs/classification/one/checkpoints/last.ckpt")
+    await_(checkpoint.exists, 240)
+    assert len(processes_of(Path.cwd())) == 3
     process.kill()
     process.wait()
     await_(lambda: not processes_of(Path.cwd()), 60)
+    assert torch.load(checkpoint, weights_only=True)["dcnlab"]["processes"] == 2
+    assert [folder.name for folder in Path("runs/classification").iterdir()] == ["one"]
+
+
+def test_a_process_of_a_run_dies_with_the_first_one_that_started_it(tmp_path):
+    child = "from dcnlab import lifeline; import time; lifeline.hold(); print('held', flush=True); time.sleep(60)"
+    first = (
+        "import os, subprocess, sys, time; from dcnlab import lifeline; lifeline.hold()\n"
+        f"p = subprocess.Popen([sys.executable, '-c', {child!r}], env={{**os.environ, 'LOCAL_RANK': '1'}})\n"
+        "print(p.pid, flush=True); time.sleep(60)"
+    )
+    process = subprocess.Popen([sys.executable, "-c", first], env=environment(), stdout=subprocess.PIPE, text=True)
+    lines = {process.stdout.readline().strip() for _ in range(2)}
+    pid = int((lines - {"held"}).pop())
+    os.kill(pid, 0)
+    process.kill()
+    process.wait()
+    await_(lambda: not Path(f"/proc/{pid}").exists(), 20)

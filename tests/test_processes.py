@@ -14,10 +14,11 @@ from dcnlab import configfile, experiment
 from dcnlab.tasks.classification import Classification
 
 
-def run_all(rank: int, world: int, home: str, port: int, fits: bool) -> None:
+def run_all(rank: int, world: int, home: str, port: int, accelerator: str, fits: bool) -> None:
     """One process of several: trains every experiment where `fits`, and scores those that one process trained."""
     os.chdir(home)
     torch.set_num_threads(1)
+    torch.backends.cudnn.allow_tf32 = False
     if world > 1:  # as a launcher does
         os.environ |= {"LOCAL_RANK": str(rank), "RANK": str(rank), "NODE_RANK": "0", "WORLD_SIZE": str(world)}
         os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
@@ -32,33 +33,37 @@ def run_all(rank: int, world: int, home: str, port: int, fits: bool) -> None:
     Classification.training_step = with_frozen_norms
     try:
         for name in EXPERIMENTS:
+            where = [f"trainer.devices={world}", f"trainer.accelerator={accelerator}"]
             if fits:
-                experiment.fit(configfile.load(f"{name}.yaml", [f"id=on{world}", f"trainer.devices={world}"]))
+                experiment.fit(configfile.load(f"{name}.yaml", [f"id=on{world}", *where]))
             for split in ("test", "pair"):
-                found = experiment.evaluate(
-                    Path("runs") / name / "on1", [f"trainer.devices={world}", f"data.test={split}"]
-                )
+                found = experiment.evaluate(Path("runs") / name / "on1", [*where, f"data.test={split}"])
                 if rank == 0:
                     Path(f"{name}-{split}-on{world}.json").write_text(json.dumps(found))
     finally:
         Classification.training_step = train
 
 
-@pytest.fixture(scope="module")
-def home(tmp_path_factory):
-    """What 1, 2 and 3 processes made of the same experiments."""
+@pytest.fixture(scope="module", params=["cpu", pytest.param("gpu", marks=pytest.mark.gpu)])
+def home(request, tmp_path_factory):
+    """What 1, 2 and 3 processes made of the same experiments: over gloo, or over NCCL with a GPU each."""
+    gpus = torch.cuda.device_count()
+    if request.param == "gpu" and gpus < 3:
+        pytest.skip(f"needs three CUDA GPUs, there are {gpus}")
     home, before = tmp_path_factory.mktemp("processes"), Path.cwd()
+    tf32 = torch.backends.cudnn.allow_tf32
     os.chdir(home)
     try:
         write_data()
-        run_all(0, 1, str(home), 0, True)
+        run_all(0, 1, str(home), 0, request.param, True)
         for world in (2, 3):
             with socket.socket() as free:
                 free.bind(("127.0.0.1", 0))
                 port = free.getsockname()[1]
-            torch.multiprocessing.spawn(run_all, (world, str(home), port, world == 2), nprocs=world)
+            torch.multiprocessing.spawn(run_all, (world, str(home), port, request.param, world == 2), nprocs=world)
     finally:
         os.chdir(before)
+        torch.backends.cudnn.allow_tf32 = tf32
     return home
 
 

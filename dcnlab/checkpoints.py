@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import pickle
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -15,7 +14,7 @@ import torch.distributed as dist
 from lightning_fabric.plugins.io.torch_io import TorchCheckpointIO
 from pytorch_lightning.callbacks import Checkpoint
 
-from dcnlab import configfile, runs
+from dcnlab import configfile, runs, torchfile
 from dcnlab.config import Config, ConfigError
 from dcnlab.runs import CHECKPOINT
 
@@ -154,14 +153,20 @@ def read(checkpoint: Path) -> dict[str, Any]:
     """A checkpoint, through the loader that runs no code.
 
     Raises:
-        ConfigError: it is not whole.
+        ConfigError: it is not whole, or holds more than tensors and plain containers.
     """
+    again = "run its experiment again with `dcnlab fit`"
     try:
-        found = torch.load(checkpoint, map_location="cpu", weights_only=True)
-    except (RuntimeError, EOFError, ValueError, KeyError, pickle.UnpicklingError) as error:
-        raise ConfigError(f"{checkpoint} is no whole checkpoint; run its experiment again with `dcnlab fit`") from error
-    if not isinstance(found, dict) or not {"global_step", "state_dict"} <= set(found):
-        raise ConfigError(f"{checkpoint} is no checkpoint of a run; run its experiment again with `dcnlab fit`")
+        found = torchfile.load(checkpoint)
+    except ValueError as error:
+        raise ConfigError(f"{checkpoint} is no whole checkpoint ({error}); {again}") from error
+    if not isinstance(found, dict) or type(found.get("global_step")) is not int:
+        raise ConfigError(f"{checkpoint} is no checkpoint of a run; {again}")
+    state = found.get("state_dict")
+    if not isinstance(state, dict) or not all(
+        isinstance(name, str) and isinstance(value, torch.Tensor) for name, value in state.items()
+    ):
+        raise ConfigError(f"{checkpoint} is no checkpoint of a run: its state_dict is not names to tensors; {again}")
     return found
 
 
@@ -172,7 +177,8 @@ def check_fits(kept: dict[str, Any], config: Config, processes: int, checkpoint:
         ConfigError: another training made it; names the first key that differs.
     """
     about = kept.get("dcnlab")
-    if not isinstance(about, dict):
+    kinds = {"settings": dict, "batches": int, "processes": int}
+    if not isinstance(about, dict) or any(type(about.get(key)) is not kind for key, kind in kinds.items()):
         raise ConfigError(f"{checkpoint} does not say what made it, so that nothing can go on from it")
     theirs, ours = configfile.changed(about["settings"]), configfile.changed(configfile.settings(config))
     for key in {**theirs, **ours}:

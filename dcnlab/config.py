@@ -13,13 +13,26 @@ from typing import Any
 
 
 class ConfigError(ValueError):
-    """Something the user can mend; its text is one line that names the field, the value and the nearest right one."""
+    """Something the user can mend; its text is one line that names the field, the value and the nearest right one.
+
+    A text longer than `LONGEST`, as a value of megabytes would make it, is cut.
+    """
+
+    LONGEST = 2000
+
+    def __init__(self, text: str) -> None:
+        super().__init__(text if len(text) <= self.LONGEST else f"{text[: self.LONGEST]}... ({len(text)} characters)")
 
 
 def nearest(word: str, known: Iterable[str]) -> str | None:
     """The known name most like `word`, or None where none is like it at all."""
     found = difflib.get_close_matches(str(word), list(known), n=1, cutoff=0.6)
     return found[0] if found else None
+
+
+def one_line(error: BaseException) -> str:
+    """The message of an exception, its lines joined."""
+    return " ".join(str(error).split()) or type(error).__name__
 
 
 def choose(name: str, value: str, choices: Iterable[str]) -> None:

@@ -5,9 +5,8 @@ from __future__ import annotations
 import copy
 import dataclasses
 import functools
-import io
-import json
 import os
+import re
 import types
 import typing
 from collections.abc import Iterator, Sequence
@@ -16,13 +15,20 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
-from yaml import YAMLError
 
-from dcnlab import resources
-from dcnlab.config import Config, ConfigError, nearest
+from dcnlab import resources, yamlfile
+from dcnlab.config import Config, ConfigError, nearest, one_line
+from dcnlab.data import jsonfile
+from dcnlab.data.paths import shown
+from dcnlab.yamlfile import read_yaml
 
 WHERE = ("name", "out", "id", "trainer.threads", "trainer.progress", "trainer.checkpoint_every", "logger", "sweep")
 """Keys that say what a run is called, where and how visibly it happens; not what it computes."""
+MOST_REFERENCES = 12
+"""Places where `${...}` stands for another key."""
+
+# OmegaConf's resolvers, such as oc.env, would put the environment's secrets into config.yaml and onto wandb.
+_OF_THE_TREE = re.compile(r"\$\{[A-Za-z_][A-Za-z0-9_.]*\}")
 
 
 def load(experiment: str, args: Sequence[str] = (), parameters: dict[str, Any] | None = None) -> Config:
@@ -95,7 +101,7 @@ def of_text(text: str, source: str) -> Config:
         ConfigError: it does not fit the tree.
     """
     tree = OmegaConf.structured(Config)
-    apply(tree, _mapping(text, source), source)
+    apply(tree, yamlfile.mapping(text, source), source)
     return checked(tree, source)
 
 
@@ -145,34 +151,9 @@ def parse_override(text: str) -> tuple[str, Any]:
     if hint in (str, str | None):
         return key, value
     try:
-        return key, OmegaConf.to_container(OmegaConf.from_dotlist([f"value={value}"]), resolve=False)["value"]  # type: ignore
-    except (YAMLError, OmegaConfBaseException) as error:
-        raise ConfigError(f"{text}: the value is not YAML: {one_line(error)}") from error
-
-
-def read_yaml(path: Path) -> dict[str, Any]:
-    """A YAML file whose top is a mapping, through the safe loader; duplicate keys are refused.
-
-    Raises:
-        ConfigError: it is not such a file.
-    """
-    try:
-        return _mapping(path.read_text(encoding="utf-8"), str(path))
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path}: {one_line(error)}") from error
-
-
-def _mapping(text: str, source: str) -> dict[str, Any]:
-    try:
-        tree = OmegaConf.to_container(OmegaConf.load(io.StringIO(text)), resolve=False)
-    except (OSError, YAMLError, OmegaConfBaseException, RecursionError) as error:
-        raise ConfigError(f"{source}: not YAML: {one_line(error)}") from error
-    if not isinstance(tree, dict):
-        raise ConfigError(f"{source}: must be a mapping of keys, and is a {type(tree).__name__}")
-    wrong = next((key for key in tree if not isinstance(key, str)), None)
-    if wrong is not None:
-        raise ConfigError(f"{source}: the key {wrong!r} is not a name")
-    return tree  # type: ignore[return-value]
+        return key, yamlfile.parse_value(value)
+    except ValueError as error:
+        raise ConfigError(f"{text[:100]}: the value is not YAML: {error}") from error
 
 
 def read_json(path: str | Path) -> dict[str, Any]:
@@ -184,8 +165,9 @@ def read_json(path: str | Path) -> dict[str, Any]:
     if not Path(path).is_file():
         raise ConfigError(f"{path}: no such file; after the experiment come key=value and JSON files of parameters")
     try:
-        tree = json.loads(Path(path).read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
+        tree = jsonfile.load(Path(path), yamlfile.LARGEST)
+        jsonfile.check_depth(tree)
+    except (OSError, ValueError) as error:
         raise ConfigError(f"{path}: not JSON: {one_line(error)}") from error
     if not isinstance(tree, dict):
         raise ConfigError(f"{path}: must be a JSON object of parameters, and is a {type(tree).__name__}")
@@ -214,10 +196,11 @@ def chain(path: Path) -> list[tuple[Path, dict[str, Any]]]:
 
 def _base(file: Path, base: Any) -> Path:
     if not isinstance(base, str):
-        raise ConfigError(f"{file}: extends is {base!r}; it must be the path of one file")
-    path = file.parent / base
-    if not path.is_file():
-        near = nearest(base, [other.name for other in path.parent.glob("*.yaml")]) if path.parent.is_dir() else None
+        raise ConfigError(f"{file}: extends is {shown(base)}; it must be the path of one file")
+    path = file.parent / os.path.expanduser(base)
+    if not os.path.isfile(path):  # unlike Path's own, also where the name is too long for a file
+        beside = path.parent.glob("*.yaml") if os.path.isdir(path.parent) else ()
+        near = nearest(base, [other.name for other in beside])
         raise ConfigError(f"{file}: extends {base}, and there is no such file" + (f"; nearest: {near}" if near else ""))
     return path
 
@@ -232,10 +215,27 @@ def apply(tree: DictConfig, layer: dict[str, Any], source: str) -> None:
         hint = _hint(key)
         if dataclasses.is_dataclass(hint) and value is None:  # a section whose keys are all left out
             continue
+        if any("${" in _OF_THE_TREE.sub("", text) for text in _texts(value)):
+            raise ConfigError(
+                f"{source}: {key} is {shown(value)}; ${{...}} stands for another key of the experiment, such as "
+                "${data.root}, and for nothing else: the environment is not read"
+            )
         try:
+            # OmegaConf takes a list whose values are lists or mappings, whatever it is a list of.
+            if isinstance(value, list) and any(isinstance(inner, dict | list) for inner in value):
+                raise ValueError(f"{key} is nested")
             OmegaConf.update(tree, key, value)
-        except OmegaConfBaseException as error:
-            raise ConfigError(f"{source}: {key} is {value!r}; it must be {describe(hint)}") from error
+        except (OmegaConfBaseException, ValueError, OverflowError) as error:
+            raise ConfigError(f"{source}: {key} is {shown(value)}; it must be {describe(hint)}") from error
+
+
+def _texts(value: Any) -> Iterator[str]:
+    """Every text in a value."""
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, dict | list):
+        for inner in [*value, *value.values()] if isinstance(value, dict) else value:
+            yield from _texts(inner)
 
 
 def checked(tree: DictConfig, source: str, before: DictConfig | None = None) -> Config:
@@ -249,11 +249,16 @@ def checked(tree: DictConfig, source: str, before: DictConfig | None = None) -> 
     Raises:
         ConfigError: a value out of its range, or an interpolation of what is not there.
     """
+    if sum(text.count("${") for text in _texts(OmegaConf.to_container(tree, resolve=False))) > MOST_REFERENCES:
+        raise ConfigError(f"{source}: holds more than {MOST_REFERENCES} ${{...}}, which may multiply without end")
     try:
         config = typing.cast(Config, OmegaConf.to_object(tree))
     except (ConfigError, OmegaConfBaseException) as error:
         blamed = "command line" if before is not None and _holds(before) else source
         raise ConfigError(f"{blamed}: {one_line(error)}") from error
+    config.out, config.model.backbone.weights = map(os.path.expanduser, (config.out, config.model.backbone.weights))
+    if config.data.root is not None:
+        config.data.root = os.path.expanduser(config.data.root)
     if config.trainer.max_steps is None and config.trainer.max_epochs is None:
         raise ConfigError(f"{source}: trainer.max_steps and trainer.max_epochs are both null; state one of them")
     return config
@@ -355,8 +360,3 @@ def describe(hint: Any) -> str:
     if dataclasses.is_dataclass(hint):
         return f"a section with the keys {', '.join(field.name for field in dataclasses.fields(hint))}"
     return "a mapping of keys"
-
-
-def one_line(error: BaseException) -> str:
-    """The message of an exception, its lines joined."""
-    return " ".join(str(error).split()) or type(error).__name__

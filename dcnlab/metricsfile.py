@@ -14,6 +14,7 @@ from pytorch_lightning.loggers import Logger
 from pytorch_lightning.utilities import rank_zero_only
 
 from dcnlab import runs
+from dcnlab.config import ConfigError, one_line
 
 SECONDS = 10.0
 """Rows reach the file at least so often, and before every checkpoint."""
@@ -28,12 +29,18 @@ class MetricsFile(Logger):
         path: of the file.
         upto: rows that the file has of steps before this one stay, the others go: they are of steps run again. None
             begins a new file.
+
+    Raises:
+        ConfigError: the file is not such a table.
     """
 
     def __init__(self, path: Path, upto: int | None = None) -> None:
         super().__init__()
         self._path = path
-        self._kept = [] if upto is None else [row for row in read(path) if int(row["step"]) < upto]
+        try:
+            self._kept = [] if upto is None else [row for row in read(path) if int(row["step"]) < upto]
+        except (csv.Error, ValueError, KeyError, TypeError) as error:
+            raise ConfigError(f"{path} is no table of steps ({one_line(error)}); move it away to go on") from error
         self._columns: list[str] = []
         self._new: list[dict[str, Any]] = []
         self._when = time.monotonic()

@@ -13,9 +13,13 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from dcnlab.config import Config, ConfigError, folder_name, nearest
+from dcnlab.config import Config, ConfigError, folder_name, nearest, one_line
+from dcnlab.data import jsonfile
+from dcnlab.data.paths import shown
 
 SCHEMA = 1
+LARGEST_RESULTS = 2**24
+"""Bytes of a results.json; ours have some thousand."""
 STATUSES = ("finished", "failed", "interrupted")
 CHECKPOINT = Path("checkpoints") / "last.ckpt"
 # The checkpoint goes first, so that no other process of a new run takes it for one to go on from; config.yaml goes
@@ -32,6 +36,9 @@ _WRITTEN = (
 )
 _BEFORE = ("parameters.json", "log.txt")
 """What a sweep puts there before the run starts."""
+
+_FIGURES = {"model": ("params", "macs"), "cost": ("train_seconds", "images_per_second", "peak_memory_bytes")}
+"""Figures of results.json beside the metrics; null where one was not taken."""
 
 
 class Interrupted(BaseException):
@@ -160,11 +167,12 @@ def read_results(folder: Path) -> dict[str, Any] | None:
     """
     path = folder / "results.json"
     try:
-        results = json.loads(path.read_text(encoding="utf-8"))
+        results = jsonfile.load(path, LARGEST_RESULTS)
+        jsonfile.check_depth(results)
     except (FileNotFoundError, NotADirectoryError):
         return None
-    except (OSError, ValueError, RecursionError) as error:
-        raise ConfigError(f"{path}: not JSON; remove it to have the run repeated") from error
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"{path}: not JSON ({one_line(error)}); remove it to have the run repeated") from error
     check_results(results, str(path))
     return results
 
@@ -180,6 +188,17 @@ def check_results(results: Any, source: str) -> None:
         raise ConfigError(f"{source}: not of schema {SCHEMA}")
     if results.get("status") not in STATUSES or not all(isinstance(results.get(key), dict) for key in sections):
         raise ConfigError(f"{source}: status or one of {', '.join(sections)} is missing")
+    if type(results.get("seed")) is not int:
+        raise ConfigError(f"{source}: seed is {shown(results.get('seed'))}; it must be a whole number")
+    for section, keys in (("metrics", results["metrics"]), *_FIGURES.items()):
+        for key in keys:
+            value = results[section].get(key)
+            if not _is_figure(value) and (value is not None or section == "metrics"):
+                raise ConfigError(f"{source}: {section}.{shown(key)} is {shown(value)}; it must be a finite number")
+
+
+def _is_figure(value: Any) -> bool:
+    return type(value) in (int, float) and -1e300 < value < 1e300
 
 
 def is_headline(metric: str) -> bool:

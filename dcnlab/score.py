@@ -9,6 +9,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from dcnlab.config import ConfigError, choose, nearest
+from dcnlab.data import jsonfile
 
 FORMATS = ("text", "markdown", "json")
 PICTURES = (".png", ".pdf", ".svg")
@@ -201,10 +202,10 @@ def _results(path: Path) -> list[Any]:
 
 def _json(path: Path, option: str) -> Any:
     try:
-        return json.loads(path.read_text("utf-8-sig"))
+        return jsonfile.load(path)
     except OSError as error:
         raise ConfigError(f"{option} {path} cannot be read: {error.strerror}") from error
-    except (ValueError, RecursionError) as error:
+    except ValueError as error:
         raise ConfigError(f"{option} {path} is not JSON: {error}") from error
 
 

@@ -103,7 +103,8 @@ def _check_values(name: str, kind: str, spec: dict[str, Any]) -> None:
         raise ConfigError(f"parameters.{name}.values is {values!r}; it must be a list with something in it")
     for key in ("min", "max", "q", "mu", "sigma", "a", "b"):
         value = spec.get(key, 0)
-        if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+        # Compared, not math.isfinite: a whole number may be larger than any float.
+        if isinstance(value, bool) or not isinstance(value, int | float) or not abs(value) < 1e300:
             raise ConfigError(f"parameters.{name}.{key} is {value!r}; it must be a number")
     if "min" in spec and spec["min"] >= spec["max"]:
         raise ConfigError(f"parameters.{name}.min is {spec['min']}; it must be less than max {spec['max']}")

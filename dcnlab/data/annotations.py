@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from dcnlab.data.labels import nearest
+from dcnlab.data.paths import shown
 
 
 @dataclass(frozen=True)
@@ -138,20 +139,6 @@ def starts(counts: NDArray[np.integer]) -> NDArray[np.int64]:
     return np.concatenate([np.zeros(1, np.int64), np.cumsum(counts, dtype=np.int64)])
 
 
-def check_relative(name: str, source: str) -> None:
-    """Refuse a path that would leave the folder it is relative to.
-
-    Raises:
-        ValueError: it does, or it holds characters that no line can show; one line that begins with `source`.
-    """
-    # By the path's text, not by what it resolves to: a link to another disk is the user's own doing.
-    path = PurePosixPath(name)
-    if not 0 < len(name) <= 1024 or path.is_absolute() or ".." in path.parts or not name.isprintable():
-        raise ValueError(
-            f"{source} names the file {shown(name)}; it must be a relative path that stays inside the folder"
-        )
-
-
 def check_class(name: str, known: Sequence[str], source: str, whose: str, hint: str = "") -> None:
     """Refuse a class name that is not known.
 
@@ -177,9 +164,3 @@ def check_names(names: Sequence[str], source: str) -> None:
         if name in seen:
             raise ValueError(f"{source} names the class {shown(name)} twice")
         seen.add(name)
-
-
-def shown(value: object) -> str:
-    """Write a value for an error: on one line, however long it is."""
-    text = repr(value)
-    return text if len(text) <= 80 else f"{text[:60]}... ({len(text)} characters)"

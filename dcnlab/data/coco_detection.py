@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import gc
-import json
 import math
 import os
 from array import array
@@ -14,26 +13,16 @@ from typing import Any
 
 import numpy as np
 
-from dcnlab.data.annotations import (
-    Annotations,
-    check_class,
-    check_names,
-    check_relative,
-    join,
-    shown,
-    starts,
-    strings,
-)
+from dcnlab.data import jsonfile
+from dcnlab.data.annotations import Annotations, check_class, check_names, join, starts, strings
 from dcnlab.data.labels import names_of
+from dcnlab.data.paths import check_relative, inside, shown
 
 ANNOTATIONS = "annotations/instances_{split}.json"
 """COCO's own layout: where a split's file is, relative to the root."""
 
 IMAGES = ("{split}", "images/{split}", "images", "JPEGImages")
 """Where a split's images are looked for, relative to the root: the first folder that exists."""
-
-LARGEST_JSON = 4 * 2**30
-"""Bytes; COCO's largest has 450 million."""
 
 
 def read_coco(
@@ -62,7 +51,8 @@ def read_coco(
         raise ValueError(f"data.root {folder} is not a folder; expected COCO's, with annotations (cocodataset.org)")
     parts: list[Annotations] = []
     for split in names_of(splits):
-        path = folder / (ANNOTATIONS if annotations is None else annotations).replace("{split}", split)
+        name = (ANNOTATIONS if annotations is None else annotations).replace("{split}", split)
+        path = inside(folder, name, f"data.annotations, of split {split!r},")
         part = read_json(path, folder, _image_folder(folder, split, images), classes)
         if parts and (part.classes, part.category_ids.tolist()) != (parts[0].classes, parts[0].category_ids.tolist()):
             raise ValueError(
@@ -132,10 +122,9 @@ def read_json(path: Path, root: Path, images: Path, classes: Sequence[str] | Non
 
 
 def _image_folder(root: Path, split: str, template: str | None) -> Path:
-    if template is not None and Path(template).is_absolute():
-        raise ValueError(f"data.images is {template}, should be a folder below data.root {root}, relative to it")
     tried = [form.replace("{split}", split) for form in (IMAGES if template is None else (template,))]
     for name in tried:
+        check_relative(name, f"data.images, of split {split!r},")
         if (root / name).is_dir():
             return root / name
     raise ValueError(f"data.root {root} has no folder {' or '.join(tried)} of images; data.images names another")
@@ -161,17 +150,11 @@ def _no_collector() -> Iterator[None]:
 def _load(path: Path) -> dict[str, Any]:
     """Parse the file; masks, four fifths of COCO's memory, are let go entry by entry."""
     try:
-        if os.path.getsize(path) > LARGEST_JSON:
-            raise ValueError(f"{path} is larger than {LARGEST_JSON >> 30} GiB, which no annotation file is")
-        text = path.read_bytes().decode("utf-8-sig")
+        with _no_collector():
+            content = jsonfile.load(path, finish=_without_masks)
     except OSError as error:
         raise ValueError(f"{path} cannot be read ({error.strerror}); data.annotations names another") from error
-    except UnicodeDecodeError as error:
-        raise ValueError(f"{path} cannot be read as JSON ({error.reason} at byte {error.start})") from error
-    try:
-        with _no_collector():
-            content = json.loads(text, object_hook=_without_masks)
-    except (ValueError, RecursionError) as error:
+    except ValueError as error:
         raise ValueError(f"{path} cannot be read as JSON ({error})") from error
     if not isinstance(content, dict):
         raise ValueError(f"{path} holds {shown(type(content).__name__)}, should be an object in COCO's form")

@@ -19,6 +19,7 @@ from torchvision.transforms.v2 import functional as F
 
 from dcnlab.data.annotations import Annotations, starts
 from dcnlab.data.coco_detection import read_coco
+from dcnlab.data.imagefile import read_image
 from dcnlab.data.imagefolder import IMAGENET_MEAN, IMAGENET_STD
 from dcnlab.data.labels import names_of, nearest
 from dcnlab.data.module import SplitsDataModule, collate_lists
@@ -155,24 +156,16 @@ class DetectionSplit(Dataset[tuple[Tensor, Target]]):
 
 
 def read_photograph(path: Path, height: int, width: int) -> Image.Image:
-    """Read an image as RGB, once its head has the size that is expected.
+    """Read an image as RGB, of the size that is expected.
 
     Raises:
-        ValueError: it cannot be read, has more pixels than PIL holds for safe, or another size; one line.
+        ValueError: it cannot be read, is too large, or has another size; one line.
     """
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("error", Image.DecompressionBombWarning)
-            with Image.open(path) as image:
-                size = image.height, image.width
-                picture = image.convert("RGB") if size == (height, width) else None
-    except Exception as error:  # a damaged file makes the decoders raise what they like
-        reason = " ".join(str(error).split()) or type(error).__name__
-        raise ValueError(f"{path} cannot be read as an image ({reason}); replace or remove it") from error
-    if picture is None:
+    picture = read_image(path)
+    if picture.size != (width, height):
         raise ValueError(
-            f"{path} has height {size[0]} and width {size[1]}, its annotation says height {height} and width {width}; "
-            "boxes are in the pixels of the file as it is stored"
+            f"{path} has height {picture.height} and width {picture.width}, its annotation says height {height} and "
+            f"width {width}; boxes are in the pixels of the file as it is stored"
         )
     return picture
 

@@ -6,14 +6,16 @@ from collections.abc import Sequence
 from difflib import get_close_matches
 from pathlib import Path
 
+import numpy as np
 import torch
-from PIL import Image
 from torch import Tensor
 from torch.utils.data import Dataset
 from torchvision.datasets import ImageFolder
 from torchvision.datasets.folder import IMG_EXTENSIONS
 from torchvision.transforms import v2
 
+from dcnlab.data.annotations import strings
+from dcnlab.data.imagefile import read_image
 from dcnlab.data.seeding import seeded
 
 HELD_OUT = 10
@@ -117,31 +119,33 @@ class ImageFolderSplit(Dataset[tuple[Tensor, int]]):
             empty = [name for name in classes or _folders(folder) if not _has_image(folder / name)]
             kinds = ", ".join(IMG_EXTENSIONS)
             raise ValueError(f"{folder / empty[0]} holds no image; expected files ending in {kinds}") from error
-        self.loader, self.augment, self.seed = images.loader, augment, seed
+        self.augment, self.seed = augment, seed
         self.classes: list[str] = images.classes
-        self.samples: list[tuple[str, int]] = images.samples
+        samples: list[tuple[str, int]] = images.samples
         if split is None or holdout:
-            held = _every_tenth(self.samples)
-            self.samples = [s for s, is_held in zip(self.samples, held, strict=True) if is_held is (split is None)]
-            if not self.samples:
+            held = _every_tenth(samples)
+            samples = [s for s, is_held in zip(samples, held, strict=True) if is_held is (split is None)]
+            if not samples:
                 raise ValueError(
                     f"no class of {folder} has {HELD_OUT} images, so none is held out to validate on; "
                     "name a folder as data.val"
                 )
+        # In two blocks of memory: loader processes share them, where each would copy a list as it counts its paths.
+        self.files, self.labels = strings([path for path, _ in samples]), np.array([label for _, label in samples])
         make = training_transform if augment else evaluation_transform
         self.transform = make(image_size, mean, std)
 
     def __len__(self) -> int:
-        return len(self.samples)
+        return len(self.files)
+
+    @property
+    def samples(self) -> list[tuple[str, int]]:
+        """Files and labels; built anew at each call."""
+        return list(zip(self.files.tolist(), self.labels.tolist(), strict=True))
 
     def __getitem__(self, key: int | tuple[int, int]) -> tuple[Tensor, int]:
         turn, index = (0, key) if isinstance(key, int) else key
-        path, label = self.samples[index]
-        try:
-            image: Image.Image = self.loader(path)
-        except (OSError, SyntaxError) as error:
-            # The loader raises SyntaxError for some broken PNG files.
-            raise ValueError(f"{path} cannot be read as an image ({error}); replace or remove it") from error
+        image, label = read_image(str(self.files[index])), int(self.labels[index])
         if not self.augment:
             return self.transform(image), label
         with seeded(self.seed, turn, index):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -17,6 +16,7 @@ from dcnlab.data.labels import (
     names_of,
     nearest,
 )
+from dcnlab.data.paths import inside, one_line, shown
 
 CLASSES_FILE = "classes.txt"
 
@@ -77,7 +77,7 @@ def read_lines(path: Path) -> list[tuple[int, str]]:
     try:
         lines = path.read_text("utf-8-sig").splitlines()
     except (OSError, UnicodeDecodeError) as error:
-        raise ValueError(f"{path} cannot be read as text ({error})") from error
+        raise ValueError(f"{path} cannot be read as text ({one_line(error)})") from error
     return [(number, line.strip()) for number, line in enumerate(lines, 1) if line.strip()]
 
 
@@ -98,26 +98,12 @@ def read_pairs(path: Path, root: Path, prefix: str = "") -> list[tuple[Path, Pat
         fields = [part.strip() for part in line.split(separator)]
         if len(fields) != 2 or not all(fields):
             raise ValueError(
-                f"{path} line {number} is {line!r}, should be `image label`; "
+                f"{path} line {number} is {shown(line)}, should be `image label`; "
                 "names with spaces in them need a tab or a comma between"
             )
         image, label = (inside(root, part.removeprefix(prefix), f"{path} line {number}") for part in fields)
         pairs.append((image, label))
     return pairs
-
-
-def inside(root: Path, path: str, source: str) -> Path:
-    """Join a path to the root.
-
-    Raises:
-        ValueError: it leads out of the root; one line.
-    """
-    # By the path's text, not by what it resolves to: a link to another disk is the user's own doing.
-    if os.path.isabs(path) or os.path.normpath(path).split(os.sep)[0] == "..":
-        raise ValueError(
-            f"{source} names {path}, which leaves the folder {root}; paths are relative to it and stay inside"
-        )
-    return root / path
 
 
 def read_classes(path: Path, ignore: int = IGNORE) -> dict[int, str]:

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import os
-import struct
-import zlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from difflib import get_close_matches
@@ -12,7 +10,8 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
+
+from dcnlab.data.imagefile import opened
 
 IGNORE = 255
 """Label of pixels that neither train nor score, whatever value the files use."""
@@ -23,24 +22,6 @@ OUTSIDE = 254
 MOST_CLASSES = 254
 """So that no class is mistaken for IGNORE or OUTSIDE."""
 
-# What PIL raises for files that are damaged, cut off, or no pictures at all.
-_BROKEN = (OSError, SyntaxError, ValueError, EOFError, struct.error, zlib.error, Image.DecompressionBombError)
-
-
-def read_image(path: Path) -> Image.Image:
-    """Read an image as RGB.
-
-    Raises:
-        ValueError: it cannot be read; one line that names the file.
-    """
-    try:
-        with Image.open(path) as image:
-            if image.mode == "F" or image.mode.startswith("I"):  # PIL would turn all above 255 to white
-                raise ValueError(f"its mode is {image.mode}: grey of more than 8 bits")
-            return image.convert("RGB")
-    except _BROKEN as error:
-        raise ValueError(f"{path} cannot be read as an image ({_one_line(error)}); replace or remove it") from error
-
 
 def read_label(path: Path) -> NDArray[np.integer]:
     """Read the values of a picture of one channel as they are stored: grey values, or indices of a palette's colours.
@@ -49,15 +30,12 @@ def read_label(path: Path) -> NDArray[np.integer]:
         (H, W).
 
     Raises:
-        ValueError: it cannot be read or has more than one channel; one line that names the file.
+        ValueError: it cannot be read, is too large, or has more than one channel; one line that names the file.
     """
-    try:
-        with Image.open(path) as label:
-            label.load()
-            mode, depth = label.mode, _bits_of_grey(path) if label.format == "PNG" and label.mode == "L" else 8
-            values = np.asarray(label)
-    except _BROKEN as error:
-        raise ValueError(f"{path} cannot be read as a label ({_one_line(error)}); replace or remove it") from error
+    with opened(path, "a label") as label:
+        label.load()
+        mode, depth = label.mode, _bits_of_grey(path) if label.format == "PNG" and label.mode == "L" else 8
+        values = np.asarray(label)
     if values.ndim != 2 or values.dtype.kind not in "uib":
         raise ValueError(
             f"{path} is a picture of mode {mode}; a label has one channel of class numbers (grey or palette)"
@@ -191,7 +169,3 @@ def _ranges(values: NDArray[np.intp]) -> str:
     """Write ascending numbers with their runs drawn together, such as `0 to 5, 7`."""
     runs = np.split(values, np.flatnonzero(np.diff(values) > 1) + 1) if len(values) else []
     return ", ".join(f"{run[0]}" if len(run) == 1 else f"{run[0]} to {run[-1]}" for run in runs)
-
-
-def _one_line(error: BaseException) -> str:
-    return " ".join(str(error).split()) or type(error).__name__

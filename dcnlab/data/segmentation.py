@@ -15,8 +15,10 @@ from torchvision import tv_tensors
 from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional as F
 
+from dcnlab.data.annotations import strings
 from dcnlab.data.camvid import camvid_pairs
 from dcnlab.data.cityscapes import cityscapes_pairs
+from dcnlab.data.imagefile import read_image
 from dcnlab.data.imagefolder import IMAGENET_MEAN, IMAGENET_STD
 from dcnlab.data.imagelist import imagelist_pairs
 from dcnlab.data.labels import (
@@ -27,7 +29,6 @@ from dcnlab.data.labels import (
     check_classes,
     counted_lookup,
     nearest,
-    read_image,
     read_label,
 )
 from dcnlab.data.module import SplitsDataModule
@@ -118,7 +119,8 @@ class SegmentationSplit(Dataset[tuple[Tensor, Tensor]]):
         seed: int = 0,
         read: Callable[[Path], NDArray[np.integer]] = read_label,
     ) -> None:
-        self.pairs = [(Path(image), Path(label)) for image, label in pairs]
+        # In one block of memory: loader processes share it, where each would copy a list of paths as it counts them.
+        self.files = strings([str(path) for pair in pairs for path in pair]).reshape(-1, 2)
         self.classes = check_classes(classes)
         self.lookup = counted_lookup(len(classes), ignore) if lookup is None else np.asarray(lookup, np.uint8)
         self.augment, self.seed, self.read = augment, seed, read
@@ -135,11 +137,16 @@ class SegmentationSplit(Dataset[tuple[Tensor, Tensor]]):
         self.transform = v2.Compose(steps)
 
     def __len__(self) -> int:
-        return len(self.pairs)
+        return len(self.files)
+
+    @property
+    def pairs(self) -> list[tuple[Path, Path]]:
+        """Image and label files; built anew at each call."""
+        return [(Path(image), Path(label)) for image, label in self.files]
 
     def __getitem__(self, key: int | tuple[int, int]) -> tuple[Tensor, Tensor]:
         turn, index = (0, key) if isinstance(key, int) else key
-        image, label = self._read(*self.pairs[index])
+        image, label = self._read(*map(Path, self.files[index]))
         if self.augment:
             with seeded(self.seed, turn, index):
                 image, label = self.transform(image, label)

@@ -12,11 +12,12 @@ from typing import Any
 from xml.etree import ElementTree
 
 import numpy as np
-from PIL import Image
 
-from dcnlab.data.annotations import Annotations, check_class, check_names, check_relative, shown, starts, strings
+from dcnlab.data import imagefile
+from dcnlab.data.annotations import Annotations, check_class, check_names, starts, strings
 from dcnlab.data.imagelist import read_lines
 from dcnlab.data.labels import nearest
+from dcnlab.data.paths import check_relative, one_line, shown
 
 VOC_CLASSES = (
     "aeroplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "cat", "chair", "cow",
@@ -233,7 +234,7 @@ def _read_xml(path: Path, picture: Path) -> tuple[tuple[int, int], list[tuple[st
         tree = ElementTree.fromstring(content, ElementTree.XMLParser(target=_NoDoctype()))
     except (ElementTree.ParseError, ValueError, LookupError) as error:
         # LookupError: an encoding nobody knows.
-        raise ValueError(f"{path} cannot be read as XML ({error})") from error
+        raise ValueError(f"{path} cannot be read as XML ({one_line(error)})") from error
     if tree.tag != "annotation":
         raise ValueError(f"{path} begins with <{shown(tree.tag)}>, should be <annotation>")
     size = _size(tree, path, picture)
@@ -246,10 +247,10 @@ def _size(tree: ElementTree.Element, path: Path, picture: Path) -> tuple[int, in
     height, width = (0.0, 0.0) if node is None else (_number(node, tag, str(path)) for tag in ("height", "width"))
     if height == 0 and width == 0:
         try:
-            with Image.open(picture) as image:
+            with imagefile.opened(picture) as image:
                 return image.height, image.width
-        except Exception as error:  # a damaged head raises what it likes
-            raise ValueError(f"{path} has no size, and {picture} cannot be read as an image for it") from error
+        except ValueError as error:
+            raise ValueError(f"{path} has no size, and its image cannot tell: {error}") from error
     for tag, value in (("height", height), ("width", width)):
         if not 1 <= value <= 1e6 or value != int(value):
             raise ValueError(f"{path} has the {tag} {value:g}, should be whole pixels from 1 to 1000000")

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import io
 import os
+import struct
+import zlib
 from collections.abc import Sequence
 from importlib.util import find_spec
 from pathlib import Path
@@ -10,7 +13,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from dcnlab.data.imagelist import inside, read_lines, read_pairs
+from dcnlab.data.imagelist import read_lines, read_pairs
 from dcnlab.data.labels import (
     LabelledImages,
     check_classes,
@@ -21,6 +24,7 @@ from dcnlab.data.labels import (
     nearest,
     read_label,
 )
+from dcnlab.data.paths import inside, one_line
 
 CLASSES = (
     "background",
@@ -51,6 +55,8 @@ YEAR = "2012"
 """Of a split without one, where VOCdevkit has that year."""
 
 _AUGMENTED = ("train_aug", "trainaug")
+_LARGEST_MAT = 2**26  # bytes, unpacked; SBD's have some hundred thousand
+_COMPRESSED = 15  # miCOMPRESSED in the format's own description
 _LISTS = Path("ImageSets/Segmentation")
 _SOURCE = "http://host.robots.ox.ac.uk/pascal/VOC/voc2012/ (VOCtrainval_11-May-2012.tar)"
 _SBD_SOURCE = "http://home.bharathh.info/pubs/codes/SBD/download.html (benchmark.tgz)"
@@ -94,12 +100,28 @@ def read_voc_label(path: Path) -> NDArray[np.integer]:
     from scipy.io import loadmat  # type: ignore[import-untyped]
 
     try:
-        segmentation = loadmat(path)["GTcls"][0]["Segmentation"][0]
+        with path.open("rb") as file:
+            content = file.read(_LARGEST_MAT + 1)
+        _check_unpacked(content)
+        segmentation = loadmat(io.BytesIO(content))["GTcls"][0]["Segmentation"][0]
     except Exception as error:  # scipy has no error of its own for a broken file: it raises whatever it runs into
         raise ValueError(
-            f"{path} cannot be read as one of SBD's labels ({type(error).__name__}); replace or remove it"
+            f"{path} cannot be read as one of SBD's labels ({type(error).__name__}: {one_line(error)}); "
+            "replace or remove it"
         ) from error
     return np.asarray(segmentation)
+
+
+def _check_unpacked(content: bytes) -> None:
+    """Refuse a .mat file whose compressed parts are larger than any label: scipy would unpack them."""
+    order, at = "<" if content[126:128] == b"IM" else ">", 128
+    while at + 8 <= len(content):
+        kind, length = struct.unpack_from(f"{order}II", content, at)
+        at += 8 + length
+        if kind == _COMPRESSED:
+            unpacked = zlib.decompressobj().decompress(content[at - length : at], _LARGEST_MAT + 1)
+            if len(unpacked) > _LARGEST_MAT:
+                raise ValueError(f"it unpacks to more than {_LARGEST_MAT >> 20} MiB")
 
 
 def _year_folder(root: Path, split: str) -> tuple[Path, str]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Collection, Sequence
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any
 from urllib.error import URLError
 
@@ -15,6 +16,7 @@ from torch import Tensor, nn
 from torchvision import models
 from torchvision.models.resnet import Bottleneck
 
+from dcnlab import torchfile
 from dcnlab.config import TORCHVISION_BACKBONES, ConfigError
 from dcnlab.models import caffe_resnet
 
@@ -88,11 +90,13 @@ def _imagenet(name: str) -> dict[str, Tensor]:
     if name not in TORCHVISION_BACKBONES:
         raise ConfigError(f"model.backbone.weights is 'imagenet', which {name} does not have; none or a path")
     try:
-        # Not `check_hash`-ed by default: a download cut short would be read as weights.
-        state = models.get_model_weights(name)["DEFAULT"].get_state_dict(check_hash=True)
-    except (URLError, OSError, RuntimeError) as error:
+        # By default neither hashed, so that a download cut short would be read, nor kept from running code in a cache
+        # that others can write to.
+        state = models.get_model_weights(name)["DEFAULT"].get_state_dict(check_hash=True, weights_only=True)
+    except (URLError, OSError, RuntimeError, UnpicklingError) as error:
+        said = torchfile.reason(error)
         raise ConfigError(
-            f"model.backbone.weights is 'imagenet', but {name}'s weights cannot be downloaded ({_reason(error)}); "
+            f"model.backbone.weights is 'imagenet', but {name}'s weights cannot be downloaded ({said}); "
             "name the path of a state dict, or none"
         ) from error
     return dict(state)
@@ -116,11 +120,9 @@ def _read(path: Path) -> tuple[dict[str, Tensor], list[str]]:
         )
     try:
         state = _contents(path)
-    # torch has no error of its own for other files: KeyError for a text, and what not
-    except Exception as error:
-        raise ConfigError(
-            f"model.backbone.weights {str(path)!r} cannot be read as a state dict ({_reason(error)})"
-        ) from error
+    except Exception as error:  # safetensors and numpy have no one error for files that are not theirs
+        said = torchfile.reason(error.__cause__ or error)
+        raise ConfigError(f"model.backbone.weights {str(path)!r} cannot be read as a state dict ({said})") from error
     if isinstance(state, dict) and isinstance(state.get("state_dict"), dict):
         state = state["state_dict"]
     if not isinstance(state, dict) or not all(isinstance(key, str) and isinstance(state[key], Tensor) for key in state):
@@ -134,9 +136,10 @@ def _contents(path: Path) -> Any:
     if path.suffix == ".safetensors":
         return load_file(path)
     if path.suffix == ".npz":
+        torchfile.check_unpacked(path)
         with np.load(path, allow_pickle=False) as arrays:
             return {name: torch.from_numpy(arrays[name]) for name in arrays.files}
-    return torch.load(path, map_location="cpu", weights_only=True)
+    return torchfile.load(path)
 
 
 def _part(state: dict[str, Any], prefix: str) -> tuple[dict[str, Any], list[str]]:
@@ -163,7 +166,3 @@ def _some(names: Sequence[str]) -> str:
 
 def _shape(value: Tensor) -> str:
     return "x".join(map(str, value.shape)) or "a scalar"
-
-
-def _reason(error: BaseException) -> str:
-    return f"{type(error).__name__}: {str(error).partition(chr(10))[0]}".removesuffix(": ")

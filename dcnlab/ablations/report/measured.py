@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import json
 from itertools import zip_longest
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from dcnlab import runs
 from dcnlab.ablations import rendering
 from dcnlab.configfile import read_yaml
+from dcnlab.data import jsonfile
 
 SIZES = ("small", "medium", "large", "background")
 """What the centre of a filter lies on."""
@@ -68,9 +69,11 @@ def _read(path: Path) -> Any:
     if not path.is_file():
         return None
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except (ValueError, RecursionError) as error:
-        raise ValueError(f"{path}: not JSON") from error
+        tree = jsonfile.load(path, runs.LARGEST_RESULTS)
+        jsonfile.check_depth(tree)
+    except ValueError as error:
+        raise ValueError(f"{path}: not JSON ({error})") from error
+    return tree
 
 
 def _cell(cell: dict[str, Any] | None) -> str:

@@ -36,13 +36,14 @@ class Album:
         """
         from PIL import Image
 
+        from dcnlab.data.imagefile import read_image
+
         if self._left <= 0:
             raise ValueError("the page is full")
         try:
-            with Image.open(path) as image:
-                small = image.convert("RGB")
-        except (OSError, SyntaxError, Image.DecompressionBombError) as error:
-            raise ValueError(f"no picture: {' '.join(str(error).split())}") from error
+            small = read_image(path)
+        except ValueError as error:
+            raise ValueError(f"no picture: {error}") from error
         small.thumbnail((LARGEST, LARGEST), Image.Resampling.LANCZOS)
         stream = io.BytesIO()
         small.save(stream, "WEBP", quality=82, method=4)

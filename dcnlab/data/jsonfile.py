@@ -1,0 +1,68 @@
+"""JSON that others wrote: bounded in size, every key once."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from dcnlab.data.paths import one_line, shown
+
+LARGEST = 4 * 2**30
+"""Bytes; COCO's largest file of annotations has 450 million."""
+
+DEEPEST = 24
+"""Levels of nesting of settings and results."""
+
+
+def load(path: Path, most: int = LARGEST, finish: Callable[[dict[str, Any]], dict[str, Any]] | None = None) -> Any:
+    """Parse a file; NaN and Infinity are read as such, so that a reader can say where they stand.
+
+    Args:
+        path: of the file.
+        most: bytes it may have.
+        finish: takes each object as it is read and gives what stands for it.
+
+    Raises:
+        OSError: the file cannot be read.
+        ValueError: it is not JSON, is too large, or has a key twice in one object; the reason, one line.
+    """
+
+    def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        found = dict(pairs)
+        if len(found) < len(pairs):
+            keys = [key for key, _ in pairs]
+            twice = next(key for key in keys if keys.count(key) > 1)
+            raise ValueError(f"the key {shown(twice)} is there twice in one object")
+        return found if finish is None else finish(found)
+
+    with path.open("rb") as file:
+        content = file.read(most + 1)
+    if len(content) > most:
+        raise ValueError(f"larger than {most >> 20} MiB, which no such file is")
+    try:
+        text = content.decode("utf-8-sig")
+        del content  # of gigabytes, one copy is enough
+        return json.loads(text, object_pairs_hook=unique)
+    except (ValueError, RecursionError) as error:
+        raise ValueError(one_line(error)) from error
+
+
+def check_depth(tree: Any) -> None:
+    """Refuse what nests so deeply that whoever walks it would fail.
+
+    Raises:
+        ValueError: the reason, one line.
+    """
+    level = [tree]
+    for _ in range(DEEPEST + 1):
+        level = [
+            inner
+            for value in level
+            if isinstance(value, dict | list)
+            for inner in (value.values() if isinstance(value, dict) else value)
+        ]
+        if not level:
+            return
+    raise ValueError(f"nested more than {DEEPEST} levels deep")

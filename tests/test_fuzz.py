@@ -1,0 +1,434 @@
+"""Every reader of files takes what is broken, hostile or merely odd: it reads it, or refuses it in one line.
+
+Ten thousand mutated files, the same ones in every run; DCNLAB_FUZZ=30 makes it thirty times as many, which differ.
+"""
+
+import csv
+import io
+import json
+import os
+import random
+import signal
+import time
+import warnings
+import zipfile
+from contextlib import contextmanager
+from pathlib import Path
+
+import mutations
+import numpy as np
+import pytest
+import torch
+import yaml
+from PIL import Image
+from safetensors.torch import save
+
+from dcnlab import checkpoints, configfile, runs, score
+from dcnlab.ablations import collect, sweepfile, table
+from dcnlab.config import ConfigError
+from dcnlab.data.camvid import camvid_pairs
+from dcnlab.data.coco_detection import read_coco
+from dcnlab.data.detection import DetectionSplit
+from dcnlab.data.imagefile import read_image
+from dcnlab.data.imagelist import imagelist_pairs
+from dcnlab.data.labels import read_label
+from dcnlab.data.voc_detection import read_voc
+from dcnlab.data.voc_segmentation import read_voc_label, voc_pairs
+from dcnlab.metricsfile import MetricsFile
+from dcnlab.models import weights
+
+TIMES = float(os.environ.get("DCNLAB_FUZZ", "1"))
+LONGEST = 3000
+"""Characters of a message."""
+PATIENCE = 10
+"""Seconds for one file; they take milliseconds, and the machine may be busy."""
+
+
+class Hung(BaseException):
+    """A reader took too long; nothing that catches exceptions takes this one."""
+
+
+@contextmanager
+def in_time():
+    """Interrupt what hangs."""
+
+    def stop(number, frame):
+        raise Hung
+
+    before = signal.signal(signal.SIGALRM, stop)
+    signal.setitimer(signal.ITIMER_REAL, PATIENCE)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+
+
+def fuzz(count, mutate, read, least=20):
+    """Read `count` mutated files.
+
+    Args:
+        count: of files.
+        mutate: takes random numbers and writes a file.
+        read: reads it; a ValueError of one line is a refusal.
+        least: files that are to be read, and that are to be refused, or the mutations are of no use.
+    """
+    accepted, refused, wrong = 0, 0, []
+    for turn in range(round(count * TIMES)):
+        mutate(random.Random(turn))
+        started = time.monotonic()
+        try:
+            with in_time(), warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                read()
+            accepted += 1
+        except (ValueError, Hung) as error:
+            refused += 1
+            said = str(error)
+            if type(error) not in (ValueError, ConfigError) or "\n" in said or not 10 <= len(said) <= LONGEST:
+                wrong.append((turn, type(error).__name__, said[:300]))
+        except Exception as error:
+            wrong.append((turn, type(error).__name__, str(error)[:300]))
+        assert time.monotonic() - started < PATIENCE
+    assert wrong == []
+    assert accepted >= least
+    assert refused >= least
+
+
+def writer(path, mutate):
+    """A function that writes the file that `mutate` makes of random numbers."""
+    return lambda numbers: path.write_bytes(mutate(numbers))
+
+
+OBJECT = (
+    "<object><name>{}</name><pose>Left</pose><difficult>{}</difficult><bndbox><xmin>{}</xmin><ymin>{}</ymin><xmax>{}</xmax>"
+    "<ymax>{}</ymax></bndbox></object>"
+)
+XML = (
+    "<annotation><folder>VOC2007</folder><filename>one.jpg</filename><size><width>40</width><height>30</height><depth>3"
+    f"</depth></size>{OBJECT.format('cat', 0, 1, 1, 40, 30)}{OBJECT.format('dog', 1, 3, 4, 5, 6)}</annotation>"
+).encode()
+
+
+@pytest.fixture
+def voc(tmp_path):
+    """A folder in VOC's layout, of one image."""
+    for part in ("JPEGImages", "Annotations", "ImageSets/Main", "ImageSets/Segmentation", "SegmentationClass"):
+        (tmp_path / part).mkdir(parents=True)
+    Image.new("RGB", (40, 30)).save(tmp_path / "JPEGImages/one.jpg")
+    Image.new("L", (40, 30)).save(tmp_path / "SegmentationClass/one.png")
+    (tmp_path / "Annotations/one.xml").write_bytes(XML)
+    for task in ("Main", "Segmentation"):
+        (tmp_path / f"ImageSets/{task}/train.txt").write_text("one\n")
+    return tmp_path
+
+
+def test_voc_annotations(voc):
+    def read():
+        DetectionSplit(read_voc(voc, "train"), augment=True)
+
+    fuzz(2000, writer(voc / "Annotations/one.xml", lambda numbers: mutations.of_xml(numbers, XML)), read)
+
+
+COCO = {
+    "info": {"year": 2017},
+    "images": [
+        {"id": 70, "file_name": "a.jpg", "height": 30, "width": 40},
+        {"id": 7, "file_name": "deep/b.jpg", "height": 30, "width": 40},
+    ],
+    "categories": [{"id": 9, "name": "dog"}, {"id": 4, "name": "cat"}],
+    "annotations": [
+        {"id": 1, "image_id": 7, "category_id": 9, "bbox": [1, 2, 3, 4.5], "area": 9.25, "iscrowd": 0},
+        {"id": 2, "image_id": 70, "category_id": 4, "bbox": [0, 0, 40, 30], "area": 99, "iscrowd": 1},
+        {"id": 3, "image_id": 7, "category_id": 4, "bbox": [10, 10, 5, 5], "segmentation": {"counts": []}},
+    ],
+}
+
+
+@pytest.fixture
+def coco(tmp_path):
+    """A folder in COCO's layout, of two images."""
+    for name in ("annotations", "train/deep"):
+        (tmp_path / name).mkdir(parents=True)
+    for name in ("a.jpg", "deep/b.jpg"):
+        Image.new("RGB", (40, 30)).save(tmp_path / "train" / name)
+    return tmp_path
+
+
+def test_coco_annotations(coco):
+    def read():
+        split = DetectionSplit(read_coco(coco, "train"), augment=True)
+        assert np.isfinite(split.annotations.boxes).all()
+        assert len(split.ground_truth["images"]) == len(split)
+
+    content = json.dumps(COCO).encode()
+    path = coco / "annotations/instances_train.json"
+    fuzz(2000, writer(path, lambda numbers: mutations.of_json(numbers, content)), read)
+
+
+def encoded(image, form, **options):
+    """A picture's file."""
+    file = io.BytesIO()
+    image.save(file, form, **options)
+    return file.getvalue()
+
+
+def test_label_pngs(tmp_path):
+    values = np.arange(30, dtype=np.uint8).reshape(5, 6)
+    palette = Image.fromarray(values).convert("P")
+    kinds = [
+        Image.fromarray(values), palette, Image.fromarray(values.astype(np.uint16) * 900), palette.convert("1"),
+    ]  # fmt: skip
+    files = [encoded(kind, "PNG") for kind in kinds] + [encoded(palette, "PNG", bits=4, transparency=2)]
+    path = tmp_path / "label.png"
+    fuzz(2000, writer(path, lambda numbers: mutations.of_png(numbers, numbers.choice(files))), lambda: read_label(path))
+
+
+def test_photographs(tmp_path):
+    picture = Image.fromarray(np.arange(16 * 16 * 3, dtype=np.uint8).reshape(16, 16, 3))
+    files = [encoded(picture, form) for form in ("JPEG", "BMP", "PPM", "GIF", "WEBP", "TIFF")]
+    files.append(encoded(picture, "TIFF", compression="tiff_lzw"))
+    files.append(
+        encoded(picture, "JPEG", progressive=True, exif=b"Exif\0\0II*\0\x08\0\0\0\0\0\0\0", icc_profile=b"x" * 50)
+    )
+    path = tmp_path / "photograph.jpg"
+    fuzz(
+        1000, writer(path, lambda numbers: mutations.of_bytes(numbers, numbers.choice(files))), lambda: read_image(path)
+    )
+
+
+@pytest.mark.parametrize("which", ["imagelist", "classes", "camvid", "voc boxes", "voc segmentation", "voc augmented"])
+def test_lists(voc, which):
+    pairs = b"JPEGImages/one.jpg SegmentationClass/one.png\n"
+    place, content, read = {
+        "imagelist": ("train.txt", pairs, lambda: imagelist_pairs(voc, "train", ["cat", "dog"])),
+        "classes": ("classes.txt", b"0 cat\n1 dog\n255 void\n", lambda: imagelist_pairs(voc, "train")),
+        "camvid": ("train.txt", pairs.replace(b"J", b"/SegNet/CamVid/J"), lambda: camvid_pairs(voc, "train")),
+        "voc boxes": ("ImageSets/Main/train.txt", b"one 1\ntwo -1\n", lambda: read_voc(voc, "train")),
+        "voc segmentation": ("ImageSets/Segmentation/train.txt", b"one\n", lambda: voc_pairs(voc, "train")),
+        "voc augmented": (
+            "ImageSets/Segmentation/trainaug.txt",
+            b"/JPEGImages/one.jpg /SegmentationClass/one.png\n",
+            lambda: voc_pairs(voc, "train_aug"),
+        ),
+    }[which]
+    (voc / "train.txt").write_bytes(pairs)
+    fuzz(200, writer(voc / place, lambda numbers: mutations.of_bytes(numbers, content)), read, least=5)
+
+
+def test_sbds_labels(tmp_path):
+    scipy_io = pytest.importorskip("scipy.io")
+    path = tmp_path / "label.mat"
+    values = np.arange(12, dtype=np.uint8).reshape(3, 4)
+    files = []
+    for compressed in (False, True):
+        scipy_io.savemat(path, {"GTcls": {"Segmentation": values}}, do_compression=compressed)
+        files.append(path.read_bytes())
+    fuzz(
+        500,
+        writer(path, lambda numbers: mutations.of_bytes(numbers, numbers.choice(files))),
+        lambda: read_voc_label(path),
+    )
+
+
+SWEEP = b"""
+name: layers
+program: tiny.yaml
+method: random
+metric: {name: test/top1, goal: maximize}
+run_cap: 4
+parameters:
+  model.deform_layers: {values: [0, 1]}
+  optim: {parameters: {lr: {distribution: log_uniform_values, min: 0.1, max: 1}, warmup: {min: 1, max: 3}}}
+  seed: {value: 1}
+command:
+  - ${env}
+  - dcnlab
+  - fit
+  - ${program}
+  - data.workers=1
+  - ${args_json_file}
+"""
+EXPERIMENT = b"""
+extends: base.yaml
+name: tiny
+data: {train_length: 32, test_length: 40, batch_size: 16, image_size: 28, classes: [1, 2], mean: [0, 0, 0.5]}
+model: {backbone: {name: resnet10_slim}, dilation: 2}
+optim: {lr: 0.1, milestones: [0.5, 20]}
+trainer: {max_steps: 2, accelerator: cpu, threads: 1}
+logger: {every: 1, entity: ~}
+"""
+
+
+@pytest.fixture
+def here(tmp_path, monkeypatch):
+    """An empty current folder with an experiment."""
+    monkeypatch.chdir(tmp_path)
+    Path("base.yaml").write_text("seed: 3\n")
+    Path("tiny.yaml").write_bytes(EXPERIMENT)
+    return tmp_path
+
+
+def test_sweeps(here):
+    path = here / "sweep.yaml"
+    tree = yaml.safe_load(SWEEP)
+
+    def read():
+        sweep = sweepfile.read(str(path))
+        if sweep.swept and len(sweep.title) % 5 == 0:  # the trials' configs take long
+            sweepfile.trials(sweep, limit=1)
+
+    fuzz(2000, writer(path, lambda numbers: mutations.of_yaml(numbers, SWEEP, tree)), read)
+
+
+def test_experiments(here):
+    path = here / "tiny.yaml"
+    tree = yaml.safe_load(EXPERIMENT)
+    fuzz(
+        800,
+        writer(path, lambda numbers: mutations.of_yaml(numbers, EXPERIMENT, tree)),
+        lambda: configfile.to_yaml(configfile.load(str(path))),
+    )
+
+
+def test_parameters_of_a_sweep(here):
+    path = here / "args.json"
+    content = b'{"optim": {"lr": 0.5}, "model.deform_layers": 1, "seed": 8, "data": {"classes": ["1"]}}'
+    fuzz(
+        400,
+        writer(path, lambda numbers: mutations.of_json(numbers, content)),
+        lambda: configfile.load("tiny.yaml", [str(path)]),
+    )
+
+
+def test_overrides(here):
+    keys = configfile.keys()
+    args = []
+
+    def mutate(numbers):
+        broken = mutations.of_bytes(numbers, b"[1, 2.5]").decode("latin-1")
+        args[:] = [f"{numbers.choice(keys)}={numbers.choice((broken, numbers.choice(mutations.LEAVES)))}"]
+
+    fuzz(600, mutate, lambda: configfile.load("tiny.yaml", args))
+
+
+RESULTS = {
+    "schema": 1, "name": "tiny", "status": "finished", "seed": 3, "parameters": {"model.deform_layers": 1},
+    "metrics": {"top1": 10.5, "top5": 60.0}, "model": {"params": 1000, "macs": 2000},
+    "cost": {"train_seconds": 1.5, "images_per_second": 30.0, "peak_memory_bytes": 10**9},
+    "environment": {"git": None, "torch": "2.11", "world_size": 1}, "wandb": {"id": None, "sweep": None},
+}  # fmt: skip
+
+
+def test_results(here):
+    run = here / "runs/tiny/a"
+    run.mkdir(parents=True)
+    (run / "config.yaml").write_text(configfile.to_yaml(configfile.load("tiny.yaml")))
+    content = json.dumps(RESULTS).encode()
+    known = configfile.load_run(run)
+    path = run / "results.json"
+
+    def read():
+        found = runs.read_results(run)
+        record = collect.Record(run, configfile.settings(known), found)
+        made = table.summarise("tiny", collect.of_name("tiny", [record]))
+        table.cells(made)
+        table.render(made, "json")
+
+    fuzz(1000, writer(path, lambda numbers: mutations.of_json(numbers, content)), read)
+
+
+def test_configs_of_runs(here):
+    run = here / "runs/tiny/a"
+    run.mkdir(parents=True)
+    content = configfile.to_yaml(configfile.load("tiny.yaml")).encode()
+    (run / "results.json").write_text(json.dumps(RESULTS))
+    path, tree = run / "config.yaml", yaml.safe_load(content)
+
+    def read():
+        found, notes = collect.records([here / "runs"])
+        if notes:
+            raise ValueError(notes[0])
+        collect.of_name("tiny", found)
+
+    fuzz(400, writer(path, lambda numbers: mutations.of_yaml(numbers, content, tree)), read)
+
+
+def test_metrics_of_a_run_that_goes_on(here):
+    rows = io.StringIO()
+    csv.writer(rows).writerows([["step", "train/loss"], [1, 0.5], [2, ""], [3, 0.25]])
+    path = here / "metrics.csv"
+    content = rows.getvalue().encode()
+    fuzz(400, writer(path, lambda numbers: mutations.of_bytes(numbers, content)), lambda: MetricsFile(path, 3))
+
+
+FOUND = [
+    {"image_id": 7, "category_id": 9, "bbox": [1, 2, 3, 4.5], "score": 0.9},
+    {"image_id": 7, "category_id": 4, "bbox": [10, 10, 5, 6], "score": 0.5},
+    {"image_id": 70, "category_id": 4, "bbox": [0, 0, 40, 30], "score": 1},
+]
+
+
+@pytest.mark.parametrize("which", ["detections", "annotations"])
+def test_score(tmp_path, which):
+    detections, annotations = tmp_path / "detections.json", tmp_path / "annotations.json"
+    detections.write_text(json.dumps(FOUND))
+    annotations.write_text(json.dumps(COCO))
+    path = tmp_path / f"{which}.json"
+    content = path.read_bytes()
+    protocols = iter(["coco", "voc07", "voc", "voc"] * 10**6)
+    fuzz(
+        1000,
+        writer(path, lambda numbers: mutations.of_json(numbers, content)),
+        lambda: score.render(score.detection(detections, annotations, next(protocols)), "text"),
+    )
+
+
+def test_score_of_voc_folders(voc):
+    detections = voc / "detections.json"
+    content = b'[{"image_id": "one", "category": "cat", "bbox": [1, 2, 3, 4.5], "score": 0.9}]'
+    fuzz(
+        300,
+        writer(detections, lambda numbers: mutations.of_json(numbers, content)),
+        lambda: score.detection(detections, voc, "voc07", "train"),
+    )
+
+
+def members(numbers, content):
+    """The bytes of a zip archive, or of its members, their checksums right again."""
+    if numbers.random() < 0.4:
+        return mutations.of_bytes(numbers, content)
+    file = io.BytesIO()
+    with zipfile.ZipFile(io.BytesIO(content)) as old, zipfile.ZipFile(file, "w") as new:
+        infos = old.infolist()
+        chosen = numbers.choice(infos)
+        for info in infos:
+            inner = old.read(info)
+            if info is chosen:
+                inner = mutations.of_bytes(numbers, inner) if inner else b"x"
+            new.writestr(info.filename, inner)
+    return file.getvalue()
+
+
+@pytest.mark.parametrize("legacy", [False, True])
+def test_checkpoints(tmp_path, legacy):
+    path = tmp_path / "last.ckpt"
+    state = {"model.conv.weight": torch.arange(12.0).reshape(2, 2, 3), "model.norm.count": torch.tensor(3)}
+    kept = {"global_step": 3, "epoch": 1, "state_dict": state, "optimizer_states": [{"state": {0: {"step": 1.5}}}]}
+    torch.save(kept, path, _use_new_zipfile_serialization=not legacy)
+    content = path.read_bytes()
+    mutate = mutations.of_bytes if legacy else members
+    fuzz(1000, writer(path, lambda numbers: mutate(numbers, content)), lambda: checkpoints.read(path))
+
+
+@pytest.mark.parametrize("ending", ["npz", "safetensors"])
+def test_weights(tmp_path, ending):
+    path = tmp_path / f"weights.{ending}"
+    state = {"conv1.weight": torch.arange(12.0).reshape(2, 2, 3), "bn1.bias": torch.tensor([3.0])}
+    if ending == "npz":
+        np.savez(path, **{name: value.numpy() for name, value in state.items()})
+    else:
+        path.write_bytes(save(state))
+    content = path.read_bytes()
+    mutate = members if ending == "npz" else mutations.of_bytes
+    fuzz(400, writer(path, lambda numbers: mutate(numbers, content)), lambda: weights._read(path))

@@ -85,11 +85,11 @@ def spiteful(trap):
         "eval": Touch(eval, f"open({str(trap)!r}, 'w').close()"),
         "exec": Touch(exec, f"open({str(trap)!r}, 'w').close()"),
         "open": Touch(open, str(trap), "w"),
-        "torch's own": Touch(torch.load, io.BytesIO(), None, pickle),
+        "subprocess": Touch(subprocess.call, ["touch", str(trap)]),
     }
 
 
-@pytest.mark.parametrize("door", ["os.system", "eval", "exec", "open", "torch's own"])
+@pytest.mark.parametrize("door", ["os.system", "eval", "exec", "open", "subprocess"])
 @pytest.mark.parametrize("legacy", [False, True])
 def test_weights_and_checkpoints_that_would_run_code_are_refused_in_one_line(tmp_path, monkeypatch, door, legacy):
     trap = tmp_path / "trap"
@@ -97,10 +97,9 @@ def test_weights_and_checkpoints_that_would_run_code_are_refused_in_one_line(tmp
     evil = {"global_step": 1, "state_dict": {"conv1.weight": spiteful(trap)[door]}}
     path = tmp_path / "evil.pt"
     torch.save(evil, path, _use_new_zipfile_serialization=not legacy)
-    if door != "torch's own":
-        torch.load(path, weights_only=False)  # it does what it is said to do, where it may
-        assert trap.exists()
-        trap.unlink()
+    torch.load(path, weights_only=False)  # it does what it is said to do, where it may
+    assert trap.exists()
+    trap.unlink()
     for read in (checkpoints.read, weights._read):
         with pytest.raises(ConfigError, match=r"\A[^\n]{10,900}\Z"):
             read(path)
@@ -208,9 +207,9 @@ def test_deep_values_of_the_command_line_do_not_end_the_process():
 
 def test_references_that_multiply_without_end_are_refused(tiny):
     lines = [f"  k{turn + 1}: ${{sweep.k{turn}}}${{sweep.k{turn}}}" for turn in range(60)]
-    Path("many.yaml").write_text("\n".join(["extends: tiny.yaml", "sweep:", "  k0: xxxxxxxx", *lines]))
+    Path("config.yaml").write_text("\n".join(["trainer: {max_steps: 1}", "sweep:", "  k0: xxxxxxxx", *lines]))
     with pytest.raises(ConfigError, match=r"holds more than 12 \$\{"):
-        configfile.load("many.yaml")
+        configfile.load_run(Path())
 
 
 @pytest.mark.parametrize(
@@ -411,7 +410,7 @@ def test_the_environment_cannot_be_read_through_an_experiment(tiny, text, where)
 
 
 def test_keys_of_the_experiment_may_still_stand_for_one_another(tiny):
-    Path("other.yaml").write_text("extends: tiny.yaml\nlogger: {project: of_${name}, every: '${trainer.threads}'}\n")
+    Path("other.yaml").write_text("extends: tiny.yaml\nlogger:\n  project: of_${name}\n  every: ${trainer.threads}\n")
     found = configfile.load("other.yaml", ["trainer.threads=3"])
     assert (found.logger.project, found.logger.every) == ("of_other", 3)
 

@@ -24,7 +24,8 @@ from PIL import Image
 from safetensors.torch import save
 
 from dcnlab import checkpoints, configfile, runs, score
-from dcnlab.ablations import collect, sweepfile, table
+from dcnlab.ablations import sweepfile, table
+from dcnlab.ablations.record import Record, records
 from dcnlab.config import ConfigError
 from dcnlab.data.camvid import camvid_pairs
 from dcnlab.data.coco_detection import read_coco
@@ -325,13 +326,12 @@ def test_results(here):
     run.mkdir(parents=True)
     (run / "config.yaml").write_text(configfile.to_yaml(configfile.load("tiny.yaml")))
     content = json.dumps(RESULTS).encode()
-    known = configfile.load_run(run)
+    known = configfile.settings(configfile.load_run(run))
     path = run / "results.json"
 
     def read():
-        found = runs.read_results(run)
-        record = collect.Record(run, configfile.settings(known), found)
-        made = table.summarise("tiny", collect.of_name("tiny", [record]))
+        found = Record(run, known, runs.read_results(run), 0.0)
+        made = table.of_records("tiny", [found])
         table.cells(made)
         table.render(made, "json")
 
@@ -346,10 +346,10 @@ def test_configs_of_runs(here):
     path, tree = run / "config.yaml", yaml.safe_load(content)
 
     def read():
-        found, notes = collect.records([here / "runs"])
+        found, notes = records([here / "runs"])
         if notes:
             raise ValueError(notes[0])
-        collect.of_name("tiny", found)
+        table.of_records("tiny", found)
 
     fuzz(400, writer(path, lambda numbers: mutations.of_yaml(numbers, content, tree)), read)
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from datetime import UTC, datetime
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import Any
 from dcnlab import configfile, mirror, runs
 from dcnlab.ablations.record import Record
 from dcnlab.config import ConfigError
+from dcnlab.data import jsonfile
 
 _PAGE = 100
 _SECONDS = 60
@@ -72,9 +72,10 @@ def _record(entity: str, project: str, run: Any) -> Record | str:
         return f"{run.state} without results"
     config = configfile.of_text(text, place)
     try:
-        results = json.loads(written)
+        results = jsonfile.parse(written)
+        jsonfile.check_depth(results)
     except ValueError as error:
-        raise ConfigError(f"{place}: {mirror.RESULTS} is not JSON") from error
+        raise ConfigError(f"{place}: {mirror.RESULTS} is not JSON ({error})") from error
     runs.check_results(results, place)
     when = datetime.fromisoformat(str(run.created_at).replace("Z", "+00:00"))
     when = when if when.tzinfo else when.replace(tzinfo=UTC)

@@ -17,16 +17,38 @@ DEEPEST = 24
 
 
 def load(path: Path, most: int = LARGEST, finish: Callable[[dict[str, Any]], dict[str, Any]] | None = None) -> Any:
-    """Parse a file; NaN and Infinity are read as such, so that a reader can say where they stand.
+    """Parse a file.
 
     Args:
         path: of the file.
         most: bytes it may have.
-        finish: takes each object as it is read and gives what stands for it.
+        finish: see `parse`.
 
     Raises:
         OSError: the file cannot be read.
-        ValueError: it is not JSON, is too large, or has a key twice in one object; the reason, one line.
+        ValueError: it is too large, or see `parse`; the reason, one line.
+    """
+    with path.open("rb") as file:
+        content = file.read(most + 1)
+    if len(content) > most:
+        raise ValueError(f"larger than {most >> 20} MiB, which no such file is")
+    try:
+        text = content.decode("utf-8-sig")
+    except ValueError as error:
+        raise ValueError(one_line(error)) from error
+    del content  # of gigabytes, one copy is enough
+    return parse(text, finish)
+
+
+def parse(text: str, finish: Callable[[dict[str, Any]], dict[str, Any]] | None = None) -> Any:
+    """Parse a text; NaN and Infinity are read as such, so that a reader can say where they stand.
+
+    Args:
+        text: JSON.
+        finish: takes each object as it is read and gives what stands for it.
+
+    Raises:
+        ValueError: it is not JSON, or has a key twice in one object; the reason, one line.
     """
 
     def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -37,15 +59,9 @@ def load(path: Path, most: int = LARGEST, finish: Callable[[dict[str, Any]], dic
             raise ValueError(f"the key {shown(twice)} is there twice in one object")
         return found if finish is None else finish(found)
 
-    with path.open("rb") as file:
-        content = file.read(most + 1)
-    if len(content) > most:
-        raise ValueError(f"larger than {most >> 20} MiB, which no such file is")
     try:
-        text = content.decode("utf-8-sig")
-        del content  # of gigabytes, one copy is enough
         return json.loads(text, object_pairs_hook=unique)
-    except (ValueError, RecursionError) as error:
+    except (ValueError, TypeError, RecursionError) as error:  # TypeError: what a server sent is no text
         raise ValueError(one_line(error)) from error
 
 

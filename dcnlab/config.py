@@ -15,12 +15,13 @@ from typing import Any
 class ConfigError(ValueError):
     """Something the user can mend; its text is one line that names the field, the value and the nearest right one.
 
-    A text longer than `LONGEST`, as a value of megabytes would make it, is cut.
+    A value from a file may hold lines, or megabytes: lines are joined, and a text longer than `LONGEST` is cut.
     """
 
     LONGEST = 2000
 
     def __init__(self, text: str) -> None:
+        text = " ".join(text.splitlines())
         super().__init__(text if len(text) <= self.LONGEST else f"{text[: self.LONGEST]}... ({len(text)} characters)")
 
 

@@ -39,6 +39,8 @@ _BEFORE = ("parameters.json", "log.txt")
 
 _FIGURES = {"model": ("params", "macs"), "cost": ("train_seconds", "images_per_second", "peak_memory_bytes")}
 """Figures of results.json beside the metrics; null where one was not taken."""
+_CODE = ("git", "dcnlab", "torch")
+"""Of its environment: what tells code apart."""
 
 
 class Interrupted(BaseException):
@@ -195,6 +197,9 @@ def check_results(results: Any, source: str) -> None:
             value = results[section].get(key)
             if not _is_figure(value) and (value is not None or section == "metrics"):
                 raise ConfigError(f"{source}: {section}.{shown(key)} is {shown(value)}; it must be a finite number")
+    for key in _CODE:
+        if not isinstance(results["environment"].get(key), str | None):
+            raise ConfigError(f"{source}: environment.{key} is {shown(results['environment'][key])}; it must be text")
 
 
 def _is_figure(value: Any) -> bool:

@@ -286,7 +286,7 @@ def test_experiments(here):
     path = here / "tiny.yaml"
     tree = yaml.safe_load(EXPERIMENT)
     fuzz(
-        800,
+        500,
         writer(path, lambda numbers: mutations.of_yaml(numbers, EXPERIMENT, tree)),
         lambda: configfile.to_yaml(configfile.load(str(path))),
     )
@@ -296,7 +296,7 @@ def test_parameters_of_a_sweep(here):
     path = here / "args.json"
     content = b'{"optim": {"lr": 0.5}, "model.deform_layers": 1, "seed": 8, "data": {"classes": ["1"]}}'
     fuzz(
-        400,
+        200,
         writer(path, lambda numbers: mutations.of_json(numbers, content)),
         lambda: configfile.load("tiny.yaml", [str(path)]),
     )
@@ -310,7 +310,7 @@ def test_overrides(here):
         broken = mutations.of_bytes(numbers, b"[1, 2.5]").decode("latin-1")
         args[:] = [f"{numbers.choice(keys)}={numbers.choice((broken, numbers.choice(mutations.LEAVES)))}"]
 
-    fuzz(600, mutate, lambda: configfile.load("tiny.yaml", args))
+    fuzz(300, mutate, lambda: configfile.load("tiny.yaml", args))
 
 
 RESULTS = {
@@ -351,7 +351,7 @@ def test_configs_of_runs(here):
             raise ValueError(notes[0])
         table.of_records("tiny", found)
 
-    fuzz(400, writer(path, lambda numbers: mutations.of_yaml(numbers, content, tree)), read)
+    fuzz(250, writer(path, lambda numbers: mutations.of_yaml(numbers, content, tree)), read)
 
 
 def test_metrics_of_a_run_that_goes_on(here):

@@ -233,7 +233,10 @@ def _together(parts: Parts, folder: Path, write: Callable[[End | None], None]) -
             if end.kind == "mend":
                 raise ConfigError(end.text) from error
             raise (runs.PeerFailed(end.text) if end.kind == "bug" else runs.Interrupted(folder)) from error
-        peers.take_turn()
+        else:
+            peers.take_turn()
+        finally:
+            peers.close()
 
 
 def _end(error: BaseException) -> End:

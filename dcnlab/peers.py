@@ -54,6 +54,8 @@ class Peers(pl.Callback):
         self._store: Any = None
         self._first = True
         self._turn = threading.Lock()  # to end the run: the main thread's or the watching one's, for good
+        self._out = threading.Event()  # the main thread has it
+        self._watching: threading.Thread | None = None
         self._key = ""
 
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
@@ -66,11 +68,18 @@ class Peers(pl.Callback):
         # Every process makes equally many runs: the number is the same in all of them.
         number = store.add(f"dcnlab/runs/{trainer.global_rank}", 1)
         self._key, self._first, self._store = f"dcnlab/end/{number}", trainer.is_global_zero, store.clone()
-        threading.Thread(target=self._watch, args=(store.clone(),), daemon=True, name="peers").start()
+        self._watching = threading.Thread(target=self._watch, args=(store.clone(),), daemon=True, name="peers")
+        self._watching.start()
 
     def take_turn(self) -> None:
         """Have the main thread end the run, and the watching one watch no longer."""
         self._turn.acquire()
+        self._out.set()
+
+    def close(self) -> None:
+        """Wait for the watching thread: Python must not end while it is within torch's store."""
+        if self._watching is not None:
+            self._watching.join(_GONE_SECONDS)
 
     @property
     def ending(self) -> bool:
@@ -109,18 +118,17 @@ class Peers(pl.Callback):
     def _watch(self, store: Any) -> None:
         try:
             while not store.check([self._key]):
-                if self._turn.locked():
+                if self._out.wait(_LOOK_SECONDS):
                     return
-                time.sleep(_LOOK_SECONDS)
             end = End(**json.loads(store.get(self._key)))
         except RuntimeError:  # the first process is gone: what is left of the run waits for nothing
-            if self._turn.acquire(timeout=_GONE_SECONDS):
+            if not self._out.wait(_GONE_SECONDS) and self._turn.acquire(blocking=False):
                 os._exit(1)
             return
-        if self._turn.locked():
+        if self._out.is_set():
             return
         os.kill(os.getpid(), signal.SIGTERM)  # brings the main thread out of Python, but not out of a collective
-        if not self._turn.acquire(timeout=_PATIENCE_SECONDS):
+        if self._out.wait(_PATIENCE_SECONDS) or not self._turn.acquire(blocking=False):
             return
         if self._first:
             self.last_words(end)

@@ -26,6 +26,8 @@ _MAY_DIFFER = (
     *("data.root", "data.workers", "data.val", "data.test", "test.", "model.backbone.weights"),
 )
 """Beginnings of keys that may have changed when a run goes on: how long, where, and how it is scored."""
+ASKED_EVERY = 10
+"""Steps between two times that several GPUs agree on whether to save: each time is a wait for them."""
 
 
 class TimeLimit(BaseException):
@@ -66,11 +68,17 @@ class Saving(Checkpoint):
     ) -> None:
         self.path, self.settings, self.minutes, self.check = path, settings, minutes, check
         self.limit_is_near = False
-        self._when, self._seen, self._saved = 0.0, 0, 0
+        self._when, self._began, self._seen, self._saved = 0.0, 0, 0, 0
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Start the clock."""
-        self._when, self._seen, self._saved = time.monotonic(), trainer.global_step, trainer.global_step
+        self._when, self._began = time.monotonic(), trainer.global_step
+        self._seen = self._saved = self._began
+
+    @property
+    def got_on(self) -> bool:
+        """Whether the checkpoint holds more than the training began with."""
+        return self._saved > self._began
 
     def on_train_batch_start(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int
@@ -83,6 +91,8 @@ class Saving(Checkpoint):
         if trainer.global_step == self._seen:  # within a step of several batches
             return
         self._seen = trainer.global_step
+        if waits_to_ask(trainer) and (self._seen - self._began) % ASKED_EVERY:
+            return
         due = time.monotonic() - self._when >= 60 * self.minutes
         due, limit = in_any_process(trainer, due, self.limit_is_near)
         if (due or limit) and trainer.global_step > self._saved:
@@ -118,6 +128,11 @@ class Saving(Checkpoint):
             "batches": loop.epoch_loop.batch_progress.current.completed if passes.ready > passes.processed else 0,
             "processes": trainer.world_size,
         }
+
+
+def waits_to_ask(trainer: pl.Trainer) -> bool:
+    """Whether `in_any_process` waits for a GPU."""
+    return trainer.world_size > 1 and trainer.strategy.root_device.type != "cpu"
 
 
 def in_any_process(trainer: pl.Trainer, *flags: bool) -> list[bool]:

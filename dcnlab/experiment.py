@@ -189,7 +189,7 @@ def _run(config: Config, parts: Parts, folder: Path, checkpoint: Path | None, co
             if wandb_logger is not None:
                 mirror.finish(wandb_logger.experiment, config, folder, results)
             if end is not None and end.kind == "time limit":
-                slurm.requeue(comes_back)
+                slurm.requeue(comes_back, parts.saving.got_on)
 
     with _together(parts, folder, write):
         if trainer.is_global_zero:

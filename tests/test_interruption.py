@@ -15,7 +15,7 @@ import pytest
 import torch
 from command_line import environment
 
-from dcnlab import checkpoints, configfile, experiment, metricsfile, runs, slurm
+from dcnlab import assembly, checkpoints, configfile, experiment, metricsfile, runs, slurm
 from dcnlab.config import ConfigError
 from dcnlab.data.samplers import TrainingSampler
 
@@ -184,14 +184,40 @@ def test_a_job_whose_command_would_begin_a_new_run_stays_out_of_the_queue(monkey
     monkeypatch.delenv("DCNLAB_PARENT", raising=False)
     monkeypatch.setenv("PATH", "")
     with caplog.at_level("INFO", "dcnlab"):
-        slurm.requeue(comes_back=False)
-        slurm.requeue(comes_back=True)
+        slurm.requeue(comes_back=False, got_on=True)
+        slurm.requeue(comes_back=True, got_on=False)
+        slurm.requeue(comes_back=True, got_on=True)
         monkeypatch.setenv("DCNLAB_PARENT", "1")  # the job is the sweep's
-        slurm.requeue(comes_back=True)
+        slurm.requeue(comes_back=True, got_on=True)
     assert [record.getMessage() for record in caplog.records] == [
         "SLURM job 12 is not put back into the queue: it would begin a new run; state its name by id=NAME",
+        "SLURM job 12 is not put back into the queue: it saved nothing new; give it more time (sbatch --time)",
         "SLURM job 12 cannot be put back into the queue: [Errno 2] No such file or directory: 'scontrol'",
     ]
+
+
+def test_a_job_whose_test_outlasts_its_time_limit_does_not_come_back_for_ever(tiny, monkeypatch):
+    class Cost(assembly.Cost):
+        def on_test_start(self, *arguments):
+            raise checkpoints.TimeLimit
+
+    asked = []
+    monkeypatch.setattr(assembly, "Cost", Cost)
+    monkeypatch.setattr(slurm, "requeue", lambda *arguments: asked.append(arguments))
+    for _ in range(2):  # the first job trains; the second one finds all trained, and has only the test to do
+        with pytest.raises(runs.Interrupted):
+            experiment.fit(configfile.load(tiny, ["id=one", "trainer.max_steps=1"]))
+    assert asked == [(True, True), (True, False)]
+
+
+def test_several_gpus_are_asked_every_tenth_step_whether_to_save(tiny, monkeypatch):
+    steps = []
+    monkeypatch.setattr(checkpoints, "waits_to_ask", lambda trainer: True)
+    monkeypatch.setattr(
+        checkpoints, "in_any_process", lambda trainer, *flags: steps.append(trainer.global_step) or list(flags)
+    )
+    experiment.fit(configfile.load(tiny, ["id=one", *ONE_PASS]))
+    assert steps == [10]  # of 14
 
 
 MOUNT = """

@@ -221,7 +221,8 @@ class Watch(pl.Callback):
         layers = [(n, m) for n, m in _network(pl_module).named_modules() if not any(m.children()) or is_watched(m)]
         self._handles = self._listen(pl_module)
         self._handles += [layer.register_forward_hook(partial(look, name)) for name, layer in layers]
-        with torch.no_grad():
+        # In the training's precision: what overflows in half precision is fine in float32.
+        with torch.no_grad(), pl_module.trainer.precision_plugin.train_step_context():
             pl_module.training_step(*self._batch)
         self._unlisten()
         return f"first in {found[0]}" if found else "in the loss itself"

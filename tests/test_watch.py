@@ -150,6 +150,21 @@ def test_a_step_gone_wrong_on_a_gpu_is_found_when_it_is_logged_or_saved(tiny, mo
     assert kept()["global_step"] == 2
 
 
+def test_a_layer_that_overflows_in_the_trainings_precision_alone_is_named(tiny, monkeypatch):
+    class Cost(assembly.Cost):
+        def on_train_start(self, trainer, pl_module):
+            def overflow(layer, arguments, output):
+                return output * math.inf if torch.is_autocast_enabled("cpu") and trainer.global_step == 3 else output
+
+            super().on_train_start(trainer, pl_module)
+            pl_module.model.layer3[0].conv2.register_forward_hook(overflow)
+
+    monkeypatch.setattr(assembly, "Cost", Cost)
+    with pytest.raises(ConfigError) as caught:
+        fit(tiny, "trainer.max_steps=8", "trainer.precision=bf16-mixed")
+    assert ", first in layer3.0.conv2; " in assert_failed_at(caught, 3)
+
+
 def test_weights_that_are_no_numbers_are_not_saved(tiny, monkeypatch):
     poison(monkeypatch, 3, "model.layer3.0.conv2.weight", math.inf)
     with pytest.raises(ConfigError) as caught:

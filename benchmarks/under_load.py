@@ -153,12 +153,16 @@ def main() -> None:
         in_fresh_process("pycocotools alone", alone, "pycocotools", *content),
         in_fresh_process("dcnlab voc07", score_voc, *content),
     ]
-    written = {
-        "machine": measure.machine("cpu") | {name: version(name) for name in ("faster-coco-eval", "pycocotools")},
-        "opening": {"images": options.images, "boxes": options.boxes, "file_bytes": size, "rows": opening},
-        "scoring": {"images": options.scored, "detections_an_image": 100, "classes": CLASSES, "rows": scoring},
+    settings = {
+        "images": options.images,
+        "boxes": options.boxes,
+        "file_bytes": size,
+        "scored_images": options.scored,
+        "detections_an_image": 100,
+        "classes": CLASSES,
+        **{name: version(name) for name in ("faster-coco-eval", "pycocotools")},
     }
-    options.out.write_text(json.dumps(written, indent=2) + "\n")
+    measure.write(options.out, "cpu", settings, opening + scoring)
 
 
 if __name__ == "__main__":

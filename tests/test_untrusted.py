@@ -17,7 +17,7 @@ import pytest
 import torch
 from command_line import ROOT, dcnlab, environment
 
-from dcnlab import checkpoints, configfile, experiment, runs, torchfile, yamlfile
+from dcnlab import checkpoints, configfile, experiment, export, runs, torchfile, yamlfile
 from dcnlab.config import ConfigError
 from dcnlab.data import imagefile, jsonfile
 from dcnlab.data.detection import DetectionSplit
@@ -132,16 +132,19 @@ def poisoned(tiny, tmp_path):
 
 def test_no_command_runs_what_a_checkpoint_holds(poisoned, tiny):
     folder, trap = poisoned
-    for arguments in (
-        ("evaluate", folder),
-        ("resume", folder),
-        ("export", folder, "--format", "safetensors"),
-        ("fit", tiny, "logger.wandb=false", f"model.backbone.weights={folder / runs.CHECKPOINT}"),
+    weights_from_it = ["id=two", "logger.wandb=false", f"model.backbone.weights={folder / runs.CHECKPOINT}"]
+    for call in (
+        lambda: experiment.evaluate(folder, []),
+        lambda: experiment.resume(folder),
+        lambda: export.export(folder, "safetensors"),
+        lambda: experiment.fit(configfile.load(tiny, weights_from_it)),
     ):
-        done = dcnlab(*arguments)
-        assert (done.returncode, done.stdout, done.stderr.count("\n")) == (2, "", 1), arguments
-        assert "last.ckpt" in done.stderr
-        assert not trap.exists(), arguments
+        with pytest.raises(ConfigError, match=r"\A[^\n]*last\.ckpt[^\n]*\Z"):
+            call()
+        assert not trap.exists()
+    done = dcnlab("evaluate", folder)
+    assert (done.returncode, done.stdout, done.stderr.count("\n")) == (2, "", 1)
+    assert not trap.exists()
     # Lightning's own door, were ours open.
     parts = experiment.build(configfile.load_run(folder), folder)
     with pytest.raises(pickle.UnpicklingError):
@@ -376,11 +379,10 @@ def everything(folder):
 @pytest.mark.parametrize(
     "variables",
     [
-        {"WANDB_API_KEY": MARKER[:40]},
+        {"WANDB_API_KEY": MARKER[:40], "WANDB_BASE_URL": f"https://user:{MARKER[:40]}@wandb.example.org"},
         {"WANDB_API_KEY": f"local-{MARKER[:40]}", "WANDB_BASE_URL": "https://wandb.example.org"},
-        {"WANDB_BASE_URL": f"https://user:{MARKER[:40]}@wandb.example.org"},
     ],
-    ids=["key", "local key", "url"],
+    ids=["key and address", "key of a server of one's own"],
 )
 def test_no_secret_is_in_a_run_folder_or_on_the_console(tiny, variables):
     done = dcnlab("fit", tiny, "id=one", **variables)

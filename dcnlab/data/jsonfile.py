@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -29,8 +30,10 @@ def load(path: Path, most: int = LARGEST, finish: Callable[[dict[str, Any]], dic
         ValueError: it is too large, or see `parse`; the reason, one line.
     """
     with path.open("rb") as file:
-        content = file.read(most + 1)
-    if len(content) > most:
+        # Asked first: to find out by reading costs the memory that is to be saved. What has no size is read up to it.
+        too_large = os.fstat(file.fileno()).st_size > most
+        content = b"" if too_large else file.read(most + 1)
+    if too_large or len(content) > most:
         raise ValueError(f"larger than {most >> 20} MiB, which no such file is")
     try:
         text = content.decode("utf-8-sig")

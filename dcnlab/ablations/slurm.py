@@ -53,7 +53,8 @@ class SlurmJobs:
         self._jobs: dict[str, Trial] = {}
         self._started: dict[str, float] = {}
         self._missed: set[str] = set()
-        self._states = self._queue()
+        self._states: dict[str, str] | None = None
+        self._queue()
 
     def adopt(self, trials: Sequence[Trial]) -> list[Trial]:
         """Wait for those of the trials that are in the queue since an earlier call.
@@ -64,7 +65,7 @@ class SlurmJobs:
         others = []
         for trial in trials:
             job = _recorded(trial.folder)
-            if job in self._states:
+            if job in (self._states or {}):
                 self._jobs[job] = trial
             else:
                 others.append(trial)
@@ -150,19 +151,24 @@ class SlurmJobs:
         self._jobs = {}
 
     def _queue(self) -> dict[str, str]:
-        """State of each of the user's jobs that are pending or at work; what it was where SLURM does not answer."""
-        command = ["squeue", "--me", "--noheader", "--array", "--format=%i|%T"]
+        """State of each of the sweep's jobs that are pending or at work; what it was where SLURM does not answer.
+
+        Raises:
+            ConfigError: SLURM is not there, or does not answer the first time.
+        """
+        command = ["squeue", "--me", f"--name={self._name}", "--noheader", "--array", "--format=%i|%T"]
         try:
             answer = subprocess.run(command, capture_output=True, text=True, timeout=60)
+            reason = " ".join(answer.stderr.split()) if answer.returncode else None
         except FileNotFoundError as error:
             raise ConfigError("--launcher slurm needs SLURM's commands, and there is no squeue here") from error
         except subprocess.TimeoutExpired:
-            return self._states
-        if answer.returncode == 0:
+            reason = "squeue takes more than a minute"
+        if reason is None:
             rows = (line.split("|") for line in answer.stdout.splitlines())
             self._states = {job.strip(): state for job, state in rows}
-        elif not hasattr(self, "_states"):
-            raise ConfigError(f"SLURM does not answer: {' '.join(answer.stderr.split())}")
+        if self._states is None:
+            raise ConfigError(f"SLURM does not answer: {reason}")
         return self._states
 
     def _shape(self, trainer: TrainerConfig) -> tuple[int, int]:

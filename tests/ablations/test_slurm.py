@@ -159,13 +159,11 @@ def test_without_slurm_the_launcher_says_what_is_missing(sweep, monkeypatch, tmp
 
 def test_a_cluster_that_does_not_answer_is_one_line(monkeypatch, tmp_path):
     pytest.importorskip("submitit")
-    (tmp_path / "squeue").write_text(
-        "#!/bin/sh\necho 'squeue: error: Unable to contact slurm controller' >&2; exit 1\n"
-    )
+    (tmp_path / "squeue").write_text("#!/bin/sh\necho 'squeue: error: Unable to contact slurm' >&2; exit 1\n")
     (tmp_path / "squeue").chmod(0o755)
     (tmp_path / "srun").symlink_to("squeue")
     monkeypatch.setenv("PATH", f"{tmp_path}{os.pathsep}{os.environ['PATH']}")
-    with pytest.raises(ConfigError, match="SLURM does not answer: squeue: error: Unable to contact slurm controller"):
+    with pytest.raises(ConfigError, match="SLURM does not answer: squeue: error: Unable to contact slurm"):
         slurm.SlurmJobs("ablation", tmp_path)
 
 

@@ -29,8 +29,10 @@ _WRITTEN = (
     "metrics.csv",
     "results.json",
     "detections.json",
+    "dilation.json",
     "robustness.json",
     "pictures",
+    "figures",
     "wandb",
     "config.yaml",
 )

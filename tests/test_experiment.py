@@ -231,6 +231,14 @@ def test_a_folder_that_is_no_run_is_not_emptied(tmp_path):
     assert (folder / "checkpoints" / "best.pt").read_text() == "precious"
 
 
+def test_a_run_begun_again_keeps_nothing_that_was_measured_or_drawn_of_the_last_one(tmp_path):
+    for name in ("config.yaml", "dilation.json", "robustness.json", "figures/0-sampling.png", "pictures/0.png"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).touch()
+    runs.create(tmp_path)
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_what_a_sweep_puts_there_first_does_not_keep_a_run_from_its_folder(tmp_path):
     for name in ("parameters.json", "log.txt", ".lock"):
         (tmp_path / name).touch()

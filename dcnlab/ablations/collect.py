@@ -20,6 +20,9 @@ __all__ = ["CODE", "Collection", "Record", "Row", "newest", "of_name", "of_sweep
 CODE = "code"
 """The column that a table has where its runs are of different code."""
 
+_KIND = ("task", "data.name")
+"""Settings in which no two runs that anybody would compare differ."""
+
 
 @dataclass(frozen=True)
 class Row:
@@ -91,7 +94,7 @@ def of_sweep(
         own = [record for record in best if digest(record.results["parameters"]) in known]
         parameters = {name: members[0].parameters.get(name) for name in collection.swept}
         settings = own[0].settings if own else configfile.settings(members[0].config)
-        collection.rows.append(Row(parameters, own, max(len(members), len(own)), settings))
+        collection.rows.append(Row(parameters, own, max(len(members), _seeds(own)), settings))
     if drawn:
         collection.notes.append(_drawn(sweep, len(trials), len(best)))
     tell_apart(collection, any_code)
@@ -112,12 +115,13 @@ def of_name(name: str, found: Sequence[Record], any_code: bool = False) -> Colle
     names = list(dict.fromkeys(key for record in chosen for key in record.results["parameters"]))
     collection = Collection([key for key in names if key != "seed"], [])
     groups: dict[str, list[Record]] = {}
-    for record in newest(chosen, collection.notes, any_code):
+    for record in sorted(chosen, key=lambda record: record.seed):
         groups.setdefault(_key(record.results["parameters"], collection.swept), []).append(record)
+    best = {id(record) for record in newest(chosen, collection.notes, any_code)}
     for members in groups.values():
         parameters = {key: members[0].results["parameters"].get(key) for key in collection.swept}
-        members.sort(key=lambda record: record.seed)
-        collection.rows.append(Row(parameters, members, len(members), members[0].settings))
+        own = [record for record in members if id(record) in best]
+        collection.rows.append(Row(parameters, own, _seeds(members), members[0].settings))
     collection.rows.sort(key=lambda row: [_order(row.parameters[key]) for key in collection.swept])
     tell_apart(collection, any_code)
     return collection
@@ -181,6 +185,11 @@ def _by_code(row: Row, codes: Sequence[str]) -> list[Row]:
     return split or [replace(row, parameters={**row.parameters, CODE: None})]
 
 
+def _seeds(found: Sequence[Record]) -> int:
+    """How many different ones there are; runs of two codes share theirs."""
+    return len({record.seed for record in found})
+
+
 def _key(parameters: dict[str, Any], swept: Sequence[str]) -> str:
     return json.dumps([parameters.get(name) for name in swept], default=list)
 
@@ -238,7 +247,9 @@ def _drawn(sweep: Sweep, trials: int, finished: int) -> str:
 
 
 def _note_others(collection: Collection, chosen: Record, others: Sequence[Record]) -> None:
-    for other in {digest(record.rest): record for record in others}.values():
+    """Say what else has the parameters of the table's runs; of another task or data set it is none of its business."""
+    same = [record for record in others if all(record.settings[key] == chosen.settings[key] for key in _KIND)]
+    for other in {digest(record.rest): record for record in same}.values():
         shown = {key: chosen.settings.get(key) for key in other.rest}
         said = differences(other.rest, "there", shown, "in the table")
         collection.notes.append(f"left out: {other.folder} and others like it: {said}")

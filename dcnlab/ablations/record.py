@@ -11,6 +11,9 @@ from dcnlab import configfile, runs
 from dcnlab.ablations.sweepfile import digest
 from dcnlab.config import ConfigError
 
+_NAMED = 3
+"""Settings that differ and are named; of more there is the number alone."""
+
 
 @dataclass(frozen=True)
 class Record:
@@ -83,7 +86,7 @@ def records(roots: Sequence[Path]) -> tuple[list[Record], list[str]]:
 
 
 def differences(one: dict[str, Any], here: str, other: dict[str, Any], there: str) -> str:
-    """In words, the settings that differ.
+    """In words, the settings that differ: the first three, and how many more.
 
     Args:
         one: settings.
@@ -92,4 +95,6 @@ def differences(one: dict[str, Any], here: str, other: dict[str, Any], there: st
         there: where those are.
     """
     keys = [key for key in {**one, **other} if one.get(key) != other.get(key)]
-    return ", ".join(f"{key} is {one.get(key)} {here} and {other.get(key)} {there}" for key in keys)
+    said = [f"{key} is {one.get(key)} {here} and {other.get(key)} {there}" for key in keys[:_NAMED]]
+    more = len(keys) - len(said)
+    return ", ".join(said) + (f", and {more} more {'setting' if more == 1 else 'settings'}" if more else "")

@@ -33,7 +33,7 @@ class Section:
 def scores(row: Row, metric: str) -> dict[int, float]:
     """A metric's figures of a row's runs, by seed."""
     found = [(record.seed, record.results["metrics"].get(metric)) for record in row.records]
-    return {seed: value for seed, value in sorted(found) if value is not None}
+    return dict(sorted((seed, value) for seed, value in found if value is not None))
 
 
 def section(

@@ -166,6 +166,32 @@ def test_latex_escapes_what_latex_reads_otherwise(finished):
     assert text.splitlines()[0] == r"\begin{tabular}{lrrrrrrrr}"
 
 
+def test_of_many_settings_that_differ_three_are_named_and_another_task_is_not_spoken_of(finished):
+    changes = ["optim.lr=0.9", "optim.weight_decay=0.5", "data.batch_size=7", "trainer.max_steps=9", "out=others"]
+    write_run(trials(read(finished), changes)[0], 99.0)
+    write_run(trials(read(finished), ["task=segmentation", "model.name=deeplab", "out=others"])[0], 98.0)
+    [note] = notes(assemble(finished, roots=("runs", "others")))
+    assert note.count(" is ") == 3
+    assert note.endswith(", and 1 more setting")
+
+
+def test_a_name_whose_runs_all_failed_has_rows_that_say_missing(sweep):
+    for trial in trials(read(sweep))[:2]:
+        write_run(trial, 0.0, status="failed")
+    found = assemble("ablation")
+    assert [(row["seeds"], row["seeds_wanted"]) for row in found.rows] == [(0, 2)]
+    assert notes(found) == ["2 runs failed and not counted"]
+
+
+@pytest.mark.parametrize("name", ["ablation.yaml", "ablation"])
+def test_seeds_that_two_codes_share_are_wanted_once_of_each(sweep, name):
+    for trial in trials(read(sweep)):
+        write_run(trial, 70.0, git="abc")
+        write_run(trial, 71.0, git="def", folder=Path("more", "ablation", trial.folder.name))
+    found = assemble(name, roots=("runs", "more"))
+    assert [(row["seeds"], row["seeds_wanted"]) for row in found.rows] == [(3, 3)] * 6
+
+
 def test_runs_of_other_settings_are_left_out_with_the_field_named(finished):
     other = trials(read(finished), ["optim.lr=0.9", "out=others"])[0]
     write_run(other, 99.0)

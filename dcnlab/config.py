@@ -57,7 +57,8 @@ def within(name: str, value: float | None, low: float, high: float = float("inf"
     """
     if value is not None and not (low <= value <= high and value < float("inf")):
         wanted = f"at least {low:g}" if high == float("inf") else f"between {low:g} and {high:g}"
-        raise ConfigError(f"{name} is {value:g}; it must be {wanted}")
+        said = f"{value:g}" if isinstance(value, float) else str(value)  # a whole number may be beyond all floats
+        raise ConfigError(f"{name} is {said}; it must be {wanted}")
 
 
 def folder_name(name: str, value: str | None) -> None:

@@ -25,7 +25,7 @@ _Loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 _OPENING = (yaml.SequenceStartEvent, yaml.MappingStartEvent)
 _CLOSING = (yaml.SequenceEndEvent, yaml.MappingEndEvent)
 # What is YAML and no config, such as a date, a set or a number of a thousand digits, raises whatever it runs into.
-_RAISED = (yaml.YAMLError, OmegaConfBaseException, RecursionError, ValueError, TypeError, OSError)
+_RAISED = (yaml.YAMLError, OmegaConfBaseException, RecursionError, ValueError, TypeError, OSError, AssertionError)
 
 
 def read_yaml(path: Path) -> dict[str, Any]:

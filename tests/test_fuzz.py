@@ -42,7 +42,7 @@ TIMES = float(os.environ.get("DCNLAB_FUZZ", "1"))
 LONGEST = 3000
 """Characters of a message."""
 PATIENCE = 10
-"""Seconds for one file; they take milliseconds, and the machine may be busy."""
+"""Seconds of the processor for one file, which takes milliseconds; by the clock six times as many: others work, too."""
 
 
 class Hung(BaseException):
@@ -57,7 +57,7 @@ def in_time():
         raise Hung
 
     before = signal.signal(signal.SIGALRM, stop)
-    signal.setitimer(signal.ITIMER_REAL, PATIENCE)
+    signal.setitimer(signal.ITIMER_REAL, 6 * PATIENCE)
     try:
         yield
     finally:
@@ -77,7 +77,7 @@ def fuzz(count, mutate, read, least=20):
     accepted, refused, wrong = 0, 0, []
     for turn in range(round(count * TIMES)):
         mutate(random.Random(turn))
-        started = time.monotonic()
+        started = time.process_time()
         try:
             with in_time(), warnings.catch_warnings():
                 warnings.simplefilter("ignore")
@@ -90,7 +90,7 @@ def fuzz(count, mutate, read, least=20):
                 wrong.append((turn, type(error).__name__, said[:300]))
         except Exception as error:
             wrong.append((turn, type(error).__name__, str(error)[:300]))
-        assert time.monotonic() - started < PATIENCE
+        assert time.process_time() - started < PATIENCE
     assert wrong == []
     assert accepted >= least
     assert refused >= least

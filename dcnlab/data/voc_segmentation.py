@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import io
 import os
-import struct
-import zlib
 from collections.abc import Sequence
-from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
+from dcnlab.data import matfile
 from dcnlab.data.imagelist import read_lines, read_pairs
 from dcnlab.data.labels import (
     LabelledImages,
@@ -55,8 +52,6 @@ YEAR = "2012"
 """Of a split without one, where VOCdevkit has that year."""
 
 _AUGMENTED = ("train_aug", "trainaug")
-_LARGEST_MAT = 2**26  # bytes, unpacked; SBD's have some hundred thousand
-_COMPRESSED = 15  # miCOMPRESSED in the format's own description
 _LISTS = Path("ImageSets/Segmentation")
 _SOURCE = "http://host.robots.ox.ac.uk/pascal/VOC/voc2012/ (VOCtrainval_11-May-2012.tar)"
 _SBD_SOURCE = "http://home.bharathh.info/pubs/codes/SBD/download.html (benchmark.tgz)"
@@ -97,31 +92,15 @@ def read_voc_label(path: Path) -> NDArray[np.integer]:
     """
     if path.suffix != ".mat":
         return read_label(path)
-    from scipy.io import loadmat  # type: ignore[import-untyped]
-
     try:
         with path.open("rb") as file:
-            content = file.read(_LARGEST_MAT + 1)
-        _check_unpacked(content)
-        segmentation = loadmat(io.BytesIO(content))["GTcls"][0]["Segmentation"][0]
-    except Exception as error:  # scipy has no error of its own for a broken file: it raises whatever it runs into
-        raise ValueError(
-            f"{path} cannot be read as one of SBD's labels ({type(error).__name__}: {one_line(error)}); "
-            "replace or remove it"
-        ) from error
-    return np.asarray(segmentation)
-
-
-def _check_unpacked(content: bytes) -> None:
-    """Refuse a .mat file whose compressed parts are larger than any label: scipy would unpack them."""
-    order, at = "<" if content[126:128] == b"IM" else ">", 128
-    while at + 8 <= len(content):
-        kind, length = struct.unpack_from(f"{order}II", content, at)
-        at += 8 + length
-        if kind == _COMPRESSED:
-            unpacked = zlib.decompressobj().decompress(content[at - length : at], _LARGEST_MAT + 1)
-            if len(unpacked) > _LARGEST_MAT:
-                raise ValueError(f"it unpacks to more than {_LARGEST_MAT >> 20} MiB")
+            values = matfile.read_field(file.read(matfile.LARGEST + 1), "GTcls", "Segmentation")
+        if values.dtype.kind not in "ui":
+            raise ValueError(f"it holds {values.dtype} and no whole numbers")
+    except (OSError, ValueError) as error:
+        reason = one_line(error)
+        raise ValueError(f"{path} cannot be read as one of SBD's labels ({reason}); replace or remove it") from error
+    return values  # type: ignore[return-value]  # of whole numbers, as was asked
 
 
 def _year_folder(root: Path, split: str) -> tuple[Path, str]:
@@ -176,8 +155,6 @@ def _augmented(folder: Path, split: str) -> list[tuple[Path, Path]]:
             f"{folder}/SegmentationClassAug, or the folder benchmark_RELEASE beside {folder.name} or above it; "
             f"from {_SBD_SOURCE}"
         )
-    if find_spec("scipy") is None:
-        raise ValueError(f"split {split!r} reads SBD's .mat labels in {sbd}/cls, which needs scipy: pip install scipy")
     known, validated = _ids(folder, "train"), _ids(folder, "val")
     further = dict.fromkeys(id for part in ("train", "val") for id in _ids_of(sbd / f"{part}.txt"))
     pairs = [(_image(folder, id), folder / "SegmentationClass" / f"{id}.png") for id in known]

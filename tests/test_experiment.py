@@ -163,10 +163,10 @@ def test_a_finished_run_is_not_overwritten_and_an_unfinished_one_is(tmp_path):
     (folder / "log.txt").write_text("kept")
     (folder / "config.yaml").write_text("seed: 0\n")
     sections = {key: {} for key in ("parameters", "metrics", "model", "cost", "environment")}
-    runs.write_results(folder, {"schema": 1, "status": "failed", **sections})
+    runs.write_results(folder, {"schema": 1, "seed": 0, "status": "failed", **sections})
     runs.create(folder)
     assert [path.name for path in folder.iterdir()] == ["log.txt"]
-    runs.write_results(folder, {"schema": 1, "status": "finished", **sections})
+    runs.write_results(folder, {"schema": 1, "seed": 0, "status": "finished", **sections})
     with pytest.raises(ConfigError, match="holds a finished run"):
         runs.create(folder)
 

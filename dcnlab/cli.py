@@ -368,6 +368,8 @@ def _print_once(text: object) -> None:
 
 def main() -> None:
     """Run the command line: exit status 2 and one line for what the user can mend, a traceback for our own bugs."""
+    # Before torch is imported: what its store warns of when one of several processes has ended, the run says itself.
+    os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
     lifeline.hold()
     usage_error = typer.BadParameter.__mro__[1]  # typer brings its own click, or takes the installed one
     try:

@@ -11,8 +11,9 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
+
+from dcnlab.compiled import njit
 
 CELL = 28
 """Height and width of a digit as stored, pixels."""
@@ -116,27 +117,27 @@ def draw(
     return drawing
 
 
-@njit(cache=True)
+@njit()
 def _mix(z: Any) -> Any:
     z = (z ^ (z >> _S30)) * _MIX1
     z = (z ^ (z >> _S27)) * _MIX2
     return z ^ (z >> _S31)
 
 
-@njit(cache=True)
+@njit()
 def _uniform(state: Any, low: float, high: float) -> float:
     """Draw the next number of the stream, low <= number < high."""
     state[0] += _GOLDEN
     return low + (high - low) * (float(_mix(state[0]) >> _S11) * 2.0**-53)
 
 
-@njit(cache=True)
+@njit()
 def _magnification(state: Any, spreads: Any, size: int) -> float:
     """Draw how many pixels of the canvas a pixel of the cell becomes."""
     return _uniform(state, spreads[1], spreads[2]) * size / 3.0 / CELL
 
 
-@njit(cache=True)
+@njit()
 def _draw_pose(state: Any, spreads: Any, magnification: float, matrix: Any, waves: Any) -> None:
     """Draw a digit's affine map, cell to canvas, and the waves of its warp."""
     angle = _uniform(state, -spreads[0], spreads[0])
@@ -153,7 +154,7 @@ def _draw_pose(state: Any, spreads: Any, magnification: float, matrix: Any, wave
         waves[k, 3] = _uniform(state, 0.25, 0.5) * spreads[4]
 
 
-@njit(cache=True)
+@njit()
 def _cut(ink: Any, window: Any, source: Any) -> float:
     """Copy the window into `source`, in a border of paper; return how far ink reaches from its middle, pixels."""
     height, width = window[1] - window[0], window[3] - window[2]
@@ -171,7 +172,7 @@ def _cut(ink: Any, window: Any, source: Any) -> float:
     return math.sqrt(farthest)
 
 
-@njit(cache=True)
+@njit()
 def _draw_patch(ink: Any, work: Any) -> None:
     """Resample the digit's window into the patch's middle; the box becomes the tight y1, y2, x1, x2 of its traces."""
     patch, source, tables, matrix, waves, window, box = work
@@ -216,7 +217,7 @@ def _draw_patch(ink: Any, work: Any) -> None:
     box[0], box[1], box[2], box[3] = top, bottom, left, right
 
 
-@njit(cache=True)
+@njit()
 def _paste(image: Any, owner: Any, patch: Any, box: Any, top: int, left: int, brightness: float, number: int) -> None:
     """Lay the patch's box over the canvas with its corner at (top, left); number 0 owns no pixel."""
     for y in range(max(box[0], box[0] - top), min(box[1], box[0] - top + image.shape[0])):
@@ -228,7 +229,7 @@ def _paste(image: Any, owner: Any, patch: Any, box: Any, top: int, left: int, br
                 owner[at_y, at_x] = number
 
 
-@njit(cache=True)
+@njit()
 def _draw_clutter(
     state: Any, index: int, inks: Any, spreads: Any, magnification: float, image: Any, owner: Any, work: Any
 ) -> None:
@@ -248,7 +249,7 @@ def _draw_clutter(
         _paste(image, owner, patch, box, top, left, brightness, 0)
 
 
-@njit(cache=True)
+@njit()
 def _overlaps(places: Any, number: int, top: int, left: int, bottom: int, right: int) -> bool:
     for k in range(number):
         shared_y = min(bottom, places[k, 1]) - max(top, places[k, 0])
@@ -261,7 +262,7 @@ def _overlaps(places: Any, number: int, top: int, left: int, bottom: int, right:
     return False
 
 
-@njit(cache=True)
+@njit()
 def _draw_digit(
     state: Any,
     ink: Any,
@@ -296,7 +297,7 @@ def _draw_digit(
     return False
 
 
-@njit(cache=True, nogil=True)
+@njit(nogil=True)
 def _draw_scenes(
     indices: Any,
     key: Any,

@@ -26,12 +26,12 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-from numba import njit
 
+from dcnlab.compiled import njit
 from dcnlab.ops.pool_geometry import MAX_SAMPLES
 
 # Places decide between pixels, and between read and skipped: a reciprocal in the place of a division may not move them.
-_EXACT: dict[str, Any] = {"nogil": True, "cache": True, "error_model": "numpy"}
+_EXACT: dict[str, Any] = {"nogil": True, "error_model": "numpy"}
 _FAST: dict[str, Any] = {**_EXACT, "fastmath": {"reassoc", "contract", "arcp", "nsz"}}
 
 # Runs of channels up to this length are summed one by one, over the pixels: a vector would be mostly empty.

@@ -333,11 +333,13 @@ def test_a_wrong_size_is_named_first(sizes, name):
         deform_conv2d(*(tensors[k] for k in ("input", "offset", "weight")), **({"padding": 1} | sizes))
 
 
-def test_importing_the_operators_loads_nothing_heavy():
-    heavy = ["cupy", "numba", "torchvision", "pytorch_lightning", "lightning", "wandb", "omegaconf", "matplotlib"]
-    code = f"import sys, dcnlab.ops; print([name for name in {heavy} if name in sys.modules])"
+def test_importing_the_operators_loads_nothing_beyond_torch():
+    code = (
+        "import sys, torch; before = set(sys.modules); import dcnlab.ops\n"
+        "print(sorted({name.partition('.')[0] for name in set(sys.modules) - before}))"
+    )
     done = subprocess.run([sys.executable, "-W", "ignore", "-c", code], capture_output=True, text=True, check=True)
-    assert done.stdout.strip() == "[]"
+    assert done.stdout.strip() == "['dcnlab']"
 
 
 def test_threads_share_a_call_without_changing_its_result():

@@ -14,11 +14,6 @@
 //
 // A chunk is a run of output pixels, counted over the batch from `start`; `rows` = its pixels * taps * offset groups.
 
-struct Sizes {
-    int height, width, channels, out_height, out_width, kernel_height, kernel_width;
-    int stride_y, stride_x, padding_y, padding_x, dilation_y, dilation_x, groups, offset_groups;
-};
-
 // Rows are numbered pixel by pixel, tap by tap, offset group by offset group; a line is (pixel, tap).
 INLINE index_t line_of(const Sizes& s, index_t row) { return s.offset_groups == 1 ? row : row / s.offset_groups; }
 INLINE int offset_group_of(const Sizes& s, index_t row) { return s.offset_groups == 1 ? 0 : int(row % s.offset_groups); }
@@ -32,37 +27,11 @@ INLINE index_t column(const Sizes& s, index_t line, int channel) {
     return ((pixel * s.groups + group) * taps + (line - pixel * taps)) * per_group + (channel - group * per_group);
 }
 
-// One row of S: which output pixel, tap and offset group, and where the shift and the mask of it stand.
-struct Row {
-    index_t line, image, position, area;
-    int tap, offset_group;
-
-    INLINE Row(const Sizes& s, index_t start, index_t row) {
-        const int taps = s.kernel_height * s.kernel_width;
-        line = line_of(s, row);
-        offset_group = offset_group_of(s, row);
-        tap = int(line % taps);
-        area = index_t(s.out_height) * s.out_width;
-        const index_t pixel = start + line / taps;
-        image = pixel / area;
-        position = pixel % area;
-    }
-
-    INLINE index_t channel(const Sizes& s) const {
-        return (image * s.offset_groups + offset_group) * (s.kernel_height * s.kernel_width) + tap;
-    }
-    INLINE index_t at_shift_y(const Sizes& s) const { return 2 * channel(s) * area + position; }
-    INLINE index_t at_mask(const Sizes& s) const { return channel(s) * area + position; }
-
-    INLINE Corners corners(const Sizes& s, const real* shift) const {
-        const index_t at = at_shift_y(s);
-        const int out_y = int(position / s.out_width), out_x = int(position % s.out_width);
-        const int tap_y = tap / s.kernel_width, tap_x = tap % s.kernel_width;
-        const real y = real(out_y * s.stride_y - s.padding_y + tap_y * s.dilation_y) + shift[at];
-        const real x = real(out_x * s.stride_x - s.padding_x + tap_x * s.dilation_x) + shift[at + area];
-        return corners_of(y, x, s.height, s.width);
-    }
-};
+INLINE Row row_of(const Sizes& s, index_t start, index_t row) {
+    const int taps = s.kernel_height * s.kernel_width;
+    const index_t line = line_of(s, row);
+    return Row(s, start + line / taps, int(line % taps), offset_group_of(s, row));
+}
 
 // Threads: x over the channels of an offset group, VEC each; y over rows. ROWS rows a block, whose places are found once
 // by its first threads and shared.
@@ -74,7 +43,7 @@ sample(const scalar_t* __restrict__ pixels, const real* __restrict__ shift, cons
     const index_t first = index_t(blockIdx.x) * ROWS;
     const int thread = threadIdx.y * blockDim.x + threadIdx.x;
     if (thread < ROWS && first + thread < rows) {
-        const Row row(s, index_t(start), first + thread);
+        const Row row = row_of(s, index_t(start), first + thread);
         Corners c = row.corners(s, shift);
         if (mask != nullptr) {
             const real scale = mask[row.at_mask(s)];
@@ -119,7 +88,7 @@ places_backward(const scalar_t* __restrict__ grad_columns, const scalar_t* __res
                 real* __restrict__ grad_shift, real* __restrict__ grad_mask, Sizes s, long long start, long long rows) {
     const index_t number = index_t(blockIdx.x) * blockDim.y + threadIdx.y;
     const bool active = number < rows;  // every thread of a warp takes part in the shuffles
-    const Row row(s, index_t(start), active ? number : 0);
+    const Row row = row_of(s, index_t(start), active ? number : 0);
     const Corners c = row.corners(s, shift);
     const real scale = mask != nullptr ? mask[row.at_mask(s)] : real(1);
     const int per_offset_group = s.channels / s.offset_groups;
@@ -128,7 +97,7 @@ places_backward(const scalar_t* __restrict__ grad_columns, const scalar_t* __res
 
     real dot[4] = {};
     for (int v = threadIdx.x * VEC; active && v < per_offset_group; v += blockDim.x * VEC) {
-        const index_t at = column(s, row.line, first_channel + v);
+        const index_t at = column(s, line_of(s, number), first_channel + v);
         real sum[VEC] = {};
         if (c.bits) {
             const Pack grad = load(grad_columns + at);
@@ -175,7 +144,7 @@ entries(const real* __restrict__ shift, const real* __restrict__ mask, index_t* 
         real* __restrict__ weight, Sizes s, long long start, long long rows, long long first_image, long long none) {
     const index_t number = index_t(blockIdx.x) * blockDim.x + threadIdx.x;
     if (number >= rows) return;
-    const Row row(s, index_t(start), number);
+    const Row row = row_of(s, index_t(start), number);
     const Corners c = row.corners(s, shift);
     const real scale = mask != nullptr ? mask[row.at_mask(s)] : real(1);
     const index_t origin = (row.image - index_t(first_image)) * s.height * s.width;

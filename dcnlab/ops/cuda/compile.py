@@ -34,6 +34,8 @@ Prelude = Mapping[str, str | int]
 """What a variant defines before the source: a string becomes a type alias, an int a constant."""
 
 _SHARED: Mapping[str, tuple[str, ...]] = {
+    "deform_conv2d.cu": ("conv_rows.cuh",),
+    "deform_conv2d_fused.cu": ("conv_rows.cuh", "mma.cuh"),
     "deform_ps_roi_pool.cu": ("roi_bins.cuh",),
     "deform_roi_pool.cu": ("roi_bins.cuh",),
 }
@@ -60,6 +62,8 @@ class Variant:
     prelude: Prelude
     main: bool = False
     """On the main path: its kernels may not use local memory."""
+    least_architecture: int = ARCHITECTURES[0]
+    """The first one that has its instructions; it is not asked for on older ones."""
 
     @property
     def label(self) -> str:

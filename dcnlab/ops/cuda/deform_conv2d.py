@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from dcnlab.ops.cuda import choice, fused
 from dcnlab.ops.cuda.compile import C_TYPES, Prelude, Variant
 from dcnlab.ops.cuda.launch import KernelModule, ModuleFactory, module
 from dcnlab.ops.cuda.products import convolution_precision, grouped_product, grouped_sums
@@ -174,9 +175,19 @@ def forward(
     modules: ModuleFactory = module,
     chunk_bytes: int = CHUNK_BYTES,
 ) -> Tensor:
-    """Compute the output, (N, F, Ho, Wo), channels last in memory."""
+    """Compute the output, (N, F, Ho, Wo), channels last in memory: fused where `choice.serves` says so, or by chunks."""
     g = geometry
     call = _Call(input, offset, mask, weight, g, modules, chunk_bytes)
+    filters = call.filters.reshape(g.out_channels, call.depth).contiguous()
+    if choice.serves(call.pixels, filters, g):
+        output = fused.forward(call.pixels, call.shift, call.mask, filters, bias, call.sizes, g, modules)
+    else:
+        output = _forward_by_chunks(call, bias)
+    return output.view(g.batch, g.out_height, g.out_width, g.out_channels).permute(0, 3, 1, 2)
+
+
+def _forward_by_chunks(call: _Call, bias: Tensor | None) -> Tensor:
+    g = call.geometry
     output = call.empty(g.pixels, g.out_channels)
     columns = call.empty(min(g.pixels, call.chunk_rows), call.width)
     filters = call.filters.transpose(1, 2)
@@ -187,7 +198,7 @@ def forward(
         grouped_product(call.by_group(columns[:size]), filters, part.view(size, g.groups, g.group_filters))
         if bias is not None:
             part += bias
-    return output.view(g.batch, g.out_height, g.out_width, g.out_channels).permute(0, 3, 1, 2)
+    return output
 
 
 @convolution_precision()

@@ -60,7 +60,7 @@ constexpr int warpSize = 32;
 
 namespace dcnlab_host {
 
-enum class Op { syncwarp, shuffle, shuffle_up, shuffle_down, shuffle_xor, ballot, match };
+enum class Op { syncwarp, shuffle, shuffle_up, shuffle_down, shuffle_xor, ballot, match, collective };
 
 struct Site {
     const char* file;
@@ -69,6 +69,17 @@ struct Site {
 
 void block_barrier(Site site);
 uint64_t warp_operation(Op op, unsigned mask, uint64_t value, int operand, int width, Site site);
+
+// Waits for all 32 lanes of the warp, which must exist, and calls `together` once with what each has handed over.
+using Collective = void (*)(void* const (&lanes)[32]);
+void warp_collective(Collective together, void* lane, Site site);
+
+// A copy of 16 bytes, or of zeros, that arrives when its thread calls copy_now; until then the target holds 0xFF.
+void copy_later(int4* to, const int4* from);
+void copy_now();
+
+// Stops the launch if this is not shared memory of the block.
+void check_shared(const void* address, size_t bytes, Site site);
 
 // Shared memory of the running block. `key` tells declarations (and template instances) apart; a new block finds all of it
 // filled with 0xFF, which is NaN.
@@ -327,3 +338,5 @@ inline float __high2float(__nv_bfloat162 x) { return float(x.y); }
 #define __launch_bounds__(...)
 #define __grid_constant__
 // `__shared__` has no macro: the runner rewrites its declarations into calls of shared_variable and dynamic_shared_memory.
+
+#include "host_mma.h"

@@ -99,6 +99,11 @@ void after_switch([[maybe_unused]] void* fake, [[maybe_unused]] const void** sta
 
 enum class State { runnable, at_barrier, at_warp_operation, returned };
 
+struct Copy {
+    int4* to;
+    const int4* from;  // null: zeros
+};
+
 struct Thread {
     Context context;
     char* stack;
@@ -112,6 +117,8 @@ struct Thread {
     unsigned mask;
     uint64_t value, result;
     int operand, width;
+    Collective together;
+    std::vector<Copy> copies;  // under way
 };
 
 struct Shared {
@@ -204,6 +211,12 @@ bool release_lanes(const Thread& waiting) {
             return false;
         present |= 1u << lane;
     }
+    if (waiting.op == Op::collective) {
+        if (present != 0xffffffffu) return false;
+        void* handed_over[32];
+        for (unsigned lane = 0; lane < 32; ++lane) handed_over[lane] = reinterpret_cast<void*>(warp[lane].value);
+        waiting.together(handed_over);
+    }
     unsigned votes = 0;
     for (unsigned lane = 0; lane < lanes; ++lane)
         if (present >> lane & 1 && warp[lane].value != 0) votes |= 1u << lane;
@@ -216,7 +229,7 @@ bool release_lanes(const Thread& waiting) {
             thread.result = 0;
             for (unsigned other = 0; other < lanes; ++other)
                 if (present >> other & 1 && warp[other].value == thread.value) thread.result |= 1u << other;
-        } else if (thread.op != Op::syncwarp) {
+        } else if (thread.op != Op::syncwarp && thread.op != Op::collective) {
             const int source = source_lane(thread, int(lane));
             // A lane that takes no part has no value: all ones, NaN in every floating type.
             thread.result = present >> source & 1 ? warp[source].value : ~uint64_t(0);
@@ -271,7 +284,10 @@ std::string describe_divergence() {
 void poison(char* memory, size_t bytes) { memset(memory, 0xff, bytes); }
 
 void run_block(int order, std::vector<unsigned>& sequence) {
-    for (Thread& thread : threads) thread.state = State::runnable;
+    for (Thread& thread : threads) {
+        thread.state = State::runnable;
+        thread.copies.clear();
+    }
     for (const Shared& variable : shared) poison(variable.memory, variable.bytes);
     poison(dynamic_shared, dynamic_shared_bytes);
     const size_t count = threads.size();
@@ -318,6 +334,29 @@ uint64_t warp_operation(Op op, unsigned mask, uint64_t value, int operand, int w
     release_lanes(thread);
     yield();
     return thread.result;
+}
+
+void warp_collective(Collective together, void* lane, Site site) {
+    current->together = together;
+    warp_operation(Op::collective, 0xffffffffu, reinterpret_cast<uint64_t>(lane), 0, 32, site);
+}
+
+void copy_later(int4* to, const int4* from) {
+    poison(reinterpret_cast<char*>(to), sizeof(int4));
+    current->copies.push_back({to, from});
+}
+
+void copy_now() {
+    for (const Copy& copy : current->copies) *copy.to = copy.from == nullptr ? int4() : *copy.from;
+    current->copies.clear();
+}
+
+void check_shared(const void* address, size_t bytes, Site site) {
+    const char* begin = static_cast<const char*>(address);
+    const auto within = [&](const char* memory, size_t size) { return begin >= memory && begin + bytes <= memory + size; };
+    for (const Shared& variable : shared)
+        if (within(variable.memory, variable.bytes)) return;
+    if (!within(dynamic_shared, dynamic_shared_bytes)) fail("the address is not in shared memory at " + place(site));
 }
 
 void* shared_memory(const void* key, size_t bytes, size_t alignment) {

@@ -1,7 +1,7 @@
 """Whether a deformable convolution goes through the fused kernel or through columns in chunks: by measurement.
 
-`fused.json` holds, for each device that `benchmarks/fused.py --rule` ran on, up to how many channels the fused kernel was
-the faster one. A device without an entry takes the chunks.
+`fused.json` holds, for each device that `benchmarks/fused.py --rule` ran on, up to how many channels the fused kernel
+was the faster one. A device without an entry takes the chunks.
 """
 
 from __future__ import annotations
@@ -51,8 +51,8 @@ class Crossover:
 def serves(pixels: Tensor, filters: Tensor, geometry: ConvGeometry) -> bool:
     """Whether the fused kernel computes this call's output.
 
-    The environment variable DCNLAB_FUSED says `rule`, `always` or `never`. Always means wherever it can: a dtype, a shape
-    or a GPU that the kernel does not take goes through the chunks under `always` too.
+    The environment variable DCNLAB_FUSED says `rule`, `always` or `never`. Always means wherever it can: a dtype, a
+    shape or a GPU that the kernel does not take goes through the chunks under `always` too.
 
     Args:
         pixels: (N, H, W, C), contiguous.

@@ -175,7 +175,7 @@ def forward(
     modules: ModuleFactory = module,
     chunk_bytes: int = CHUNK_BYTES,
 ) -> Tensor:
-    """Compute the output, (N, F, Ho, Wo), channels last in memory: fused where `choice.serves` says so, or by chunks."""
+    """Compute the output, (N, F, Ho, Wo), channels last in memory: fused where `choice.serves`, or by chunks."""
     g = geometry
     call = _Call(input, offset, mask, weight, g, modules, chunk_bytes)
     filters = call.filters.reshape(g.out_channels, call.depth).contiguous()

@@ -1,7 +1,7 @@
-"""Deformable convolution's output by the one kernel of `cuda_kernels/deform_conv2d_fused.cu`, without columns in memory.
+"""Deformable convolution's output by one kernel, `cuda_kernels/deform_conv2d_fused.cu`, without columns in memory.
 
-The alternative to the chunks of `dcnlab.ops.cuda.deform_conv2d`, for half precision and for float32 in TF32; `choice.py`
-says when it serves.
+The alternative to the chunks of `dcnlab.ops.cuda.deform_conv2d`, for half precision and for float32 in TF32;
+`choice.py` says when it serves.
 """
 
 from __future__ import annotations
@@ -70,7 +70,7 @@ def takes(pixels: Tensor, filters: Tensor, geometry: ConvGeometry) -> bool:
 
 
 def tile_of(geometry: ConvGeometry, wide: bool) -> int:
-    """Output pixels, and filters, that a block computes: the larger tile where it fills a GPU and its filters are used."""
+    """Output pixels, and filters, of a block: the larger tile where it fills a GPU and its filters are used."""
     tiles = -(-geometry.pixels // 128) * -(-geometry.out_channels // 128)
     return 128 if not wide and geometry.out_channels > 64 and tiles >= FULL_GRID else 64
 

@@ -4,20 +4,21 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Iterator
+from itertools import pairwise
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from dcnlab.ops.cpu.products import grouped_product
+from dcnlab.ops.cpu.products import Factor, grouped_product
 from dcnlab.ops.cpu.threads import split
 from dcnlab.ops.geometry import ConvGeometry
 
-CHUNK_BYTES = 8 << 20
-"""Columns held at a time: enough rows for the products' full speed, few enough for the third-level cache."""
+CHUNK_BYTES = 4 << 20
+"""Columns held at a time, so few that they stay in the third-level cache between a loop and a product."""
 
-BLOCK = 128
-"""Channels of a chunk that one thread takes in the backward pass: fixed, so that no sum depends on the threads."""
+LEAST_ROWS = 512
+"""Output pixels of a chunk all the same: the weight's gradient is added up once a chunk, and products want rows."""
 
 
 class _Call:
@@ -29,16 +30,20 @@ class _Call:
         pixels = input.to(self.dtype).permute(0, 2, 3, 1).contiguous().view(-1)
         shift = offset.to(self.dtype).flatten(2).contiguous()
         scale = self.empty(0, 0, 0) if mask is None else mask.to(self.dtype).flatten(2).contiguous()
-        self.maps = (pixels.numpy(), shift.numpy(), scale.numpy())
-        self.sizes = (
-            *(g.height, g.width, g.channels, g.out_height, g.out_width),
-            *(*g.kernel, *g.stride, *g.padding, *g.dilation, g.channels // g.groups),
-        )
+        taps = [
+            [y * g.dilation[0] - g.padding[0], x * g.dilation[1] - g.padding[1]]
+            for y in range(g.kernel[0])
+            for x in range(g.kernel[1])
+        ]
+        self.pixels = pixels.numpy()
+        self.places = (shift.numpy(), scale.numpy(), np.array(taps))
+        self.segments = np.array(g.segments(g.channels))
+        self.sizes = (g.height, g.width, g.channels, g.out_height, g.out_width, *g.stride, g.channels // g.groups)
         # Each group's filters as (out channels, taps * channels): a view where the weight is channels-last.
         filters = weight.to(self.dtype).permute(0, 2, 3, 1).reshape(g.groups, g.group_filters, -1)
         self.filters = filters
         self.depth = filters.shape[2]
-        self.rows = max(1, min(g.pixels, CHUNK_BYTES // (g.taps * g.channels * self.dtype.itemsize)))
+        self.rows = max(1, min(g.pixels, max(LEAST_ROWS, CHUNK_BYTES // (g.taps * g.channels * self.dtype.itemsize))))
 
     def empty(self, *shape: int) -> Tensor:
         return torch.empty(shape, dtype=self.dtype)
@@ -62,15 +67,13 @@ def forward(
 ) -> Tensor:
     """Compute the output, (N, F, Ho, Wo), channels last in memory."""
     g, call = geometry, _Call(input, offset, mask, weight, geometry)
-    segments = np.array(g.segments(g.channels))
     columns = call.empty(call.rows, g.taps * g.channels)
     output = call.empty(g.pixels, g.groups, g.group_filters)
-    filters = call.filters.transpose(1, 2)
+    filters = Factor(call.filters.transpose(1, 2), call.rows)
+    shift = None if bias is None else bias.to(call.dtype)
     for start, stop in call.chunks():
-        split(functools.partial(_sample, call, segments, start, columns), stop - start, smallest=16)
-        output[start:stop] = grouped_product(call.by_group(columns[: stop - start]), filters)
-        if bias is not None:
-            output[start:stop] += bias.to(call.dtype).view(g.groups, g.group_filters)
+        split(functools.partial(_sample, call, start, columns), stop - start, smallest=16)
+        output[start:stop] = filters.product(call.by_group(columns[: stop - start]), shift)
     return output.view(g.batch, g.out_height, g.out_width, g.out_channels).permute(0, 3, 1, 2).to(input.dtype)
 
 
@@ -87,29 +90,27 @@ def backward(
     g, call = geometry, _Call(input, offset, mask, weight, geometry)
     wants_input, wants_weight = needed[0], needed[3]
     wants_places = needed[1] or needed[2]
-    wants_columns = wants_input or wants_places
     grads = grad.to(call.dtype).permute(0, 2, 3, 1).reshape(g.pixels, g.groups, g.group_filters)
-    segments = np.array(g.segments(BLOCK))
-    blocks = np.array_split(segments, len(segments)) if len(segments) <= 16 else np.array_split(segments, 16)
-    width, area = g.taps * g.channels, g.out_height * g.out_width
+    filters = Factor(call.filters, call.rows) if wants_input or wants_places else None
+    width = g.taps * g.channels
 
     grad_pixels = torch.zeros(g.batch * g.height * g.width * g.channels if wants_input else 0, dtype=call.dtype)
     grad_places = call.empty(g.pixels if wants_places else 0, g.taps, g.offset_groups, 3)
     grad_filters = torch.zeros(g.groups, g.group_filters, call.depth, dtype=call.dtype)
-    grad_columns = call.empty(0, width)
     columns = call.empty(call.rows if wants_weight else 0, width)
-    sums = call.empty(len(blocks), call.rows if wants_places else 0, g.taps, g.offset_groups, 3)
+    empty = call.empty(0)
 
     for start, stop in call.chunks():
         size = stop - start
-        if wants_columns:
-            grad_columns = grouped_product(grads[start:stop], call.filters).reshape(size, width)
-        sums.zero_()
-        parts = [(image, block) for image in range(start // area, -(-stop // area)) for block in range(len(blocks))]
-        work = functools.partial(_take_back, call, blocks, parts, start, stop, grad_columns, columns, sums, grad_pixels)
-        split(work, len(parts))
+        grad_columns = empty  # the last chunk's is free before this one's is made
+        if filters is not None:
+            grad_columns = filters.product(grads[start:stop]).reshape(-1)
         if wants_places:
-            torch.sum(sums[:, :size], 0, out=grad_places[start:stop])
+            split(functools.partial(_places_backward, call, start, grad_columns, columns, grad_places), size, 16)
+        elif wants_weight:
+            split(functools.partial(_sample, call, start, columns), size, smallest=16)
+        if wants_input:
+            _scatter(call, start, stop, grad_columns, grad_pixels)
         if wants_weight:
             by_group = call.by_group(columns[:size])
             grad_filters += grouped_product(grads[start:stop].permute(2, 1, 0), by_group.transpose(0, 1)).transpose(
@@ -118,43 +119,61 @@ def backward(
     # (batch, Ho, Wo, taps, offset groups, y x mask) -> (batch, offset groups, taps, y x mask, Ho, Wo)
     batch = g.batch if wants_places else 0
     places = grad_places.view(batch, g.out_height, g.out_width, g.taps, g.offset_groups, 3).permute(0, 4, 3, 5, 1, 2)
-    filters = grad_filters.view(g.out_channels, *g.kernel, g.channels // g.groups)
+    by_filter = grad_filters.view(g.out_channels, *g.kernel, g.channels // g.groups)
     maps = grad_pixels.view(g.batch if wants_input else 0, g.height, g.width, g.channels).permute(0, 3, 1, 2)
     found = (
         maps.to(input.dtype) if wants_input else None,
         places[:, :, :, :2].reshape(offset.shape).to(offset.dtype).contiguous() if needed[1] else None,
         places[:, :, :, 2].reshape(mask.shape).to(mask.dtype).contiguous() if needed[2] and mask is not None else None,
-        filters.permute(0, 3, 1, 2).to(weight.dtype).contiguous() if wants_weight else None,
+        by_filter.permute(0, 3, 1, 2).to(weight.dtype).contiguous() if wants_weight else None,
     )
     return tuple(input.new_empty(0) if t is None else t for t in found)  # type: ignore[return-value]
 
 
-def _sample(call: _Call, segments: np.ndarray, start: int, columns: Tensor, first: int, last: int) -> None:
+def _sample(call: _Call, start: int, columns: Tensor, first: int, last: int) -> None:
     """Write the columns of output pixels `first` to `last` of the chunk that begins at `start`."""
     from dcnlab.ops.cpu import deform_conv2d_kernels as kernels
 
-    kernels.sample(*call.maps, segments, call.sizes, start, start + first, start + last, columns.numpy())
+    rows = start, start + first, start + last
+    kernels.sample(call.pixels, *call.places, call.segments, call.sizes, *rows, columns.view(-1).numpy())
 
 
-def _take_back(
-    call: _Call,
-    blocks: list[np.ndarray],
-    parts: list[tuple[int, int]],
-    start: int,
-    stop: int,
-    grad_columns: Tensor,
-    columns: Tensor,
-    sums: Tensor,
-    grad_pixels: Tensor,
-    first: int,
-    last: int,
+def _places_backward(
+    call: _Call, start: int, grad_columns: Tensor, columns: Tensor, grad_places: Tensor, first: int, last: int
 ) -> None:
-    """Run the backward kernel over some of a chunk's (image, block of channels)."""
+    """Write the gradients of offsets and mask for output pixels `first` to `last` of a chunk, and their columns."""
     from dcnlab.ops.cpu import deform_conv2d_kernels as kernels
 
-    area = call.geometry.out_height * call.geometry.out_width
-    arrays = grad_columns.numpy(), columns.numpy()
-    for image, block in parts[first:last]:
+    rows = start, start + first, start + last
+    arrays = grad_columns.numpy(), columns.view(-1).numpy(), grad_places.numpy()
+    kernels.places_backward(call.pixels, *call.places, call.segments, call.sizes, *rows, *arrays)
+
+
+def _scatter(call: _Call, start: int, stop: int, grad_columns: Tensor, grad_pixels: Tensor) -> None:
+    """Take a chunk's gradient to the input: a thread for each image, or for a band of an image's pixels.
+
+    Bands, not some of the channels each: threads that write to neighbouring lines of memory slow each other down.
+    """
+    from dcnlab.ops.cpu import deform_conv2d_kernels as kernels
+
+    g = call.geometry
+    area, size = g.out_height * g.out_width, g.height * g.width
+    images = range(start // area, -(-stop // area))
+    bands = -(-torch.get_num_threads() // len(images))
+    parts = []
+    for image in images:
         rows = max(start, image * area), min(stop, (image + 1) * area)
-        totals = sums[block].numpy(), grad_pixels.numpy()
-        kernels.backward(*call.maps, blocks[block], call.sizes, start, *rows, *arrays, *totals)
+        # The bands share out the pixels that the chunk stands on; the first and the last take what lies beyond.
+        ends = [
+            image * size + ((rows[0] + (rows[1] - rows[0]) * band // bands) % area) * size // area
+            for band in range(1, bands)
+        ]
+        parts += [(rows, band) for band in pairwise((image * size, *ends, (image + 1) * size))]
+
+    def work(first: int, last: int) -> None:
+        for rows, band in parts[first:last]:
+            kernels.scatter(
+                *call.places, call.segments, call.sizes, start, *rows, *band, grad_columns.numpy(), grad_pixels.numpy()
+            )
+
+    split(work, len(parts))

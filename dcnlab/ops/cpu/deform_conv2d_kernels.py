@@ -3,19 +3,24 @@
 Columns are S X with S sparse: a row for each (pixel, tap, offset group), four entries, the same for every channel of
 the group. So places and weights are computed once a row, and channels are the contiguous, vectorised axis.
 
-==========  ==========================================  =====================================================
-array       shape                                       meaning
-==========  ==========================================  =====================================================
-pixels      (N * H * W * C,)                            input map, channels last
-shift       (N, 2 * offset_groups * kh * kw, Ho * Wo)   offsets, y before x
-mask        (N, offset_groups * kh * kw, Ho * Wo)       modulation; of size 0 where there is none
-segments    (S, 4)                                      runs of channels within one convolution group and one offset
-                                                        group: first channel, length, offset group, column at tap 0
-columns     (rows, K * C)                               of output pixels `start`, ..: group by group, tap by tap
-partial     (rows, K, offset_groups, 3)                 sums over channels for the gradient of y, x and mask
-==========  ==========================================  =====================================================
+============  ==========================================  =====================================================
+array         shape                                       meaning
+============  ==========================================  =====================================================
+pixels        (N * H * W * C,)                            input map, channels last
+shift         (N, 2 * offset_groups * kh * kw, Ho * Wo)   offsets, y before x
+mask          (N, offset_groups * kh * kw, Ho * Wo)       modulation; of size 0 where there is none
+taps          (K, 2)                                      row and column of each tap for the first output pixel
+segments      (S, 4)                                      runs of channels within one convolution group and one offset
+                                                          group: first channel, length, offset group, column at tap 0
+columns       (rows * K * C,)                             of output pixels `start`, ..: group by group, tap by tap
+grad_places   (N * Ho * Wo, K, offset_groups, 3)          gradients of y, x and mask
+============  ==========================================  =====================================================
 
-``sizes`` is (H, W, C, Ho, Wo, kh, kw, stride y, x, padding y, x, dilation y, x, channels of a convolution group).
+``sizes`` is (H, W, C, Ho, Wo, stride y, stride x, channels of a convolution group).
+
+Large arrays are flat and indexed by unsigned numbers. A slice would be an array object, whose count of references all
+threads change with atomic instructions: three quarters of the time of a row of 64 channels. A signed number would be
+tested for counting from the end, which keeps the loops from being vectorised.
 """
 
 # mypy: disable-error-code="no-untyped-def, no-untyped-call"
@@ -33,17 +38,19 @@ _OPTIONS: dict[str, Any] = {
     "error_model": "numpy",
     "fastmath": {"reassoc", "contract", "arcp", "nsz"},
 }
+_INLINE = _OPTIONS | {"forceinline": True}
+_ALL = 15  # bits of the four corners
 
 
-@njit(**_OPTIONS)
+@njit(**_INLINE)
 def _corners(y, x, height, width, zero):
     """Four pixel numbers and weights around a place, the fractions, and which corners are on the map (bits 0 to 3).
 
-    Corners off the map weigh nothing and give the number of some pixel. Bits are 0 where nothing is read, as for
-    NaN, which fails the test.
+    Corners off the map weigh nothing and give the number of some pixel, which may be infinite: it is not to be read.
+    Bits are 0 where nothing is read, as for NaN, which fails the test.
     """
     if not (y > -1 and y < height and x > -1 and x < width):
-        return 0, 0, 0, 0, 0, zero, zero, zero, zero, zero, zero
+        return 0, (0, 0, 0, 0), (zero, zero, zero, zero), zero, zero
     one = zero + type(zero)(1)
     top, left = np.floor(y), np.floor(x)
     fraction_y, fraction_x = y - top, x - left
@@ -54,136 +61,204 @@ def _corners(y, x, height, width, zero):
     low_row, high_row = max(row, 0), min(row + 1, height - 1)
     low_column, high_column = max(column, 0), min(column + 1, width - 1)
     bits = (above & before) | (above & behind) << 1 | (below & before) << 2 | (below & behind) << 3
-    return (
-        bits,
+    numbers = (
         low_row * width + low_column,
         low_row * width + high_column,
         high_row * width + low_column,
         high_row * width + high_column,
+    )
+    weights = (
         rest_y * rest_x if bits & 1 else zero,
         rest_y * fraction_x if bits & 2 else zero,
         fraction_y * rest_x if bits & 4 else zero,
         fraction_y * fraction_x if bits & 8 else zero,
-        fraction_y,
-        fraction_x,
+    )
+    return bits, numbers, weights, fraction_y, fraction_x
+
+
+@njit(**_INLINE)
+def _row(shift, mask, taps, sizes, image, position, out_y, out_x, tap, group, zero):
+    """Corners of the place that a tap reads for an output pixel, numbered over the batch, and the mask's factor."""
+    height, width, _, _, _, stride_y, stride_x, _ = sizes
+    real, number = type(zero), group * taps.shape[0] + tap
+    y = real(out_y * stride_y + taps[tap, 0]) + shift[image, 2 * number, position]
+    x = real(out_x * stride_x + taps[tap, 1]) + shift[image, 2 * number + 1, position]
+    bits, (p00, p01, p10, p11), weights, fraction_y, fraction_x = _corners(y, x, height, width, zero)
+    first = image * height * width
+    numbers = first + p00, first + p01, first + p10, first + p11
+    return bits, numbers, weights, fraction_y, fraction_x, mask[image, number, position] if mask.size else real(1)
+
+
+@njit(**_INLINE)
+def _times(weights, scale):
+    w00, w01, w10, w11 = weights
+    return w00 * scale, w01 * scale, w10 * scale, w11 * scale
+
+
+@njit(**_INLINE)
+def _starts(numbers, channels, channel):
+    """Where `channel` of four pixels lies."""
+    p00, p01, p10, p11 = numbers
+    return (
+        np.uint64(p00 * channels + channel),
+        np.uint64(p01 * channels + channel),
+        np.uint64(p10 * channels + channel),
+        np.uint64(p11 * channels + channel),
+    )
+
+
+@njit(**_INLINE)
+def _add(total, to, weight, values, at, length):
+    for c in range(length):
+        total[to + c] += weight * values[at + c]
+
+
+@njit(**_INLINE)
+def _blend(columns, to, pixels, bits, at, weights, length):
+    """Write a row's columns: its pixels by their weights."""
+    if bits == _ALL:
+        (q00, q01, q10, q11), (w00, w01, w10, w11) = at, weights
+        for c in range(length):
+            columns[to + c] = (
+                w00 * pixels[q00 + c] + w01 * pixels[q01 + c] + w10 * pixels[q10 + c] + w11 * pixels[q11 + c]
+            )
+        return
+    for c in range(length):
+        columns[to + c] = 0
+    for k in range(4):
+        if bits >> k & 1:
+            _add(columns, to, weights[k], pixels, at[k], length)
+
+
+@njit(**_INLINE)
+def _dot(a, from_a, b, from_b, length):
+    total = type(a[0])(0)
+    for c in range(length):
+        total += a[from_a + c] * b[from_b + c]
+    return total
+
+
+@njit(**_INLINE)
+def _dots(grads, columns, to, pixels, at, weights, length):
+    """Dot products of a row of the columns' gradient with its four pixels; in the same pass the row's columns."""
+    (q00, q01, q10, q11), (w00, w01, w10, w11) = at, weights
+    d00 = d01 = d10 = d11 = type(pixels[0])(0)
+    for c in range(length):
+        grad = grads[to + c]
+        v00, v01, v10, v11 = pixels[q00 + c], pixels[q01 + c], pixels[q10 + c], pixels[q11 + c]
+        d00 += grad * v00
+        d01 += grad * v01
+        d10 += grad * v10
+        d11 += grad * v11
+        columns[to + c] = w00 * v00 + w01 * v01 + w10 * v10 + w11 * v11
+    return d00, d01, d10, d11
+
+
+@njit(**_OPTIONS)
+def _some_dots(grads, columns, to, pixels, bits, at, weights, length):
+    """The same where some pixels are off the map, which give 0, or no columns are wanted."""
+    q00, q01, q10, q11 = at
+    zero = type(pixels[0])(0)
+    if columns.size:
+        _blend(columns, to, pixels, bits, at, weights, length)
+    return (
+        _dot(grads, to, pixels, q00, length) if bits & 1 else zero,
+        _dot(grads, to, pixels, q01, length) if bits & 2 else zero,
+        _dot(grads, to, pixels, q10, length) if bits & 4 else zero,
+        _dot(grads, to, pixels, q11, length) if bits & 8 else zero,
     )
 
 
 @njit(**_OPTIONS)
-def _channels(pixels, at, length, on_map, blank):
-    """A pixel's channels, or zeros off the map: a weight of zero is not enough where the pixel read is infinite."""
-    return pixels[at:][:length] if on_map else blank[:length]
-
-
-@njit(**_OPTIONS)
-def _place(shift, image, position, group, tap, sizes):
-    """Fractional row and column that a tap reads for an output pixel, in the dtype of the offsets."""
-    _, _, _, _, out_width, kh, kw, stride_y, stride_x, padding_y, padding_x, dilation_y, dilation_x, _ = sizes
-    real = type(shift[0, 0, 0])
-    channel = 2 * (group * kh * kw + tap)
-    y = real(position // out_width * stride_y - padding_y + tap // kw * dilation_y) + shift[image, channel, position]
-    x = real(position % out_width * stride_x - padding_x + tap % kw * dilation_x) + shift[image, channel + 1, position]
-    return y, x
-
-
-@njit(**_OPTIONS)
-def sample(pixels, shift, mask, segments, sizes, start, first, last, columns):
+def sample(pixels, shift, mask, taps, segments, sizes, start, first, last, columns):
     """Write the columns of the output pixels `first` to `last`, counted over the whole batch."""
-    height, width, channels, out_height, out_width, kh, kw = sizes[:7]
-    taps, area, zero = kh * kw, out_height * out_width, type(pixels[0])(0)
-    blank = np.zeros(channels, pixels.dtype)
+    _, _, channels, out_height, out_width, _, _, depth = sizes
+    area, zero = out_height * out_width, type(pixels[0])(0)
     for pixel in range(first, last):
         image, position = pixel // area, pixel % area
-        origin = image * height * width
-        row = columns[pixel - start]
-        for tap in range(taps):
+        out_y, out_x = position // out_width, position % out_width
+        line = (pixel - start) * taps.shape[0] * channels
+        for tap in range(taps.shape[0]):
             group = -1
             for segment in range(segments.shape[0]):
-                channel, length = segments[segment, 0], segments[segment, 1]
                 if group != segments[segment, 2]:
                     group = segments[segment, 2]
-                    y, x = _place(shift, image, position, group, tap, sizes)
-                    bits, p00, p01, p10, p11, w00, w01, w10, w11, _, _ = _corners(y, x, height, width, zero)
-                    if mask.size:
-                        scale = mask[image, group * taps + tap, position]
-                        w00, w01, w10, w11 = w00 * scale, w01 * scale, w10 * scale, w11 * scale
-                at = segments[segment, 3] + tap * sizes[13]
-                column = row[at : at + length]
-                if bits == 0:
-                    column[:] = zero
-                    continue
-                v00 = _channels(pixels, (origin + p00) * channels + channel, length, bits & 1, blank)
-                v01 = _channels(pixels, (origin + p01) * channels + channel, length, bits & 2, blank)
-                v10 = _channels(pixels, (origin + p10) * channels + channel, length, bits & 4, blank)
-                v11 = _channels(pixels, (origin + p11) * channels + channel, length, bits & 8, blank)
-                for c in range(length):
-                    column[c] = w00 * v00[c] + w01 * v01[c] + w10 * v10[c] + w11 * v11[c]
+                    bits, numbers, weights, _, _, scale = _row(
+                        shift, mask, taps, sizes, image, position, out_y, out_x, tap, group, zero
+                    )
+                    weights = _times(weights, scale)
+                to = np.uint64(line + segments[segment, 3] + tap * depth)
+                at, length = _starts(numbers, channels, segments[segment, 0]), np.uint64(segments[segment, 1])
+                _blend(columns, to, pixels, bits, at, weights, length)
 
 
 @njit(**_OPTIONS)
-def _add(total, weight, values):
-    for c in range(values.size):
-        total[c] += weight * values[c]
+def places_backward(pixels, shift, mask, taps, segments, sizes, start, first, last, grad_columns, columns, grad_places):
+    """Write the gradients of offsets and mask for the output pixels `first` to `last`, and their columns again.
 
-
-@njit(**_OPTIONS)
-def backward(pixels, shift, mask, segments, sizes, start, first, last, grad_columns, columns, partial, grad_pixels):
-    """Take the columns' gradient back to the input, the offsets and the mask, and sample the columns again.
-
-    Each output is skipped where its array has size 0. Parts with other images or other segments touch other memory,
-    and every sum runs in the order of the pixels: repeatable without atomics.
+    What has size 0 of `columns` and `grad_places` is skipped.
     """
-    height, width, channels, out_height, out_width, kh, kw = sizes[:7]
-    taps, area, zero = kh * kw, out_height * out_width, type(pixels[0])(0)
-    blank = np.zeros(channels, pixels.dtype)
+    _, _, channels, out_height, out_width, _, _, depth = sizes
+    area, zero = out_height * out_width, type(pixels[0])(0)
     for pixel in range(first, last):
         image, position = pixel // area, pixel % area
-        origin, line = image * height * width, pixel - start
-        for tap in range(taps):
+        out_y, out_x = position // out_width, position % out_width
+        line = (pixel - start) * taps.shape[0] * channels
+        for tap in range(taps.shape[0]):
             group = -1
             for segment in range(segments.shape[0]):
-                channel, length = segments[segment, 0], segments[segment, 1]
                 if group != segments[segment, 2]:
                     group = segments[segment, 2]
-                    y, x = _place(shift, image, position, group, tap, sizes)
-                    bits, p00, p01, p10, p11, w00, w01, w10, w11, ey, ex = _corners(y, x, height, width, zero)
-                    scale = mask[image, group * taps + tap, position] if mask.size else type(pixels[0])(1)
-                at = segments[segment, 3] + tap * sizes[13]
-                if bits == 0:
-                    if columns.size:
-                        columns[line, at : at + length] = zero
-                    continue
-                grad = grad_columns[line, at : at + length]
-                q00 = (origin + p00) * channels + channel
-                q01 = (origin + p01) * channels + channel
-                q10 = (origin + p10) * channels + channel
-                q11 = (origin + p11) * channels + channel
-                v00 = _channels(pixels, q00, length, bits & 1, blank)
-                v01 = _channels(pixels, q01, length, bits & 2, blank)
-                v10 = _channels(pixels, q10, length, bits & 4, blank)
-                v11 = _channels(pixels, q11, length, bits & 8, blank)
-                if partial.size:
+                    bits, numbers, weights, y, x, scale = _row(
+                        shift, mask, taps, sizes, image, position, out_y, out_x, tap, group, zero
+                    )
                     s00 = s01 = s10 = s11 = zero
-                    for c in range(length):
-                        s00 += grad[c] * v00[c]
-                        s01 += grad[c] * v01[c]
-                        s10 += grad[c] * v10[c]
-                        s11 += grad[c] * v11[c]
-                    sums = partial[line, tap, group]
-                    sums[2] += w00 * s00 + w01 * s01 + w10 * s10 + w11 * s11
-                    sums[0] += scale * ((s10 - s00) + ex * ((s11 - s01) - (s10 - s00)))
-                    sums[1] += scale * ((s01 - s00) + ey * ((s11 - s10) - (s01 - s00)))
-                if columns.size:
-                    column = columns[line, at : at + length]
-                    t00, t01, t10, t11 = w00 * scale, w01 * scale, w10 * scale, w11 * scale
-                    for c in range(length):
-                        column[c] = t00 * v00[c] + t01 * v01[c] + t10 * v10[c] + t11 * v11[c]
-                if grad_pixels.size:
-                    if bits & 1:
-                        _add(grad_pixels[q00:], w00 * scale, grad)
-                    if bits & 2:
-                        _add(grad_pixels[q01:], w01 * scale, grad)
-                    if bits & 4:
-                        _add(grad_pixels[q10:], w10 * scale, grad)
-                    if bits & 8:
-                        _add(grad_pixels[q11:], w11 * scale, grad)
+                to = np.uint64(line + segments[segment, 3] + tap * depth)
+                at, length = _starts(numbers, channels, segments[segment, 0]), np.uint64(segments[segment, 1])
+                if bits == _ALL and columns.size:
+                    d00, d01, d10, d11 = _dots(grad_columns, columns, to, pixels, at, _times(weights, scale), length)
+                else:
+                    d00, d01, d10, d11 = _some_dots(
+                        grad_columns, columns, to, pixels, bits, at, _times(weights, scale), length
+                    )
+                s00, s01, s10, s11 = s00 + d00, s01 + d01, s10 + d10, s11 + d11
+                if bits == 0:  # whatever the mask's factor
+                    grad_places[pixel, tap, group, 0] = zero
+                    grad_places[pixel, tap, group, 1] = zero
+                    grad_places[pixel, tap, group, 2] = zero
+                    continue
+                w00, w01, w10, w11 = weights
+                grad_places[pixel, tap, group, 0] = scale * ((s10 - s00) + x * ((s11 - s01) - (s10 - s00)))
+                grad_places[pixel, tap, group, 1] = scale * ((s01 - s00) + y * ((s11 - s10) - (s01 - s00)))
+                grad_places[pixel, tap, group, 2] = w00 * s00 + w01 * s01 + w10 * s10 + w11 * s11
+
+
+@njit(**_OPTIONS)
+def scatter(shift, mask, taps, segments, sizes, start, first, last, low, high, grad_columns, grad_pixels):
+    """Add the columns' gradient of the output pixels `first` to `last` to that of the input pixels `low` to `high`.
+
+    Input pixels are counted over the batch. Calls for other input pixels touch other memory, and every sum runs in the
+    order of the output pixels: repeatable without atomics, however the work is split.
+    """
+    _, _, channels, out_height, out_width, _, _, depth = sizes
+    area, zero = out_height * out_width, type(grad_pixels[0])(0)
+    for pixel in range(first, last):
+        image, position = pixel // area, pixel % area
+        out_y, out_x = position // out_width, position % out_width
+        line = (pixel - start) * taps.shape[0] * channels
+        for tap in range(taps.shape[0]):
+            group = -1
+            for segment in range(segments.shape[0]):
+                if group != segments[segment, 2]:
+                    group = segments[segment, 2]
+                    bits, numbers, weights, _, _, scale = _row(
+                        shift, mask, taps, sizes, image, position, out_y, out_x, tap, group, zero
+                    )
+                    weights = _times(weights, scale)
+                if numbers[3] < low or numbers[0] >= high:
+                    continue
+                to = np.uint64(line + segments[segment, 3] + tap * depth)
+                at, length = _starts(numbers, channels, segments[segment, 0]), np.uint64(segments[segment, 1])
+                for k in range(4):
+                    if bits >> k & 1 and numbers[k] >= low and numbers[k] < high:
+                        _add(grad_pixels, at[k], weights[k], grad_columns, to, length)

@@ -1,6 +1,7 @@
 """How time and memory grow with batch, map, channels, offset groups and the number of RoIs, beside the peers.
 
-    python benchmarks/growth.py --out benchmarks/results/growth_NAME.json --figure docs/images/growth_NAME.png
+    python benchmarks/growth.py --out benchmarks/results/growth_cpu.json --figure docs/images/growth_cpu.png
+    python benchmarks/growth.py --draw benchmarks/results/growth_cpu.json --figure docs/images/growth_cpu.png
 
 Deformable convolution, forward and backward, beside torchvision's operator and the plain convolution; deformable RoI
 pooling beside torchvision's roi_align, which pools the same boxes without shifts. Both axes of the figure are
@@ -10,6 +11,8 @@ logarithmic: work that grows in proportion is a straight line of slope one, and 
 from __future__ import annotations
 
 import argparse
+import io
+import json
 import math
 from dataclasses import replace
 from pathlib import Path
@@ -23,15 +26,19 @@ from operators import Shape
 from tabulate import tabulate
 
 from dcnlab.ops import deform_roi_pool
+from dcnlab.runs import write_whole
 
 BASE = Shape(128, 32, 32)
 AXES: dict[str, list[tuple[int, Shape]]] = {
     "batch": [(n, replace(BASE, batch=n)) for n in (1, 2, 4, 8, 16)],
-    "map side": [(s, replace(BASE, height=s, width=s)) for s in (16, 32, 64, 128)],
+    "pixels": [(s * s, replace(BASE, height=s, width=s)) for s in (16, 32, 64, 128)],
     "channels": [(c, replace(BASE, channels=c)) for c in (32, 64, 128, 256, 512)],
     "offset groups": [(g, replace(BASE, offset_groups=g)) for g in (1, 2, 4, 8, 16)],
 }
 ROIS = (8, 32, 128, 512)
+KINDS = ("ours", "torchvision", "plain")
+LABELS = {"batch": "batch, images", "pixels": "pixels of the map", "RoIs": "number of RoIs"}
+LOOKS = {"ours": ("C0", "o"), "torchvision": ("C1", "s"), "plain": ("0.5", "^")}
 
 
 def make_pool(kind: str, rois: int, device: str, small: bool = False) -> measure.Work:
@@ -55,95 +62,119 @@ def make_pool(kind: str, rois: int, device: str, small: bool = False) -> measure
     return ours if kind == "ours" else peer
 
 
-def run(device: str, rounds: int, memory: bool) -> list[dict[str, Any]]:
+def run(options: argparse.Namespace, budget: measure.Budget) -> list[dict[str, Any]]:
     """Measure every axis."""
-    rows = []
-    works: dict[str, list[tuple[int, Any, tuple[str, ...], tuple[Any, ...]]]] = {
-        axis: [
-            (at, operators.make, ("ours", "torchvision", "plain"), (shape, torch.float32, device, True))
-            for at, shape in shapes
-        ]
+    device, rows = options.device, []
+    works: dict[str, tuple[str, int, Any, tuple[str, ...], tuple[Any, ...]]] = {
+        f"{axis} {at}": (axis, at, operators.make, KINDS, (shape, torch.float32, device, True))
         for axis, shapes in AXES.items()
+        for at, shape in shapes
     }
-    works["RoIs"] = [(count, make_pool, ("ours", "torchvision"), (count, device)) for count in ROIS]
-    for axis, points in works.items():
-        for at, make, kinds, rest in points:
-            times = measure.seconds([make(kind, *rest) for kind in kinds], rounds, device)
-            row: dict[str, Any] = {"axis": axis, "at": at}
-            row |= {f"{kind}_ms": 1e3 * taken for kind, taken in zip(kinds, times, strict=True)}
-            if memory:
-                row |= {f"{kind}_mib": measure.peak_bytes(make, (kind, *rest), device) / 2**20 for kind in kinds}
-            rows.append(row)
-            print(".", end="", flush=True)
+    works |= {f"RoIs {count}": ("RoIs", count, make_pool, KINDS[:2], (count, device)) for count in ROIS}
+    costs = {name: _cost(at, rest[0]) for name, (_, at, _, _, rest) in works.items()}
+    for name, limit in budget.share(costs):
+        axis, at, make, kinds, rest = works[name]
+        row: dict[str, Any] = {"axis": axis, "at": at}
+        row |= measure.timed(kinds, [make(kind, *rest) for kind in kinds], options.rounds, device, limit=limit * 0.6)
+        if not options.no_memory:
+            row |= {f"{kind}_mib": measure.peak_bytes(make, (kind, *rest), device) / 2**20 for kind in kinds}
+        rows.append(row)
+        print(".", end="", flush=True)
     print()
     return rows
 
 
+def _cost(at: int, what: Shape | int) -> float:
+    """What a point is expected to take, in any unit: something for its processes, and something for its arithmetic."""
+    if isinstance(what, int):
+        return 1 + at / 64
+    return 1 + what.batch * what.height * what.width * what.channels / 2**17
+
+
 def slopes(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Exponent of each axis, by least squares on the logarithms."""
+    """Exponent of each axis, by least squares on the logarithms; none where an axis has a single point."""
     found = []
     for axis in dict.fromkeys(row["axis"] for row in rows):
         points = [row for row in rows if row["axis"] == axis]
         line: dict[str, Any] = {"axis": axis}
-        for key in [key for key in points[0] if key.endswith(("_ms", "_mib"))]:
-            x = [math.log(row["at"]) for row in points]
-            y = [math.log(max(row[key], 1e-3)) for row in points]
-            middle, height = sum(x) / len(x), sum(y) / len(y)
-            rise = sum((a - middle) * (b - height) for a, b in zip(x, y, strict=True))
-            line[key] = rise / sum((a - middle) ** 2 for a in x)
+        for key in [key for key in points[0] if key.endswith(("_ms", "_mib")) and len(points) > 1]:
+            line[key] = _slope([(row["at"], row[key]) for row in points])
         found.append(line)
     return found
 
 
-def draw(rows: list[dict[str, Any]], path: Path) -> None:
-    """A panel for each axis, time above and memory below, logarithmic."""
-    import matplotlib
+def _slope(points: list[tuple[float, float]]) -> float:
+    x = [math.log(at) for at, _ in points]
+    y = [math.log(max(value, 1e-3)) for _, value in points]
+    middle, height = sum(x) / len(x), sum(y) / len(y)
+    rise = sum((a - middle) * (b - height) for a, b in zip(x, y, strict=True))
+    return rise / sum((a - middle) ** 2 for a in x)
 
-    matplotlib.use("Agg")
-    from matplotlib import pyplot as plt
+
+def draw(rows: list[dict[str, Any]]) -> bytes:
+    """A PNG: a panel for each axis, time above and memory below, both logarithmic, the slopes in the legends."""
+    from matplotlib.figure import Figure
 
     axes = list(dict.fromkeys(row["axis"] for row in rows))
-    units = [("ms", "milliseconds")] + ([("mib", "MiB at the peak")] if "ours_mib" in rows[0] else [])
-    figure, panels = plt.subplots(
-        len(units), len(axes), figsize=(3.0 * len(axes), 2.7 * len(units)), squeeze=False, layout="constrained"
-    )
-    looks = {"ours": ("C0", "o"), "torchvision": ("C1", "s"), "plain": ("0.5", "^")}
-    for line, (unit, label) in enumerate(units):
-        for column, axis in enumerate(axes):
-            panel, points = panels[line][column], [row for row in rows if row["axis"] == axis]
-            for kind, (colour, marker) in looks.items():
-                if f"{kind}_{unit}" in points[0]:
-                    name = {"ours": "dcnlab", "plain": "plain convolution"}.get(kind, kind)
-                    y = [row[f"{kind}_{unit}"] for row in points]
-                    panel.plot([row["at"] for row in points], y, color=colour, marker=marker, label=name, markersize=4)
-            panel.set_xscale("log", base=2)
-            panel.set_yscale("log")
-            panel.set_xticks([row["at"] for row in points], [str(row["at"]) for row in points])
-            panel.grid(alpha=0.3)
-            panel.set_xlabel(axis)
-            if column == 0:
-                panel.set_ylabel(label)
-                panel.legend(frameon=False, fontsize=8)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=90)
+    units = {"ms": "forward and backward, milliseconds", "mib": "most memory held, MiB"}
+    units = {unit: label for unit, label in units.items() if f"ours_{unit}" in rows[0]}
+    figure = Figure(figsize=(3.1 * len(axes), 3.0 * len(units)), layout="constrained")
+    panels = figure.subplots(len(units), len(axes), squeeze=False)
+    for line, (unit, label) in enumerate(units.items()):
+        for panel, axis in zip(panels[line], axes, strict=True):
+            points = [row for row in rows if row["axis"] == axis]
+            _panel(panel, points, unit)
+            panel.set_xlabel(LABELS.get(axis, axis))
+        panels[line][0].set_ylabel(label)
+    file = io.BytesIO()
+    figure.savefig(file, dpi=100, metadata={"Software": None})
+    return file.getvalue()
+
+
+def _panel(panel: Any, points: list[dict[str, Any]], unit: str) -> None:
+    from matplotlib.ticker import LogLocator
+
+    at = [row["at"] for row in points]
+    for kind, (colour, marker) in LOOKS.items():
+        if f"{kind}_{unit}" in points[0]:
+            values = [row[f"{kind}_{unit}"] for row in points]
+            peer = "roi_align" if points[0]["axis"] == "RoIs" else "torchvision"
+            name = {"ours": "dcnlab", "plain": "plain conv.", "torchvision": peer}[kind]
+            slope = f", slope {_slope(list(zip(at, values, strict=True))):.2f}" if len(at) > 1 else ""
+            panel.plot(at, values, color=colour, marker=marker, label=f"{name}{slope}", markersize=4)
+    panel.set_xscale("log", base=2)
+    panel.set_yscale("log")
+    low, high = panel.get_ylim()
+    panel.set_ylim(low, high * (high / low) ** 0.45)  # room for the legend
+    panel.yaxis.set_major_locator(LogLocator(subs=(1.0, 3.0)))
+    panel.yaxis.set_major_formatter("{x:g}")
+    panel.set_xticks(at, [str(value) for value in at])
+    panel.minorticks_off()
+    panel.grid(alpha=0.3)
+    panel.legend(frameon=False, fontsize=8, loc="upper left")
 
 
 def main() -> None:
     """Parse, measure, print, write, draw."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
-    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--rounds", type=int, default=5, help="the most turns of a contender")
+    parser.add_argument("--minutes", type=measure.minutes, help="time limit; what no time is left for is left out")
     parser.add_argument("--no-memory", action="store_true")
     parser.add_argument("--out", type=Path, help="JSON file")
+    parser.add_argument("--draw", type=Path, metavar="JSON", help="measure nothing, draw what was measured")
     parser.add_argument("--figure", type=Path, help="PNG file")
     options = parser.parse_args()
-    rows = run(options.device, options.rounds, not options.no_memory)
+    budget = measure.Budget(options.minutes)
+    rows = json.loads(options.draw.read_text())["rows"] if options.draw else run(options, budget)
     print(tabulate(rows, "keys", floatfmt=".2f"))
     print("slopes:\n" + tabulate(slopes(rows), "keys", floatfmt=".2f"))
-    if options.out:
-        measure.write(options.out, options.device, {"dtype": "float32", "rounds": options.rounds}, rows)
+    settings = {"dtype": "float32", "rounds": options.rounds, "left_out": budget.left_out}
+    if options.out and not options.draw:
+        measure.write(options.out, options.device, settings, rows)
     if options.figure:
-        draw(rows, options.figure)
+        options.figure.parent.mkdir(parents=True, exist_ok=True)
+        write_whole(options.figure, draw(rows))
 
 
 if __name__ == "__main__":

@@ -2,42 +2,113 @@
 
 from __future__ import annotations
 
+import argparse
 import datetime
 import json
+import math
 import multiprocessing
 import os
 import platform
 import statistics
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from dcnlab.runs import write_whole
+
 Work = Callable[[], object]
 
 
-def seconds(works: Sequence[Work], rounds: int, device: str, least: float = 0.02) -> list[float]:
-    """Median time of each of several pieces of work, taken in turns so that a slow spell of the machine hits all.
+FEWEST = 2
+"""Turns that each contender gets, however slow it is."""
+
+
+def turns(
+    works: Sequence[Work], rounds: int, device: str, least: float = 0.02, limit: float = math.inf
+) -> list[list[float]]:
+    """Times of several pieces of work, taken in turns so that a slow spell of the machine hits all.
 
     Args:
-        works: called without arguments; each is warmed up twice first, so no compilation is timed.
-        rounds: turns.
+        works: called without arguments; each is warmed up first, so no compilation is timed.
+        rounds: turns, the most that any of them gets.
         device: cpu or cuda; on CUDA, events around the calls.
         least: calls are repeated within a turn until they take about so long together.
+        limit: seconds, of which each of them may use an equal part: the slow ones get fewer turns, FEWEST at least.
+
+    Returns:
+        Of each, the seconds of one call, turn by turn.
     """
-    repeats = []
+    share, repeats, spent = limit / len(works), [], []
     for work in works:
-        work()
+        begun = time.perf_counter()
         took = _once(work, 1, device)
+        if took < 1:  # of the slow ones compilation is a small part, and a second call costs too much
+            took = _once(work, 1, device)
         repeats.append(max(1, min(200, round(least / max(took, 1e-9)))))
+        spent.append(time.perf_counter() - begun)
     taken: list[list[float]] = [[] for _ in works]
-    for _ in range(rounds):
+    for turn in range(rounds):
         for index, work in enumerate(works):
-            taken[index].append(_once(work, repeats[index], device))
-    return [statistics.median(times) for times in taken]
+            if turn < FEWEST or spent[index] + repeats[index] * taken[index][-1] <= share:
+                taken[index].append(_once(work, repeats[index], device))
+                spent[index] += repeats[index] * taken[index][-1]
+    return taken
+
+
+def seconds(works: Sequence[Work], rounds: int, device: str, least: float = 0.02) -> list[float]:
+    """Median of the `turns` of each piece of work."""
+    return [statistics.median(times) for times in turns(works, rounds, device, least)]
+
+
+def timed(
+    kinds: Sequence[str],
+    works: Sequence[Work],
+    rounds: int,
+    device: str,
+    least: float = 0.02,
+    limit: float = math.inf,
+) -> dict[str, float]:
+    """A row's columns: median milliseconds of each kind of work, as KIND_ms, and of how many `turns`, as KIND_turns."""
+    taken = turns(works, rounds, device, least, limit)
+    medians = {f"{kind}_ms": 1e3 * statistics.median(times) for kind, times in zip(kinds, taken, strict=True)}
+    return medians | {f"{kind}_turns": len(times) for kind, times in zip(kinds, taken, strict=True)}
+
+
+def minutes(text: str) -> float:
+    """Value of the options --minutes."""
+    value = float(text)
+    if not value > 0:
+        raise argparse.ArgumentTypeError(f"{text} minutes: must be more than 0")
+    return value
+
+
+class Budget:
+    """A time limit, shared over the measurements still to come by what each is expected to cost.
+
+    Args:
+        minutes: from now on; null sets no limit.
+    """
+
+    def __init__(self, minutes: float | None) -> None:
+        self._end = math.inf if minutes is None else time.monotonic() + 60 * minutes
+        self.left_out: list[str] = []
+        """Measurements that no time was left for, by name."""
+
+    def share(self, costs: dict[str, float]) -> Iterator[tuple[str, float]]:
+        """Each name in turn, with the seconds that it may take; the others' grow by what it leaves."""
+        to_come = sum(costs.values())
+        for name, cost in costs.items():
+            left = self._end - time.monotonic()
+            if left > 0:
+                yield name, left * cost / to_come
+            else:
+                print(f"left out for lack of time: {name}")
+                self.left_out.append(name)
+            to_come -= cost
 
 
 def _once(work: Work, repeats: int, device: str) -> float:
@@ -73,7 +144,10 @@ def peak_bytes(make: Callable[..., Work], args: tuple[Any, ...], device: str) ->
         work()
         return torch.cuda.max_memory_allocated() - before
     os.environ["MALLOC_MMAP_THRESHOLD_"] = "65536"  # in the child, what is freed leaves the process at once
-    with multiprocessing.get_context("spawn").Pool(1) as pool:
+    # Children come from a process that has only imported: as fresh as if started anew, without the seconds of imports.
+    processes = multiprocessing.get_context("forkserver")
+    processes.set_forkserver_preload(["torch", "torchvision", "numba"])
+    with processes.Pool(1) as pool:
         return pool.apply(_resident_growth, (make, args))
 
 
@@ -107,9 +181,7 @@ def write(path: Path, device: str, settings: dict[str, Any], rows: list[dict[str
     """Keep a benchmark's outcome, whole, with the machine and the day that it is of."""
     path.parent.mkdir(parents=True, exist_ok=True)
     result = {"schema": 1, "machine": machine(device), "settings": settings, "rows": rows}
-    part = path.with_suffix(".part")
-    part.write_text(json.dumps(result, indent=1) + "\n")
-    part.replace(path)
+    write_whole(path, json.dumps(result, indent=1) + "\n")
 
 
 def _cpu_name() -> str:

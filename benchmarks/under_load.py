@@ -1,4 +1,10 @@
-"""Opening annotations of COCO's size, and scoring 5,000 images of 100 detections each, beside the tools alone."""
+"""Opening annotations of COCO's size, and scoring 5,000 images of 100 detections each, beside the tools alone.
+
+    python benchmarks/under_load.py --out benchmarks/results/under_load_cpu.json
+    python benchmarks/under_load.py --parts scoring --scored 500 --rounds 5 --out benchmarks/results/scoring_cpu.json
+
+Each piece of work in a process of its own, the contenders in turns.
+"""
 
 from __future__ import annotations
 
@@ -8,6 +14,7 @@ import io
 import json
 import multiprocessing
 import resource
+import statistics
 import tempfile
 import time
 from collections.abc import Callable
@@ -23,6 +30,7 @@ from dcnlab.metrics.coco_ap import coco_ap
 from dcnlab.metrics.voc_ap import voc_ap
 
 CLASSES = 80
+PARTS = ("opening", "scoring", "pycocotools")
 
 
 def annotation_file(folder: Path, images: int, boxes: int, corners: int) -> Path:
@@ -72,7 +80,7 @@ def scene(images: int, found: int, objects: int) -> tuple[dict[str, Any], list[d
     return content, results
 
 
-def alone(tool: str, truth: dict[str, Any], results: list[dict[str, Any]]) -> None:
+def alone(truth: dict[str, Any], results: list[dict[str, Any]], tool: str) -> None:
     """Score as the tool's own manual says."""
     if tool == "faster-coco-eval":
         from faster_coco_eval import COCO
@@ -103,20 +111,46 @@ def open_pycocotools(path: Path) -> None:
         COCO(str(path))
 
 
-def _once(work: Callable[..., None], args: tuple[Any, ...]) -> tuple[float, float, int]:
+def _once(work: Callable[..., None], args: tuple[Any, ...], first: tuple[Any, ...] | None) -> tuple[float, float, int]:
+    if first is not None:
+        work(*first)
     wall, processor = time.perf_counter(), time.process_time()
     work(*args)
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
     return time.perf_counter() - wall, time.process_time() - processor, peak
 
 
-def in_fresh_process(name: str, work: Callable[..., None], *args: Any) -> dict[str, Any]:
-    """Time and largest memory of one call, imports and what was given included in the memory."""
-    with multiprocessing.get_context("spawn").Pool(1) as pool:
-        wall, processor, peak = pool.apply(_once, (work, args))
-    row = {"work": name, "seconds": round(wall, 2), "processor_seconds": round(processor, 2), "peak_mib": peak >> 20}
-    print(row, flush=True)
-    return row
+Works = dict[str, tuple[Callable[..., None], tuple[Any, ...]]]
+
+
+def in_fresh_processes(
+    works: Works, rounds: int, minutes: float | None, first: tuple[Any, ...] | None = None
+) -> list[dict[str, Any]]:
+    """Median time and largest memory of each piece of work, imports and what was given included in the memory.
+
+    Args:
+        works: functions with their arguments, by name.
+        rounds: turns; fewer where the limit ends them.
+        minutes: limit; null sets none.
+        first: small leading arguments, with which each process does its work once before it is measured, so that no
+            tool's import is; null does not.
+    """
+    taken: dict[str, list[tuple[float, float, int]]] = {name: [] for name in works}
+    begun = time.monotonic()
+    for turn in range(rounds):
+        if turn and minutes is not None and (time.monotonic() - begun) * (turn + 1) / turn > 60 * minutes:
+            break
+        for name, (work, args) in works.items():
+            warm = None if first is None else (*first, *args[len(first) :])
+            with multiprocessing.get_context("spawn").Pool(1) as pool:
+                taken[name].append(pool.apply(_once, (work, args, warm)))
+    rows = []
+    for name, measured in taken.items():
+        wall, processor, peak = (statistics.median(column) for column in zip(*measured, strict=True))
+        times = {"seconds": round(wall, 3), "processor_seconds": round(processor, 3)}
+        rows.append({"work": name, "turns": len(measured), **times, "peak_mib": int(peak) >> 20})
+        print(rows[-1], flush=True)
+    return rows
 
 
 def score_coco(truth: dict[str, Any], results: list[dict[str, Any]], backend: str) -> None:
@@ -131,38 +165,42 @@ def score_voc(truth: dict[str, Any], results: list[dict[str, Any]]) -> None:
 
 def main() -> None:
     """Measure and write the JSON."""
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--parts", nargs="+", choices=PARTS, default=PARTS)
     parser.add_argument("--images", type=int, default=118_287)
     parser.add_argument("--boxes", type=int, default=860_001)
     parser.add_argument("--corners", type=int, default=26, help="of a mask; so that the file is as long as COCO's")
     parser.add_argument("--scored", type=int, default=5_000)
+    parser.add_argument("--rounds", type=int, default=1, help="the most turns")
+    parser.add_argument("--minutes", type=measure.minutes, help="of each part, after its first turn")
     options = parser.parse_args()
-    with tempfile.TemporaryDirectory() as folder:
-        path = annotation_file(Path(folder), options.images, options.boxes, options.corners)
-        size = path.stat().st_size
-        opening = [
-            in_fresh_process("dcnlab read_coco", open_ours, path),
-            in_fresh_process("pycocotools COCO", open_pycocotools, path),
-        ]
+    turns = options.rounds, options.minutes
+    settings: dict[str, Any] = {"rounds": options.rounds}
+    rows = []
+    if "opening" in options.parts:
+        with tempfile.TemporaryDirectory() as folder:
+            path = annotation_file(Path(folder), options.images, options.boxes, options.corners)
+            settings |= {"images": options.images, "boxes": options.boxes, "file_bytes": path.stat().st_size}
+            works: Works = {"dcnlab read_coco": (open_ours, (path,)), "pycocotools COCO": (open_pycocotools, (path,))}
+            rows += in_fresh_processes(works, *turns)
     content = scene(options.scored, 100, 7)
-    scoring = [
-        in_fresh_process("dcnlab coco", score_coco, *content, "faster"),
-        in_fresh_process("faster-coco-eval alone", alone, "faster-coco-eval", *content),
-        in_fresh_process("dcnlab coco, pycocotools", score_coco, *content, "pycocotools"),
-        in_fresh_process("pycocotools alone", alone, "pycocotools", *content),
-        in_fresh_process("dcnlab voc07", score_voc, *content),
-    ]
-    settings = {
-        "images": options.images,
-        "boxes": options.boxes,
-        "file_bytes": size,
-        "scored_images": options.scored,
-        "detections_an_image": 100,
-        "classes": CLASSES,
-        **{name: version(name) for name in ("faster-coco-eval", "pycocotools")},
+    tools = {
+        "scoring": {
+            "dcnlab coco": (score_coco, (*content, "faster")),
+            "faster-coco-eval alone": (alone, (*content, "faster-coco-eval")),
+            "dcnlab voc07": (score_voc, content),
+        },
+        "pycocotools": {
+            "dcnlab coco, pycocotools": (score_coco, (*content, "pycocotools")),
+            "pycocotools alone": (alone, (*content, "pycocotools")),
+        },
     }
-    measure.write(options.out, "cpu", settings, opening + scoring)
+    for part in [part for part in tools if part in options.parts]:
+        rows += in_fresh_processes(tools[part], *turns, first=scene(2, 2, 2))
+        settings |= {"scored_images": options.scored, "detections_an_image": 100, "classes": CLASSES}
+    settings |= {name: version(name) for name in ("faster-coco-eval", "pycocotools")}
+    measure.write(options.out, "cpu", settings, rows)
 
 
 if __name__ == "__main__":

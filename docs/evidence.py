@@ -3,6 +3,7 @@
     python docs/evidence.py keep runs/NAME ...                   copy finished runs, without weights, into results/
     python docs/evidence.py fill README.md docs/fidelity.md      run the commands in the pages, put their output below
     python docs/evidence.py fill --check README.md ...           exit status 1 where a page is not what they print
+    python docs/evidence.py fill --only "python benchmarks/" ... only the commands that begin so
 
 A page holds `<!-- $ COMMAND -->`, then what it prints, then `<!-- end -->`; of all commands, only dcnlab's and those
 of benchmarks/ are run.
@@ -45,12 +46,24 @@ def keep(folders: list[Path]) -> list[Path]:
     return kept
 
 
-def fill(page: Path, check: bool = False) -> bool:
-    """Put the output of each command of a page below it; whether the page changed, or with `check` would."""
+def fill(page: Path, check: bool = False, only: str = "") -> bool:
+    """Put the output of each command of a page below it; whether the page changed, or with `check` would.
+
+    Args:
+        page: markdown with blocks.
+        check: leave the page as it is.
+        only: how the commands begin that are run; the others' blocks stay.
+    """
+    from dcnlab.runs import write_whole
+
+    def filled(found: re.Match[str]) -> str:
+        asked = found["command"].startswith(only)
+        return f"{found[1]}{_output(found['command'])}\n{found['end']}" if asked else found[0]
+
     before = page.read_text()
-    after = BLOCK.sub(lambda found: f"{found[1]}{_output(found['command'])}\n{found['end']}", before)
-    if not check:
-        page.write_text(after)
+    after = BLOCK.sub(filled, before)
+    if not check and after != before:
+        write_whole(page, after)
     return after != before
 
 
@@ -77,12 +90,13 @@ def main() -> None:
     filling = actions.add_parser("fill")
     filling.add_argument("pages", nargs="+", type=Path)
     filling.add_argument("--check", action="store_true")
+    filling.add_argument("--only", default="", metavar="BEGINNING")
     options = parser.parse_args()
     if options.action == "keep":
         for folder in keep(options.folders):
             print(folder.relative_to(HERE))
         return
-    changed = [page for page in options.pages if fill(page, options.check)]
+    changed = [page for page in options.pages if fill(page, options.check, options.only)]
     for page in changed:
         print(f"{page} {'is not what its commands print' if options.check else 'filled anew'}")
     sys.exit(1 if options.check and changed else 0)

@@ -1,0 +1,64 @@
+"""Every shape of operators.py on a CPU within a time limit: the paper's layers, and ResNet's at batch 1, 2 and 8.
+
+    python benchmarks/operators_cpu.py --minutes 5 --out benchmarks/results/operators_cpu.json
+
+Float32, the same contenders and columns as operators.py, and the number of turns that each contender got: slow ones
+get fewer. Memory is measured of ours and of torchvision's.
+"""
+
+from __future__ import annotations
+
+import argparse
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import measure
+import operators
+import torch
+from tabulate import tabulate
+
+
+def cost(shape: operators.Shape, backward: bool) -> float:
+    """What torchvision's operator is expected to take, the slowest contender, in any unit."""
+    return shape.batch * shape.height * shape.width * shape.channels * (7 if backward else 1)
+
+
+def row(shape: operators.Shape, backward: bool, rounds: int, limit: float, memory: bool) -> dict[str, Any]:
+    """Measure one shape, forward or both passes, for about `limit` seconds without the memory."""
+    settings = (shape, torch.float32, "cpu", backward)
+    works = [operators.make(kind, *settings) for kind in operators.KINDS]
+    row: dict[str, Any] = asdict(shape) | {"shape": str(shape), "pass": "both" if backward else "forward"}
+    row |= measure.timed(operators.KINDS, works, rounds, "cpu", limit=limit)
+    row["times_faster_than_torchvision"] = row["torchvision_ms"] / row["ours_ms"]
+    row["times_plain"] = row["ours_channels_last_ms"] / row["plain_ms"]
+    if memory:
+        for kind in ("ours", "torchvision"):
+            row[f"{kind}_mib"] = measure.peak_bytes(operators.make, (kind, *settings), "cpu") / 2**20
+    return row
+
+
+def main() -> None:
+    """Parse, measure, print, write."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--shapes", nargs="+", choices=tuple(operators.SHAPES), default=["paper", "resnet"])
+    parser.add_argument("--rounds", type=int, default=7, help="the most turns of a contender")
+    parser.add_argument("--minutes", type=measure.minutes, help="time limit; what no time is left for is left out")
+    parser.add_argument("--no-memory", action="store_true")
+    parser.add_argument("--out", type=Path, help="JSON file")
+    options = parser.parse_args()
+    shapes = sorted((shape for name in options.shapes for shape in operators.SHAPES[name]), key=lambda s: s.batch)
+    pieces = {f"{shape} {'both' if both else 'forward'}": (shape, both) for shape in shapes for both in (False, True)}
+    budget, rows = measure.Budget(options.minutes), []
+    for name, limit in budget.share({name: cost(*piece) for name, piece in pieces.items()}):
+        rows.append(row(*pieces[name], options.rounds, limit * 0.7, not options.no_memory))
+        print(f"{name}: {rows[-1]['times_faster_than_torchvision']:.1f} times faster than torchvision", flush=True)
+    columns = [key for key in rows[0] if key not in asdict(shapes[0])]
+    print(tabulate([[row[key] for key in columns] for row in rows], columns, floatfmt=".2f"))
+    settings = {"dtype": "float32", "rounds": options.rounds, "left_out": budget.left_out}
+    if options.out:
+        measure.write(options.out, "cpu", settings, rows)
+
+
+if __name__ == "__main__":
+    main()

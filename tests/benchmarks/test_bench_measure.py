@@ -1,0 +1,120 @@
+"""How the benchmarks share time and turns, and count memory; `make bench` gives every part its turn."""
+
+import json
+import math
+from dataclasses import dataclass, field
+
+import bench
+import growth
+import measure
+import numpy as np
+import operators
+import operators_cpu
+import pytest
+
+MIB = 2**20
+
+
+def test_slow_contenders_get_fewer_turns_but_two(monkeypatch):
+    monkeypatch.setattr(measure, "_once", lambda work, repeats, device: work)
+    quick, slow, slowest = measure.turns([0.5, 2.0, 9.0], 7, "cpu", limit=3 * 6.1)
+    assert (len(quick), len(slow), len(slowest)) == (7, 3, 2)
+
+
+def test_without_a_limit_all_get_all_turns_one_after_another(monkeypatch):
+    seen = []
+    monkeypatch.setattr(measure, "_once", lambda work, repeats, device: seen.append(work) or work)
+    assert [len(times) for times in measure.turns([3.0, 1.0], 3, "cpu")] == [3, 3]
+    assert seen[-6:] == [3.0, 1.0] * 3
+
+
+def test_columns_name_the_contenders_medians_and_turns(monkeypatch):
+    monkeypatch.setattr(measure, "_once", lambda work, repeats, device: work)
+    row = measure.timed(("a", "b"), [0.5, 2.0], 4, "cpu", limit=2 * 1.0)
+    assert row == {"a_ms": 500.0, "b_ms": 2000.0, "a_turns": 2, "b_turns": 2}
+
+
+@dataclass
+class Clock:
+    now: float = 100.0
+    taken: list = field(default_factory=list)
+
+    def monotonic(self):
+        return self.now
+
+
+def test_time_is_shared_by_cost_and_what_one_leaves_goes_to_the_others(monkeypatch):
+    clock = Clock()
+    monkeypatch.setattr(measure, "time", clock)
+    budget = measure.Budget(minutes=1)
+    for name, seconds in budget.share({"a": 1, "b": 2, "c": 3, "d": 4}):
+        clock.taken.append((name, seconds))
+        clock.now += {"a": 6, "b": 0, "c": 60}[name]
+    assert clock.taken == [("a", pytest.approx(6)), ("b", pytest.approx(12)), ("c", pytest.approx(54 * 3 / 7))]
+    assert budget.left_out == ["d"]
+
+
+def test_no_limit_shares_no_limit():
+    budget = measure.Budget(None)
+    assert dict(budget.share({"a": 1.0, "b": 2.0})) == {"a": math.inf, "b": math.inf}
+
+
+def held(mebibytes, small=False):
+    """Holds so much for a moment."""
+    return lambda: np.ones((1 if small else mebibytes) * MIB, np.uint8).sum()
+
+
+@pytest.mark.slow
+def test_memory_is_what_a_call_holds_above_what_was_there():
+    for mebibytes in (32, 96):
+        assert measure.peak_bytes(held, (mebibytes,), "cpu") / MIB == pytest.approx(mebibytes, abs=3)
+
+
+def test_a_measured_layer_has_the_columns_of_its_table():
+    row = operators_cpu.row(operators.Shape(4, 6, 5, batch=2), True, rounds=2, limit=0.0, memory=False)
+    sizes = [row[name] for name in ("pass", "channels", "height", "width", "batch", "dilation")]
+    assert sizes == ["both", 4, 6, 5, 2, 1]
+    assert row["times_faster_than_torchvision"] == pytest.approx(row["torchvision_ms"] / row["ours_ms"])
+    assert row["times_plain"] == pytest.approx(row["ours_channels_last_ms"] / row["plain_ms"])
+    assert {row[f"{kind}_turns"] for kind in operators.KINDS} == {2}
+
+
+def test_the_figure_of_growth_is_drawn_with_and_without_memory():
+    points = [(axis, at) for axis in ("batch", "RoIs") for at in (1, 4)]
+    rows = [{"axis": axis, "at": at, "ours_ms": 2.0 * at, "plain_ms": 1.0 * at} for axis, at in points]
+    assert growth.draw(rows).startswith(b"\x89PNG")
+    assert growth.draw([row | {"ours_mib": 3.0} for row in rows]).startswith(b"\x89PNG")
+
+
+SCRIPT = """
+import json, os, sys, pathlib
+name = pathlib.Path(sys.argv[sys.argv.index("--out") + 1])
+assert name.stem != "second_cpu", "broken"
+name.parent.mkdir(parents=True, exist_ok=True)
+name.write_text(json.dumps([float(sys.argv[sys.argv.index("--minutes") + 1]), os.environ["OMP_NUM_THREADS"],
+                            os.environ["CUDA_VISIBLE_DEVICES"]]))
+"""
+
+
+def test_a_part_that_fails_is_named_and_the_others_get_their_turn(tmp_path, monkeypatch, capfd):
+    here = tmp_path / "benchmarks"
+    here.mkdir()
+    (here / "part.py").write_text(SCRIPT)
+    monkeypatch.setattr(bench, "HERE", here)
+    weights = {"first": 1, "second": 1, "third": 2}
+    monkeypatch.setattr(bench, "PARTS", {name: (weight, ["part.py"]) for name, weight in weights.items()})
+    assert bench.measure(list(weights), 4.1, 2, None) == ["second"]
+    assert "AssertionError: broken" in capfd.readouterr().err
+    found = {path.stem: json.loads(path.read_text()) for path in (here / "results").glob("*.json")}
+    assert found == {
+        "first_cpu": [pytest.approx(1.0, abs=0.01), "2", ""],
+        "third_cpu": [pytest.approx(4.0, abs=0.1), "2", ""],
+    }
+
+
+def test_every_part_is_a_script_that_takes_its_options():
+    assert set(bench.PARTS) >= {"operators", "networks", "growth", "feeding", "scoring", "startup"}
+    for _, (script, *_) in bench.PARTS.values():
+        text = (bench.HERE / script).read_text()
+        assert '"--minutes"' in text
+        assert '"--out"' in text

@@ -1,0 +1,176 @@
+"""README's tables of speed are those of the kept files; missed goals are marked; a broken file is one line."""
+
+import importlib.util
+import json
+import shlex
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import tables
+from command_line import environment
+
+ROOT = Path(__file__).resolve().parents[2]
+PAGES = (ROOT / "README.md", ROOT / "docs" / "fidelity.md")
+MACHINE = {"device": "a CPU", "threads": 2, "date": "2026-01-02", "torch": "2", "torchvision": "0", "numba": "1"}
+
+spec = importlib.util.spec_from_file_location("evidence_of_benchmarks", ROOT / "docs" / "evidence.py")
+evidence = importlib.util.module_from_spec(spec)
+spec.loader.exec_module(evidence)
+
+
+@pytest.fixture
+def results(tmp_path, monkeypatch):
+    """An empty folder of results; keeps what it is called with as a benchmark's file."""
+    monkeypatch.setattr(tables, "RESULTS", tmp_path)
+
+    def keep(name, rows, **settings):
+        content = {"schema": 1, "machine": MACHINE, "settings": settings, "rows": rows}
+        (tmp_path / f"{name}_cpu.json").write_text(json.dumps(content))
+
+    return keep
+
+
+def layer(**changed):
+    return {
+        "channels": 256, "height": 8, "width": 9, "batch": 2, "dilation": 1, "shape": "a", "pass": "forward",
+        "times_faster_than_torchvision": 4.04, "times_plain": 2.0, "ours_mib": 1.0, "torchvision_mib": 4.0,
+    } | changed  # fmt: skip
+
+
+def cells(text):
+    """The rows of a markdown table, below its head."""
+    lines = [line for line in text.splitlines() if line.startswith("|")][2:]
+    return [[cell.strip() for cell in line.strip("|").split("|")] for line in lines]
+
+
+def test_tables_of_the_pages_are_those_of_the_kept_files():
+    shown = {
+        found["command"]: found[0].partition("-->\n")[2].removesuffix("<!-- end -->").strip()
+        for page in PAGES
+        for found in evidence.BLOCK.finditer(page.read_text())
+        if found["command"].startswith("python benchmarks/")
+    }
+    assert {shlex.split(command)[-1] for command in shown} == set(tables.TABLES)
+    for command, text in shown.items():
+        words = shlex.split(command)
+        assert words[:2] == ["python", "benchmarks/tables.py"]
+        assert text == tables.TABLES[words[2]]().strip(), f"{command}: python docs/evidence.py fill README.md"
+
+
+def test_a_layer_that_meets_its_goals_is_plain_figures(results):
+    both = {"pass": "both", "times_faster_than_torchvision": 6.0, "times_plain": 3.0}
+    results("operators", [layer(), layer(**both)])
+    text = tables.TABLES["operators"]()
+    assert cells(text) == [["256 channels, 8x9", "2", "4.0", "2.0", "0.25", "6.0", "3.0", "0.25"]]
+    assert "All 6 figures meet their goals." in text
+    assert "a CPU, 2 threads, 2026-01-02, torch 2, torchvision 0, numba 1" in text
+
+
+def test_goals_that_were_missed_are_bold_beside_what_was_wanted(results):
+    slow = {"times_faster_than_torchvision": 2.46, "times_plain": 3.02, "ours_mib": 4.4}
+    results("operators", [layer(dilation=2, **slow)], left_out=["b both"])
+    text = tables.TABLES["operators"]()
+    missed = ["**2.46** (≥ 2.5)", "**3.02** (≤ 3)", "**1.1** (≤ 1)"]
+    assert cells(text) == [["256 channels, 8x9, dilation 2", "2", *missed, "", "", ""]]
+    assert "0 of 3 figures meet their goals" in text
+    assert "Left out for lack of time: b both." in text
+
+
+def test_layers_of_64_channels_have_no_goal_beside_the_plain_convolution(results):
+    results("operators", [layer(channels=64, times_plain=50.0)])
+    assert "All 2 figures meet" in tables.TABLES["operators"]()
+
+
+def test_a_network_that_costs_too_much_is_marked(results):
+    row = {"network": "rfcn", "pass": "training", "plain_ms": 1000.0, "ours_ms": 1650.0, "torchvision_ms": 3000.0}
+    row |= {"times_plain": 1.65, "torchvision_times_plain": 3.0, "images_per_second": 0.606}
+    results("networks", [row], backbone="resnet101", size="320x480")
+    text = tables.TABLES["networks"]()
+    line = ["R-FCN, training step", "1,000 ms", "1,650 ms (**65** (≤ 60)%)", "3,000 ms (+200%)", "0.61"]
+    assert cells(text) == [line]
+    assert "0 of 1 figures" in text
+
+
+def test_what_surrounds_the_network_stands_beside_its_peers_and_goals(results):
+    waiting = {"what": "waiting", "workers": 4, "share_waiting": 0.062, "photographs": "camvid"}
+    decode = {"what": "decode", "images": 9, "photographs": "made"}
+    decode |= {"ours_images_per_second": 30.0, "torchvision_images_per_second": 25.0}
+    results("feeding", [waiting, decode])
+    works = {"dcnlab coco": 0.7, "faster-coco-eval alone": 0.8}
+    results("scoring", [{"work": work, "seconds": seconds} for work, seconds in works.items()], scored_images=500)
+    commands = {"import torch": 1.5, "import dcnlab.ops": 1.52, "dcnlab --help": 0.3}
+    rows = [{"command": command, "seconds": seconds} for command, seconds in commands.items()]
+    first = {"empty_cache_seconds": 3.0, "cached_seconds": 0.5, "second_seconds": 0.004}
+    results("startup", [*rows, {"command": "first deform_conv2d, both", **first}])
+    text = tables.TABLES["around"]()
+    assert [line[1:] for line in cells(text)] == [
+        ["**6.2** (≤ 5)%", "", "below 5%"],
+        ["30 images/s", "torchvision: 25 images/s", ""],
+        ["0.70 s", "faster-coco-eval: 0.80 s", "at most as long"],
+        ["+0.02 s", "`import torch`: 1.50 s", "at most +0.3 s"],
+        ["0.30 s", "", "below 1 s"],
+        ["3.00 s", "cached on disk: 0.50 s; second call: 0.004 s", ""],
+    ]
+
+
+def test_growth_shows_the_figure_and_the_slopes_of_its_lines(results):
+    results("growth", [{"axis": "batch", "at": at, "ours_ms": 3.0 * at**2, "plain_ms": 1.0 * at} for at in (1, 2, 8)])
+    text = tables.TABLES["growth"]()
+    assert "](docs/images/growth_cpu.png)" in text
+    assert cells(text) == [["batch", "2.00", "1.00"]]
+
+
+def test_what_was_not_measured_is_a_line_in_the_page(results):
+    text = tables.TABLES["networks"]()
+    assert text == "Networks: not measured yet; `make bench` writes `benchmarks/results/networks_cpu.json`."
+    assert tables.TABLES["around"]().count("not measured yet") == 3
+
+
+def result(*rows, **other):
+    return json.dumps({"schema": 1, "settings": {}, "machine": MACHINE, "rows": rows} | other)
+
+
+BROKEN = {
+    "cut short": result(layer())[:-9],
+    "another schema": result(layer(), schema=2),
+    "no rows": result(),
+    "a list": "[]",
+    "no machine": result(layer(), machine={}),
+    "a row without its columns": result({"shape": "a"}),
+    "a row that is none": result(3),
+    "a word for a number": result(layer(times_plain="fast")),
+}
+
+
+@pytest.mark.parametrize("content", BROKEN.values(), ids=BROKEN)
+def test_a_broken_file_is_named_in_one_line(content, tmp_path, monkeypatch):
+    monkeypatch.setattr(tables, "RESULTS", tmp_path)
+    (tmp_path / "operators_cpu.json").write_text(content)
+    with pytest.raises(
+        tables.Unreadable, match=r"\Abenchmarks/results/operators_cpu\.json .*make bench writes it anew\Z"
+    ):
+        tables.TABLES["operators"]()
+
+
+def test_the_command_ends_with_status_one_and_that_line(tmp_path):
+    (tmp_path / "results").mkdir()
+    (tmp_path / "results/operators_cpu.json").write_text("{")
+    script = shutil.copy(ROOT / "benchmarks/tables.py", tmp_path)
+    done = subprocess.run([sys.executable, script, "operators"], env=environment(), capture_output=True, text=True)
+    assert (done.returncode, done.stdout, done.stderr.count("\n")) == (1, "", 1)
+
+
+def test_only_the_asked_commands_are_run(tmp_path, monkeypatch):
+    page = tmp_path / "page.md"
+    page.write_text(
+        "<!-- $ dcnlab table x -->\nkept\n<!-- end -->\n<!-- $ python benchmarks/y.py -->\nold\n<!-- end -->\n"
+    )
+    monkeypatch.setattr(evidence, "_output", lambda command: f"new of {command}")
+    assert evidence.fill(page, only="python benchmarks/")
+    assert "kept\n" in page.read_text()
+    assert "new of python benchmarks/y.py\n" in page.read_text()
+    assert "old\n" not in page.read_text()
+    assert not evidence.fill(page, only="python benchmarks/")

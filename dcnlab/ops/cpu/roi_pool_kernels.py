@@ -17,7 +17,8 @@ partial     (S, R, out height, out width, 2)              gradient of each bin's
 ==========  ============================================  ===================================================
 
 ``sizes`` is (N, H, W, K, G, out height, out width, samples along an axis or 0); ``factors`` is (spatial_scale, gamma).
-``sensitive`` chooses the rule: position-sensitive pooling's, or the RoIAlign-style one's.
+``sensitive`` chooses the rule: position-sensitive pooling's, or the RoIAlign-style one's. Large arrays are flat and
+indexed by unsigned numbers, for the reasons that deform_conv2d_kernels gives.
 """
 
 # mypy: disable-error-code="no-untyped-def, no-untyped-call"
@@ -33,6 +34,7 @@ from dcnlab.ops.pool_geometry import MAX_SAMPLES
 # Places decide between pixels, and between read and skipped: a reciprocal in the place of a division may not move them.
 _EXACT: dict[str, Any] = {"nogil": True, "error_model": "numpy"}
 _FAST: dict[str, Any] = {**_EXACT, "fastmath": {"reassoc", "contract", "arcp", "nsz"}}
+_INLINE = {"forceinline": True}
 
 # Runs of channels up to this length are summed one by one, over the pixels: a vector would be mostly empty.
 _SHORT = 3
@@ -41,7 +43,7 @@ _SHORT = 3
 _FEW = 8
 
 
-@njit(**_EXACT)
+@njit(**_EXACT, **_INLINE)
 def _round_half_away(value):
     whole = np.trunc(value)
     return whole + np.copysign(type(value)(1), value) if abs(value - whole) >= type(value)(0.5) else whole
@@ -66,7 +68,7 @@ def _roi(box, sensitive, batch, factors):
     return image, x * scale - half, y * scale - half, (box[3] - x) * scale, (box[4] - y) * scale
 
 
-@njit(**_EXACT)
+@njit(**_EXACT, **_INLINE)
 def _samples(sensitive, wanted, size, bins):
     """How many samples a bin has along an axis; 0 for empty, reversed, NaN and absurdly large boxes."""
     if sensitive or wanted > 0:
@@ -75,7 +77,7 @@ def _samples(sensitive, wanted, size, bins):
     return int(number) if number >= 1 and number <= MAX_SAMPLES else 0
 
 
-@njit(**_EXACT)
+@njit(**_EXACT, **_INLINE)
 def _axis(sensitive, adaptive, start, bin_size, samples, size, dense, at, weight, slope):
     """Merge the samples of a bin along one axis by pixel.
 
@@ -129,7 +131,7 @@ def _axis(sensitive, adaptive, start, bin_size, samples, size, dense, at, weight
     return count
 
 
-@njit(**_EXACT)
+@njit(**_EXACT, **_INLINE)
 def _bin(sensitive, roi, offset, number, class_of, part, row, column, sizes, factors, scratch):
     """Merge both axes of one bin into scratch; returns the numbers of pixel rows and pixel columns."""
     _, map_height, map_width, _, _, out_height, out_width, wanted = sizes
@@ -160,36 +162,39 @@ def _scratch(real, sizes):
     return dense, np.empty((2, longest), np.int64), np.empty((2, longest), real), np.empty((2, longest), real)
 
 
-@njit(**_FAST)
-def _read(pixels, origin, sizes, at, weight, rows, columns, out):
-    """Sum a bin's pixels by their weights, for as many channels as `out` has; four pixels at a time."""
-    map_width, channels, length = sizes[2], sizes[3], out.size
+@njit(**_FAST, **_INLINE)
+def _read(pixels, origin, sizes, at, weight, rows, columns, output, to, length):
+    """Sum a bin's pixels by their weights, for `length` channels; four pixels at a time."""
+    line_width, channels = sizes[2] * sizes[3], sizes[3]
     if length <= _SHORT:
         for c in range(length):
-            total = type(out[0])(0)
+            total = type(output[0])(0)
             for i in range(rows):
-                line = pixels[origin + c + at[0, i] * map_width * channels :]
-                of_row = type(out[0])(0)
+                line = origin + c + at[0, i] * line_width
+                of_row = type(output[0])(0)
                 for j in range(columns):
-                    of_row += weight[1, j] * line[at[1, j] * channels]
+                    of_row += weight[1, j] * pixels[np.uint64(line + at[1, j] * channels)]
                 total += weight[0, i] * of_row
-            out[c] = total
+            output[to + c] = total
         return
+    first, run = np.uint64(to), np.uint64(length)
     for i in range(rows):
-        line, weight_y = origin + at[0, i] * map_width * channels, weight[0, i]
+        line, weight_y = origin + at[0, i] * line_width, weight[0, i]
         j = 0
         while j + 4 <= columns:
-            v0, w0 = pixels[line + at[1, j] * channels :][:length], weight_y * weight[1, j]
-            v1, w1 = pixels[line + at[1, j + 1] * channels :][:length], weight_y * weight[1, j + 1]
-            v2, w2 = pixels[line + at[1, j + 2] * channels :][:length], weight_y * weight[1, j + 2]
-            v3, w3 = pixels[line + at[1, j + 3] * channels :][:length], weight_y * weight[1, j + 3]
-            for c in range(length):
-                out[c] += w0 * v0[c] + w1 * v1[c] + w2 * v2[c] + w3 * v3[c]
+            p0, w0 = np.uint64(line + at[1, j] * channels), weight_y * weight[1, j]
+            p1, w1 = np.uint64(line + at[1, j + 1] * channels), weight_y * weight[1, j + 1]
+            p2, w2 = np.uint64(line + at[1, j + 2] * channels), weight_y * weight[1, j + 2]
+            p3, w3 = np.uint64(line + at[1, j + 3] * channels), weight_y * weight[1, j + 3]
+            for c in range(run):
+                output[first + c] += (
+                    w0 * pixels[p0 + c] + w1 * pixels[p1 + c] + w2 * pixels[p2 + c] + w3 * pixels[p3 + c]
+                )
             j += 4
         while j < columns:
-            v0, w0 = pixels[line + at[1, j] * channels :][:length], weight_y * weight[1, j]
-            for c in range(length):
-                out[c] += w0 * v0[c]
+            p0, w0 = np.uint64(line + at[1, j] * channels), weight_y * weight[1, j]
+            for c in range(run):
+                output[first + c] += w0 * pixels[p0 + c]
             j += 1
 
 
@@ -218,48 +223,49 @@ def pool(pixels, boxes, offset, parts_y, parts_x, segments, sizes, factors, sens
                         rows, columns = _bin(
                             sensitive, roi, offset, number, class_of, part, row, column, sizes, factors, scratch
                         )
-                    out = output[bin_at + channel :][:length]
-                    _read(pixels, plane + channel, sizes, at, weight, rows, columns, out)
+                    to = bin_at + channel
+                    _read(pixels, plane + channel, sizes, at, weight, rows, columns, output, to, length)
 
 
-@njit(**_FAST)
-def _return(pixels, grad_pixels, origin, sizes, scratch, rows, columns, grad, wants_shift):
+@njit(**_FAST, **_INLINE)
+def _return(pixels, grad_pixels, origin, sizes, scratch, rows, columns, grad, start, length, wants_shift):
     """Take a bin's gradient back to its pixels, where `grad_pixels` is not empty, and to its place: x and y, pixels."""
-    map_width, channels, length = sizes[2], sizes[3], grad.size
+    line_width, channels = sizes[2] * sizes[3], sizes[3]
     _, at, weight, slope = scratch
-    shift_x = shift_y = type(pixels[0])(0)
+    zero = type(pixels[0])(0)
+    shift_x = shift_y = zero
     if length <= _SHORT:
         for c in range(length):
+            of_channel = grad[start + c]
             for i in range(rows):
-                line = origin + c + at[0, i] * map_width * channels
-                by_x = by_y = type(pixels[0])(0)
+                line = origin + c + at[0, i] * line_width
+                by_x = by_y = zero
                 if wants_shift:
-                    values = pixels[line:]
                     for j in range(columns):
-                        value = values[at[1, j] * channels]
+                        value = pixels[np.uint64(line + at[1, j] * channels)]
                         by_x += slope[1, j] * value
                         by_y += weight[1, j] * value
-                    shift_x += grad[c] * weight[0, i] * by_x
-                    shift_y += grad[c] * slope[0, i] * by_y
+                    shift_x += of_channel * weight[0, i] * by_x
+                    shift_y += of_channel * slope[0, i] * by_y
                 if grad_pixels.size:
-                    totals, factor = grad_pixels[line:], grad[c] * weight[0, i]
+                    factor = of_channel * weight[0, i]
                     for j in range(columns):
-                        totals[at[1, j] * channels] += factor * weight[1, j]
+                        grad_pixels[np.uint64(line + at[1, j] * channels)] += factor * weight[1, j]
         return shift_x, shift_y
+    first, run = np.uint64(start), np.uint64(length)
     for i in range(rows):
         for j in range(columns):
-            pixel = origin + (at[0, i] * map_width + at[1, j]) * channels
+            pixel = np.uint64(origin + at[0, i] * line_width + at[1, j] * channels)
             if wants_shift:
-                value = pixels[pixel:][:length]
-                dot = type(pixels[0])(0)
-                for c in range(length):
-                    dot += grad[c] * value[c]
+                dot = zero
+                for c in range(run):
+                    dot += grad[first + c] * pixels[pixel + c]
                 shift_x += weight[0, i] * slope[1, j] * dot
                 shift_y += slope[0, i] * weight[1, j] * dot
             if grad_pixels.size:
-                total, factor = grad_pixels[pixel:][:length], weight[0, i] * weight[1, j]
-                for c in range(length):
-                    total[c] += factor * grad[c]
+                factor = weight[0, i] * weight[1, j]
+                for c in range(run):
+                    grad_pixels[pixel + c] += factor * grad[first + c]
     return shift_x, shift_y
 
 
@@ -309,9 +315,10 @@ def backward(
                         )
                     if rows == 0 or columns == 0:
                         continue
-                    of_bin, origin = grad[bin_at + channel :][:length], plane + channel
+                    origin, start = plane + channel, bin_at + channel
                     shift_x, shift_y = _return(
-                        pixels, grad_pixels, origin, sizes, scratch, rows, columns, of_bin, partial.size > 0
+                        *(pixels, grad_pixels, origin, sizes, scratch, rows, columns, grad, start, length),
+                        partial.size > 0,
                     )
                     if partial.size:
                         partial[segment, number, row, column, 0] = factors[1] * roi[3] * shift_x

@@ -1,0 +1,130 @@
+"""When the fused kernel serves: the variable, the rule's file, and what lies outside what was measured."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+
+import pytest
+import torch
+
+from dcnlab.ops.cuda import choice, fused
+from dcnlab.ops.geometry import ConvGeometry
+
+GEOMETRY = ConvGeometry(
+    batch=1,
+    channels=64,
+    height=64,
+    width=64,
+    out_channels=64,
+    out_height=64,
+    out_width=64,
+    kernel=(3, 3),
+    stride=(1, 1),
+    padding=(1, 1),
+    dilation=(1, 1),
+    groups=1,
+    offset_groups=1,
+)
+
+
+class OnCuda(torch.Tensor):
+    """A tensor that says it lies on a CUDA device."""
+
+    @property
+    def is_cuda(self) -> bool:
+        return True
+
+    def get_device(self) -> int:
+        return 0
+
+
+@pytest.fixture
+def gpu(monkeypatch, tmp_path):
+    """A GPU of this name and architecture, on which the fused kernel was measured in bfloat16."""
+    entry = {"torch.bfloat16": {"least_channels": 64, "most_channels": 128, "least_pixels": 1024}}
+    (tmp_path / "fused.json").write_text(json.dumps({"schema": 1, "devices": {"Measured": entry}}))
+    monkeypatch.setattr(choice, "RULE", tmp_path / "fused.json")
+    choice.crossovers.cache_clear()
+
+    def make(name: str = "Measured", architecture: int = 90) -> None:
+        monkeypatch.setattr(choice, "_name", lambda device: name)
+        monkeypatch.setattr(choice, "_architecture", lambda device: architecture)
+
+    make()
+    yield make
+    choice.crossovers.cache_clear()
+
+
+def serves(dtype=torch.bfloat16, cuda=True, **changed) -> bool:
+    tensor = torch.zeros(8, dtype=dtype)
+    return choice.serves(tensor.as_subclass(OnCuda) if cuda else tensor, tensor, replace(GEOMETRY, **changed))
+
+
+def test_a_measured_device_fuses_what_lies_within_the_measurement(gpu):
+    assert serves()
+    assert serves(channels=128, out_channels=128, batch=8)
+    assert serves(out_height=32, out_width=32)
+    assert serves(stride=(2, 2), dilation=(2, 2))
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        {"channels": 136},
+        {"out_channels": 136},
+        {"channels": 56},
+        {"out_channels": 56},
+        {"out_height": 31, "out_width": 33},
+        {"kernel": (1, 1)},
+        {"kernel": (5, 5)},
+        {"offset_groups": 2},
+        {"groups": 2},
+        {"dtype": torch.float16},
+        {"dtype": torch.float32},
+        {"cuda": False},
+    ],
+    ids=str,
+)
+def test_what_was_not_measured_goes_through_chunks(gpu, changed):
+    assert not serves(**changed)
+
+
+def test_a_device_without_an_entry_goes_through_chunks_unless_forced(gpu, monkeypatch):
+    gpu("Never seen")
+    assert not serves()
+    monkeypatch.setenv("DCNLAB_FUSED", "always")
+    assert serves()
+    assert serves(channels=512, out_channels=512, kernel=(5, 5), offset_groups=4)
+    monkeypatch.setenv("DCNLAB_FUSED", "rule")
+    assert not serves()
+
+
+def test_never_holds_on_a_measured_device_too(gpu, monkeypatch):
+    monkeypatch.setenv("DCNLAB_FUSED", "never")
+    assert not serves()
+
+
+def test_gpus_before_ampere_go_through_chunks_even_when_forced(gpu, monkeypatch):
+    monkeypatch.setenv("DCNLAB_FUSED", "always")
+    gpu(architecture=75)
+    assert not serves()
+    gpu(architecture=80)
+    assert serves()
+
+
+def test_another_word_is_refused_with_the_three_that_there_are(gpu, monkeypatch):
+    monkeypatch.setenv("DCNLAB_FUSED", "yes")
+    with pytest.raises(ValueError, match=r"^DCNLAB_FUSED=yes: it can be rule, always or never$"):
+        serves()
+
+
+def test_the_rule_that_travels_along_can_be_read():
+    rule = json.loads(choice.RULE.read_text())
+    assert rule["schema"] == 1
+    names = {str(dtype) for dtype in fused.DTYPES}
+    for device in rule["devices"]:
+        for dtype, crossover in choice.crossovers(device).items():
+            assert dtype in names
+            assert 0 < crossover.least_channels <= crossover.most_channels
+            assert crossover.least_pixels > 0

@@ -3,9 +3,9 @@
     python benchmarks/kernels.py --arch 80 90 --out benchmarks/results/kernels.json
 
 The main variants are compiled by NVRTC as CuPy would; the instructions are counted in nvdisasm's listing (CUDA's own,
-or `pip install nvidia-cuda-nvdisasm`), each once, however often a loop runs it. Occupancy is what the registers allow,
-as a share of the threads that a multiprocessor holds. Global loads and stores are counted by their width in bytes too:
-a thread that reads 16 at once is what a map in half precision wants.
+or `pip install nvidia-cuda-nvdisasm`), each once, however often a loop runs it. Occupancy is what registers and shared
+memory allow, as a share of the threads that a multiprocessor holds. Global loads and stores are counted by their width
+in bytes too: a thread that reads 16 at once is what a map in half precision wants.
 """
 
 from __future__ import annotations
@@ -33,6 +33,8 @@ FAMILIES = {
     "float": r"F(FMA|MUL|ADD|MNMX|SETP|SEL|CHK)|MUFU|D(FMA|MUL|ADD|SETP)|H(FMA2|MUL2|ADD2)\w*|F2F\w*|HADD2\w*",
     "integer": r"I(MAD|ADD3?|ABS|MNMX|SETP)|LEA|LOP3|SHF|SHL|SHR|SEL|VIADD\w*|PRMT|FLO|POPC|VIMNMX\w*|IADD64|IMAD64",
     "convert": r"I2F\w*|F2I\w*|I2I\w*|F2FP\w*|FRND",
+    "tensor": r"[HI]MMA",
+    "copies": r"LDGSTS|LDGDEPBAR|DEPBAR",
     "global": r"(LDG|STG|LD|ST|ATOMG?|RED)",
     "shared": r"(LDS|STS|LDSM|ATOMS)",
     "local": r"(LDL|STL)",
@@ -41,6 +43,8 @@ FAMILIES = {
     "move": r"MOV|CS2R|S2R|S2UR|R2UR|UMOV|ULDC\w*|LDC\w*|LDCU\w*|P2R|R2P|PLOP3|PLOP|U\w+",
 }
 REGISTER_FILE, MOST_THREADS, REGISTER_STEP = 65536, {75: 1024, 86: 1536, 89: 1536, 120: 1536}, 8
+SHARED_BYTES = {75: 64 << 10, 80: 164 << 10, 86: 100 << 10, 89: 100 << 10, 120: 100 << 10}  # others have 228 KiB
+BLOCKS_OWN_BYTES = 1 << 10  # of shared memory, which the system keeps for each block
 INSTRUCTION = re.compile(
     r"^\s*/\*[0-9a-f]{4,}\*/\s+(?:@!?U?P\w+\s+)?(?P<name>[A-Z0-9_]+)(?P<form>[.A-Z0-9_]*)", re.MULTILINE
 )
@@ -90,11 +94,12 @@ def mix(listing: str) -> dict[str, int]:
     return dict(counts)
 
 
-def occupancy(registers: int, threads: int, arch: int) -> float:
-    """Share of a multiprocessor's threads that the registers allow."""
+def occupancy(registers: int, shared: int, threads: int, arch: int) -> float:
+    """Share of a multiprocessor's threads that registers and shared memory allow."""
     most = MOST_THREADS.get(arch, 2048)
     per_thread = -(-registers // REGISTER_STEP) * REGISTER_STEP
-    blocks = min(REGISTER_FILE // (per_thread * threads), most // threads)
+    by_shared = SHARED_BYTES.get(arch, 228 << 10) // (shared + BLOCKS_OWN_BYTES)
+    blocks = min(REGISTER_FILE // (per_thread * threads), most // threads, by_shared)
     return blocks * threads / most
 
 
@@ -102,19 +107,23 @@ def main() -> None:
     """Compile, count, print, write."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--arch", nargs="+", type=int, default=[80, 90])
-    parser.add_argument("--threads", type=int, default=128, help="of a block")
+    parser.add_argument("--threads", type=int, default=128, help="of a block, where the variant does not say")
     parser.add_argument("--out", type=Path, help="JSON file")
     options = parser.parse_args()
     rows: list[dict[str, Any]] = []
     for variant in main_variants():
-        for arch in options.arch:
+        for arch in (arch for arch in options.arch if arch >= variant.least_architecture):
             report = compile_cubin(source_text(variant.source_file, variant.prelude), arch)
             code = listings(report.cubin)
             for kernel, used in report.kernels.items():
                 names = {"file": variant.source_file, "type": variant.prelude["scalar_t"], "kernel": kernel}
+                if "TILE" in variant.prelude:
+                    names["kernel"] = f"{kernel}, tile {variant.prelude['TILE']}, {variant.prelude['index_t']}"
                 row: dict[str, Any] = names | {"arch": arch, "registers": used.registers}
-                row |= {"local_bytes": used.local_memory, "shared_bytes": used.shared}
-                row["occupancy"] = occupancy(used.registers, options.threads, arch)
+                shared = used.shared + int(variant.prelude.get("SHARED_BYTES", 0))  # static, and the launch's
+                threads = int(variant.prelude.get("THREADS", options.threads))
+                row |= {"local_bytes": used.local_memory, "shared_bytes": shared}
+                row["occupancy"] = occupancy(used.registers, shared, threads, arch)
                 counts = mix(code[kernel])
                 row["instructions"] = sum(count for key, count in counts.items() if not key.startswith("global "))
                 rows.append(row | counts)

@@ -90,21 +90,37 @@ INLINE void copy_filters(Pack* to, const scalar_t* filters, const Sizes& s, cons
     }
 }
 
-INLINE void read_corners(Pack (&corner)[4], const scalar_t* pixels, const Place& place, int channel, int channels) {
+// A pack as it comes, in four registers: taken apart only when the product that hides its way has been issued.
+struct alignas(16) Words {
+    unsigned word[4];
+};
+INLINE float widened(unsigned word, int, float) { return __uint_as_float(word); }
+INLINE float widened(unsigned word, int i, __half) {
+    return __half2float(__ushort_as_half(static_cast<unsigned short>(word >> 16 * i)));
+}
+INLINE float widened(unsigned word, int i, __nv_bfloat16) {
+    return __uint_as_float(i == 0 ? word << 16 : word & 0xffff0000u);
+}
+
+INLINE void read_corners(Words (&corner)[4], const scalar_t* pixels, const Place& place, int channel, bool exists) {
+    index_t at[4];
+#pragma unroll
+    for (int k = 0; k < 4; ++k) at[k] = place.at[k];
 #pragma unroll
     for (int k = 0; k < 4; ++k) {
-        corner[k] = Pack{};
-        if (place.at[k] >= 0 && channel < channels) corner[k] = load(pixels + place.at[k] + channel);
+        corner[k] = Words{};
+        if (exists && at[k] >= 0) corner[k] = *reinterpret_cast<const Words*>(pixels + at[k] + channel);
     }
 }
 
-INLINE Pack blend(const Pack (&corner)[4], const Place& place) {
+INLINE Pack blend(const Words (&corner)[4], const Place& place) {
+    constexpr int each = VEC / 4;  // elements of a word
     Pack out;
 #pragma unroll
     for (int i = 0; i < VEC; ++i) {
         real sum = 0;
 #pragma unroll
-        for (int k = 0; k < 4; ++k) sum += place.weight[k] * to_real(corner[k].value[i]);
+        for (int k = 0; k < 4; ++k) sum += place.weight[k] * widened(corner[k].word[i / each], i % each, scalar_t());
         if constexpr (sizeof(scalar_t) == 4) sum = to_tf32(sum);
         assign(out.value[i], sum);
     }
@@ -204,8 +220,9 @@ fused(const scalar_t* __restrict__ pixels, const real* __restrict__ shift, const
         for (int part = 0; part < PARTS; ++part) {
             const int row = part * ROWS + thread / PACKS, pack = thread % PACKS;
             const Place& place = shared.places[next.places][row];
-            Pack corner[4];
-            if (samples) read_corners(corner, pixels, place, next.channel + pack * VEC, channels);
+            const int channel = next.channel + pack * VEC;
+            Words corner[4];
+            if (samples) read_corners(corner, pixels, place, channel, channel < channels);
             if (step > 0) multiply(sum, from, shared.filters[1 - step % 2], part);
             if (samples) to[swizzled(row, pack)] = blend(corner, place);
         }

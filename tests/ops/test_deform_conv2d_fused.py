@@ -243,7 +243,7 @@ FAULTS = {
     "one set of places": ("n.places ^= 1;", ""),
     "one set of columns": ("from = shared.columns[1 - step % 2]", "from = shared.columns[step % 2]"),
     "filters beyond the last are read": ("first + row < count &&", ""),
-    "channels beyond the offset group are read": (" && channel < channels) corner", ") corner"),
+    "channels beyond the offset group are read": ("channel, channel < channels)", "channel, true)"),
     "pixels beyond the last are written": ("first_pixel + row < pixels &&", ""),
     "an offset group reads at another's places": ("slice.tap, slice.offset_group); };", "slice.tap, 0); };"),
     "the mask is left out": ("reads ? shift.scale * c.weight", "reads ? c.weight"),

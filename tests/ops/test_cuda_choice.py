@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import json
+import sys
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
 
 from dcnlab.ops.cuda import choice, fused
 from dcnlab.ops.geometry import ConvGeometry
+
+sys.path.append(str(Path(__file__).resolve().parents[2] / "benchmarks"))
+import fused as benchmark
 
 GEOMETRY = ConvGeometry(
     batch=1,
@@ -128,3 +133,31 @@ def test_the_rule_that_travels_along_can_be_read():
             assert dtype in names
             assert 0 < crossover.least_channels <= crossover.most_channels
             assert crossover.least_pixels > 0
+
+
+def rows(gains: dict[tuple[int, int], float]) -> list[dict[str, float]]:
+    """Measurements: how many times faster, by channels and pixels."""
+    return [
+        {"channels": channels, "batch": 1, "height": pixels, "width": 1, "times_faster": gain}
+        for (channels, pixels), gain in gains.items()
+    ]
+
+
+def test_the_crossover_ends_before_the_first_channels_that_were_not_faster_on_every_map():
+    gains = {(64, 900): 1.3, (64, 4096): 1.2, (128, 900): 1.1, (128, 4096): 1.06, (256, 900): 1.04, (256, 4096): 2.0}
+    assert benchmark.crossover(rows(gains)) == choice.Crossover(64, 128, 900)
+    again = gains | {(512, 900): 9.0, (512, 4096): 9.0}
+    assert benchmark.crossover(rows(again)) == choice.Crossover(64, 128, 900)
+    assert benchmark.crossover(rows(gains | {(64, 4096): 1.0})) is None
+
+
+def test_the_benchmark_writes_what_the_operator_reads_and_leaves_other_devices_alone(gpu):
+    benchmark.keep(choice.RULE, "Another", {"torch.float16": choice.Crossover(64, 64, 500), "torch.bfloat16": None})
+    choice.crossovers.cache_clear()
+    assert choice.crossovers("Another") == {"torch.float16": choice.Crossover(64, 64, 500)}
+    assert choice.crossovers("Measured") == {"torch.bfloat16": choice.Crossover(64, 128, 1024)}
+    benchmark.keep(choice.RULE, "Another", {"torch.float16": None})
+    benchmark.keep(choice.RULE, "Measured", {"torch.float32": choice.Crossover(64, 96, 1024)})
+    choice.crossovers.cache_clear()
+    assert choice.crossovers("Another") == {}
+    assert list(choice.crossovers("Measured")) == ["torch.bfloat16", "torch.float32"]

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from conv_cases import NAMES, Case
+from conv_cases import NAMES, Case, random_case
 
 from dcnlab.ops import reference
 from dcnlab.ops.cuda import deform_conv2d as cuda
@@ -73,7 +73,7 @@ def by_reference(case, tensors, change=lambda tensor: tensor):
 
 
 def bound(case, tensors, expected):
-    """Largest error that the formats allow, entry by entry.
+    """The largest error that the formats allow, entry by entry.
 
     A column is rounded once (in TF32 the weight too), its four products and sums in float32 before, and the taps times
     channels products are summed in float32, whose last bit a tensor core may cut off: each costs a share of the sum of
@@ -105,6 +105,14 @@ def test_fused_equals_the_reference_in_every_order_of_the_threads(name, dtype, t
     assert_within_the_bound(case, tensors, found[0])
     assert torch.equal(found[0], found[1])
     assert torch.equal(found[0], found[2])
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_random_sizes_equal_the_reference(seed, tile):
+    case = random_case(seed, dtype=DTYPES[seed % 3], groups=1)
+    case = Case(**{**vars(case), "channels": case.offset_groups * 8 * (1 + seed % 4), "filters": 8 * (1 + seed % 3)})
+    tensors = tensors_of(case)
+    assert_within_the_bound(case, tensors, run(case, HostKernels("random", seed, sanitize=False), tensors))
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)

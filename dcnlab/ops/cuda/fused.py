@@ -99,7 +99,8 @@ def forward(
     """
     g = geometry
     output = torch.empty(g.pixels, g.out_channels, dtype=pixels.dtype, device=pixels.device)
-    wide = max(pixels.numel(), shift.numel(), filters.numel(), output.numel()) > INT_MAX
+    # The last tile counts on beyond the filters that there are.
+    wide = max(pixels.numel(), shift.numel(), (g.out_channels + 128) * filters.shape[1], output.numel()) > INT_MAX
     tile = tile_of(g, wide)
     prelude = _prelude(pixels.dtype, tile, wide)
     modules(_SOURCE, prelude).launch(

@@ -22,12 +22,12 @@ FILLING = 0.1
 """Minutes kept for the pages."""
 
 PARTS: dict[str, tuple[float, list[str]]] = {
-    "startup": (9, ["startup.py", "--rounds", "5"]),
+    "startup": (8, ["startup.py", "--rounds", "5"]),
     "scoring": (4, ["under_load.py", "--parts", "scoring", "--scored", "500", "--rounds", "5"]),
     "feeding": (7, ["feeding.py"]),
     "networks": (19, ["networks.py", "--rounds", "7"]),
-    "growth": (15, ["growth.py", "--rounds", "5", "--figure", "docs/images/growth_cpu.png"]),
-    "operators": (46, ["operators_cpu.py", "--rounds", "7"]),
+    "growth": (18, ["growth.py", "--rounds", "5", "--figure", "docs/images/growth_cpu.png"]),
+    "operators": (44, ["operators_cpu.py", "--rounds", "7"]),
 }
 """Percent of the time, and the script with its options; the largest last, so that it gets what the others leave."""
 

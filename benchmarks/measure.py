@@ -146,7 +146,7 @@ def peak_bytes(make: Callable[..., Work], args: tuple[Any, ...], device: str) ->
     os.environ["MALLOC_MMAP_THRESHOLD_"] = "65536"  # in the child, what is freed leaves the process at once
     # Children come from a process that has only imported: as fresh as if started anew, without the seconds of imports.
     processes = multiprocessing.get_context("forkserver")
-    processes.set_forkserver_preload(["torch", "torchvision", "numba"])
+    processes.set_forkserver_preload(["torch", "torchvision", "numba", "pytorch_lightning"])
     with processes.Pool(1) as pool:
         return pool.apply(_resident_growth, (make, args))
 

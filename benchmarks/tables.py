@@ -26,6 +26,8 @@ PLAIN = {512: 2.0, 256: 3.0, 128: 4.0}
 SLOWER = 0.6
 """Most that a deformable network may cost beyond the plain one."""
 WAITING, IMPORT_SECONDS, HELP_SECONDS = 0.05, 0.3, 1.0
+LISTED = 4
+"""Most measurements to name that were left out."""
 NETWORKS = {"deeplab": "DeepLab", "rfcn": "R-FCN"}
 
 Result = dict[str, Any]
@@ -104,9 +106,8 @@ class Goals:
 
     def line(self) -> str:
         """How many were met."""
-        if not self.missed:
-            return f"All {self.asked} figures meet their goals."
-        return f"{self.asked - self.missed} of {self.asked} figures meet their goals; bold ones miss those in brackets."
+        met = f"{self.asked - self.missed} of {self.asked} figures meet their goals"
+        return f"{met}; bold ones miss those in brackets." if self.missed else f"{met}."
 
 
 def measured_on(result: Result, name: str, *packages: str) -> str:
@@ -115,7 +116,10 @@ def measured_on(result: Result, name: str, *packages: str) -> str:
     threads = f"{machine['threads']} thread{'s' if machine['threads'] != 1 else ''}"
     versions = ", ".join(f"{package} {machine[package]}" for package in packages)
     line = f"{machine['device']}, {threads}, {machine['date']}{', ' + versions if versions else ''}; `{path_of(name)}`."
-    return line + (f" Left out for lack of time: {', '.join(left_out)}." if left_out else "")
+    if not left_out:
+        return line
+    names = ", ".join(left_out) if len(left_out) <= LISTED else f"{len(left_out)} measurements"
+    return f"{line} Left out for lack of time: {names}."
 
 
 def operators(result: Result) -> str:

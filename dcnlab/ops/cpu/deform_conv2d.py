@@ -24,7 +24,7 @@ LEAST_ROWS = 512
 class _Call:
     """What forward and backward share: arguments as numba and the products want them."""
 
-    def __init__(self, input: Tensor, offset: Tensor, mask: Tensor | None, weight: Tensor, geometry: ConvGeometry):
+    def __init__(self, input: Tensor, offset: Tensor, mask: Tensor | None, geometry: ConvGeometry):
         g = self.geometry = geometry
         self.dtype = torch.float64 if input.dtype == torch.float64 else torch.float32
         pixels = input.to(self.dtype).permute(0, 2, 3, 1).contiguous().view(-1)
@@ -39,11 +39,13 @@ class _Call:
         self.places = (shift.numpy(), scale.numpy(), np.array(taps))
         self.segments = np.array(g.segments(g.channels))
         self.sizes = (g.height, g.width, g.channels, g.out_height, g.out_width, *g.stride, g.channels // g.groups)
-        # Each group's filters as (out channels, taps * channels): a view where the weight is channels-last.
-        filters = weight.to(self.dtype).permute(0, 2, 3, 1).reshape(g.groups, g.group_filters, -1)
-        self.filters = filters
-        self.depth = filters.shape[2]
+        self.depth = g.taps * (g.channels // g.groups)
         self.rows = max(1, min(g.pixels, max(LEAST_ROWS, CHUNK_BYTES // (g.taps * g.channels * self.dtype.itemsize))))
+
+    def filters(self, weight: Tensor) -> Tensor:
+        """Each group's filters as (out channels, taps * channels): a view where the weight is channels-last."""
+        g = self.geometry
+        return weight.to(self.dtype).permute(0, 2, 3, 1).reshape(g.groups, g.group_filters, self.depth)
 
     def empty(self, *shape: int) -> Tensor:
         return torch.empty(shape, dtype=self.dtype)
@@ -66,10 +68,10 @@ def forward(
     geometry: ConvGeometry,
 ) -> Tensor:
     """Compute the output, (N, F, Ho, Wo), channels last in memory."""
-    g, call = geometry, _Call(input, offset, mask, weight, geometry)
+    g, call = geometry, _Call(input, offset, mask, geometry)
     columns = call.empty(call.rows, g.taps * g.channels)
     output = call.empty(g.pixels, g.groups, g.group_filters)
-    filters = Factor(call.filters.transpose(1, 2), call.rows)
+    filters = Factor(call.filters(weight).transpose(1, 2), call.rows)
     shift = None if bias is None else bias.to(call.dtype)
     for start, stop in call.chunks():
         split(functools.partial(_sample, call, start, columns), stop - start, smallest=16)
@@ -87,11 +89,11 @@ def backward(
     needed: tuple[bool, bool, bool, bool],
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Compute the gradients of input, offset, mask and weight; those not needed come back empty."""
-    g, call = geometry, _Call(input, offset, mask, weight, geometry)
+    g, call = geometry, _Call(input, offset, mask, geometry)
     wants_input, wants_weight = needed[0], needed[3]
     wants_places = needed[1] or needed[2]
     grads = grad.to(call.dtype).permute(0, 2, 3, 1).reshape(g.pixels, g.groups, g.group_filters)
-    filters = Factor(call.filters, call.rows) if wants_input or wants_places else None
+    filters = Factor(call.filters(weight), call.rows) if wants_input or wants_places else None
     width = g.taps * g.channels
 
     grad_pixels = torch.zeros(g.batch * g.height * g.width * g.channels if wants_input else 0, dtype=call.dtype)

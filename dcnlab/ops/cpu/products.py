@@ -33,14 +33,12 @@ class Factor:
     """
 
     def __init__(self, b: Tensor, rows: int) -> None:
-        self._b = b
-        self._packed = None
-        if len(b) == 1 and _onednn(b.dtype) and b.numel():
-            self._packed = torch.ops.mkldnn._reorder_linear_weight(b[0].t(), rows)
+        self._packed = len(b) == 1 and _onednn(b.dtype) and b.numel() > 0
+        self._b = torch.ops.mkldnn._reorder_linear_weight(b[0].t(), rows) if self._packed else b
 
     def product(self, a: Tensor, bias: Tensor | None = None) -> Tensor:
         """Compute (P, G, K) @ b -> (P, G, F), plus a bias of G * F elements."""
-        if self._packed is not None and len(a):
-            return torch.ops.mkldnn._linear_pointwise(a[:, 0], self._packed, bias, "none", [], "").unsqueeze(1)
+        if self._packed:
+            return torch.ops.mkldnn._linear_pointwise(a[:, 0], self._b, bias, "none", [], "").unsqueeze(1)
         found = grouped_product(a, self._b)
         return found if bias is None else found + bias.view(found.shape[1:])

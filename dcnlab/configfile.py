@@ -84,7 +84,7 @@ def load_run(folder: Path, overrides: Sequence[str] = ()) -> Config:
         raise ConfigError(f"{folder} is no run folder: it has no config.yaml")
     tree = OmegaConf.structured(Config)
     apply(tree, read_yaml(path), str(path))
-    before = copy.deepcopy(tree)
+    before = copy.deepcopy(tree) if overrides else None
     for key, value in map(parse_override, overrides):
         apply(tree, {key: value}, "command line")
     return checked(tree, str(path), before)

@@ -79,6 +79,16 @@ def test_small_chunks_give_what_one_chunk_gives(monkeypatch):
     assert_near(by_cpu(case), by_reference(case), case)
 
 
+@pytest.mark.parametrize("biased", [False, True])
+def test_filters_that_are_packed_once_for_many_chunks_give_the_same(monkeypatch, biased):
+    from dcnlab.ops.cpu import deform_conv2d as cpu
+
+    monkeypatch.setattr(cpu, "LEAST_ROWS", 10)
+    monkeypatch.setattr(cpu, "CHUNK_BYTES", 1)
+    case = Case(channels=8, filters=5, biased=biased, dtype=torch.float32)  # twelve chunks, the last one shorter
+    assert_near(by_cpu(case), by_reference(case), case)
+
+
 @pytest.mark.parametrize("threads", [2, 3, 64])
 def test_pixels_that_threads_share_out_are_all_summed_once(monkeypatch, threads):
     monkeypatch.setattr(torch, "get_num_threads", lambda: threads)

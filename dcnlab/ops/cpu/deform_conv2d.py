@@ -42,10 +42,11 @@ class _Call:
         self.depth = g.taps * (g.channels // g.groups)
         self.rows = max(1, min(g.pixels, max(LEAST_ROWS, CHUNK_BYTES // (g.taps * g.channels * self.dtype.itemsize))))
 
-    def filters(self, weight: Tensor) -> Tensor:
-        """Each group's filters as (out channels, taps * channels): a view where the weight is channels-last."""
+    def filters(self, weight: Tensor, transposed: bool) -> Factor:
+        """Each group's filters as (out channels, taps * channels), or the other way round."""
         g = self.geometry
-        return weight.to(self.dtype).permute(0, 2, 3, 1).reshape(g.groups, g.group_filters, self.depth)
+        filters = weight.to(self.dtype).permute(0, 2, 3, 1).reshape(g.groups, g.group_filters, self.depth)
+        return Factor(filters.transpose(1, 2) if transposed else filters, self.rows, -(-g.pixels // self.rows))
 
     def empty(self, *shape: int) -> Tensor:
         return torch.empty(shape, dtype=self.dtype)
@@ -71,7 +72,7 @@ def forward(
     g, call = geometry, _Call(input, offset, mask, geometry)
     columns = call.empty(call.rows, g.taps * g.channels)
     output = call.empty(g.pixels, g.groups, g.group_filters)
-    filters = Factor(call.filters(weight).transpose(1, 2), call.rows)
+    filters = call.filters(weight, transposed=True)
     shift = None if bias is None else bias.to(call.dtype)
     for start, stop in call.chunks():
         split(functools.partial(_sample, call, start, columns), stop - start, smallest=16)
@@ -93,7 +94,7 @@ def backward(
     wants_input, wants_weight = needed[0], needed[3]
     wants_places = needed[1] or needed[2]
     grads = grad.to(call.dtype).permute(0, 2, 3, 1).reshape(g.pixels, g.groups, g.group_filters)
-    filters = Factor(call.filters(weight), call.rows) if wants_input or wants_places else None
+    filters = call.filters(weight, transposed=False) if wants_input or wants_places else None
     width = g.taps * g.channels
 
     grad_pixels = torch.zeros(g.batch * g.height * g.width * g.channels if wants_input else 0, dtype=call.dtype)

@@ -24,16 +24,21 @@ def grouped_product(a: Tensor, b: Tensor) -> Tensor:
     return torch.mm(a[:, 0], b[0]).unsqueeze(1)
 
 
+_FEW = 3
+"""So many products bring their right-hand side into oneDNN's layout faster each for itself, in memory already at hand."""
+
+
 class Factor:
     """The right-hand side of several products, brought into the product's own layout once.
 
     Args:
         b: (G, K, F), of one dtype with the left-hand sides; any strides.
         rows: P of most products.
+        products: how many there will be.
     """
 
-    def __init__(self, b: Tensor, rows: int) -> None:
-        self._packed = len(b) == 1 and _onednn(b.dtype) and b.numel() > 0
+    def __init__(self, b: Tensor, rows: int, products: int) -> None:
+        self._packed = products > _FEW and len(b) == 1 and _onednn(b.dtype) and b.numel() > 0
         self._b = torch.ops.mkldnn._reorder_linear_weight(b[0].t(), rows) if self._packed else b
 
     def product(self, a: Tensor, bias: Tensor | None = None) -> Tensor:

@@ -25,7 +25,7 @@ def grouped_product(a: Tensor, b: Tensor) -> Tensor:
 
 
 _FEW = 3
-"""So many products bring their right-hand side into oneDNN's layout faster each for itself, in memory already at hand."""
+"""So few products bring their right-hand side into oneDNN's layout faster each for itself, in memory at hand."""
 
 
 class Factor:

@@ -11,8 +11,10 @@ from __future__ import annotations
 
 import argparse
 import os
+import signal
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 
@@ -47,10 +49,21 @@ def measure(names: list[str], minutes: float, threads: int, data: Path | None) -
         options += ["--minutes", str(share), "--out", f"benchmarks/results/{name}_cpu.json"]
         if name == "feeding" and data and data.is_dir():
             options += ["--data", str(data.resolve())]
-        done = subprocess.run([sys.executable, HERE / script, *options], cwd=HERE.parent, env=environment)
-        if done.returncode:
-            failed.append(name)
+        with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as scratch:
+            if _run([sys.executable, str(HERE / script), *options], environment | {"TMPDIR": scratch}):
+                failed.append(name)
     return failed
+
+
+def _run(command: list[str], environment: dict[str, str]) -> int:
+    """Exit status of a command, with all its processes it ends, without a word, when we are interrupted."""
+    process = subprocess.Popen(command, cwd=HERE.parent, env=environment, start_new_session=True)
+    try:
+        return process.wait()
+    except BaseException:
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+        raise
 
 
 def _paths() -> list[str]:
@@ -69,6 +82,7 @@ def main() -> None:
         parser.error(f"--minutes is {options.minutes:g}; must be more than {FILLING:g}")
     if options.threads < 1:
         parser.error(f"--threads is {options.threads}; must be at least 1")
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     begun = time.monotonic()
     try:
         names = [name for name in PARTS if name in options.parts]

@@ -116,7 +116,7 @@ def draw(rows: list[dict[str, Any]]) -> bytes:
     from matplotlib.figure import Figure
 
     axes = list(dict.fromkeys(row["axis"] for row in rows))
-    units = {"ms": "forward and backward, milliseconds", "mib": "most memory held, MiB"}
+    units = {"ms": "milliseconds, both passes", "mib": "most memory held, MiB"}
     units = {unit: label for unit, label in units.items() if f"ours_{unit}" in rows[0]}
     figure = Figure(figsize=(3.1 * len(axes), 3.0 * len(units)), layout="constrained")
     panels = figure.subplots(len(units), len(axes), squeeze=False)

@@ -2,7 +2,13 @@
 
 import json
 import math
+import os
+import signal
+import subprocess
+import sys
+import time
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import bench
 import growth
@@ -11,6 +17,7 @@ import numpy as np
 import operators
 import operators_cpu
 import pytest
+from command_line import environment
 
 MIB = 2**20
 
@@ -110,6 +117,54 @@ def test_a_part_that_fails_is_named_and_the_others_get_their_turn(tmp_path, monk
         "first_cpu": [pytest.approx(1.0, abs=0.01), "2", ""],
         "third_cpu": [pytest.approx(4.0, abs=0.1), "2", ""],
     }
+
+
+SLEEPER = """
+import os, pathlib, subprocess, sys, time
+child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"])
+pathlib.Path("started.part").write_text(f"{os.getpid()} {child.pid}")
+os.rename("started.part", "started")
+time.sleep(600)
+"""
+CHANGED = """
+import bench, pathlib
+bench.HERE = pathlib.Path("here").resolve()
+bench.PARTS = {"startup": (1, ["part.py"])}
+bench.main()
+"""
+
+
+@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM])
+def test_an_interrupted_bench_says_one_line_and_leaves_no_process(how, tmp_path):
+    (tmp_path / "here").mkdir()
+    (tmp_path / "here/part.py").write_text(SLEEPER)
+    started = tmp_path / "started"
+    command = [sys.executable, "-c", CHANGED]
+    paths = os.pathsep.join((str(bench.HERE), str(bench.HERE.parent)))
+    pipes = {"stdout": subprocess.DEVNULL, "stderr": subprocess.PIPE, "text": True}
+    process = subprocess.Popen(command, cwd=tmp_path, env=environment(PYTHONPATH=paths, TMPDIR=str(tmp_path)), **pipes)
+    deadline = time.monotonic() + 60
+    while not started.exists():
+        assert process.poll() is None, process.stderr.read()
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    process.send_signal(how)
+    _, said = process.communicate(timeout=60)
+    assert (process.returncode, said.strip().count("\n")) == (130, 0)
+    assert said.strip().startswith("interrupted: ")
+    while [number for number in started.read_text().split() if alive(number)]:
+        assert time.monotonic() < deadline + 60
+        time.sleep(0.02)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["here", "started"]
+
+
+def alive(number):
+    """Whether a process runs; one that has ended and waits to be noticed does not."""
+    try:
+        status = Path("/proc", number, "stat").read_text()
+    except OSError:
+        return False
+    return status.rpartition(")")[2].split()[0] != "Z"
 
 
 def test_every_part_is_a_script_that_takes_its_options():

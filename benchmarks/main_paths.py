@@ -1,0 +1,246 @@
+"""The main paths whose instructions are counted: each prepares its arguments and gives the call to count.
+
+Small on purpose, for valgrind runs about fifty times slower than the processor; so small that Python's share is seen
+too. Every call does the same work as the one before: nothing is trained, no random number depends on an earlier one.
+"""
+
+from __future__ import annotations
+
+import copy
+import functools
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor, nn
+from torch.nn import functional
+
+from dcnlab import assembly, configfile, ops
+from dcnlab.data.coco_detection import read_coco
+from dcnlab.data.detection import DetectionSplit
+from dcnlab.data.voc_detection import read_voc
+from dcnlab.metrics.coco_ap import coco_ap
+from dcnlab.models.balanced_sample import balanced_sample
+from dcnlab.surgery import deform
+from dcnlab.tasks.optim import optimizer_and_schedule
+
+Work = Callable[[], object]
+
+
+def _gradients(function: Callable[..., Tensor], leaves: list[Tensor]) -> Work:
+    """A forward and a backward pass, every leaf's gradient wanted."""
+    for leaf in leaves:
+        leaf.requires_grad_()
+    return lambda: torch.autograd.grad(function(*leaves).sum(), leaves)
+
+
+def _conv_leaves(offset_groups: int = 1) -> list[Tensor]:
+    """Input, offset and weight of a 3x3 convolution, 64 channels, two images."""
+    return [torch.randn(2, 64, 12, 12), torch.randn(2, 18 * offset_groups, 12, 12) * 2, torch.randn(64, 64, 3, 3)]
+
+
+def conv_forward() -> Work:
+    """Inference of the operator."""
+    input, offset, weight = _conv_leaves()
+    return lambda: ops.deform_conv2d(input, offset, weight, padding=1)
+
+
+def conv_both() -> Work:
+    """The operator with all three gradients."""
+    return _gradients(functools.partial(ops.deform_conv2d, padding=1), _conv_leaves())
+
+
+def conv_modulated() -> Work:
+    """The same with a mask and two groups of offsets: the kernels' other branches."""
+
+    def modulated(input: Tensor, offset: Tensor, weight: Tensor, mask: Tensor) -> Tensor:
+        return ops.deform_conv2d(input, offset, weight, padding=1, mask=mask)
+
+    return _gradients(modulated, [*_conv_leaves(2), torch.rand(2, 18, 12, 12)])
+
+
+def _boxes(count: int, size: float) -> Tensor:
+    """RoIs (count, 5) on one image, about half of its size."""
+    corners = torch.rand(count, 2) * size / 2
+    return torch.cat([torch.zeros(count, 1), corners, corners + size / 4 + torch.rand(count, 2) * size / 4], 1)
+
+
+def roi_pool_both() -> Work:
+    """RoIAlign's deformable form, eight boxes."""
+    boxes = _boxes(8, 24.0)
+
+    def pool(input: Tensor, offset: Tensor) -> Tensor:
+        return ops.deform_roi_pool(input, boxes, offset, 7, sampling_ratio=2)
+
+    return _gradients(pool, [torch.randn(1, 64, 24, 24), torch.randn(8, 2, 7, 7)])
+
+
+def ps_roi_pool_both() -> Work:
+    """The authors' position-sensitive form, eight boxes, a 7x7 grid of maps."""
+    boxes = _boxes(8, 24.0)
+
+    def pool(input: Tensor, offset: Tensor) -> Tensor:
+        return ops.deform_ps_roi_pool(input, boxes, offset, 7, group_size=7)
+
+    return _gradients(pool, [torch.randn(1, 8 * 49, 24, 24), torch.randn(8, 2, 7, 7)])
+
+
+def surgery() -> Work:
+    """A small network copied, and its last convolution made deformable."""
+    network = nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.ReLU(), nn.Conv2d(8, 8, 3))
+    return lambda: deform(copy.deepcopy(network), 1)
+
+
+def layer_forward() -> Work:
+    """A deformable layer on a map of 4x4, where dispatch and checks are most of the work."""
+    layer = deform(nn.Sequential(nn.Conv2d(8, 8, 3, padding=1)), 1).eval()
+    input = torch.randn(1, 8, 4, 4)
+
+    def forward() -> Tensor:
+        with torch.no_grad():
+            return layer(input)
+
+    return forward
+
+
+def configured_classifier(deform_layers: int) -> Any:
+    """The quickstart's LightningModule."""
+    config = configfile.load("classification/quickstart", [f"model.deform_layers={deform_layers}"])
+    return assembly.task_module(config, [str(digit) for digit in range(10)])
+
+
+def training_step() -> Work:
+    """Forward, backward and optimizer of the quickstart's network with three deformable layers, four images."""
+    task = configured_classifier(deform_layers=3)
+    task.optim.lr = 0.0  # the optimizer's whole work, and the same weights in the next call
+    optimizer, schedule = optimizer_and_schedule(task.model, task.optim, 750)
+    images, labels = torch.randn(4, 3, 56, 56), torch.arange(4)
+
+    def step() -> None:
+        optimizer.zero_grad()
+        functional.cross_entropy(task(images), labels, label_smoothing=task.optim.label_smoothing).backward()
+        optimizer.step()
+        schedule.step()
+
+    return step
+
+
+SIZE = 240, 320
+"""Height and width of the synthetic data sets' images."""
+
+
+def _random_boxes(count: int) -> np.ndarray:
+    """(count, 4) int, x1, y1, x2, y2 from 1, inside the image."""
+    random = np.random.default_rng(count)
+    height, width = SIZE
+    corners = random.integers(1, (width // 2, height // 2), (count, 2))
+    return np.concatenate([corners, corners + random.integers(8, (width // 2, height // 2), (count, 2))], 1)
+
+
+def _voc(root: Path, images: int) -> Path:
+    """A VOC-style folder with three objects an image."""
+    names = [f"{number:06}" for number in range(images)]
+    for folder in ("Annotations", "JPEGImages", "ImageSets/Main"):
+        (root / folder).mkdir(parents=True, exist_ok=True)
+    (root / "ImageSets/Main/train.txt").write_text("\n".join(names) + "\n")
+    pixels = np.random.default_rng(0).integers(0, 256, (SIZE[0] // 8, SIZE[1] // 8, 3), np.uint8)
+    picture = Image.fromarray(pixels).resize(SIZE[::-1], Image.Resampling.BICUBIC)
+    boxes = _random_boxes(3 * images).tolist()
+    for number, name in enumerate(names):
+        picture.save(root / "JPEGImages" / f"{name}.jpg", quality=90)
+        objects = "".join(
+            f"<object><name>{kind}</name><pose>Left</pose><truncated>0</truncated><difficult>0</difficult><bndbox>"
+            f"<xmin>{x1}</xmin><ymin>{y1}</ymin><xmax>{x2}</xmax><ymax>{y2}</ymax></bndbox></object>"
+            for kind, (x1, y1, x2, y2) in zip(("dog", "cat", "person"), boxes[3 * number :], strict=False)
+        )
+        size = f"<size><width>{SIZE[1]}</width><height>{SIZE[0]}</height><depth>3</depth></size>"
+        (root / "Annotations" / f"{name}.xml").write_text(
+            f"<annotation><folder>VOC</folder><filename>{name}.jpg</filename>{size}{objects}</annotation>\n"
+        )
+    return root
+
+
+def voc_annotations() -> Work:
+    """Ten XML files and their list."""
+    root = _voc(Path("voc"), images=10)
+    return lambda: read_voc(root, "train")
+
+
+def image() -> Work:
+    """An image of a training split: decoded, resized, flipped or not, normalised."""
+    split = DetectionSplit(read_voc(_voc(Path("voc_image"), images=1), "train"), shorter_side=150, augment=True)
+    return lambda: split[(0, 0)]
+
+
+def _ground_truth(images: int) -> dict[str, Any]:
+    """COCO's form, six objects an image, four classes."""
+    entries = []
+    for number, (x1, y1, x2, y2) in enumerate(_random_boxes(6 * images).tolist()):
+        box = [x1, y1, x2 - x1, y2 - y1]
+        mask = [[x1, y1, x2, y1, x2, y2, x1, y2]]
+        entry = {"id": number + 1, "image_id": number // 6 + 1, "category_id": number % 4 + 1, "bbox": box}
+        entries.append(entry | {"area": box[2] * box[3], "iscrowd": 0, "segmentation": mask})
+    return {
+        "images": [
+            {"id": number, "file_name": f"{number:012}.jpg", "height": SIZE[0], "width": SIZE[1]}
+            for number in range(1, images + 1)
+        ],
+        "categories": [{"id": number, "name": name} for number, name in enumerate(("dog", "cat", "cow", "bus"), 1)],
+        "annotations": entries,
+    }
+
+
+def coco_annotations() -> Work:
+    """A JSON file of 20 images and 120 objects with masks."""
+    content, root = _ground_truth(images=20), Path("coco")
+    for folder in ("annotations", "train"):
+        (root / folder).mkdir(parents=True, exist_ok=True)
+    (root / "annotations/instances_train.json").write_text(json.dumps(content))
+    for entry in content["images"]:
+        (root / "train" / entry["file_name"]).touch()
+    return lambda: read_coco(root, "train")
+
+
+def coco_scoring() -> Work:
+    """360 detections in 20 images, by faster-coco-eval."""
+    truth = _ground_truth(images=20)
+    random = np.random.default_rng(0)
+    found = [
+        {
+            "image_id": entry["image_id"],
+            "category_id": entry["category_id"],
+            "bbox": (np.array(entry["bbox"]) + random.normal(0, 4, 4).clip(-6, 6)).tolist(),
+            "score": random.uniform(),
+        }
+        for entry in truth["annotations"]
+        for _ in range(3)
+    ]
+    return lambda: coco_ap(truth, found)
+
+
+def sample() -> Work:
+    """256 of 5,000 anchors, half of them positive."""
+    labels = torch.from_numpy(np.random.default_rng(0).choice([-1, 0, 1], 5000, p=[0.2, 0.75, 0.05]))
+    return lambda: balanced_sample(labels, 256, 0.5, seed=0)
+
+
+PATHS: dict[str, Callable[[], Work]] = {
+    "deform_conv2d forward": conv_forward,
+    "deform_conv2d both": conv_both,
+    "deform_conv2d both, mask, 2 offset groups": conv_modulated,
+    "deform_roi_pool both": roi_pool_both,
+    "deform_ps_roi_pool both": ps_roi_pool_both,
+    "surgery": surgery,
+    "DeformConv2d forward": layer_forward,
+    "training step": training_step,
+    "VOC annotations": voc_annotations,
+    "COCO annotations": coco_annotations,
+    "image": image,
+    "balanced sample": sample,
+    "COCO scoring": coco_scoring,
+}
+"""By name; "both" is forward and backward."""

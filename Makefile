@@ -6,7 +6,7 @@ BIN    := $(VENV)/bin
 PIP    := $(BIN)/python -m pip install --quiet --constraint constraints.txt
 
 .DEFAULT_GOAL := help
-.PHONY: help quickstart ablations-small ablations-gpu bench install test gpu-test gpu-sanitize lint format wheel clean
+.PHONY: help quickstart ablations-small ablations-gpu bench bench-guard install test gpu-test gpu-sanitize lint format wheel clean
 
 help:  ## print this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -45,6 +45,9 @@ ablations-gpu: install  ## the same on DATA's camvid, cards and flowers12 with R
 bench: MINUTES = 10
 bench: $(VENV)/.installed  ## measure the CPU beside the peers for MINUTES (10), alone on the machine: README's tables of speed
 	$(BIN)/python benchmarks/bench.py --minutes $(MINUTES) --data $(DATA)
+
+bench-guard: $(VENV)/.installed  ## hold the main paths' instruction counts against benchmarks/results/instructions.json
+	$(BIN)/python benchmarks/instructions.py --against benchmarks/results/instructions.json
 
 install: $(VENV)/.installed  ## make a virtual environment in .venv and install dcnlab into it
 

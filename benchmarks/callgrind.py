@@ -7,6 +7,7 @@ library of four lines, compiled for the run.
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import gc
 import json
@@ -105,7 +106,7 @@ def _numba_functions() -> dict[int, str]:
             for compiled in function.overloads.values():
                 address = compiled.library.get_pointer_to_function(compiled.fndesc.llvm_func_name)
                 found[address] = f"numba: {function.__name__}"
-    if rtsys.library is not None:
+    with contextlib.suppress(RuntimeError):  # the runtime has not been started: no function wanted memory
         for name in ("NRT_incref", "NRT_decref"):
             found[rtsys.library.get_pointer_to_function(name)] = "numba: reference counts"
     return found

@@ -169,7 +169,7 @@ gather(const scalar_t* __restrict__ grad_columns, const real* __restrict__ weigh
     for (int v = threadIdx.x * VEC; v < per_offset_group; v += blockDim.x * VEC) {
         real sum[VEC];
 #pragma unroll
-        for (int i = 0; i < VEC; ++i) sum[i] = accumulate ? to_real(out[v + i]) : real(0);
+        for (int i = 0; i < VEC; ++i) sum[i] = accumulate ? real(to_real(out[v + i])) : real(0);
         for (long long e = from; e < to; ++e) {
             const long long entry = order[e];
             const Pack grad = load(grad_columns + column(s, line_of(s, index_t(entry / 4)), first_channel + v));

@@ -2,7 +2,8 @@
 
 The text is compiled by g++ with `include/host_cuda.h` before it. Sanitized, each launch is a program of its own under
 AddressSanitizer and UBSan, every tensor's storage an allocation of its exact size; plain, the kernels are loaded into
-this process and work on the tensors' own memory, which is faster and checks less.
+this process and work on the tensors' own memory, which is faster and checks less; counted, they do so too, and note
+every access (`traffic.py`).
 """
 
 from __future__ import annotations
@@ -20,7 +21,6 @@ from functools import cache
 from pathlib import Path
 
 import numpy as np
-import pytest
 import torch
 
 from dcnlab.ops.cuda.compile import Prelude, source_text
@@ -44,6 +44,13 @@ _FLAGS = (
 _PLAIN = ("-O1", "-fPIC")
 # -Og compiles in a third of -O1's time under the sanitizers, and the kernels' lines stay right in their reports.
 _SANITIZED = ("-Og", "-g1", "-fsanitize=address,undefined,float-cast-overflow", "-fno-sanitize-recover=all")
+# Every load and store calls host_traffic.cpp. -O2 drops those that the GPU's compiler drops too; 16-byte loads stay whole.
+_COUNTED = (
+    *("-O2", "-fPIC", "-fno-tree-sra", "-fno-tree-vectorize", "-fno-store-merging", "-fsanitize=kernel-address"),
+    *("--param=asan-instrumentation-with-call-threshold=0", "--param=asan-stack=0", "--param=asan-globals=0"),
+    *("-DDCNLAB_COUNTED", "-include", "host_counted.h"),
+)
+_FLAGS_OF = {"plain": _PLAIN, "sanitized": _SANITIZED, "counted": _COUNTED}
 _SANITIZER_SETTINGS = {"ASAN_OPTIONS": "detect_leaks=0", "UBSAN_OPTIONS": "print_stacktrace=1"}
 _TIMEOUT_SECONDS = 300
 
@@ -85,6 +92,9 @@ class HostModule:
         launched: where to note the name of each kernel launched.
     """
 
+    _kind = "plain"
+    """How the text is built if not sanitized."""
+
     def __init__(
         self,
         source: str,
@@ -95,7 +105,7 @@ class HostModule:
     ) -> None:
         self.launched = [] if launched is None else launched
         self.order, self.seed, self.sanitize = ORDERS.index(order), seed, sanitize
-        self._built = build(source, sanitize)
+        self._built = build(source, "sanitized" if sanitize else self._kind)
         self._run = None if sanitize else _load(self._built)
 
     def launch(
@@ -220,33 +230,36 @@ def rewrite(source: str) -> str:
 
 
 @cache
-def build(source: str, sanitize: bool) -> Path:
-    """Compile a text, or take what an earlier call made of it: a program if sanitized, else a shared library.
+def build(source: str, kind: str) -> Path:
+    """Compile a text, or take what an earlier call made of it.
+
+    Args:
+        source: the text.
+        kind: sanitized, which gives a program, or plain or counted, which give a shared library.
 
     Raises:
         HostKernelError: with g++'s messages.
     """
-    flags = (*_FLAGS, *(_SANITIZED if sanitize else _PLAIN))
-    compiler = _compiler()
-    runtime = _cached(
-        "runtime.o", compiler, flags, "", lambda out: ["-c", str(INCLUDE / "host_runtime.cpp"), "-o", str(out)]
-    )
-    if not sanitize:
-        return _cached(
-            "module.so",
-            compiler,
-            flags,
-            rewrite(source),
-            lambda out: ["-shared", "-Wl,-Bsymbolic", "-x", "c++", "-", "-x", "none", str(runtime), "-o", str(out)],
-        )
-    main = _cached("main.o", compiler, flags, "", lambda out: ["-c", str(INCLUDE / "host_main.cpp"), "-o", str(out)])
+    compiler, flags = _compiler(), (*_FLAGS, *_FLAGS_OF[kind])
+    own_flags = (*_FLAGS, *_PLAIN) if kind == "counted" else flags  # only the kernels' accesses are counted
+    files = {"sanitized": ("host_runtime", "host_main"), "counted": ("host_runtime", "host_traffic")}
+    objects = [_object(name, compiler, own_flags) for name in files.get(kind, ("host_runtime",))]
+    shared = () if kind == "sanitized" else ("-shared", "-Wl,-Bsymbolic")
+    code = rewrite(source)
+    if kind == "counted":  # one instruction for each corner or element, as on the GPU
+        code = re.sub(r"#pragma unroll[ \t]*$", "#pragma GCC unroll 64", code, flags=re.MULTILINE)
     return _cached(
-        "module",
+        "module" if kind == "sanitized" else "module.so",
         compiler,
         flags,
-        rewrite(source),
-        lambda out: ["-x", "c++", "-", "-x", "none", str(runtime), str(main), "-o", str(out)],
+        code,
+        lambda out: [*shared, "-x", "c++", "-", "-x", "none", *map(str, objects), "-o", str(out)],
     )
+
+
+def _object(name: str, compiler: str, flags: Sequence[str]) -> Path:
+    source = str(INCLUDE / f"{name}.cpp")
+    return _cached(f"{name}.o", compiler, flags, "", lambda out: ["-c", source, "-o", str(out)])
 
 
 @cache
@@ -255,7 +268,7 @@ def compiler_problem(sanitize: bool = True) -> str | None:
     if shutil.which("g++") is None:
         return "no g++ to compile the kernels for the CPU"
     try:
-        build('extern "C" __global__ void nothing() {}', sanitize)
+        build('extern "C" __global__ void nothing() {}', "sanitized" if sanitize else "plain")
     except HostKernelError as error:
         return f"g++ cannot build the kernels for the CPU: {str(error).splitlines()[0]}"
     return None
@@ -263,6 +276,8 @@ def compiler_problem(sanitize: bool = True) -> str | None:
 
 def skip_without_compiler(sanitize: bool = True) -> None:
     """Skip the running test, with the reason, where kernels cannot run on the CPU."""
+    import pytest  # here, because the benchmarks use this file too
+
     problem = compiler_problem(sanitize)
     if problem:
         pytest.skip(problem)

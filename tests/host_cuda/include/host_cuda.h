@@ -332,7 +332,11 @@ inline float __high2float(__nv_bfloat162 x) { return float(x.y); }
 #define __global__
 #define __device__
 #define __host__
+#ifdef DCNLAB_COUNTED  // one place of the code for each instruction
+#define __forceinline__ inline __attribute__((always_inline))
+#else
 #define __forceinline__ inline
+#endif
 #define __noinline__ __attribute__((noinline))
 #define __align__(bytes) __attribute__((aligned(bytes)))
 #define __launch_bounds__(...)

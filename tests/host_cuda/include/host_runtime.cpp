@@ -315,12 +315,14 @@ void run_block(int order, std::vector<unsigned>& sequence) {
 }  // namespace
 
 void block_barrier(Site site) {
+    if (thread_waits) thread_waits(true);
     current->site = site;
     current->state = State::at_barrier;
     yield();
 }
 
 uint64_t warp_operation(Op op, unsigned mask, uint64_t value, int operand, int width, Site site) {
+    if (thread_waits) thread_waits(false);
     Thread& thread = *current;
     if (!(mask >> (thread.number % 32) & 1)) fail("its own lane is not in the mask of the warp operation at " + place(site));
     if (width < 1 || width > 32 || (width & (width - 1)) != 0) fail("the width is no power of two up to 32 at " + place(site));
@@ -380,6 +382,13 @@ void* shared_memory(const void* key, size_t bytes, size_t alignment) {
     return start + offset;
 }
 
+bool is_shared(const void* address) {
+    const char* at = static_cast<const char*>(address);
+    for (const Shared& variable : shared)
+        if (at >= variable.memory && at < variable.memory + variable.bytes) return true;
+    return at >= dynamic_shared && at < dynamic_shared + dynamic_shared_bytes;
+}
+
 void* dynamic_shared_memory() {
     if (current == nullptr) {
         fputs("extern __shared__ must be declared inside a kernel or a device function\n", stderr);
@@ -429,6 +438,7 @@ std::string run_grid(const Launch& launch, Body kernel, void* arguments) {
         blockIdx = make_uint3(unsigned(block % gridDim.x), unsigned(block / gridDim.x % gridDim.y),
                               unsigned(block / gridDim.x / gridDim.y));
         run_block(launch.order, sequence);
+        if (block_ends) block_ends();
     }
 
     munmap(stacks, reserve);

@@ -3,7 +3,7 @@
 The text is compiled by g++ with `include/host_cuda.h` before it. Sanitized, each launch is a program of its own under
 AddressSanitizer and UBSan, every tensor's storage an allocation of its exact size; plain, the kernels are loaded into
 this process and work on the tensors' own memory, which is faster and checks less; counted, they do so too, and note
-every access (`traffic.py`).
+every access (`counting.py`).
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ _FLAGS = (
 _PLAIN = ("-O1", "-fPIC")
 # -Og compiles in a third of -O1's time under the sanitizers, and the kernels' lines stay right in their reports.
 _SANITIZED = ("-Og", "-g1", "-fsanitize=address,undefined,float-cast-overflow", "-fno-sanitize-recover=all")
-# Every load and store calls host_traffic.cpp. -O2 drops those that the GPU's compiler drops too; 16-byte loads stay whole.
+# Every load and store calls host_counting.cpp. -O2 drops those that the GPU's compiler drops too; 16-byte loads stay whole.
 _COUNTED = (
     *("-O2", "-fPIC", "-fno-tree-sra", "-fno-tree-vectorize", "-fno-store-merging", "-fsanitize=kernel-address"),
     *("--param=asan-instrumentation-with-call-threshold=0", "--param=asan-stack=0", "--param=asan-globals=0"),
@@ -242,7 +242,7 @@ def build(source: str, kind: str) -> Path:
     """
     compiler, flags = _compiler(), (*_FLAGS, *_FLAGS_OF[kind])
     own_flags = (*_FLAGS, *_PLAIN) if kind == "counted" else flags  # only the kernels' accesses are counted
-    files = {"sanitized": ("host_runtime", "host_main"), "counted": ("host_runtime", "host_traffic")}
+    files = {"sanitized": ("host_runtime", "host_main"), "counted": ("host_runtime", "host_counting")}
     objects = [_object(name, compiler, own_flags) for name in files.get(kind, ("host_runtime",))]
     shared = () if kind == "sanitized" else ("-shared", "-Wl,-Bsymbolic")
     code = rewrite(source)

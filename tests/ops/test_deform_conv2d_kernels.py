@@ -78,11 +78,11 @@ def test_64_bit_indices_give_what_32_bit_ones_give(monkeypatch):
 @pytest.mark.parametrize(
     ("needed", "launched"),
     [
-        ((True, False, False, False), ["entries", "gather"]),
+        ((True, False, False, False), ["entries", "entries", "gather"]),
         ((False, True, False, False), ["places_backward"]),
         ((False, False, True, False), ["places_backward"]),
         ((False, False, False, True), ["sample"]),
-        ((True, True, True, True), ["places_backward", "entries", "gather"]),
+        ((True, True, True, True), ["places_backward", "entries", "entries", "gather"]),
     ],
     ids=str,
 )

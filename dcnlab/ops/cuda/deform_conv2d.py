@@ -15,7 +15,7 @@ from torch import Tensor
 
 from dcnlab.ops.cuda import choice, fused
 from dcnlab.ops.cuda.compile import C_TYPES, Prelude, Variant
-from dcnlab.ops.cuda.launch import KernelModule, ModuleFactory, module
+from dcnlab.ops.cuda.launch import DIVISOR, KernelModule, ModuleFactory, divisor, module
 from dcnlab.ops.cuda.products import convolution_precision, grouped_product, grouped_sums
 from dcnlab.ops.geometry import ConvGeometry
 
@@ -35,7 +35,12 @@ _SIZES = np.dtype(
         for name in (
             *("height", "width", "channels", "out_height", "out_width", "kernel_height", "kernel_width"),
             *("stride_y", "stride_x", "padding_y", "padding_x", "dilation_y", "dilation_x", "groups", "offset_groups"),
+            *("group_channels", "offset_group_channels"),
         )
+    ]
+    + [
+        (name, DIVISOR)
+        for name in ("by_area", "by_out_width", "by_taps", "by_kernel_width", "by_offset_groups", "by_group_channels")
     ],
     align=True,
 )
@@ -102,25 +107,17 @@ class _Call:
         self.filters = filters
         self.depth = filters.shape[2]
         self.width = g.taps * g.channels
-        fields = (
-            g.height,
-            g.width,
-            g.channels,
-            g.out_height,
-            g.out_width,
-            *g.kernel,
-            *g.stride,
-            *g.padding,
-            *g.dilation,
-        )
-        self.sizes = np.array((*fields, g.groups, g.offset_groups), dtype=_SIZES)
+        runs = (g.channels // g.groups, g.channels // g.offset_groups)
+        maps = (g.height, g.width, g.channels, g.out_height, g.out_width)
+        numbers = (*maps, *g.kernel, *g.stride, *g.padding, *g.dilation, g.groups, g.offset_groups, *runs)
+        divided_by = (g.out_height * g.out_width, g.out_width, g.taps, g.kernel[1], g.offset_groups, runs[0])
+        self.sizes = np.array((*numbers, *map(divisor, divided_by)), dtype=_SIZES)
 
         whole = 16 // self.dtype.itemsize
-        runs = (g.channels // g.groups, g.channels // g.offset_groups)
         aligned = all(run % whole == 0 for run in runs) and self.pixels.data_ptr() % 16 == 0
         self.vec = whole if aligned else 1
-        packs = runs[1] // self.vec
-        self.lanes = min(32, 1 << max(0, packs - 1).bit_length())
+        self.packs = 1 << max(0, runs[1] // self.vec - 1).bit_length()
+        self.lanes = min(32, self.packs)
         self.rows_per_image = g.out_height * g.out_width
         self.chunk_rows = max(1, chunk_bytes // (self.width * self.dtype.itemsize))
         # Rows, entries and columns are counted within a chunk; maps and offsets over the batch.
@@ -154,12 +151,15 @@ class _Call:
     def by_group(self, columns: Tensor) -> Tensor:
         return columns.view(-1, self.geometry.groups, self.depth)
 
+    def blocks(self, rows: int) -> tuple[tuple[int], tuple[int, int]]:
+        """Grid and block of the kernels that go over rows, ROWS a block."""
+        return (-(-rows // ROWS),), (self.lanes, min(ROWS, THREADS // self.lanes))
+
     def sample(self, chunk: _Chunk, columns: Tensor) -> None:
         rows = self.rows(chunk)
         self.module().launch(
             "sample",
-            (-(-rows // ROWS),),
-            (self.lanes, THREADS // self.lanes),
+            *self.blocks(rows),
             (self.pixels, self.shift, self.mask, columns, self.sizes, np.int64(chunk.start), np.int64(rows)),
         )
 
@@ -262,11 +262,10 @@ def _places(
     grad_shift: Tensor | None,
     grad_mask: Tensor | None,
 ) -> None:
-    rows, threads_y = call.rows(chunk), THREADS // call.lanes
+    rows = call.rows(chunk)
     call.module().launch(
         "places_backward",
-        (-(-rows // threads_y),),
-        (call.lanes, threads_y),
+        *call.blocks(rows),
         (
             *(grad_columns, call.pixels, call.shift, call.mask, columns, grad_shift, grad_mask),
             *(call.sizes, np.int64(chunk.start), np.int64(rows)),
@@ -275,29 +274,27 @@ def _places(
 
 
 def _gather(call: _Call, chunk: _Chunk, grad_columns: Tensor, grad_pixels: Tensor) -> None:
-    """Sort the chunk's entries by input pixel, and let each input pixel sum its own."""
+    """Put the chunk's entries into bins by input pixel, a counting sort, and let each input pixel sum its own.
+
+    A chunk has fewer than 2^31 entries: four a row, and each row has at least one column.
+    """
     g, rows = call.geometry, call.rows(chunk)
-    keys_count = chunk.images * g.height * g.width * g.offset_groups
-    if keys_count == 0:
+    keys = chunk.images * g.height * g.width * g.offset_groups
+    if keys == 0:
         return
-    keys = call.empty(4 * rows, dtype=torch.int64 if call.wide else torch.int32)
-    weights = call.empty(4 * rows, dtype=call.real)
-    call.module().launch(
-        "entries",
-        (-(-rows // THREADS),),
-        (THREADS,),
-        (
-            *(call.shift, call.mask, keys, weights, call.sizes),
-            *(np.int64(chunk.start), np.int64(rows), np.int64(chunk.first_image), np.int64(keys_count)),
-        ),
-    )
-    ordered, order = torch.sort(keys, stable=True)
-    begin = torch.searchsorted(ordered, torch.arange(keys_count + 1, dtype=keys.dtype, device=keys.device))
+    ends = torch.zeros(keys + 1, dtype=torch.int32, device=call.pixels.device)
+    entry_bytes = 16 if call.wide or call.real == torch.float64 else 8
+    bins, ordered = call.empty(2, 4 * rows * entry_bytes, dtype=torch.uint8)
+    places = (call.sizes, np.int64(chunk.start), np.int64(rows), np.int64(chunk.first_image))
+    grid, block = (-(-rows // THREADS),), (THREADS,)
+    call.module().launch("entries", grid, block, (call.shift, call.mask, ends, None, *places))
+    ends = torch.cumsum(ends, 0, dtype=torch.int32)
+    call.module().launch("entries", grid, block, (call.shift, call.mask, ends, bins, *places))
     out = grad_pixels[chunk.first_image : chunk.first_image + chunk.images]
-    threads_y = THREADS // call.lanes
+    lanes = min(THREADS, call.packs)  # no thread needs another's sum, so all channels of a key side by side
     call.module(grad_pixels.dtype).launch(
         "gather",
-        (-(-keys_count // threads_y),),
-        (call.lanes, threads_y),
-        (grad_columns, weights, order, begin, out, call.sizes, np.int64(keys_count), np.int32(chunk.continues)),
+        (-(-keys // (THREADS // lanes)),),
+        (lanes, THREADS // lanes),
+        (grad_columns, bins, ordered, ends, out, call.sizes, np.int64(keys), np.int32(chunk.continues)),
     )

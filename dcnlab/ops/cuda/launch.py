@@ -15,6 +15,9 @@ from dcnlab.ops.cuda.compile import OPTIONS, Prelude, source_text
 Argument = torch.Tensor | np.generic | np.ndarray | None
 """A tensor (its address), None (a null pointer), a numpy scalar, or a numpy record (a struct by value)."""
 
+DIVISOR = np.dtype([("value", np.int64), ("multiplier", np.uint32), ("shift", np.int32)], align=True)
+"""`Divisor` of `common.cuh`, as a field of a kernel's sizes."""
+
 _SCALARS = frozenset(np.dtype(code).type for code in "?bhilqBHILQfd")
 _MAX_GRID = (2**31 - 1, 65535, 65535)
 _MAX_BLOCK = (1024, 1024, 64)
@@ -68,6 +71,20 @@ def import_cupy() -> ModuleType:
             f"dcnlab's operators on CUDA tensors need CuPy: pip install {wheel} (importing it failed: {reason})"
         ) from error
     return cupy
+
+
+def divisor(value: int) -> tuple[int, int, int]:
+    """A `Divisor` of `common.cuh`: the multiplication and the shift that divide any n below 2^31.
+
+    Args:
+        value: what to divide by; 0, of empty tensors, by which nothing is divided, counts as 1. Beyond 2^31 - 1 indices
+            are wide and divided plainly.
+    """
+    value = max(value, 1)
+    if value >= 2**31:
+        return value, 0, 0
+    shift = (value - 1).bit_length()
+    return value, ((1 << 32) * ((1 << shift) - value)) // value + 1, shift
 
 
 def check_geometry(kernel: str, grid: tuple[int, ...], block: tuple[int, ...]) -> None:

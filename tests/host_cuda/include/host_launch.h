@@ -32,7 +32,7 @@ using Body = void (*)(void* closure);
 // Runs every thread of every block; returns what went wrong, or nothing.
 std::string run_grid(const Launch& launch, Body body, void* closure);
 
-// What a counting build (host_traffic.cpp) is told; null in all others.
+// What a counting build (host_counting.cpp) is told; null in all others.
 void thread_waits(bool at_barrier) __attribute__((weak));
 void block_ends() __attribute__((weak));
 

@@ -10,7 +10,7 @@ from conv_cases import Case, by_kernels
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "host_cuda"))
 from runner import HostKernels, skip_without_compiler
-from traffic import CountedKernels, CountedModule
+from counting import CountedKernels, CountedModule
 
 SOURCE = """
 using real = dcnlab_host::Counted<float>;

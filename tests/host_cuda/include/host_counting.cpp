@@ -19,7 +19,7 @@ namespace {
 
 constexpr uintptr_t sector = 32, line = 128;
 
-// The layout is known to traffic.py.
+// The layout is known to counting.py.
 struct Traffic {
     uint64_t requests, bytes, sectors, lines;
     uint64_t of_blocks;  // sectors, each once a block

@@ -44,7 +44,7 @@ _FLAGS = (
 _PLAIN = ("-O1", "-fPIC")
 # -Og compiles in a third of -O1's time under the sanitizers, and the kernels' lines stay right in their reports.
 _SANITIZED = ("-Og", "-g1", "-fsanitize=address,undefined,float-cast-overflow", "-fno-sanitize-recover=all")
-# Every load and store calls host_counting.cpp. -O2 drops those that the GPU's compiler drops too; 16-byte loads stay whole.
+# Every load and store calls host_counting.cpp. -O2 drops those that the GPU's compiler drops; 16-byte loads stay whole.
 _COUNTED = (
     *("-O2", "-fPIC", "-fno-tree-sra", "-fno-tree-vectorize", "-fno-store-merging", "-fsanitize=kernel-address"),
     *("--param=asan-instrumentation-with-call-threshold=0", "--param=asan-stack=0", "--param=asan-globals=0"),

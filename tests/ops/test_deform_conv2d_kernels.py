@@ -3,16 +3,19 @@
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from conv_cases import NAMES, Case, by_kernels, by_reference, random_case
 from tester import assert_near
 
 from dcnlab.ops.cuda import deform_conv2d as cuda
+from dcnlab.ops.cuda.compile import source_text
+from dcnlab.ops.cuda.launch import DIVISOR, divisor
 from dcnlab.ops.geometry import ConvGeometry
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "host_cuda"))
-from runner import HostKernels, skip_without_compiler
+from runner import HostKernels, HostModule, skip_without_compiler
 
 ORDERS = ("forward", "reverse", "random")
 
@@ -33,6 +36,25 @@ def test_kernels_equal_the_reference_in_every_order_of_their_threads(seed):
             assert value is None or torch.equal(value, found[0][name]), (
                 f"{name} depends on the order of threads: {case}"
             )
+
+
+@pytest.mark.parametrize("size", [3, 5, 12])
+def test_pixels_that_every_place_reads_sum_their_entries_in_one_order(size):
+    case = Case(batch=1, channels=4, filters=4, height=size, width=size, modulated=True, dtype=torch.float32)
+    tensors = case.tensors()
+    grid = torch.arange(size)
+    y = 1.25 - (grid.view(1, 1, size, 1) - 1 + torch.arange(3).view(3, 1, 1, 1))  # from each tap's own row to 1.25
+    y = y.expand(3, 3, size, size).reshape(9, size, size)
+    x = 1.5 - (grid.view(1, 1, 1, size) - 1 + torch.arange(3).view(1, 3, 1, 1))
+    x = x.expand(3, 3, size, size).reshape(9, size, size)
+    tensors["offset"] = torch.stack((y, x), 1).reshape(1, 18, size, size).float()
+    case.tensors = lambda: {k: None if t is None else t.clone() for k, t in tensors.items()}
+    found = [by_kernels(case, HostKernels(order, sanitize=False))["input"] for order in ORDERS]
+    expected = by_reference(case)["input"]
+    assert (expected != 0).any(1).sum() == 4  # pixels, with 9 * size^2 entries each
+    torch.testing.assert_close(found[0].double(), expected, rtol=1e-5, atol=1e-4)
+    assert torch.equal(found[0], found[1])
+    assert torch.equal(found[0], found[2])
 
 
 @pytest.mark.parametrize("seed", range(10))
@@ -93,3 +115,27 @@ def test_only_the_gradients_that_are_needed_launch_kernels(needed, launched):
     grads = cuda.backward(case.grad(), input, offset, mask, weight, geometry, needed, kernels)
     assert kernels.launched == launched
     assert tuple(grad.numel() > 0 for grad in grads) == needed
+
+
+def test_dividing_by_multiplication_is_exact_up_to_the_largest_index():
+    prelude = next(v.prelude for v in cuda.variants() if v.main and v.prelude["scalar_t"] == "float")
+    kernel = """
+extern "C" __global__ void quotients(const int* __restrict__ n, int* __restrict__ out, Divisor by, int count) {
+    for (int i = 0; i < count; ++i) out[i] = divide(n[i], by);
+}
+"""
+    module = HostModule(source_text("deform_conv2d.cu", prelude) + kernel, sanitize=False)
+    random = np.random.default_rng(0)
+    powers = [2**k + d for k in range(31) for d in (-1, 0, 1)]
+    for value in sorted(
+        {v for v in (*range(1, 70), *powers, *random.integers(1, 2**31, 50).tolist()) if 0 < v < 2**31}
+    ):
+        multiples = random.integers(0, (2**31 - 1) // value + 1, 200) * value
+        n = np.concatenate(
+            [multiples, multiples - 1, multiples + value - 1, random.integers(0, 2**31, 200), [2**31 - 1]]
+        )
+        n = n.clip(0, 2**31 - 1).astype(np.int32)
+        out = torch.zeros(len(n), dtype=torch.int32)
+        by = np.array(divisor(value), dtype=DIVISOR)
+        module.launch("quotients", (1,), (1,), (torch.from_numpy(n), out, by, np.int32(len(n))))
+        np.testing.assert_array_equal(out.numpy(), n // value, err_msg=str(value))

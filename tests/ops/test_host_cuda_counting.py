@@ -9,8 +9,8 @@ import torch
 from conv_cases import Case, by_kernels
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "host_cuda"))
-from runner import HostKernels, skip_without_compiler
 from counting import CountedKernels, CountedModule
+from runner import HostKernels, skip_without_compiler
 
 SOURCE = """
 using real = dcnlab_host::Counted<float>;
@@ -28,7 +28,8 @@ extern "C" __global__ void wide(const real* __restrict__ in, real* __restrict__ 
 }
 
 // Of every eight elements odd threads skip the even ones: a loop whose accesses the threads do not all make.
-extern "C" __global__ void skipping(const real* __restrict__ in, const int* __restrict__ skips, real* __restrict__ out) {
+extern "C" __global__ void
+skipping(const real* __restrict__ in, const int* __restrict__ skips, real* __restrict__ out) {
     real sum = 0;
     for (int i = 0; i < 8; ++i) {
         if (skips[i] && threadIdx.x % 2) continue;

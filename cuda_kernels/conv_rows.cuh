@@ -3,8 +3,6 @@
 struct Sizes {
     int height, width, channels, out_height, out_width, kernel_height, kernel_width;
     int stride_y, stride_x, padding_y, padding_x, dilation_y, dilation_x, groups, offset_groups;
-    int group_channels, offset_group_channels;
-    Divisor by_area, by_out_width, by_taps, by_kernel_width, by_offset_groups, by_group_channels;  // area: of the output
 };
 
 // One row of S: which output pixel (counted over the batch), tap and offset group, and where the shift and the mask of it stand.
@@ -12,10 +10,11 @@ struct Row {
     index_t image, position, area;
     int tap, offset_group;
 
+    Row() = default;
     INLINE Row(const Sizes& s, index_t pixel, int tap, int offset_group) : tap(tap), offset_group(offset_group) {
         area = index_t(s.out_height) * s.out_width;
-        image = divide(pixel, s.by_area);
-        position = pixel - image * area;
+        image = pixel / area;
+        position = pixel % area;
     }
 
     INLINE index_t channel(const Sizes& s) const {
@@ -24,13 +23,12 @@ struct Row {
     INLINE index_t at_shift_y(const Sizes& s) const { return 2 * channel(s) * area + position; }
     INLINE index_t at_mask(const Sizes& s) const { return channel(s) * area + position; }
 
-    INLINE Corners corners(const Sizes& s, const real* shift) const {
-        const index_t at = at_shift_y(s);
-        return corners(s, shift[at], shift[at + area]);
-    }
     INLINE Corners corners(const Sizes& s, real shift_y, real shift_x) const {
-        const int out_y = int(divide(position, s.by_out_width)), out_x = int(position - index_t(out_y) * s.out_width);
-        const int tap_y = divide(tap, s.by_kernel_width), tap_x = tap - tap_y * s.kernel_width;
+        const int out_y = int(position / s.out_width), out_x = int(position % s.out_width);
+        const int tap_y = tap / s.kernel_width, tap_x = tap % s.kernel_width;
+        return corners(s, shift_y, shift_x, out_y, out_x, tap_y, tap_x);
+    }
+    static INLINE Corners corners(const Sizes& s, real shift_y, real shift_x, int out_y, int out_x, int tap_y, int tap_x) {
         const real y = real(out_y * s.stride_y - s.padding_y + tap_y * s.dilation_y) + shift_y;
         const real x = real(out_x * s.stride_x - s.padding_x + tap_x * s.dilation_x) + shift_x;
         return corners_of(y, x, s.height, s.width);

@@ -15,22 +15,39 @@
 //
 // A chunk is a run of output pixels, counted over the batch from `start`; `rows` = its pixels * taps * offset groups.
 
-// A row of the chunk and where its columns begin; `across` says where a channel follows.
-struct ChunkRow : Row {
-    index_t columns;
+// Sizes, and what is divided by.
+struct ChunkSizes : Sizes {
+    int group_channels, offset_group_channels;
+    Divisor by_area, by_out_width, by_taps, by_kernel_width, by_offset_groups, by_group_channels;  // area: of the output
 };
 
-// Rows are numbered pixel by pixel, tap by tap, offset group by offset group.
-INLINE ChunkRow row_of(const Sizes& s, index_t start, index_t row) {
-    const int taps = s.kernel_height * s.kernel_width;
-    const index_t line = divide(row, s.by_offset_groups), pixel = divide(line, s.by_taps);
-    const int tap = int(line - pixel * taps), offset_group = int(row - line * s.offset_groups);
-    return {Row(s, start + pixel, tap, offset_group), (pixel * s.groups * taps + tap) * s.group_channels};
-}
+// A row of the chunk and where its columns begin; `across` says where a channel follows. Rows are numbered pixel by pixel,
+// tap by tap, offset group by offset group.
+struct ChunkRow : Row {
+    index_t columns;
+
+    INLINE ChunkRow(const ChunkSizes& s, index_t start, index_t row) {
+        const int taps = s.kernel_height * s.kernel_width;
+        const index_t line = divide(row, s.by_offset_groups), pixel = divide(line, s.by_taps);
+        offset_group = int(row - line * s.offset_groups);
+        tap = int(line - pixel * taps);
+        area = index_t(s.out_height) * s.out_width;
+        image = divide(start + pixel, s.by_area);
+        position = start + pixel - image * area;
+        columns = (pixel * s.groups * taps + tap) * s.group_channels;
+    }
+
+    INLINE Corners corners(const ChunkSizes& s, const real* shift) const {
+        const index_t at = at_shift_y(s);
+        const int out_y = int(divide(position, s.by_out_width)), out_x = int(position - index_t(out_y) * s.out_width);
+        const int tap_y = divide(tap, s.by_kernel_width), tap_x = tap - tap_y * s.kernel_width;
+        return Row::corners(s, shift[at], shift[at + area], out_y, out_x, tap_y, tap_x);
+    }
+};
 
 // Where a channel stands in the columns of a pixel and tap: behind the other taps of the groups before its own. VEC
 // channels never straddle two groups.
-INLINE index_t across(const Sizes& s, int channel) {
+INLINE index_t across(const ChunkSizes& s, int channel) {
     const int taps = s.kernel_height * s.kernel_width;
     return index_t(divide(channel, s.by_group_channels)) * (taps - 1) * s.group_channels + channel;
 }
@@ -44,13 +61,13 @@ struct Place {
 };
 
 // The places of a block's ROWS rows, found once by its first threads. Beyond the last row nothing is read.
-INLINE void find_places(Place* places, const Sizes& s, const real* shift, const real* mask, index_t start, index_t first,
+INLINE void find_places(Place* places, const ChunkSizes& s, const real* shift, const real* mask, index_t start, index_t first,
                         index_t rows) {
     const int thread = threadIdx.y * blockDim.x + threadIdx.x;
     if (thread < ROWS) {
         Place p = {};
         if (first + thread < rows) {
-            const ChunkRow row = row_of(s, start, first + thread);
+            const ChunkRow row(s, start, first + thread);
             const Corners c = row.corners(s, shift);
             const index_t origin = row.image * s.height * s.width;
             p.bits = c.bits;
@@ -80,7 +97,7 @@ INLINE void load_corners(Pack* in, const Place& p, const scalar_t* pixels, int v
 // Threads: x over the channels of an offset group, VEC each; y over rows, of which a block has ROWS.
 extern "C" __global__ void __launch_bounds__(THREADS, 6)
 sample(const scalar_t* __restrict__ pixels, const real* __restrict__ shift, const real* __restrict__ mask,
-       scalar_t* __restrict__ columns, Sizes s, long long start, long long rows) {
+       scalar_t* __restrict__ columns, ChunkSizes s, long long start, long long rows) {
     __shared__ Place places[ROWS];
     const index_t first = index_t(blockIdx.x) * ROWS;
     find_places(places, s, shift, mask, index_t(start), first, index_t(rows));
@@ -109,7 +126,7 @@ sample(const scalar_t* __restrict__ pixels, const real* __restrict__ shift, cons
 extern "C" __global__ void __launch_bounds__(THREADS, 6)
 places_backward(const scalar_t* __restrict__ grad_columns, const scalar_t* __restrict__ pixels,
                 const real* __restrict__ shift, const real* __restrict__ mask, scalar_t* __restrict__ columns,
-                real* __restrict__ grad_shift, real* __restrict__ grad_mask, Sizes s, long long start, long long rows) {
+                real* __restrict__ grad_shift, real* __restrict__ grad_mask, ChunkSizes s, long long start, long long rows) {
     __shared__ Place places[ROWS];
     __shared__ real dots[ROWS * 4];
     const index_t first = index_t(blockIdx.x) * ROWS;
@@ -148,7 +165,7 @@ places_backward(const scalar_t* __restrict__ grad_columns, const scalar_t* __res
 
     const int thread = threadIdx.y * blockDim.x + threadIdx.x;
     if (thread >= ROWS || first + thread >= rows) return;
-    const ChunkRow row = row_of(s, index_t(start), first + thread);
+    const ChunkRow row(s, index_t(start), first + thread);
     const Corners c = row.corners(s, shift);
     const real *dot = dots + 4 * thread, scale = places[thread].scale;
     if (grad_mask != nullptr) {
@@ -174,10 +191,10 @@ struct alignas(sizeof(index_t) + sizeof(real) > 8 ? 16 : 8) Entry {
 // sum, it puts every entry into the bin of its key, last place first, after which `ends` says where the bins begin.
 extern "C" __global__ void __launch_bounds__(THREADS, 6)
 entries(const real* __restrict__ shift, const real* __restrict__ mask, int* __restrict__ ends, Entry* __restrict__ bins,
-        Sizes s, long long start, long long rows, long long first_image) {
+        ChunkSizes s, long long start, long long rows, long long first_image) {
     const index_t number = index_t(blockIdx.x) * blockDim.x + threadIdx.x;
     if (number >= rows) return;
-    const ChunkRow row = row_of(s, index_t(start), number);
+    const ChunkRow row(s, index_t(start), number);
     const Corners c = row.corners(s, shift);
     const real scale = mask != nullptr ? mask[row.at_mask(s)] : real(1);
     const index_t origin = (row.image - index_t(first_image)) * s.height * s.width;
@@ -238,7 +255,7 @@ struct alignas(sizeof(total_t) * VEC) Totals {
 // the sum goes on from what an earlier chunk of the same images left.
 extern "C" __global__ void __launch_bounds__(THREADS, 6)
 gather(const scalar_t* __restrict__ grad_columns, Entry* bins, Entry* ordered, const int* __restrict__ begin,
-       total_t* __restrict__ grad_pixels, Sizes s, long long keys, int accumulate) {
+       total_t* __restrict__ grad_pixels, ChunkSizes s, long long keys, int accumulate) {
     const index_t first = index_t(blockIdx.x) * blockDim.y;
     const int warp = (threadIdx.y * blockDim.x + threadIdx.x) / 32, warps = blockDim.x * blockDim.y / 32;
     for (int y = warp; y < blockDim.y && first + y < keys; y += warps) {

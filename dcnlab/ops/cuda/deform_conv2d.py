@@ -35,12 +35,15 @@ _SIZES = np.dtype(
         for name in (
             *("height", "width", "channels", "out_height", "out_width", "kernel_height", "kernel_width"),
             *("stride_y", "stride_x", "padding_y", "padding_x", "dilation_y", "dilation_x", "groups", "offset_groups"),
-            *("group_channels", "offset_group_channels"),
         )
-    ]
-    + [
-        (name, DIVISOR)
-        for name in ("by_area", "by_out_width", "by_taps", "by_kernel_width", "by_offset_groups", "by_group_channels")
+    ],
+    align=True,
+)
+_DIVISORS = ("by_area", "by_out_width", "by_taps", "by_kernel_width", "by_offset_groups", "by_group_channels")
+_CHUNK_SIZES = np.dtype(
+    [
+        *(("sizes", _SIZES), ("group_channels", np.int32), ("offset_group_channels", np.int32)),
+        *((name, DIVISOR) for name in _DIVISORS),
     ],
     align=True,
 )
@@ -109,9 +112,10 @@ class _Call:
         self.width = g.taps * g.channels
         runs = (g.channels // g.groups, g.channels // g.offset_groups)
         maps = (g.height, g.width, g.channels, g.out_height, g.out_width)
-        numbers = (*maps, *g.kernel, *g.stride, *g.padding, *g.dilation, g.groups, g.offset_groups, *runs)
+        numbers = (*maps, *g.kernel, *g.stride, *g.padding, *g.dilation, g.groups, g.offset_groups)
         divided_by = (g.out_height * g.out_width, g.out_width, g.taps, g.kernel[1], g.offset_groups, runs[0])
-        self.sizes = np.array((*numbers, *map(divisor, divided_by)), dtype=_SIZES)
+        self.sizes = np.array(numbers, dtype=_SIZES)
+        self.chunk_sizes = np.array((numbers, *runs, *map(divisor, divided_by)), dtype=_CHUNK_SIZES)
 
         whole = 16 // self.dtype.itemsize
         aligned = all(run % whole == 0 for run in runs) and self.pixels.data_ptr() % 16 == 0
@@ -160,7 +164,7 @@ class _Call:
         self.module().launch(
             "sample",
             *self.blocks(rows),
-            (self.pixels, self.shift, self.mask, columns, self.sizes, np.int64(chunk.start), np.int64(rows)),
+            (self.pixels, self.shift, self.mask, columns, self.chunk_sizes, np.int64(chunk.start), np.int64(rows)),
         )
 
 
@@ -268,7 +272,7 @@ def _places(
         *call.blocks(rows),
         (
             *(grad_columns, call.pixels, call.shift, call.mask, columns, grad_shift, grad_mask),
-            *(call.sizes, np.int64(chunk.start), np.int64(rows)),
+            *(call.chunk_sizes, np.int64(chunk.start), np.int64(rows)),
         ),
     )
 
@@ -285,7 +289,7 @@ def _gather(call: _Call, chunk: _Chunk, grad_columns: Tensor, grad_pixels: Tenso
     ends = torch.zeros(keys + 1, dtype=torch.int32, device=call.pixels.device)
     entry_bytes = 16 if call.wide or call.real == torch.float64 else 8
     bins, ordered = call.empty(2, 4 * rows * entry_bytes, dtype=torch.uint8)
-    places = (call.sizes, np.int64(chunk.start), np.int64(rows), np.int64(chunk.first_image))
+    places = (call.chunk_sizes, np.int64(chunk.start), np.int64(rows), np.int64(chunk.first_image))
     grid, block = (-(-rows // THREADS),), (THREADS,)
     call.module().launch("entries", grid, block, (call.shift, call.mask, ends, None, *places))
     ends = torch.cumsum(ends, 0, dtype=torch.int32)
@@ -296,5 +300,5 @@ def _gather(call: _Call, chunk: _Chunk, grad_columns: Tensor, grad_pixels: Tenso
         "gather",
         (-(-keys // (THREADS // lanes)),),
         (lanes, THREADS // lanes),
-        (grad_columns, bins, ordered, ends, out, call.sizes, np.int64(keys), np.int32(chunk.continues)),
+        (grad_columns, bins, ordered, ends, out, call.chunk_sizes, np.int64(keys), np.int32(chunk.continues)),
     )

@@ -110,7 +110,7 @@ def test_a_part_that_fails_is_named_and_the_others_get_their_turn(tmp_path, monk
     monkeypatch.setattr(bench, "HERE", here)
     weights = {"first": 1, "second": 1, "third": 2}
     monkeypatch.setattr(bench, "PARTS", {name: (weight, ["part.py"]) for name, weight in weights.items()})
-    assert bench.measure(list(weights), 4.1, 2, None) == ["second"]
+    assert bench.measure(list(weights), 4 + bench.KEPT, 2, None) == ["second"]
     assert "AssertionError: broken" in capfd.readouterr().err
     found = {path.stem: json.loads(path.read_text()) for path in (here / "results").glob("*.json")}
     assert found == {

@@ -11,6 +11,8 @@ cuDNN and oneDNN, and our operator gets both.
 from __future__ import annotations
 
 import argparse
+import math
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -78,22 +80,34 @@ def floor_seconds(shape: Shape, dtype: torch.dtype, backward: bool, flops: float
     return max(operations / flops, moved / bandwidth)
 
 
+def measured(
+    shape: Shape,
+    dtype: torch.dtype,
+    device: str,
+    backward: bool,
+    rounds: int,
+    memory_of: Sequence[str] = KINDS,
+    limit: float = math.inf,
+) -> dict[str, Any]:
+    """One shape's row, forward or both passes, timed for at most about `limit` seconds."""
+    settings = (shape, dtype, device, backward)
+    row: dict[str, Any] = asdict(shape) | {"shape": str(shape), "pass": "both" if backward else "forward"}
+    row |= measure.timed(KINDS, [make(kind, *settings) for kind in KINDS], rounds, device, limit=limit)
+    row["times_faster_than_torchvision"] = row["torchvision_ms"] / row["ours_ms"]
+    row["times_plain"] = row["ours_channels_last_ms"] / row["plain_ms"]
+    return row | {f"{k}_mib": measure.peak_bytes(make, (k, *settings), device) / 2**20 for k in memory_of}
+
+
 def run(shapes: list[Shape], dtype: torch.dtype, device: str, rounds: int, memory: bool) -> list[dict[str, Any]]:
     """Measure every shape."""
     ceilings = measure.ceilings(dtype) if device == "cuda" else (0.0, 0.0)
     rows = []
     for shape in shapes:
         for backward in (False, True):
-            times = measure.seconds([make(kind, shape, dtype, device, backward) for kind in KINDS], rounds, device)
-            row: dict[str, Any] = asdict(shape) | {"shape": str(shape), "pass": "both" if backward else "forward"}
-            row |= {f"{kind}_ms": 1e3 * taken for kind, taken in zip(KINDS, times, strict=True)}
-            row["times_faster_than_torchvision"] = times[2] / times[0]
-            row["times_plain"] = times[1] / times[3]
+            row = measured(shape, dtype, device, backward, rounds, KINDS if memory else ())
             if device == "cuda":
-                row["share_of_floor"] = floor_seconds(shape, dtype, backward, *ceilings) / times[1]
-            if memory:
-                peaks = {k: measure.peak_bytes(make, (k, shape, dtype, device, backward), device) for k in KINDS}
-                row |= {f"{kind}_mib": peak / 2**20 for kind, peak in peaks.items()}
+                floor = floor_seconds(shape, dtype, backward, *ceilings)
+                row["share_of_floor"] = 1e3 * floor / row["ours_channels_last_ms"]
             rows.append(row)
             print(".", end="", flush=True)
     print()

@@ -11,7 +11,6 @@ from __future__ import annotations
 import argparse
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
 
 import measure
 import operators
@@ -22,20 +21,6 @@ from tabulate import tabulate
 def cost(shape: operators.Shape, backward: bool) -> float:
     """What torchvision's operator is expected to take, the slowest contender, in any unit."""
     return shape.batch * shape.height * shape.width * shape.channels * (7 if backward else 1)
-
-
-def row(shape: operators.Shape, backward: bool, rounds: int, limit: float, memory: bool) -> dict[str, Any]:
-    """Measure one shape, forward or both passes, for about `limit` seconds without the memory."""
-    settings = (shape, torch.float32, "cpu", backward)
-    works = [operators.make(kind, *settings) for kind in operators.KINDS]
-    row: dict[str, Any] = asdict(shape) | {"shape": str(shape), "pass": "both" if backward else "forward"}
-    row |= measure.timed(operators.KINDS, works, rounds, "cpu", limit=limit)
-    row["times_faster_than_torchvision"] = row["torchvision_ms"] / row["ours_ms"]
-    row["times_plain"] = row["ours_channels_last_ms"] / row["plain_ms"]
-    if memory:
-        for kind in ("ours", "torchvision"):
-            row[f"{kind}_mib"] = measure.peak_bytes(operators.make, (kind, *settings), "cpu") / 2**20
-    return row
 
 
 def main() -> None:
@@ -51,7 +36,10 @@ def main() -> None:
     pieces = {f"{shape} {'both' if both else 'forward'}": (shape, both) for shape in shapes for both in (False, True)}
     budget, rows = measure.Budget(options.minutes), []
     for name, limit in budget.share({name: cost(*piece) for name, piece in pieces.items()}):
-        rows.append(row(*pieces[name], options.rounds, limit * 0.7, not options.no_memory))
+        shape, backward = pieces[name]
+        memory_of = () if options.no_memory else ("ours", "torchvision")
+        # What is left of the time is for the memory.
+        rows.append(operators.measured(shape, torch.float32, "cpu", backward, options.rounds, memory_of, 0.7 * limit))
         print(f"{name}: {rows[-1]['times_faster_than_torchvision']:.1f} times faster than torchvision", flush=True)
     columns = [key for key in rows[0] if key not in asdict(shapes[0])]
     print(tabulate([[row[key] for key in columns] for row in rows], columns, floatfmt=".2f"))

@@ -15,8 +15,8 @@ import growth
 import measure
 import numpy as np
 import operators
-import operators_cpu
 import pytest
+import torch
 from command_line import environment
 
 MIB = 2**20
@@ -78,7 +78,7 @@ def test_memory_is_what_a_call_holds_above_what_was_there():
 
 
 def test_a_measured_layer_has_the_columns_of_its_table():
-    row = operators_cpu.row(operators.Shape(4, 6, 5, batch=2), True, rounds=2, limit=0.0, memory=False)
+    row = operators.measured(operators.Shape(4, 6, 5, batch=2), torch.float32, "cpu", True, 2, memory_of=(), limit=0.0)
     sizes = [row[name] for name in ("pass", "channels", "height", "width", "batch", "dilation")]
     assert sizes == ["both", 4, 6, 5, 2, 1]
     assert row["times_faster_than_torchvision"] == pytest.approx(row["torchvision_ms"] / row["ours_ms"])

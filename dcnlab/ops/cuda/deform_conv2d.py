@@ -120,8 +120,8 @@ class _Call:
         whole = 16 // self.dtype.itemsize
         aligned = all(run % whole == 0 for run in runs) and self.pixels.data_ptr() % 16 == 0
         self.vec = whole if aligned else 1
-        self.packs = 1 << max(0, runs[1] // self.vec - 1).bit_length()
-        self.lanes = min(32, self.packs)
+        packs = runs[1] // self.vec
+        self.lanes = min(32, 1 << max(0, packs - 1).bit_length())
         self.rows_per_image = g.out_height * g.out_width
         self.chunk_rows = max(1, chunk_bytes // (self.width * self.dtype.itemsize))
         # Rows, entries and columns are counted within a chunk; maps and offsets over the batch.
@@ -295,10 +295,10 @@ def _gather(call: _Call, chunk: _Chunk, grad_columns: Tensor, grad_pixels: Tenso
     ends = torch.cumsum(ends, 0, dtype=torch.int32)
     call.module().launch("entries", grid, block, (call.shift, call.mask, ends, bins, *places))
     out = grad_pixels[chunk.first_image : chunk.first_image + chunk.images]
-    lanes = min(THREADS, call.packs)  # no thread needs another's sum, so all channels of a key side by side
+    threads_y = THREADS // call.lanes  # neighbouring keys in one block, for they read many of the same columns
     call.module(grad_pixels.dtype).launch(
         "gather",
-        (-(-keys // (THREADS // lanes)),),
-        (lanes, THREADS // lanes),
+        (-(-keys // threads_y),),
+        (call.lanes, threads_y),
         (grad_columns, bins, ordered, ends, out, call.chunk_sizes, np.int64(keys), np.int32(chunk.continues)),
     )

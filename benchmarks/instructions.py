@@ -16,7 +16,7 @@ Valgrind executes no AVX-512, and AVX2's fused multiplications in software, at s
 kernels are compiled for AVX2 with them, as counts should be of code near to what users run, and the libraries' products
 are held to AVX and SSE4.2. Inside valgrind a program sees a processor of valgrind's, the same on every machine that has
 AVX2; the choices that libc, torch, oneDNN and MKL make by processor, caches' sizes included, are hence the same on
-all. Versions of all counted libraries and of libc must be equal; whether counts agree then between two
+all. Versions of the counted libraries, of libc and of valgrind must be equal; whether counts then agree between two
 kinds of processor has not been tried, so the file names its processor, and a comparison across two says so.
 """
 
@@ -63,11 +63,19 @@ PACKAGES = ("torch", "torchvision", "numba", "llvmlite", "numpy", "pillow", "pyt
 CALLS, WARM = 6, 20
 
 TOLERANCE = 0.005
-"""Of a path's growth. A run's calls differ by 0.01% to 0.7%, their least by at most 0.07% from one run to the next."""
+"""Of a path's growth.
 
-KERNELS_TOLERANCE = 0.01
-"""Of growth within our kernels, which may be a small part of a path. They are equal from run to run to the instruction,
-but for single calls of the training step, which take 0.6% fewer in one kernel; why is not known."""
+Calls of one run differ by 0.01% to 2.4%; their least, from run to run by at most 0.07%, by 0.21% where something else
+in the process has changed.
+"""
+
+KERNELS_TOLERANCE = 0.02
+"""Of growth within our kernels, which may be a small part of a path.
+
+They are equal from run to run to the instruction, but for the training step's, which differ by up to 1.6%, in steps of
+two instructions a call of the inner loop: most likely that loop's test whether two arrays overlap, which takes one
+comparison or two as the allocator happens to order them.
+"""
 
 
 class Unusable(ValueError):
@@ -95,7 +103,12 @@ def read(path: Path) -> dict[str, Any]:
         raise Unusable(f"{path} is no JSON ({error})") from error
     try:
         rows = {row["path"]: (int(row["instructions"]), dict(row["parts"])) for row in content["rows"]}
-        right = content["schema"] == 1 and rows and {"versions", "pins", "used"} <= content["settings"].keys()
+        right = (
+            content["schema"] == 1
+            and rows
+            and content["machine"]["device"]
+            and {"versions", "pins", "used"} <= content["settings"].keys()
+        )
     except (KeyError, TypeError, ValueError, AttributeError):
         right = False
     if not right:
@@ -277,16 +290,19 @@ def run(options: argparse.Namespace) -> int:
     rows, used = count(paths)
     if before:
         check_comparable(before["settings"], {"used": used}, options.against)
-    if options.out:
-        import measure
-        import torch
+    import measure
+    import torch
 
-        torch.set_num_threads(1)
+    torch.set_num_threads(1)  # as counted
+    if options.out:
         measure.write(options.out, "cpu", {**now, "used": used, "calls": CALLS, "warm": WARM}, rows)
     if before is None:
         for each in rows:
             print(f"{each['path']}: {each['instructions']:,}, calls within {each['spread']:.3%}")
         return 0
+    here, there = measure.machine("cpu")["device"], before["machine"]["device"]
+    if here != there:
+        print(f"counted on {here}, {options.against} on {there}: that both count alike is not known", file=sys.stderr)
     lines, grown = compare(before["rows"], rows)
     print("\n".join(lines))
     return 1 if grown else 0

@@ -62,11 +62,11 @@ PACKAGES = ("torch", "torchvision", "numba", "llvmlite", "numpy", "pillow", "pyt
 
 CALLS, WARM = 6, 20
 
-TOLERANCE = 0.005
+TOLERANCE = 0.01
 """Of a path's growth.
 
-Calls of one run differ by 0.01% to 2.4%; their least, from run to run by at most 0.07%, by 0.21% where something else
-in the process has changed.
+Calls of one run differ by 0.01% to 2.4%. Their least differed from run to run by at most 0.07%, and by 0.2% where
+something else in the process had changed, but for surgery's, nearly all the interpreter's: by 0.8%.
 """
 
 KERNELS_TOLERANCE = 0.02

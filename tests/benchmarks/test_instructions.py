@@ -53,8 +53,8 @@ def run(monkeypatch, capsys, *words):
     ("more", "too_much"),
     [
         ({}, False),
-        ({"interpreter": 4_900}, False),
-        ({"interpreter": 5_100}, True),
+        ({"interpreter": 9_900}, False),
+        ({"interpreter": 10_100}, True),
         ({"interpreter": -300_000}, False),
         ({"numba_sample": 1_900}, False),
         ({"numba_sample": 2_100}, True),  # two thousandths of the whole, but two per cent of our kernels

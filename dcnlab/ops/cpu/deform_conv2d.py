@@ -17,8 +17,14 @@ from dcnlab.ops.geometry import ConvGeometry
 CHUNK_BYTES = 4 << 20
 """Columns held at a time, so few that they stay in the third-level cache between a loop and a product."""
 
-LEAST_ROWS = 512
-"""Output pixels of a chunk all the same: the weight's gradient is added up once a chunk, and products want rows."""
+LEAST_ROWS = 256
+"""Output pixels of a chunk all the same: products want rows."""
+
+PARTS = 4
+"""Chunks at least, where they keep that many rows: a small map's columns are a large part of the memory."""
+
+PIECE_BYTES = 2 << 20
+"""The weight's gradient is added up piece by piece, each while it is in the second-level cache."""
 
 
 class _Call:
@@ -40,7 +46,8 @@ class _Call:
         self.segments = np.array(g.segments(g.channels))
         self.sizes = (g.height, g.width, g.channels, g.out_height, g.out_width, *g.stride, g.channels // g.groups)
         self.depth = g.taps * (g.channels // g.groups)
-        self.rows = max(1, min(g.pixels, max(LEAST_ROWS, CHUNK_BYTES // (g.taps * g.channels * self.dtype.itemsize))))
+        fitting = CHUNK_BYTES // (g.taps * g.channels * self.dtype.itemsize)
+        self.rows = max(1, min(g.pixels, max(LEAST_ROWS, min(fitting, -(-g.pixels // PARTS)))))
 
     def filters(self, weight: Tensor, transposed: bool) -> Factor:
         """Each group's filters as (out channels, taps * channels), or the other way round."""
@@ -101,24 +108,26 @@ def backward(
     grad_places = call.empty(g.pixels if wants_places else 0, g.taps, g.offset_groups, 3)
     grad_filters = torch.zeros(g.groups, g.group_filters, call.depth, dtype=call.dtype)
     columns = call.empty(call.rows if wants_weight else 0, width)
-    empty = call.empty(0)
+    piece = max(1, PIECE_BYTES // max(1, call.depth * call.dtype.itemsize))
 
     for start, stop in call.chunks():
         size = stop - start
-        grad_columns = empty  # the last chunk's is free before this one's is made
-        if filters is not None:
-            grad_columns = filters.product(grads[start:stop]).reshape(-1)
+        grad_columns = call.empty(0) if filters is None else filters.product(grads[start:stop]).reshape(-1)
         if wants_places:
             split(functools.partial(_places_backward, call, start, grad_columns, columns, grad_places), size, 16)
         elif wants_weight:
             split(functools.partial(_sample, call, start, columns), size, smallest=16)
         if wants_input:
             _scatter(call, start, stop, grad_columns, grad_pixels)
+        del grad_columns
         if wants_weight:
-            by_group = call.by_group(columns[:size])
-            grad_filters += grouped_product(grads[start:stop].permute(2, 1, 0), by_group.transpose(0, 1)).transpose(
-                0, 1
-            )
+            sampled = call.by_group(columns[:size]).transpose(0, 1)
+            for first in range(0, g.group_filters, piece):
+                some = slice(first, first + piece)
+                grad_filters[:, some] += grouped_product(
+                    grads[start:stop, :, some].permute(2, 1, 0), sampled
+                ).transpose(0, 1)
+    del filters, columns
     # (batch, Ho, Wo, taps, offset groups, y x mask) -> (batch, offset groups, taps, y x mask, Ho, Wo)
     batch = g.batch if wants_places else 0
     places = grad_places.view(batch, g.out_height, g.out_width, g.taps, g.offset_groups, 3).permute(0, 4, 3, 5, 1, 2)

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import contextlib
-import gc
 import math
 import os
 from array import array
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 import numpy as np
 
+from dcnlab.collector import no_collector
 from dcnlab.data import jsonfile
 from dcnlab.data.annotations import Annotations, check_class, check_names, join, starts, strings
 from dcnlab.data.labels import names_of
@@ -135,22 +134,10 @@ def _without_masks(entry: dict[str, Any]) -> dict[str, Any]:
     return entry
 
 
-@contextlib.contextmanager
-def _no_collector() -> Iterator[None]:
-    """Millions of new objects, none of them garbage: Python would look through them again and again."""
-    was_on = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if was_on:
-            gc.enable()
-
-
 def _load(path: Path) -> dict[str, Any]:
     """Parse the file; masks, four fifths of COCO's memory, are let go entry by entry."""
     try:
-        with _no_collector():
+        with no_collector():
             content = jsonfile.load(path, finish=_without_masks)
     except OSError as error:
         raise ValueError(f"{path} cannot be read ({error.strerror}); data.annotations names another") from error

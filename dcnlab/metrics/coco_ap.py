@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from dcnlab.collector import no_collector
 from dcnlab.metrics.boxes import Detections, GroundTruth, arrays
 
 BACKENDS = ("faster", "pycocotools")
@@ -41,8 +42,9 @@ def coco_ap(
     """
     if backend not in BACKENDS:
         raise ValueError(f"the backend of COCO AP is {backend!r}; choose from: {', '.join(BACKENDS)}")
-    truth, found = arrays(ground_truth, detections)
-    precision, recall, ious = _evaluate(*_in_coco_form(truth, found), backend)
+    with no_collector():
+        truth, found = arrays(ground_truth, detections)
+        precision, recall, ious = _evaluate(*_in_coco_form(truth, found), backend)
     at = {percent: int(np.argmin(np.abs(100 * ious - percent))) for percent in (50, 70, 75)}
     # precision (IoU, recall, class, size, most detections), recall the same without its second axis
     scores = {"ap": _mean(precision[:, :, :, 0, 2])}

@@ -53,6 +53,7 @@ class _Call:
         """Each group's filters as (out channels, taps * channels), or the other way round."""
         g = self.geometry
         filters = weight.to(self.dtype).permute(0, 2, 3, 1).reshape(g.groups, g.group_filters, self.depth)
+        filters = filters.contiguous()  # for rows that are not dense oneDNN has nothing but its slowest loop
         return Factor(filters.transpose(1, 2) if transposed else filters, self.rows, -(-g.pixels // self.rows))
 
     def empty(self, *shape: int) -> Tensor:

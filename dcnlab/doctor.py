@@ -127,7 +127,7 @@ def kernels() -> Findings:
         return [(ABSENT, "none compiled: cupy is not installed; CUDA tensors need cupy-cuda13x")]
     import torch
 
-    from dcnlab.ops.cuda import deform_conv2d, roi_pool
+    from dcnlab.ops.cuda import deform_conv2d, fused, roi_pool
     from dcnlab.ops.cuda.compile import compile_cubin, nvrtc_problem, source_text
 
     problem = nvrtc_problem()
@@ -142,8 +142,8 @@ def kernels() -> Findings:
         return f"{', '.join(names)}; {len(reports)} variants for sm_{arch}"
 
     by_file: dict[str, list[Any]] = {}
-    for variant in [*deform_conv2d.variants(), *roi_pool.variants()]:
-        if variant.main:
+    for variant in [*deform_conv2d.variants(), *fused.variants(), *roi_pool.variants()]:
+        if variant.main and variant.least_architecture <= arch:
             by_file.setdefault(variant.source_file, []).append(variant.prelude)
     return [_attempt(name, partial(compiled, name, preludes)) for name, preludes in by_file.items()]
 

@@ -165,7 +165,7 @@ def _places_backward(
 def _scatter(call: _Call, start: int, stop: int, grad_columns: Tensor, grad_pixels: Tensor) -> None:
     """Take a chunk's gradient to the input: a thread for each image, or for a band of an image's pixels.
 
-    Bands, not some of the channels each: threads that write to neighbouring lines of memory slow each other down.
+    Bands, not some of the channels each: measured, two threads on alternating runs of channels are slower than one.
     """
     from dcnlab.ops.cpu import deform_conv2d_kernels as kernels
 

@@ -19,8 +19,7 @@ grad_places   (N * Ho * Wo, K, offset_groups, 3)          gradients of y, x and 
 ``sizes`` is (H, W, C, Ho, Wo, stride y, stride x, channels of a convolution group).
 
 Large arrays are flat and indexed by unsigned numbers. A slice would be an array object, whose count of references all
-threads change with atomic instructions: three quarters of the time of a row of 64 channels. A signed number would be
-tested for counting from the end, which keeps the loops from being vectorised.
+threads change with atomic instructions. A signed number would be tested for counting from the end.
 """
 
 # mypy: disable-error-code="no-untyped-def, no-untyped-call"

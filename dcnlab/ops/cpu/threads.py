@@ -2,7 +2,7 @@
 
 Where torch runs on OpenMP, its team of threads takes the parts, through the entry point that GCC's and LLVM's OpenMP
 share. Threads of our own would have to wait for it: after a product OpenMP's threads keep their processors busy for
-about a millisecond in case another one follows, which doubled the time of the loops between products. Without OpenMP a
+a while in case another one follows, and the loops between products took up to twice as long. Without OpenMP a
 pool of Python threads serves. numba's own threading layers are no choice: they abort the process when two threads call
 them at once (workqueue) or after a fork (GNU OpenMP), and compile several times longer.
 """

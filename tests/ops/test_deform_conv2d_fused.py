@@ -165,6 +165,27 @@ def test_an_infinite_pixel_reaches_the_places_beside_it_and_no_others(dtype):
     assert torch.equal(output[:, 0, 0] > 0, tensors["weight"][:, 3, 0, 0] > 0)
 
 
+def infinite_channel(dtype):
+    """One tap, two offset groups: a pixel infinite in the second one's last channel, read as `infinite_pixel`'s."""
+    case = Case(
+        batch=1, channels=16, filters=8, offset_groups=2, height=5, width=5, kernel=(1, 1), padding=(0, 0), dtype=dtype
+    )
+    tensors = tensors_of(case)
+    tensors["offset"][:, :2], tensors["offset"][:, 2:] = 0, -0.5
+    tensors["input"][0, 15, 2, 2] = torch.inf
+    return case, tensors
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+def test_an_infinite_channel_reaches_the_places_of_its_own_offset_group_and_no_others(dtype):
+    case, tensors = infinite_channel(dtype)
+    output = run(case, HostKernels(sanitize=False), tensors)[0]
+    assert not output.isnan().any()
+    there = torch.zeros(5, 5, dtype=torch.bool)
+    there[2:4, 2:4] = True
+    assert torch.equal(output.isinf(), there.expand(8, 5, 5))
+
+
 @pytest.mark.parametrize(
     ("case", "dtype"),
     [
@@ -258,8 +279,12 @@ FAULTS = {
     "the bias is left out": ("[half % 2 * 2 + i] + add[i]", "[half % 2 * 2 + i]"),
 }
 
-STRAYS = {"filters beyond the last are read", "pixels beyond the last are written"}
-"""Those that only a sanitizer sees: the numbers come out right."""
+STRAYS = {
+    "filters beyond the last are read",
+    "channels beyond the offset group are read",
+    "pixels beyond the last are written",
+}
+"""Those that only a sanitizer sees: the numbers come out right, unless what lies beyond the array is no number."""
 
 
 class Faulty(HostKernels):
@@ -291,6 +316,12 @@ def test_a_fault_in_the_kernel_shows(fault):
         outputs.append(run(case, kernels, tensors))
     wrong = any(not ((output.double() - expected).abs() <= allowed).all() for output in outputs)
     assert wrong or not all(torch.equal(output, outputs[0]) for output in outputs)
+
+
+def test_reading_another_offset_groups_channels_shows():
+    case, tensors = infinite_channel(torch.float16)
+    wrong = Faulty(*FAULTS["channels beyond the offset group are read"], sanitize=False)
+    assert run(case, wrong, tensors).isnan().any()
 
 
 def test_reading_a_corner_off_the_map_shows():

@@ -7,6 +7,8 @@ one.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -16,6 +18,7 @@ from torch.overrides import handle_torch_function, has_torch_function
 from dcnlab.ops import autocast, autograd, reference
 from dcnlab.ops.checks import check_deform_conv2d, check_tensors, pair
 from dcnlab.ops.geometry import ConvGeometry
+from dcnlab.ops.precision import convolution_precision
 
 _GEOMETRY = "int[2] stride, int[2] padding, int[2] dilation"
 torch.library.define(
@@ -47,6 +50,7 @@ def deform_conv2d(
     bilinearly, and is zero outside the map (Dai et al. 2017, equations 2 and 3; Zhu et al. 2019, equation 1).
     Signature and results are torchvision's, but for one point: the gradient of an offset that reads at exactly -1 is 0,
     as in the authors' kernel. A place that is NaN or infinite reads zero. Equal calls give bitwise equal gradients.
+    Whether float32 is multiplied with fewer bits (TF32, bfloat16) follows torch's switch for convolutions.
     Second derivatives go through the reference implementation, which holds all columns in memory.
 
     Args:
@@ -192,7 +196,7 @@ def _forward(
     dilation: tuple[int, int],
 ) -> Tensor:
     geometry = ConvGeometry.of(input, offset, weight, stride, padding, dilation)
-    with autocast.off(input.device.type):
+    with _alone(input):
         return _path(input).forward(input, offset, mask, weight, bias, geometry)
 
 
@@ -209,8 +213,16 @@ def _backward(
     needed: tuple[bool, bool, bool, bool],
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     geometry = ConvGeometry.of(input, offset, weight, stride, padding, dilation)
-    with autocast.off(input.device.type):
+    with _alone(input):
         return _path(input).backward(grad, input, offset, mask, weight, geometry, needed)
+
+
+@contextmanager
+def _alone(input: Tensor) -> Iterator[None]:
+    """Compute as the operator says, whatever surrounds it says of matrix products."""
+    device = input.device.type
+    with autocast.off(device), convolution_precision(device, input.dtype):
+        yield
 
 
 def _path(input: Tensor) -> Any:

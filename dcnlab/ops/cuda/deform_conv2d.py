@@ -16,7 +16,7 @@ from torch import Tensor
 from dcnlab.ops.cuda import choice, fused
 from dcnlab.ops.cuda.compile import C_TYPES, Prelude, Variant
 from dcnlab.ops.cuda.launch import DIVISOR, KernelModule, ModuleFactory, divisor, module
-from dcnlab.ops.cuda.products import convolution_precision, grouped_product, grouped_sums
+from dcnlab.ops.cuda.products import grouped_product, grouped_sums
 from dcnlab.ops.geometry import ConvGeometry
 
 CHUNK_BYTES = 24 << 20
@@ -168,7 +168,6 @@ class _Call:
         )
 
 
-@convolution_precision()
 def forward(
     input: Tensor,
     offset: Tensor,
@@ -205,7 +204,6 @@ def _forward_by_chunks(call: _Call, bias: Tensor | None) -> Tensor:
     return output
 
 
-@convolution_precision()
 def backward(
     grad: Tensor,
     input: Tensor,

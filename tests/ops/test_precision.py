@@ -1,0 +1,119 @@
+"""Which of torch's switches decides over the precision of the operators' matrix products."""
+
+import threading
+
+import pytest
+import torch
+from torch.nn import functional
+
+from dcnlab.ops import deform_conv2d
+from dcnlab.ops.precision import convolution_precision
+
+CONV = {"cuda": torch.backends.cudnn.conv, "cpu": torch.backends.mkldnn.conv}
+MATMUL = {"cuda": torch.backends.cuda.matmul, "cpu": torch.backends.mkldnn.matmul}
+SWITCHES = [(backend, "fp32_precision") for backend in (*CONV.values(), *MATMUL.values(), torch.backends)]
+
+
+@pytest.fixture(autouse=True)
+def _switches():
+    yield
+    for backend, name in SWITCHES:
+        setattr(backend, name, "none")
+    torch.backends.cudnn.conv.fp32_precision = "tf32"  # torch's own default
+
+
+@pytest.mark.parametrize("device", ["cpu", "cuda"])
+@pytest.mark.parametrize("matmul", ["ieee", "tf32"])
+@pytest.mark.parametrize("conv", ["ieee", "tf32"])
+def test_products_follow_the_convolutions_switch_and_leave_the_other_as_it_was(device, conv, matmul):
+    CONV[device].fp32_precision, MATMUL[device].fp32_precision = conv, matmul
+    with convolution_precision(device, torch.float32):
+        assert MATMUL[device].fp32_precision == conv
+    assert MATMUL[device].fp32_precision == matmul
+    with pytest.raises(ZeroDivisionError), convolution_precision(device, torch.float32):
+        raise ZeroDivisionError
+    assert MATMUL[device].fp32_precision == matmul
+
+
+def test_the_older_switch_counts_too():
+    torch.backends.cudnn.allow_tf32 = False
+    try:
+        with convolution_precision("cuda", torch.float32):
+            assert torch.backends.cuda.matmul.fp32_precision != "tf32"
+    finally:
+        torch.backends.cudnn.allow_tf32 = True
+
+
+@pytest.mark.parametrize("device", ["cpu", "cuda"])
+def test_a_switch_that_follows_the_general_one_does_so_afterwards(device):
+    torch.backends.fp32_precision = "tf32"
+    CONV[device].fp32_precision = "ieee"
+    with convolution_precision(device, torch.float32):
+        assert MATMUL[device].fp32_precision == "ieee"
+    assert MATMUL[device].fp32_precision == "tf32"
+    torch.backends.fp32_precision = "ieee"
+    assert MATMUL[device].fp32_precision == "ieee"
+
+
+def test_calls_of_several_threads_find_and_leave_one_setting():
+    CONV["cpu"].fp32_precision, MATMUL["cpu"].fp32_precision = "ieee", "bf16"
+    both_inside, first_is_out, seen = threading.Barrier(2, timeout=20), threading.Event(), []
+
+    def call(first: bool) -> None:
+        with convolution_precision("cpu", torch.float32):
+            both_inside.wait()
+            if not first:
+                first_is_out.wait(20)
+            seen.append(MATMUL["cpu"].fp32_precision)
+        if first:
+            first_is_out.set()
+
+    threads = [threading.Thread(target=call, args=(first,)) for first in (True, False)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert seen == ["ieee", "ieee"]
+    assert MATMUL["cpu"].fp32_precision == "bf16"
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)
+def test_half_precision_is_summed_in_float32_and_the_switch_is_left_as_it_was(dtype):
+    matmul, short = torch.backends.cuda.matmul, {torch.float16: "fp16", torch.bfloat16: "bf16"}[dtype]
+    name = f"allow_{short}_reduced_precision_reduction"
+    before = getattr(matmul, name), getattr(matmul, f"{name}_split_k")
+    assert before == (True, True)
+    with convolution_precision("cuda", dtype):
+        assert (getattr(matmul, name), getattr(matmul, f"{name}_split_k")) == (False, True)
+    assert (getattr(matmul, name), getattr(matmul, f"{name}_split_k")) == before
+
+
+def error_of(function) -> float:
+    torch.manual_seed(0)
+    input, weight, offset = torch.randn(1, 256, 24, 24), torch.randn(256, 256, 3, 3), torch.zeros(1, 18, 24, 24)
+    exact = functional.conv2d(input.double(), weight.double(), padding=1)
+    found = (
+        function(input, weight, padding=1)
+        if function is functional.conv2d
+        else function(input, offset, weight, padding=1)
+    )
+    return ((found - exact).abs().max() / exact.abs().max()).item()
+
+
+@pytest.mark.parametrize("rows", [1 << 20, 64], ids=["products", "products of packed filters"])
+def test_a_loose_switch_for_matrix_products_costs_no_bit_and_that_for_convolutions_counts(rows, monkeypatch):
+    from dcnlab.ops.cpu import deform_conv2d as cpu
+
+    monkeypatch.setattr(cpu, "LEAST_ROWS", rows)
+    monkeypatch.setattr(cpu, "CHUNK_BYTES", 1)
+    strict = error_of(deform_conv2d)
+    assert strict < 1e-6
+    torch.set_float32_matmul_precision("medium")
+    try:
+        assert error_of(deform_conv2d) == strict
+    finally:
+        torch.set_float32_matmul_precision("highest")
+    CONV["cpu"].fp32_precision = "bf16"
+    if error_of(functional.conv2d) < 1e-4:
+        pytest.skip("this processor multiplies no float32 as bfloat16")
+    assert 1e-4 < error_of(deform_conv2d) < 2e-2

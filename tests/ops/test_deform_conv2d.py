@@ -10,12 +10,13 @@ import pytest
 import torch
 import torchvision
 from conv_cases import NAMES, Case, by_autograd, by_cpu, by_reference, random_case
-from tester import assert_near
+from tester import LAYOUTS, assert_near
 from torch import Tensor, nn
 
 import dcnlab.ops
 from dcnlab.nn import DeformConv2d, DeformRoIPool
 from dcnlab.ops import ArgumentError, deform_conv2d, reference
+from dcnlab.ops.cpu import deform_conv2d as cpu
 
 GOLDEN = [f"modulated_deform_conv_{i}" for i in range(4)]
 
@@ -105,9 +106,18 @@ def test_an_empty_batch_gives_empty_results(modulated):
     assert not found["bias"].any()
 
 
+@pytest.fixture(params=[None, 3], ids=["one product", "products of packed filters"])
+def _chunks(request, monkeypatch):
+    if request.param:
+        monkeypatch.setattr(cpu, "CHUNK_BYTES", 1)
+        monkeypatch.setattr(cpu, "LEAST_ROWS", request.param)
+
+
+@pytest.mark.usefixtures("_chunks")
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32], ids=str)
 @pytest.mark.parametrize("argument", NAMES)
-def test_strided_arguments_count_as_their_values(argument):
-    case = Case(modulated=True, biased=True)
+def test_strided_arguments_count_as_their_values(argument, dtype):
+    case = Case(modulated=True, biased=True, dtype=dtype)
 
     def with_one_strided(input, offset, weight, bias, *, mask, **sizes):
         tensors = dict(zip(NAMES, (input, offset, mask, weight, bias), strict=True))
@@ -121,6 +131,22 @@ def test_strided_arguments_count_as_their_values(argument):
         )
 
     assert_near(by_autograd(with_one_strided, case), by_reference(case), case)
+
+
+@pytest.mark.usefixtures("_chunks")
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32], ids=str)
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_gradients_count_as_their_values_however_they_lie_in_memory(layout, dtype):
+    case = Case(modulated=True, biased=True, dtype=dtype)
+    tensors = case.tensors()
+    tensors["bias"] = tensors["bias"][:1].expand(len(tensors["bias"]))
+    leaves = [tensors[name].requires_grad_() for name in NAMES]
+    input, offset, mask, weight, bias = leaves
+    output = deform_conv2d(input, offset, weight, bias, padding=1, mask=mask)
+    grad = LAYOUTS[layout](case.grad())
+    expected = torch.autograd.grad(output, leaves, grad.contiguous(), retain_graph=True)
+    found = torch.autograd.grad(output, leaves, grad)
+    assert_near(dict(zip(NAMES, found, strict=True)), dict(zip(NAMES, expected, strict=True)), case)
 
 
 def test_channels_last_input_is_read_in_place_and_the_output_is_channels_last():

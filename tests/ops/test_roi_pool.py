@@ -8,7 +8,7 @@ import pytest
 import torch
 import torchvision
 from roi_cases import FUNCTIONS, NAMES, REFERENCES, RULES, Case, by_autograd, by_cpu, by_reference, random_case
-from tester import assert_near
+from tester import LAYOUTS, assert_near
 from torch import Tensor, nn
 
 from dcnlab.ops import ArgumentError, deform_ps_roi_pool, deform_roi_pool
@@ -224,6 +224,21 @@ def test_strided_arguments_count_as_their_values(rule, argument):
         return FUNCTIONS[rule](*tensors.values(), **sizes)
 
     assert_near(by_autograd(with_one_strided, case), by_reference(case), case)
+
+
+@pytest.mark.parametrize("rule", RULES)
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32], ids=str)
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize(("channels", "group"), [(70, 1), (3, 3)])
+def test_gradients_count_as_their_values_however_they_lie_in_memory(layout, dtype, rule, channels, group):
+    case = Case(rule, channels=channels, group=group if rule == "ps" else 1, dtype=dtype)
+    input, boxes, offset = case.tensors().values()
+    leaves = [input.requires_grad_(), offset.requires_grad_()]
+    output = FUNCTIONS[rule](leaves[0], boxes, leaves[1], **case.sizes())
+    grad = LAYOUTS[layout](case.grad())
+    expected = torch.autograd.grad(output, leaves, grad.contiguous(), retain_graph=True)
+    found = torch.autograd.grad(output, leaves, grad)
+    assert all(torch.equal(value, other) for value, other in zip(found, expected, strict=True))
 
 
 @pytest.mark.parametrize("rule", RULES)

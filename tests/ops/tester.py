@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Protocol
 
 import torch
@@ -9,6 +10,15 @@ from torch import Tensor
 
 TOLERANCES = {torch.float64: 1e-10, torch.float32: 2e-5, torch.float16: 4e-3, torch.bfloat16: 3e-2}
 """Largest error of a result by dtype, as a share of the result's largest entry (or of 1, if that is more)."""
+
+LAYOUTS: dict[str, Callable[[Tensor], Tensor]] = {
+    "channels last": lambda t: t.contiguous(memory_format=torch.channels_last),
+    "transposed": lambda t: t.transpose(2, 3).contiguous().transpose(2, 3),
+    "strided": lambda t: t.repeat_interleave(2, 3)[..., ::2],
+    "a sum's": lambda t: torch.tensor(0.75, dtype=t.dtype).expand_as(t),
+    "a mean's over places": lambda t: t[:, :, :1, :1].expand_as(t),
+}
+"""Ways in which a gradient (N, C, H, W) comes; those of sums and means are other values, one in memory for many."""
 
 Results = dict[str, Tensor | None]
 """Output and gradients by name; None where there is none."""

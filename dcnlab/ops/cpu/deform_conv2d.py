@@ -101,13 +101,13 @@ def backward(
     g, call = geometry, _Call(input, offset, mask, geometry)
     wants_input, wants_weight = needed[0], needed[3]
     wants_places = needed[1] or needed[2]
-    grads = grad.to(call.dtype).permute(0, 2, 3, 1).reshape(g.pixels, g.groups, g.group_filters)
+    grads = grad.to(call.dtype).permute(0, 2, 3, 1).contiguous().view(g.pixels, g.groups, g.group_filters)
     filters = call.filters(weight, transposed=False) if wants_input or wants_places else None
     width = g.taps * g.channels
 
     grad_pixels = torch.zeros(g.batch * g.height * g.width * g.channels if wants_input else 0, dtype=call.dtype)
     grad_places = call.empty(g.pixels if wants_places else 0, g.taps, g.offset_groups, 3)
-    grad_filters = torch.zeros(g.groups, g.group_filters, call.depth, dtype=call.dtype)
+    grad_filters = torch.zeros(g.groups if wants_weight else 0, g.group_filters, call.depth, dtype=call.dtype)
     columns = call.empty(call.rows if wants_weight else 0, width)
     piece = max(1, PIECE_BYTES // max(1, call.depth * call.dtype.itemsize))
 
@@ -132,7 +132,7 @@ def backward(
     # (batch, Ho, Wo, taps, offset groups, y x mask) -> (batch, offset groups, taps, y x mask, Ho, Wo)
     batch = g.batch if wants_places else 0
     places = grad_places.view(batch, g.out_height, g.out_width, g.taps, g.offset_groups, 3).permute(0, 4, 3, 5, 1, 2)
-    by_filter = grad_filters.view(g.out_channels, *g.kernel, g.channels // g.groups)
+    by_filter = grad_filters.view(-1, *g.kernel, g.channels // g.groups)
     maps = grad_pixels.view(g.batch if wants_input else 0, g.height, g.width, g.channels).permute(0, 3, 1, 2)
     found = (
         maps.to(input.dtype) if wants_input else None,

@@ -24,7 +24,7 @@ def grouped_product(a: Tensor, b: Tensor) -> Tensor:
     return torch.mm(a[:, 0], b[0]).unsqueeze(1)
 
 
-_FEW = 3
+_FEW = 7
 """So few products bring their right-hand side into oneDNN's layout faster each for itself, in memory at hand."""
 
 
@@ -44,6 +44,9 @@ class Factor:
     def product(self, a: Tensor, bias: Tensor | None = None) -> Tensor:
         """Compute (P, G, K) @ b -> (P, G, F), plus a bias of G * F elements."""
         if self._packed:
+            bias = (
+                None if bias is None else bias.contiguous()
+            )  # oneDNN reads on from its first element, whatever its stride
             return torch.ops.mkldnn._linear_pointwise(a[:, 0], self._b, bias, "none", [], "").unsqueeze(1)
         found = grouped_product(a, self._b)
         return found if bias is None else found + bias.view(found.shape[1:])

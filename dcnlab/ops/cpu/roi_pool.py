@@ -72,7 +72,7 @@ def backward(
     """Compute the gradients of input and offset; those not needed come back empty."""
     g, call = geometry, _Call(input, boxes, offset, geometry)
     wants_offset = needed[1] and offset is not None
-    grads = grad.to(call.dtype).permute(0, 2, 3, 1).contiguous()
+    grads = grad.to(call.dtype)
     segments = call.segments(BLOCK)
     # A block holds BLOCK channels, of one class or of several small ones.
     blocks = np.array_split(np.arange(len(segments)), max(1, min(len(segments), g.channels // BLOCK)))
@@ -85,10 +85,10 @@ def backward(
         for block in blocks
     ]
     split(functools.partial(_take_back, call, segments, parts, grads, partial, grad_cells), len(parts))
-    return (
-        g.from_cells(grad_cells).to(input.dtype) if needed[0] else input.new_empty(0),
-        _sum_parts(partial, call).to(offset.dtype) if wants_offset and offset is not None else input.new_empty(0),
-    )
+    grad_offset = _sum_parts(partial, call).to(offset.dtype) if wants_offset and offset is not None else None
+    del call  # the map by cells makes room for its gradient in the input's order
+    grad_input = g.from_cells(grad_cells).to(input.dtype) if needed[0] else input.new_empty(0)
+    return grad_input, input.new_empty(0) if grad_offset is None else grad_offset
 
 
 def _sum_parts(partial: Tensor, call: _Call) -> Tensor:
@@ -121,7 +121,9 @@ def _take_back(
     """Run the backward kernel over some of the (image, group cell, block of segments)."""
     from dcnlab.ops.cpu import roi_pool_kernels as kernels
 
+    span = 1 + sum((size - 1) * stride for size, stride in zip(grads.shape, grads.stride(), strict=True))
+    flat = grads.as_strided((span,), (1,)).numpy()
     for image, cell, block in parts[first:last]:
         sums = partial[block] if len(partial) else partial
-        arrays = grads.view(-1).numpy(), sums.numpy(), grad_cells.numpy()
+        arrays = flat, grads.stride(), sums.numpy(), grad_cells.numpy()
         kernels.backward(*call.arrays, segments[block], *call.sizes, image, cell, *arrays)

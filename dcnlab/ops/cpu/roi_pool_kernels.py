@@ -12,11 +12,13 @@ boxes       (R, 5)                                        image number, x1, y1, 
 offset      (R, 2 * classes, parts y, parts x)            x before y; of size 0 where there is none
 parts       (out height), (out width)                     the offset's cell for each row and column of bins
 segments    (S, 3)                                        runs of channels within one class: first, length, class
-output      (R * out height * out width * K,)             channels last; the same for its gradient
+output      (R * out height * out width * K,)             channels last
+grad        flat                                          gradient of the output, wherever its strides lead
 partial     (S, R, out height, out width, 2)              gradient of each bin's shift, x before y
 ==========  ============================================  ===================================================
 
-``sizes`` is (N, H, W, K, G, out height, out width, samples along an axis or 0); ``factors`` is (spatial_scale, gamma).
+``sizes`` is (N, H, W, K, G, out height, out width, samples along an axis or 0); ``factors`` is (spatial_scale, gamma);
+``strides`` is the gradient's, box, channel, row, column.
 ``sensitive`` chooses the rule: position-sensitive pooling's, or the RoIAlign-style one's. Large arrays are flat and
 indexed by unsigned numbers, for the reasons that deform_conv2d_kernels gives.
 """
@@ -228,7 +230,7 @@ def pool(pixels, boxes, offset, parts_y, parts_x, segments, sizes, factors, sens
 
 
 @njit(**_FAST, **_INLINE)
-def _return(pixels, grad_pixels, origin, sizes, scratch, rows, columns, grad, start, length, wants_shift):
+def _return(pixels, grad_pixels, origin, sizes, scratch, rows, columns, grad, length, wants_shift):
     """Take a bin's gradient back to its pixels, where `grad_pixels` is not empty, and to its place: x and y, pixels."""
     line_width, channels = sizes[2] * sizes[3], sizes[3]
     _, at, weight, slope = scratch
@@ -236,7 +238,7 @@ def _return(pixels, grad_pixels, origin, sizes, scratch, rows, columns, grad, st
     shift_x = shift_y = zero
     if length <= _SHORT:
         for c in range(length):
-            of_channel = grad[start + c]
+            of_channel = grad[c]
             for i in range(rows):
                 line = origin + c + at[0, i] * line_width
                 by_x = by_y = zero
@@ -252,20 +254,20 @@ def _return(pixels, grad_pixels, origin, sizes, scratch, rows, columns, grad, st
                     for j in range(columns):
                         grad_pixels[np.uint64(line + at[1, j] * channels)] += factor * weight[1, j]
         return shift_x, shift_y
-    first, run = np.uint64(start), np.uint64(length)
+    run = np.uint64(length)
     for i in range(rows):
         for j in range(columns):
             pixel = np.uint64(origin + at[0, i] * line_width + at[1, j] * channels)
             if wants_shift:
                 dot = zero
                 for c in range(run):
-                    dot += grad[first + c] * pixels[pixel + c]
+                    dot += grad[c] * pixels[pixel + c]
                 shift_x += weight[0, i] * slope[1, j] * dot
                 shift_y += slope[0, i] * weight[1, j] * dot
             if grad_pixels.size:
                 factor = weight[0, i] * weight[1, j]
                 for c in range(run):
-                    grad_pixels[pixel + c] += factor * grad[first + c]
+                    grad_pixels[pixel + c] += factor * grad[c]
     return shift_x, shift_y
 
 
@@ -283,16 +285,19 @@ def backward(
     image,
     cell,
     grad,
+    strides,
     partial,
     grad_pixels,
 ):
     """Take the gradient of one group cell of one image back; what has size 0 of `partial`, `grad_pixels` is skipped.
 
+    Each bin's gradient is brought together first: a copy of them all, channels last, would be as large as the output.
     Other images, cells or segments touch other memory, and every sum runs in the order of the boxes: repeatable
     without atomics.
     """
     batch, map_height, map_width, channels, group, out_height, out_width, _ = sizes
     scratch = _scratch(pixels.dtype, sizes)
+    of_bin = np.empty(segments[:, 1].max(), pixels.dtype)
     plane = (image * group * group + cell) * map_height * map_width * channels
     # Bins whose row times group // out_height is the cell's, and columns likewise.
     first_row, last_row = -(-(cell // group) * out_height // group), -(-(cell // group + 1) * out_height // group)
@@ -303,7 +308,7 @@ def backward(
             continue
         for row in range(first_row, last_row):
             for column in range(first_column, last_column):
-                bin_at = ((number * out_height + row) * out_width + column) * channels
+                bin_at = number * strides[0] + row * strides[2] + column * strides[3]
                 class_of, rows, columns = -1, 0, 0
                 for segment in range(segments.shape[0]):
                     channel, length = segments[segment, 0], segments[segment, 1]
@@ -315,9 +320,10 @@ def backward(
                         )
                     if rows == 0 or columns == 0:
                         continue
-                    origin, start = plane + channel, bin_at + channel
+                    for c in range(length):
+                        of_bin[c] = grad[np.uint64(bin_at + (channel + c) * strides[1])]
                     shift_x, shift_y = _return(
-                        *(pixels, grad_pixels, origin, sizes, scratch, rows, columns, grad, start, length),
+                        *(pixels, grad_pixels, plane + channel, sizes, scratch, rows, columns, of_bin, length),
                         partial.size > 0,
                     )
                     if partial.size:

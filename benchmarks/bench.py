@@ -29,6 +29,7 @@ PARTS: dict[str, tuple[float, list[str]]] = {
     "feeding": (7, ["feeding.py"]),
     "networks": (19, ["networks.py", "--rounds", "7"]),
     "growth": (18, ["growth.py", "--rounds", "5", "--figure", "docs/images/growth_cpu.png"]),
+    "roi_pooling": (5, ["roi_pooling.py", "--rounds", "7"]),
     "operators": (44, ["operators_cpu.py", "--rounds", "7"]),
 }
 """Percent of the time, and the script with its options; the largest last, so that it gets what the others leave."""

@@ -1,6 +1,6 @@
 """README's tables of benchmarks/results/*_cpu.json, as markdown, with the goals and what missed them.
 
-    python benchmarks/tables.py operators      one of: operators, networks, growth, around
+    python benchmarks/tables.py operators      one of: operators, roi_pooling, networks, growth, around
 
 A file that is not there yet is one line in the page; one that cannot be read is one line on stderr, and exit status 1.
 """
@@ -154,6 +154,33 @@ Goals: {FASTER["forward"]:g} and {FASTER["both"]:g} times faster than torchvisio
 {measured_on(result, "operators", "torch", "torchvision", "numba")}"""
 
 
+def roi_pooling(result: Result) -> str:
+    """Both passes of a pooling in a row, beside torchvision's unshifted one."""
+    passes: dict[str, dict[str, Result]] = {}
+    for row in result["rows"]:
+        passes.setdefault(row["pooling"], {})[row["pass"]] = row
+    lines, times = [], "{:.1f}"
+    for both in passes.values():
+        of = next(iter(both.values()))
+        for ours, name in (("ours", "deform_ps_roi_pool"), ("ours_aligned", "deform_roi_pool")):
+            if f"{ours}_ms" not in of:
+                continue
+            groups = f", {of['group']}x{of['group']} groups" if of["group"] > 1 else ""
+            line = [f"`{name}`, {of['channels']} channels{groups}", "ps_roi_align" if groups else "roi_align"]
+            for kind in FASTER:
+                row = both.get(kind)
+                line += [times.format(row["torchvision_ms"] / row[f"{ours}_ms"]) if row else ""]
+                with_memory = row and f"{ours}_mib" in row
+                line += [f"{row[f'{ours}_mib'] / row['torchvision_mib']:.2f}" if row and with_memory else ""]
+            lines.append(line)
+    head = ["float32, 300 boxes, 7x7 bins of 4x4 samples", "torchvision's peer"]
+    head += [f"{kind}: {what}" for kind in FASTER for what in ("times faster", "memory")]
+    return f"""{_table(head, lines)}
+
+The peers pool the same boxes without shifts and return no gradient of any; memory is the share of theirs.
+{measured_on(result, "roi_pooling", "torch", "torchvision", "numba")}"""
+
+
 def networks(result: Result) -> str:
     """Plain, deformable, and deformable with torchvision's operator."""
     goals, lines = Goals(), []
@@ -258,6 +285,7 @@ def _listed(words: Iterable[str]) -> str:
 _UNITS = {"ms": "time", "mib": "memory"}
 NAMES = {
     "operators": "Operators",
+    "roi_pooling": "RoI pooling",
     "networks": "Networks",
     "growth": "Growth",
     "feeding": "Data",
@@ -267,6 +295,7 @@ NAMES = {
 AROUND: dict[str, Callable[[Result], list[list[str]]]] = {"feeding": feeding, "scoring": scoring, "startup": startup}
 TABLES: dict[str, Callable[[], str]] = {
     "operators": lambda: section("operators", operators),
+    "roi_pooling": lambda: section("roi_pooling", roi_pooling),
     "networks": lambda: section("networks", networks),
     "growth": lambda: section("growth", growth),
     "around": around,

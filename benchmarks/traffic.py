@@ -28,6 +28,7 @@ from typing import Any
 import measure
 import torch
 from operators import SHAPES, Shape
+from roi_pooling import BINS, GAMMA, POOLINGS, SAMPLES, SCALE, Pooling
 from tabulate import tabulate
 
 from dcnlab.ops.cuda import deform_conv2d, roi_pool
@@ -40,25 +41,6 @@ from counting import CountedKernels, Launch
 BYTES_PER_SECOND, FLOPS_PER_SECOND = 4.3e12, 60e12
 CONVOLUTIONS = [*SHAPES["paper"], Shape(64, 128, 128)]
 DTYPES = {"bfloat16": torch.bfloat16, "float32": torch.float32}
-BINS, SAMPLES = 7, 4
-
-
-@dataclass(frozen=True)
-class Pooling:
-    """A position-sensitive RoI pooling of the paper's networks, one image of 600 x 1000 pixels at stride 16."""
-
-    channels: int
-    group: int
-    boxes: int = 300
-    height: int = 38
-    width: int = 63
-
-    def __str__(self) -> str:
-        return f"{self.boxes} boxes, {self.channels} of {self.channels * self.group**2}x{self.height}x{self.width}"
-
-
-POOLINGS = [Pooling(21, 7), Pooling(8, 7), Pooling(256, 1)]
-"""R-FCN's scores on VOC and its boxes; Faster R-CNN's head."""
 
 
 @dataclass(frozen=True)
@@ -92,18 +74,11 @@ def convolution(shape: Shape, dtype: torch.dtype) -> Counts:
 
 
 def pooling(pool: Pooling, dtype: torch.dtype) -> Counts:
-    """Count a RoI pooling, forward and backward; boxes of 10% to 50% of the image's sides."""
-    torch.manual_seed(0)
-    input = torch.randn(1, pool.channels * pool.group**2, pool.height, pool.width, dtype=dtype)
-    extent = torch.tensor([pool.width, pool.height]) * 16.0
-    centre, half = torch.rand(pool.boxes, 2) * extent, (0.05 + 0.2 * torch.rand(pool.boxes, 2)) * extent
-    corners = ((centre - half).clamp_min(0), torch.minimum(centre + half, extent - 1))
-    rois = torch.cat((torch.zeros(pool.boxes, 1), *corners), 1)
-    offset = torch.randn(pool.boxes, 2, BINS, BINS)
-    geometry = PoolGeometry.of_ps_roi_pool(input, rois, offset, BINS, 1 / 16, pool.group, BINS, SAMPLES, 0.1)
+    """Count a RoI pooling, forward and backward."""
+    input, rois, offset, grad = pool.tensors(dtype)
+    geometry = PoolGeometry.of_ps_roi_pool(input, rois, offset, BINS, SCALE, pool.group, BINS, SAMPLES, GAMMA)
     kernels = CountedKernels()
     output = roi_pool.forward(input, rois, offset, geometry, kernels)
-    grad = torch.randn(output.shape, dtype=dtype)
     roi_pool.backward(grad, input, rois, offset, geometry, (True, True), kernels)
     read = kernels.launches[0].loads["pixels"].bytes / dtype.itemsize
     least = {"pool": 2 * read, "input_backward": 2 * read, "offset_backward": 2 * read}

@@ -1,8 +1,11 @@
-"""What tests of whole runs share: an experiment that takes seconds."""
+"""What tests of several folders share: an experiment that takes seconds, and the operators' oracle."""
 
 import os
+from pathlib import Path
 
 import pytest
+
+GOLDENS = Path(__file__).resolve().parents[2] / "shared" / "goldens"
 
 TINY = """
 data: {train_length: 32, test_length: 40, batch_size: 16, image_size: 28}
@@ -21,3 +24,11 @@ def tiny(tmp_path, monkeypatch):
     path = tmp_path / "tiny.yaml"
     path.write_text(TINY)
     return str(path)
+
+
+@pytest.fixture(scope="session")
+def goldens() -> Path:
+    """The folder of arrays from the authors' kernels."""
+    if not GOLDENS.is_dir():
+        pytest.skip("the golden arrays are not part of the project: ../shared/goldens is absent")
+    return GOLDENS

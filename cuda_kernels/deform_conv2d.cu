@@ -74,6 +74,7 @@ INLINE void find_places(Place* places, const ChunkSizes& s, const real* shift, c
             p.channel = row.offset_group * s.offset_group_channels;
             p.columns = row.columns;
             p.scale = mask != nullptr ? mask[row.at_mask(s)] : real(1);
+            if (!c.bits) p.scale = real(0);  // nothing read is nothing, were the mask's factor infinite
             for (int k = 0; k < 4; ++k) {
                 p.pixel[k] = (origin + c.pixel[k]) * s.channels + p.channel;
                 p.weight[k] = c.weight[k];
@@ -109,7 +110,7 @@ sample(const scalar_t* __restrict__ pixels, const real* __restrict__ shift, cons
             real sum[VEC] = {};
 #pragma unroll
             for (int k = 0; k < 4; ++k) {
-                const real weight = p.weight[k] * p.scale;
+                const real weight = p.bits >> k & 1 ? p.weight[k] * p.scale : real(0);
 #pragma unroll
                 for (int i = 0; i < VEC; ++i) sum[i] += weight * to_real(in[k].value[i]);
             }
@@ -224,6 +225,7 @@ INLINE void put_in_order(Entry* bin, Entry* ordered, int count) {
         if (lane < run) mine = bin[first + lane];
         int rank = 0;
         for (int other = 0; other < run; ++other) rank += __shfl_sync(everyone, mine.columns, other) < mine.columns;
+        __syncwarp();  // `to` may be `bin`: all have read before one writes
         if (lane < run) to[first + rank] = mine;
     }
     for (int run = 32; run < count; run *= 2) {
@@ -270,6 +272,7 @@ gather(const scalar_t* __restrict__ grad_columns, Entry* bins, Entry* ordered, c
     const int first_channel = int(key - pixel * s.offset_groups) * s.offset_group_channels;
     total_t* out = grad_pixels + pixel * s.channels + first_channel;
     const int from = begin[key], to = begin[key + 1];
+    if (accumulate && from == to) return;  // a chunk stands on a part of the image
     for (int v = threadIdx.x * VEC; v < s.offset_group_channels; v += blockDim.x * VEC) {
         const scalar_t* grads = grad_columns + across(s, first_channel + v);
         Totals& totals = *reinterpret_cast<Totals*>(out + v);

@@ -113,9 +113,11 @@ INLINE void read_corners(Words (&corner)[4], const scalar_t* pixels, const Place
     }
 }
 
-INLINE Pack blend(const Words (&corner)[4], const Place& place) {
+// Zero beyond the last channel, whatever the place's weights.
+INLINE Pack blend(const Words (&corner)[4], const Place& place, bool exists) {
     constexpr int each = VEC / 4;  // elements of a word
-    Pack out;
+    Pack out = {};
+    if (!exists) return out;
 #pragma unroll
     for (int i = 0; i < VEC; ++i) {
         real sum = 0;
@@ -132,6 +134,7 @@ INLINE Pack blend(const Words (&corner)[4], const Place& place) {
 INLINE void multiply(float (&sum)[STRIPS][4][4], const Pack* columns, const Pack* filters, int part) {
     const int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
     const int first_row = warp % 2 * (TILE / 2), first_filter = warp / 2 * 32;
+    __syncwarp();  // the instructions of tensor cores want the warp together
     unsigned b[4][2];
 #pragma unroll
     for (int pair = 0; pair < 2; ++pair) {
@@ -224,7 +227,7 @@ fused(const scalar_t* __restrict__ pixels, const real* __restrict__ shift, const
             Words corner[4];
             if (samples) read_corners(corner, pixels, place, channel, channel < channels);
             if (step > 0) multiply(sum, from, shared.filters[1 - step % 2], part);
-            if (samples) to[swizzled(row, pack)] = blend(corner, place);
+            if (samples) to[swizzled(row, pack)] = blend(corner, place, channel < channels);
         }
         if (finds) shared.places[after.places][thread] = place_of(row_of(after), s, found, exists);
         wait_for_copies();

@@ -149,3 +149,29 @@ def by_kernels(case: Case, modules: ModuleFactory, chunk_bytes: int = cuda.CHUNK
     found = dict(zip(NAMES, grads, strict=False))
     found["mask"] = found["mask"] if mask is not None else None  # type: ignore[assignment]
     return {"output": output} | found | {"bias": None if bias is None else grad.sum((0, 2, 3))}
+
+
+def nothing_read_times_infinity(value: float, dtype: torch.dtype) -> tuple[Case, Results]:
+    """A case with mask factors that are not finite at places off the map, and its results: they count nothing."""
+    case = Case(batch=1, channels=16, filters=8, height=5, width=6, modulated=True, dtype=dtype)
+    tensors = case.tensors()
+    tensors["offset"][0, 6:8, 1:4, 2] = 40.0  # of the fourth tap
+    tensors["mask"][0, 3, 1:4, 2] = 0
+    case.tensors = lambda: {k: None if t is None else t.clone() for k, t in tensors.items()}  # type: ignore[method-assign]
+    expected = by_reference(case)
+    tensors["mask"][0, 3, 1:4, 2] = value
+    return case, expected
+
+
+def infinite_factor_at_the_border(dtype: torch.dtype) -> Case:
+    """A case of one tap, nowhere negative, that reads half a pixel above the map at one place, times infinity."""
+    case = Case(
+        batch=1, channels=8, filters=8, height=4, width=4, kernel=(1, 1), padding=(0, 0), modulated=True, dtype=dtype
+    )
+    tensors = case.tensors()
+    tensors["offset"].zero_()
+    tensors["offset"][0, :, 0, 0] = torch.tensor([-0.5, 0.5])
+    tensors["mask"][0, 0, 0, 0] = torch.inf
+    tensors["input"], tensors["weight"] = tensors["input"].abs(), tensors["weight"].abs()
+    case.tensors = lambda: {k: None if t is None else t.clone() for k, t in tensors.items()}  # type: ignore[method-assign]
+    return case

@@ -5,7 +5,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from conv_cases import NAMES, Case, random_case
+from conv_cases import NAMES, Case, infinite_factor_at_the_border, nothing_read_times_infinity, random_case
+from tester import assert_near
 
 from dcnlab.ops import reference
 from dcnlab.ops.cuda import deform_conv2d as cuda
@@ -176,6 +177,24 @@ def infinite_channel(dtype):
     return case, tensors
 
 
+@pytest.mark.parametrize("value", [float("inf"), float("nan")])
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+def test_a_factor_of_a_place_off_the_map_counts_nothing(value, dtype):
+    case, expected = nothing_read_times_infinity(value, dtype)
+    output = run(case, HostKernels(sanitize=False), case.tensors())
+    assert_near(
+        {"output": output}, {"output": expected["output"]}, case, tolerance=4e-3 if dtype != torch.bfloat16 else 3e-2
+    )
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+def test_an_infinite_factor_makes_infinity_and_no_nan_of_channels_that_fill_no_slice(dtype):
+    case = infinite_factor_at_the_border(dtype)
+    output = run(case, HostKernels(sanitize=False), case.tensors() | {"bias": None})
+    assert (output[0, :, 0, 0] == torch.inf).all()
+    assert output[..., 1:].isfinite().all()
+
+
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 def test_an_infinite_channel_reaches_the_places_of_its_own_offset_group_and_no_others(dtype):
     case, tensors = infinite_channel(dtype)
@@ -318,10 +337,10 @@ def test_a_fault_in_the_kernel_shows(fault):
     assert wrong or not all(torch.equal(output, outputs[0]) for output in outputs)
 
 
-def test_reading_another_offset_groups_channels_shows():
-    case, tensors = infinite_channel(torch.float16)
-    wrong = Faulty(*FAULTS["channels beyond the offset group are read"], sanitize=False)
-    assert run(case, wrong, tensors).isnan().any()
+def test_a_factor_of_channels_beyond_the_last_shows():
+    case = infinite_factor_at_the_border(torch.float16)
+    wrong = Faulty("blend(corner, place, channel < channels)", "blend(corner, place, true)", sanitize=False)
+    assert run(case, wrong, case.tensors() | {"bias": None}).isnan().any()
 
 
 def test_reading_a_corner_off_the_map_shows():

@@ -12,6 +12,7 @@ pytestmark = [
     pytest.mark.gpu,
     pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no CUDA GPU"),
 ]
+HAS_TF32 = torch.cuda.is_available() and torch.cuda.get_device_capability() >= (8, 0)
 DTYPES = [torch.float64, torch.float32, torch.float16, torch.bfloat16]
 
 
@@ -76,6 +77,7 @@ def test_autocast_computes_in_its_own_dtype(dtype):
     assert_near(found, by_reference(case), case, tolerance=0.03)
 
 
+@pytest.mark.skipif(not HAS_TF32, reason="there is no CUDA GPU of compute capability 8.0 or more, which has TF32")
 def test_tf32_follows_the_switch_for_convolutions():
     case = Case(channels=64, filters=64, height=33, width=33, dtype=torch.float32)
     args = [t for t in cuda_tensors(case) if t is not None]

@@ -6,7 +6,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conv_cases import NAMES, Case, by_kernels, by_reference, random_case
+from conv_cases import (
+    NAMES,
+    Case,
+    by_kernels,
+    by_reference,
+    infinite_factor_at_the_border,
+    nothing_read_times_infinity,
+    random_case,
+)
 from tester import assert_near
 
 from dcnlab.ops.cuda import deform_conv2d as cuda
@@ -86,6 +94,20 @@ def test_sanitizers_find_no_stray_access_at_places_that_are_no_pixels(place):
     found = by_kernels(case, HostKernels(sanitize=True))
     assert_near(found, by_reference(case), case)
     assert all(value is None or value.isfinite().all() for value in found.values())
+
+
+@pytest.mark.parametrize("value", [float("inf"), -float("inf"), float("nan")])
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float16], ids=str)
+def test_a_factor_of_a_place_off_the_map_counts_nothing(value, dtype):
+    case, expected = nothing_read_times_infinity(value, dtype)
+    assert_near(by_kernels(case, HostKernels(sanitize=False)), expected, case)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16], ids=str)
+def test_an_infinite_factor_at_the_border_makes_infinity_and_no_nan(dtype):
+    output = by_kernels(infinite_factor_at_the_border(dtype), HostKernels(sanitize=False))["output"]
+    assert (output[0, :, 0, 0] == torch.inf).all()
+    assert output[..., 1:].isfinite().all()
 
 
 def test_64_bit_indices_give_what_32_bit_ones_give(monkeypatch):

@@ -294,12 +294,14 @@ void run_block(int order, std::vector<unsigned>& sequence) {
     for (;;) {
         if (order == 2)
             for (size_t last = count; last > 1; --last) std::swap(sequence[last - 1], sequence[random_number() % last]);
+        // In random order some warps stand still for a while, so that others run ahead, up to the next barrier.
+        const uint64_t still = order == 2 ? random_number() : 0;
         bool ran = false, all_returned = true;
         for (size_t turn = 0; turn < count; ++turn) {
             Thread& thread = threads[order == 0 ? turn : order == 1 ? count - 1 - turn : sequence[turn]];
             if (thread.state == State::runnable) {
                 ran = true;
-                resume(thread);
+                if (!(still >> (thread.number / 32 % 32 + 8) & 1)) resume(thread);
                 if (!problem.empty()) return;
             }
             all_returned = all_returned && thread.state == State::returned;

@@ -3,17 +3,40 @@
 # mypy: disable-error-code="no-untyped-call"
 from __future__ import annotations
 
+import contextlib
 import warnings
 from collections.abc import Callable
 from functools import cache
+from pathlib import Path
 from typing import Any
 
 import numba
+from numba import types
 from numba.core.caching import FunctionCache
+from numba.core.ccallback import CFunc
 
 
 class _Cache(FunctionCache):
-    """A function's compiled code on disk; on a full disk only in memory."""
+    """A function's compiled code on disk; where that cannot be read or written, only in memory."""
+
+    def __init__(self, function: Callable[..., Any]) -> None:
+        super().__init__(function)
+        # numba would look at the function's own file alone, and not at those beside it, whose functions it takes in.
+        files = sorted(Path(function.__code__.co_filename).parent.glob("*.py"))
+        found = ((file.name, file.stat()) for file in files)
+        self._cache_file._source_stamp = tuple((name, stat.st_mtime, stat.st_size) for name, stat in found)
+
+    def load_overload(self, sig: object, target_context: object) -> object:
+        try:
+            return super().load_overload(sig, target_context)
+        except Exception as error:  # what a crash left of a file, or another user's: reading it may raise anything
+            try:
+                self._cache_file.flush()  # begins anew, where it can
+            except OSError:
+                self.disable()
+                why = getattr(error, "strerror", None) or type(error).__name__
+                _warn(f"{self.cache_path} holds files that can be neither read nor replaced: {why}")
+            return None
 
     def save_overload(self, sig: object, data: object) -> None:
         try:
@@ -44,6 +67,24 @@ def njit(**options: Any) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
         return compiled
 
     return decorate
+
+
+def callback(function: Callable[[Any], None]) -> int:
+    """Compile a function of one address, `void(void*)`, which threads may call that know nothing of Python; cached too.
+
+    Returns:
+        Its own address, for as long as the process lives.
+    """
+    compiled: Any = CFunc(function, ((types.voidptr,), types.void), locals={}, options={"error_model": "numpy"})
+    with contextlib.suppress(RuntimeError):  # no folder can be written, as the loops that it calls have said
+        compiled._cache = _Cache(function)
+    compiled.compile()
+    _callbacks.append(compiled)
+    return int(compiled.address)
+
+
+_callbacks: list[Any] = []
+"""The code goes when its object does."""
 
 
 @cache

@@ -59,3 +59,32 @@ def test_where_nothing_can_be_kept_it_compiles_in_memory_and_says_so_once(run, f
     assert warned.count("UserWarning") == 1
     assert "NUMBA_CACHE_DIR" in warned
     assert why in warned
+
+
+def test_a_changed_file_beside_it_is_taken_in_anew(run, tmp_path):
+    run()
+    (tmp_path / "beside.py").write_text("")
+    assert run() == (["14", "0"], "")
+
+
+@pytest.mark.parametrize("ending", [".nbi", ".nbc"])
+@pytest.mark.parametrize(
+    "left", [b"", b"\x80\x05", b"\x80\x04K\x01.garbage"], ids=["nothing", "a beginning", "another"]
+)
+def test_what_a_crash_left_of_a_kept_file_is_compiled_anew_and_kept(run, tmp_path, ending, left):
+    run()
+    for path in (tmp_path / "kept").rglob(f"*{ending}"):
+        path.write_bytes(left)
+    assert run() == (["14", "0"], "")
+    assert run() == (["14", "1"], "")
+
+
+def test_a_kept_file_that_can_be_neither_read_nor_replaced_is_one_warning(run, tmp_path):
+    run()
+    for path in (tmp_path / "kept").rglob("*.nbi"):
+        path.unlink()
+        path.mkdir()
+    printed, warned = run()
+    assert printed == ["14", "0"]
+    assert warned.count("UserWarning") == 1
+    assert "holds files that can be neither read nor replaced: Is a directory" in warned

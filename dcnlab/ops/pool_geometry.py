@@ -7,7 +7,10 @@ from dataclasses import dataclass
 from torch import Tensor
 
 MAX_SAMPLES = 1 << 20
-"""Samples of one bin along one axis: beyond it, float32 cannot tell neighbouring samples apart."""
+"""Samples of one bin along one axis: beyond it, float32 cannot tell neighbouring samples apart.
+
+Compiled code on disk holds it: who changes it touches `cpu/roi_pool_kernels.py` too.
+"""
 
 
 @dataclass(frozen=True)

@@ -1,15 +1,52 @@
-"""Splitting a loop over torch's threads on a CPU."""
+"""Running compiled loops in parts, on torch's threads on a CPU."""
 
 import os
 import threading
+import time
 
+import numpy as np
 import pytest
 import torch
+from numba import carray
 
+from dcnlab.compiled import callback
 from dcnlab.ops.cpu import threads
-from dcnlab.ops.cpu.threads import split
+from dcnlab.ops.cpu.native import next_part, vector
+from dcnlab.ops.cpu.threads import numbers_of, parts_of, run
 
 WAYS = pytest.param(True, id="pool"), pytest.param(False, id="torch's team")
+
+
+def _count(address):
+    table = carray(address, (4,), np.int64)
+    done = vector(table, 2, np.int64)
+    while True:
+        part = next_part(table)
+        if part >= table[1]:
+            return
+        done[part] += 1
+
+
+def _meet(address):
+    """Each thread takes one part, says so, and waits until all have: for ever where one thread takes them in turn."""
+    table = carray(address, (4,), np.int64)
+    here = vector(table, 2, np.int64)
+    part = next_part(table)
+    if part >= table[1]:
+        return
+    here[part] = 1
+    while True:
+        all_here = True
+        for other in range(table[1]):
+            all_here = all_here and here[other] != 0
+        if all_here:
+            return
+
+
+@pytest.fixture(scope="module")
+def count():
+    """A loop that counts how often each of its parts is done."""
+    return callback(_count)
 
 
 @pytest.fixture(params=WAYS)
@@ -20,72 +57,57 @@ def _either_way(request, monkeypatch):
         pytest.skip("torch runs without OpenMP here")
 
 
-def parts(count: int, wanted: int, monkeypatch: pytest.MonkeyPatch, smallest: int = 1) -> list[tuple[int, int]]:
-    found: list[tuple[int, int]] = []
+def done(count, parts: int) -> list[int]:
+    times = torch.zeros(parts, dtype=torch.int64)
+    run(count, numbers_of(times), parts)
+    return times.tolist()
+
+
+@pytest.mark.usefixtures("_either_way")
+@pytest.mark.parametrize("wanted", [1, 2, 3, 9])
+@pytest.mark.parametrize("parts", [1, 2, 3, 50])
+def test_every_part_is_done_once(monkeypatch, count, wanted, parts):
     monkeypatch.setattr(torch, "get_num_threads", lambda: wanted)
-    split(lambda first, last: found.append((first, last)), count, smallest)
-    return sorted(found)
+    assert done(count, parts) == [1] * parts
 
 
-def covered(count: int) -> list[int]:
-    found: list[int] = []
-    split(lambda first, last: found.extend(range(first, last)), count)
-    return sorted(found)
-
-
-@pytest.mark.usefixtures("_either_way")
 @pytest.mark.parametrize(
-    ("count", "wanted", "smallest", "expected"),
-    [
-        (0, 2, 1, []),
-        (1, 2, 1, [(0, 1)]),
-        (7, 1, 1, [(0, 7)]),
-        (7, 2, 1, [(0, 3), (3, 7)]),
-        (7, 3, 1, [(0, 2), (2, 4), (4, 7)]),
-        (3, 9, 1, [(0, 1), (1, 2), (2, 3)]),
-        (31, 2, 16, [(0, 31)]),
-        (32, 8, 16, [(0, 16), (16, 32)]),
-    ],
+    ("number", "wanted", "smallest", "expected"),
+    [(0, 2, 1, 1), (1, 2, 1, 1), (7, 1, 1, 1), (7, 3, 1, 3), (3, 9, 1, 3), (31, 2, 16, 1), (32, 8, 16, 2)],
 )
-def test_parts_are_contiguous_and_cover_the_range_once(monkeypatch, count, wanted, smallest, expected):
-    assert parts(count, wanted, monkeypatch, smallest) == expected
+def test_a_loop_has_a_part_a_thread_and_none_too_short(monkeypatch, number, wanted, smallest, expected):
+    monkeypatch.setattr(torch, "get_num_threads", lambda: wanted)
+    assert parts_of(number, smallest) == expected
 
 
 @pytest.mark.usefixtures("_either_way")
+@pytest.mark.timeout(60)
 def test_parts_run_at_the_same_time_on_threads_of_their_own(monkeypatch):
     monkeypatch.setattr(torch, "get_num_threads", lambda: 2)
-    meeting, seen = threading.Barrier(2, timeout=20), set()
-
-    def work(first: int, last: int) -> None:
-        meeting.wait()  # breaks unless both are here
-        seen.add(threading.get_native_id())
-
-    split(work, 2)
-    assert len(seen) == 2
+    assert done(callback(_meet), 2) == [1, 1]
 
 
 @pytest.mark.usefixtures("_either_way")
-@pytest.mark.parametrize("failing", [0, 1])
-def test_an_error_in_any_part_reaches_the_caller(monkeypatch, failing):
-    monkeypatch.setattr(torch, "get_num_threads", lambda: 2)
-
-    def work(first: int, last: int) -> None:
-        if first == failing:
-            raise ZeroDivisionError(f"part {first}")
-
-    with pytest.raises(ZeroDivisionError, match=f"part {failing}"):
-        split(work, 2)
-    split(lambda first, last: None, 2)  # and the next call works
+def test_python_goes_on_while_a_loop_runs(monkeypatch):
+    # The loop waits for its second part, which another thread of Python does: with the global lock held, for ever.
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 1)
+    here, meet = torch.zeros(2, dtype=torch.int64), callback(_meet)
+    table = np.array((0, 2, *numbers_of(here)), np.int64)
+    other = threading.Thread(target=lambda: (time.sleep(0.2), threads._LOOP(meet)(table.ctypes.data)))
+    other.start()
+    threads._LOOP(meet)(table.ctypes.data)
+    other.join()
+    assert here.tolist() == [1, 1]
 
 
 @pytest.mark.usefixtures("_either_way")
-def test_calls_from_several_threads_do_not_disturb_one_another(monkeypatch):
+def test_calls_from_several_threads_do_not_disturb_one_another(monkeypatch, count):
     monkeypatch.setattr(torch, "get_num_threads", lambda: 3)
     totals = [0] * 4
 
     def caller(number: int) -> None:
         for _ in range(50):
-            totals[number] += covered(10) == list(range(10))
+            totals[number] += done(count, 10) == [1] * 10
 
     callers = [threading.Thread(target=caller, args=(number,)) for number in range(4)]
     for thread in callers:
@@ -96,15 +118,18 @@ def test_calls_from_several_threads_do_not_disturb_one_another(monkeypatch):
 
 
 @pytest.mark.usefixtures("_either_way")
-def test_a_forked_process_does_the_whole_work(monkeypatch):
+def test_a_forked_process_does_the_whole_work(monkeypatch, count):
     # OpenMP's threads stay behind in the parent; waiting for them would take for ever.
-    assert parts(10, 2, monkeypatch) == [(0, 5), (5, 10)]
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 2)
+    assert done(count, 2) == [1, 1]
     reader, writer = os.pipe()
     child = os.fork()
     if child == 0:
-        os.write(writer, bytes(covered(10)))
-        os._exit(0)
+        try:
+            os.write(writer, bytes(done(count, 10)))
+        finally:  # an error here must not go on as a second run of the tests
+            os._exit(0)
     os.close(writer)
     with os.fdopen(reader, "rb") as answer:
-        assert list(answer.read()) == list(range(10))
+        assert list(answer.read()) == [1] * 10
     assert os.waitpid(child, 0)[1] == 0

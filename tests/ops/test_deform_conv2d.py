@@ -1,6 +1,5 @@
 """Deformable convolution against the authors' kernels, torchvision and the reference."""
 
-import functools
 import subprocess
 import sys
 from pathlib import Path
@@ -9,7 +8,15 @@ import numpy as np
 import pytest
 import torch
 import torchvision
-from conv_cases import NAMES, Case, by_autograd, by_cpu, by_reference, random_case
+from conv_cases import (
+    NAMES,
+    Case,
+    by_autograd,
+    by_cpu,
+    by_reference,
+    nothing_read_times_infinity,
+    random_case,
+)
 from tester import LAYOUTS, assert_near
 from torch import Tensor, nn
 
@@ -17,6 +24,7 @@ import dcnlab.ops
 from dcnlab.nn import DeformConv2d, DeformRoIPool
 from dcnlab.ops import ArgumentError, deform_conv2d, reference
 from dcnlab.ops.cpu import deform_conv2d as cpu
+from dcnlab.ops.geometry import ConvGeometry
 
 GOLDEN = [f"modulated_deform_conv_{i}" for i in range(4)]
 
@@ -106,6 +114,40 @@ def test_an_empty_batch_gives_empty_results(modulated):
     assert not found["bias"].any()
 
 
+@pytest.mark.parametrize(
+    ("pixels", "channels", "rows"),
+    [
+        (64 * 64, 512, 464),  # 455 fit: nine chunks of whole blocks of 16
+        (38 * 63, 512, 400),  # six chunks, the last of 394
+        (28 * 28, 128, 272),  # three of 256 and a rest of 16 would be four
+        (32 * 32, 512, 256),
+        (20 * 20, 512, 208),
+        (7 * 7, 512, 49),
+        (0, 8, 1),
+    ],
+)
+def test_chunks_are_of_whole_blocks_and_none_is_a_small_rest(pixels, channels, rows):
+    assert cpu.rows_of_a_chunk(pixels, 9 * channels * 4) == rows
+
+
+@pytest.mark.parametrize("groups", [1, 2])
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32], ids=str)
+def test_a_map_of_fewer_pixels_than_filters_turns_its_columns_to_the_weights_order(groups, dtype):
+    case = Case(channels=6, filters=96, height=4, width=5, groups=groups, modulated=True, biased=True, dtype=dtype)
+    tensors = case.tensors()
+    assert cpu._Call(*(tensors[k] for k in ("input", "offset", "mask", "weight")), geometry_of(case)).turns
+    assert_near(by_cpu(case), by_reference(case), case)
+    double = Case(**{**vars(case), "dtype": torch.float64})
+    assert_near(by_cpu(double), by_autograd(torchvision.ops.deform_conv2d, double), double)
+
+
+def geometry_of(case):
+    tensors = case.tensors()
+    return ConvGeometry.of(
+        tensors["input"], tensors["offset"], tensors["weight"], case.stride, case.padding, case.dilation
+    )
+
+
 @pytest.fixture(params=[None, 3], ids=["one product", "products of packed filters"])
 def _chunks(request, monkeypatch):
     if request.param:
@@ -147,6 +189,13 @@ def test_gradients_count_as_their_values_however_they_lie_in_memory(layout, dtyp
     expected = torch.autograd.grad(output, leaves, grad.contiguous(), retain_graph=True)
     found = torch.autograd.grad(output, leaves, grad)
     assert_near(dict(zip(NAMES, found, strict=True)), dict(zip(NAMES, expected, strict=True)), case)
+
+
+@pytest.mark.parametrize("value", [float("inf"), -float("inf"), float("nan")])
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32], ids=str)
+def test_a_factor_of_a_place_off_the_map_counts_nothing(value, dtype):
+    case, expected = nothing_read_times_infinity(value, dtype)
+    assert_near(by_cpu(case), expected, case)
 
 
 def test_channels_last_input_is_read_in_place_and_the_output_is_channels_last():
@@ -312,16 +361,21 @@ def test_frozen_arguments_cost_no_work(monkeypatch, name, kernels_run):
     # Only the kernels that a gradient needs run; the columns are sampled again for the weight's alone.
     from dcnlab.ops.cpu import deform_conv2d_kernels as kernels
 
+    loops = {
+        kernels.sampling(np.float64): "sample",
+        kernels.gradients_of_places(np.float64): "places_backward",
+        kernels.scattering(np.float64): "scatter",
+    }
     seen: set[str] = set()
+    run = cpu.run
 
-    def spy(kernel, original, *args):
-        seen.add(kernel)
-        if kernel == "places_backward":
-            assert args[-2].size == 0, "columns were wanted"
-        original(*args)
+    def spy(loop, numbers, parts):
+        seen.add(loops[loop])
+        if loops[loop] == "places_backward":
+            assert numbers[-6] == 0, "columns were wanted"
+        run(loop, numbers, parts)
 
-    for kernel in ("sample", "places_backward", "scatter"):
-        monkeypatch.setattr(kernels, kernel, functools.partial(spy, kernel, getattr(kernels, kernel)))
+    monkeypatch.setattr(cpu, "run", spy)
     case = Case(modulated=True)
     tensors = case.tensors()
     leaves = {k: None if t is None else t.requires_grad_(k == name) for k, t in tensors.items()}

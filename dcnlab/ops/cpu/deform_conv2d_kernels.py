@@ -22,14 +22,17 @@ Large arrays are flat and indexed by unsigned numbers. A slice would be an array
 threads change with atomic instructions. A signed number would be tested for counting from the end.
 """
 
-# mypy: disable-error-code="no-untyped-def, no-untyped-call"
+# mypy: disable-error-code="no-untyped-def, no-untyped-call, call-arg, var-annotated"
 from __future__ import annotations
 
+from functools import cache
 from typing import Any
 
 import numpy as np
+from numba import carray
 
-from dcnlab.compiled import njit
+from dcnlab.compiled import callback, njit
+from dcnlab.ops.cpu.native import next_part, pointer, vector
 
 # Everything fast except assuming that there are no NaN and infinities: the bounds test relies on them.
 _OPTIONS: dict[str, Any] = {
@@ -261,3 +264,79 @@ def scatter(shift, mask, taps, segments, sizes, start, first, last, low, high, g
                 for k in range(4):
                     if bits >> k & 1 and numbers[k] >= low and numbers[k] < high:
                         _add(grad_pixels, at[k], weights[k], grad_columns, to, length)
+
+
+# ---- The loops as functions of one address (native.py). The table: count and start of output pixels, at 2 and 3; the
+# shared arrays from 4 on, and the sizes; then, from 28 on, the loop's own. ----
+
+
+@njit(**_INLINE)
+def _shared(table, real):
+    """Pixels, shift, mask, taps, segments and sizes."""
+    return (
+        vector(table, 4, real),
+        carray(pointer(table[6]), (table[7], table[8], table[9]), real),
+        carray(pointer(table[10]), (table[11], table[12], table[13]), real),
+        carray(pointer(table[14]), (table[15], table[16]), np.int64),
+        carray(pointer(table[17]), (table[18], table[19]), np.int64),
+        (table[20], table[21], table[22], table[23], table[24], table[25], table[26], table[27]),
+    )
+
+
+@cache
+def sampling(real: type) -> int:
+    """The address of `sample`; of its own: the columns."""
+
+    def body(address):
+        table = carray(address, (30,), np.int64)
+        pixels, shift, mask, taps, segments, sizes = _shared(table, real)
+        columns = vector(table, 28, real)
+        while True:
+            part = next_part(table)
+            if part >= table[1]:
+                return
+            first, last = table[2] * part // table[1], table[2] * (part + 1) // table[1]
+            start = table[3]
+            sample(pixels, shift, mask, taps, segments, sizes, start, start + first, start + last, columns)
+
+    return callback(body)
+
+
+@cache
+def gradients_of_places(real: type) -> int:
+    """The address of `places_backward`; of its own: the columns' gradient, the columns, the places' gradient."""
+
+    def body(address):
+        table = carray(address, (37,), np.int64)
+        pixels, shift, mask, taps, segments, sizes = _shared(table, real)
+        grad_columns, columns = vector(table, 28, real), vector(table, 30, real)
+        grad_places = carray(pointer(table[32]), (table[33], table[34], table[35], table[36]), real)
+        while True:
+            part = next_part(table)
+            if part >= table[1]:
+                return
+            first, last = table[2] * part // table[1], table[2] * (part + 1) // table[1]
+            start = table[3]
+            rows = start, start + first, start + last
+            places_backward(pixels, shift, mask, taps, segments, sizes, *rows, grad_columns, columns, grad_places)
+
+    return callback(body)
+
+
+@cache
+def scattering(real: type) -> int:
+    """The address of `scatter`; of its own: each part's first, last, low and high, both gradients."""
+
+    def body(address):
+        table = carray(address, (35,), np.int64)
+        _, shift, mask, taps, segments, sizes = _shared(table, real)
+        parts = carray(pointer(table[28]), (table[29], table[30]), np.int64)
+        grad_columns, grad_pixels = vector(table, 31, real), vector(table, 33, real)
+        while True:
+            part = next_part(table)
+            if part >= table[1]:
+                return
+            first, last, low, high = parts[part, 0], parts[part, 1], parts[part, 2], parts[part, 3]
+            scatter(shift, mask, taps, segments, sizes, table[3], first, last, low, high, grad_columns, grad_pixels)
+
+    return callback(body)

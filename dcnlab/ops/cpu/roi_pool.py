@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import functools
-
 import numpy as np
 import torch
 from torch import Tensor
 
-from dcnlab.ops.cpu.threads import split
+from dcnlab.ops.cpu.threads import numbers_of, parts_of, run
 from dcnlab.ops.pool_geometry import PoolGeometry
 
 BLOCK = 64
@@ -21,22 +19,23 @@ class _Call:
     def __init__(self, input: Tensor, boxes: Tensor, offset: Tensor | None, geometry: PoolGeometry):
         g = self.geometry = geometry
         self.dtype = torch.float64 if input.dtype == torch.float64 else torch.float32
-        real = np.float64 if input.dtype == torch.float64 else np.float32
+        real = self.real = np.float64 if input.dtype == torch.float64 else np.float32
         shift = torch.empty(0, 0, 0, 0, dtype=self.dtype) if offset is None else offset.to(self.dtype).contiguous()
-        self.parts = parts_of(g.out_height, g.part_height, g, real), parts_of(g.out_width, g.part_width, g, real)
-        self.arrays = (
-            g.to_cells(input.to(self.dtype)).view(-1).numpy(),
-            boxes.to(self.dtype).contiguous().numpy(),
-            shift.numpy(),
-            *self.parts,
-        )
+        self.cells = cells_of(g.out_height, g.part_height, g, real), cells_of(g.out_width, g.part_width, g, real)
+        pixels = g.to_cells(input.to(self.dtype)).view(-1)
+        self.tensors = (pixels, boxes.to(self.dtype).contiguous(), shift, *self.cells)
         sizes = (g.batch, g.height, g.width, g.channels, g.group_size, g.out_height, g.out_width, g.samples)
-        self.sizes = (sizes, (real(g.scale), real(g.gamma)), g.position_sensitive)
+        self.factors = torch.tensor((g.scale, g.gamma), dtype=self.dtype)
+        self.rest = (*sizes, int(g.position_sensitive), *numbers_of(self.factors))
 
-    def segments(self, longest: int) -> np.ndarray:
+    def numbers(self, segments: Tensor) -> list[int]:
+        """What every loop's table begins with."""
+        return [self.geometry.rois, *numbers_of(*self.tensors, segments), *self.rest]
+
+    def segments(self, longest: int) -> Tensor:
         """Runs of channels within one class: (first channel, length, class), the same number for each class."""
         each = self.geometry.class_channels
-        return np.array(
+        return torch.tensor(
             [
                 (class_of * each + first, min(longest, each - first), class_of)
                 for class_of in range(self.geometry.classes)
@@ -45,19 +44,20 @@ class _Call:
         )
 
 
-def parts_of(bins: int, parts: int, geometry: PoolGeometry, real: type[np.floating]) -> np.ndarray:
+def cells_of(bins: int, parts: int, geometry: PoolGeometry, real: type[np.floating]) -> Tensor:
     """Which of the offset's cells each bin along an axis takes; rounded as the authors' kernel rounds it."""
     number = np.arange(bins)
-    if not geometry.position_sensitive:
-        return number
-    return np.floor(number.astype(real) / real(bins) * real(parts)).astype(np.int64)
+    if geometry.position_sensitive:
+        number = np.floor(number.astype(real) / real(bins) * real(parts)).astype(np.int64)
+    return torch.from_numpy(number)
 
 
 def forward(input: Tensor, boxes: Tensor, offset: Tensor | None, geometry: PoolGeometry) -> Tensor:
     """Compute the output, (R, channels, out height, out width), channels last in memory."""
     g, call = geometry, _Call(input, boxes, offset, geometry)
     output = torch.empty(g.rois, g.out_height, g.out_width, g.channels, dtype=call.dtype)
-    split(functools.partial(_pool, call, call.segments(g.class_channels), output), g.rois)
+    segments = call.segments(g.class_channels)
+    _pool(call, segments, output)
     return output.permute(0, 3, 1, 2).to(input.dtype)
 
 
@@ -79,12 +79,12 @@ def backward(
     partial = torch.zeros(len(segments) if wants_offset else 0, g.rois, g.out_height, g.out_width, 2, dtype=call.dtype)
     grad_cells = torch.zeros(input.numel() if needed[0] else 0, dtype=call.dtype)
     parts = [
-        (image, cell, slice(block[0], block[-1] + 1))
+        (image, cell, block[0], block[-1] + 1)
         for image in range(g.batch)
         for cell in range(g.group_size**2)
         for block in blocks
     ]
-    split(functools.partial(_take_back, call, segments, parts, grads, partial, grad_cells), len(parts))
+    _take_back(call, segments, torch.tensor(parts), grads, partial, grad_cells)
     grad_offset = _sum_parts(partial, call).to(offset.dtype) if wants_offset and offset is not None else None
     del call  # the map by cells makes room for its gradient in the input's order
     grad_input = g.from_cells(grad_cells).to(input.dtype) if needed[0] else input.new_empty(0)
@@ -96,34 +96,28 @@ def _sum_parts(partial: Tensor, call: _Call) -> Tensor:
     g = call.geometry
     by_class = partial.view(g.classes, len(partial) // g.classes, *partial.shape[1:]).sum(1)
     bins = by_class.permute(1, 0, 4, 2, 3)
-    parts_y, parts_x = (torch.from_numpy(parts) for parts in call.parts)
+    parts_y, parts_x = call.cells
     rows = bins.new_zeros(*bins.shape[:3], g.part_height, g.out_width).index_add_(3, parts_y, bins)
     cells = bins.new_zeros(*bins.shape[:3], g.part_height, g.part_width).index_add_(4, parts_x, rows)
     return cells.view(g.rois, 2 * g.classes, g.part_height, g.part_width)
 
 
-def _pool(call: _Call, segments: np.ndarray, output: Tensor, first: int, last: int) -> None:
+def _pool(call: _Call, segments: Tensor, output: Tensor) -> None:
     from dcnlab.ops.cpu import roi_pool_kernels as kernels
 
-    kernels.pool(*call.arrays, segments, *call.sizes, first, last, output.view(-1).numpy())
+    own = numbers_of(output.view(-1))
+    run(kernels.pooling(call.real), [*call.numbers(segments), *own], parts_of(call.geometry.rois, 1))
 
 
 def _take_back(
-    call: _Call,
-    segments: np.ndarray,
-    parts: list[tuple[int, int, slice]],
-    grads: Tensor,
-    partial: Tensor,
-    grad_cells: Tensor,
-    first: int,
-    last: int,
+    call: _Call, segments: Tensor, parts: Tensor, grads: Tensor, partial: Tensor, grad_cells: Tensor
 ) -> None:
-    """Run the backward kernel over some of the (image, group cell, block of segments)."""
+    """Take the gradient of each (image, group cell, block of segments) back, wherever it lies in memory."""
     from dcnlab.ops.cpu import roi_pool_kernels as kernels
 
+    if len(parts) == 0 or grads.numel() == 0:
+        return
     span = 1 + sum((size - 1) * stride for size, stride in zip(grads.shape, grads.stride(), strict=True))
-    flat = grads.as_strided((span,), (1,)).numpy()
-    for image, cell, block in parts[first:last]:
-        sums = partial[block] if len(partial) else partial
-        arrays = flat, grads.stride(), sums.numpy(), grad_cells.numpy()
-        kernels.backward(*call.arrays, segments[block], *call.sizes, image, cell, *arrays)
+    of_grads = [grads.data_ptr(), span, *grads.stride()]
+    own = [*numbers_of(parts), *of_grads, *numbers_of(partial, grad_cells)]
+    run(kernels.returning(call.real), [*call.numbers(segments), *own], len(parts))

@@ -23,14 +23,17 @@ partial     (S, R, out height, out width, 2)              gradient of each bin's
 indexed by unsigned numbers, for the reasons that deform_conv2d_kernels gives.
 """
 
-# mypy: disable-error-code="no-untyped-def, no-untyped-call"
+# mypy: disable-error-code="no-untyped-def, no-untyped-call, call-arg"
 from __future__ import annotations
 
+from functools import cache
 from typing import Any
 
 import numpy as np
+from numba import carray
 
-from dcnlab.compiled import njit
+from dcnlab.compiled import callback, njit
+from dcnlab.ops.cpu.native import next_part, pointer, vector
 from dcnlab.ops.pool_geometry import MAX_SAMPLES
 
 # Places decide between pixels, and between read and skipped: a reciprocal in the place of a division may not move them.
@@ -329,3 +332,66 @@ def backward(
                     if partial.size:
                         partial[segment, number, row, column, 0] = factors[1] * roi[3] * shift_x
                         partial[segment, number, row, column, 1] = factors[1] * roi[4] * shift_y
+
+
+# ---- The loops as functions of one address (native.py). The table: the count of boxes at 2; from 3 on the shared
+# arrays, the sizes, the rule and the factors; then, from 31 on, the loop's own. ----
+
+
+@njit(**_EXACT, **_INLINE)
+def _shared(table, real):
+    """Everything from the pixels to the rule."""
+    factors = vector(table, 29, real)
+    return (
+        vector(table, 3, real),
+        carray(pointer(table[5]), (table[6], table[7]), real),
+        carray(pointer(table[8]), (table[9], table[10], table[11], table[12]), real),
+        vector(table, 13, np.int64),
+        vector(table, 15, np.int64),
+        carray(pointer(table[17]), (table[18], table[19]), np.int64),
+        (table[20], table[21], table[22], table[23], table[24], table[25], table[26], table[27]),
+        (factors[0], factors[1]),
+        table[28] != 0,
+    )
+
+
+@cache
+def pooling(real: type) -> int:
+    """The address of `pool`; of its own: the output."""
+
+    def body(address):
+        table = carray(address, (33,), np.int64)
+        pixels, boxes, offset, parts_y, parts_x, segments, sizes, factors, sensitive = _shared(table, real)
+        output = vector(table, 31, real)
+        while True:
+            part = next_part(table)
+            if part >= table[1]:
+                return
+            first, last = table[2] * part // table[1], table[2] * (part + 1) // table[1]
+            pool(pixels, boxes, offset, parts_y, parts_x, segments, sizes, factors, sensitive, first, last, output)
+
+    return callback(body)
+
+
+@cache
+def returning(real: type) -> int:
+    """The address of `backward`; of its own: each part's image, cell and segments, the gradients and their strides."""
+
+    def body(address):
+        table = carray(address, (48,), np.int64)
+        pixels, boxes, offset, parts_y, parts_x, segments, sizes, factors, sensitive = _shared(table, real)
+        parts = carray(pointer(table[31]), (table[32], table[33]), np.int64)
+        grad, strides = vector(table, 34, real), (table[36], table[37], table[38], table[39])
+        partial = carray(pointer(table[40]), (table[41], table[42], table[43], table[44], table[45]), real)
+        grad_pixels = vector(table, 46, real)
+        while True:
+            part = next_part(table)
+            if part >= table[1]:
+                return
+            first, last = parts[part, 2], parts[part, 3]
+            sums = partial[first:last] if partial.size else partial
+            some, image, cell = segments[first:last], parts[part, 0], parts[part, 1]
+            arrays = grad, strides, sums, grad_pixels
+            backward(pixels, boxes, offset, parts_y, parts_x, some, sizes, factors, sensitive, image, cell, *arrays)
+
+    return callback(body)

@@ -1,4 +1,4 @@
-"""Splitting a loop over torch's own threads.
+"""Running compiled loops on torch's own threads.
 
 Where torch runs on OpenMP, its team of threads takes the parts, through the entry point that GCC's and LLVM's OpenMP
 share. Threads of our own would have to wait for it: after a product OpenMP's threads keep their processors busy for
@@ -11,39 +11,48 @@ from __future__ import annotations
 
 import ctypes
 import os
-from collections.abc import Callable
+from array import array
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache
-from itertools import pairwise
 from pathlib import Path
 
 import torch
+from torch import Tensor
 
-_BODY = ctypes.CFUNCTYPE(None, ctypes.c_void_p)
+_LOOP = ctypes.CFUNCTYPE(None, ctypes.c_void_p)
 
 
-def split(work: Callable[[int, int], None], count: int, smallest: int = 1) -> None:
-    """Call ``work(first, last)`` on contiguous parts of ``range(count)``, one a thread, and wait for all.
+def numbers_of(*tensors: Tensor) -> list[int]:
+    """Address and shape of each tensor, one after another; they must be contiguous, and kept alive by the caller."""
+    return [number for tensor in tensors for number in (tensor.data_ptr(), *tensor.shape)]
+
+
+def parts_of(count: int, smallest: int) -> int:
+    """How many parts a loop over `count` is cut into: one a thread, none shorter than `smallest`."""
+    return max(1, min(torch.get_num_threads(), count // smallest))
+
+
+def run(loop: int, numbers: Sequence[int], parts: int) -> None:
+    """Run a compiled loop in parts, on as many threads, and wait for all.
 
     Args:
-        work: releases the GIL for its main part, and writes nothing that another part writes.
-        count: length of the range.
-        smallest: no part is shorter than this, so that small loops stay in the calling thread.
+        loop: its address; it takes a table as `native.py` says.
+        numbers: of the table, after the counter and the number of parts.
+        parts: at least 1; none writes what another part writes.
     """
-    parts = min(torch.get_num_threads(), count // max(smallest, 1))
-    team = _team() if parts > 1 else None
-    if parts <= 1 or (team is not None and team.process != os.getpid()):  # OpenMP's threads do not survive a fork
-        if count:
-            work(0, count)
-        return
-    edges = list(pairwise(count * part // parts for part in range(parts + 1)))
-    if team is not None:
-        team.run(lambda part: work(*edges[part]), parts)
-        return
-    others = [_pool(os.getpid(), parts - 1).submit(work, *edge) for edge in edges[1:]]
-    work(*edges[0])
-    for other in others:
-        other.result()
+    table = array("q", (0, parts, *numbers))
+    address, threads = table.buffer_info()[0], min(torch.get_num_threads(), parts)
+    team = _team() if threads > 1 else None
+    if threads <= 1 or (team is not None and team.process != os.getpid()):  # OpenMP's threads do not survive a fork
+        _LOOP(loop)(address)
+    elif team is not None:
+        team.parallel(loop, address, threads, 0)
+    else:
+        others = [_pool(os.getpid(), threads - 1).submit(_LOOP(loop), address) for _ in range(threads - 1)]
+        _LOOP(loop)(address)
+        for other in others:
+            other.result()
 
 
 class _Team:
@@ -51,28 +60,10 @@ class _Team:
 
     def __init__(self, library: ctypes.CDLL) -> None:
         self.process = os.getpid()
-        self._parallel, self._number, self._size = (
-            library.GOMP_parallel,
-            library.omp_get_thread_num,
-            library.omp_get_num_threads,
-        )
-        self._parallel.argtypes = [_BODY, ctypes.c_void_p, ctypes.c_uint, ctypes.c_uint]
-        self._parallel.restype = None
-
-    def run(self, work: Callable[[int], None], parts: int) -> None:
-        """Call ``work(part)`` for each part, and wait for all; the first error is raised then."""
-        errors: list[BaseException] = []
-
-        def body(_: object) -> None:
-            try:
-                for part in range(self._number(), parts, self._size()):  # a team may be smaller than wanted
-                    work(part)
-            except BaseException as error:  # a C function calls this: nothing may leave it
-                errors.append(error)
-
-        self._parallel(_BODY(body), None, parts, 0)
-        if errors:
-            raise errors[0]
+        self.parallel: Callable[[int, int, int, int], None] = library.GOMP_parallel
+        """Runs a function with an address on so many threads; a team may be smaller."""
+        library.GOMP_parallel.argtypes = [ctypes.c_void_p, ctypes.c_void_p, ctypes.c_uint, ctypes.c_uint]
+        library.GOMP_parallel.restype = None
 
 
 @lru_cache(maxsize=1)

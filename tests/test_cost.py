@@ -1,0 +1,26 @@
+"""What results.json says that a run cost."""
+
+import subprocess
+import sys
+
+import numpy as np
+
+from dcnlab.cost import peak_resident_bytes
+
+CHILD = "from dcnlab.cost import peak_resident_bytes; print(peak_resident_bytes())"
+PARENT = f"""
+import subprocess, sys
+held = b"x" * (2 << 30)
+subprocess.run([sys.executable, "-c", {CHILD!r}], check=True)
+"""
+
+
+def test_peak_memory_counts_what_was_held_for_a_moment():
+    before = peak_resident_bytes()
+    np.ones(before + (64 << 20), np.uint8).sum()
+    assert peak_resident_bytes() > before + (64 << 20)
+
+
+def test_peak_memory_of_a_run_is_not_that_of_what_started_it():
+    done = subprocess.run([sys.executable, "-c", PARENT], check=True, capture_output=True, text=True)
+    assert 0 < int(done.stdout) < 2 << 30

@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any
 
 REQUESTS = Path(__file__).with_name("requests.c")
-_LIBRARY, _CODE, _DUMP = "requests.so", "code.jsonl", "counts"
+_LIBRARY, _CODE, _DUMP, _SYMBOLS = "requests.so", "code.jsonl", "counts", "symbols.json"
 
 
 class MissingTool(RuntimeError):
@@ -100,15 +100,39 @@ def _numba_functions() -> dict[int, str]:
     from numba.core.runtime import rtsys
 
     found: dict[int, str] = {}
+    names: set[str] = set()
     for module in list(sys.modules.values()):
         functions: list[Any] = [value for value in vars(module).values() if isinstance(value, Dispatcher)]
+        names.update(function.__name__ for function in functions)
         for function in functions:
             for compiled in function.overloads.values():
                 address = compiled.library.get_pointer_to_function(compiled.fndesc.llvm_func_name)
                 found[address] = f"numba: {function.__name__}"
+    found |= _functions_of_callbacks(names)
     with contextlib.suppress(RuntimeError):  # the runtime has not been started: no function wanted memory
         for name in ("NRT_incref", "NRT_decref"):
             found[rtsys.library.get_pointer_to_function(name)] = "numba: reference counts"
+    return found
+
+
+def _functions_of_callbacks(names: set[str]) -> dict[int, str]:
+    """Entries of the functions that a callback has as its own copies.
+
+    What comes from the cache on disk no longer says what it holds, so the process that compiled it notes that here.
+    """
+    loaded = sys.modules.get("dcnlab.compiled")
+    notes = Path(_SYMBOLS)
+    symbols = json.loads(notes.read_text()) if notes.exists() else {}
+    found = {}
+    for callback in loaded._callbacks if loaded else ():
+        library = callback._library
+        held = [function.name for function in library.get_defined_functions()]
+        held = symbols.setdefault(callback._wrapper_name, held)
+        for symbol in held:
+            name = next((name for name in names if f"{len(name)}{name}B" in symbol), None)
+            if name:
+                found[library.get_pointer_to_function(symbol)] = f"numba: {name}"
+    notes.write_text(json.dumps(symbols))
     return found
 
 

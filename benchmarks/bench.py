@@ -27,8 +27,8 @@ PARTS: dict[str, tuple[float, list[str]]] = {
     "startup": (8, ["startup.py", "--rounds", "5"]),
     "scoring": (4, ["under_load.py", "--parts", "scoring", "--scored", "500", "--rounds", "5"]),
     "feeding": (7, ["feeding.py"]),
-    "networks": (19, ["networks.py", "--rounds", "7"]),
-    "growth": (18, ["growth.py", "--rounds", "5", "--figure", "docs/images/growth_cpu.png"]),
+    "networks": (18, ["networks.py", "--rounds", "7"]),
+    "growth": (14, ["growth.py", "--rounds", "5", "--figure", "docs/images/growth_cpu.png"]),
     "roi_pooling": (5, ["roi_pooling.py", "--rounds", "7"]),
     "operators": (44, ["operators_cpu.py", "--rounds", "7"]),
 }

@@ -42,7 +42,8 @@ FAMILIES = {
     "control": r"BRA|EXIT|BAR|BSSY|BSYNC|CALL|RET|WARPSYNC|NOP|BREAK|BMOV|JMP|YIELD",
     "move": r"MOV|CS2R|S2R|S2UR|R2UR|UMOV|ULDC\w*|LDC\w*|LDCU\w*|P2R|R2P|PLOP3|PLOP|U\w+",
 }
-REGISTER_FILE, MOST_THREADS, REGISTER_STEP = 65536, {75: 1024, 86: 1536, 89: 1536, 120: 1536}, 8
+REGISTER_FILE, MOST_THREADS, REGISTER_STEP = 65536, {75: 1024, 86: 1536, 89: 1536, 120: 1536}, 8  # others 2048
+MOST_BLOCKS = {75: 16, 86: 16, 89: 24, 120: 24}  # others 32
 SHARED_BYTES = {75: 64 << 10, 80: 164 << 10, 86: 100 << 10, 89: 100 << 10, 120: 100 << 10}  # others have 228 KiB
 BLOCKS_OWN_BYTES = 1 << 10  # of shared memory, which the system keeps for each block
 INSTRUCTION = re.compile(
@@ -99,7 +100,8 @@ def occupancy(registers: int, shared: int, threads: int, arch: int) -> float:
     most = MOST_THREADS.get(arch, 2048)
     per_thread = -(-registers // REGISTER_STEP) * REGISTER_STEP
     by_shared = SHARED_BYTES.get(arch, 228 << 10) // (shared + BLOCKS_OWN_BYTES)
-    blocks = min(REGISTER_FILE // (per_thread * threads), most // threads, by_shared)
+    by_registers = REGISTER_FILE // (per_thread * threads)
+    blocks = min(by_registers, most // threads, by_shared, MOST_BLOCKS.get(arch, 32))
     return blocks * threads / most
 
 
@@ -117,11 +119,16 @@ def main() -> None:
             code = listings(report.cubin)
             for kernel, used in report.kernels.items():
                 names = {"file": variant.source_file, "type": variant.prelude["scalar_t"], "kernel": kernel}
-                if "TILE" in variant.prelude:
+                if variant.prelude.get("total_t", names["type"]) != names["type"]:
+                    if kernel != "gather":
+                        continue  # the others are the same
+                    names["kernel"] = f"{kernel}, sums in {variant.prelude['total_t']}"
+                if kernel == "fused":
                     names["kernel"] = f"{kernel}, tile {variant.prelude['TILE']}, {variant.prelude['index_t']}"
                 row: dict[str, Any] = names | {"arch": arch, "registers": used.registers}
                 shared = used.shared + int(variant.prelude.get("SHARED_BYTES", 0))  # static, and the launch's
-                threads = int(variant.prelude.get("THREADS", options.threads))
+                named = "TILE_THREADS" if kernel == "input_backward" else "THREADS"  # at most
+                threads = int(variant.prelude.get(named, options.threads))
                 row |= {"local_bytes": used.local_memory, "shared_bytes": shared}
                 row["occupancy"] = occupancy(used.registers, shared, threads, arch)
                 counts = mix(code[kernel])

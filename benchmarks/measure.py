@@ -10,14 +10,16 @@ import multiprocessing
 import os
 import platform
 import statistics
+import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from dcnlab.cost import peak_resident_bytes
 from dcnlab.runs import write_whole
 
 Work = Callable[[], object]
@@ -29,7 +31,7 @@ FEWEST = 2
 
 def turns(
     works: Sequence[Work], rounds: int, device: str, least: float = 0.02, limit: float = math.inf
-) -> list[list[float]]:
+) -> list[dict[int, float]]:
     """Times of several pieces of work, taken in turns so that a slow spell of the machine hits all.
 
     Args:
@@ -37,31 +39,39 @@ def turns(
         rounds: turns, the most that any of them gets.
         device: cpu or cuda; on CUDA, events around the calls.
         least: calls are repeated within a turn until they take about so long together.
-        limit: seconds, of which each of them may use an equal part: the slow ones get fewer turns, FEWEST at least.
+        limit: seconds, of which each of them may use an equal part: the slow ones get fewer turns, FEWEST at least,
+            spread evenly over the rounds.
 
     Returns:
-        Of each, the seconds of one call, turn by turn.
+        Of each, the seconds of one call, by round.
     """
-    share, repeats, spent = limit / len(works), [], []
+    share, repeats, wanted = limit / len(works), [], []
     for work in works:
-        begun = time.perf_counter()
         took = _once(work, 1, device)
-        if took < 1:  # of the slow ones compilation is a small part, and a second call costs too much
+        if took < 1 or device == "cuda":  # of a slow one compilation is a small part, and a second call costs too much
             took = _once(work, 1, device)
         repeats.append(max(1, min(200, round(least / max(took, 1e-9)))))
-        spent.append(time.perf_counter() - begun)
-    taken: list[list[float]] = [[] for _ in works]
+        fitting = share / max(repeats[-1] * took, 1e-9) - 1 / repeats[-1]  # one call is done
+        wanted.append(min(rounds, FEWEST) if fitting < FEWEST else min(rounds, int(min(fitting, rounds))))
+    taken: list[dict[int, float]] = [{} for _ in works]
     for turn in range(rounds):
         for index, work in enumerate(works):
-            if turn < FEWEST or spent[index] + repeats[index] * taken[index][-1] <= share:
-                taken[index].append(_once(work, repeats[index], device))
-                spent[index] += repeats[index] * taken[index][-1]
+            if (turn + 1) * wanted[index] // rounds > turn * wanted[index] // rounds:
+                taken[index][turn] = _once(work, repeats[index], device)
     return taken
 
 
 def seconds(works: Sequence[Work], rounds: int, device: str, least: float = 0.02) -> list[float]:
     """Median of the `turns` of each piece of work."""
-    return [statistics.median(times) for times in turns(works, rounds, device, least)]
+    return [statistics.median(times.values()) for times in turns(works, rounds, device, least)]
+
+
+def ratio(over: dict[int, float], under: dict[int, float]) -> float:
+    """Median of two contenders' ratios in the rounds that both took part in.
+
+    A ratio of medians would set one's slow round against another's quick one.
+    """
+    return statistics.median(over[turn] / under[turn] for turn in over.keys() & under.keys())
 
 
 def timed(
@@ -71,11 +81,23 @@ def timed(
     device: str,
     least: float = 0.02,
     limit: float = math.inf,
+    ratios: Mapping[str, tuple[str, str]] | None = None,
 ) -> dict[str, float]:
-    """A row's columns: median milliseconds of each kind of work, as KIND_ms, and of how many `turns`, as KIND_turns."""
-    taken = turns(works, rounds, device, least, limit)
-    medians = {f"{kind}_ms": 1e3 * statistics.median(times) for kind, times in zip(kinds, taken, strict=True)}
-    return medians | {f"{kind}_turns": len(times) for kind, times in zip(kinds, taken, strict=True)}
+    """A row's columns: median milliseconds of each kind of work, as KIND_ms, of how many `turns`, as KIND_turns.
+
+    Args:
+        kinds: names.
+        works: of each name.
+        rounds: as in `turns`, and so on.
+        device: likewise.
+        least: likewise.
+        limit: likewise.
+        ratios: further columns, by name: the kinds whose `ratio` they are, over and under.
+    """
+    taken = dict(zip(kinds, turns(works, rounds, device, least, limit), strict=True))
+    row = {f"{kind}_ms": 1e3 * statistics.median(times.values()) for kind, times in taken.items()}
+    row |= {f"{kind}_turns": len(times) for kind, times in taken.items()}
+    return row | {name: ratio(taken[over], taken[under]) for name, (over, under) in (ratios or {}).items()}
 
 
 def minutes(text: str) -> float:
@@ -155,14 +177,9 @@ def _resident_growth(make: Callable[..., Work], args: tuple[Any, ...]) -> int:
     make(*args, small=True)()
     work = make(*args)
     Path("/proc/self/clear_refs").write_text("5")  # the peak starts anew from what is resident now
-    before = _high_water()
+    before = peak_resident_bytes()
     work()
-    return _high_water() - before
-
-
-def _high_water() -> int:
-    lines = Path("/proc/self/status").read_text().splitlines()
-    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("VmHWM"))
+    return peak_resident_bytes() - before
 
 
 def machine(device: str) -> dict[str, Any]:
@@ -173,12 +190,23 @@ def machine(device: str) -> dict[str, Any]:
         "threads": torch.get_num_threads(),
         "python": platform.python_version(),
         "cuda": torch.version.cuda if device == "cuda" else None,
+        "cupy": _cupy() if device == "cuda" else None,
         **{name: version(name) for name in ("torch", "torchvision", "numba", "numpy", "dcnlab")},
     }
 
 
+def _cupy() -> str:
+    """CuPy's version, and that of the compiler in it, which makes the kernels."""
+    import cupy
+    from cupy_backends.cuda.libs import nvrtc
+
+    return f"{cupy.__version__}, NVRTC {'.'.join(map(str, nvrtc.getVersion()))}"
+
+
 def write(path: Path, device: str, settings: dict[str, Any], rows: list[dict[str, Any]]) -> None:
-    """Keep a benchmark's outcome, whole, with the machine and the day that it is of."""
+    """Keep a benchmark's outcome, whole, with the machine and the day that it is of; nothing is no outcome."""
+    if not rows:
+        sys.exit(f"nothing was measured; {path} is as before")
     path.parent.mkdir(parents=True, exist_ok=True)
     result = {"schema": 1, "machine": machine(device), "settings": settings, "rows": rows}
     write_whole(path, json.dumps(result, indent=1) + "\n")

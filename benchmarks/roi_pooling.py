@@ -108,9 +108,13 @@ def run(options: argparse.Namespace, budget: measure.Budget) -> list[dict[str, A
         row: dict[str, Any] = {"pooling": str(pool), "channels": pool.channels, "group": pool.group}
         row["pass"] = "both" if backward else "forward"
         works = [make(kind, *settings) for kind in who]
-        row |= measure.timed(who, works, options.rounds, options.device, limit=0.5 * limit)
-        peers = [kind for kind in who if not kind.startswith("ours")]
-        row |= {f"times_faster_than_{peer}": row[f"{peer}_ms"] / row["ours_ms"] for peer in peers}
+        ratios = {
+            f"{ours.replace('ours', 'times_faster')}_than_{peer}": (peer, ours)
+            for ours in who
+            for peer in who
+            if ours.startswith("ours") and not peer.startswith("ours")
+        }
+        row |= measure.timed(who, works, options.rounds, options.device, limit=0.5 * limit, ratios=ratios)
         if not options.no_memory:
             row |= {f"{k}_mib": measure.peak_bytes(make, (k, *settings), options.device) / 2**20 for k in who}
         rows.append(row)

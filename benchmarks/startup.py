@@ -97,7 +97,7 @@ def main() -> None:
             works = [work(words) for words in COMMANDS.values()]
             taken = measure.turns(works, options.rounds, "cpu", least=0.0, limit=limit)
             rows += [
-                {"command": name, "turns": len(times), "seconds": statistics.median(times)}
+                {"command": name, "turns": len(times), "seconds": statistics.median(times.values())}
                 for name, times in zip(COMMANDS, taken, strict=True)
             ]
         else:

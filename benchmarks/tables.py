@@ -159,7 +159,7 @@ def roi_pooling(result: Result) -> str:
     passes: dict[str, dict[str, Result]] = {}
     for row in result["rows"]:
         passes.setdefault(row["pooling"], {})[row["pass"]] = row
-    lines, times = [], "{:.1f}"
+    lines = []
     for both in passes.values():
         of = next(iter(both.values()))
         for ours, name in (("ours", "deform_ps_roi_pool"), ("ours_aligned", "deform_roi_pool")):
@@ -169,7 +169,8 @@ def roi_pooling(result: Result) -> str:
             line = [f"`{name}`, {of['channels']} channels{groups}", "ps_roi_align" if groups else "roi_align"]
             for kind in FASTER:
                 row = both.get(kind)
-                line += [times.format(row["torchvision_ms"] / row[f"{ours}_ms"]) if row else ""]
+                faster = f"{ours.replace('ours', 'times_faster')}_than_torchvision"
+                line += [f"{row[faster]:.1f}" if row else ""]
                 with_memory = row and f"{ours}_mib" in row
                 line += [f"{row[f'{ours}_mib'] / row['torchvision_mib']:.2f}" if row and with_memory else ""]
             lines.append(line)

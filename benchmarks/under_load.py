@@ -13,7 +13,6 @@ import contextlib
 import io
 import json
 import multiprocessing
-import resource
 import statistics
 import tempfile
 import time
@@ -25,6 +24,7 @@ from typing import Any
 import measure
 import numpy as np
 
+from dcnlab.cost import peak_resident_bytes
 from dcnlab.data.coco_detection import read_coco
 from dcnlab.metrics.coco_ap import coco_ap
 from dcnlab.metrics.voc_ap import voc_ap
@@ -116,8 +116,7 @@ def _once(work: Callable[..., None], args: tuple[Any, ...], first: tuple[Any, ..
         work(*first)
     wall, processor = time.perf_counter(), time.process_time()
     work(*args)
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-    return time.perf_counter() - wall, time.process_time() - processor, peak
+    return time.perf_counter() - wall, time.process_time() - processor, peak_resident_bytes()
 
 
 Works = dict[str, tuple[Callable[..., None], tuple[Any, ...]]]

@@ -24,8 +24,14 @@ MIB = 2**20
 
 def test_slow_contenders_get_fewer_turns_but_two(monkeypatch):
     monkeypatch.setattr(measure, "_once", lambda work, repeats, device: work)
-    quick, slow, slowest = measure.turns([0.5, 2.0, 9.0], 7, "cpu", limit=3 * 6.1)
+    quick, slow, slowest = measure.turns([0.5, 2.0, 9.0], 7, "cpu", limit=3 * 8.1)
     assert (len(quick), len(slow), len(slowest)) == (7, 3, 2)
+    assert set(slowest) == {3, 6}, "the turns of a slow one are spread over the rounds"
+
+
+def test_a_ratio_is_of_the_rounds_that_both_took_part_in():
+    quick, slow = {0: 1.0, 1: 1.0, 2: 1.0, 3: 4.0, 4: 1.0, 5: 1.0, 6: 1.0}, {3: 8.0, 6: 2.0}
+    assert measure.ratio(slow, quick) == 2.0  # a slow spell in round 3 hit both
 
 
 def test_without_a_limit_all_get_all_turns_one_after_another(monkeypatch):
@@ -37,8 +43,17 @@ def test_without_a_limit_all_get_all_turns_one_after_another(monkeypatch):
 
 def test_columns_name_the_contenders_medians_and_turns(monkeypatch):
     monkeypatch.setattr(measure, "_once", lambda work, repeats, device: work)
-    row = measure.timed(("a", "b"), [0.5, 2.0], 4, "cpu", limit=2 * 1.0)
-    assert row == {"a_ms": 500.0, "b_ms": 2000.0, "a_turns": 2, "b_turns": 2}
+    row = measure.timed(("a", "b"), [0.5, 2.0], 4, "cpu", limit=2 * 1.4, ratios={"times": ("b", "a")})
+    assert row == {"a_ms": 500.0, "b_ms": 2000.0, "a_turns": 2, "b_turns": 2, "times": 4.0}
+
+
+def test_a_measurement_of_nothing_leaves_the_file_that_was_there(tmp_path):
+    path = tmp_path / "part_cpu.json"
+    measure.write(path, "cpu", {}, [{"a": 1}])
+    before = path.read_text()
+    with pytest.raises(SystemExit, match=f"nothing was measured; {path} is as before"):
+        measure.write(path, "cpu", {}, [])
+    assert path.read_text() == before
 
 
 @dataclass
@@ -78,12 +93,12 @@ def test_memory_is_what_a_call_holds_above_what_was_there():
 
 
 def test_a_measured_layer_has_the_columns_of_its_table():
-    row = operators.measured(operators.Shape(4, 6, 5, batch=2), torch.float32, "cpu", True, 2, memory_of=(), limit=0.0)
+    row = operators.measured(operators.Shape(4, 6, 5, batch=2), torch.float32, "cpu", True, 1, memory_of=())
     sizes = [row[name] for name in ("pass", "channels", "height", "width", "batch", "dilation")]
     assert sizes == ["both", 4, 6, 5, 2, 1]
     assert row["times_faster_than_torchvision"] == pytest.approx(row["torchvision_ms"] / row["ours_ms"])
     assert row["times_plain"] == pytest.approx(row["ours_channels_last_ms"] / row["plain_ms"])
-    assert {row[f"{kind}_turns"] for kind in operators.KINDS} == {2}
+    assert {row[f"{kind}_turns"] for kind in operators.KINDS} == {1}
 
 
 def test_the_figure_of_growth_is_drawn_with_and_without_memory():

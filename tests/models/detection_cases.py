@@ -94,9 +94,9 @@ TWO_STAGE = {"faster_rcnn": faster_rcnn, "rfcn": rfcn, "fpn": fpn}
 EVERY = TWO_STAGE | {"class_aware_rpn": class_aware_rpn}
 
 
-def made(name: str, scale: float = 1.0, **options):
+def made(name: str, scale: float = 1.0, seed: int = 0, **options):
     """A detector with weights large enough to tell one place from another."""
-    torch.manual_seed(0)
+    torch.manual_seed(seed)
     model = EVERY[name](**options)
     for module in model.modules():
         if isinstance(module, nn.Conv2d | nn.Linear) and module.weight.abs().sum() > 0:

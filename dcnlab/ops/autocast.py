@@ -7,6 +7,9 @@ from contextlib import AbstractContextManager, nullcontext
 import torch
 from torch import Tensor
 
+_DEVICES = ("cpu", "cuda")
+"""Where the operators compute. `torch.amp.is_autocast_available` would say more, but torch.compile cannot trace it."""
+
 
 def cast(device_type: str, tensor: Tensor) -> Tensor:
     """Cast to autocast's dtype where it is on; float64 stays, as in torch's own convolutions."""
@@ -21,4 +24,4 @@ def off(device_type: str) -> AbstractContextManager[object]:
 
 
 def _is_on(device_type: str) -> bool:
-    return torch.amp.is_autocast_available(device_type) and torch.is_autocast_enabled(device_type)
+    return device_type in _DEVICES and torch.is_autocast_enabled(device_type)

@@ -2,7 +2,13 @@
 
 from __future__ import annotations
 
-from torch import Tensor
+import warnings
+
+from torch import SymInt, Tensor
+from torch.jit import TracerWarning
+
+# While torch.jit.trace runs, sizes are tensors, and each comparison would warn. Checks leave no trace in the graph.
+warnings.filterwarnings("ignore", category=TracerWarning, module=r"dcnlab\.ops\.(pool_)?checks")
 
 FLOATS = "float64, float32, float16 or bfloat16"
 
@@ -18,7 +24,7 @@ def pair(name: str, value: int | tuple[int, int] | list[int], least: int) -> tup
         ArgumentError: not one or two ints, or one below `least`.
     """
     values = tuple(value) if isinstance(value, (tuple, list)) else (value, value)
-    if len(values) != 2 or not all(hasattr(v, "__index__") for v in values):
+    if len(values) != 2 or not all(isinstance(v, (int, SymInt)) or hasattr(v, "__index__") for v in values):
         raise ArgumentError(f"{name}: expected an int or a pair of ints (y, x), got {value!r}")
     if min(values) < least:
         raise ArgumentError(f"{name}: must be at least {least}, got {value!r}")

@@ -74,7 +74,8 @@ def check_number(name: str, value: float) -> None:
     Raises:
         ArgumentError: not a finite number.
     """
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
+    # Compared, not asked `math.isfinite`, which torch.compile cannot trace for sizes that may change.
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not -math.inf < value < math.inf:
         raise ArgumentError(f"{name}: expected a finite number, got {value!r}")
 
 

@@ -242,16 +242,6 @@ def test_gradients_count_as_their_values_however_they_lie_in_memory(layout, dtyp
 
 
 @pytest.mark.parametrize("rule", RULES)
-def test_channels_last_input_and_output(rule):
-    case = Case(rule)
-    tensors = case.tensors()
-    tensors["input"] = tensors["input"].contiguous(memory_format=torch.channels_last)
-    output = FUNCTIONS[rule](*tensors.values(), **case.sizes())
-    assert output.is_contiguous(memory_format=torch.channels_last)
-    assert_near({"output": output}, {"output": by_reference(case)["output"]}, case)
-
-
-@pytest.mark.parametrize("rule", RULES)
 def test_a_list_of_boxes_for_each_image_is_taken_as_torchvision_takes_it(rule):
     case = Case(rule, batch=3, shifted=False)
     input, boxes, _ = case.tensors().values()
@@ -313,19 +303,6 @@ def test_opcheck_finds_no_fault_in_the_registration(rule, shifted, needed):
     torch.library.opcheck(backward.default, (case.grad(), *tensors, *sizes, [needed[0], needed[1] and shifted]))
 
 
-@pytest.mark.parametrize("backend", ["eager", "aot_eager"])
-@pytest.mark.parametrize("rule", RULES)
-def test_compiles_into_one_graph_with_its_backward_pass(rule, backend):
-    case = Case(rule, group=2 if rule == "ps" else 1)
-    torch._dynamo.reset()
-    compiled = torch.compile(FUNCTIONS[rule], fullgraph=True, backend=backend)
-    assert_near(by_autograd(compiled, case), by_reference(case), case)
-    input, boxes, _ = case.tensors().values()
-    parts = [boxes[:2, 1:], boxes[2:, 1:]]
-    sizes = case.sizes()
-    torch.testing.assert_close(compiled(input, parts, **sizes), FUNCTIONS[rule](input, parts, **sizes))
-
-
 class Module(nn.Module):
     def __init__(self, rule: str) -> None:
         super().__init__()
@@ -335,16 +312,6 @@ class Module(nn.Module):
         if self.rule == "ps":
             return deform_ps_roi_pool(input, boxes, offset, 3)
         return deform_roi_pool(input, boxes, offset, 3)
-
-
-@pytest.mark.parametrize("rule", RULES)
-def test_exports(rule):
-    args = tuple(Case(rule).tensors().values())
-    exported = torch.export.export(Module(rule), args)
-    targets = [node.target for node in exported.graph.nodes if node.op == "call_function"]
-    name = "deform_ps_roi_pool" if rule == "ps" else "deform_roi_pool"
-    assert getattr(torch.ops.dcnlab, name).default in targets
-    torch.testing.assert_close(exported.module()(*args), Module(rule)(*args))
 
 
 @pytest.mark.parametrize("rule", RULES)

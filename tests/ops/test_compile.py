@@ -1,0 +1,160 @@
+"""torch.compile and torch.export of operators, layers and a network: one graph in every dtype, the same results."""
+
+import pytest
+import roi_cases
+import torch
+import torchvision
+from operators import DTYPES, OPERATORS
+from tester import TOLERANCES, assert_near
+from torch import Tensor, nn
+
+from dcnlab.nn import ActiveConv2d, DeformConv2d, DeformPSRoIPool, DeformRoIPool, SpatialTransformer
+from dcnlab.surgery import deform
+
+BOXES = torch.tensor([[0, 1.0, 2.0, 6.0, 7.0], [1, 0.0, 0.0, 4.0, 5.0]])
+
+
+class Pooled(nn.Module):
+    """A pooling layer of one argument, so that all layers are called alike."""
+
+    def __init__(self, pool: nn.Module, *maps: int) -> None:
+        super().__init__()
+        self.pool, self.maps = pool, maps
+
+    def forward(self, input: Tensor) -> Tensor:
+        scores = [input.repeat(1, times, 1, 1) for times in self.maps]
+        output: Tensor = self.pool(input, *scores, BOXES)
+        return output
+
+
+LAYERS = {
+    "DeformConv2d": lambda: DeformConv2d(4, 6, 3, padding=1),
+    "modulated DeformConv2d": lambda: DeformConv2d(4, 6, 3, padding=1, modulated=True, offset_groups=2),
+    "ActiveConv2d": lambda: ActiveConv2d(4, 6, 3, padding=1),
+    "DeformRoIPool": lambda: Pooled(DeformRoIPool(4, 3)),
+    "DeformPSRoIPool": lambda: Pooled(DeformPSRoIPool(4, output_size=2), 2),
+    "SpatialTransformer": lambda: SpatialTransformer(4),
+}
+
+
+@pytest.fixture(autouse=True)
+def _fresh():
+    torch._dynamo.reset()
+
+
+@pytest.mark.parametrize("dynamic", [None, True], ids=["static", "dynamic"])
+@pytest.mark.parametrize("autocast", [False, True], ids=["", "autocast"])
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("name", OPERATORS)
+def test_an_operator_compiles_into_one_graph_with_its_backward_pass(name, dtype, autocast, dynamic):
+    operator = OPERATORS[name]
+    case = operator.case(dtype)
+    compiled = torch.compile(operator.function, fullgraph=True, backend="aot_eager", dynamic=dynamic)
+    with torch.autocast("cpu", dtype=torch.bfloat16, enabled=autocast):
+        found = operator.by_autograd(compiled, case)
+    narrow = autocast and dtype != torch.float64
+    assert found["output"].dtype == (torch.bfloat16 if narrow else dtype)
+    assert found["input"].dtype == dtype
+    assert_near(found, operator.by_reference(case), case, TOLERANCES[torch.bfloat16] if narrow else None)
+
+
+@pytest.mark.parametrize("name", OPERATORS)
+def test_a_compiled_operator_takes_other_sizes_than_it_was_compiled_for(name):
+    operator = OPERATORS[name]
+    compiled = torch.compile(operator.function, fullgraph=True, backend="aot_eager", dynamic=True)
+    for height in (7, 9, 12):
+        case = operator.case(torch.float32, height=height)
+        assert_near(operator.by_autograd(compiled, case), operator.by_reference(case), case)
+
+
+@pytest.mark.parametrize("rule", roi_cases.RULES)
+def test_a_compiled_pooling_takes_a_list_of_boxes(rule):
+    case = roi_cases.Case(rule, shifted=False, dtype=torch.float32)
+    input, boxes, _ = case.tensors().values()
+    parts = [boxes[:2, 1:], boxes[2:, 1:]]
+    pool = roi_cases.FUNCTIONS[rule]
+    compiled = torch.compile(pool, fullgraph=True, backend="aot_eager")
+    torch.testing.assert_close(compiled(input, parts, **case.sizes()), pool(input, parts, **case.sizes()))
+
+
+@pytest.mark.parametrize("name", OPERATORS)
+def test_inductor_compiles_an_operator_between_others(name):
+    operator = OPERATORS[name]
+    case = operator.case(torch.float32)
+    compiled = torch.compile(lambda *args, **kwargs: operator.function(*args, **kwargs) * 1.0, fullgraph=True)
+    assert_near(operator.by_autograd(compiled, case), operator.by_reference(case), case)
+
+
+@pytest.mark.parametrize("autocast", [False, True], ids=["", "autocast"])
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("name", LAYERS)
+def test_a_layer_compiles_into_one_graph_with_its_parameters_gradients(name, dtype, autocast):
+    torch.manual_seed(0)
+    layer = LAYERS[name]().to(dtype)
+    input = torch.randn(2, 4, 14, 16, dtype=dtype)
+    compiled = torch.compile(layer, fullgraph=True, backend="aot_eager")
+    results = []
+    for function in (layer, compiled):
+        with torch.autocast("cpu", dtype=torch.bfloat16, enabled=autocast):
+            output = function(input)
+        results.append([output, *torch.autograd.grad(output.float().square().sum(), list(layer.parameters()))])
+    for found, expected in zip(*results, strict=True):
+        assert found.dtype == expected.dtype
+        tolerance = TOLERANCES[torch.bfloat16 if autocast and dtype != torch.float64 else dtype]
+        scale = max(1, float(expected.detach().abs().max()))
+        torch.testing.assert_close(found, expected, rtol=tolerance, atol=tolerance * scale)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("modulated", [False, True])
+def test_a_deformed_resnet_is_one_graph(dtype, modulated):
+    network = deform(torchvision.models.resnet18().eval().to(dtype), 3, modulated=modulated)
+    found = torch._dynamo.explain(network)(torch.randn(2, 3, 64, 64, dtype=dtype))
+    assert (found.graph_count, found.graph_break_count) == (1, 0)
+
+
+class Exported(nn.Module):
+    def __init__(self, name: str, case: object) -> None:
+        super().__init__()
+        self.call, _ = OPERATORS[name].of_tensors(case)
+
+    def forward(self, *tensors: Tensor) -> Tensor:
+        return self.call(*tensors)
+
+
+@pytest.mark.parametrize("autocast", [False, True], ids=["", "autocast"])
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("name", OPERATORS)
+def test_an_operator_exports_as_one_node_that_gives_the_same_result(name, dtype, autocast):
+    operator = OPERATORS[name]
+    case = operator.case(dtype)
+    call, tensors = operator.of_tensors(case)
+    with torch.autocast("cpu", dtype=torch.bfloat16, enabled=autocast):
+        exported = torch.export.export(Exported(name, case), tuple(tensors))
+        expected, found = call(*tensors), exported.module()(*tensors)
+    targets = [str(node.target) for node in exported.graph_module.graph.nodes] + [
+        str(node.target)
+        for part in exported.graph_module.children()
+        if isinstance(part, torch.fx.GraphModule)
+        for node in part.graph.nodes
+    ]
+    assert targets.count(f"dcnlab.{name}.default") == 1
+    assert found.dtype == expected.dtype
+    torch.testing.assert_close(found, expected, rtol=0, atol=0)
+    assert_near({"output": found}, {"output": operator.by_reference(case)["output"]}, case, 3e-2 if autocast else None)
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("name", LAYERS)
+def test_an_exported_layer_with_parameters_still_has_its_gradients(name, dtype):
+    torch.manual_seed(0)
+    layer = LAYERS[name]().to(dtype)
+    input = torch.randn(2, 4, 14, 16, dtype=dtype)
+    exported = torch.export.export(layer, (input,)).module()
+    parameters = dict(layer.named_parameters())
+    expected = torch.autograd.grad(layer(input).float().square().sum(), list(parameters.values()))
+    again = [exported.get_parameter(name) for name in parameters]
+    found = torch.autograd.grad(exported(input).float().square().sum(), again)
+    for gradient, other in zip(expected, found, strict=True):
+        scale = max(1, float(gradient.abs().max()))
+        torch.testing.assert_close(other, gradient, rtol=0, atol=TOLERANCES[dtype] * scale)

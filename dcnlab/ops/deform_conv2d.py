@@ -18,6 +18,7 @@ from torch.overrides import handle_torch_function, has_torch_function
 from dcnlab.ops import autocast, autograd, reference
 from dcnlab.ops.checks import check_deform_conv2d, check_tensors, pair
 from dcnlab.ops.geometry import ConvGeometry
+from dcnlab.ops.layout import empty_map, memory_format
 from dcnlab.ops.precision import convolution_precision
 
 _GEOMETRY = "int[2] stride, int[2] padding, int[2] dilation"
@@ -49,9 +50,12 @@ def deform_conv2d(
     Each output pixel p0 is the sum over the filter's taps p_n of w(p_n) * x(p0 + p_n + offset_n) [* mask_n]; x is read
     bilinearly, and is zero outside the map (Dai et al. 2017, equations 2 and 3; Zhu et al. 2019, equation 1).
     Signature and results are torchvision's, but for one point: the gradient of an offset that reads at exactly -1 is 0,
-    as in the authors' kernel. A place that is NaN or infinite reads zero. Equal calls give bitwise equal gradients.
-    Whether float32 is multiplied with fewer bits (TF32, bfloat16) follows torch's switch for convolutions.
-    Second derivatives go through the reference implementation, which holds all columns in memory.
+    as in the authors' kernel. A sampling location off the map, NaN or infinite reads zero, whatever the mask is there.
+    Equal calls give bitwise equal gradients. Whether float32 is multiplied with fewer bits (TF32, bfloat16) follows
+    torch's switch for convolutions.
+
+    Second derivatives, forward mode and torch.func go through the reference implementation, which holds all columns in
+    memory. torch.compile, torch.export and torch.jit.trace take the operator as one node; torch.jit.script does not.
 
     Args:
         input: (N, C, H, W), float64, float32, float16 or bfloat16; contiguous, channels-last or strided. Channels-last
@@ -63,11 +67,11 @@ def deform_conv2d(
         stride: int or (y, x), at least 1.
         padding: int or (y, x), zeros on both sides.
         dilation: int or (y, x), distance between taps, at least 1.
-        mask: (N, offset_groups * kh * kw, Ho, Wo), a factor for each sampling point, used as it is.
+        mask: (N, offset_groups * kh * kw, Ho, Wo), a factor for each sampling point, used as it is, infinite too.
 
     Returns:
-        (N, F, Ho, Wo), of the input's dtype, channels-last in memory. Under autocast input, weight and bias are cast as
-        for a convolution; offset and mask are not.
+        (N, F, Ho, Wo), of the input's dtype and in its memory format, as torch.nn.Conv2d's. Under autocast input,
+        weight and bias are cast as for a convolution; offset and mask are not.
 
     Raises:
         ArgumentError: a ValueError and RuntimeError that names the argument that does not fit.
@@ -87,11 +91,22 @@ def deform_conv2d(
     real = torch.float64 if input.dtype == torch.float64 else torch.float32
     offset = offset.to(real)
     mask = None if mask is None else mask.to(real)
-    wants_grad = any(t is not None and t.requires_grad for t in (input, offset, weight, bias, mask))
-    if wants_grad and torch.is_grad_enabled():
-        output: Tensor = _DeformConv2d.apply(input, offset, mask, weight, bias, strides, paddings, dilations)
+    sizes = (strides, paddings, dilations)
+    if autograd.needs_reference():
+        return _reference(input, offset, mask, weight, bias, *sizes)
+    if autograd.needs_function(input, offset, weight, bias, mask):
+        output: Tensor = _DeformConv2d.apply(input, offset, mask, weight, bias, *sizes)
         return output
-    return torch.ops.dcnlab.deform_conv2d(input, offset, mask, weight, bias, strides, paddings, dilations)
+    return torch.ops.dcnlab.deform_conv2d(input, offset, mask, weight, bias, *sizes)
+
+
+def _reference(
+    input: Tensor, offset: Tensor, mask: Tensor | None, weight: Tensor, bias: Tensor | None, *sizes: Any
+) -> Tensor:
+    """The reference by the operator's order of arguments."""
+    stride, padding, dilation = sizes
+    with autocast.off(input.device.type):
+        return reference.deform_conv2d(input, offset, weight, bias, stride, padding, dilation, mask)
 
 
 class _DeformConv2d(torch.autograd.Function):
@@ -114,37 +129,21 @@ class _DeformConv2d(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         tensors, needed = ctx.saved_tensors, ctx.needs_input_grad[:5]
-        if torch.is_grad_enabled() and not torch.compiler.is_compiling():
-            return (*_differentiable_backward(grad, tensors, ctx.sizes, needed), None, None, None)
+        if autograd.needs_differentiable_backward():
+            wanted = [t for t, need in zip(tensors, needed, strict=True) if need]
+            found = iter(autograd.differentiate(_reference, (*tensors, *ctx.sizes), wanted, grad))
+            return (*(next(found) if need else None for need in needed), None, None, None)
         input, offset, mask, weight, _ = tensors
         grads: tuple[Tensor | None, ...] = (None,) * 4
         if any(needed[:4]):
-            found = torch.ops.dcnlab.deform_conv2d_backward(
+            all_four = torch.ops.dcnlab.deform_conv2d_backward(
                 grad, input, offset, mask, weight, *ctx.sizes, list(needed[:4])
             )
-            grads = tuple(g if need else None for g, need in zip(found, needed[:4], strict=True))
+            grads = tuple(g if need else None for g, need in zip(all_four, needed[:4], strict=True))
         return (*grads, grad.sum((0, 2, 3)) if needed[4] else None, None, None, None)
 
 
-def _differentiable_backward(
-    grad: Tensor,
-    tensors: tuple[Tensor | None, ...],
-    sizes: tuple[tuple[int, int], tuple[int, int], tuple[int, int]],
-    needed: tuple[bool, ...],
-) -> tuple[Tensor | None, ...]:
-    """The gradients as functions that can be differentiated again, for create_graph=True."""
-    input, offset, mask, weight, bias = tensors
-    assert input is not None
-    assert offset is not None
-    assert weight is not None
-    wanted = [t for t, need in zip(tensors, needed, strict=True) if need and t is not None]
-    with autocast.off(input.device.type):
-        output = reference.deform_conv2d(input, offset, weight, bias, *sizes, mask)
-        found = iter(torch.autograd.grad(output, wanted, grad, create_graph=True))
-    return tuple(next(found) if need and t is not None else None for t, need in zip(tensors, needed, strict=True))
-
-
-autograd.register("deform_conv2d", _DeformConv2d.apply)
+autograd.register("deform_conv2d", _DeformConv2d.apply, _reference)
 autograd.register("deform_conv2d_backward", None)
 
 
@@ -159,8 +158,7 @@ def _fake(
     padding: tuple[int, int],
     dilation: tuple[int, int],
 ) -> Tensor:
-    batch, (height, width) = input.shape[0], offset.shape[2:]
-    return input.new_empty(batch, height, width, weight.shape[0]).permute(0, 3, 1, 2)
+    return empty_map(input, (input.shape[0], weight.shape[0], *offset.shape[2:]), memory_format(input))
 
 
 @torch.library.register_fake("dcnlab::deform_conv2d_backward")
@@ -175,9 +173,8 @@ def _fake_backward(
     dilation: tuple[int, int],
     needed: tuple[bool, bool, bool, bool],
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    batch, channels, height, width = input.shape
     return (
-        input.new_empty(batch, height, width, channels).permute(0, 3, 1, 2) if needed[0] else input.new_empty(0),
+        empty_map(input, input.shape, memory_format(input)) if needed[0] else input.new_empty(0),
         offset.new_empty(offset.shape) if needed[1] else input.new_empty(0),
         mask.new_empty(mask.shape) if needed[2] and mask is not None else input.new_empty(0),
         weight.new_empty(weight.shape) if needed[3] else input.new_empty(0),

@@ -74,6 +74,7 @@ class PoolGeometry:
         cls,
         input: Tensor,
         boxes: Tensor,
+        offset: Tensor | None,
         output_size: tuple[int, int],
         spatial_scale: float,
         sampling_ratio: int,
@@ -109,9 +110,7 @@ class PoolGeometry:
         return split.permute(0, 2, 3, 4, 5, 1).contiguous()
 
     def from_cells(self, cells: Tensor) -> Tensor:
-        """Undo `to_cells`: a channels-last view for group_size 1, else a contiguous copy."""
+        """Elements by cells, in the order of `to_cells` -> (N, channels * group_size^2, H, W): a view if it can be."""
         g = self.group_size
-        if g == 1:
-            return cells.view(self.batch, self.height, self.width, self.channels).permute(0, 3, 1, 2)
         split = cells.view(self.batch, g, g, self.height, self.width, self.channels).permute(0, 5, 1, 2, 3, 4)
         return split.reshape(self.batch, self.channels * g * g, self.height, self.width)

@@ -166,7 +166,7 @@ def by_cpu(case: Case) -> Results:
 
 def geometry_of(case: Case, input: Tensor, boxes: Tensor, offset: Tensor | None) -> PoolGeometry:
     if case.rule == "aligned":
-        return PoolGeometry.of_roi_pool(input, boxes, case.out_size, case.scale, case.samples, case.gamma)
+        return PoolGeometry.of_roi_pool(input, boxes, offset, case.out_size, case.scale, case.samples, case.gamma)
     sizes = (case.out_size[0], case.scale, case.group, case.part, case.samples, case.gamma)
     return PoolGeometry.of_ps_roi_pool(input, boxes, offset, *sizes)
 

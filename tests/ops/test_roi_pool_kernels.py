@@ -33,7 +33,7 @@ def test_kernels_equal_the_published_ones_with_all_gradients_at_kinks_too(golden
     if rule == "ps":
         geometry = PoolGeometry.of_ps_roi_pool(input, boxes, offset, **sizes)
     else:
-        geometry = PoolGeometry.of_roi_pool(input, boxes, **sizes)
+        geometry = PoolGeometry.of_roi_pool(input, boxes, offset, **sizes)
     modules = HostKernels(sanitize=False)
     found = {"output": cuda.forward(input, boxes, offset, geometry, modules)}
     needed = (True, offset is not None)

@@ -12,6 +12,7 @@ from torch import Tensor
 from dcnlab.ops.cpu.products import Factor, grouped_product
 from dcnlab.ops.cpu.threads import numbers_of, parts_of, run
 from dcnlab.ops.geometry import ConvGeometry
+from dcnlab.ops.layout import memory_format
 
 CHUNK_BYTES = 8 << 20
 """Columns held at a time, so few that they stay in the third-level cache between a loop and a product."""
@@ -74,6 +75,12 @@ class _Call:
         for start in range(0, self.geometry.pixels, self.rows):
             yield start, min(start + self.rows, self.geometry.pixels)
 
+    def images(self, start: int, stop: int) -> Iterator[tuple[int, int, int]]:
+        """The images that a chunk's output pixels lie in: each image, its first and its last pixel of the chunk."""
+        area = self.geometry.out_height * self.geometry.out_width
+        for image in range(start // area, -(-stop // area)):
+            yield image, max(start, image * area), min(stop, (image + 1) * area)
+
     def for_product(self, columns: Tensor) -> Tensor:
         """Columns (rows, taps * channels) as (rows, groups, depth), the depth as the filters'."""
         g = self.geometry
@@ -104,16 +111,17 @@ def forward(
     bias: Tensor | None,
     geometry: ConvGeometry,
 ) -> Tensor:
-    """Compute the output, (N, F, Ho, Wo), channels last in memory."""
+    """Compute the output, (N, F, Ho, Wo), in the input's memory format."""
     g, call = geometry, _Call(input, offset, mask, weight, geometry)
     columns = call.empty(call.rows, g.taps * g.channels)
-    output = call.empty(g.pixels, g.groups, g.group_filters)
+    layout = memory_format(input)
+    output = torch.empty((g.batch, g.out_channels, g.out_height, g.out_width), dtype=call.dtype, memory_format=layout)
     filters = call.filters(transposed=True)
     shift = None if bias is None else bias.to(call.dtype)
     for start, stop in call.chunks():
         _sample(call, start, stop, columns)
-        output[start:stop] = filters.product(call.for_product(columns[: stop - start]), shift)
-    return output.view(g.batch, g.out_height, g.out_width, g.out_channels).permute(0, 3, 1, 2).to(input.dtype)
+        _store(call, start, stop, filters.product(call.for_product(columns[: stop - start]), shift), output)
+    return output.to(input.dtype)
 
 
 def backward(
@@ -168,7 +176,7 @@ def backward(
     by_filter = grad_filters.view(-1, channels, *g.kernel) if call.turns else grad_filters.view(-1, *g.kernel, channels)
     maps = grad_pixels.view(g.batch if wants_input else 0, g.height, g.width, g.channels).permute(0, 3, 1, 2)
     found = (
-        maps.to(input.dtype) if wants_input else None,
+        maps.to(input.dtype, memory_format=memory_format(input)) if wants_input else None,
         places[:, :, :, :2].reshape(offset.shape).to(offset.dtype).contiguous() if needed[1] else None,
         places[:, :, :, 2].reshape(mask.shape).to(mask.dtype).contiguous() if needed[2] and mask is not None else None,
         (by_filter if call.turns else by_filter.permute(0, 3, 1, 2)).to(weight.dtype).contiguous()
@@ -176,6 +184,18 @@ def backward(
         else None,
     )
     return tuple(input.new_empty(0) if t is None else t for t in found)  # type: ignore[return-value]
+
+
+def _store(call: _Call, start: int, stop: int, found: Tensor, output: Tensor) -> None:
+    """Write a chunk's output pixels, (rows, groups, filters of a group), where they belong in (N, F, Ho, Wo)."""
+    g = call.geometry
+    if memory_format(output) == torch.channels_last:
+        output.permute(0, 2, 3, 1).view(g.pixels, *found.shape[1:])[start:stop] = found
+        return
+    area = g.out_height * g.out_width
+    by_image = output.view(g.batch, g.groups, g.group_filters, area).permute(0, 3, 1, 2)
+    for image, first, last in call.images(start, stop):
+        by_image[image, first - image * area : last - image * area] = found[first - start : last - start]
 
 
 def _sample(call: _Call, start: int, stop: int, columns: Tensor) -> None:
@@ -207,11 +227,10 @@ def _scatter(call: _Call, start: int, stop: int, grad_columns: Tensor, grad_pixe
 
     g = call.geometry
     area, size = g.out_height * g.out_width, g.height * g.width
-    images = range(start // area, -(-stop // area))
+    images = list(call.images(start, stop))
     bands = -(-torch.get_num_threads() // len(images))
     parts = []
-    for image in images:
-        rows = max(start, image * area), min(stop, (image + 1) * area)
+    for image, *rows in images:
         # The bands share out the pixels that the chunk stands on; the first and the last take what lies beyond.
         ends = [
             image * size + ((rows[0] + (rows[1] - rows[0]) * band // bands) % area) * size // area

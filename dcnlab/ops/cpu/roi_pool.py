@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from dcnlab.ops.cpu.threads import numbers_of, parts_of, run
+from dcnlab.ops.layout import memory_format
 from dcnlab.ops.pool_geometry import PoolGeometry
 
 BLOCK = 64
@@ -53,12 +54,12 @@ def cells_of(bins: int, parts: int, geometry: PoolGeometry, real: type[np.floati
 
 
 def forward(input: Tensor, boxes: Tensor, offset: Tensor | None, geometry: PoolGeometry) -> Tensor:
-    """Compute the output, (R, channels, out height, out width), channels last in memory."""
+    """Compute the output, (R, channels, out height, out width), in the input's memory format."""
     g, call = geometry, _Call(input, boxes, offset, geometry)
     output = torch.empty(g.rois, g.out_height, g.out_width, g.channels, dtype=call.dtype)
     segments = call.segments(g.class_channels)
     _pool(call, segments, output)
-    return output.permute(0, 3, 1, 2).to(input.dtype)
+    return output.permute(0, 3, 1, 2).to(input.dtype, memory_format=memory_format(input))
 
 
 def backward(
@@ -87,7 +88,9 @@ def backward(
     _take_back(call, segments, torch.tensor(parts), grads, partial, grad_cells)
     grad_offset = _sum_parts(partial, call).to(offset.dtype) if wants_offset and offset is not None else None
     del call  # the map by cells makes room for its gradient in the input's order
-    grad_input = g.from_cells(grad_cells).to(input.dtype) if needed[0] else input.new_empty(0)
+    grad_input = input.new_empty(0)
+    if needed[0]:
+        grad_input = g.from_cells(grad_cells).to(input.dtype, memory_format=memory_format(input))
     return grad_input, input.new_empty(0) if grad_offset is None else grad_offset
 
 

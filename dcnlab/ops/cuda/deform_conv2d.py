@@ -16,8 +16,9 @@ from torch import Tensor
 from dcnlab.ops.cuda import choice, fused
 from dcnlab.ops.cuda.compile import C_TYPES, Prelude, Variant
 from dcnlab.ops.cuda.launch import DIVISOR, KernelModule, ModuleFactory, divisor, module
-from dcnlab.ops.cuda.products import grouped_product, grouped_sums
+from dcnlab.ops.cuda.products import grouped_product, grouped_sums, transposed_product
 from dcnlab.ops.geometry import ConvGeometry
+from dcnlab.ops.layout import empty_map, memory_format
 
 CHUNK_BYTES = 24 << 20
 """Columns and their gradients held at a time: about half the second-level cache of an H200 (50 MB) or an A100 (40 MB),
@@ -180,30 +181,45 @@ def forward(
     modules: ModuleFactory = module,
     chunk_bytes: int = CHUNK_BYTES,
 ) -> Tensor:
-    """Compute the output, (N, F, Ho, Wo), channels last in memory: fused where `choice.serves`, or by chunks."""
-    g = geometry
+    """Compute the output, (N, F, Ho, Wo), in the input's memory format: fused where `choice.serves`, or by chunks."""
+    g, layout = geometry, memory_format(input)
     call = _Call(input, offset, mask, weight, g, modules, chunk_bytes)
     filters = call.filters.reshape(g.out_channels, call.depth).contiguous()
     if choice.serves(call.pixels, filters, g):
-        output = fused.forward(call.pixels, call.shift, call.mask, filters, bias, call.sizes, g, modules)
-    else:
-        output = _forward_by_chunks(call, bias)
-    return output.view(g.batch, g.out_height, g.out_width, g.out_channels).permute(0, 3, 1, 2)
-
-
-def _forward_by_chunks(call: _Call, bias: Tensor | None) -> Tensor:
-    g = call.geometry
-    output = call.empty(g.pixels, g.out_channels)
+        pixels = fused.forward(call.pixels, call.shift, call.mask, filters, bias, call.sizes, g, modules)
+        by_image = pixels.view(g.batch, g.out_height, g.out_width, g.out_channels)
+        return by_image.permute(0, 3, 1, 2).to(memory_format=layout)
+    output = empty_map(input, (g.batch, g.out_channels, g.out_height, g.out_width), layout)
     columns = call.empty(min(g.pixels, call.chunk_rows), call.width)
-    filters = call.filters.transpose(1, 2)
     for chunk in call.chunks():
-        size = chunk.stop - chunk.start
         call.sample(chunk, columns)
-        part = output[chunk.start : chunk.stop]
-        grouped_product(call.by_group(columns[:size]), filters, part.view(size, g.groups, g.group_filters))
-        if bias is not None:
-            part += bias
+        sampled = call.by_group(columns[: chunk.stop - chunk.start])
+        if layout == torch.channels_last:
+            _store_channels_last(call, chunk, sampled, bias, output)
+        else:
+            _store_channels_first(call, chunk, sampled, bias, output)
     return output
+
+
+def _store_channels_last(call: _Call, chunk: _Chunk, sampled: Tensor, bias: Tensor | None, output: Tensor) -> None:
+    g = call.geometry
+    part = output.permute(0, 2, 3, 1).view(g.pixels, g.groups, g.group_filters)[chunk.start : chunk.stop]
+    grouped_product(sampled, call.filters.transpose(1, 2), part)
+    if bias is not None:
+        part += bias.view(g.groups, g.group_filters)
+
+
+def _store_channels_first(call: _Call, chunk: _Chunk, sampled: Tensor, bias: Tensor | None, output: Tensor) -> None:
+    """The product turned round, (filters, depth) @ (depth, pixels), so that it is written where it belongs."""
+    g, area = call.geometry, call.rows_per_image
+    images = slice(chunk.first_image, chunk.first_image + chunk.images)
+    first = chunk.start - chunk.first_image * area
+    part = output.view(g.batch, g.out_channels, area)[
+        images, :, first : first + (chunk.stop - chunk.start) // chunk.images
+    ]
+    transposed_product(call.filters, sampled, part)
+    if bias is not None:
+        part += bias[:, None]
 
 
 def backward(
@@ -250,7 +266,7 @@ def backward(
             grad_filters += grouped_sums(group_grads, call.by_group(columns[:size]))
     filters = grad_filters.view(g.out_channels, *g.kernel, g.channels // g.groups)
     found = (
-        grad_pixels.permute(0, 3, 1, 2).to(input.dtype) if wants_input else None,
+        grad_pixels.permute(0, 3, 1, 2).to(input.dtype, memory_format=memory_format(input)) if wants_input else None,
         None if grad_shift is None else grad_shift.to(offset.dtype),
         None if grad_mask is None or mask is None else grad_mask.to(mask.dtype),
         filters.permute(0, 3, 1, 2).to(weight.dtype).contiguous() if wants_weight else None,

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from dcnlab.ops.cuda.compile import C_TYPES, Prelude, Variant
 from dcnlab.ops.cuda.launch import KernelModule, ModuleFactory, module
+from dcnlab.ops.layout import memory_format
 from dcnlab.ops.pool_geometry import MAX_SAMPLES, PoolGeometry
 
 INT_MAX = 2**31 - 1 - 1024
@@ -114,7 +115,7 @@ def _lanes(packs: int, most: int) -> int:
 def forward(
     input: Tensor, boxes: Tensor, offset: Tensor | None, geometry: PoolGeometry, modules: ModuleFactory = module
 ) -> Tensor:
-    """Compute the output, (R, channels, out height, out width), channels last in memory."""
+    """Compute the output, (R, channels, out height, out width), in the input's memory format."""
     g, call = geometry, _Call(input, boxes, offset, geometry, modules)
     output = call.empty(g.rois, g.out_height, g.out_width, g.channels, dtype=call.dtype)
     if call.pixels.numel() == 0:
@@ -129,7 +130,7 @@ def forward(
             (THREADS,),
             (call.pixels, call.boxes, call.offset, output, call.sizes, np.int32(lanes)),
         )
-    return output.permute(0, 3, 1, 2)
+    return output.permute(0, 3, 1, 2).to(memory_format=memory_format(input))
 
 
 def backward(
@@ -150,7 +151,7 @@ def backward(
         cells = torch.empty_like(call.pixels)
         if cells.numel():
             _gather(call, kernels, packs, grads, cells)
-        grad_input = g.from_cells(cells)
+        grad_input = g.from_cells(cells).to(memory_format=memory_format(input))
     if needed[1] and offset is not None and call.offset is not None:
         shift = torch.empty_like(call.offset)
         if call.pixels.numel() == 0:

@@ -1,0 +1,25 @@
+"""Memory formats: an operator's output lies in memory as its input does."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+from torch._prims_common import suggest_memory_format
+
+
+def memory_format(input: Tensor) -> torch.memory_format:
+    """The memory format of a map (N, C, H, W), as torch's convolutions see it.
+
+    Returns:
+        `torch.channels_last` where the strides say so, also those of a slice; else `torch.contiguous_format`. Strides
+        that fit both, as those of one pixel or one channel, count as contiguous where torch's convolutions say so.
+    """
+    found: torch.memory_format = suggest_memory_format(input)
+    return found
+
+
+def empty_map(like: Tensor, shape: Sequence[int], memory_format: torch.memory_format) -> Tensor:
+    """An uninitialised map of a shape (N, C, H, W), of the dtype and on the device of another tensor."""
+    return torch.empty(shape, dtype=like.dtype, device=like.device, memory_format=memory_format)

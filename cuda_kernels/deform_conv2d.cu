@@ -110,12 +110,11 @@ sample(const scalar_t* __restrict__ pixels, const real* __restrict__ shift, cons
             real sum[VEC] = {};
 #pragma unroll
             for (int k = 0; k < 4; ++k) {
-                const real weight = p.bits >> k & 1 ? p.weight[k] * p.scale : real(0);
 #pragma unroll
-                for (int i = 0; i < VEC; ++i) sum[i] += weight * to_real(in[k].value[i]);
+                for (int i = 0; i < VEC; ++i) sum[i] += p.weight[k] * to_real(in[k].value[i]);
             }
 #pragma unroll
-            for (int i = 0; i < VEC; ++i) assign(out.value[i], sum[i]);
+            for (int i = 0; i < VEC; ++i) assign(out.value[i], p.scale * sum[i]);
             store(columns + p.columns + across(s, p.channel + v), out);
         }
     }
@@ -205,7 +204,8 @@ entries(const real* __restrict__ shift, const real* __restrict__ mask, int* __re
         if (bins == nullptr) {
             atomicAdd(end, 1);
         } else {
-            bins[atomicSub(end, 1) - 1] = {row.columns, scale * c.weight[k]};
+            const real weight = c.weight[k] != 0 ? scale * c.weight[k] : real(0);  // the factor may be infinite
+            bins[atomicSub(end, 1) - 1] = {row.columns, weight};
         }
     }
 }

@@ -22,7 +22,7 @@ constexpr int STRIPS = TILE / 32;   // 16 pixels each; a warp has half the tile'
 static_assert(THREADS == 2 * TILE && VEC * sizeof(scalar_t) == 16);
 
 // Where a column reads: elements of `pixels` at its offset group's first channel, or -1 where the corner is off the map and
-// is not read, and the corners' weights, times the mask.
+// is not read, and the corners' weights.
 struct alignas(16) Place {
     index_t at[4];
     real weight[4];
@@ -31,6 +31,7 @@ struct alignas(16) Place {
 struct Shared {
     Pack columns[2][TILE * PACKS], filters[2][TILE * PACKS];
     Place places[2][TILE];
+    real factors[2][TILE];  // the mask's value at each place, which multiplies the blended pixels: it may be infinite
 };
 static_assert(sizeof(Shared) == SHARED_BYTES && TILE * TILE / VEC <= 4 * TILE * PACKS, "the output is staged in their place");
 
@@ -64,7 +65,7 @@ INLINE Shift shift_of(const Row& row, const Sizes& s, const real* shift, const r
     return {shift[at], shift[at + row.area], mask != nullptr ? mask[row.at_mask(s)] : real(1)};
 }
 
-INLINE Place place_of(const Row& row, const Sizes& s, const Shift& shift, bool exists) {
+INLINE Place place_of(const Row& row, const Sizes& s, const Shift& shift, bool exists, real& factor) {
     const Corners c = row.corners(s, shift.y, shift.x);
     const index_t map = row.image * s.height * s.width;
     const int channel = row.offset_group * (s.channels / s.offset_groups);
@@ -72,8 +73,9 @@ INLINE Place place_of(const Row& row, const Sizes& s, const Shift& shift, bool e
     for (int k = 0; k < 4; ++k) {
         const bool reads = exists && c.bits >> k & 1;
         place.at[k] = reads ? (map + c.pixel[k]) * s.channels + channel : index_t(-1);
-        place.weight[k] = reads ? shift.scale * c.weight[k] : real(0);
+        place.weight[k] = reads ? c.weight[k] : real(0);
     }
+    factor = exists && c.bits ? shift.scale : real(0);
     return place;
 }
 
@@ -113,8 +115,8 @@ INLINE void read_corners(Words (&corner)[4], const scalar_t* pixels, const Place
     }
 }
 
-// Zero beyond the last channel, whatever the place's weights.
-INLINE Pack blend(const Words (&corner)[4], const Place& place, bool exists) {
+// Zero beyond the last channel, whatever the factor.
+INLINE Pack blend(const Words (&corner)[4], const Place& place, real factor, bool exists) {
     constexpr int each = VEC / 4;  // elements of a word
     Pack out = {};
     if (!exists) return out;
@@ -123,6 +125,7 @@ INLINE Pack blend(const Words (&corner)[4], const Place& place, bool exists) {
         real sum = 0;
 #pragma unroll
         for (int k = 0; k < 4; ++k) sum += place.weight[k] * widened(corner[k].word[i / each], i % each, scalar_t());
+        sum *= factor;
         if constexpr (sizeof(scalar_t) == 4) sum = to_tf32(sum);
         assign(out.value[i], sum);
     }
@@ -209,8 +212,10 @@ fused(const scalar_t* __restrict__ pixels, const real* __restrict__ shift, const
 
     // `next` is the slice to be sampled, into set `step % 2`; `after` follows it; the one before it lies in the other set.
     Slice next;
-    if (thread < TILE)
-        shared.places[0][thread] = place_of(row_of(next), s, shift_of(row_of(next), s, shift, mask), exists);
+    if (thread < TILE) {
+        const Shift first = shift_of(row_of(next), s, shift, mask);
+        shared.places[0][thread] = place_of(row_of(next), s, first, exists, shared.factors[0][thread]);
+    }
     __syncthreads();
     for (int step = 0;; ++step, next = next.next(s)) {
         const Slice after = next.next(s);
@@ -227,9 +232,11 @@ fused(const scalar_t* __restrict__ pixels, const real* __restrict__ shift, const
             Words corner[4];
             if (samples) read_corners(corner, pixels, place, channel, channel < channels);
             if (step > 0) multiply(sum, from, shared.filters[1 - step % 2], part);
-            if (samples) to[swizzled(row, pack)] = blend(corner, place, channel < channels);
+            const real factor = shared.factors[next.places][row];
+            if (samples) to[swizzled(row, pack)] = blend(corner, place, factor, channel < channels);
         }
-        if (finds) shared.places[after.places][thread] = place_of(row_of(after), s, found, exists);
+        if (finds)
+            shared.places[after.places][thread] = place_of(row_of(after), s, found, exists, shared.factors[after.places][thread]);
         wait_for_copies();
         __syncthreads();
         if (!samples) break;

@@ -151,18 +151,6 @@ def by_kernels(case: Case, modules: ModuleFactory, chunk_bytes: int = cuda.CHUNK
     return {"output": output} | found | {"bias": None if bias is None else grad.sum((0, 2, 3))}
 
 
-def nothing_read_times_infinity(value: float, dtype: torch.dtype) -> tuple[Case, Results]:
-    """A case with mask factors that are not finite at places off the map, and its results: they count nothing."""
-    case = Case(batch=1, channels=16, filters=8, height=5, width=6, modulated=True, dtype=dtype)
-    tensors = case.tensors()
-    tensors["offset"][0, 6:8, 1:4, 2] = 40.0  # of the fourth tap
-    tensors["mask"][0, 3, 1:4, 2] = 0
-    case.tensors = lambda: {k: None if t is None else t.clone() for k, t in tensors.items()}  # type: ignore[method-assign]
-    expected = by_reference(case)
-    tensors["mask"][0, 3, 1:4, 2] = value
-    return case, expected
-
-
 def infinite_factor_at_the_border(dtype: torch.dtype) -> Case:
     """A case of one tap, nowhere negative, that reads half a pixel above the map at one place, times infinity."""
     case = Case(
@@ -175,3 +163,61 @@ def infinite_factor_at_the_border(dtype: torch.dtype) -> Case:
     tensors["input"], tensors["weight"] = tensors["input"].abs(), tensors["weight"].abs()
     case.tensors = lambda: {k: None if t is None else t.clone() for k, t in tensors.items()}  # type: ignore[method-assign]
     return case
+
+
+LOCATIONS = {
+    "between four pixels": (1.25, 2.5),
+    "on a pixel": (1.0, 2.0),
+    "between two pixels": (1.0, 2.5),
+    "half above the map": (-0.5, 2.5),
+    "beyond its corner": (-0.5, -0.5),
+    "on the last pixel": (3.0, 3.0),
+    "half below the map": (3.5, 1.5),
+    "at exactly -1": (-1.0, 1.0),
+    "off the map": (9.0, 1.0),
+    "nowhere": (float("nan"), 1.0),
+}
+"""Sampling locations, y and x, on a map of 4x4."""
+
+ON_THE_MAP = len(LOCATIONS) - 3
+
+
+def factor_everywhere(value: float, dtype: torch.dtype) -> Case:
+    """A modulated case of one tap: an image for each location, which the first output pixel reads, times the factor.
+
+    Neighbouring pixels differ in sign, so that the infinite factor times each of them would leave infinity less
+    infinity. Channels are multiples of one another, and filters positive.
+    """
+    count = len(LOCATIONS)
+    case = Case(count, 8, 8, 4, 4, (1, 1), padding=(0, 0), modulated=True, dtype=dtype)
+    g = torch.Generator().manual_seed(0)
+    pixels = (torch.arange(16.0).view(4, 4) + 1) * torch.tensor([1.0, -1.0]).repeat(8).view(4, 4)
+    offset, mask = torch.zeros(count, 2, 4, 4), torch.ones(count, 1, 4, 4)
+    offset[:, :, 0, 0], mask[:, 0, 0, 0] = torch.tensor(list(LOCATIONS.values())), value
+    tensors = {
+        "input": (pixels * torch.tensor([1.0, 2.0] * 4).view(8, 1, 1)).expand(count, -1, -1, -1).to(dtype),
+        "offset": offset.to(torch.float64 if dtype == torch.float64 else torch.float32),
+        "mask": mask.to(torch.float64 if dtype == torch.float64 else torch.float32),
+        "weight": (torch.rand(8, 8, 1, 1, generator=g) + 0.5).to(dtype),
+        "bias": None,
+    }
+    case.tensors = lambda: {k: None if t is None else t.clone() for k, t in tensors.items()}  # type: ignore[method-assign]
+    case.grad = lambda: torch.ones(count, 8, 4, 4, dtype=dtype)  # type: ignore[method-assign]
+    return case
+
+
+def assert_alike(found: Results, expected: Results, names: tuple[str, ...], tolerance: float) -> None:
+    """Hold results against others where some are infinite or NaN: those have to be the same."""
+    for name in names:
+        value, other = found[name], expected[name]
+        assert value is not None
+        assert other is not None
+        for number, location in enumerate(LOCATIONS if len(value) == len(LOCATIONS) else ["all"]):
+            rows = (value, other) if location == "all" else (value[number], other[number])
+            torch.testing.assert_close(
+                *(row.detach().double().cpu() for row in rows),
+                rtol=tolerance,
+                atol=tolerance,
+                equal_nan=True,
+                msg=lambda text, name=name, location=location: f"{name} {location}: {text}",
+            )

@@ -10,18 +10,19 @@ import torch
 import torchvision
 from conv_cases import (
     NAMES,
+    ON_THE_MAP,
     Case,
+    assert_alike,
     by_autograd,
     by_cpu,
     by_reference,
-    nothing_read_times_infinity,
+    factor_everywhere,
     random_case,
 )
-from tester import LAYOUTS, assert_near
+from tester import LAYOUTS, TOLERANCES, assert_near
 from torch import Tensor, nn
 
 import dcnlab.ops
-from dcnlab.nn import DeformConv2d, DeformRoIPool
 from dcnlab.ops import ArgumentError, deform_conv2d, reference
 from dcnlab.ops.cpu import deform_conv2d as cpu
 from dcnlab.ops.geometry import ConvGeometry
@@ -191,20 +192,30 @@ def test_gradients_count_as_their_values_however_they_lie_in_memory(layout, dtyp
     assert_near(dict(zip(NAMES, found, strict=True)), dict(zip(NAMES, expected, strict=True)), case)
 
 
-@pytest.mark.parametrize("value", [float("inf"), -float("inf"), float("nan")])
-@pytest.mark.parametrize("dtype", [torch.float64, torch.float32], ids=str)
-def test_a_factor_of_a_place_off_the_map_counts_nothing(value, dtype):
-    case, expected = nothing_read_times_infinity(value, dtype)
-    assert_near(by_cpu(case), expected, case)
+FACTORS = pytest.mark.parametrize("value", [float("inf"), -float("inf"), float("nan")], ids=str)
 
 
-def test_channels_last_input_is_read_in_place_and_the_output_is_channels_last():
-    case = Case()
-    tensors = case.tensors()
-    layout = tensors["input"].contiguous(memory_format=torch.channels_last)
-    output = deform_conv2d(layout, tensors["offset"], tensors["weight"], padding=1)
-    assert output.is_contiguous(memory_format=torch.channels_last)
-    assert_near({"output": output}, {"output": by_reference(case)["output"]}, case)
+@FACTORS
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.float16, torch.bfloat16], ids=str)
+def test_a_factor_that_is_not_finite_counts_on_every_path_alike(value, dtype):
+    case = factor_everywhere(value, dtype)
+    found, expected = by_cpu(case), by_reference(case)
+    assert_alike(found, expected, ("output", "input", "mask", "weight"), TOLERANCES[dtype])
+    assert torch.equal(found["offset"].isfinite(), expected["offset"].isfinite())
+    nothing = expected["output"][ON_THE_MAP:, :, 0, 0]
+    assert not nothing.any()  # off the map: zero, whatever the factor
+
+
+@FACTORS
+def test_on_the_map_a_factor_that_is_not_finite_counts_as_torchvision_says(value):
+    case = factor_everywhere(value, torch.float64)
+    found, expected = by_reference(case), by_autograd(torchvision.ops.deform_conv2d, case)
+    there = [{name: results[name][:ON_THE_MAP] for name in NAMES[:3]} for results in (found, expected)]
+    outputs = [{"output": results["output"][:ON_THE_MAP]} for results in (found, expected)]
+    torch.testing.assert_close(*(of["output"] for of in outputs), equal_nan=True)
+    for name in ("input", "mask"):
+        torch.testing.assert_close(*(of[name] for of in there), equal_nan=True)
+    assert torch.equal(*(of["offset"].isfinite() for of in there))
 
 
 def test_gradcheck_of_every_argument():
@@ -236,40 +247,9 @@ def test_opcheck_finds_no_fault_in_the_registration(modulated, needed):
     )
 
 
-@pytest.mark.parametrize("backend", ["eager", "aot_eager"])
-def test_compiles_into_one_graph_with_its_backward_pass(backend):
-    case = Case(modulated=True, biased=True)
-    compiled = torch.compile(deform_conv2d, fullgraph=True, backend=backend)
-    assert_near(by_autograd(compiled, case), by_reference(case), case)
-
-
 class Module(nn.Module):
     def forward(self, input, offset, weight):
         return dcnlab.ops.deform_conv2d(input, offset, weight, padding=1)
-
-
-def test_exports_as_one_operator_that_gives_the_same_result():
-    tensors = Case().tensors()
-    args = tuple(tensors[k] for k in ("input", "offset", "weight"))
-    exported = torch.export.export(Module(), args)
-    targets = [node.target for node in exported.graph.nodes if node.op == "call_function"]
-    assert torch.ops.dcnlab.deform_conv2d.default in targets
-    torch.testing.assert_close(exported.module()(*args), torchvision.ops.deform_conv2d(*args, padding=1))
-
-
-@pytest.mark.parametrize(
-    "module", [DeformConv2d(4, 6, 3, padding=1), DeformRoIPool(4, 3)], ids=lambda m: type(m).__name__
-)
-def test_an_exported_layer_with_parameters_still_has_its_gradients(module):
-    input, boxes = torch.randn(2, 4, 9, 8), torch.tensor([[0, 1.0, 2.0, 6.0, 7.0]])
-    args = (input,) if isinstance(module, DeformConv2d) else (input, boxes)
-    exported = torch.export.export(module, args).module()
-    expected = torch.autograd.grad(module(*args).square().sum(), module.parameters())
-    found = torch.autograd.grad(exported(*args).square().sum(), exported.parameters())
-    shapes = [tuple(grad.shape) for grad in expected]
-    assert sorted(shapes) == sorted(tuple(grad.shape) for grad in found)
-    for grad in expected:
-        assert any(grad.shape == other.shape and torch.allclose(grad, other, atol=1e-5) for other in found)
 
 
 def test_differentiating_the_bare_backward_operator_is_an_error_not_a_zero():

@@ -1,11 +1,12 @@
-"""Two thousand random deformable convolutions against the reference; a failure prints the case and its seed."""
+"""Random deformable convolutions against the reference and torchvision; a failure prints the case and its seed."""
 
 import functools
 import random
 
 import pytest
 import torch
-from conv_cases import by_cpu, by_reference, random_case
+import torchvision
+from conv_cases import by_autograd, by_cpu, by_reference, random_case
 from tester import assert_near
 
 from dcnlab.ops.cpu import deform_conv2d as cpu
@@ -23,3 +24,10 @@ def test_a_hundred_random_configurations_equal_the_reference(batch, monkeypatch)
         monkeypatch.setattr(cpu, "PIECE_BYTES", draw.choice([1, 1000, 1 << 21]))
         monkeypatch.setattr(torch, "get_num_threads", functools.partial(draw.choice, [draw.choice([1, 2, 5])]))
         assert_near(by_cpu(case), by_reference(case), case)
+
+
+@pytest.mark.parametrize("batch", range(30))
+def test_a_hundred_random_configurations_equal_torchvision_in_float32(batch):
+    for seed in range(5000 + 100 * batch, 5100 + 100 * batch):
+        case = random_case(seed, dtype=torch.float32)
+        assert_near(by_cpu(case), by_autograd(torchvision.ops.deform_conv2d, case), case)

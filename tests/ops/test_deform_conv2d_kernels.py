@@ -9,13 +9,13 @@ import torch
 from conv_cases import (
     NAMES,
     Case,
+    assert_alike,
     by_kernels,
     by_reference,
-    infinite_factor_at_the_border,
-    nothing_read_times_infinity,
+    factor_everywhere,
     random_case,
 )
-from tester import assert_near
+from tester import TOLERANCES, assert_near
 
 from dcnlab.ops.cuda import deform_conv2d as cuda
 from dcnlab.ops.cuda.compile import source_text
@@ -96,18 +96,28 @@ def test_sanitizers_find_no_stray_access_at_places_that_are_no_pixels(place):
     assert all(value is None or value.isfinite().all() for value in found.values())
 
 
-@pytest.mark.parametrize("value", [float("inf"), -float("inf"), float("nan")])
-@pytest.mark.parametrize("dtype", [torch.float64, torch.float16], ids=str)
-def test_a_factor_of_a_place_off_the_map_counts_nothing(value, dtype):
-    case, expected = nothing_read_times_infinity(value, dtype)
-    assert_near(by_kernels(case, HostKernels(sanitize=False)), expected, case)
+@pytest.mark.parametrize("value", [float("inf"), -float("inf"), float("nan")], ids=str)
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.float16], ids=str)
+def test_a_factor_that_is_not_finite_counts_as_in_the_reference(value, dtype):
+    case = factor_everywhere(value, dtype)
+    found, expected = by_kernels(case, HostKernels(sanitize=False)), by_reference(case)
+    assert_alike(found, expected, ("output", "input", "mask", "weight"), TOLERANCES[dtype])
+    assert torch.equal(found["offset"].isfinite(), expected["offset"].isfinite())
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float16], ids=str)
-def test_an_infinite_factor_at_the_border_makes_infinity_and_no_nan(dtype):
-    output = by_kernels(infinite_factor_at_the_border(dtype), HostKernels(sanitize=False))["output"]
-    assert (output[0, :, 0, 0] == torch.inf).all()
-    assert output[..., 1:].isfinite().all()
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last], ids=str)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("chunk_bytes", [2000, 7000, cuda.CHUNK_BYTES])
+@pytest.mark.parametrize("groups", [1, 2])
+def test_results_come_in_the_inputs_memory_format_however_chunks_cut_the_images(groups, chunk_bytes, dtype, layout):
+    case = Case(batch=3, channels=8, groups=groups, modulated=True, biased=True, dtype=dtype)
+    tensors = case.tensors()
+    tensors["input"] = tensors["input"].to(memory_format=layout)
+    case.tensors = lambda: tensors
+    found = by_kernels(case, HostKernels(sanitize=False), chunk_bytes)
+    assert found["output"].is_contiguous(memory_format=layout)
+    assert found["input"].is_contiguous(memory_format=layout)
+    assert_near(found, by_reference(case), case)
 
 
 def test_64_bit_indices_give_what_32_bit_ones_give(monkeypatch):

@@ -92,9 +92,33 @@ def _row(shift, mask, taps, sizes, image, position, out_y, out_x, tap, group, ze
 
 
 @njit(**_INLINE)
-def _times(weights, scale):
+def _times(weights, scale, zero):
+    """Corners' weights times the mask's factor; a weight of zero stays so, were the factor infinite."""
     w00, w01, w10, w11 = weights
-    return w00 * scale, w01 * scale, w10 * scale, w11 * scale
+    return (
+        w00 * scale if w00 != 0 else zero,
+        w01 * scale if w01 != 0 else zero,
+        w10 * scale if w10 != 0 else zero,
+        w11 * scale if w11 != 0 else zero,
+    )
+
+
+@njit(**_INLINE)
+def _parted(weights, scale, zero):
+    """The weights with which a row's columns are blended, and what multiplies them afterwards.
+
+    An infinite factor multiplies the sum: multiplying its parts could take infinity from infinity.
+    """
+    if np.isfinite(scale):
+        return _times(weights, scale, zero), zero + type(zero)(1)
+    return weights, scale
+
+
+@njit(**_INLINE)
+def _multiply(columns, to, factor, length):
+    if factor != 1:  # NaN differs
+        for c in range(length):
+            columns[to + c] *= factor
 
 
 @njit(**_INLINE)
@@ -188,10 +212,12 @@ def sample(pixels, shift, mask, taps, segments, sizes, start, first, last, colum
                     bits, numbers, weights, _, _, scale = _row(
                         shift, mask, taps, sizes, image, position, out_y, out_x, tap, group, zero
                     )
-                    weights = _times(weights, scale)
+                    weights, factor = _parted(weights, scale, zero)
                 to = np.uint64(line + segments[segment, 3] + tap * depth)
                 at, length = _starts(numbers, channels, segments[segment, 0]), np.uint64(segments[segment, 1])
                 _blend(columns, to, pixels, bits, at, weights, length)
+                if bits:
+                    _multiply(columns, to, factor, length)
 
 
 @njit(**_OPTIONS)
@@ -215,14 +241,15 @@ def places_backward(pixels, shift, mask, taps, segments, sizes, start, first, la
                         shift, mask, taps, sizes, image, position, out_y, out_x, tap, group, zero
                     )
                     s00 = s01 = s10 = s11 = zero
+                    blended, factor = _parted(weights, scale, zero)
                 to = np.uint64(line + segments[segment, 3] + tap * depth)
                 at, length = _starts(numbers, channels, segments[segment, 0]), np.uint64(segments[segment, 1])
                 if bits == _ALL and columns.size:
-                    d00, d01, d10, d11 = _dots(grad_columns, columns, to, pixels, at, _times(weights, scale), length)
+                    d00, d01, d10, d11 = _dots(grad_columns, columns, to, pixels, at, blended, length)
                 else:
-                    d00, d01, d10, d11 = _some_dots(
-                        grad_columns, columns, to, pixels, bits, at, _times(weights, scale), length
-                    )
+                    d00, d01, d10, d11 = _some_dots(grad_columns, columns, to, pixels, bits, at, blended, length)
+                if bits and columns.size:
+                    _multiply(columns, to, factor, length)
                 s00, s01, s10, s11 = s00 + d00, s01 + d01, s10 + d10, s11 + d11
                 if bits == 0:  # whatever the mask's factor
                     grad_places[pixel, tap, group, 0] = zero
@@ -256,7 +283,7 @@ def scatter(shift, mask, taps, segments, sizes, start, first, last, low, high, g
                     bits, numbers, weights, _, _, scale = _row(
                         shift, mask, taps, sizes, image, position, out_y, out_x, tap, group, zero
                     )
-                    weights = _times(weights, scale)
+                    weights = _times(weights, scale, zero)
                 if numbers[3] < low or numbers[0] >= high:
                     continue
                 to = np.uint64(line + segments[segment, 3] + tap * depth)

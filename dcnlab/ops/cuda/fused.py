@@ -31,7 +31,7 @@ _SLICE_BYTES = 128
 
 
 def _prelude(dtype: torch.dtype, tile: int, wide: bool) -> Prelude:
-    place_bytes = 4 * ((8 if wide else 4) + 4)
+    place_bytes = 4 * ((8 if wide else 4) + 4 + 1)
     return {
         "scalar_t": C_TYPES[dtype],
         "real": "float",

@@ -37,9 +37,8 @@ def deform_conv2d(
 
     # (batch, offset groups, channels of one, taps * Ho * Wo)
     pixels = input.to(real).reshape(batch, offset_groups, channels // offset_groups, height * width)
-    columns = _read_bilinearly(pixels, y.flatten(2), x.flatten(2), height, width)
-    if mask is not None:
-        columns = columns * mask.to(real).reshape(batch, offset_groups, 1, taps * out_height * out_width)
+    factor = None if mask is None else mask.to(real).reshape(batch, offset_groups, taps * out_height * out_width)
+    columns = _read_bilinearly(pixels, y.flatten(2), x.flatten(2), factor, height, width)
     columns = columns.reshape(batch, groups, group_channels * taps, out_height * out_width)
     filters = weight.to(real).reshape(groups, out_channels // groups, group_channels * taps)
     output = torch.einsum("gfc,ngcp->ngfp", filters, columns).reshape(batch, out_channels, out_height, out_width)
@@ -48,11 +47,12 @@ def deform_conv2d(
     return output.to(input.dtype)
 
 
-def _read_bilinearly(pixels: Tensor, y: Tensor, x: Tensor, height: int, width: int) -> Tensor:
-    """Read (N, G, C, H*W) maps at (N, G, P) fractional places; pixels outside the map are zero.
+def _read_bilinearly(pixels: Tensor, y: Tensor, x: Tensor, factor: Tensor | None, height: int, width: int) -> Tensor:
+    """Read (N, G, C, H*W) maps at (N, G, P) fractional sampling locations, times a factor; pixels off the map are zero.
 
-    A place is read only where -1 < y < height and -1 < x < width, a test that NaN fails. Autograd through floor gives
-    the right-hand derivative at integers, and none outside.
+    A location is read only where -1 < y < height and -1 < x < width, a test that NaN fails; elsewhere the result is
+    zero, also where the factor is infinite. Autograd through floor gives the right-hand derivative at integers, and
+    none outside.
     """
     inside = (y > -1) & (y < height) & (x > -1) & (x < width)
     y, x = torch.where(inside, y, 0), torch.where(inside, x, 0)
@@ -60,9 +60,12 @@ def _read_bilinearly(pixels: Tensor, y: Tensor, x: Tensor, height: int, width: i
     result = pixels.new_zeros(()).expand(*pixels.shape[:3], y.shape[2])
     for corner_y, weight_y in ((top, 1 - (y - top)), (top + 1, y - top)):
         for corner_x, weight_x in ((left, 1 - (x - left)), (left + 1, x - left)):
+            weight = weight_y * weight_x
             on_map = inside & (corner_y >= 0) & (corner_y < height) & (corner_x >= 0) & (corner_x < width)
+            if factor is not None:  # infinity times a weight of zero would make NaN of the pixel's gradient
+                on_map = on_map & (factor.isfinite() | (weight != 0))
             index = torch.where(on_map, corner_y.long() * width + corner_x.long(), 0)
             index = index.unsqueeze(2).expand(-1, -1, pixels.shape[2], -1)
             value = torch.where(on_map.unsqueeze(2), pixels.gather(3, index), 0)
-            result = result + (weight_y * weight_x).unsqueeze(2) * value
-    return result
+            result = result + weight.unsqueeze(2) * value
+    return result if factor is None else result * torch.where(inside, factor, 0).unsqueeze(2)

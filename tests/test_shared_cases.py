@@ -1,0 +1,115 @@
+"""The published cases of ../shared/cases, each as its README says it should come out."""
+
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+CASES = Path(__file__).resolve().parents[2] / "shared" / "cases"
+
+pytestmark = pytest.mark.skipif(not CASES.is_dir(), reason="the cases are not part of the project: ../shared is absent")
+
+
+@pytest.fixture
+def case(request, tmp_path, monkeypatch):
+    """A copy of the test's case that can be written to, as the current folder."""
+    folder = tmp_path / request.node.name.removeprefix("test_").partition("[")[0]
+    shutil.copytree(CASES / folder.name, folder)
+    folder.chmod(0o755)
+    for path in folder.rglob("*"):
+        path.chmod(0o755 if path.is_dir() else 0o644)
+    monkeypatch.chdir(folder)
+    for name in [name for name in os.environ if name.startswith(("WANDB_", "DCNLAB_", "SLURM_"))]:
+        monkeypatch.delenv(name)
+    return folder
+
+
+def script(folder: Path) -> str:
+    """What a case's run.py prints."""
+    done = subprocess.run([sys.executable, folder / "run.py"], capture_output=True, text=True, timeout=300, check=False)
+    assert done.returncode == 0, done.stderr
+    return done.stdout + done.stderr
+
+
+def dcnlab(*words: object, **environment: str) -> subprocess.CompletedProcess[str]:
+    """A command of ours in a process of its own."""
+    command = [sys.executable, "-m", "dcnlab", *map(str, words)]
+    env = os.environ | {"OMP_NUM_THREADS": "1"} | environment
+    return subprocess.run(command, capture_output=True, text=True, timeout=300, check=False, env=env)
+
+
+def values(text: str) -> list[str]:
+    """What stands behind the arrows of a script's lines."""
+    return [line.split("->", 1)[1].strip() for line in text.splitlines() if "->" in line]
+
+
+def test_compile_float32(case):
+    text = script(case)
+    assert values(text) == ["one graph"] * 9
+    assert "1 graphs, 0 breaks" in text
+
+
+def test_forward_mode_zero(case):
+    text = script(case)
+    assert re.findall(r"= (\S+)   \(right: 1\)", text) == ["1.000"] * 3
+    assert "tangent is there" in text
+    assert float(re.search(r"by the weight: (\S+)", text)[1]) > 1
+    assert "derivatives differ by 0%" in text
+
+
+def test_functorch_grad(case):
+    assert values(script(case)) == ["ok"] * 6
+
+
+def test_view_after_operator(case):
+    text = script(case)
+    assert "raises" not in text
+    assert "Error" not in text
+    assert text.count("contiguous True") == 4
+
+
+def test_trace_and_script(case):
+    text = script(case)
+    assert re.search(r"^trace, ours -> ok", text, re.MULTILINE)
+    assert re.search(r"^trace without its check, then save, ours -> ok", text, re.MULTILINE)
+    assert re.search(r"^trace under no_grad, then save, ours -> ok", text, re.MULTILINE)
+
+
+def test_flops_uncounted(case):
+    text = script(case)
+    assert int(re.search(r"deformable layer: (\d+)", text)[1]) >= 958464
+
+
+def test_foreign_checkpoints(case):
+    assert values(script(case)) == ["loaded"] * 7
+
+
+def test_init_loop(case):
+    assert re.findall(r": (True|False)$", script(case), re.MULTILINE) == ["True"] * 3
+
+
+def test_onnx_half(case):
+    found = subprocess.run([sys.executable, "run.py"], capture_output=True, text=True, timeout=300, check=False)
+    text = found.stdout + found.stderr
+    assert "torch.float32 opset 19 -> runs" in text
+    assert "without a word" not in text
+
+
+def test_surgery_noise(case):
+    assert script(case) == "replaced: DeformConv2d\n"
+
+
+def test_exif_upside_down(case):
+    text = script(case)
+    assert "box: [6, 37, 26, 57]" in text
+    assert json.loads(re.search(r"upside_down box: .* lies at: (\[.*?\])", text)[1]) == [6, 37, 26, 57]
+
+
+def test_voc_name_ends_in_number(case):
+    text = script(case)
+    assert "read: ['scan 1.jpg', 'scan 2.jpg', 'scan -1.jpg']" in text

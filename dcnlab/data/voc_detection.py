@@ -105,6 +105,7 @@ def read_voc(
 
 
 def ground_truth(
+        by_name=True,
     root: str | Path, splits: str | Sequence[str] | None = None, classes: Sequence[str] | None = None
 ) -> dict[str, list[dict[str, Any]]]:
     """Read the boxes that detections are scored against, difficult ones included; the images need not be there.

@@ -16,8 +16,8 @@ _COLUMNS = re.compile(r"(.*\S)\s+(-1|0|1)")
 def read_names(path: Path, known: Callable[[str], bool]) -> list[tuple[int, str]]:
     """Read the images of a list, as a list of names or as a class list; the whole file decides which.
 
-    In a class list, every line ends in -1, 0 or 1, every first column is an image, and no whole line is one. Images
-    without the class (-1) are left out. In any other list, the whole line is the name.
+    In a class list, every line ends in -1, 0 or 1, the first columns are images, and no whole line is one. Images
+    without the class (-1) are left out, and may be missing. In any other list, the whole line is the name.
 
     Args:
         path: of the list.
@@ -45,8 +45,9 @@ def read_names(path: Path, known: Callable[[str], bool]) -> list[tuple[int, str]
             f"{path} line {number}: there is no image {shown(line)}, but line {other} is the image {shown(name)}; "
             "either all lines are names, or all are a name and -1, 0 or 1"
         )
-    if not all(first):
-        at = first.index(False)
+    there = [found[2] == "-1" or is_image for found, is_image in zip(columns, first, strict=True)]
+    if not all(there):
+        at = there.index(False)
         number, line = lines[at]
         raise ValueError(f"{path} line {number}: there is neither an image {shown(line)} nor {shown(columns[at][1])}")
     names: dict[str, int] = {}

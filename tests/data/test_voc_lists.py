@@ -24,6 +24,7 @@ def read(tmp_path, text, known):
     [
         ("a\nb\n", "ab", ["a", "b"]),
         ("a  1\nb -1\n\nc  0\n", "abc", ["a", "c"]),
+        ("a 1\nb -1\n", "a", ["a"]),  # who wants the class alone need not keep the other images
         ("a b 1\nc -1\n", ["a b", "c"], ["a b"]),
         ("scan 1\nscan 2\nscan -1\n", ["scan", "scan 1", "scan 2", "scan -1"], ["scan 1", "scan 2", "scan -1"]),
         ("scan 1\nscan -1\n", ["scan", "scan 1", "scan -1"], ["scan 1", "scan -1"]),

@@ -89,9 +89,14 @@ def data_module(config: Config) -> Any:
         return _digits(data, config.task, common)
     if config.task == "classification":
         return ImageFolderDataModule(
-            root=data.root or "", image_size=data.image_size, mean=data.mean, std=data.std, **common
+            root=data.root or "",
+            image_size=data.image_size,
+            mean=data.mean,
+            std=data.std,
+            exif=data.exif,
+            **common,
         )
-    pictures = {key: getattr(data, key) for key in ("root", "shorter_side", "flip", "mean", "std")}
+    pictures = {key: getattr(data, key) for key in ("root", "shorter_side", "flip", "mean", "std", "exif")}
     if config.task == "detection":
         own_size = config.test.shorter_sides is not None  # the test resizes the file's own pixels, once
         return DetectionDataModule(

@@ -77,7 +77,8 @@ def evaluate(
 
     metrics = one.evaluate(folder, overrides or [])
     lines = [f"{key} {value:.2f}" for key, value in metrics.items()]
-    _print_once(json.dumps(metrics) if form == "json" else "\n".join(lines))
+    if lines or form == "json":
+        _print_once(json.dumps(metrics) if form == "json" else "\n".join(lines))
 
 
 @app.command()

@@ -100,6 +100,10 @@ class DataConfig:
     """Height and width of the network's input, pixels (digits: of the scene's canvas; imagefolder: of the crop)."""
     ignore: int | None = None
     """segmentation: value in label files that counts for nothing; null is the data set's own (255, camvid 11)."""
+    exif: str = "auto"
+    """All but digits: which images are turned as their EXIF orientation says. auto: those whose annotation has the size
+    of the turned image, or a size that fits both (with one warning); those of imagefolder, which have no annotation,
+    stay as stored (with one warning) | apply: all, as viewers and detectron2 do | ignore: none."""
     shorter_side: int | None = None
     """segmentation, detection: images are resized to this shorter side, pixels; null keeps their size."""
     longer_side: int | None = None
@@ -143,6 +147,7 @@ class DataConfig:
         within("data.workers", self.workers, 0)
         within("data.image_size", self.image_size, 8)
         within("data.ignore", self.ignore, 0, 255)
+        choose("data.exif", self.exif, ("auto", "apply", "ignore"))
         within("data.shorter_side", self.shorter_side, 16)
         within("data.longer_side", self.longer_side, 16)
         within("data.digits", self.digits, 1, 255)

@@ -10,7 +10,7 @@ import math
 import os
 import signal
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -20,6 +20,7 @@ from dcnlab.assembly import Parts, build
 from dcnlab.checkpoints import TimeLimit
 from dcnlab.config import Config, ConfigError
 from dcnlab.cost import macs, parameters
+from dcnlab.data import census
 from dcnlab.metricsfile import MetricsFile
 from dcnlab.peers import End
 
@@ -31,7 +32,8 @@ def fit(config: Config) -> Path:
         The run folder.
 
     Raises:
-        ConfigError: what the config asks for cannot be built; no folder is made.
+        ConfigError: what the config asks for cannot be built, or data.train has nothing to learn from; no folder is
+            made.
         Interrupted: the run was stopped; results.json says so.
     """
     given = "DCNLAB_RUN_ID" in os.environ
@@ -39,6 +41,7 @@ def fit(config: Config) -> Path:
     try:
         folder = runs.folder_of(config)
         parts = build(config, folder)
+        _count_classes(parts, ("train", "val", "test"))
         with _sole_user(folder):
             checkpoint = _left_by_the_same(config, folder)
             if checkpoint is not None:
@@ -101,9 +104,42 @@ def evaluate(folder: Path, overrides: list[str]) -> dict[str, float]:
         The metrics, percent.
     """
     parts, checkpoint, _ = _trained(configfile.load_run(folder, overrides), folder, overrides)
+    _count_classes(parts, ("test",))
     with _together(parts, folder, lambda end: None):
         metrics = _metrics(_test(parts, checkpoint))
+    _say_classes(_covered(parts))
     return metrics
+
+
+def _count_classes(parts: Parts, splits: Sequence[str]) -> None:
+    """Warn of the classes that are in no label, once for all processes.
+
+    Raises:
+        ConfigError: the training split has nothing to learn from.
+    """
+    counted = {}
+    for name in splits:
+        split = getattr(parts.data, name)
+        if hasattr(split, "census"):
+            counted[f"data.{name}"] = split.census()
+    train = counted.get("data.train")
+    if train is not None and train.empty:
+        raise ConfigError(f"data.train has {train.nothing}; training needs a split with labels")
+    if tracking.is_first_process():
+        for line in census.warnings_of(counted):
+            logging.getLogger("dcnlab").warning(line)
+
+
+def _covered(parts: Parts) -> dict[str, Any]:
+    """What `results.json` says of the classes that the metrics are over; nothing where a task has no such means."""
+    over = getattr(parts.task, "metrics_over", None)
+    return {"metrics_over": over} if over else {}
+
+
+def _say_classes(covered: dict[str, Any]) -> None:
+    text = runs.means_over(covered)
+    if text is not None and tracking.is_first_process():
+        logging.getLogger("dcnlab").warning(f"note: {text}")
 
 
 def restore(folder: Path, overrides: list[str]) -> tuple[Config, Parts]:
@@ -196,6 +232,8 @@ def _run(config: Config, parts: Parts, folder: Path, checkpoint: Path | None, co
             results["model"] = {"params": parameters(task), "macs": _macs(task, data)}
         trainer.fit(task, datamodule=data, ckpt_path=checkpoint, weights_only=True)
         results["metrics"] = _metrics(_test(parts))
+        results |= _covered(parts)
+        _say_classes(results)
         _keep_findings(parts, folder, wandb_logger)
     write(None)
 

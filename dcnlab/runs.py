@@ -41,6 +41,10 @@ _BEFORE = ("parameters.json", "log.txt")
 
 _FIGURES = {"model": ("params", "macs"), "cost": ("train_seconds", "images_per_second", "peak_memory_bytes")}
 """Figures of results.json beside the metrics; null where one was not taken."""
+_OVER = ("classes", "left_out")
+"""Lists of `metrics_over`: classes that the means are over, and those without a label (of pixels: nor predicted)."""
+_NAMED = 5
+"""Classes that are named; of more there is the number alone."""
 _CODE = ("git", "dcnlab", "torch")
 """Of its environment: what tells code apart."""
 
@@ -194,6 +198,11 @@ def check_results(results: Any, source: str) -> None:
         raise ConfigError(f"{source}: status or one of {', '.join(sections)} is missing")
     if type(results.get("seed")) is not int:
         raise ConfigError(f"{source}: seed is {shown(results.get('seed'))}; it must be a whole number")
+    over = results.get("metrics_over")
+    if over is not None and not (isinstance(over, dict) and all(_are_names(over.get(key)) for key in _OVER)):
+        raise ConfigError(
+            f"{source}: metrics_over is {shown(over)}; it must hold lists of names, {' and '.join(_OVER)}"
+        )
     for section, keys in (("metrics", results["metrics"]), *_FIGURES.items()):
         for key in keys:
             value = results[section].get(key)
@@ -202,6 +211,26 @@ def check_results(results: Any, source: str) -> None:
     for key in _CODE:
         if not isinstance(results["environment"].get(key), str | None):
             raise ConfigError(f"{source}: environment.{key} is {shown(results['environment'][key])}; it must be text")
+
+
+def means_over(results: dict[str, Any]) -> str | None:
+    """Say which classes the means of a run are over; None where they are over all of them.
+
+    Args:
+        results: as `check_results` lets pass, or `metrics_over` alone of them.
+    """
+    over = results.get("metrics_over")
+    if not over or not over["left_out"]:
+        return None
+    if not over["classes"]:
+        return "no metrics: data.test has nothing to find, no label of any class"
+    known, missing = len(over["classes"]), over["left_out"]
+    names = ", ".join(missing[:_NAMED]) + (f" and {len(missing) - _NAMED} more" if len(missing) > _NAMED else "")
+    return f"means are over {known} of {known + len(missing)} classes, without those that data.test lacks: {names}"
+
+
+def _are_names(value: Any) -> bool:
+    return isinstance(value, list) and all(isinstance(name, str) for name in value)
 
 
 def _is_figure(value: Any) -> bool:

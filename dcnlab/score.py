@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path, PurePosixPath
@@ -14,6 +15,8 @@ from dcnlab.data import jsonfile
 FORMATS = ("text", "markdown", "json")
 PICTURES = (".png", ".pdf", ".svg")
 PROTOCOLS = ("coco", "voc07", "voc")
+_NAMED = 20
+"""Classes that the means leave out and that are named; of more there is the number alone."""
 IOUS = (0.5, 0.7, 0.75)
 """Of a hit, under the VOC protocols."""
 MOST_CLASSES = 4096
@@ -48,11 +51,12 @@ def segmentation(
         from dcnlab.data.labels import read_label
         from dcnlab.metrics.miou import MeanIoU
 
-        metric = MeanIoU(classes, ignore)
+        metric, leaves_out = MeanIoU(classes, ignore), False
         for predicted, label in pairs:
             shown, true = (torch.from_numpy(read_label(path).astype("int64")) for path in (predicted, label))
             if shown.shape != true.shape:
                 raise ValueError(f"{predicted} is {_size(shown)} pixels, its label {label} is {_size(true)}")
+            leaves_out = leaves_out or bool((true == ignore).any())
             try:
                 metric.update(shown, true)
             except ValueError as error:
@@ -60,6 +64,12 @@ def segmentation(
                 raise ValueError(f"{where}: {error}; see --classes and --ignore") from error
     except ValueError as error:
         raise ConfigError(str(error)) from error
+    used = metric.total().sum(1).nonzero().flatten().tolist()
+    if leaves_out and len(used) == 1 < classes:
+        logging.getLogger("dcnlab").warning(
+            f"warning: next to {used[0]} the only value in {labels} is {ignore}, which --ignore leaves out; "
+            f"if that is a class, write its pixels as one of 0 to {classes - 1}"
+        )
     each = {f"iou/{name}": iou for name, iou in zip(called, metric.per_class().tolist(), strict=True)}
     return {"miou": float(metric.compute()), "pixel_accuracy": float(metric.accuracy()), **each}
 
@@ -236,9 +246,13 @@ def render(scores: Mapping[str, float], form: str) -> str:
     Args:
         scores: percent; of the whole under METRIC, of a class under METRIC/CLASS.
         form: text or markdown, two tables with two decimals, `-` for what is nan; json, full precision, null for nan.
+            Where means leave classes out, a line between the tables says which, in json the key `mean_over`.
     """
+    known, left_out = _covered(scores)
     if form == "json":
-        return json.dumps({key: None if math.isnan(value) else value for key, value in scores.items()}, indent=2)
+        content: dict[str, Any] = {key: None if math.isnan(value) else value for key, value in scores.items()}
+        content |= {"mean_over": {"classes": known, "left_out": left_out}} if left_out else {}
+        return json.dumps(content, indent=2)
     whole = {key: value for key, value in scores.items() if "/" not in key}
     each: dict[str, dict[str, float]] = {}
     for key, value in scores.items():
@@ -247,10 +261,32 @@ def render(scores: Mapping[str, float], form: str) -> str:
             each.setdefault(name, {})[metric] = value
     columns = list(dict.fromkeys(metric for row in each.values() for metric in row))
     blocks = [_grid(["metric", "%"], [[key, _cell(value)] for key, value in whole.items()], form)]
+    if left_out:
+        blocks.append(_said(known, left_out, "iou" in columns))
     if each:
         lines = [[name, *(_cell(row[metric]) for metric in columns)] for name, row in each.items()]
         blocks.append(_grid(["class", *(f"{metric} (%)" for metric in columns)], lines, form))
     return "\n\n".join(blocks)
+
+
+def _covered(scores: Mapping[str, float]) -> tuple[list[str], list[str]]:
+    """Classes that the means are over, and those that they leave out because they have no score."""
+    each: dict[str, bool] = {}
+    for key, value in scores.items():
+        _, slash, name = key.partition("/")
+        if slash:
+            each[name] = each.get(name, False) or not math.isnan(value)
+    return [name for name, known in each.items() if known], [name for name, known in each.items() if not known]
+
+
+def _said(known: Sequence[str], left_out: Sequence[str], pixels: bool) -> str:
+    """Say what the means cover; of many classes left out, the first ones and how many more."""
+    more = f" and {len(left_out) - _NAMED} more" if len(left_out) > _NAMED else ""
+    where = "in neither labels nor predictions" if pixels else "without an object to find"
+    names = f"{', '.join(left_out[:_NAMED])}{more}"
+    if not known:
+        return f"There is no mean: all {len(left_out)} classes are {where}."
+    return f"Means are over {len(known)} of {len(known) + len(left_out)} classes; {where}: {names}."
 
 
 def _cell(value: float) -> str:

@@ -217,3 +217,51 @@ def test_what_cannot_be_is_one_line_and_leaves_no_folder(shapes, override, says)
     assert says in done.stderr
     assert done.stderr.count("\n") == 1
     assert not Path("runs").exists()
+
+
+def emptied(path, ids=str):
+    """Take all boxes out of a file of COCO's, and give its images other ids."""
+    content = json.loads(path.read_text())
+    for image in content["images"]:
+        image["id"] = ids(image["id"])
+    path.write_text(json.dumps({**content, "annotations": []}))
+
+
+def test_a_test_split_without_a_box_is_said_to_be_one_and_its_detections_are_written(shapes):
+    emptied(shapes / "annotations/instances_test.json", lambda number: f"frame-{number}")
+    done = dcnlab("fit", "tiny.yaml", "id=one", "data.name=coco", "data.protocol=coco", "test.score_floor=0")
+    assert (done.returncode, done.stdout) == (0, "runs/tiny/one\n")
+    said = [
+        "warning: data.test has no box that counts in its 9 images; it is run, but there is nothing to score",
+        "note: no metrics: data.test has nothing to find, no label of any class",
+    ]
+    assert done.stderr.splitlines() == said
+    results = json.loads(Path("runs/tiny/one/results.json").read_text())
+    assert (results["status"], results["metrics"]) == ("finished", {})
+    assert results["metrics_over"] == {"classes": [], "left_out": ["blue", "red"]}
+    detections = json.loads(Path("runs/tiny/one/detections.json").read_text())
+    assert {entry["image_id"] for entry in detections} == {f"frame-{number}" for number in range(100, 109)}
+    again = dcnlab("evaluate", "runs/tiny/one")
+    assert (again.returncode, again.stdout, again.stderr.splitlines()) == (0, "", said)
+    shown = dcnlab("table", "tiny")
+    assert "note: 1 of 1 runs: no metrics: data.test has nothing to find" in shown.stderr
+
+
+def test_a_training_split_without_a_box_is_refused_in_one_line(shapes):
+    emptied(shapes / "annotations/instances_train.json", int)
+    done = dcnlab("fit", "tiny.yaml", "data.name=coco")
+    assert done.returncode == 2
+    assert "data.train has no box that counts in its 24 images; training needs a split with labels" in done.stderr
+    assert done.stderr.count("\n") == 1
+    assert not Path("runs").exists()
+
+
+def test_a_class_without_a_box_is_named_at_the_start_and_left_out_of_the_mean(shapes):
+    (shapes / "classes.txt").write_text("blue\nred\ngreen\n")
+    run, results = fit("id=one", "data.classes=[blue,red,green]")
+    assert results["metrics_over"] == {"classes": ["blue", "red"], "left_out": ["green"]}
+    done = dcnlab("evaluate", run)
+    assert done.stderr.splitlines() == [
+        "warning: class 'green' is in no label of data.test",
+        "note: means are over 2 of 3 classes, without those that data.test lacks: green",
+    ]

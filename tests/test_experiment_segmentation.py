@@ -147,13 +147,49 @@ def test_a_label_outside_the_classes_fails_the_run_with_the_files_name_and_the_v
     assert done.stderr.count("\n") == 1
 
 
-def test_a_test_split_without_labels_is_said_to_be_one_and_not_a_diverged_training(scenes):
+def test_a_test_split_without_labels_is_said_to_be_one_and_the_training_is_kept(scenes):
     for label in Path("scenes/test").glob("*_label.png"):
         Image.fromarray(np.full((40, 48), 255, np.uint8)).save(label)
-    done = dcnlab("fit", "tiny.yaml", "id=one", "trainer.max_steps=1")
+    done = dcnlab("fit", "tiny.yaml", "id=one", "trainer.max_steps=4", "logger.every=1", "data.val=test")
+    assert (done.returncode, done.stdout) == (0, "runs/tiny/one\n")
+    assert done.stderr.splitlines() == [
+        "warning: data.val has no pixel with a class, only ignored ones, in its 5 labels; val/... is not scored",
+        "warning: data.test has no pixel with a class, only ignored ones, in its 5 labels; it is run, but there is "
+        "nothing to score",
+        "note: no metrics: data.test has nothing to find, no label of any class",
+    ]
+    results = json.loads(Path("runs/tiny/one/results.json").read_text())
+    assert (results["status"], results["metrics"]) == ("finished", {})
+    assert results["metrics_over"] == {"classes": [], "left_out": ["sky", "ground", "ball"]}
+    assert "miou" not in Path("runs/tiny/one/metrics.csv").read_text()
+
+
+def test_a_training_split_of_ignored_pixels_is_refused_in_one_line(scenes):
+    for label in Path("scenes/train").glob("*_label.png"):
+        Image.fromarray(np.full((40, 48), 255, np.uint8)).save(label)
+    done = dcnlab("fit", "tiny.yaml", "id=one")
     assert done.returncode == 2
-    assert "data.test has no pixel with a class" in done.stderr
+    assert "data.train has no pixel with a class" in done.stderr
     assert done.stderr.count("\n") == 1
+    assert not Path("runs").exists()
+
+
+def test_a_mean_of_fewer_classes_is_never_reported_without_a_word(scenes):
+    for label in Path("scenes").glob("*/*_label.png"):
+        Image.fromarray(np.where(np.asarray(Image.open(label)) == 0, 0, 255).astype(np.uint8)).save(label)
+    done = dcnlab("fit", "tiny.yaml", "id=one")
+    assert done.returncode == 0, done.stderr
+    warning, note = done.stderr.splitlines()
+    assert "classes 'ground', 'ball' are in no label of data.train (16 of 16 labels read), data.test" in warning
+    assert "next to 0 the only value there is 255, which is ignored" in warning
+    assert note == "note: means are over 1 of 3 classes, without those that data.test lacks: ground, ball"
+    results = json.loads(Path("runs/tiny/one/results.json").read_text())
+    assert results["metrics"] == {"miou": 100, "iou/sky": 100}
+    assert results["metrics_over"] == {"classes": ["sky"], "left_out": ["ground", "ball"]}
+    again = dcnlab("evaluate", "runs/tiny/one")
+    assert (again.stdout, again.stderr.splitlines()[1]) == ("miou 100.00\niou/sky 100.00\n", note)
+    shown = dcnlab("table", "tiny")
+    assert "note: 1 of 1 runs: means are over 1 of 3 classes" in shown.stderr
 
 
 def test_evaluating_another_network_than_the_checkpoints_is_one_line(scenes):

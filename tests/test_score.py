@@ -147,3 +147,25 @@ def test_class_names_that_do_not_fit_are_refused(folders, tmp_path, names, words
     (tmp_path / "classes.txt").write_text(names)
     with pytest.raises(ConfigError, match=words):
         score.segmentation(*folders, classes=2, names=tmp_path / "classes.txt")
+
+
+def test_a_mean_over_some_of_the_classes_says_so_in_every_form(folders, capsys):
+    predictions, labels = folders
+    write(predictions / "a.png", [[0, 0]])
+    write(labels / "a.png", [[0, 255]])
+    write(predictions / "town/b.png", [[0, 0]])
+    write(labels / "town/b.png", [[0, 255]])
+    scores = score.segmentation(predictions, labels, classes=2)
+    said = "Means are over 1 of 2 classes; in neither labels nor predictions: 1."
+    for form in ("text", "markdown"):
+        assert said in score.render(scores, form).splitlines()
+    assert json.loads(score.render(scores, "json"))["mean_over"] == {"classes": ["0"], "left_out": ["1"]}
+    err = dcnlab("score", "segmentation", "--predictions", predictions, "--labels", labels, "--classes", 2).stderr
+    assert err.startswith(f"warning: next to 0 the only value in {labels} is 255, which --ignore leaves out")
+    assert err.count("\n") == 1
+    # A class that is predicted and not labelled counts, at 0.
+    write(predictions / "a.png", [[1, 0]])
+    scores = score.segmentation(predictions, labels, classes=2)
+    assert (scores["miou"], scores["iou/1"]) == (25, 0)
+    assert "Means" not in score.render(scores, "text")
+    assert "mean_over" not in json.loads(score.render(scores, "json"))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +19,8 @@ from dcnlab.ablations.tracing import DeformedLayer, nearest_unit
 from dcnlab.assembly import Parts
 from dcnlab.config import Config, ConfigError, nearest
 from dcnlab.data.digits import MEAN, STD
+from dcnlab.data.imagefile import read_image
+from dcnlab.data.orientation import Orientation
 from dcnlab.experiment import reading_data
 from dcnlab.tasks.pictures import to_picture
 from dcnlab.tasks.segmentation import segment
@@ -124,16 +125,12 @@ def _file(config: Config, parts: Parts, name: str) -> Subject:
         raise ConfigError(
             f"no such image: {name}" + (f"; nearest: {near}" if near else "; or test:N of the test split")
         )
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("error", Image.DecompressionBombWarning)
-            with Image.open(path) as file:
-                picture = file.convert("L" if config.data.name == "digits" else "RGB")
-    except Exception as error:  # a damaged file makes the decoders raise what they like
-        raise ConfigError(f"{name} cannot be read as an image ({' '.join(str(error).split())})") from error
+    # A file of the user's has no annotation: it is shown as viewers show it, unless data.exif says otherwise.
+    exif = "ignore" if config.data.exif == "ignore" else "apply"
+    picture = read_image(path, Orientation(exif))
     size: tuple[int, int] | None = (picture.height, picture.width)
     if config.data.name == "digits":
-        pixels = F.resize(F.pil_to_tensor(picture), [config.data.image_size], antialias=True)
+        pixels = F.resize(F.pil_to_tensor(picture.convert("L")), [config.data.image_size], antialias=True)
         image = ((pixels.float() / 255 - MEAN) / STD).expand(3, -1, -1)
     elif config.task == "classification":
         image, size = parts.data.test.transform(picture), None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -83,6 +84,12 @@ def records(roots: Sequence[Path]) -> tuple[list[Record], list[str]]:
         except ConfigError as error:
             notes.append(f"left out: {error}")
     return found, notes
+
+
+def means_over(found: Sequence[Record]) -> list[str]:
+    """Notes on the runs whose means do not cover all classes, one for each set of classes."""
+    said = Counter(text for record in found if (text := runs.means_over(record.results)) is not None)
+    return [f"{count} of {len(found)} runs: {text}" for text, count in said.items()]
 
 
 def differences(one: dict[str, Any], here: str, other: dict[str, Any], there: str) -> str:

@@ -114,6 +114,7 @@ def of_records(
         systems, said = papertables.systems(name, found, any_code)
         sections = [section(one.title, one.collection, name, only=paper.metrics(name)) for one in systems]
         notes = [*notes, *said, *(note for one in systems for note in one.collection.notes)]
+        notes += [note for one in systems for note in record.means_over(one.collection.used)]
         return Table(f"{name}: {paper.read(name)['title']}", sections, [*notes, *on_tests(sections)])
     return summarise(name, collect.of_name(name, found, any_code), notes)
 
@@ -137,7 +138,8 @@ def summarise(
     sections = [section(title, part, table, first) for title, part in _by_system(collection)]
     varied = [key for key in collection.swept if key != CODE]
     orientation = varied == [paper.LAYERS] and not any(part.counterpart for part in sections)
-    return Table(title, sections, [*notes, *collection.notes, *on_tests(sections)], orientation)
+    notes = [*notes, *collection.notes, *record.means_over(collection.used)]
+    return Table(title, sections, [*notes, *on_tests(sections)], orientation)
 
 
 def _by_system(collection: Collection) -> list[tuple[str, Collection]]:

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from dcnlab.data.ids import column, plain
 from dcnlab.data.labels import nearest
 from dcnlab.data.paths import shown
 
@@ -22,7 +23,7 @@ class Annotations:
     name         shape    dtype   meaning
     ============ ======== ======= ======================================================================
     files        (I,)     string  images, relative to `root`
-    image_ids    (I,)     any     the data set's own: COCO's number, VOC's file name without its ending
+    image_ids    (I,)     any     the data set's own: COCO's number or text, VOC's file name without its ending
     sizes        (I, 2)   int64   height, width, pixels
     offsets      (I + 1,) int64   image i has the boxes offsets[i] to offsets[i + 1]
     boxes        (B, 4)   float64 x1, y1, x2, y2, pixels, continuous, from 0, as the files give them
@@ -30,7 +31,7 @@ class Annotations:
     areas        (B,)     float64 pixels; COCO's are those of the mask
     difficult    (B,)     bool    scored neither way, not trained on (VOC)
     crowd        (B,)     bool    many objects in one box, not trained on (COCO)
-    category_ids (C,)     int64   the data set's own number of each class
+    category_ids (C,)     any     the data set's own number or text of each class
     ============ ======== ======= ======================================================================
     """
 
@@ -45,7 +46,9 @@ class Annotations:
     areas: NDArray[np.float64]
     difficult: NDArray[np.bool_]
     crowd: NDArray[np.bool_]
-    category_ids: NDArray[np.int64]
+    category_ids: NDArray[Any]
+    by_name: bool = False
+    """Whether detections call a class by its name (VOC), not by its id (COCO)."""
 
     def __len__(self) -> int:
         return len(self.files)
@@ -71,13 +74,14 @@ class Annotations:
             COCO's result form; of a VOC data set `image_id` is the file's name without its ending and `category`, the
             class's name, stands for `category_id`.
         """
-        named = self.image_ids.dtype.kind not in "iu"
         renamed = []
         for found in detections:
             label = found["category_id"] - 1
-            image = self.image_ids[found["image_id"]]
-            owner: dict[str, Any] = {"image_id": str(image) if named else int(image)}
-            owner |= {"category": self.classes[label]} if named else {"category_id": int(self.category_ids[label])}
+            owner = {"image_id": plain(self.image_ids[found["image_id"]])}
+            if self.by_name:
+                owner["category"] = self.classes[label]
+            else:
+                owner["category_id"] = plain(self.category_ids[label])
             renamed.append({**owner, "bbox": found["bbox"], "score": found["score"]})
         return renamed
 
@@ -128,10 +132,18 @@ def join(parts: Sequence[Annotations]) -> Annotations:
     counts = np.concatenate([np.diff(part.offsets) for part in parts])
     rows = {
         name: np.concatenate([getattr(part, name) for part in parts])
-        for name in ("files", "image_ids", "sizes", "boxes", "labels", "areas", "difficult", "crowd")
+        for name in ("files", "sizes", "boxes", "labels", "areas", "difficult", "crowd")
     }
     first = parts[0]
-    return Annotations(first.root, first.classes, offsets=starts(counts), category_ids=first.category_ids, **rows)
+    return Annotations(
+        first.root,
+        first.classes,
+        image_ids=column([plain(number) for part in parts for number in part.image_ids]),
+        offsets=starts(counts),
+        category_ids=first.category_ids,
+        by_name=first.by_name,
+        **rows,
+    )
 
 
 def starts(counts: NDArray[np.integer]) -> NDArray[np.int64]:

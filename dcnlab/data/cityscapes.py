@@ -1,10 +1,14 @@
-"""Cityscapes, fine annotations: leftImg8bit/SPLIT/CITY/*_leftImg8bit.png, gtFine/SPLIT/CITY/*_gtFine_labelIds.png."""
+"""Cityscapes, fine annotations: leftImg8bit/SPLIT/CITY/*_leftImg8bit.png, gtFine/SPLIT/CITY/*_gtFine_labelIds.png.
+
+The images may have other endings, such as .jpg.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
 
+from dcnlab.data.imagefile import NamedFiles
 from dcnlab.data.labels import IGNORE, LabelledImages, check_files, choose_classes, lookup_of, names_of, nearest
 
 VALUES = {
@@ -32,7 +36,7 @@ VALUES = {
 
 _LABEL_IDS = range(34)  # the rest of them, such as parking and caravan, are ignored
 _SOURCE = "https://www.cityscapes-dataset.com/downloads (leftImg8bit_trainvaltest.zip, gtFine_trainvaltest.zip)"
-_IMAGE, _LABEL, _TRAIN_LABEL = "_leftImg8bit.png", "_gtFine_labelIds.png", "_gtFine_labelTrainIds.png"
+_IMAGE, _LABEL, _TRAIN_LABEL = "_leftImg8bit", "_gtFine_labelIds.png", "_gtFine_labelTrainIds.png"
 
 
 def cityscapes_pairs(
@@ -55,7 +59,7 @@ def cityscapes_pairs(
     for part in ("leftImg8bit", "gtFine"):
         if not (folder / part).is_dir():
             raise ValueError(
-                f"Cityscapes is not in data.root {folder}: expected leftImg8bit/SPLIT/CITY/*{_IMAGE} and "
+                f"Cityscapes is not in data.root {folder}: expected leftImg8bit/SPLIT/CITY/*{_IMAGE}.png and "
                 f"gtFine/SPLIT/CITY/*{_LABEL}, but {folder / part} is missing; from {_SOURCE}"
             )
     images = [image for name in names_of(splits) for image in _images(folder, name)]
@@ -77,12 +81,14 @@ def _images(folder: Path, split: str) -> list[Path]:
     found = sorted(entry.name for entry in (folder / "leftImg8bit").iterdir() if entry.is_dir())
     if split not in found:
         raise ValueError(f"{folder}/leftImg8bit has no split {split!r}; {nearest(split, found)}")
-    images = sorted((folder / "leftImg8bit" / split).glob(f"*/*{_IMAGE}"))
+    cities = sorted(path for path in (folder / "leftImg8bit" / split).iterdir() if path.is_dir())
+    listed = [(files, name) for files in map(NamedFiles, cities) for name in files.names() if name.endswith(_IMAGE)]
+    images = [path for files, name in listed if (path := files.find(name))]
     if not images:
-        raise ValueError(f"{folder}/leftImg8bit/{split} holds no CITY/*{_IMAGE}; from {_SOURCE}")
+        raise ValueError(f"{folder}/leftImg8bit/{split} holds no CITY/*{_IMAGE}.png; from {_SOURCE}")
     return images
 
 
 def _label(folder: Path, image: Path, suffix: str) -> Path:
     split, city = image.parts[-3:-1]
-    return folder / "gtFine" / split / city / (image.name.removesuffix(_IMAGE) + suffix)
+    return folder / "gtFine" / split / city / (image.stem.removesuffix(_IMAGE) + suffix)

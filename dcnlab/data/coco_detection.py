@@ -5,7 +5,8 @@ from __future__ import annotations
 import math
 import os
 from array import array
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Iterable, Sequence
+from difflib import get_close_matches
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -14,6 +15,7 @@ import numpy as np
 from dcnlab.collector import no_collector
 from dcnlab.data import jsonfile
 from dcnlab.data.annotations import Annotations, check_class, check_names, join, starts, strings
+from dcnlab.data.ids import alike, column, in_order, is_id
 from dcnlab.data.labels import names_of
 from dcnlab.data.paths import check_relative, inside, shown
 
@@ -62,7 +64,7 @@ def read_coco(
 
 
 def read_json(path: Path, root: Path, images: Path, classes: Sequence[str] | None = None) -> Annotations:
-    """Read one file in COCO's form.
+    """Read one file in COCO's form; without `annotations`, as COCO's own test files are, no image has a box.
 
     Args:
         path: of the file.
@@ -73,7 +75,7 @@ def read_json(path: Path, root: Path, images: Path, classes: Sequence[str] | Non
     Raises:
         ValueError: the file, or an image it names, is missing or not right; one line.
     """
-    content = _load(path)
+    content = {"annotations": [], **_load(path)}
     names, category_ids, label_of = _categories(_entries(content, "categories", path), path, classes)
     files, image_ids, sizes = _images(_entries(content, "images", path), path, root, images)
     index_of = {number: index for index, number in enumerate(image_ids)}
@@ -108,7 +110,7 @@ def read_json(path: Path, root: Path, images: Path, classes: Sequence[str] | Non
         root=root,
         classes=tuple(names),
         files=strings(files),
-        image_ids=np.array(image_ids, np.int64),
+        image_ids=column(image_ids),
         sizes=np.array(sizes, np.int64).reshape(-1, 2),
         offsets=starts(np.bincount(whose, minlength=len(files))),
         boxes=corners,
@@ -116,7 +118,7 @@ def read_json(path: Path, root: Path, images: Path, classes: Sequence[str] | Non
         areas=np.array(areas, np.float64)[order],
         difficult=np.zeros(len(corners), np.bool_),
         crowd=np.array(crowd, np.bool_)[order],
-        category_ids=np.array(category_ids, np.int64),
+        category_ids=column(category_ids),
     )
 
 
@@ -157,19 +159,20 @@ def _entries(content: dict[str, Any], name: str, path: Path) -> list[dict[str, A
 
 def _categories(
     entries: list[dict[str, Any]], path: Path, classes: Sequence[str] | None
-) -> tuple[list[str], list[int], dict[int, int]]:
+) -> tuple[list[str], list[Any], dict[Any, int]]:
     """Names and ids of the classes in the order of their labels, and every id's label, 0 where it is not chosen."""
-    id_of: dict[str, int] = {}
-    taken: set[int] = set()
+    id_of: dict[str, Any] = {}
+    taken: set[Any] = set()
     for position, entry in enumerate(entries):
-        number, name = _whole(entry, "id", "category", position, path), entry.get("name")
+        number, name = _id(entry, "category", position, path), entry.get("name")
         if not isinstance(name, str) or not name.isprintable() or not name:
-            raise ValueError(f"{path} category {number} has the name {shown(name)}, should be a line of text")
+            raise ValueError(f"{path} category {shown(number)} has the name {shown(name)}, should be a line of text")
         if name in id_of or number in taken:
-            raise ValueError(f"{path} category {number} {shown(name)} has an id or name that another has too")
+            raise ValueError(f"{path} category {shown(number)} {shown(name)} has an id or name that another has too")
         id_of[name] = number
         taken.add(number)
-    ordered = sorted(id_of, key=lambda name: id_of[name])
+    _check_types(taken, "category", path)
+    ordered = sorted(id_of, key=lambda name: in_order(id_of[name]))
     names = ordered if classes is None else list(classes)
     check_names(names, f"the categories of {path}" if classes is None else "data.classes")
     for name in classes or ():
@@ -180,17 +183,17 @@ def _categories(
 
 def _images(
     entries: list[dict[str, Any]], path: Path, root: Path, images: Path
-) -> tuple[list[str], list[int], list[tuple[int, int]]]:
+) -> tuple[list[str], list[Any], list[tuple[int, int]]]:
     """Files relative to the root, ids, and heights and widths."""
     if not entries:
         raise ValueError(f"{path} names no image")
     prefix = PurePosixPath(images.relative_to(root).as_posix())
     exists = _listing(images)
     files, sizes = [], []
-    seen: dict[int, None] = {}
+    seen: dict[Any, None] = {}
     for position, entry in enumerate(entries):
-        number, name = _whole(entry, "id", "image", position, path), entry.get("file_name")
-        source = f"{path} image {number}"
+        number, name = _id(entry, "image", position, path), entry.get("file_name")
+        source = f"{path} image {shown(number)}"
         if number in seen:
             raise ValueError(f"{source} has an id that another image has too")
         seen[number] = None  # a dictionary keeps their order, too
@@ -205,6 +208,7 @@ def _images(
             raise ValueError(f"{source} has the {said}, should be whole pixels from 1 to 1000000")
         files.append(str(prefix / name))
         sizes.append((height, width))
+    _check_types(seen, "image", path)
     return files, list(seen), sizes
 
 
@@ -224,27 +228,43 @@ def _listing(root: Path) -> Callable[[str], bool]:
     return exists
 
 
-def _whole(entry: dict[str, Any], key: str, kind: str, position: int, path: Path) -> int:
-    value = entry.get(key)
-    if type(value) is not int or not -(2**63) <= value < 2**63:
-        raise ValueError(f"{path} {kind} at position {position} has the {key} {shown(value)}, should be a whole number")
+def _id(entry: dict[str, Any], kind: str, position: int, path: Path) -> Any:
+    value = entry.get("id")
+    if not is_id(value):
+        raise ValueError(f"{path} {kind} at position {position} has the id {shown(value)}, should be a number or text")
     return value
 
 
+def _check_types(ids: Iterable[Any], kind: str, path: Path) -> None:
+    pair = alike(ids)
+    if pair is not None:
+        raise ValueError(f"{path} has the {kind} ids {shown(pair[0])} and {shown(pair[1])}, which differ in type only")
+
+
 def _wrong(
-    entry: dict[str, Any], position: int, path: Path, index_of: dict[int, int], label_of: dict[int, int]
+    entry: dict[str, Any], position: int, path: Path, index_of: dict[Any, int], label_of: dict[Any, int]
 ) -> ValueError:
     """Say what is wrong with an annotation."""
     source = f"{path} annotation {shown(entry['id'])}" if "id" in entry else f"{path} annotation at position {position}"
     for key, known, kind in (("category_id", label_of, "category"), ("image_id", index_of, "image")):
         value = entry.get(key)
-        number = value if isinstance(value, int | float) else None
-        if number not in known:
-            near = min(known, key=lambda other: abs(other - number), default=None) if type(number) is int else None
-            hint = "" if near is None else f"; nearest is {near}"
+        if not isinstance(value, Hashable) or value not in known:
+            near = _nearest(value, known)
+            hint = "" if near is None else f"; nearest is {shown(near)}"
             return ValueError(f"{source} has the {key} {shown(value)}, which is no {kind}'s id{hint}")
     if entry.get("iscrowd", 0) not in (0, 1):
         return ValueError(f"{source} has the iscrowd {shown(entry['iscrowd'])}, should be 0 or 1")
     rule = "should be x, y, width, height: four finite numbers, width and height not negative"
     area = f" and the area {shown(entry['area'])}" if "area" in entry else ""
     return ValueError(f"{source} has the bbox {shown(entry.get('bbox'))}{area}; {rule}")
+
+
+def _nearest(value: object, known: Iterable[Any]) -> Any:
+    """The known id that a wrong one may stand for: the same in another type, else the nearest number or text."""
+    known = list(known)
+    near = [other for other in known if str(other) == str(value)]
+    if isinstance(value, str) and not near:
+        near = get_close_matches(value, [other for other in known if isinstance(other, str)], 1)
+    elif type(value) is int and not near:
+        near = sorted((other for other in known if not isinstance(other, str)), key=lambda other: abs(other - value))
+    return next(iter(near), None)

@@ -18,11 +18,13 @@ from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional as F
 
 from dcnlab.data.annotations import Annotations, starts
+from dcnlab.data.census import Census
 from dcnlab.data.coco_detection import read_coco
 from dcnlab.data.imagefile import read_image
 from dcnlab.data.imagefolder import IMAGENET_MEAN, IMAGENET_STD
 from dcnlab.data.labels import names_of, nearest
 from dcnlab.data.module import SplitsDataModule, collate_lists
+from dcnlab.data.orientation import Orientation
 from dcnlab.data.seeding import seeded
 from dcnlab.data.voc_detection import read_voc
 
@@ -77,6 +79,7 @@ class DetectionSplit(Dataset[tuple[Tensor, Target]]):
         std: likewise.
         augment: whether this is the training split.
         seed: of the augmentation.
+        orientation: says which images are turned as their EXIF orientation says; null is `auto`.
 
     Raises:
         ValueError: on taking an item: the image is broken, too large to be decoded safely, or not of the size that the
@@ -93,12 +96,14 @@ class DetectionSplit(Dataset[tuple[Tensor, Target]]):
         std: Sequence[float] = IMAGENET_STD,
         augment: bool = False,
         seed: int = 0,
+        orientation: Orientation | None = None,
     ) -> None:
         for name, value in (("shorter_side", shorter_side), ("longer_side", longer_side)):
             if value is not None and value < 1:
                 raise ValueError(f"data.{name} is {value}, should be at least 1 pixel")
         self.annotations, self.classes = annotations, list(annotations.classes)
         self.augment, self.seed = augment, seed
+        self.orientation = orientation or Orientation()
         boxes, chosen = annotations.trainable()
         self.boxes, self.labels = boxes[chosen].astype(np.float32), annotations.labels[chosen]
         self.offsets = starts(chosen.astype(np.int64))[annotations.offsets]
@@ -124,7 +129,8 @@ class DetectionSplit(Dataset[tuple[Tensor, Target]]):
         if not 0 <= index < len(self):
             raise IndexError(f"image {index} of {len(self)}")
         height, width = self.annotations.sizes[index].tolist()
-        image = read_photograph(self.annotations.root / str(self.annotations.files[index]), height, width)
+        path = self.annotations.root / str(self.annotations.files[index])
+        image = read_photograph(path, height, width, self.orientation)
         mine = slice(*self.offsets[index : index + 2])
         boxes = tv_tensors.BoundingBoxes(
             torch.from_numpy(self.boxes[mine].copy()),
@@ -145,6 +151,13 @@ class DetectionSplit(Dataset[tuple[Tensor, Target]]):
         }
         return pixels.as_subclass(Tensor), target
 
+    def census(self) -> Census:
+        """Count the boxes of each class: in training those that train, else those that are to be found."""
+        found = self.annotations
+        labels = self.labels if self.augment else found.labels[~found.difficult & ~found.crowd]
+        counts = np.bincount(labels - 1, minlength=len(self.classes))
+        return Census(tuple(self.classes), counts, len(self), len(self))
+
     @property
     def ground_truth(self) -> dict[str, list[dict[str, Any]]]:
         """All boxes in COCO's form, difficult ones and crowds included; built anew at each call."""
@@ -155,17 +168,31 @@ class DetectionSplit(Dataset[tuple[Tensor, Target]]):
         return self.annotations.own_names(detections)
 
 
-def read_photograph(path: Path, height: int, width: int) -> Image.Image:
-    """Read an image as RGB, of the size that is expected.
+_PIXELS_OF = {
+    "auto": "as it is stored, or as its EXIF orientation turns it",
+    "apply": "as its EXIF orientation turns it (data.exif is apply)",
+    "ignore": "as it is stored (data.exif is ignore)",
+}
+
+
+def read_photograph(path: Path, height: int, width: int, orientation: Orientation | None = None) -> Image.Image:
+    """Read an image as RGB, of the size that its annotation states.
+
+    Args:
+        path: of the image.
+        height: pixels, as the annotation states it.
+        width: likewise.
+        orientation: says whether it is turned as its EXIF orientation says; None is `auto`.
 
     Raises:
         ValueError: it cannot be read, is too large, or has another size; one line.
     """
-    picture = read_image(path)
+    orientation = orientation or Orientation()
+    picture = read_image(path, orientation, (height, width))
     if picture.size != (width, height):
         raise ValueError(
             f"{path} has height {picture.height} and width {picture.width}, its annotation says height {height} and "
-            f"width {width}; boxes are in the pixels of the file as it is stored"
+            f"width {width}; boxes are in the pixels of the file {_PIXELS_OF[orientation.exif]}"
         )
     return picture
 
@@ -192,6 +219,7 @@ class DetectionDataModule(SplitsDataModule):
         seed: of the training order and the augmentation.
         evaluation_batch_size: images at a time in evaluation; null is batch_size.
         test_own_size: give test images at their own size, for a test that resizes them itself.
+        exif: auto, apply or ignore: which images are turned as their EXIF orientation says, see `Orientation`.
 
     Raises:
         ValueError: files are missing or not right, or classes differ between splits; one line that says what and where.
@@ -217,7 +245,9 @@ class DetectionDataModule(SplitsDataModule):
         seed: int = 0,
         evaluation_batch_size: int | None = None,
         test_own_size: bool = False,
+        exif: str = "auto",
     ) -> None:
+        orientation = Orientation(exif)
         if name not in ("voc", "coco"):
             raise ValueError(f"data.name is {name!r}, which has no boxes; {nearest(name, ('voc', 'coco'))}")
         if name == "voc" and (images or annotations):
@@ -226,13 +256,13 @@ class DetectionDataModule(SplitsDataModule):
         @cache  # VOC's customary validation split is its test split: read once
         def read(splits: tuple[str, ...]) -> Annotations:
             if name == "voc":
-                return read_voc(root, splits, classes)
+                return read_voc(root, splits, classes, orientation=orientation)
             return read_coco(root, splits, classes, annotations, images)
 
         def split(splits: str | Sequence[str], augment: bool = False, own_size: bool = False) -> DetectionSplit:
             chosen = read(tuple(names_of(splits)))
             sides = (None, None) if own_size else (shorter_side, longer_side)
-            return DetectionSplit(chosen, *sides, flip, mean, std, augment, seed)
+            return DetectionSplit(chosen, *sides, flip, mean, std, augment, seed, orientation)
 
         training, testing = split(train, augment=True), split(test, own_size=test_own_size)
         validation = None if val is None else split(val)

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import contextlib
+import logging
+import os
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from PIL import Image
 
+from dcnlab.data.orientation import Orientation, read_orientation, turn, turn_back, turned_size
 from dcnlab.data.paths import one_line
 
 MOST_PIXELS = 2**30 // 12
@@ -16,6 +19,62 @@ MOST_PIXELS = 2**30 // 12
 
 FORMATS = ("JPEG", "PNG", "BMP", "PPM", "TIFF", "WEBP", "GIF")
 """By content, whatever a file's name ends in. PIL knows more, one of which runs a program on the file (EPS)."""
+
+ENDINGS = (
+    ".jpg", ".jpeg", ".png", ".webp", ".tif", ".tiff", ".bmp", ".gif",
+    ".ppm", ".pgm", ".pbm", ".pnm", ".pfm", ".jpe", ".jfif", ".apng",
+)  # fmt: skip
+"""Of these formats' files, in any case. Of two files of one name the first in this order is taken."""
+
+
+class NamedFiles:
+    """Finds files by their name without ending; every folder is listed once.
+
+    Two files of one name are told in one warning, and the first in the order of `endings` is taken.
+
+    Args:
+        folder: that names are relative to; a name may hold sub-folders.
+        endings: in lower case; files may have them in any case.
+    """
+
+    def __init__(self, folder: Path, endings: Sequence[str] = ENDINGS) -> None:
+        self.folder, self.endings = folder, endings
+        self._listed: dict[str, dict[str, list[str]]] = {}
+        self._warned = False
+
+    def __contains__(self, name: str) -> bool:
+        return self.find(name) is not None
+
+    def find(self, name: str) -> Path | None:
+        """Find the file of a name; None where there is none."""
+        parent, _, stem = name.rpartition("/")
+        found = self._list(parent).get(stem)
+        if found is None:
+            return None
+        if len(found) > 1 and not self._warned:
+            self._warned = True
+            logging.getLogger("dcnlab").warning(
+                f"warning: {self.folder / parent} holds {' and '.join(found)}, files of one name; "
+                f"{found[0]} is taken, and so in others like it"
+            )
+        return self.folder / parent / found[0]
+
+    def names(self) -> list[str]:
+        """List the names in the folder itself, sorted."""
+        return sorted(self._list(""))
+
+    def _list(self, parent: str) -> dict[str, list[str]]:
+        if parent not in self._listed:
+            found: dict[str, list[str]] = {}
+            with contextlib.suppress(OSError), os.scandir(self.folder / parent) as entries:
+                for entry in entries:
+                    stem, ending = os.path.splitext(entry.name)
+                    if ending.lower() in self.endings and entry.is_file():
+                        found.setdefault(stem, []).append(entry.name)
+            for names in found.values():
+                names.sort(key=lambda name: (self.endings.index(os.path.splitext(name)[1].lower()), name))
+            self._listed[parent] = found
+        return self._listed[parent]
 
 
 @contextlib.contextmanager
@@ -44,8 +103,15 @@ def opened(path: str | Path, kind: str = "an image") -> Iterator[Image.Image]:
         raise ValueError(f"{path} cannot be read as {kind} ({one_line(error)}); replace or remove it") from error
 
 
-def read_image(path: str | Path) -> Image.Image:
-    """Read an image as RGB.
+def read_image(
+    path: str | Path, orientation: Orientation | None = None, annotated: tuple[int, int] | None = None
+) -> Image.Image:
+    """Read an image as RGB; every photograph of users is read here, so that one rule says which are turned.
+
+    Args:
+        path: of the file.
+        orientation: decides whether it is turned as its EXIF orientation says; None leaves it as stored.
+        annotated: height and width that its annotation states, or None.
 
     Raises:
         ValueError: it cannot be read, is too large, or is grey of more than 8 bits; one line that names the file.
@@ -53,4 +119,32 @@ def read_image(path: str | Path) -> Image.Image:
     with opened(path) as image:
         if image.mode == "F" or image.mode.startswith("I"):  # PIL would turn all above 255 to white
             raise ValueError(f"its mode is {image.mode}: grey of more than 8 bits")
-        return image.convert("RGB")
+        by_pillow = _turned_by_pillow(image)
+        image.load()
+        picture = image.convert("RGB")
+        said = by_pillow if by_pillow != 1 else read_orientation(image)
+    if said == 1:
+        return picture
+    size = (picture.height, picture.width)
+    stored = turned_size(size, by_pillow)  # to exchange the sides twice is to leave them
+    wanted = orientation is not None and orientation.turns(Path(path), said, stored, annotated)
+    if wanted == (by_pillow != 1):
+        return picture
+    return turn(picture, said) if wanted else turn_back(picture, said)
+
+
+def image_size(path: Path, orientation: Orientation) -> tuple[int, int]:
+    """Height and width of an image without an annotated size, as `read_image` gives it.
+
+    Raises:
+        ValueError: it cannot be read or is too large; one line that names the file.
+    """
+    with opened(path) as image:
+        by_pillow, said = _turned_by_pillow(image), read_orientation(image)
+        stored = turned_size((image.height, image.width), by_pillow)
+    return turned_size(stored, said) if orientation.turns(path, said, stored, None) else stored
+
+
+def _turned_by_pillow(image: Image.Image) -> int:
+    """The orientation by which PIL turns an image on its own as it is decoded, as it does with TIFF; 1 is none."""
+    return read_orientation(image) if image.format == "TIFF" else 1

@@ -11,11 +11,11 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 from torchvision.datasets import ImageFolder
-from torchvision.datasets.folder import IMG_EXTENSIONS
 from torchvision.transforms import v2
 
 from dcnlab.data.annotations import strings
-from dcnlab.data.imagefile import read_image
+from dcnlab.data.imagefile import ENDINGS, read_image
+from dcnlab.data.orientation import Orientation
 from dcnlab.data.seeding import seeded
 
 HELD_OUT = 10
@@ -60,7 +60,7 @@ class _ClassFolders(ImageFolder):
 
     def __init__(self, folder: Path, chosen: Sequence[str] | None) -> None:
         self.chosen = chosen
-        super().__init__(str(folder))
+        super().__init__(str(folder), is_valid_file=_is_image)
 
     def find_classes(self, directory: str | Path) -> tuple[list[str], dict[str, int]]:
         folder = Path(directory)
@@ -94,6 +94,8 @@ class ImageFolderSplit(Dataset[tuple[Tensor, int]]):
         seed: of the augmentation.
         mean: of red, green and blue, in 0..1.
         std: likewise.
+        orientation: says which images are turned as their EXIF orientation says; null leaves all as stored, as
+            torchvision's ImageFolder does, with a warning at the first that has one.
 
     Raises:
         ValueError: a folder is missing or empty, or a class is unknown; one line that says what was expected where.
@@ -111,15 +113,17 @@ class ImageFolderSplit(Dataset[tuple[Tensor, int]]):
         seed: int = 0,
         mean: Sequence[float] = IMAGENET_MEAN,
         std: Sequence[float] = IMAGENET_STD,
+        orientation: Orientation | None = None,
     ) -> None:
         folder = _split_folder(Path(root), train if split is None else split)
         try:
             images = _ClassFolders(folder, classes)
         except FileNotFoundError as error:  # torchvision's word for a class folder without images
             empty = [name for name in classes or _folders(folder) if not _has_image(folder / name)]
-            kinds = ", ".join(IMG_EXTENSIONS)
+            kinds = ", ".join(ENDINGS)
             raise ValueError(f"{folder / empty[0]} holds no image; expected files ending in {kinds}") from error
         self.augment, self.seed = augment, seed
+        self.orientation = orientation or Orientation(upright=False)
         self.classes: list[str] = images.classes
         samples: list[tuple[str, int]] = images.samples
         if split is None or holdout:
@@ -145,7 +149,7 @@ class ImageFolderSplit(Dataset[tuple[Tensor, int]]):
 
     def __getitem__(self, key: int | tuple[int, int]) -> tuple[Tensor, int]:
         turn, index = (0, key) if isinstance(key, int) else key
-        image, label = read_image(str(self.files[index])), int(self.labels[index])
+        image, label = read_image(str(self.files[index]), self.orientation), int(self.labels[index])
         if not self.augment:
             return self.transform(image), label
         with seeded(self.seed, turn, index):
@@ -157,7 +161,11 @@ def _folders(folder: Path) -> list[str]:
 
 
 def _has_image(folder: Path) -> bool:
-    return any(path.suffix.lower() in IMG_EXTENSIONS for path in folder.rglob("*") if path.is_file())
+    return any(_is_image(str(path)) for path in folder.rglob("*") if path.is_file())
+
+
+def _is_image(path: str) -> bool:
+    return path.lower().endswith(ENDINGS)
 
 
 def _split_folder(root: Path, split: str) -> Path:

@@ -16,6 +16,7 @@ from torch.utils.data import DataLoader, Dataset, default_collate
 
 from dcnlab.data.digits import DigitClassification, DigitDetection, DigitScenes, DigitSegmentation, Geometry
 from dcnlab.data.imagefolder import IMAGENET_MEAN, IMAGENET_STD, ImageFolderSplit
+from dcnlab.data.orientation import Orientation
 from dcnlab.data.samplers import EvaluationSampler, TrainingSampler
 
 
@@ -176,6 +177,8 @@ class ImageFolderDataModule(SplitsDataModule):
         seed: of the training order and the augmentation.
         mean: of red, green and blue, in 0..1.
         std: likewise.
+        exif: auto and ignore take images as stored, as torchvision's ImageFolder does, auto with a warning at the first
+            one that has an EXIF orientation; apply turns them upright.
 
     Raises:
         ValueError: a folder is missing or empty, or classes differ between splits; one line that says what and where.
@@ -194,8 +197,10 @@ class ImageFolderDataModule(SplitsDataModule):
         seed: int = 0,
         mean: Sequence[float] = IMAGENET_MEAN,
         std: Sequence[float] = IMAGENET_STD,
+        exif: str = "auto",
     ) -> None:
         common: dict[str, Any] = {"classes": classes, "image_size": image_size, "mean": mean, "std": std}
+        common["orientation"] = Orientation(exif, upright=False)
         training = ImageFolderSplit(root, train, holdout=val is None, augment=True, seed=seed, **common)
         validation = ImageFolderSplit(root, val, train, **common)
         testing = ImageFolderSplit(root, test, **common)

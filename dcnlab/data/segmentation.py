@@ -17,6 +17,7 @@ from torchvision.transforms.v2 import functional as F
 
 from dcnlab.data.annotations import strings
 from dcnlab.data.camvid import camvid_pairs
+from dcnlab.data.census import MOST_READ, Census, count_pixels
 from dcnlab.data.cityscapes import cityscapes_pairs
 from dcnlab.data.imagefile import read_image
 from dcnlab.data.imagefolder import IMAGENET_MEAN, IMAGENET_STD
@@ -32,6 +33,7 @@ from dcnlab.data.labels import (
     read_label,
 )
 from dcnlab.data.module import SplitsDataModule
+from dcnlab.data.orientation import Orientation
 from dcnlab.data.seeding import seeded
 from dcnlab.data.voc_segmentation import voc_pairs
 
@@ -97,6 +99,8 @@ class SegmentationSplit(Dataset[tuple[Tensor, Tensor]]):
         augment: whether this is the training split.
         seed: of the augmentation.
         read: reads the values of a label file.
+        orientation: says which images are turned as their EXIF orientation says, by the size of the label, which is
+            taken as stored; null is `auto`.
 
     Raises:
         ValueError: on taking an item: a file is broken, the sizes of image and label differ, or the label holds a value
@@ -118,12 +122,14 @@ class SegmentationSplit(Dataset[tuple[Tensor, Tensor]]):
         augment: bool = False,
         seed: int = 0,
         read: Callable[[Path], NDArray[np.integer]] = read_label,
+        orientation: Orientation | None = None,
     ) -> None:
         # In one block of memory: loader processes share it, where each would copy a list of paths as it counts them.
         self.files = strings([str(path) for pair in pairs for path in pair]).reshape(-1, 2)
         self.classes = check_classes(classes)
         self.lookup = counted_lookup(len(classes), ignore) if lookup is None else np.asarray(lookup, np.uint8)
         self.augment, self.seed, self.read = augment, seed, read
+        self.orientation = orientation or Orientation()
         steps: list[v2.Transform] = []
         if shorter_side is not None or (augment and random_scale is not None):
             steps.append(Rescale(shorter_side, random_scale if augment else None))
@@ -154,9 +160,14 @@ class SegmentationSplit(Dataset[tuple[Tensor, Tensor]]):
             image = self.transform(image)
         return image.as_subclass(Tensor), label.as_subclass(Tensor)[0].long()
 
+    def census(self, most: int = MOST_READ) -> Census:
+        """Count the pixels of each class in the label files, or in an evenly spaced sample of `most` of them."""
+        return count_pixels(self.files[:, 1].tolist(), self.read, self.classes, self.lookup, most)
+
     def _read(self, image_path: Path, label_path: Path) -> tuple[Tensor, Tensor]:
-        image = tv_tensors.Image(F.pil_to_tensor(read_image(image_path)))
         values = self.read(label_path)
+        size = (values.shape[0], values.shape[1])
+        image = tv_tensors.Image(F.pil_to_tensor(read_image(image_path, self.orientation, size)))
         if values.shape != tuple(image.shape[1:]):
             sizes = [f"{width}x{height}" for height, width in (values.shape, image.shape[1:])]
             raise ValueError(f"{label_path} is {sizes[0]} pixels, but its image {image_path} is {sizes[1]}")
@@ -214,6 +225,7 @@ class SegmentationDataModule(SplitsDataModule):
         batch_size: training images a process loads at a time.
         workers: loader processes.
         seed: of the training order and the augmentation.
+        exif: auto, apply or ignore: which images are turned as their EXIF orientation says, see `Orientation`.
 
     Raises:
         ValueError: data are missing or not right; one line that says what is expected where.
@@ -237,7 +249,9 @@ class SegmentationDataModule(SplitsDataModule):
         batch_size: int = 8,
         workers: int = 0,
         seed: int = 0,
+        exif: str = "auto",
     ) -> None:
+        orientation = Orientation(exif)
         if name not in _READERS:
             raise ValueError(f"data.name is {name!r}, no data set with a label a pixel; {nearest(name, _READERS)}")
 
@@ -256,6 +270,7 @@ class SegmentationDataModule(SplitsDataModule):
                 augment=augment,
                 seed=seed,
                 read=found.read,
+                orientation=orientation,
             )
 
         training = split(train, augment=True)

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import math
-import os
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,11 +11,13 @@ from xml.etree import ElementTree
 
 import numpy as np
 
-from dcnlab.data import imagefile
 from dcnlab.data.annotations import Annotations, check_class, check_names, starts, strings
+from dcnlab.data.imagefile import NamedFiles, image_size
 from dcnlab.data.imagelist import read_lines
 from dcnlab.data.labels import nearest
-from dcnlab.data.paths import check_relative, one_line, shown
+from dcnlab.data.orientation import Orientation
+from dcnlab.data.paths import one_line, shown
+from dcnlab.data.voc_lists import read_names
 
 VOC_CLASSES = (
     "aeroplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "cat", "chair", "cow",
@@ -27,9 +27,6 @@ VOC_CLASSES = (
 
 CLASSES_FILE = "classes.txt"
 """In the root: a class a line, where the classes are not VOC's."""
-
-SUFFIXES = (".jpg", ".jpeg", ".png", ".JPG", ".JPEG", ".PNG", ".bmp")
-"""Endings an image may have, the first that exists; VOC's own are .jpg."""
 
 LARGEST_XML = 16 * 2**20
 """Bytes; VOC's largest has 30 thousand."""
@@ -43,6 +40,7 @@ def read_voc(
     splits: str | Sequence[str] | None,
     classes: Sequence[str] | None = None,
     images: bool = True,
+    orientation: Orientation | None = None,
 ) -> Annotations:
     """Read the boxes of one split or of several joined.
 
@@ -56,13 +54,15 @@ def read_voc(
         classes: class names in the order of their labels; objects of others are left out. Null takes those of
             root/classes.txt, VOC's twenty where there is no such file.
         images: whether the images must be there; scoring does without.
+        orientation: says which images are turned, for annotations that state no size; None is `auto`.
 
     Raises:
         ValueError: a file is missing or not right; one line with the file, the value and the rule.
     """
-    folder = Path(root)
+    folder, orientation = Path(root), orientation or Orientation()
     years = _years(folder)
-    listed = [image for split in _each(splits) for image in _listed(folder, years, split)]
+    pictures = {year: NamedFiles(year / "JPEGImages") for year in years.values()}
+    listed = [image for split in _each(splits) for image in _listed(folder, years, split, pictures)]
     seen: dict[tuple[Path, str], str] = {}
     for image in listed:
         if (image.year, image.name) in seen:
@@ -74,8 +74,12 @@ def read_voc(
     files, sizes, counts, boxes, labels, difficult = [], [], [], [], [], []
     for image in listed:
         path = image.year / "Annotations" / f"{image.name}.xml"
-        picture = _picture(image, path) if images else image.year / "JPEGImages" / f"{image.name}.jpg"
-        size, objects = _read_xml(path, picture)
+        picture = pictures[image.year].find(image.name)
+        if picture is None:
+            picture = image.year / "JPEGImages" / f"{image.name}.jpg"
+            if images:
+                raise ValueError(f"{picture}, the image of {path}, is missing; {image.source} names it")
+        size, objects = _read_xml(path, picture, orientation)
         count = 0
         for number, (name, box, is_difficult) in enumerate(objects, 1):
             check_class(name, known, f"{path} object {number}", whose, "; data.classes or classes.txt lists others")
@@ -101,6 +105,7 @@ def read_voc(
         difficult=np.array(difficult, np.bool_),
         crowd=np.zeros(len(corners), np.bool_),
         category_ids=np.arange(1, len(chosen) + 1),
+        by_name=True,
     )
 
 
@@ -153,7 +158,7 @@ def _years(root: Path) -> dict[str, Path]:
     )
 
 
-def _listed(root: Path, years: dict[str, Path], split: str | None) -> list[_Listed]:
+def _listed(root: Path, years: dict[str, Path], split: str | None, pictures: dict[Path, NamedFiles]) -> list[_Listed]:
     """List the images of a split; null: all that have annotations."""
     number, _, name = ("", "", split) if split is None else split.rpartition("/")
     number = number.removeprefix("VOC")
@@ -173,15 +178,9 @@ def _listed(root: Path, years: dict[str, Path], split: str | None) -> list[_List
     if not path.is_file():
         lists = [entry.stem for entry in path.parent.glob("*.txt")]
         raise ValueError(f"{path}, the list of split {split!r}, is missing; {nearest(name, lists)}")
-    images = []
-    for line_number, line in read_lines(path):
-        source = f"{path} line {line_number}"
-        # Lists of one class have a second column: 1 the class is there, 0 it is there but difficult, -1 it is not.
-        column = re.fullmatch(r"(\S+)\s+(-1|0|1)", line)
-        if column is None or column[2] != "-1":
-            stem = line if column is None else column[1]
-            check_relative(stem, source)
-            images.append(_Listed(year, stem, source))
+    annotated = NamedFiles(year / "Annotations", (".xml",))
+    lines = read_names(path, lambda stem: stem in annotated or stem in pictures[year])
+    images = [_Listed(year, stem, f"{path} line {line_number}") for line_number, stem in lines]
     if not images:
         raise ValueError(f"{path} names no image")
     return images
@@ -204,16 +203,6 @@ def _known_classes(root: Path, years: dict[str, Path], classes: Sequence[str] | 
     return classes, "data.classes"
 
 
-def _picture(image: _Listed, annotation: Path) -> Path:
-    base = image.year / "JPEGImages" / image.name
-    for suffix in SUFFIXES:
-        # Not with_suffix: a name may hold a dot.
-        path = base.parent / f"{base.name}{suffix}"
-        if os.path.isfile(path):
-            return path
-    raise ValueError(f"{base}.jpg, the image of {annotation}, is missing; {image.source} names it")
-
-
 class _NoDoctype(ElementTree.TreeBuilder):
     """Refuses a document type, hence every entity, before the parser expands one."""
 
@@ -221,7 +210,9 @@ class _NoDoctype(ElementTree.TreeBuilder):
         raise ValueError("it declares a document type (DOCTYPE); annotations need none, and entities are not expanded")
 
 
-def _read_xml(path: Path, picture: Path) -> tuple[tuple[int, int], list[tuple[str, list[float], bool]]]:
+def _read_xml(
+    path: Path, picture: Path, orientation: Orientation
+) -> tuple[tuple[int, int], list[tuple[str, list[float], bool]]]:
     """Read height and width of an image, and its objects: name, box from 0, difficult or not."""
     try:
         with open(path, "rb") as file:
@@ -237,18 +228,17 @@ def _read_xml(path: Path, picture: Path) -> tuple[tuple[int, int], list[tuple[st
         raise ValueError(f"{path} cannot be read as XML ({one_line(error)})") from error
     if tree.tag != "annotation":
         raise ValueError(f"{path} begins with <{shown(tree.tag)}>, should be <annotation>")
-    size = _size(tree, path, picture)
+    size = _size(tree, path, picture, orientation)
     return size, [_object(node, f"{path} object {n}", size) for n, node in enumerate(tree.findall("object"), 1)]
 
 
-def _size(tree: ElementTree.Element, path: Path, picture: Path) -> tuple[int, int]:
+def _size(tree: ElementTree.Element, path: Path, picture: Path, orientation: Orientation) -> tuple[int, int]:
     """Height and width, from the file or, where it does not know them, from the image's head."""
     node = tree.find("size")
     height, width = (0.0, 0.0) if node is None else (_number(node, tag, str(path)) for tag in ("height", "width"))
     if height == 0 and width == 0:
         try:
-            with imagefile.opened(picture) as image:
-                return image.height, image.width
+            return image_size(picture, orientation)
         except ValueError as error:
             raise ValueError(f"{path} has no size, and its image cannot tell: {error}") from error
     for tag, value in (("height", height), ("width", width)):

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dcnlab.data import matfile
+from dcnlab.data.imagefile import NamedFiles
 from dcnlab.data.imagelist import read_lines, read_pairs
 from dcnlab.data.labels import (
     LabelledImages,
@@ -22,6 +23,7 @@ from dcnlab.data.labels import (
     read_label,
 )
 from dcnlab.data.paths import inside, one_line
+from dcnlab.data.voc_lists import read_names
 
 CLASSES = (
     "background",
@@ -136,17 +138,21 @@ def _listed(folder: Path, split: str) -> list[tuple[Path, Path]]:
     found = [path.stem for path in (folder / _LISTS).glob("*.txt")]
     if split not in found:
         raise ValueError(f"{folder / _LISTS} has no split {split!r}; {nearest(split, found)} ({_AUGMENTED[0]}: SBD)")
-    return [(_image(folder, id), folder / "SegmentationClass" / f"{id}.png") for id in _ids(folder, split)]
+    files = _Folder(folder)
+    return [(files.image(id), files.label(id)) for id in files.ids(split)]
 
 
 def _augmented(folder: Path, split: str) -> list[tuple[Path, Path]]:
+    files = _Folder(folder)
     for name in _AUGMENTED:
         path = folder / _LISTS / f"{name}.txt"
         if path.is_file():
-            if any(len(line.split()) > 1 for _, line in read_lines(path)):
+            lines = [line for _, line in read_lines(path)]
+            if any(len(line.split()) > 1 for line in lines) and not all(line in files.images for line in lines):
                 # The list that DeepLab's authors gave: image and label in a line, "/" standing for the folder.
                 return read_pairs(path, folder, "/")
-            return [(_image(folder, id), folder / "SegmentationClassAug" / f"{id}.png") for id in _ids(folder, name)]
+            files = _Folder(folder, "SegmentationClassAug")
+            return [(files.image(id), files.label(id)) for id in files.ids(name)]
     places = [parent / "benchmark_RELEASE" for parent in (folder, *folder.absolute().parents[:3])]
     sbd = next((place / "dataset" for place in places if (place / "dataset/cls").is_dir()), None)
     if sbd is None:
@@ -155,20 +161,30 @@ def _augmented(folder: Path, split: str) -> list[tuple[Path, Path]]:
             f"{folder}/SegmentationClassAug, or the folder benchmark_RELEASE beside {folder.name} or above it; "
             f"from {_SBD_SOURCE}"
         )
-    known, validated = _ids(folder, "train"), _ids(folder, "val")
+    known, validated = files.ids("train"), files.ids("val")
     further = dict.fromkeys(id for part in ("train", "val") for id in _ids_of(sbd / f"{part}.txt"))
-    pairs = [(_image(folder, id), folder / "SegmentationClass" / f"{id}.png") for id in known]
+    pairs = [(files.image(id), files.label(id)) for id in known]
     elsewhere = {*known, *validated}
-    pairs += [(_image(folder, id), sbd / "cls" / f"{id}.mat") for id in further if id not in elsewhere]
+    pairs += [(files.image(id), sbd / "cls" / f"{id}.mat") for id in further if id not in elsewhere]
     return pairs
 
 
-def _image(folder: Path, id: str) -> Path:
-    return folder / "JPEGImages" / f"{id}.jpg"
+class _Folder:
+    """Images and labels of one folder in VOC's layout; a file that is missing has VOC's own ending."""
 
+    def __init__(self, folder: Path, labels: str = "SegmentationClass") -> None:
+        self.folder = folder
+        self.images, self.labels = NamedFiles(folder / "JPEGImages"), NamedFiles(folder / labels, (".png",))
 
-def _ids(folder: Path, split: str) -> list[str]:
-    return _ids_of(folder / _LISTS / f"{split}.txt")
+    def image(self, id: str) -> Path:
+        return self.images.find(id) or self.images.folder / f"{id}.jpg"
+
+    def label(self, id: str) -> Path:
+        return self.labels.find(id) or self.labels.folder / f"{id}.png"
+
+    def ids(self, split: str) -> list[str]:
+        path = self.folder / _LISTS / f"{split}.txt"
+        return [id for _, id in read_names(path, lambda name: name in self.images)]
 
 
 def _ids_of(path: Path) -> list[str]:

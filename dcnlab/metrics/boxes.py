@@ -10,6 +10,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from dcnlab.data.ids import alike, is_id
+
 
 @dataclass(frozen=True)
 class GroundTruth:
@@ -138,11 +140,14 @@ def _entries(content: Mapping[str, Any], key: str) -> list[dict[str, Any]]:
 def _positions(ids: Sequence[Any], kind: str) -> dict[Any, int]:
     found: dict[Any, int] = {}
     for at, name in enumerate(ids):
-        if type(name) not in (int, str):
-            raise ValueError(f"{kind} {at}, counted from 0, has the id {name!r}; it must be a whole number or text")
+        if not isinstance(name, str) and not is_id(name):
+            raise ValueError(f"{kind} {at}, counted from 0, has the id {_shown(name)}; it must be a number or text")
         if name in found:
             raise ValueError(f"{kind} {name!r} is there twice; each must be there once")
         found[name] = at
+    pair = alike(found)
+    if pair is not None:
+        raise ValueError(f"the {kind} ids {pair[0]!r} and {pair[1]!r} differ in type only; make them one type")
     return found
 
 

@@ -62,6 +62,8 @@ class Detection(LightningModule):
         self.found: dict[int, dict[str, Tensor]] = {}
         self.detections: list[dict[str, Any]] = []
         self.pictures: list[Image] = []
+        self.metrics_over: dict[str, list[str]] = {}
+        """After a test: which classes its means are over, and which they leave out."""
 
     def forward(self, images: Sequence[Tensor]) -> Any:
         """Detections of images (3, h, w), as the model gives them."""
@@ -114,7 +116,10 @@ class Detection(LightningModule):
         self.found[int(target["image_id"])] = {name: values.cpu() for name, values in numbers.items()}
 
     def _score(self, split: str, truth: Mapping[str, Any]) -> list[dict[str, Any]]:
-        """Log the scores; the first process computes them, from every image once, for all."""
+        """Log the scores; the first process computes them, from every image once, for all.
+
+        A class without an object to find has no score, and a split without one has none at all.
+        """
         found, self.found = gathered(self.found), {}
         results: list[dict[str, Any]] = []
         scores: dict[str, float] = {}
@@ -127,6 +132,12 @@ class Detection(LightningModule):
         scores = self.trainer.strategy.broadcast(scores)
         known = {f"{split}/{name}": value for name, value in scores.items() if value == value}
         self.log_dict(known if split == "test" else {k: v for k, v in known.items() if k.count("/") == 1})
+        if split == "test":
+            key = "ap" if self.protocol == "coco" else "ap50"
+            parts: dict[str, list[str]] = {"classes": [], "left_out": []}
+            for name in self.classes:
+                parts["classes" if f"test/{key}/{name}" in known else "left_out"].append(name)
+            self.metrics_over = parts
         return results
 
     def configure_optimizers(self) -> Any:

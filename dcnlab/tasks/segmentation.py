@@ -11,7 +11,7 @@ from pytorch_lightning import LightningModule
 from torch import Tensor
 from torch.nn.functional import interpolate
 
-from dcnlab.config import ConfigError, OptimConfig, TestConfig
+from dcnlab.config import OptimConfig, TestConfig
 from dcnlab.metrics.miou import MeanIoU
 from dcnlab.models.deeplab import DeepLab
 from dcnlab.tasks.optim import optimizer_and_schedule
@@ -48,6 +48,8 @@ class Segmentation(LightningModule):
         self.val_scores, self.test_scores = MeanIoU(len(classes)), MeanIoU(len(classes))
         self.step_means = StepMeans()
         self.pictures: list[Image] = []
+        self.metrics_over: dict[str, list[str]] = {}
+        """After a test: which classes its means are over, and which they leave out."""
 
     def forward(self, images: Tensor) -> Tensor:
         """Logits (N, classes, H, W) of images (N, 3, H, W)."""
@@ -71,8 +73,10 @@ class Segmentation(LightningModule):
             self.val_scores.update(segment(self.model, images, labels.shape[-2:]), labels)
 
     def on_validation_epoch_end(self) -> None:
-        """Score the split over all processes."""
-        self.log("val/miou", self.val_scores.compute())
+        """Score the split over all processes; a split whose pixels are all ignored has no score."""
+        miou = self.val_scores.compute()
+        if not miou.isnan():
+            self.log("val/miou", miou)
         self.val_scores.reset()
 
     def test_step(self, batch: tuple[Tensor, Tensor], index: int) -> None:
@@ -88,19 +92,19 @@ class Segmentation(LightningModule):
                 self.pictures.append(segmentation_panel(picture, label, prediction, self.classes))
 
     def on_test_epoch_end(self) -> None:
-        """Score the split over all processes; a class that is neither labelled nor found has no figure.
+        """Score the split over all processes; a class that is neither labelled nor found has no score.
 
-        Raises:
-            ConfigError: all pixels are ignored, as in the test splits that data sets keep the labels of.
+        Nothing has a score where all pixels are ignored, as in test splits whose labels are kept secret.
         """
-        scores = {"test/miou": self.test_scores.compute()}
-        if scores["test/miou"].isnan():
-            raise ConfigError("data.test has no pixel with a class, only ignored ones; mIoU needs a split with labels")
-        for name, iou in zip(self.classes, self.test_scores.per_class(), strict=True):
-            if not iou.isnan():
-                scores[f"test/iou/{name}"] = iou.float()
-        self.log_dict(scores)
+        miou, each = self.test_scores.compute(), self.test_scores.per_class()
+        scores = {"test/miou": miou, **{f"test/iou/{name}": iou for name, iou in zip(self.classes, each, strict=True)}}
+        known = {name: value.float() for name, value in scores.items() if not value.isnan()}
+        self.log_dict(known)
         self.test_scores.reset()
+        parts: dict[str, list[str]] = {"classes": [], "left_out": []}
+        for name in self.classes:
+            parts["classes" if f"test/iou/{name}" in known else "left_out"].append(name)
+        self.metrics_over = parts
 
     def configure_optimizers(self) -> Any:
         """The optimizer over the groups of `parameter_groups`, its schedule advanced by a step."""

@@ -167,6 +167,17 @@ def test_without_a_place_the_figure_is_kept_in_the_run_and_a_file_of_any_size_is
     assert drawn.notes == ["no RoI scores 1 or more; the best one is shown"]
 
 
+def test_a_photograph_is_drawn_as_viewers_show_it_unless_the_key_says_as_stored(run, tmp_path):
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    Image.new("RGB", (90, 60)).save(tmp_path / "photo.jpg", exif=exif)
+    assert draw(run, str(tmp_path / "photo.jpg"), at=["59,89"]).paths
+    with pytest.raises(ConfigError, match="x must be below 60, y below 90"):
+        draw(run, str(tmp_path / "photo.jpg"), at=["89,59"])
+    with pytest.raises(ConfigError, match="x must be below 90, y below 60"):
+        draw(run, str(tmp_path / "photo.jpg"), at=["59,89"], overrides=["data.exif=ignore"])
+
+
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [

@@ -104,3 +104,10 @@ def test_both_kinds_of_label_give_the_same_labels(tmp_path):
 
 def test_there_are_nineteen_classes():
     assert len(VALUES) == 19
+
+
+def test_images_may_have_other_endings(root):
+    path = root / "leftImg8bit/train/ulm/ulm_0_0_leftImg8bit.png"
+    path.rename(path.with_suffix(".JPG"))
+    (image, label), *_ = cityscapes_pairs(root, "train").pairs
+    assert (image.name, label.name) == ("ulm_0_0_leftImg8bit.JPG", "ulm_0_0_gtFine_labelIds.png")

@@ -222,3 +222,66 @@ def test_mutated_files_are_read_or_refused_in_one_line(root):
             messages.append(str(error))
     assert min(read, len(messages)) > 20
     assert [message for message in messages if not re.fullmatch(r"[^\n]{10,2000}", message)] == []
+
+
+@pytest.mark.parametrize(
+    ("images", "categories"),
+    [(["frame-0", "frame-1"], ["k", "d"]), ([1.5, 2.25], [3.5, 1]), ([7, "frame"], [2**40, -1]), ([2**62, 3], [1, 2])],
+)
+def test_ids_are_those_that_pycocotools_takes_and_detections_keep_their_type(root, images, categories):
+    said = content()
+    renamed = {70: images[0], 7: images[1], 9: categories[0], 4: categories[1]}
+    for entry in (*said["images"], *said["categories"]):
+        entry["id"] = renamed[entry["id"]]
+    for entry in said["annotations"]:
+        entry["image_id"], entry["category_id"] = renamed[entry["image_id"]], renamed[entry["category_id"]]
+    write(root, said)
+    data = read_coco(root, "train")
+    theirs = COCO(str(root / "annotations/instances_train.json"))
+    position = data.image_ids.tolist().index(images[1])
+    assert data.offsets[position + 1] - data.offsets[position] == len(theirs.imgToAnns[images[1]]) == 2
+    found = {"image_id": position, "category_id": data.classes.index("dog") + 1, "bbox": [0, 0, 1, 1], "score": 1.0}
+    (named,) = data.own_names([found])
+    assert json.loads(json.dumps(named)) == {**found, "image_id": images[1], "category_id": categories[0]}
+    assert type(named["image_id"]) is type(images[1])
+    assert type(named["category_id"]) is type(categories[0])
+
+
+@pytest.mark.parametrize("part", ["images", "categories"])
+@pytest.mark.parametrize(("one", "other"), [(1, "1"), ("1.5", 1.5), (1.0, "1")])
+def test_ids_that_differ_in_type_only_are_refused(root, part, one, other):
+    said = content()
+    said[part][0]["id"], said[part][1]["id"] = one, other
+    message = error_of(lambda: (write(root, {**said, "annotations": []}), read_coco(root, "train")))
+    assert "differ in type only" in message
+
+
+@pytest.mark.parametrize("bad", [None, True, [1], float("nan"), 2**63, "\ud800", "x" * 1025])
+def test_what_is_no_id_is_refused(root, bad):
+    said = content()
+    said["images"][0]["id"] = bad
+    write(root, said)
+    assert "image at position 0 has the id" in error_of(lambda: read_coco(root, "train"))
+
+
+def test_an_annotation_of_the_other_type_names_the_id_that_it_may_mean(root):
+    said = content()
+    said["annotations"][0]["image_id"] = "7"
+    write(root, said)
+    assert "image_id '7', which is no image's id; nearest is 7" in error_of(lambda: read_coco(root, "train"))
+
+
+def test_a_test_file_without_annotations_has_no_boxes(root):
+    said = content()
+    del said["annotations"]
+    write(root, said)
+    assert read_coco(root, "train").offsets.tolist() == [0, 0, 0]
+
+
+def test_joined_splits_keep_the_ids_of_either(root):
+    said = content()
+    for number, entry in enumerate(said["images"]):
+        entry["id"] = f"frame-{number}"
+    (root / "annotations/instances_val.json").write_text(json.dumps({**said, "annotations": []}))
+    (root / "val").symlink_to(root / "train")
+    assert read_coco(root, ["train", "val"]).image_ids.tolist() == [70, 7, "frame-0", "frame-1"]

@@ -82,3 +82,12 @@ def test_an_entry_that_is_no_object_is_shown():
 def test_wrong_annotations_are_named(spoilt, words):
     with pytest.raises(ValueError, match=words):
         GroundTruth.of({**GT, **spoilt})
+
+
+def test_ids_are_numbers_or_text_and_never_differ_in_type_only():
+    truth = GroundTruth.of({**GT, "images": [{"id": 7}, {"id": 1.5}, {"id": "a\xa0b"}]})
+    assert truth.image_ids == [7, 1.5, "a\xa0b"]
+    with pytest.raises(ValueError, match="the image ids 7 and '7' differ in type only"):
+        GroundTruth.of({**GT, "images": [{"id": 7}, {"id": "7"}]})
+    with pytest.raises(ValueError, match="image 1, counted from 0, has the id nan; it must be a number or text"):
+        GroundTruth.of({**GT, "images": [{"id": 7}, {"id": float("nan")}]})

@@ -1,0 +1,60 @@
+"""Ids of images and categories as COCO's tools take them: whole numbers, other numbers and text."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+LONGEST = 1024
+"""Characters of an id that is text."""
+
+
+def is_id(value: object) -> bool:
+    """Whether a value is a whole number of 64 bits, another finite number, or text that UTF-8 can hold."""
+    if isinstance(value, str):
+        return len(value) <= LONGEST and not any("\ud800" <= letter <= "\udfff" for letter in value)
+    if type(value) is int:
+        return -(2**63) <= value < 2**63
+    return type(value) is float and math.isfinite(value)
+
+
+def alike(ids: Iterable[Any]) -> tuple[Any, Any] | None:
+    """Find two ids that differ in type only, such as 1 and "1", which COCO's own tools take for one; None: all differ.
+
+    Args:
+        ids: distinct.
+    """
+    ids = list(ids)
+    if len(set(map(type, ids))) < 2:
+        return None
+    seen: dict[str, Any] = {}
+    for value in ids:
+        text = str(int(value)) if isinstance(value, float) and value == int(value) else str(value)
+        if text in seen:
+            return seen[text], value
+        seen[text] = value
+    return None
+
+
+def in_order(value: Any) -> tuple[bool, Any]:
+    """Key that sorts ids: numbers first, then text."""
+    return (True, value) if isinstance(value, str) else (False, value)
+
+
+def column(ids: Sequence[Any]) -> NDArray[Any]:
+    """Store ids in one block of memory; ids of several types are stored as objects."""
+    kinds = set(map(type, ids)) or {int}
+    if kinds == {str}:
+        return np.array(ids, np.dtypes.StringDType())
+    if len(kinds) == 1:
+        return np.array(ids, np.int64 if kinds == {int} else np.float64)
+    return np.array(ids, object)
+
+
+def plain(value: Any) -> Any:
+    """Take an id out of a column as the file has it."""
+    return value.item() if isinstance(value, np.generic) else value

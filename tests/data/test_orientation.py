@@ -1,0 +1,164 @@
+"""EXIF orientation, against PIL's own ImageOps: which images are turned, and what is said where nothing decides it."""
+
+import json
+import logging
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image, ImageOps
+
+from dcnlab.data.coco_detection import read_coco
+from dcnlab.data.detection import DetectionDataModule, DetectionSplit
+from dcnlab.data.imagefile import image_size, read_image
+from dcnlab.data.imagefolder import ImageFolderSplit
+from dcnlab.data.module import ImageFolderDataModule
+from dcnlab.data.orientation import Orientation
+from dcnlab.data.segmentation import SegmentationSplit
+from dcnlab.data.voc_detection import read_voc
+
+PLAIN = {"mean": (0, 0, 0), "std": (1, 1, 1)}
+
+
+def save(path, orientation, size=(4, 6)):
+    """Save noise, without loss, under an EXIF orientation; returns its pixels stored and upright."""
+    pixels = np.random.default_rng(0).integers(0, 255, (*size, 3), np.uint8)
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(pixels).save(path, exif=exif, **({"lossless": True} if path.suffix == ".webp" else {}))
+    upright = Image.fromarray(pixels)
+    upright.getexif()[0x0112] = orientation
+    return pixels, np.asarray(ImageOps.exif_transpose(upright))
+
+
+@pytest.fixture
+def said(caplog):
+    """Gives the warnings of the package so far."""
+    caplog.set_level(logging.WARNING, "dcnlab")
+    return lambda: caplog.messages
+
+
+@pytest.mark.parametrize("ending", [".png", ".webp", ".tif"])
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_every_orientation_in_every_format_is_turned_as_pillow_turns_it(tmp_path, ending, orientation):
+    path = tmp_path / f"a{ending}"
+    stored, upright = save(path, orientation)
+    assert np.array_equal(read_image(path, Orientation("apply")), upright)
+    assert np.array_equal(read_image(path, Orientation("ignore")), stored)
+    assert np.array_equal(read_image(path), stored)
+    assert image_size(path, Orientation("apply")) == upright.shape[:2]
+    assert image_size(path, Orientation("ignore")) == stored.shape[:2]
+
+
+@pytest.mark.parametrize("orientation", [5, 6, 7, 8])
+def test_the_annotations_size_decides_about_lying_images_without_a_word(tmp_path, said, orientation):
+    path = tmp_path / "a.png"
+    stored, upright = save(path, orientation)
+    for annotated, expected in (((6, 4), upright), ((4, 6), stored)):
+        assert np.array_equal(read_image(path, Orientation(), annotated), expected)
+    assert said() == []
+
+
+@pytest.mark.parametrize(("orientation", "size"), [(2, (4, 6)), (3, (4, 6)), (4, (4, 6)), (6, (5, 5)), (3, (5, 5))])
+def test_where_the_size_leaves_it_open_images_are_turned_and_the_first_one_is_named(tmp_path, said, orientation, size):
+    rule = Orientation()
+    for name in ("a.png", "b.png"):
+        _, upright = save(tmp_path / name, orientation, size)
+        assert np.array_equal(read_image(tmp_path / name, rule, size), upright)
+    assert len(said()) == 1
+    for part in (str(tmp_path / "a.png"), f"orientation {orientation}", "data.exif=apply", "data.exif=ignore"):
+        assert part in said()[0]
+
+
+def test_damaged_exif_is_no_orientation(tmp_path, said):
+    path = tmp_path / "a.jpg"
+    Image.new("RGB", (6, 4)).save(path, exif=b"Exif\x00\x00II*\x00\xff\xff\xff\xff")
+    assert read_image(path, Orientation()).size == (6, 4)
+    assert said() == []
+
+
+def coco(root, orientation, height, width, count=1):
+    """A split of images of 4 x 6 stored pixels with a box at the left, annotated as of this height and width."""
+    images = [{"id": n, "file_name": f"{n}.png", "height": height, "width": width} for n in range(count)]
+    boxes = [{"id": n, "image_id": n, "category_id": 1, "bbox": [0, 0, 2, 3]} for n in range(count)]
+    (root / "annotations").mkdir(exist_ok=True)
+    content = {"images": images, "categories": [{"id": 1, "name": "cat"}], "annotations": boxes}
+    (root / "annotations/instances_train.json").write_text(json.dumps(content))
+    saved = [save(root / f"train/{n}.png", orientation) for n in range(count)]
+    return saved[0]
+
+
+def test_a_lying_photograph_of_coco_is_turned_with_its_boxes_where_they_are(tmp_path):
+    _, upright = coco(tmp_path, 6, 6, 4)
+    image, target = DetectionSplit(read_coco(tmp_path, "train"), None, None, **PLAIN)[0]
+    assert torch.equal((image * 255).round().byte(), torch.tensor(upright).permute(2, 0, 1))
+    assert target["boxes"].tolist() == [[0, 0, 2, 3]]
+    assert target["size"] == (6, 4)
+
+
+@pytest.mark.parametrize(("exif", "height", "width"), [("ignore", 6, 4), ("apply", 4, 6), ("auto", 4, 5)])
+def test_a_size_that_the_rule_does_not_give_is_refused_with_the_rule(tmp_path, exif, height, width):
+    coco(tmp_path, 6, height, width)
+    split = DetectionSplit(read_coco(tmp_path, "train"), orientation=Orientation(exif))
+    with pytest.raises(ValueError, match=r"\A[^\n]*0\.png has height [^\n]*orientation|ignore[^\n]*\Z"):
+        split[0]
+
+
+def test_loader_processes_warn_once_together(tmp_path, capfd):
+    coco(tmp_path, 3, 4, 6, count=12)
+    data = DetectionDataModule(
+        "coco", tmp_path, val=None, test="train", shorter_side=None, longer_side=None, batch_size=1, workers=2
+    )
+    logger = logging.getLogger("dcnlab")
+    handler = logging.StreamHandler()  # of the real stderr, which forked processes share
+    logger.addHandler(handler)
+    try:
+        assert len(list(data.test_dataloader())) == len(list(data.train_dataloader())) == 12
+    finally:
+        logger.removeHandler(handler)
+    assert capfd.readouterr().err.count("EXIF orientation 3") == 1
+
+
+def test_voc_without_a_size_takes_the_turned_images(tmp_path):
+    for part in ("Annotations", "ImageSets/Main"):
+        (tmp_path / part).mkdir(parents=True)
+    save(tmp_path / "JPEGImages/a.png", 6)
+    box = "<bndbox><xmin>1</xmin><ymin>1</ymin><xmax>4</xmax><ymax>6</ymax></bndbox>"
+    (tmp_path / "Annotations/a.xml").write_text(f"<annotation><object><name>cat</name>{box}</object></annotation>")
+    assert read_voc(tmp_path, None).sizes.tolist() == [[6, 4]]
+    with pytest.raises(ValueError, match="leaves the image"):
+        read_voc(tmp_path, None, orientation=Orientation("ignore"))
+
+
+@pytest.mark.parametrize("turned", [True, False])
+def test_a_label_decides_about_its_image_and_is_not_turned_itself(tmp_path, said, turned):
+    stored, upright = save(tmp_path / "a.png", 6)
+    expected = upright if turned else stored
+    label = np.arange(24, dtype=np.uint8).reshape(expected.shape[:2])
+    Image.fromarray(label).save(tmp_path / "label.png")
+    split = SegmentationSplit([(tmp_path / "a.png", tmp_path / "label.png")], [str(n) for n in range(24)], **PLAIN)
+    image, found = split[0]
+    assert torch.equal((image * 255).round().byte(), torch.tensor(expected).permute(2, 0, 1))
+    assert np.array_equal(found, label)
+    assert said() == []
+
+
+def test_image_folders_stay_as_stored_with_a_warning_until_the_key_turns_them(tmp_path, said):
+    for split in ("train", "test"):
+        stored, upright = save(tmp_path / split / "cat/a.png", 3, (32, 32))
+    kept = {exif: _first(tmp_path, exif) for exif in ("auto", "apply", "ignore")}
+    assert torch.equal(kept["auto"], kept["ignore"])
+    assert torch.equal(kept["apply"], kept["ignore"].flip(1, 2))
+    assert not np.array_equal(stored, upright)
+    assert len(said()) == 1
+    assert "a.png has the EXIF orientation 3" in said()[0]
+    assert "taken as stored" in said()[0]
+
+
+def _first(root: Path, exif: str) -> torch.Tensor:
+    # The shorter side becomes 32 pixels, of which 28 are the crop: the middle, which a half turn keeps in place.
+    data = ImageFolderDataModule(root, val="test", image_size=28, exif=exif)
+    assert isinstance(data.test, ImageFolderSplit)
+    return data.test[0][0]

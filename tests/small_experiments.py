@@ -35,6 +35,12 @@ model:
   rois: 8
 """,
 }
+MIXED = (
+    EXPERIMENTS["detection"]
+    .replace("root: shapes, batch_size: 1", "root: mixed, batch_size: 2")
+    .replace("rois: 8", "rois: 8\n  ohem: true")
+)
+"""Detection with hard example mining, on images of several sizes, two at a time: the larger one pads the other."""
 OBJECT = "<object><name>{}</name><bndbox><xmin>{}</xmin><ymin>{}</ymin><xmax>{}</xmax><ymax>{}</ymax></bndbox></object>"
 SPLITS = {"train": range(16), "test": range(16, 23), "pair": range(16, 18)}
 
@@ -46,8 +52,12 @@ def write_data() -> None:
     """
     for name, text in EXPERIMENTS.items():
         Path(f"{name}.yaml").write_text(COMMON + text)
+    write_shapes(Path("shapes"), [(64, 64)])
+
+
+def write_shapes(root: Path, sizes: list[tuple[int, int]]) -> None:
+    """Write a VOC folder of images that take the sizes, height and width, in turn; squares also into `folders`."""
     random = np.random.default_rng(0)
-    root = Path("shapes")
     for name in ("JPEGImages", "Annotations", "SegmentationClass", "ImageSets/Main", "ImageSets/Segmentation"):
         (root / name).mkdir(parents=True)
     (root / "classes.txt").write_text("blue\nred\n")
@@ -55,7 +65,9 @@ def write_data() -> None:
         for kind in ("Main", "Segmentation"):
             (root / "ImageSets" / kind / f"{split}.txt").write_text("".join(f"{number}\n" for number in numbers))
     for number in range(23):
-        pixels, label = random.integers(90, 160, (64, 64, 3)).astype(np.uint8), np.zeros((64, 64), np.uint8)
+        height, width = sizes[number % len(sizes)]
+        pixels = random.integers(90, 160, (height, width, 3)).astype(np.uint8)
+        label = np.zeros((height, width), np.uint8)
         red, side = number % 2, int(random.integers(20, 40))
         x, y = (int(random.integers(0, 64 - side)) for _ in "xy")
         pixels[y : y + side, x : x + side] = (220, 40, 40) if red else (40, 40, 220)
@@ -64,7 +76,7 @@ def write_data() -> None:
         picture = Image.fromarray(pixels)
         picture.save(root / f"JPEGImages/{number}.jpg")
         Image.fromarray(label).save(root / f"SegmentationClass/{number}.png")
-        size = "<size><width>64</width><height>64</height><depth>3</depth></size>"
+        size = f"<size><width>{width}</width><height>{height}</height><depth>3</depth></size>"
         box = OBJECT.format("red" if red else "blue", x + 1, y + 1, x + side, y + side)
         (root / f"Annotations/{number}.xml").write_text(f"<annotation>{size}{box}</annotation>")
         for split, numbers in SPLITS.items():

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from small_experiments import EXPERIMENTS, write_data
+from small_experiments import COMMON, EXPERIMENTS, MIXED, write_data, write_shapes
 
 from dcnlab import configfile, experiment
 from dcnlab.tasks.classification import Classification
@@ -107,3 +107,32 @@ def test_two_processes_log_the_losses_and_scores_that_one_does(home, name):
         for key, value in row.items():
             if value and key.startswith(("train/", "val/")):  # offsets are those of the first process alone
                 assert float(other[key]) == pytest.approx(float(value), rel=1e-3, abs=1e-4), (row["step"], key)
+
+
+def train_mixed(rank: int, world: int, home: str, port: int) -> None:
+    """One rank of several trains on images of several sizes."""
+    os.chdir(home)
+    torch.set_num_threads(1)
+    if world > 1:  # as a launcher does
+        os.environ |= {"LOCAL_RANK": str(rank), "RANK": str(rank), "NODE_RANK": "0", "WORLD_SIZE": str(world)}
+        os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    experiment.fit(configfile.load("mixed.yaml", [f"id=on{world}", f"trainer.devices={world}"]))
+
+
+@pytest.mark.slow
+def test_images_of_several_sizes_train_the_same_on_one_two_and_four_ranks(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    write_shapes(Path("mixed"), [(64, 64), (64, 96), (96, 64), (64, 80)])
+    Path("mixed.yaml").write_text(COMMON.replace("max_steps: 20", "max_steps: 8") + MIXED)
+    for world in (1, 2, 4):
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            port = free.getsockname()[1]
+        torch.multiprocessing.spawn(train_mixed, (world, str(tmp_path), port), nprocs=world)
+    one, *others = (
+        torch.load(f"runs/mixed/on{world}/checkpoints/last.ckpt", weights_only=True)["state_dict"]
+        for world in (1, 2, 4)
+    )
+    for other in others:
+        for key, value in one.items():
+            torch.testing.assert_close(other[key], value, rtol=1e-3, atol=1e-5, msg=lambda m, k=key: f"{k}: {m}")

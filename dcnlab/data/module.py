@@ -69,7 +69,8 @@ class SplitsDataModule(LightningDataModule):
             )
         batches = 1 if self.trainer is None else self.trainer.accumulate_grad_batches
         start = (self.start[0], self.start[1] * self.batch_size)
-        sampler = TrainingSampler(_length(self.train), self.seed, *self._share(), self.batch_size * batches, start)
+        step = self.batch_size * batches
+        sampler = TrainingSampler(images, self.seed, *self._share(), self.batch_size, step, start)
         drop_last = len(sampler) >= self.batch_size
         return self._loader(self.train, sampler, self.batch_size, drop_last)
 

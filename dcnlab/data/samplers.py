@@ -1,4 +1,4 @@
-"""Which images a process loads, in training and in evaluation, with one process or many."""
+"""Which images a rank loads, in training and in evaluation, on one rank or many."""
 
 from __future__ import annotations
 
@@ -9,39 +9,58 @@ from torch.utils.data import Sampler
 
 
 class TrainingSampler(Sampler[tuple[int, int]]):
-    """A new order in every pass over the data, known from the seed and the pass alone, shared out among the processes.
+    """A new order in every epoch, known from the seed and the epoch alone, dealt out to the ranks in whole batches.
 
-    Yields pairs (pass, index), so that a data set can derive an image's augmentation from them. All processes get
-    equally many images: what is left over when the images do not divide by the processes sits out one pass.
+    Yields pairs (epoch, index), so that a data set can derive an image's augmentation from them. A batch holds the same
+    images on any number of ranks, for images of several sizes are padded to the largest of their batch. All ranks get
+    equally many images: those left over sit out one epoch.
 
     Args:
         length: images in the data set.
         seed: of the order.
-        rank: this process, from 0.
-        world: number of processes.
-        step: images that a process takes for a step of the optimizer. Those left over at the end of a pass sit out,
-            where there are enough for a step: so many processes or so many, a pass has the same steps.
-        start: where a resumed training goes on: the pass, and how many images of it this process has had.
+        rank: this rank, from 0.
+        world: number of ranks.
+        batch: images that a rank loads at a time.
+        step: images that a rank takes for a step of the optimizer. Those left over at the end of an epoch sit out,
+            where there are enough for a step: an epoch has the same steps on any number of ranks.
+        start: where a resumed training goes on: the epoch, and how many images of it this rank has had.
     """
 
     def __init__(
-        self, length: int, seed: int = 0, rank: int = 0, world: int = 1, step: int = 1, start: tuple[int, int] = (0, 0)
+        self,
+        length: int,
+        seed: int = 0,
+        rank: int = 0,
+        world: int = 1,
+        batch: int = 1,
+        step: int = 1,
+        start: tuple[int, int] = (0, 0),
     ) -> None:
-        self.length, self.seed, self.rank, self.world, self.step = length, seed, rank, world, step
-        # Loader processes ask for the first batches before Lightning has said which pass it is.
+        self.length, self.seed, self.rank, self.world = length, seed, rank, world
+        self.batch, self.step = batch, step
+        # Loader processes ask for the first batches before Lightning has said which epoch it is.
         self.start, self.epoch = start, start[0]
 
     def set_epoch(self, epoch: int) -> None:
-        """Say which pass comes next; Lightning calls this before each."""
+        """Say which epoch comes next; Lightning calls this before each."""
         self.epoch = epoch
 
     def __iter__(self) -> Iterator[tuple[int, int]]:
-        # Both numbers in one seed: seed 0's second pass must not be seed 1's first.
+        # Both numbers in one seed: seed 0's second epoch must not be seed 1's first.
         generator = torch.Generator().manual_seed(self.seed * 1_000_003 + self.epoch)
         order = torch.randperm(self.length, generator=generator)
         had = self.start[1] if self.epoch == self.start[0] else 0
-        for index in order[self.rank : len(self) * self.world : self.world][had:].tolist():
-            yield self.epoch, index
+        for place in self._places()[had:]:
+            yield self.epoch, int(order[place])
+
+    def _places(self) -> list[int]:
+        """Where this rank's images stand in the order: of each round of batches its own; the last may be shorter."""
+        places: list[int] = []
+        for first in range(0, len(self), self.batch):
+            size = min(self.batch, len(self) - first)
+            begin = first * self.world + self.rank * size
+            places += range(begin, begin + size)
+        return places
 
     def __len__(self) -> int:
         share = self.length // self.world
@@ -49,14 +68,14 @@ class TrainingSampler(Sampler[tuple[int, int]]):
 
 
 class EvaluationSampler(Sampler[int]):
-    """Every image once over all processes: process r takes r, r + world, ... and nothing is padded.
+    """Every image once over all ranks: rank r takes r, r + world, ... and nothing is padded.
 
-    Processes may get one image more or fewer than others, so metrics must sum counts, never average averages.
+    Ranks may get one image more or fewer than others, so metrics must sum counts, never average averages.
 
     Args:
         length: images in the data set.
-        rank: this process, from 0.
-        world: number of processes.
+        rank: this rank, from 0.
+        world: number of ranks.
     """
 
     def __init__(self, length: int, rank: int = 0, world: int = 1) -> None:

@@ -35,6 +35,23 @@ def test_a_step_of_the_optimizer_sees_the_same_images_on_any_number_of_processes
     assert steps == [sorted(order[k : k + 8]) for k in (0, 8, 16)]
 
 
+@pytest.mark.parametrize("world", [1, 2, 4])
+def test_a_batch_holds_the_same_images_on_any_number_of_ranks(world):
+    # Batches of two, an effective batch of eight: images of several sizes are padded to the largest of their batch.
+    shares = [[i for _, i in TrainingSampler(29, 3, rank, world, 2, 8 // world)] for rank in range(world)]
+    batches = [tuple(share[k : k + 2]) for k in range(0, len(shares[0]), 2) for share in shares]
+    order = [index for _, index in TrainingSampler(29, 3)]
+    assert batches == [tuple(order[k : k + 2]) for k in range(0, 24, 2)]
+
+
+@pytest.mark.parametrize(("length", "world", "batch"), [(5, 2, 8), (7, 2, 2), (9, 4, 4), (11, 3, 2)])
+def test_batches_that_do_not_fill_repeat_no_image(length, world, batch):
+    shares = [[i for _, i in TrainingSampler(length, 3, rank, world, batch, 4 * batch)] for rank in range(world)]
+    assert {len(share) for share in shares} == {length // world}
+    drawn = list(itertools.chain(*shares))
+    assert len(set(drawn)) == len(drawn)
+
+
 def test_a_pass_that_is_no_whole_step_is_still_trained_on():
     assert len(list(TrainingSampler(5, step=8))) == 5
 

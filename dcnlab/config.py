@@ -199,8 +199,8 @@ class BackboneConfig:
     """resnet10_slim (for the embedded digits) | resnet18 | resnet34 | resnet50 | resnet101 | resnet152 |
     aligned_inception_resnet (the paper's second; without ImageNet's weights)."""
     weights: str = "none"
-    """none | imagenet | a path: a state dict (.pt, .safetensors, .npz; also under Caffe's and MXNet's names), a run's
-    checkpoint or export."""
+    """none | imagenet | a path: a state dict (.pt, .safetensors, .npz; also in the forms of Caffe, MXNet, torchvision's
+    scripts, mmdetection, detectron2 and timm), a run's checkpoint or export."""
     stride_on_1x1: bool = False
     """Stages stride on their first 1x1 convolution, as in the original ResNet, not on the 3x3 (dense tasks; resnet50,
     101, 152)."""

@@ -96,27 +96,23 @@ def parameters(model: nn.Module) -> int:
 def macs(model: nn.Module, image: Tensor) -> int:
     """Multiply-adds of one forward pass: convolutions, plain and deformable, and matrix products.
 
-    The bilinear sampling of a deformable convolution is not counted.
+    Bilinear sampling is not counted: neither a deformable convolution's nor RoI pooling, which is nothing else.
 
     Args:
         model: the network; put back into the mode it was in.
         image: (N, C, H, W); the count is that of all N.
     """
-    import dcnlab.ops  # noqa: F401  (makes the operator known to torch)
+    import dcnlab.ops  # noqa: F401  (makes the operators known to torch, and to its counter)
 
     training = model.training
     model.eval()
-    counter = FlopCounterMode(display=False, custom_mapping={torch.ops.dcnlab.deform_conv2d: _deform_conv2d_flops})
+    poolings = (torch.ops.dcnlab.deform_ps_roi_pool, torch.ops.dcnlab.deform_roi_pool)
+    counter = FlopCounterMode(display=False, custom_mapping=dict.fromkeys(poolings, _nothing))
     with torch.no_grad(), counter:
         model(image)
     model.train(training)
     return counter.get_total_flops() // 2
 
 
-def _deform_conv2d_flops(
-    input: Any, offset: Any, mask: Any, weight: Any, *args: Any, out_shape: Any, **kwargs: Any
-) -> int:
-    """Two operations a multiply-add; arguments and result arrive as shapes."""
-    batch, channels, height, width = out_shape
-    _, per_group, kernel_height, kernel_width = weight
-    return 2 * batch * channels * height * width * per_group * kernel_height * kernel_width
+def _nothing(*args: Any, **kwargs: Any) -> int:
+    return 0

@@ -84,13 +84,19 @@ def export(folder: Path, form: str, out: Path | None = None, size: tuple[int, in
 def translation_table() -> dict[Callable[..., Any], Callable[..., Any]]:
     """The deformable operator as ONNX's DeformConv, for torch.onnx.export's `custom_translation_table`.
 
-    With it any float32 network with :class:`dcnlab.nn.DeformConv2d` exports, at opset 19 to 21.
+    With it any float64, float32 or float16 network with :class:`dcnlab.nn.DeformConv2d` exports, at opset 19 or later.
+    DeformConv has one type for all of its inputs, and float16 would round the sampling locations. So a float16 layer
+    becomes a DeformConv in float32 between two casts: as our operator, and in every runtime.
+
+    torch.onnx.export refuses an opset below 19, which has no DeformConv, and bfloat16, for which onnxruntime 1.32 has
+    no convolutions. It writes nothing then; its ConversionError has our line first under "Exception summary". For
+    float64 the file is right, but onnxruntime's CPU has DeformConv in float64 and no plain convolution.
 
     Raises:
         ConfigError: onnxscript is not installed.
     """
     try:
-        from onnxscript import opset19
+        from onnxscript import evaluator, ir, opset19
     except ImportError as error:
         raise ConfigError("ONNX needs packages that are not there: pip install 'dcnlab[onnx]'") from error
 
@@ -104,13 +110,24 @@ def translation_table() -> dict[Callable[..., Any], Callable[..., Any]]:
         padding: Sequence[int],
         dilation: Sequence[int],
     ) -> Any:
+        recorder: Any = evaluator.default()  # torch puts its own here, with the opset that it exports to
+        target = recorder.opset.version
+        if target < OPSET:
+            raise ConfigError(f"opset_version is {target}, which has no DeformConv; nearest: {OPSET}")
+        if input.dtype not in (ir.DataType.DOUBLE, ir.DataType.FLOAT, ir.DataType.FLOAT16):
+            raise ConfigError(
+                f"the network is {input.dtype.name.lower()}, for which ONNX runtimes have no convolutions; "
+                "network.float() or network.half() exports"
+            )
+        half = input.dtype == ir.DataType.FLOAT16
+        real = ir.DataType.FLOAT if half else input.dtype
         kernel = list(weight.shape[2:])
-        return opset19.DeformConv(
-            input,
-            weight,
-            offset,
-            bias,
-            mask,
+        inputs = [
+            tensor if tensor is None or tensor.dtype == real else opset19.Cast(tensor, to=real)
+            for tensor in (input, weight, offset, bias, mask)
+        ]
+        output = opset19.DeformConv(
+            *inputs,
             kernel_shape=kernel,
             strides=list(stride),
             pads=[*padding, *padding],
@@ -118,6 +135,7 @@ def translation_table() -> dict[Callable[..., Any], Callable[..., Any]]:
             group=input.shape[1] // weight.shape[1],
             offset_group=offset.shape[1] // (2 * kernel[0] * kernel[1]),
         )
+        return opset19.Cast(output, to=ir.DataType.FLOAT16) if half else output
 
     return {torch.ops.dcnlab.deform_conv2d.default: deform_conv2d}
 

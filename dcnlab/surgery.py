@@ -12,12 +12,10 @@ from collections.abc import Callable, Iterable
 from fnmatch import fnmatchcase
 from typing import TypeVar
 
-import torch
 from torch import Tensor, nn
-from torch._subclasses import FakeTensorMode
-from torch.utils.hooks import RemovableHandle
 
-from dcnlab.nn import ActiveConv2d, DeformConv2d, SpatialTransformer
+from dcnlab.nn import ActiveConv2d, DeformConv2d, SpatialTransformer, trial_pass
+from dcnlab.nn.offset_branch import OffsetBranch
 
 Model = TypeVar("Model", bound=nn.Module)
 
@@ -29,8 +27,10 @@ class LayerNotFoundError(ValueError):
 def conv_layers(model: nn.Module, kernel_size: int | tuple[int, int] = 3, example: Tensor | None = None) -> list[str]:
     """List the names of a model's convolutions of one kernel size, in the order in which a forward pass uses them.
 
-    The order is found by a pass in evaluation mode on shapes alone: no arithmetic, no change to the model. Layers that
-    the pass does not reach (training-time heads, say) stand first, so that "the last n" are layers of the main path.
+    The order is found by a pass in evaluation mode on shapes alone: no arithmetic, no change to the model or to the
+    random generators, no call of the model's hooks, and no word on stderr but the warning below. Layers that the pass
+    does not reach (training-time heads, say) stand first, so that "the last n" are layers of the main path.
+
 
     Args:
         model: any module with nn.Conv2d or DeformConv2d layers; the offset convolutions inside the latter do not count.
@@ -47,6 +47,10 @@ def conv_layers(model: nn.Module, kernel_size: int | tuple[int, int] = 3, exampl
 
 def deform(model: Model, layers: int | str | Iterable[str], offset_groups: int = 1, modulated: bool = False) -> Model:
     """Replace convolutions by deformable ones around the same weights; the model computes the same until trained.
+
+    Initialise first, operate then. Loops over nn.Conv2d and nn.Linear, by class or by its name, and loops that call
+    `reset_parameters` leave the offsets at zero. A loop that draws every parameter does not; after it, call
+    `reset_offsets` of each DeformConv2d. Surgery itself draws no random numbers.
 
     Args:
         model: changed in place.
@@ -152,7 +156,7 @@ def _exchange(
     return model
 
 
-def _padding_for(conv: nn.Conv2d, rate: int) -> tuple[int, int]:
+def _padding_for(conv: nn.Conv2d | OffsetBranch, rate: int) -> tuple[int, int]:
     """The padding with which another dilation leaves the output's size as it is; "same" counts as none, and stays."""
     padding = (0, 0) if isinstance(conv.padding, str) else conv.padding
     sizes = zip(padding, conv.kernel_size, conv.dilation, strict=True)
@@ -160,7 +164,7 @@ def _padding_for(conv: nn.Conv2d, rate: int) -> tuple[int, int]:
     return (max(height, 0), max(width, 0)) if conv.padding == "same" else (height, width)
 
 
-def _set_dilation(conv: nn.Conv2d, rate: int) -> None:
+def _set_dilation(conv: nn.Conv2d | OffsetBranch, rate: int) -> None:
     if conv.padding != "same":
         conv.padding = _padding_for(conv, rate)
     conv.dilation = (rate, rate)
@@ -181,25 +185,17 @@ def _convs(model: nn.Module) -> dict[str, nn.Conv2d]:
 
 def _forward_order(model: nn.Module, convs: dict[str, nn.Conv2d], example: Tensor | None) -> list[str]:
     reached: dict[str, None] = {}
-    handles: list[RemovableHandle] = []
-    for name, conv in convs.items():
-        handles.append(conv.register_forward_pre_hook(lambda _module, _input, name=name: reached.setdefault(name)))
-    training = [module for module in model.modules() if module.training]
     problem: Exception | None = None
     # Which convolution sees the image is not known before: try the first one's channels, then the others'.
     channels = [0] if example is not None else dict.fromkeys(conv.in_channels for conv in convs.values())
-    try:
-        model.eval()
+    with trial_pass.without_a_trace(model):
+        for name, conv in convs.items():
+            conv.register_forward_pre_hook(lambda _module, _input, name=name: reached.setdefault(name))
         for count in channels:
             reached.clear()
-            problem = _run_on_shapes(model, example, count)
+            problem = trial_pass.run_on_shapes(model, example, count)
             if problem is None or len(reached) == len(convs):
                 break
-    finally:
-        for handle in handles:
-            handle.remove()
-        for module in training:
-            module.training = True
     missing = [name for name in convs if name not in reached]
     if problem is not None and missing:
         warnings.warn(
@@ -209,17 +205,6 @@ def _forward_order(model: nn.Module, convs: dict[str, nn.Conv2d], example: Tenso
         )
         return list(convs)
     return [*missing, *reached]
-
-
-def _run_on_shapes(model: nn.Module, example: Tensor | None, channels: int) -> Exception | None:
-    """Run a forward pass without arithmetic, on an example or an image of so many channels; return what it raised."""
-    weight = next(model.parameters())
-    try:
-        with torch.no_grad(), FakeTensorMode(allow_non_fake_inputs=True) as mode:
-            model(weight.new_empty(1, channels, 224, 224) if example is None else mode.from_tensor(example))
-    except Exception as error:  # any model may fail in any way on an input that is not its own
-        return error
-    return None
 
 
 def _select(model: nn.Module, layers: int | str | Iterable[str], convs: dict[str, nn.Conv2d]) -> list[str]:

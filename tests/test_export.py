@@ -22,7 +22,7 @@ from dcnlab.config import ConfigError
 from dcnlab.export import OPSET, export, translation_table
 from dcnlab.models.backbone import backbone
 from dcnlab.models.resnet import classifier
-from dcnlab.nn import DeformConv2d
+from dcnlab.nn import ActiveConv2d, DeformConv2d
 
 CLASSIFIER = {
     "data": {"train_length": 16, "test_length": 16, "batch_size": 16, "image_size": 32},
@@ -113,6 +113,65 @@ def test_the_operator_is_onnxs_deform_conv_in_two_other_implementations(modulate
     assert np.abs(by_onnxruntime(model.SerializeToString(), image) - want).max() < 2e-5
     reference = ReferenceEvaluator(model).run(None, {model.graph.input[0].name: image.numpy()})[0]
     assert np.abs(reference - want).max() < 2e-5
+
+
+def exported(layer, dtype, opset, path):
+    layer, image = layer.eval().requires_grad_(False).to(dtype), torch.randn(2, 4, 16, 16).to(dtype)
+    torch.onnx.export(
+        layer,
+        (image,),
+        path,
+        dynamo=True,
+        opset_version=opset,
+        custom_translation_table=translation_table(),
+        verbose=False,
+    )
+    return layer, image
+
+
+@pytest.mark.parametrize("opset", [19, 20, 22, 23])
+@pytest.mark.parametrize("options", [{}, {"modulated": True, "groups": 2, "offset_groups": 2, "bias": False}], ids=str)
+def test_a_network_in_float16_gives_its_output_in_onnxruntime(tmp_path, opset, options):
+    torch.manual_seed(0)
+    layer = DeformConv2d(4, 8, 3, padding=1, **options)
+    nn.init.normal_(layer.offset_conv.weight, std=0.3)
+    nn.init.constant_(layer.offset_conv.bias, 2.3)
+    layer, image = exported(layer, torch.float16, opset, tmp_path / "x.onnx")
+    onnx.checker.check_model(tmp_path / "x.onnx")
+    found, want = by_onnxruntime(tmp_path / "x.onnx", image), layer(image).numpy()
+    assert found.dtype == np.float16
+    # Offsets of the two offset convolutions differ by float16's rounding, 2^-8 of a pixel or less.
+    assert np.abs(found.astype(float) - want).max() < 2e-2 * np.abs(want).max()
+    from_double = layer.double()(image.double()).numpy()
+    assert np.abs(found - from_double).max() < 2 * np.abs(want - from_double).max() + 1e-3
+
+
+def test_an_active_convolution_in_float64_keeps_its_digits_in_onnxruntime(tmp_path):
+    layer = ActiveConv2d(4, 8, 3, padding=1)
+    nn.init.normal_(layer.offset)
+    layer, image = exported(layer, torch.float64, 19, tmp_path / "x.onnx")
+    assert np.abs(by_onnxruntime(tmp_path / "x.onnx", image) - layer(image).numpy()).max() < 1e-12
+
+
+@pytest.mark.parametrize(
+    ("dtype", "opset", "line"),
+    [
+        (torch.float32, 18, "opset_version is 18, which has no DeformConv; nearest: 19"),
+        (torch.float16, 17, "opset_version is 18, which has no DeformConv"),  # torch itself goes no lower
+        (torch.bfloat16, 19, "the network is bfloat16, for which ONNX runtimes have no convolutions"),
+        (torch.bfloat16, 23, "the network is bfloat16"),
+    ],
+    ids=str,
+)
+def test_what_no_runtime_would_load_is_refused_before_anything_is_written(tmp_path, dtype, opset, line):
+    with pytest.raises(torch.onnx.errors.OnnxExporterError, match=line) as caught:
+        exported(DeformConv2d(4, 8, 3, padding=1), dtype, opset, tmp_path / "x.onnx")
+    causes = [caught.value]
+    while causes[-1].__cause__ is not None:
+        causes.append(causes[-1].__cause__)
+    assert isinstance(causes[-1], ConfigError)
+    assert "\n" not in str(causes[-1])
+    assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize(

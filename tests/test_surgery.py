@@ -1,7 +1,13 @@
 """Surgery on other people's networks."""
 
 import copy
+import logging
+import random
+import subprocess
+import sys
+import warnings
 
+import numpy as np
 import pytest
 import timm
 import torch
@@ -260,3 +266,101 @@ def test_a_transformed_network_trains_its_localisation_net():
         (model(image) - image.roll(1, 3)).square().mean().backward()
         optimizer.step()
     assert (first - before).abs().max() > 0
+
+
+class Sloppy(nn.Module):
+    """Its forward pass, in any mode, draws, counts, caches, logs and warns; at 224 pixels it also fails."""
+
+    def __init__(self, fails: bool) -> None:
+        super().__init__()
+        self.fails = fails
+        self.stem, self.drop, self.head = nn.Conv2d(3, 8, 3), nn.Dropout(), nn.Conv2d(8, 8, 3)
+        self.register_buffer("passes", torch.zeros((), dtype=torch.long))
+        self.register_buffer("mean", torch.zeros(8))
+        self.scale = nn.Parameter(torch.ones(()))
+        self.calls, self.seen, self.cache = 0, [], None
+
+    def forward(self, image: torch.Tensor) -> torch.Tensor:
+        torch.manual_seed(random.randrange(9) + int(np.random.rand() < 2))  # noqa: NPY002
+        self.scale.data.mul_(0.5)
+        self.passes.add_(1)
+        self.passes += 1
+        self.calls += 1
+        self.features = self.drop(self.stem(image)) + torch.randn(1)
+        self.mean.mul_(0.9).add_(self.features.mean((0, 2, 3)))
+        self.seen.append(image)
+        self.cache = nn.functional.dropout(self.features, 0.5, True)
+        warnings.warn("a word", stacklevel=1)
+        logging.getLogger("torch._subclasses.fake_tensor").error("a word")
+        features = self.head(self.cache)
+        if self.fails:
+            raise RuntimeError("not of this size")
+        return features
+
+    def train(self, mode: bool = True):
+        raise RuntimeError("weights would be folded")
+
+
+def draws():
+    """What the three random generators would give next, without drawing."""
+    return torch.get_rng_state().tolist(), random.getstate(), np.random.get_state()[1].tolist()  # noqa: NPY002
+
+
+@pytest.mark.parametrize("surgery", [deform, activate, lambda model, layers: dilate(model, layers, 2)])
+@pytest.mark.parametrize("fails", [False, True])
+def test_surgery_leaves_no_trace_of_its_trial_pass(capfd, recwarn, surgery, fails):
+    model, called = Sloppy(fails), []
+    model.drop.eval = model.drop.train
+    model.drop.register_forward_hook(lambda *_: called.append("hook"))
+    model.stem.register_forward_pre_hook(lambda *_: called.append("hook"))
+    model.drop.training = False
+    state, before = copy.deepcopy(model.state_dict()), draws()
+    surgery(model, 1)
+    assert draws() == before
+    assert capfd.readouterr() == ("", "")
+    assert len(recwarn) == 0
+    assert all(torch.equal(model.state_dict()[name], value) for name, value in state.items())
+    assert type(model.mean) is type(model.passes) is torch.Tensor
+    assert (model.calls, model.seen, model.cache, hasattr(model, "features"), called) == (0, [], None, False, [])
+    assert (model.training, model.drop.training, model.stem.training) == (True, False, True)
+    assert (len(model.drop._forward_hooks), len(model.stem._forward_pre_hooks)) == (1, 1)
+    assert not model.head._forward_pre_hooks
+    assert not logging.getLogger("torch._subclasses.fake_tensor").disabled
+
+
+def test_surgery_on_a_network_that_drops_out_and_drops_paths_draws_nothing():
+    model = timm.create_model("resnet26", drop_rate=0.5, drop_path_rate=0.5)
+    state, before = copy.deepcopy(model.state_dict()), draws()
+    deform(model, 3, modulated=True)
+    assert draws() == before
+    assert all(torch.equal(model.state_dict()[name], value) for name, value in state.items())
+    assert all(module.training for module in model.modules())
+
+
+SILENT = [
+    "resnet18", "resnext50_32x4d", "densenet121", "vgg11_bn", "mobilenet_v2", "mobilenet_v3_small", "googlenet",
+    "mnasnet0_5", "shufflenet_v2_x0_5", "squeezenet1_0", "alexnet",
+]  # fmt: skip
+
+
+def test_nothing_is_written_while_torchvisions_networks_are_operated_on(capfd, recwarn):
+    for name in SILENT:
+        with torch.device("meta"), warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # GoogLeNet's own
+            model = torchvision.models.get_model(name, weights=None)
+        assert any(isinstance(module, DeformConv2d) for module in deform(model, 1).modules())
+        assert capfd.readouterr() == ("", ""), name
+    assert len(recwarn) == 0
+
+
+FAILING_FIRST = """
+from torch import nn
+from dcnlab.surgery import deform
+net = nn.Sequential(nn.Conv2d(3, 8, 3, padding=1), nn.Conv2d(8, 8, 3, padding=1), nn.Flatten(), nn.Linear(8 * 32**2, 2))
+print(type(deform(net, 1)[1]).__name__)
+"""
+
+
+def test_a_pass_that_fails_behind_the_last_convolution_writes_nothing_to_stderr():
+    done = subprocess.run([sys.executable, "-c", FAILING_FIRST], capture_output=True, text=True)
+    assert (done.stdout, done.stderr, done.returncode) == ("DeformConv2d\n", "", 0)

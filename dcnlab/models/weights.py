@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from argparse import Namespace
 from collections.abc import Collection, Sequence
 from pathlib import Path
 from pickle import UnpicklingError
@@ -18,7 +19,7 @@ from torchvision.models.resnet import Bottleneck
 
 from dcnlab import torchfile
 from dcnlab.config import TORCHVISION_BACKBONES, ConfigError
-from dcnlab.models import caffe_resnet
+from dcnlab.models import caffe_resnet, peer_names
 
 _log = logging.getLogger(__name__)
 
@@ -28,7 +29,8 @@ def load(model: nn.Module, name: str, weights: str) -> None:
 
     A last layer for other classes, offset layers that the file or the network lacks, and the layers of a head that the
     network does not have are skipped and reported; whatever else does not match is an error. The original ResNets'
-    names, Caffe's, are recognised, and a warning says what else these weights want.
+    names, Caffe's, are recognised, and a warning says what else these weights want. So are the forms in which other
+    programs save (:mod:`dcnlab.models.peer_names`); what is renamed or halved is logged by name.
 
     Args:
         model: a residual network or its features, under torchvision's names.
@@ -42,17 +44,10 @@ def load(model: nn.Module, name: str, weights: str) -> None:
     if weights == "none":
         return
     others: list[str] = []
-    foreign: list[str] = []
     if weights == "imagenet":
         state = _imagenet(name)
     else:
-        state, others = _read(Path(weights))
-    if caffe_resnet.recognises(state):
-        try:
-            state, foreign = caffe_resnet.to_torchvision(state)
-        except ValueError as error:
-            raise ConfigError(f"model.backbone.weights {weights!r}: {error}") from error
-        _log.warning("%s", _wants(model, weights))
+        state, others = _ours(Path(weights), _read(Path(weights)), model)
     own = model.state_dict()
     head = [key for key in state if key.startswith("fc.") and (key not in own or state[key].shape != own[key].shape)]
     state = {key: value for key, value in state.items() if key not in head}
@@ -71,7 +66,7 @@ def load(model: nn.Module, name: str, weights: str) -> None:
         if names:
             raise ConfigError(f"model.backbone.weights {weights!r} does not fit {name}; {kind}: {_some(names)}")
     model.load_state_dict(state, strict=False)
-    unused = [key for key in [*head, *unused, *foreign, *others] if not key.endswith("num_batches_tracked")]
+    unused = [key for key in [*head, *unused, *others] if not key.endswith("num_batches_tracked")]
     _log.info("%s", report(weights, sum(key in own for key in state), unused, new))
 
 
@@ -112,23 +107,54 @@ def _wants(model: Any, weights: str) -> str:
     return line
 
 
-def _read(path: Path) -> tuple[dict[str, Tensor], list[str]]:
-    """A state dict, or the backbone's part of a run's checkpoint or of its safetensors, and its other parts' names."""
+def _read(path: Path) -> dict[str, Tensor]:
+    """The state dict that a file holds, out of its wrappers."""
     if not path.is_file():
         raise ConfigError(
             f"model.backbone.weights {str(path)!r} is no file; takes none, imagenet or a state dict's path"
         )
     try:
-        state = _contents(path)
+        contents = _contents(path)
     except Exception as error:  # safetensors and numpy have no one error for files that are not theirs
+        if path.suffix in (".pkl", ".pickle"):
+            raise ConfigError(
+                f"model.backbone.weights {str(path)!r} is a pickle, which can run code and is not read; where you "
+                "trust it, write its arrays with torch.save({name: torch.as_tensor(array), ...}, 'FILE.pth')"
+            ) from error
         said = torchfile.reason(error.__cause__ or error)
         raise ConfigError(f"model.backbone.weights {str(path)!r} cannot be read as a state dict ({said})") from error
-    if isinstance(state, dict) and isinstance(state.get("state_dict"), dict):
-        state = state["state_dict"]
+    state, keys = peer_names.unwrap(contents)
     if not isinstance(state, dict) or not all(isinstance(key, str) and isinstance(state[key], Tensor) for key in state):
         raise ConfigError(f"model.backbone.weights {str(path)!r} is no state dict: names to tensors")
-    network, _ = _part(state, "model.")  # of a run's task, whose scores have no part in it
-    return _part(network, "backbone.")
+    if keys not in ("", "state_dict"):
+        _log.info("weights %s: taken from %r", path, keys)
+    return state
+
+
+def _ours(path: Path, state: dict[str, Tensor], model: nn.Module) -> tuple[dict[str, Tensor], list[str]]:
+    """The residual network among a state dict's tensors, under torchvision's names and ours; the names of the rest."""
+    if caffe_resnet.recognises(state):
+        _log.warning("%s", _wants(model, str(path)))
+        try:
+            return caffe_resnet.to_torchvision(state)
+        except ValueError as error:
+            raise ConfigError(f"model.backbone.weights {str(path)!r}: {error}") from error
+    state, others, prefixes = peer_names.network(state)
+    if len(prefixes) > 1:
+        _log.warning("weights %s: of networks %s the first is taken", path, ", ".join(map(repr, prefixes)))
+    if peer_names.is_detectron2(state):
+        state = peer_names.from_detectron2(state)
+        _log.warning(
+            "weights %s: detectron2's names renamed to torchvision's; its model zoo takes blue first and images in 0 "
+            "to 255: weights, data.mean and data.std are used as they are",
+            path,
+        )
+    state, renamed, halved = peer_names.rename_offsets(state)
+    if renamed:
+        _log.info("weights %s: renamed %s", path, ", ".join(f"{old} to {new}" for old, new in renamed.items()))
+    if halved:
+        _log.info("weights %s: halved %s, for a factor of twice a sigmoid, not of one", path, ", ".join(halved))
+    return state, others
 
 
 def _contents(path: Path) -> Any:
@@ -139,19 +165,8 @@ def _contents(path: Path) -> Any:
         torchfile.check_unpacked(path)
         with np.load(path, allow_pickle=False) as arrays:
             return {name: torch.from_numpy(arrays[name]) for name in arrays.files}
-    return torchfile.load(path)
-
-
-def _part(state: dict[str, Any], prefix: str) -> tuple[dict[str, Any], list[str]]:
-    """What a state dict has under a prefix, without it, and `NAME.*` for its other parts; all of it where it has none.
-
-    A classifier is a backbone under the backbone's own names; other networks have one.
-    """
-    found = {key.removeprefix(prefix): value for key, value in state.items() if key.startswith(prefix)}
-    if not found:
-        return state, []
-    others = dict.fromkeys(key.partition(".")[0] for key in state if not key.startswith(prefix))
-    return found, [f"{name}.*" for name in others]
+    with torch.serialization.safe_globals([Namespace]):  # training scripts save their arguments; it runs no code
+        return torchfile.load(path)
 
 
 def _of_offsets(key: str) -> bool:

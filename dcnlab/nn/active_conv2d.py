@@ -70,10 +70,19 @@ class ActiveConv2d(nn.Conv2d):
 
     @classmethod
     def from_conv(cls, conv: nn.Conv2d, offset_groups: int = 1) -> ActiveConv2d:
-        """Make the active counterpart of a convolution around the very same weight and bias."""
-        layer = cls(**arguments(conv), offset_groups=offset_groups)
+        """Make the active counterpart of a convolution around the very same weight and bias; draws nothing."""
+        # On meta no weights are drawn, only to be thrown away: the random generator stays as it is.
+        layer = cls(**arguments(conv) | {"device": "meta"}, offset_groups=offset_groups)
         layer.weight, layer.bias = conv.weight, conv.bias
+        layer.offset = nn.Parameter(torch.empty_like(layer.offset, device=conv.weight.device))
+        layer.reset_offsets()
         return layer.train(conv.training)
+
+    def reset_parameters(self) -> None:
+        """Draw weight and bias anew, as Conv2d does, and zero the offsets."""
+        super().reset_parameters()
+        if "offset" in self._parameters:  # Conv2d calls this before there are any
+            self.reset_offsets()
 
     def reset_offsets(self) -> None:
         """Make the layer plain again: offsets zero."""

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from dcnlab.nn.moved_taps import arguments, check_offset_groups, convolve
+from dcnlab.nn.offset_branch import OffsetBranch, zero
 
 
 class DeformConv2d(nn.Conv2d):
@@ -15,9 +16,17 @@ class DeformConv2d(nn.Conv2d):
 
     It is a :class:`torch.nn.Conv2d` in everything else: arguments, parameters `weight` and `bias`, initialisation. The
     offsets come from `offset_conv`, a convolution of the same kernel, stride, padding and dilation that starts at zero,
-    so a fresh layer computes what the plain convolution computes. Under autocast it runs in autocast's dtype, as any
-    convolution, so an offset of 8 to 16 pixels is known to 1/16 pixel in bfloat16 and 1/128 in float16; the places that
-    it leads to are float32.
+    so a fresh layer computes what the plain convolution computes.
+
+    Under autocast the offsets are predicted in the branch's own dtype, float32. On a CPU with bfloat16 products that
+    costs a layer of 256 or 512 channels up to 8 % of its time. On a GPU it is one copy of the input, and products
+    that are 18 / out_channels of the layer's at TF32's rate, where torch's switch for convolutions allows TF32. A
+    layer that is itself bfloat16 (`layer.bfloat16()`) predicts in bfloat16, in which an offset of 8 to 16 pixels is
+    known to 1/16 pixel, in float16 to 1/128; the sampling locations that it leads to are float32.
+
+    Initialisation loops leave the offsets at zero: `reset_parameters` of the layer or of the branch zeroes them, and
+    the branch is no nn.Conv2d, so that a loop over those skips it. A loop over bare parameters does not: call
+    `reset_offsets` after it.
 
     Args:
         in_channels, out_channels, kernel_size, stride, padding, dilation, groups, bias, padding_mode, device, dtype: as
@@ -59,37 +68,44 @@ class DeformConv2d(nn.Conv2d):
         self.modulated = modulated
         taps = self.kernel_size[0] * self.kernel_size[1]
         self.offset_channels = 2 * offset_groups * taps
-        self.offset_conv = nn.Conv2d(
+        self.offset_conv = OffsetBranch(
             in_channels,
             self.offset_channels + (offset_groups * taps if modulated else 0),
             kernel_size,
             stride,
             padding,
             dilation,
-            padding_mode=padding_mode,
-            device=device,
-            dtype=dtype,
+            padding_mode,
+            device,
+            dtype,
         )
-        self.reset_offsets()
 
     @classmethod
     def from_conv(cls, conv: nn.Conv2d, offset_groups: int = 1, modulated: bool = False) -> DeformConv2d:
-        """Make the deformable counterpart of a convolution around the very same weight and bias."""
-        layer = cls(**arguments(conv), offset_groups=offset_groups, modulated=modulated)
+        """Make the deformable counterpart of a convolution around the very same weight and bias; draws nothing."""
+        # On meta no weights are drawn, only to be thrown away: the random generator stays as it is.
+        layer = cls(**arguments(conv) | {"device": "meta"}, offset_groups=offset_groups, modulated=modulated)
         layer.weight, layer.bias = conv.weight, conv.bias
+        layer.offset_conv.to_empty(device=conv.weight.device)
+        layer.reset_offsets()
         return layer.train(conv.training)
+
+    def reset_parameters(self) -> None:
+        """Draw weight and bias anew, as Conv2d does, and zero the offsets."""
+        super().reset_parameters()
+        if "offset_conv" in self._modules:  # Conv2d calls this before there is one
+            self.reset_offsets()
 
     def reset_offsets(self) -> None:
         """Make the layer plain again: offsets zero, every factor one."""
-        nn.init.zeros_(self.offset_conv.weight)
-        if self.offset_conv.bias is not None:
-            nn.init.zeros_(self.offset_conv.bias)
+        zero(self.offset_conv)
 
     def offsets(self, input: Tensor) -> tuple[Tensor, Tensor | None]:
         """Predict the offsets, and the factors of a modulated layer, for an input map.
 
         Returns:
-            offset: (N, 2 * offset_groups * kh * kw, Ho, Wo), y before x, in pixels of the input.
+            offset: (N, 2 * offset_groups * kh * kw, Ho, Wo), y before x, in pixels of the input; of the branch's dtype,
+                under autocast too.
             mask: (N, offset_groups * kh * kw, Ho, Wo), between 0 and 2; None where the layer is not modulated.
         """
         predicted = self.offset_conv(input)

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from dcnlab.nn.offset_branch import OffsetBranch, OffsetRegressor, without_autocast, zero
 from dcnlab.ops import deform_ps_roi_pool
 
 Boxes = Tensor | Sequence[Tensor]
@@ -17,8 +18,8 @@ class DeformRoIPool(nn.Module):
     """RoI pooling whose bins move by offsets learned from the plainly pooled features (paper, section 2.2, figure 3).
 
     The features are pooled without offsets; a fully connected layer, `offset_fc`, makes of them an offset for each bin;
-    then they are pooled again with every bin moved. The layer starts at zero, so a fresh module pools plainly. The
-    paper trains it at 0.01 times the base learning rate.
+    then they are pooled again with every bin moved. The layer starts at zero, so a fresh module pools plainly, and
+    ignores autocast: offsets are of its own dtype. The paper trains it at 0.01 times the base learning rate.
 
     Args:
         channels: of the features.
@@ -49,13 +50,11 @@ class DeformRoIPool(nn.Module):
         self.spatial_scale = spatial_scale
         self.samples_per_bin = samples_per_bin
         self.gamma = gamma
-        self.offset_fc = nn.Linear(channels * output_size**2, 2 * output_size**2, device=device, dtype=dtype)
-        self.reset_offsets()
+        self.offset_fc = OffsetRegressor(channels * output_size**2, 2 * output_size**2, device, dtype)
 
     def reset_offsets(self) -> None:
         """Make the module plain again: offsets zero."""
-        nn.init.zeros_(self.offset_fc.weight)
-        nn.init.zeros_(self.offset_fc.bias)
+        zero(self.offset_fc)
 
     def offsets(self, features: Tensor, boxes: Boxes) -> Tensor:
         """Predict each bin's offset.
@@ -94,7 +93,7 @@ class DeformPSRoIPool(nn.Module):
 
     A 1x1 convolution of the features, `offset_conv`, makes offset maps of 2 * group_size^2 * classes channels; pooled
     position-sensitively over the same boxes they give each bin's offsets, by which the score maps are pooled. The
-    convolution starts at zero, so a fresh module pools plainly.
+    convolution starts at zero, so a fresh module pools plainly, and ignores autocast: offsets are of its own dtype.
 
     Args:
         channels: of the features that the offset maps are made of.
@@ -134,14 +133,11 @@ class DeformPSRoIPool(nn.Module):
         self.group_size = output_size if group_size is None else group_size
         self.samples_per_bin = samples_per_bin
         self.gamma = gamma
-        self.offset_conv = nn.Conv2d(channels, 2 * classes * self.group_size**2, 1, device=device, dtype=dtype)
-        self.reset_offsets()
+        self.offset_conv = OffsetBranch(channels, 2 * classes * self.group_size**2, 1, device=device, dtype=dtype)
 
     def reset_offsets(self) -> None:
         """Make the module plain again: offsets zero."""
-        nn.init.zeros_(self.offset_conv.weight)
-        if self.offset_conv.bias is not None:
-            nn.init.zeros_(self.offset_conv.bias)
+        zero(self.offset_conv)
 
     def offsets(self, features: Tensor, boxes: Boxes) -> Tensor:
         """Predict each bin's offset, for each class.
@@ -149,7 +145,9 @@ class DeformPSRoIPool(nn.Module):
         Returns:
             (R, 2 * classes, output_size, output_size), x before y, as a share of the box's size before gamma.
         """
-        return self._pool(self.offset_conv(features), boxes, None)
+        maps = self.offset_conv(features)
+        with without_autocast(maps.device.type):  # it would pool the maps in its own dtype
+            return self._pool(maps, boxes, None)
 
     def forward(self, features: Tensor, score_maps: Tensor, boxes: Boxes) -> Tensor:
         """Pool the score maps at the bins' places that the features tell."""

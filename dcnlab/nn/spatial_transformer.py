@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from dcnlab.nn.offset_branch import OffsetRegressor, zero
 from dcnlab.ops import deform_conv2d
 
 GRID = 4
@@ -32,10 +33,10 @@ class SpatialTransformer(nn.Module):
     """Resample images by affine maps that a small network reads from them (Jaderberg et al. 2015, section 3).
 
     The network, `localisation`, says how far each image's matrix is from the identity. Its last layer starts at zero,
-    so a fresh module gives back its input to the bit. Sampling is bilinear and zero outside the image, as the paper's
-    and torch's grid_sample, but on the deformable operator, the offsets being how far the map moves each pixel: its
-    gradient is repeatable on a GPU. It runs in float64, for the images are to be moved and not rounded, neither by
-    TF32 nor under autocast; on a CPU it takes several times as long as grid_sample.
+    so a fresh module gives back its input to the bit. That layer ignores autocast. Sampling is bilinear and zero
+    outside the image, as the paper's and torch's grid_sample, but on the deformable operator, the offsets being how
+    far the map moves each pixel: its gradient is repeatable on a GPU. It runs in float64, for the images are to be
+    moved and not rounded, neither by TF32 nor under autocast; on a CPU it takes several times as long as grid_sample.
 
     The paper leaves the network's form open (section 3.1); this one has two 5x5 convolutions of stride 2, means over
     4x4 cells, and two linear layers. It takes images of any size from 13x13.
@@ -71,15 +72,12 @@ class SpatialTransformer(nn.Module):
             CellMeans(),
             nn.Linear(GRID**2 * channels, features, **kind),
             nn.ReLU(inplace=True),
-            nn.Linear(features, 6, **kind),
+            OffsetRegressor(features, 6, **kind),
         )
-        self.reset_map()
 
     def reset_map(self) -> None:
         """Make the map the identity again, whatever the image."""
-        last: Any = self.localisation[-1]
-        nn.init.zeros_(last.weight)
-        nn.init.zeros_(last.bias)
+        zero(self.localisation[-1])
 
     def matrices(self, images: Tensor) -> Tensor:
         """Read the affine maps from images.

@@ -8,8 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from dcnlab.nn.offset_branch import OffsetBranch, OffsetRegressor, without_autocast, zero
-from dcnlab.ops import deform_ps_roi_pool
+from dcnlab.nn.offset_branch import OffsetBranch, OffsetRegressor, zero
+from dcnlab.ops import autocast, deform_ps_roi_pool
 
 Boxes = Tensor | Sequence[Tensor]
 
@@ -146,7 +146,7 @@ class DeformPSRoIPool(nn.Module):
             (R, 2 * classes, output_size, output_size), x before y, as a share of the box's size before gamma.
         """
         maps = self.offset_conv(features)
-        with without_autocast(maps.device.type):  # it would pool the maps in its own dtype
+        with autocast.off(maps.device.type):  # it would pool the maps in its own dtype
             return self._pool(maps, boxes, None)
 
     def forward(self, features: Tensor, score_maps: Tensor, boxes: Boxes) -> Tensor:

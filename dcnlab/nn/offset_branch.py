@@ -6,7 +6,6 @@ convolutions or linear layers, by class or by name, passes them over; one that c
 
 from __future__ import annotations
 
-from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
@@ -14,6 +13,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.nn.modules.conv import _ConvNd
 from torch.nn.modules.utils import _pair
+
+from dcnlab.ops import autocast
 
 
 class OffsetBranch(_ConvNd):
@@ -65,7 +66,7 @@ class OffsetBranch(_ConvNd):
     def forward(self, input: Tensor) -> Tensor:
         """Convolve (N, in_channels, H, W)."""
         input, padding = _uncast(input, self.weight), self.padding
-        with without_autocast(input.device.type):
+        with autocast.off(input.device.type):
             if self.padding_mode != "zeros":
                 input = functional.pad(input, self._reversed_padding_repeated_twice, mode=self.padding_mode)
                 padding = (0, 0)
@@ -99,7 +100,7 @@ class OffsetRegressor(nn.Module):
     def forward(self, input: Tensor) -> Tensor:
         """Multiply (..., in_features)."""
         input = _uncast(input, self.weight)
-        with without_autocast(input.device.type):
+        with autocast.off(input.device.type):
             return functional.linear(input, self.weight, self.bias)
 
     def extra_repr(self) -> str:
@@ -107,18 +108,9 @@ class OffsetRegressor(nn.Module):
         return f"in_features={self.in_features}, out_features={self.out_features}"
 
 
-def without_autocast(device_type: str) -> AbstractContextManager[object]:
-    """Switch autocast off where it is on; torch.compile traces it."""
-    return torch.autocast(device_type, enabled=False) if _is_autocast_on(device_type) else nullcontext()
-
-
 def _uncast(input: Tensor, weight: Tensor) -> Tensor:
     """Under autocast, the input in the weight's dtype; elsewhere as it is."""
-    return input.to(weight.dtype) if _is_autocast_on(input.device.type) else input
-
-
-def _is_autocast_on(device_type: str) -> bool:
-    return device_type != "meta" and torch.is_autocast_enabled(device_type)  # torch has no answer for meta
+    return input.to(weight.dtype) if autocast.is_on(input.device.type) else input
 
 
 def zero(layer: Any) -> None:

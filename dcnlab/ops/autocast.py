@@ -13,15 +13,16 @@ _DEVICES = ("cpu", "cuda")
 
 def cast(device_type: str, tensor: Tensor) -> Tensor:
     """Cast to autocast's dtype where it is on; float64 stays, as in torch's own convolutions."""
-    if tensor.dtype == torch.float64 or not _is_on(device_type):
+    if tensor.dtype == torch.float64 or not is_on(device_type):
         return tensor
     return tensor.to(torch.get_autocast_dtype(device_type))
 
 
 def off(device_type: str) -> AbstractContextManager[object]:
     """Keep autocast away from the products inside an operator, whose arguments are cast already."""
-    return torch.autocast(device_type, enabled=False) if _is_on(device_type) else nullcontext()
+    return torch.autocast(device_type, enabled=False) if is_on(device_type) else nullcontext()
 
 
-def _is_on(device_type: str) -> bool:
+def is_on(device_type: str) -> bool:
+    """Whether autocast is on for a type of device."""
     return device_type in _DEVICES and torch.is_autocast_enabled(device_type)

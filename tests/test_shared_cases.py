@@ -114,3 +114,50 @@ def test_voc_name_ends_in_number(case):
     text = script(case)
     found = re.search(r"^train .* read: (.*)$", text, re.MULTILINE)[1]
     assert re.findall(r"scan -?\d\.jpg", found) == ["scan 1.jpg", "scan 2.jpg", "scan -1.jpg"]
+
+
+def test_binary_masks(case):
+    """Masks of 0 and 255: the class without a pixel is named at the start, and the mean says what it covers."""
+    words = ["data.name=imagelist", f"data.root={case / 'data'}", "data.classes=null", "data.batch_size=4"]
+    words += ["trainer.max_steps=2", "optim.warmup=1", "trainer.accelerator=cpu", "id=binary"]
+    done = dcnlab("fit", "segmentation/quickstart", *words)
+    assert done.returncode == 0, done.stderr
+    assert "'square' is in no label of data.train" in done.stderr
+    assert "data.ignore" in done.stderr
+    results = json.loads(Path(done.stdout.splitlines()[-1], "results.json").read_text())
+    assert results["metrics_over"]["left_out"] == ["square"]
+    scored = dcnlab("score", "segmentation", "--predictions", "predictions", "--labels", "labels", "--classes", 2)
+    assert scored.returncode == 0
+    assert "1 of 2 classes" in scored.stdout
+
+
+def test_no_truth_in_test(case):
+    words = ["data.name=coco", f"data.root={case / 'data'}", "data.classes=null", "data.shorter_side=64"]
+    words += ["data.longer_side=64", "data.batch_size=2", "trainer.max_steps=2", "trainer.accelerator=cpu", "id=nt"]
+    done = dcnlab("fit", "detection/quickstart", *words)
+    assert done.returncode == 0, done.stderr
+    assert "data.test has no box" in done.stderr
+    folder = Path(done.stdout.splitlines()[-1])
+    assert (folder / "detections.json").is_file()
+    again = dcnlab("evaluate", folder)
+    assert "data.test has no box" in again.stderr
+    table = dcnlab("table", "detection/quickstart", "--runs", "runs")
+    assert "nothing to find" in table.stdout + table.stderr or table.returncode == 2
+
+
+def test_string_image_ids(case):
+    words = ["data.name=coco", f"data.root={case / 'data'}", "data.classes=null", "data.shorter_side=64"]
+    words += ["data.longer_side=64", "data.batch_size=2", "trainer.max_steps=1", "trainer.accelerator=cpu"]
+    done = dcnlab("fit", "detection/quickstart", *words)
+    assert done.returncode == 0, done.stderr
+    annotations = case / "data" / "annotations" / "instances_test.json"
+    scored = dcnlab(
+        "score", "detection", "--detections", "detections.json", "--annotations", annotations, "--protocol", "coco"
+    )
+    assert scored.returncode == 0
+
+
+def test_voc_segmentation_png(case):
+    words = ["data.name=voc", f"data.root={case / 'data'}", "data.classes=[background,square]", "data.batch_size=1"]
+    done = dcnlab("fit", "segmentation/quickstart", *words, "trainer.max_steps=1", "trainer.accelerator=cpu")
+    assert done.returncode == 0, done.stderr

@@ -12,13 +12,14 @@ import pytorch_lightning as pl
 import torch
 from lightning_fabric.plugins.environments import SLURMEnvironment, TorchElasticEnvironment
 from pytorch_lightning.callbacks import EMAWeightAveraging
+from pytorch_lightning.strategies import DDPStrategy
 from pytorch_lightning.utilities.exceptions import MisconfigurationException
 
 from dcnlab import configfile, tracking
 from dcnlab.checkpoints import Saving, WholeFiles
 from dcnlab.config import Config, ConfigError, DataConfig
 from dcnlab.cost import Cost
-from dcnlab.peers import Peers
+from dcnlab.peers import Peers, watch_rendezvous
 from dcnlab.runs import CHECKPOINT
 from dcnlab.watch import Watch
 
@@ -247,6 +248,8 @@ def _trainer(config: Config, folder: Path, callbacks: list[pl.Callback], validat
         )
     except (MisconfigurationException, RuntimeError) as error:
         raise ConfigError(f"trainer: {configfile.one_line(error)}") from error
+    if isinstance(trainer.strategy, DDPStrategy):
+        watch_rendezvous(trainer.strategy, run.rendezvous_minutes)
     # Lightning's own handler of SIGTERM calls a collective, wherever the processes are just then.
     trainer._signal_connector.register_signal_handlers = lambda: None  # type: ignore[method-assign]
     # Where max_steps is set, Lightning takes each checkpoint for one of the middle of a pass, and skips the next.

@@ -22,7 +22,10 @@ from dcnlab.data import jsonfile
 from dcnlab.data.paths import shown
 from dcnlab.yamlfile import read_yaml
 
-WHERE = ("name", "out", "id", "trainer.threads", "trainer.progress", "trainer.checkpoint_every", "logger", "sweep")
+WHERE = (
+    *("name", "out", "id", "logger", "sweep"),
+    *(f"trainer.{key}" for key in ("threads", "progress", "checkpoint_every", "rendezvous_minutes")),
+)
 """Keys that say what a run is called, where and how visibly it happens; not what it computes."""
 MOST_REFERENCES = 12
 """Places where `${...}` stands for another key."""

@@ -8,9 +8,11 @@ import json
 import logging
 import math
 import os
+import shlex
 import signal
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -53,25 +55,87 @@ def fit(config: Config) -> Path:
     return folder
 
 
-def resume(folder: Path) -> Path:
-    """Go on with a run from its last checkpoint, under its own config.
+def resume(folder: Path, overrides: Sequence[str] = ()) -> Path:
+    """Go on with a run from its last checkpoint, under its own config; a finished one where it is to train longer.
+
+    Args:
+        folder: the run folder.
+        overrides: key=value upon its config, of `checkpoints.MAY_CHANGE`, such as `trainer.max_steps=N`.
 
     Raises:
-        ConfigError: it is finished, or has no checkpoint yet.
+        ConfigError: nothing of the training is left, there is no checkpoint yet, or an override would break the run.
         Interrupted: the run was stopped again.
     """
-    config = configfile.load_run(folder)
     named, folder = folder, folder.resolve()  # `.` has no name
-    config.out, config.name, config.id = str(folder.parent.parent), folder.parent.name, folder.name
-    config.model.backbone.weights = "none"  # the checkpoint brings them
     with _sole_user(folder):
+        before = configfile.load_run(folder)
         results = runs.read_results(folder)
-        if results is not None and results["status"] == "finished":
-            raise ConfigError(f"{folder} is finished; there is nothing to resume")
         checkpoint = checkpoints.path_in(folder)
-        checkpoints.read(checkpoint)
-        _run(config, build(config, folder), folder, checkpoint)
+        kept = checkpoints.read(checkpoint)
+        length = _unrecorded_length(before, kept)
+        after = configfile.load_run(folder, [*length, *overrides])
+        _note_parameters(after, overrides)
+        changed = checkpoints.check_changes(before, after, named)
+        finished = results is not None and results["status"] == "finished"
+        if not checkpoints.goes_beyond(kept, after, named) and finished and not length:
+            raise ConfigError(
+                f"{named} is finished; there is nothing to resume. More training: dcnlab resume "
+                f"{shlex.quote(str(named))} {_longer(after)}"
+            )
+        config = copy.deepcopy(after)
+        config.out, config.name, config.id = str(folder.parent.parent), folder.parent.name, folder.name
+        config.model.backbone.weights = "none"  # the checkpoint brings them
+        _run(config, build(config, folder), folder, checkpoint, going_on=_GoingOn(after, changed, results, kept))
     return named
+
+
+def _unrecorded_length(config: Config, kept: dict[str, Any]) -> list[str]:
+    """As key=value, the length of a longer training that was killed: its checkpoint has it, its config.yaml not yet."""
+    own = configfile.settings(config)
+    length = {key: value for key, value in checkpoints.recorded_length(kept).items() if value != own[key]}
+    return [f"{key}={'null' if value is None else value}" for key, value in length.items()]
+
+
+def _note_parameters(config: Config, overrides: Sequence[str]) -> None:
+    """Record a sweep's parameter that the command line overrules as it is used."""
+    used = dict(configfile.flatten(dict(map(configfile.parse_override, overrides))))
+    config.sweep = {key: used.get(key, value) for key, value in config.sweep.items()}
+
+
+def _longer(config: Config) -> str:
+    """The key=value by which a finished training goes on, of twice as many steps or passes."""
+    run = config.trainer
+    words = [f"trainer.max_steps={2 * run.max_steps}"] if run.max_steps is not None else []
+    if run.max_epochs is not None:
+        words.append(f"trainer.max_epochs={2 * run.max_epochs}")
+    return " ".join(words)
+
+
+@dataclass(frozen=True)
+class _GoingOn:
+    """What a resumed run changes in its folder."""
+
+    config: Config
+    """As config.yaml is to have it."""
+    changed: dict[str, Any]
+    """Keys that the command line changed, with their new values."""
+    results: dict[str, Any] | None
+    """The folder's results.json until now."""
+    kept: dict[str, Any]
+    """The checkpoint."""
+
+    def in_vain(self, step: int) -> bool:
+        """Whether a finished run ends at `step` with nothing learnt, so that its results still hold."""
+        return self.results is not None and self.results["status"] == "finished" and step <= self.kept["global_step"]
+
+    def record(self) -> list[dict[str, Any]]:
+        """The `resumed` of results.json: for each time, from which step, what changed, and the metrics until then."""
+        before = (self.results or {}).get("resumed")
+        earlier = list(before) if isinstance(before, list) else []
+        if not self.changed:
+            return earlier
+        metrics = self.results["metrics"] if self.results is not None else {}
+        return [*earlier, {"step": self.kept["global_step"], "changed": self.changed, "metrics": metrics}]
 
 
 def _left_by_the_same(config: Config, folder: Path) -> Path | None:
@@ -144,7 +208,14 @@ def _trained(config: Config, folder: Path, overrides: list[str]) -> tuple[Parts,
     return parts, checkpoint, kept
 
 
-def _run(config: Config, parts: Parts, folder: Path, checkpoint: Path | None, comes_back: bool = True) -> None:
+def _run(
+    config: Config,
+    parts: Parts,
+    folder: Path,
+    checkpoint: Path | None,
+    comes_back: bool = True,
+    going_on: _GoingOn | None = None,
+) -> None:
     """Train, score and write results.json, whatever happens.
 
     Args:
@@ -153,6 +224,7 @@ def _run(config: Config, parts: Parts, folder: Path, checkpoint: Path | None, co
         folder: of the run.
         checkpoint: to go on from; None begins.
         comes_back: whether the same command goes on with this very run.
+        going_on: what a resumed run changes; the folder keeps its old config.yaml and results.json until the end.
     """
     trainer, task, data = parts.trainer, parts.task, parts.data
     step = None
@@ -185,7 +257,13 @@ def _run(config: Config, parts: Parts, folder: Path, checkpoint: Path | None, co
             results["cost"] = parts.cost.summary(device)
             results["environment"] = environment.describe(trainer.world_size, device)
             results["wandb"] = _wandb_ids(wandb_logger)
-            runs.write_results(folder, results)
+            if going_on is None:
+                runs.write_results(folder, results)
+            elif end is None or not going_on.in_vain(trainer.global_step):
+                if resumed := going_on.record():
+                    results["resumed"] = resumed
+                runs.write_whole(folder / "config.yaml", configfile.to_yaml(going_on.config))
+                runs.write_results(folder, results)
             if wandb_logger is not None:
                 mirror.finish(wandb_logger.experiment, config, folder, results)
             if end is not None and end.kind == "time limit":

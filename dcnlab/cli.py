@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import sys
 import time
 from pathlib import Path
@@ -390,7 +391,7 @@ def main() -> None:
     except usage_error as error:  # type: ignore[misc]
         _fail(_usage(error))
     except Interrupted as error:
-        print(f"interrupted; go on with: dcnlab resume {error}", file=sys.stderr)
+        print(f"interrupted; go on with: dcnlab resume {shlex.quote(str(error))}", file=sys.stderr)
         sys.exit(130)
     except KeyboardInterrupt:
         sys.exit(130)

@@ -159,6 +159,8 @@ def parse_override(text: str) -> tuple[str, Any]:
         return key, None
     if hint in (str, str | None):
         return key, value
+    if value == "None" and type(None) in typing.get_args(hint):  # as Python writes null
+        return key, None
     try:
         return key, yamlfile.parse_value(value)
     except ValueError as error:

@@ -185,19 +185,21 @@ def restore(folder: Path, overrides: list[str]) -> tuple[Config, Parts]:
     config = configfile.load_run(folder, overrides)
     config.trainer.devices, config.trainer.num_nodes = 1, 1
     config.test.shorter_sides, config.logger.wandb = None, False
-    parts, _, weights = _trained(config, folder, overrides)
+    parts, _, weights = _trained(config, folder, overrides, alone=True)
     parts.task.load_state_dict(weights)
     parts.task.to(parts.trainer.strategy.root_device).eval().requires_grad_(False)
     return config, parts
 
 
-def _trained(config: Config, folder: Path, overrides: list[str]) -> tuple[Parts, Path, dict[str, Any]]:
+def _trained(
+    config: Config, folder: Path, overrides: list[str], alone: bool = False
+) -> tuple[Parts, Path, dict[str, Any]]:
     """What a run's config stands for, its last checkpoint, and the weights in it, which fit the network."""
     config.model.backbone.weights = "none"  # the checkpoint brings them
     config.trainer.effective_batch = None  # any number of processes can score
     checkpoint = checkpoints.path_in(folder)
     kept = checkpoints.read(checkpoint)["state_dict"]
-    parts = build(config, folder)
+    parts = build(config, folder, trains=False, alone=alone)
     own = parts.task.state_dict()
     odd = [key for key in {**own, **kept} if key not in own or key not in kept or own[key].shape != kept[key].shape]
     if odd:
@@ -295,7 +297,7 @@ def _together(parts: Parts, folder: Path, write: Callable[[End | None], None]) -
             yield
         except BaseException as error:
             peers.take_turn()
-            own = _end(error)
+            own = _end(error, parts.config)
             end = peers.agree(own)
             try:
                 write(end)
@@ -317,17 +319,45 @@ def _together(parts: Parts, folder: Path, write: Callable[[End | None], None]) -
             peers.close()
 
 
-def _end(error: BaseException) -> End:
+def _end(error: BaseException, config: Config) -> End:
     """What an exception in a run means to the user."""
     if isinstance(error, TimeLimit):
         return End("time limit")
     if isinstance(error, KeyboardInterrupt | SystemExit | _Terminated):  # Lightning turns Ctrl-C into SystemExit
         return End("interrupted")
     reason = f"{type(error).__name__}: {configfile.one_line(error)}"
-    complaint = str(error) if isinstance(error, ConfigError | OSError) else _of_the_data(error)
+    complaint = (
+        str(error) if isinstance(error, ConfigError | OSError) else _of_the_data(error) or _of_size(error, config)
+    )
     if complaint is None:
         return End("bug", f"another process of the run failed: {reason}", reason)
     return End("mend", complaint, reason)
+
+
+def _of_size(error: BaseException, config: Config) -> str | None:
+    """What to change where a batch is too much for the memory, or too little for batch norm; None for other errors."""
+    data = config.data
+    keys = [
+        "batch_size",
+        *(key for key in ("shorter_side", "longer_side", "crop_size") if getattr(data, key) is not None),
+    ]
+    if data.name in ("digits", "imagefolder"):
+        keys = ["batch_size", "image_size"]
+    sizes = ", ".join(f"data.{key} is {getattr(data, key)}" for key in keys)
+    if environment.is_out_of_memory(error):
+        return (
+            f"out of memory: {sizes}; smaller ones need less (trainer.effective_batch keeps the images of a step), and "
+            "so does trainer.precision=bf16-mixed"
+        )
+    text = str(error)
+    # Images differ in size, and were not all looked at before.
+    if isinstance(error, ValueError) and text.startswith("Expected more than 1 value per channel when training"):
+        return f"an image is too small for batch norm in training: {sizes}; take more or larger images at a time"
+    if isinstance(error, RuntimeError) and text.startswith("DataLoader worker (pid"):
+        return (
+            f"a loader process was killed, for want of memory or of /dev/shm; data.workers is {data.workers}, {sizes}"
+        )
+    return None
 
 
 def _test(parts: Parts, checkpoint: Path | None = None) -> dict[str, float]:

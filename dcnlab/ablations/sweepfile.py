@@ -181,7 +181,8 @@ def _sweep(path: Path, tree: dict[str, Any]) -> Sweep:
         raise ConfigError("method is missing; choose from: grid, random")
     if method in ("bayes", "custom"):
         raise ConfigError(
-            f"method is {method!r}, which needs wandb's server (`wandb sweep {path}`); here: grid, random"
+            f"method is {method!r}, which needs wandb's server (`wandb sweep {shlex.quote(str(path))}`); "
+            "here: grid, random"
         )
     choose("method", str(method), ("grid", "random"))
     parameters = {

@@ -124,7 +124,7 @@ class Saving(Checkpoint):
         if loop.epoch_loop.batch_progress.is_last_batch:
             self._save(trainer, pl_module)
             return
-        passes = loop.epoch_progress
+        passes: Any = loop.epoch_progress
         processed = passes.total.processed, passes.current.processed
         passes.total.processed, passes.current.processed = processed[0] - 1, processed[1] - 1
         self._save(trainer, pl_module)

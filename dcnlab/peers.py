@@ -218,7 +218,7 @@ class _Meeting(threading.Thread):
         self.what = "machines" if self.machines > 1 else "processes"
         self.over = threading.Event()
         self.error: ConfigError | None = None
-        self._store: Any = None
+        self._server: Any = None
         self._absent = 1
         self._reason = ""
 
@@ -235,16 +235,17 @@ class _Meeting(threading.Thread):
 
     def run(self) -> None:
         """Connect, again where the connection breaks, and look until all are there."""
+        store: Any = None
         while not self.over.is_set() and self.error is None:
             try:
-                if self._store is None:
-                    self._connect()
-                    self._store.set(f"dcnlab/here/{self.rank}", "yes")
-                self._absent = sum(not self._store.check(keys) for keys in self._keys())
+                if store is None:
+                    store = self._connect()
+                    store.set(f"dcnlab/here/{self.rank}", "yes")
+                self._absent = sum(not store.check(keys) for keys in self._keys())
                 if self._absent == 0:
                     return
             except (OSError, RuntimeError) as error:  # rank 0 is not there, or gone again
-                self._store = None if self.rank else self._store
+                store = None
                 self._absent, self._reason = 1, one_line(error)
             self.over.wait(_LOOK_SECONDS)
 
@@ -253,21 +254,21 @@ class _Meeting(threading.Thread):
         size = self.on_each if self.machines > 1 else 1
         return [[f"dcnlab/here/{rank}" for rank in range(at, at + size)] for at in range(0, self.world, size)]
 
-    def _connect(self) -> None:
+    def _connect(self) -> Any:
+        """A connection to rank 0's store, which rank 0 opens."""
         from datetime import timedelta
 
         from torch.distributed import DistNetworkError, TCPStore
 
         common: dict[str, Any] = {"wait_for_workers": False, "timeout": timedelta(seconds=_CONNECT_SECONDS)}
-        if self.rank == 0:
+        if self.rank == 0 and self._server is None:
             try:  # torch's own store shares the server, which listens at all of this machine's addresses
-                self._store = TCPStore("localhost", self.port, is_master=True, multi_tenant=True, **common)
-            except DistNetworkError as error:
+                self._server = TCPStore("localhost", self.port, is_master=True, multi_tenant=True, **common)
+            except DistNetworkError:
                 self.error = ConfigError(
                     f"MASTER_PORT is {self.port}, where rank 0 cannot listen; another program may: set a free port"
                 )
-                raise error
+                raise
         with socket.create_connection((self.address, self.port), _CONNECT_SECONDS):
             pass  # tried here first, because torch reports each failure at length
-        if self.rank:
-            self._store = TCPStore(self.address, self.port, is_master=False, **common)
+        return self._server or TCPStore(self.address, self.port, is_master=False, **common)

@@ -123,7 +123,9 @@ def test_more_gpus_than_there_are_are_refused(tiny, monkeypatch):
 
 
 def test_images_beyond_the_memory_end_the_run_with_the_sizes(tiny):
-    with pytest.raises(ConfigError, match="out of memory: data.batch_size is 16, data.image_size is 4000000; smaller"):
+    with pytest.raises(
+        ConfigError, match=r"out of memory: data\.batch_size is 16, data\.image_size is 4000000; smaller"
+    ):
         fit(tiny, "data.image_size=4000000")
     found = runs.read_results(Path("runs/tiny/one"))
     assert found["status"] == "failed"

@@ -198,7 +198,7 @@ def _sweep(path: Path, tree: dict[str, Any]) -> Sweep:
     if run_cap is not None and (not isinstance(run_cap, int) or isinstance(run_cap, bool) or run_cap < 1):
         raise ConfigError(f"run_cap is {run_cap!r}; it must be a whole number above 0")
     program, overrides, before = _command(tree)
-    variables = tuple(match.groups() for word in before if (match := _VARIABLE.fullmatch(word)))
+    variables = tuple((match[1], match[2]) for word in before if (match := _VARIABLE.fullmatch(word)))
     ignored = [key for key in ("early_terminate", "scheduler", "controller") if key in tree]
     sweep = Sweep(
         path=path,

@@ -10,15 +10,16 @@ from typing import TYPE_CHECKING, Any
 
 import pytorch_lightning as pl
 import torch
-from lightning_fabric.plugins.environments import SLURMEnvironment, TorchElasticEnvironment
+from lightning_fabric.plugins.environments import LightningEnvironment, SLURMEnvironment, TorchElasticEnvironment
 from pytorch_lightning.callbacks import EMAWeightAveraging
+from pytorch_lightning.strategies import DDPStrategy
 from pytorch_lightning.utilities.exceptions import MisconfigurationException
 
-from dcnlab import configfile, tracking
+from dcnlab import configfile, environment, slurm, tracking
 from dcnlab.checkpoints import Saving, WholeFiles
-from dcnlab.config import Config, ConfigError, DataConfig
+from dcnlab.config import Config, ConfigError, DataConfig, TrainerConfig
 from dcnlab.cost import Cost
-from dcnlab.peers import Peers
+from dcnlab.peers import Peers, watch_rendezvous
 from dcnlab.runs import CHECKPOINT
 from dcnlab.watch import Watch
 
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
 class Parts:
     """What a config stands for."""
 
+    config: Config
     data: Any
     task: pl.LightningModule
     trainer: pl.Trainer
@@ -39,8 +41,14 @@ class Parts:
     peers: Peers
 
 
-def build(config: Config, folder: Path) -> Parts:
+def build(config: Config, folder: Path, trains: bool = True, alone: bool = False) -> Parts:
     """The data module, the task and the trainer of a config; writes nothing.
+
+    Args:
+        config: of the run.
+        folder: of the run.
+        trains: whether it is for training, not only to be scored or looked at.
+        alone: whether this process works by itself, whatever launcher started it.
 
     Raises:
         ConfigError: the data, the weights or the device are not there or do not fit.
@@ -51,6 +59,7 @@ def build(config: Config, folder: Path) -> Parts:
     tracking.quiet()
     if config.trainer.threads is not None:
         torch.set_num_threads(config.trainer.threads)
+    processes = _check_devices(config.trainer, alone)
     pl.seed_everything(config.seed, workers=True, verbose=False)
     peers, cost, watch = Peers(), Cost(), Watch(config.trainer.offset_limit, config.logger.every)
     saving = Saving(
@@ -59,10 +68,71 @@ def build(config: Config, folder: Path) -> Parts:
     try:
         data = data_module(config)
         task = task_module(config, data.classes)
-        trainer = _trainer(config, folder, [peers, cost, watch, saving], data.val is not None)
-        return Parts(data, task, trainer, cost, saving, peers)
+        if trains:
+            _check_norms(config, data, task, processes)
+        trainer = _trainer(config, folder, [peers, cost, watch, saving], data.val is not None, alone)
+        return Parts(config, data, task, trainer, cost, saving, peers)
     except (ValueError, OSError) as error:
         raise error if isinstance(error, ConfigError) else ConfigError(configfile.one_line(error)) from error
+    except (MemoryError, RuntimeError) as error:
+        if environment.is_out_of_memory(error):
+            raise ConfigError("the network does not fit into memory; see the widths in model") from error
+        raise
+
+
+def _check_devices(run: TrainerConfig, alone: bool) -> int:
+    """Check that the devices are there and the launcher started as many processes; how many there are in all.
+
+    Raises:
+        ConfigError: they are not; names the key.
+    """
+    gpus, other = torch.cuda.device_count(), int(torch.backends.mps.is_available())
+    on_cpu = run.accelerator == "cpu" or not gpus + other
+    if on_cpu and run.accelerator == "gpu":
+        raise ConfigError(
+            "trainer.accelerator is 'gpu', and torch finds no GPU here (see dcnlab doctor); take cpu or auto"
+        )
+    if not on_cpu and isinstance(run.devices, int) and run.devices > max(gpus, other):
+        raise ConfigError(f"trainer.devices is {run.devices}, and torch finds {max(gpus, other)} GPUs here")
+    if on_cpu and run.precision == "16-mixed" and not alone:
+        raise ConfigError("trainer.precision is '16-mixed', which needs a GPU; on a CPU take bf16-mixed or 32-true")
+    devices = run.devices if isinstance(run.devices, int) else 1 if on_cpu else max(gpus, other)
+    if not alone:
+        if _under_srun():
+            slurm.check_tasks(devices, run.num_nodes)
+        else:
+            slurm.check_world_size(devices, run.num_nodes)
+    return devices * run.num_nodes
+
+
+def _under_srun() -> bool:
+    return SLURMEnvironment.detect() and not TorchElasticEnvironment.detect()
+
+
+def _check_norms(config: Config, data: Any, task: Any, processes: int) -> None:
+    """Check that no batch norm has a single value a channel to average, in the smallest batch of the training.
+
+    Raises:
+        ConfigError: one has; says what to change.
+    """
+    images = len(data.train) // processes
+    if min(config.data.batch_size, images) != 1:  # a pass leaves out a last batch that is not full
+        return
+    from dcnlab.models.norms import norm_of_one_value
+
+    image = data.train[0, 0][0]
+    found = norm_of_one_value(task.model, image[None])
+    if found is None:
+        return
+    name, shape = found
+    few = f"data.train has {images} images for each of {processes} processes"
+    batch = f"data.batch_size is {config.data.batch_size}" if config.data.batch_size == 1 else few
+    frozen = "" if config.task == "classification" else ", or model.backbone.freeze_norm=true"
+    raise ConfigError(
+        f"{batch}, and of an image of {image.shape[-2]}x{image.shape[-1]} the batch norm {name} sees a map of "
+        f"{shape[-2]}x{shape[-1]}: one value a channel, which it cannot train on; take two images at a time, "
+        f"or larger ones{frozen}"
+    )
 
 
 def data_module(config: Config) -> Any:
@@ -220,11 +290,15 @@ class _Averaging(EMAWeightAveraging):
         self._copy_average_to_current(pl_module)
 
 
-def _trainer(config: Config, folder: Path, callbacks: list[pl.Callback], validates: bool) -> pl.Trainer:
+def _trainer(
+    config: Config, folder: Path, callbacks: list[pl.Callback], validates: bool, alone: bool = False
+) -> pl.Trainer:
     run = config.trainer
     averaging = [] if config.optim.ema is None else [_Averaging(decay=config.optim.ema)]
     plugins: list[Any] = [WholeFiles()]
-    if SLURMEnvironment.detect() and not TorchElasticEnvironment.detect():
+    if alone:
+        plugins.append(LightningEnvironment())
+    elif _under_srun():
         # Lightning would put the job back into the queue with a checkpoint of its own, which only it knows of.
         plugins.append(SLURMEnvironment(auto_requeue=False))
     bar = tracking.ProgressBar() if run.progress and sys.stdout.isatty() else None
@@ -252,6 +326,8 @@ def _trainer(config: Config, folder: Path, callbacks: list[pl.Callback], validat
         )
     except (MisconfigurationException, RuntimeError) as error:
         raise ConfigError(f"trainer: {configfile.one_line(error)}") from error
+    if isinstance(trainer.strategy, DDPStrategy):
+        watch_rendezvous(trainer.strategy, run.rendezvous_minutes)
     # Lightning's own handler of SIGTERM calls a collective, wherever the processes are just then.
     trainer._signal_connector.register_signal_handlers = lambda: None  # type: ignore[method-assign]
     # Where max_steps is set, Lightning takes each checkpoint for one of the middle of a pass, and skips the next.

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import io
+import shlex
 import time
 from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +28,12 @@ _MAY_DIFFER = (
     *("data.root", "data.workers", "data.val", "data.test", "test.", "model.backbone.weights"),
 )
 """Beginnings of keys that may have changed when a run goes on: how long, where, and how it is scored."""
+MAY_CHANGE = (
+    *(f"trainer.{key}" for key in ("max_steps", "max_epochs", "val_every", "accelerator", "devices", "num_nodes")),
+    *(f"trainer.{key}" for key in ("deterministic", "offset_limit", "threads", "progress", "checkpoint_every")),
+    *("trainer.rendezvous_minutes", "data.root", "data.workers", "data.val", "data.test", "test.", "logger."),
+)
+"""Beginnings of keys that `dcnlab resume` takes."""
 ASKED_EVERY = 10
 """Steps between two times that several GPUs agree on whether to save: each time is a wait for them."""
 
@@ -71,8 +79,9 @@ class Saving(Checkpoint):
         self._when, self._began, self._seen, self._saved = 0.0, 0, 0, 0
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Start the clock."""
+        """Start the clock, and have the learning rate follow the schedule of the training as long as it is now."""
         self._when, self._began = time.monotonic(), trainer.global_step
+        _set_rates(trainer)
         self._seen = self._saved = self._began
 
     @property
@@ -106,8 +115,20 @@ class Saving(Checkpoint):
             raise TimeLimit
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Save what the pass has come to, after its validation."""
+        """Save what the pass has come to, after its validation.
+
+        Lightning calls this also where `max_steps` ends the training within a pass. A longer training goes on there,
+        with the images that are left of the pass, so that it is saved as such.
+        """
+        loop = trainer.fit_loop
+        if loop.epoch_loop.batch_progress.is_last_batch:
+            self._save(trainer, pl_module)
+            return
+        passes: Any = loop.epoch_progress
+        processed = passes.total.processed, passes.current.processed
+        passes.total.processed, passes.current.processed = processed[0] - 1, processed[1] - 1
         self._save(trainer, pl_module)
+        passes.total.processed, passes.current.processed = processed
 
     def _save(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         self.check(trainer, pl_module)
@@ -128,6 +149,16 @@ class Saving(Checkpoint):
             "batches": loop.epoch_loop.batch_progress.current.completed if passes.ready > passes.processed else 0,
             "processes": trainer.world_size,
         }
+
+
+def _set_rates(trainer: pl.Trainer) -> None:
+    """Set the rates of the step to come: a checkpoint holds those of the length that the training had then."""
+    for found in trainer.lr_scheduler_configs:
+        schedule: Any = found.scheduler
+        for group, rate, factor in zip(
+            schedule.optimizer.param_groups, schedule.base_lrs, schedule.lr_lambdas, strict=True
+        ):
+            group["lr"] = rate * factor(schedule.last_epoch)
 
 
 def waits_to_ask(trainer: pl.Trainer) -> bool:
@@ -183,6 +214,61 @@ def read(checkpoint: Path) -> dict[str, Any]:
     ):
         raise ConfigError(f"{checkpoint} is no checkpoint of a run: its state_dict is not names to tensors; {again}")
     return found
+
+
+def recorded_length(kept: dict[str, Any]) -> dict[str, Any]:
+    """How long the training that made a checkpoint was to be: `trainer.max_steps` and `trainer.max_epochs`."""
+    about = kept.get("dcnlab")
+    settings = about.get("settings") if isinstance(about, dict) else None
+    if not isinstance(settings, dict):
+        return {}
+    found = {key: settings[key] for key in ("trainer.max_steps", "trainer.max_epochs") if key in settings}
+    return {key: value for key, value in found.items() if value is None or type(value) is int}
+
+
+def check_changes(before: Config, after: Config, folder: Path) -> dict[str, Any]:
+    """Check that a run can go on under a changed config.
+
+    Args:
+        before: its own config.
+        after: the same with the key=value of the command line.
+        folder: of the run.
+
+    Returns:
+        The keys that change, with their new values.
+
+    Raises:
+        ConfigError: names a key whose change would make it another run.
+    """
+    old, new = (dict(configfile.flatten(asdict(config))) for config in (before, after))
+    changed = {key: value for key, value in new.items() if key not in old or old[key] != value}
+    for key, value in changed.items():
+        if not key.startswith(MAY_CHANGE):
+            raise ConfigError(
+                f"{key} is {old.get(key)!r} in {folder} and cannot become {value!r} there; begin a new run: "
+                f"dcnlab fit {shlex.quote(str(folder / 'config.yaml'))} id=null {shlex.quote(f'{key}={value}')}"
+            )
+    return changed
+
+
+def goes_beyond(kept: dict[str, Any], config: Config, folder: Path) -> bool:
+    """Whether a training under `config` goes beyond what `read` gave.
+
+    Raises:
+        ConfigError: it was to end before that; names the key.
+    """
+    about = kept.get("dcnlab")
+    passes = about.get("pass") if isinstance(about, dict) else None
+    whole = passes if type(passes) is int else 0
+    begun = whole + bool(isinstance(about, dict) and about.get("batches"))
+    run = config.trainer
+    for key, most, done, what in (
+        ("max_steps", run.max_steps, kept["global_step"], "steps"),
+        ("max_epochs", run.max_epochs, begun, "passes"),
+    ):
+        if most is not None and most < done:
+            raise ConfigError(f"trainer.{key} is {most}, and {folder} has trained {done} {what}; state at least {done}")
+    return not (run.max_steps == kept["global_step"] or run.max_epochs == whole)
 
 
 def check_fits(kept: dict[str, Any], config: Config, processes: int, checkpoint: Path) -> None:

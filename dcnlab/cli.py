@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import sys
 import time
 from pathlib import Path
@@ -82,14 +83,18 @@ def evaluate(
 
 
 @app.command()
-def resume(run: Annotated[str, typer.Argument(metavar="RUN")]) -> None:
-    """Go on where a run stopped."""
+def resume(run: Annotated[str, typer.Argument(metavar="RUN")], overrides: Overrides = None) -> None:
+    """Go on where a run stopped, or with trainer.max_steps=N train a finished one longer.
+
+    Key=value may change how long, where and how visibly it trains, and how it is scored; results.json records it. A
+    learning rate schedule whose length follows max_steps (cosine, milestones below 1) is from there on that of N steps.
+    """
     from dcnlab import runs
 
     folder = runs.find(run)
     from dcnlab import experiment as one
 
-    _print_once(one.resume(folder))
+    _print_once(one.resume(folder, overrides or []))
 
 
 @app.command()
@@ -387,7 +392,7 @@ def main() -> None:
     except usage_error as error:  # type: ignore[misc]
         _fail(_usage(error))
     except Interrupted as error:
-        print(f"interrupted; go on with: dcnlab resume {error}", file=sys.stderr)
+        print(f"interrupted; go on with: dcnlab resume {shlex.quote(str(error))}", file=sys.stderr)
         sys.exit(130)
     except KeyboardInterrupt:
         sys.exit(130)

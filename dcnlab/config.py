@@ -403,6 +403,8 @@ class TrainerConfig:
     """Processes on a machine, one GPU each; auto takes all GPUs, or one CPU process."""
     num_nodes: int = 1
     """Machines."""
+    rendezvous_minutes: float = 30.0
+    """Minutes that a process waits for the others of its run to come, before it gives up."""
     precision: str = "32-true"
     """As Lightning writes it: 32-true | 64-true | 16-mixed | bf16-mixed | 16-true | bf16-true."""
     max_steps: int | None = None
@@ -433,6 +435,7 @@ class TrainerConfig:
         else:
             choose("trainer.devices", self.devices, ("auto",))
         within("trainer.num_nodes", self.num_nodes, 1)
+        within("trainer.rendezvous_minutes", self.rendezvous_minutes, 0)
         within("trainer.max_steps", self.max_steps, 1)
         within("trainer.max_epochs", self.max_epochs, 1)
         within("trainer.val_every", self.val_every, 1)

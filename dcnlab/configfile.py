@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import copy
 import dataclasses
 import functools
@@ -22,7 +23,10 @@ from dcnlab.data import jsonfile
 from dcnlab.data.paths import shown
 from dcnlab.yamlfile import read_yaml
 
-WHERE = ("name", "out", "id", "trainer.threads", "trainer.progress", "trainer.checkpoint_every", "logger", "sweep")
+WHERE = (
+    *("name", "out", "id", "logger", "sweep"),
+    *(f"trainer.{key}" for key in ("threads", "progress", "checkpoint_every", "rendezvous_minutes")),
+)
 """Keys that say what a run is called, where and how visibly it happens; not what it computes."""
 MOST_REFERENCES = 12
 """Places where `${...}` stands for another key."""
@@ -39,7 +43,7 @@ def load(experiment: str, args: Sequence[str] = (), parameters: dict[str, Any] |
     Args:
         experiment: path or packaged name of the experiment file.
         args: what follows it on the command line: `key=value`, and paths of JSON files with a sweep's parameters, such
-            as wandb's `${args_json_file}`.
+            as wandb's `${args_json_file}`. Under a wandb agent, `${args_no_hyphens}` gives the parameters as key=value.
         parameters: a sweep's parameters, dotted or nested, in place of a JSON file.
 
     Raises:
@@ -63,8 +67,13 @@ def load(experiment: str, args: Sequence[str] = (), parameters: dict[str, Any] |
             file_parameters = dict(flatten(read_json(arg)))
             apply(tree, file_parameters, arg)
             swept |= file_parameters
+    words = [arg for arg in args if is_override(arg)]
+    if parameters is None and len(words) == len(args):
+        agents, words = _agents_parameters(words)
+        apply(tree, agents, "the sweep's parameters")
+        swept |= dict(flatten(agents))
     before = copy.deepcopy(tree)
-    overrides = dict(parse_override(arg) for arg in args if is_override(arg))
+    overrides = dict(map(parse_override, words))
     for key, value in overrides.items():
         apply(tree, {key: value}, "command line")
     # A parameter that the command line overrules is recorded as it was used.
@@ -150,10 +159,54 @@ def parse_override(text: str) -> tuple[str, Any]:
         return key, None
     if hint in (str, str | None):
         return key, value
+    if value == "None" and type(None) in typing.get_args(hint):  # as Python writes null
+        return key, None
     try:
         return key, yamlfile.parse_value(value)
     except ValueError as error:
         raise ConfigError(f"{text[:100]}: the value is not YAML: {error}") from error
+
+
+def _agents_parameters(words: Sequence[str]) -> tuple[dict[str, Any], list[str]]:
+    """Tell a sweep's parameters, which a wandb agent has written as key=value, from what else stands in the command.
+
+    The agent writes Python's `str` of a value, and leaves the values themselves in the file WANDB_SWEEP_PARAM_PATH.
+
+    Returns:
+        The parameters, and the other words; without an agent there are no parameters.
+    """
+    if not os.environ.get("WANDB_SWEEP_ID"):
+        return {}, list(words)
+    path = os.environ.get("WANDB_SWEEP_PARAM_PATH", "")
+    known = _agents_file(Path(path)) if os.path.isfile(path) else None
+    parameters: dict[str, Any] = {}
+    others = []
+    for word in words:
+        key, _, text = word.partition("=")
+        if known is not None and key in known and text == str(known[key]):
+            parameters[key] = known[key]
+        elif known is None and not any(f"{key}.".startswith(f"{where}.") for where in WHERE):
+            parameters[key] = _of_python(key, text)
+        else:
+            others.append(f"{key}=null" if known is None and text == "None" else word)
+    return parameters, others
+
+
+def _agents_file(path: Path) -> dict[str, Any]:
+    tree = read_yaml(path)
+    return {key: spec["value"] for key, spec in tree.items() if isinstance(spec, dict) and "value" in spec}
+
+
+def _of_python(key: str, text: str) -> Any:
+    """The value whose `str` in Python is `text`."""
+    if text == "None":
+        return None
+    if text[:1] in ("[", "{"):
+        try:
+            return ast.literal_eval(text)
+        except (ValueError, SyntaxError, RecursionError, MemoryError):
+            pass  # written by hand, as YAML
+    return parse_override(f"{key}={text}")[1]
 
 
 def read_json(path: str | Path) -> dict[str, Any]:

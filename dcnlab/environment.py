@@ -46,6 +46,22 @@ def cpus() -> int:
     return cores if quota == "max" else max(1, min(cores, round(int(quota) / int(period))))
 
 
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an exception says that memory ran out, of a GPU or of this machine."""
+    import torch
+
+    if isinstance(error, MemoryError | torch.OutOfMemoryError):
+        return True
+    # Of these torch has no type of exception.
+    texts = (
+        "DefaultCPUAllocator",
+        "CUBLAS_STATUS_ALLOC_FAILED",
+        "CUDNN_STATUS_ALLOC_FAILED",
+        "cudaErrorMemoryAllocation",
+    )
+    return isinstance(error, RuntimeError) and any(text in str(error) for text in texts)
+
+
 def describe(world_size: int, device: Any) -> dict[str, Any]:
     """The `environment` of results.json.
 

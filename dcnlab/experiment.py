@@ -8,9 +8,11 @@ import json
 import logging
 import math
 import os
+import shlex
 import signal
 import traceback
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -56,25 +58,87 @@ def fit(config: Config) -> Path:
     return folder
 
 
-def resume(folder: Path) -> Path:
-    """Go on with a run from its last checkpoint, under its own config.
+def resume(folder: Path, overrides: Sequence[str] = ()) -> Path:
+    """Go on with a run from its last checkpoint, under its own config; a finished one where it is to train longer.
+
+    Args:
+        folder: the run folder.
+        overrides: key=value upon its config, of `checkpoints.MAY_CHANGE`, such as `trainer.max_steps=N`.
 
     Raises:
-        ConfigError: it is finished, or has no checkpoint yet.
+        ConfigError: nothing of the training is left, there is no checkpoint yet, or an override would break the run.
         Interrupted: the run was stopped again.
     """
-    config = configfile.load_run(folder)
     named, folder = folder, folder.resolve()  # `.` has no name
-    config.out, config.name, config.id = str(folder.parent.parent), folder.parent.name, folder.name
-    config.model.backbone.weights = "none"  # the checkpoint brings them
     with _sole_user(folder):
+        before = configfile.load_run(folder)
         results = runs.read_results(folder)
-        if results is not None and results["status"] == "finished":
-            raise ConfigError(f"{folder} is finished; there is nothing to resume")
         checkpoint = checkpoints.path_in(folder)
-        checkpoints.read(checkpoint)
-        _run(config, build(config, folder), folder, checkpoint)
+        kept = checkpoints.read(checkpoint)
+        length = _unrecorded_length(before, kept)
+        after = configfile.load_run(folder, [*length, *overrides])
+        _note_parameters(after, overrides)
+        changed = checkpoints.check_changes(before, after, named)
+        finished = results is not None and results["status"] == "finished"
+        if not checkpoints.goes_beyond(kept, after, named) and finished and not length:
+            raise ConfigError(
+                f"{named} is finished; there is nothing to resume. More training: dcnlab resume "
+                f"{shlex.quote(str(named))} {_longer(after)}"
+            )
+        config = copy.deepcopy(after)
+        config.out, config.name, config.id = str(folder.parent.parent), folder.parent.name, folder.name
+        config.model.backbone.weights = "none"  # the checkpoint brings them
+        _run(config, build(config, folder), folder, checkpoint, going_on=_GoingOn(after, changed, results, kept))
     return named
+
+
+def _unrecorded_length(config: Config, kept: dict[str, Any]) -> list[str]:
+    """As key=value, the length of a longer training that was killed: its checkpoint has it, its config.yaml not yet."""
+    own = configfile.settings(config)
+    length = {key: value for key, value in checkpoints.recorded_length(kept).items() if value != own[key]}
+    return [f"{key}={'null' if value is None else value}" for key, value in length.items()]
+
+
+def _note_parameters(config: Config, overrides: Sequence[str]) -> None:
+    """Record a sweep's parameter that the command line overrules as it is used."""
+    used = dict(configfile.flatten(dict(map(configfile.parse_override, overrides))))
+    config.sweep = {key: used.get(key, value) for key, value in config.sweep.items()}
+
+
+def _longer(config: Config) -> str:
+    """The key=value by which a finished training goes on, of twice as many steps or passes."""
+    run = config.trainer
+    words = [f"trainer.max_steps={2 * run.max_steps}"] if run.max_steps is not None else []
+    if run.max_epochs is not None:
+        words.append(f"trainer.max_epochs={2 * run.max_epochs}")
+    return " ".join(words)
+
+
+@dataclass(frozen=True)
+class _GoingOn:
+    """What a resumed run changes in its folder."""
+
+    config: Config
+    """As config.yaml is to have it."""
+    changed: dict[str, Any]
+    """Keys that the command line changed, with their new values."""
+    results: dict[str, Any] | None
+    """The folder's results.json until now."""
+    kept: dict[str, Any]
+    """The checkpoint."""
+
+    def in_vain(self, step: int) -> bool:
+        """Whether a finished run ends at `step` with nothing learnt, so that its results still hold."""
+        return self.results is not None and self.results["status"] == "finished" and step <= self.kept["global_step"]
+
+    def record(self) -> list[dict[str, Any]]:
+        """The `resumed` of results.json: for each time, from which step, what changed, and the metrics until then."""
+        before = (self.results or {}).get("resumed")
+        earlier = list(before) if isinstance(before, list) else []
+        if not self.changed:
+            return earlier
+        metrics = self.results["metrics"] if self.results is not None else {}
+        return [*earlier, {"step": self.kept["global_step"], "changed": self.changed, "metrics": metrics}]
 
 
 def _left_by_the_same(config: Config, folder: Path) -> Path | None:
@@ -157,19 +221,21 @@ def restore(folder: Path, overrides: list[str]) -> tuple[Config, Parts]:
     config = configfile.load_run(folder, overrides)
     config.trainer.devices, config.trainer.num_nodes = 1, 1
     config.test.shorter_sides, config.logger.wandb = None, False
-    parts, _, weights = _trained(config, folder, overrides)
+    parts, _, weights = _trained(config, folder, overrides, alone=True)
     parts.task.load_state_dict(weights)
     parts.task.to(parts.trainer.strategy.root_device).eval().requires_grad_(False)
     return config, parts
 
 
-def _trained(config: Config, folder: Path, overrides: list[str]) -> tuple[Parts, Path, dict[str, Any]]:
+def _trained(
+    config: Config, folder: Path, overrides: list[str], alone: bool = False
+) -> tuple[Parts, Path, dict[str, Any]]:
     """What a run's config stands for, its last checkpoint, and the weights in it, which fit the network."""
     config.model.backbone.weights = "none"  # the checkpoint brings them
     config.trainer.effective_batch = None  # any number of processes can score
     checkpoint = checkpoints.path_in(folder)
     kept = checkpoints.read(checkpoint)["state_dict"]
-    parts = build(config, folder)
+    parts = build(config, folder, trains=False, alone=alone)
     own = parts.task.state_dict()
     odd = [key for key in {**own, **kept} if key not in own or key not in kept or own[key].shape != kept[key].shape]
     if odd:
@@ -180,7 +246,14 @@ def _trained(config: Config, folder: Path, overrides: list[str]) -> tuple[Parts,
     return parts, checkpoint, kept
 
 
-def _run(config: Config, parts: Parts, folder: Path, checkpoint: Path | None, comes_back: bool = True) -> None:
+def _run(
+    config: Config,
+    parts: Parts,
+    folder: Path,
+    checkpoint: Path | None,
+    comes_back: bool = True,
+    going_on: _GoingOn | None = None,
+) -> None:
     """Train, score and write results.json, whatever happens.
 
     Args:
@@ -189,6 +262,7 @@ def _run(config: Config, parts: Parts, folder: Path, checkpoint: Path | None, co
         folder: of the run.
         checkpoint: to go on from; None begins.
         comes_back: whether the same command goes on with this very run.
+        going_on: what a resumed run changes; the folder keeps its old config.yaml and results.json until the end.
     """
     trainer, task, data = parts.trainer, parts.task, parts.data
     step = None
@@ -221,7 +295,13 @@ def _run(config: Config, parts: Parts, folder: Path, checkpoint: Path | None, co
             results["cost"] = parts.cost.summary(device)
             results["environment"] = environment.describe(trainer.world_size, device)
             results["wandb"] = _wandb_ids(wandb_logger)
-            runs.write_results(folder, results)
+            if going_on is None:
+                runs.write_results(folder, results)
+            elif end is None or not going_on.in_vain(trainer.global_step):
+                if resumed := going_on.record():
+                    results["resumed"] = resumed
+                runs.write_whole(folder / "config.yaml", configfile.to_yaml(going_on.config))
+                runs.write_results(folder, results)
             if wandb_logger is not None:
                 mirror.finish(wandb_logger.experiment, config, folder, results)
             if end is not None and end.kind == "time limit":
@@ -255,7 +335,7 @@ def _together(parts: Parts, folder: Path, write: Callable[[End | None], None]) -
             yield
         except BaseException as error:
             peers.take_turn()
-            own = _end(error)
+            own = _end(error, parts.config)
             end = peers.agree(own)
             try:
                 write(end)
@@ -277,17 +357,45 @@ def _together(parts: Parts, folder: Path, write: Callable[[End | None], None]) -
             peers.close()
 
 
-def _end(error: BaseException) -> End:
+def _end(error: BaseException, config: Config) -> End:
     """What an exception in a run means to the user."""
     if isinstance(error, TimeLimit):
         return End("time limit")
     if isinstance(error, KeyboardInterrupt | SystemExit | _Terminated):  # Lightning turns Ctrl-C into SystemExit
         return End("interrupted")
     reason = f"{type(error).__name__}: {configfile.one_line(error)}"
-    complaint = str(error) if isinstance(error, ConfigError | OSError) else _of_the_data(error)
+    complaint = (
+        str(error) if isinstance(error, ConfigError | OSError) else _of_the_data(error) or _of_size(error, config)
+    )
     if complaint is None:
         return End("bug", f"another process of the run failed: {reason}", reason)
     return End("mend", complaint, reason)
+
+
+def _of_size(error: BaseException, config: Config) -> str | None:
+    """What to change where a batch is too much for the memory, or too little for batch norm; None for other errors."""
+    data = config.data
+    keys = [
+        "batch_size",
+        *(key for key in ("shorter_side", "longer_side", "crop_size") if getattr(data, key) is not None),
+    ]
+    if data.name in ("digits", "imagefolder"):
+        keys = ["batch_size", "image_size"]
+    sizes = ", ".join(f"data.{key} is {getattr(data, key)}" for key in keys)
+    if environment.is_out_of_memory(error):
+        return (
+            f"out of memory: {sizes}; smaller ones need less (trainer.effective_batch keeps the images of a step), and "
+            "so does trainer.precision=bf16-mixed"
+        )
+    text = str(error)
+    # Images differ in size, and were not all looked at before.
+    if isinstance(error, ValueError) and text.startswith("Expected more than 1 value per channel when training"):
+        return f"an image is too small for batch norm in training: {sizes}; take more or larger images at a time"
+    if isinstance(error, RuntimeError) and text.startswith("DataLoader worker (pid"):
+        return (
+            f"a loader process was killed, for want of memory or of /dev/shm; data.workers is {data.workers}, {sizes}"
+        )
+    return None
 
 
 def _test(parts: Parts, checkpoint: Path | None = None) -> dict[str, float]:

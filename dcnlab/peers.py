@@ -8,14 +8,19 @@ from __future__ import annotations
 import json
 import os
 import signal
+import socket
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from typing import Any
 
 import pytorch_lightning as pl
+from pytorch_lightning.strategies import DDPStrategy
+
+from dcnlab.config import ConfigError, one_line
 
 _LOOK_SECONDS = 0.25
 _PATIENCE_SECONDS = 3.0
@@ -24,6 +29,10 @@ _GONE_SECONDS = 20.0
 """For a process to end by itself after the first one, which may just have been quicker."""
 _FIRST_SECONDS = 60.0
 """For the first process to write what it has, and to say it."""
+_SAY_SECONDS = {"machines": 5.0, "processes": 60.0}
+"""That a process waits for others before it says so; those of its own machine may just take long to start."""
+_CONNECT_SECONDS = 5.0
+"""For one try to reach rank 0."""
 
 
 @dataclass(frozen=True)
@@ -138,3 +147,128 @@ class Peers(pl.Callback):
         else:
             self.speaks()
         os._exit(end.status)
+
+
+def watch_rendezvous(strategy: DDPStrategy, minutes: float) -> None:
+    """Have the ranks of a run meet under our eyes, before torch has them meet in one call into C++.
+
+    No signal ends that call, and it does not say what it waits for.
+
+    Args:
+        strategy: of the run's trainer.
+        minutes: `trainer.rendezvous_minutes`.
+    """
+    begin = strategy.setup_distributed
+
+    def setup_distributed() -> None:
+        with _all_ranks_here(strategy, minutes):
+            begin()
+
+    strategy.setup_distributed = setup_distributed  # type: ignore[method-assign]
+
+
+@contextmanager
+def _all_ranks_here(strategy: DDPStrategy, minutes: float) -> Iterator[None]:
+    """Wait for all ranks, and keep rank 0's store open until torch's own connections stand.
+
+    Raises:
+        ConfigError: some do not come in time, or rank 0 cannot listen.
+    """
+    import torch.distributed as dist
+
+    # torchrun's agents have met already, and share their store.
+    if dist.is_initialized() or os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == str(True):
+        yield
+        return
+    meeting = _Meeting(strategy)
+    began, said = time.monotonic(), strategy.local_rank != 0
+    meeting.start()
+    try:
+        while meeting.is_alive():
+            meeting.join(_LOOK_SECONDS)  # unlike torch's own wait, this lets Python's handlers of signals run
+            waited = time.monotonic() - began
+            if waited > 60 * minutes and meeting.is_alive():
+                raise ConfigError(
+                    f"{meeting.missing()} did not come within {minutes:g} minutes "
+                    f"(trainer.rendezvous_minutes){meeting.hint()}"
+                )
+            if waited > _SAY_SECONDS[meeting.what] and not said and meeting.is_alive():
+                said = True
+                print(f"waiting for {meeting.missing()}{meeting.hint()}", file=sys.stderr, flush=True)
+        if meeting.error is not None:
+            raise meeting.error
+        yield
+    finally:
+        meeting.over.set()
+
+
+class _Meeting(threading.Thread):
+    """Brings this rank to the address where all meet, and counts who else is there.
+
+    A thread, because torch's store blocks where something else answers at that address.
+    """
+
+    def __init__(self, strategy: DDPStrategy) -> None:
+        super().__init__(daemon=True, name="rendezvous")
+        environment = strategy.cluster_environment
+        assert environment is not None
+        self.address, self.port = environment.main_address, environment.main_port
+        self.rank, self.world = strategy.global_rank, strategy.world_size
+        self.machines, self.on_each = strategy.num_nodes, strategy.num_processes
+        self.what = "machines" if self.machines > 1 else "processes"
+        self.over = threading.Event()
+        self.error: ConfigError | None = None
+        self._server: Any = None
+        self._absent = 1
+        self._reason = ""
+
+    def missing(self) -> str:
+        """How many have not come, and where to: `1 of 2 machines at node01:29500`."""
+        total = self.machines if self.machines > 1 else self.world
+        return f"{self._absent} of {total} {self.what} at {self.address}:{self.port}"
+
+    def hint(self) -> str:
+        """What may be wrong with the address."""
+        if self.machines > 1 and self.address in ("127.0.0.1", "localhost", "::1"):
+            return "; no other machine can reach that: set MASTER_ADDR, MASTER_PORT and NODE_RANK on each"
+        return f" ({self._reason})" if self._reason else ""
+
+    def run(self) -> None:
+        """Connect, again where the connection breaks, and look until all are there."""
+        store: Any = None
+        while not self.over.is_set() and self.error is None:
+            try:
+                if store is None:
+                    store = self._connect()
+                    store.set(f"dcnlab/here/{self.rank}", "yes")
+                self._absent = sum(not store.check(keys) for keys in self._keys())
+                if self._absent == 0:
+                    return
+            except (OSError, RuntimeError) as error:  # rank 0 is not there, or gone again
+                store = None
+                self._absent, self._reason = 1, one_line(error)
+            self.over.wait(_LOOK_SECONDS)
+
+    def _keys(self) -> list[list[str]]:
+        """What each machine's ranks set; of a single machine, what each rank sets."""
+        size = self.on_each if self.machines > 1 else 1
+        return [[f"dcnlab/here/{rank}" for rank in range(at, at + size)] for at in range(0, self.world, size)]
+
+    def _connect(self) -> Any:
+        """A connection to rank 0's store, which rank 0 opens."""
+        from datetime import timedelta
+
+        from torch.distributed import DistNetworkError, TCPStore
+
+        common: dict[str, Any] = {"wait_for_workers": False, "timeout": timedelta(seconds=_CONNECT_SECONDS)}
+        if self.rank == 0 and self._server is None:
+            try:  # torch's own store shares the server, which listens at all of this machine's addresses
+                self._server = TCPStore("localhost", self.port, is_master=True, multi_tenant=True, **common)
+            except DistNetworkError:
+                self.error = ConfigError(
+                    f"MASTER_PORT is {self.port}, where rank 0 cannot listen; another program may: set a free port"
+                )
+                raise
+        with socket.create_connection((self.address, self.port), _CONNECT_SECONDS):
+            pass  # tried here first, because torch reports each failure at length
+        return self._server or TCPStore(self.address, self.port, is_master=False, **common)

@@ -7,6 +7,7 @@ import fcntl
 import json
 import os
 import re
+import shlex
 import shutil
 import time
 from collections.abc import Iterator
@@ -86,7 +87,10 @@ def create(folder: Path) -> None:
     """
     results = read_results(folder)
     if results is not None and results["status"] == "finished":
-        raise ConfigError(f"{folder} holds a finished run; choose another id, or remove the folder")
+        raise ConfigError(
+            f"{folder} holds a finished run; choose another id, remove the folder, or train it longer: "
+            f"dcnlab resume {shlex.quote(str(folder))} trainer.max_steps=N"
+        )
     folder.mkdir(parents=True, exist_ok=True)
     foreign = [path.name for path in folder.iterdir() if path.name not in _BEFORE and not path.name.startswith(".")]
     if foreign and not (folder / "config.yaml").is_file():

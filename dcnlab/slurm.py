@@ -1,4 +1,7 @@
-"""Going on after SLURM's time limit: the job goes back into the queue, and its command finds its own checkpoint."""
+"""What SLURM and other launchers say of a run's processes, and going on after SLURM's time limit.
+
+After the limit the job goes back into the queue, and its command finds its own checkpoint.
+"""
 
 from __future__ import annotations
 
@@ -7,6 +10,7 @@ import os
 import subprocess
 
 from dcnlab import lifeline
+from dcnlab.config import ConfigError
 
 _PATIENCE_SECONDS = 60.0
 """For SLURM's controller to answer; the job has two minutes."""
@@ -40,3 +44,71 @@ def requeue(comes_back: bool, got_on: bool) -> None:
         failed = str(error)
     how = f"cannot be put back into the queue: {failed}" if failed else "goes back into the queue"
     say(f"SLURM job {job} {how}")
+
+
+def check_tasks(devices: int, num_nodes: int) -> None:
+    """Check the tasks of the srun that started this process.
+
+    Args:
+        devices: processes on a machine.
+        num_nodes: machines.
+
+    Raises:
+        ConfigError: there are others, or srun did not start it; names the variable and the key.
+    """
+    tasks, each, nodes = _number("NTASKS"), _number("NTASKS_PER_NODE"), _number("NNODES")
+    for name in ("PROCID", "LOCALID", "NODEID"):
+        if _number(name) is None:
+            raise ConfigError(f"SLURM_NTASKS is {tasks} and SLURM_{name} is not set; start the command by srun")
+    if each is None and tasks is not None and tasks > 1:
+        share = max(1, tasks // num_nodes)
+        raise ConfigError(
+            f"SLURM_NTASKS is {tasks} and SLURM_NTASKS_PER_NODE is not set; "
+            f"state --ntasks-per-node={share} in place of --ntasks, and trainer.devices={share}"
+        )
+    for name, said, key, wanted, option in (
+        ("NTASKS_PER_NODE", each, "devices", devices, "--ntasks-per-node"),
+        ("NNODES", nodes, "num_nodes", num_nodes, "--nodes"),
+    ):
+        if said is not None and said != wanted:
+            raise ConfigError(
+                f"SLURM_{name} is {said} and trainer.{key} is {wanted}; "
+                f"state trainer.{key}={said}, or {option}={wanted}"
+            )
+    if tasks != devices * num_nodes:
+        raise ConfigError(
+            f"SLURM_NTASKS is {tasks}, and trainer.devices {devices} x trainer.num_nodes {num_nodes} are "
+            f"{devices * num_nodes} processes; state --nodes={num_nodes} --ntasks-per-node={devices}"
+        )
+
+
+def check_world_size(devices: int, num_nodes: int) -> None:
+    """Check the processes that torchrun or a similar launcher has started, where one has.
+
+    Args:
+        devices: processes on a machine.
+        num_nodes: machines.
+
+    Raises:
+        ConfigError: there are others, or its variables are no numbers.
+    """
+    for name in ("WORLD_SIZE", "LOCAL_RANK", "RANK", "NODE_RANK", "GROUP_RANK", "MASTER_PORT"):
+        if not os.environ.get(name, "0").isdecimal():
+            raise ConfigError(f"{name} is {os.environ[name]!r}; a launcher sets it to a whole number")
+    if int(os.environ.get("MASTER_PORT", "1")) not in range(1, 2**16):
+        raise ConfigError(f"MASTER_PORT is {os.environ['MASTER_PORT']}; it must be between 1 and {2**16 - 1}")
+    world = os.environ.get("WORLD_SIZE")
+    if world is not None and "LOCAL_RANK" in os.environ and int(world) != devices * num_nodes:
+        raise ConfigError(
+            f"WORLD_SIZE is {world}, and trainer.devices {devices} x trainer.num_nodes {num_nodes} are "
+            f"{devices * num_nodes} processes; state trainer.devices=N as torchrun's --nproc-per-node=N, and "
+            "trainer.num_nodes=N as its --nnodes=N"
+        )
+
+
+def _number(name: str) -> int | None:
+    """One of SLURM's variables that count."""
+    text = os.environ.get(f"SLURM_{name}")
+    if text is not None and not text.isdecimal():
+        raise ConfigError(f"SLURM_{name} is {text!r}; SLURM sets it to a whole number")
+    return None if text is None else int(text)

@@ -2,7 +2,9 @@
 
 import csv
 import json
+import math
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -112,6 +114,94 @@ def test_an_interrupted_run_resumes_to_the_weights_of_an_uninterrupted_one(tiny,
     assert steps[0] == steps[1]
     with pytest.raises(ConfigError, match="is finished; there is nothing to resume"):
         experiment.resume(part)
+
+
+ONE_RATE = ("optim.milestones=[]", "data.train_length=48", "data.val=null")  # three steps a pass
+
+
+def losses(folder):
+    with (folder / "metrics.csv").open() as file:
+        return [(row["step"], row["train/loss"]) for row in csv.DictReader(file) if row["train/loss"]]
+
+
+@pytest.mark.parametrize("first", [2, 3])
+def test_a_finished_run_trained_longer_is_the_run_that_was_never_shorter(tiny, first):
+    """Two steps end within a pass, whose images that are left come next; three end with it."""
+    whole = fit(tiny, "id=whole", "trainer.max_steps=5", *ONE_RATE)
+    part = fit(tiny, "id=part", f"trainer.max_steps={first}", *ONE_RATE)
+    before = results(part)
+    assert experiment.resume(part, ["trainer.max_steps=5", "trainer.checkpoint_every=1"]) == part
+    ends = [torch.load(run / "checkpoints/last.ckpt", weights_only=True) for run in (whole, part)]
+    assert all(torch.equal(ends[0]["state_dict"][key], value) for key, value in ends[1]["state_dict"].items())
+    assert (ends[0]["global_step"], ends[0]["lr_schedulers"]) == (5, ends[1]["lr_schedulers"])
+    assert losses(whole) == losses(part)
+    found = results(part)
+    assert (found["status"], found["metrics"]) == ("finished", results(whole)["metrics"])
+    changed = {"trainer.max_steps": 5, "trainer.checkpoint_every": 1.0}
+    assert found["resumed"] == [{"step": first, "changed": changed, "metrics": before["metrics"]}]
+    own = configfile.load_run(part)
+    assert (own.trainer.max_steps, own.id, own.out) == (5, "part", "runs")
+
+
+def test_a_longer_training_that_was_killed_goes_on_without_saying_its_length_again(tiny, monkeypatch):
+    whole = fit(tiny, "id=whole", "trainer.max_steps=6", *ONE_RATE)
+    part = fit(tiny, "id=part", "trainer.max_steps=2", *ONE_RATE)
+    files = [part / "config.yaml", part / "results.json"]
+    old, there = [path.read_bytes() for path in files], []
+
+    def stop(*arguments):
+        there.extend(path.read_bytes() for path in files)
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(experiment, "_test", stop)
+        with pytest.raises(runs.Interrupted):
+            experiment.resume(part, ["trainer.max_steps=4"])
+    assert there == old  # what kill -9 leaves
+    for path, content in zip(files, old, strict=True):
+        path.write_bytes(content)
+    experiment.resume(part)
+    assert torch.load(part / "checkpoints/last.ckpt", weights_only=True)["global_step"] == 4
+    experiment.resume(part, ["trainer.max_steps=6"])
+    assert results(part)["metrics"] == results(whole)["metrics"]
+    assert [entry["step"] for entry in results(part)["resumed"]] == [4, 4]
+
+
+def test_the_rate_of_a_longer_training_is_at_once_that_of_its_new_length(tiny, monkeypatch):
+    """At the end of the shorter cosine it was nearly zero."""
+    rates = []
+
+    class Rates(assembly.Cost):
+        state_key = "Cost"
+
+        def on_train_batch_start(self, trainer, *arguments):
+            rates.append(trainer.optimizers[0].param_groups[0]["lr"])
+
+    part = fit(tiny, "id=part", "trainer.max_steps=2", "optim.schedule=cosine", "optim.lr=0.1")
+    monkeypatch.setattr(assembly, "Cost", Rates)
+    experiment.resume(part, ["trainer.max_steps=4"])
+    assert rates == pytest.approx([0.05, 0.1 * (1 + math.cos(math.pi * 3 / 4)) / 2])
+
+
+@pytest.mark.parametrize(
+    ("override", "says"),
+    [
+        ("optim.lr=0.5", "optim.lr is 0.05 in runs/tiny/one and cannot become 0.5 there; begin a new run: dcnlab fit"),
+        ("data.batch_size=8", "data.batch_size is 16 in runs/tiny/one"),
+        ("id=other", "id is 'one' in runs/tiny/one"),
+        ("model={deform_layers: 1}", "model.deform_layers is 0 in runs/tiny/one"),
+        ("trainer.max_steps=1", "trainer.max_steps is 1, and runs/tiny/one has trained 2 steps; state at least 2"),
+        ("trainer.max_step=4", "no such key trainer.max_step; nearest: trainer.max_steps"),
+        ("test.flip=true", "is finished; there is nothing to resume. More training: dcnlab resume runs/tiny/one train"),
+        ("trainer.max_epochs=1", "is finished; there is nothing to resume"),
+    ],
+)
+def test_resume_refuses_what_would_make_it_another_run_and_changes_nothing(tiny, override, says):
+    folder = fit(tiny, "id=one")
+    before = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+    with pytest.raises(ConfigError, match=re.escape(says)):
+        experiment.resume(folder, [override])
+    assert {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()} == before
 
 
 def test_a_run_that_fails_says_why_and_raises(tiny, monkeypatch):

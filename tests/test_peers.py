@@ -3,6 +3,7 @@
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -101,3 +102,43 @@ def test_a_process_of_a_run_dies_with_the_first_one_that_started_it(tmp_path):
     process.kill()
     process.wait()
     await_(lambda: not Path(f"/proc/{pid}").exists(), 20)
+
+
+@pytest.mark.slow
+def test_a_process_whose_other_machine_never_comes_says_so_and_ends_by_signals_or_in_time(tiny):
+    """Rank 0 listens, rank 1 knocks at a closed port; each says one line, and neither hangs in torch's rendezvous."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    command = [sys.executable, "-P", "-m", "dcnlab", "fit", tiny, "trainer.num_nodes=2", "logger.wandb=false"]
+    meet = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    late = subprocess.Popen([*command, "id=late", "trainer.rendezvous_minutes=0.01"], env=environment(), **pipes)
+    first = subprocess.Popen([*command, "id=first"], env=environment(), **pipes)
+    second = subprocess.Popen([*command, "id=second"], env=environment(NODE_RANK="1", **meet), **pipes)
+    for process, number, name in ((second, signal.SIGTERM, "second"), (first, signal.SIGINT, "first")):
+        assert process.stderr.readline().startswith("waiting for 1 of 2 machines at 127.0.0.1:")
+        process.send_signal(number)
+        out, err = process.communicate(timeout=20)
+        said = f"interrupted; go on with: dcnlab resume runs/tiny/{name}\n"
+        assert (process.returncode, out, err) == (130, "", said)
+    assert results("tiny/first")["status"] == "interrupted"
+    out, err = late.communicate(timeout=20)
+    assert (late.returncode, out) == (2, "")
+    assert "1 of 2 machines" in err
+    assert "within 0.01 minutes (trainer.rendezvous_minutes)" in err
+    assert len(err.splitlines()) == 1
+
+
+@pytest.mark.slow
+def test_two_machines_that_meet_make_one_run(tiny):
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    command = [sys.executable, "-P", "-m", "dcnlab", "fit", tiny, "trainer.num_nodes=2", "logger.wandb=false", "id=two"]
+    meet = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    second = subprocess.Popen(command, env=environment(NODE_RANK="1", **meet))
+    done = dcnlab(*command[4:], NODE_RANK="0", **meet)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "runs/tiny/two\n", "")
+    assert second.wait(60) == 0
+    assert results("tiny/two")["environment"]["world_size"] == 2

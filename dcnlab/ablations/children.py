@@ -15,7 +15,11 @@ from pathlib import Path
 from dcnlab import lifeline, resources
 
 _THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMBA_NUM_THREADS")
-_ONE_RUNS_OWN = ("WANDB_RUN_ID", "DCNLAB_RUN_ID")
+_ONE_RUNS_OWN = (
+    *("WANDB_RUN_ID", "DCNLAB_RUN_ID", "WANDB_SWEEP_PARAM_PATH"),
+    # Not srun starts the processes of a trial, but the trial itself.
+    *(f"SLURM_{name}" for name in ("NTASKS", "NPROCS", "NTASKS_PER_NODE", "PROCID", "LOCALID", "NODEID")),
+)
 
 
 @dataclass(frozen=True)
@@ -55,14 +59,14 @@ def start(arguments: Sequence[str], log: Path, slot: Slot, environment: dict[str
     Call it from the main thread: the system ties a child's life to the thread that started it.
     """
     inherited = {name: value for name, value in os.environ.items() if name not in _ONE_RUNS_OWN}
-    variables = {**inherited, **environment, lifeline.PARENT: str(os.getpid())}
-    # The children run the code that we run, however Python found it.
-    variables["PYTHONPATH"] = os.pathsep.join(
-        [str(resources.PACKAGE.parent), *filter(None, [os.environ.get("PYTHONPATH")])]
-    )
-    variables |= dict.fromkeys(_THREAD_VARIABLES, str(slot.threads))
+    variables = inherited | dict.fromkeys(_THREAD_VARIABLES, str(slot.threads))
     if slot.gpus is not None:
         variables["CUDA_VISIBLE_DEVICES"] = slot.gpus
+    variables |= {**environment, lifeline.PARENT: str(os.getpid())}
+    # The children run the code that we run, however Python found it.
+    variables["PYTHONPATH"] = os.pathsep.join(
+        [str(resources.PACKAGE.parent), *filter(None, [variables.get("PYTHONPATH")])]
+    )
     with log.open("wb") as output:
         process = subprocess.Popen(
             [sys.executable, "-P", "-m", "dcnlab", *arguments],

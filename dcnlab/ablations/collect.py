@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import shlex
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
@@ -214,7 +215,7 @@ def _of_trials(
         _note_others(collection, chosen[0], [record for record in akin if record.id not in ids])
         return chosen
     if not akin:
-        raise ConfigError(f"no run of {sweep.path} found; make them with: dcnlab sweep {sweep.path}")
+        raise ConfigError(f"no run of {sweep.path} found; make them with: dcnlab sweep {shlex.quote(str(sweep.path))}")
     _refuse_mixture(akin)
     meant = configfile.settings(keyed[digest(akin[0].results["parameters"])].config)
     said = differences(akin[0].settings, "in the runs", meant, "in the file")

@@ -41,7 +41,7 @@ def distribution(name: str, spec: Any) -> dict[str, Any]:
         ConfigError: wandb would not take it; names the parameter and what is wrong.
     """
     if not isinstance(spec, dict):
-        raise ConfigError(f"parameters.{name} is {spec!r}; it must be a mapping such as {{values: [...]}}")
+        raise ConfigError(f"parameters.{name} is {spec!r}; it must be a mapping such as {{values: [0, 1]}}")
     kind = spec.get("distribution") or _implied(spec)
     if kind is None:
         keys = sorted({key for needed, optional in DISTRIBUTIONS.values() for key in needed + optional})

@@ -198,11 +198,13 @@ def _command(sweep: Sweep, trial: Trial, arguments: Sequence[str], threads: int 
     where = [f"name={trial.config.name}", f"out={trial.config.out}", f"id={trial.id}", "trainer.progress=false"]
     if trial.config.trainer.threads is None and threads is not None:
         where.append(f"trainer.threads={threads}")
-    return ["fit", sweep.program, str(parameters), *sweep.overrides, *arguments, *where]
+    return ["fit", sweep.program, str(parameters), *sweep.logger, *sweep.overrides, *arguments, *where]
 
 
 def _mirror(sweep: Sweep) -> dict[str, str]:
-    return {"WANDB_SWEEP_ID": sweep.id, "WANDB_MODE": os.environ.get("WANDB_MODE") or "offline"}
+    """Environment variables of the trials, for their mirror on wandb and by the sweep's command."""
+    mode = {"WANDB_MODE": os.environ.get("WANDB_MODE") or "offline"}
+    return {**mode, **dict(sweep.environment), "WANDB_SWEEP_ID": sweep.id}
 
 
 class _Display:

@@ -6,6 +6,7 @@ import hashlib
 import itertools
 import json
 import re
+import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,7 +24,11 @@ METRIC_KEYS = ("name", "goal", "target", "impute", "impute_while_running")
 MACROS = ("env", "interpreter", "program", "args_json_file", "args_no_hyphens")
 """Of wandb's macros, those that `dcnlab fit` has a use for."""
 
-_COMMAND = "[${env}, dcnlab, fit, ${program}, ${args_json_file}]"
+_COMMAND = '["${env}", dcnlab, fit, "${program}", "${args_json_file}"]'
+"""As YAML that can be pasted: a brace in a list needs quotes."""
+_INTERPRETER = re.compile(r"\$\{(env|interpreter)\}|(.*/)?env|(.*/)?python[0-9.]*|-m|(.*/)?dcnlab")
+"""Words before `fit` that say which program runs; here it is this one."""
+_VARIABLE = re.compile(r"([A-Za-z_][A-Za-z0-9_]*)=(.*)", re.DOTALL)
 
 
 @dataclass(frozen=True)
@@ -45,7 +50,11 @@ class Sweep:
     goal: str | None
     """Of the metric, as the file says it: maximize | minimize."""
     notes: tuple[str, ...]
-    """What in the file has no effect without wandb's server."""
+    """What in the file has no effect here, or another one under wandb's agent."""
+    logger: tuple[str, ...] = ()
+    """Its `project` and `entity`, as key=value of the trials."""
+    environment: tuple[tuple[str, str], ...] = ()
+    """Names and values of environment variables that its command sets."""
 
     @property
     def name(self) -> str:
@@ -103,7 +112,13 @@ def read(name: str) -> Sweep:
         ConfigError: wandb would not take the file, or `dcnlab fit` could not run it; one line that says where.
     """
     path = resources.find("sweeps", name)
-    tree = configfile.read_yaml(path)
+    try:
+        tree = configfile.read_yaml(path)
+    except ConfigError as error:
+        unquoted = path.is_file() and "${" in path.read_text(encoding="utf-8", errors="replace")
+        raise ConfigError(
+            f"{error}; ${{...}} in a list needs quotes: {_COMMAND}" if unquoted else str(error)
+        ) from error
     try:
         return _sweep(path, tree)
     except ConfigError as error:
@@ -140,7 +155,7 @@ def trial(sweep: Sweep, parameters: dict[str, Any], overrides: Sequence[str] = (
     Raises:
         ConfigError: its config does not hold; names the trial.
     """
-    arguments = [f"name={sweep.name}", *sweep.overrides, *overrides]
+    arguments = [f"name={sweep.name}", *sweep.logger, *sweep.overrides, *overrides]
     try:
         config = configfile.load(sweep.program, arguments, parameters)
     except ConfigError as error:
@@ -166,7 +181,8 @@ def _sweep(path: Path, tree: dict[str, Any]) -> Sweep:
         raise ConfigError("method is missing; choose from: grid, random")
     if method in ("bayes", "custom"):
         raise ConfigError(
-            f"method is {method!r}, which needs wandb's server (`wandb sweep {path}`); here: grid, random"
+            f"method is {method!r}, which needs wandb's server (`wandb sweep {shlex.quote(str(path))}`); "
+            "here: grid, random"
         )
     choose("method", str(method), ("grid", "random"))
     parameters = {
@@ -181,7 +197,8 @@ def _sweep(path: Path, tree: dict[str, Any]) -> Sweep:
     run_cap = tree.get("run_cap")
     if run_cap is not None and (not isinstance(run_cap, int) or isinstance(run_cap, bool) or run_cap < 1):
         raise ConfigError(f"run_cap is {run_cap!r}; it must be a whole number above 0")
-    program, overrides = _command(tree)
+    program, overrides, before = _command(tree)
+    variables = tuple((match[1], match[2]) for word in before if (match := _VARIABLE.fullmatch(word)))
     ignored = [key for key in ("early_terminate", "scheduler", "controller") if key in tree]
     sweep = Sweep(
         path=path,
@@ -193,7 +210,12 @@ def _sweep(path: Path, tree: dict[str, Any]) -> Sweep:
         run_cap=run_cap,
         metric=metric.get("name"),
         goal=metric.get("goal"),
-        notes=tuple(f"{path}: {key} has no effect without wandb's server" for key in ignored),
+        notes=(
+            *(f"{path}: {key} has no effect without wandb's server" for key in ignored),
+            *(f"{path}: {note}" for note in _command_notes(tree, before)),
+        ),
+        logger=_logger(tree),
+        environment=variables,
     )
     if method == "grid":
         next(search.grid(parameters))  # a distribution that a grid cannot list is an error of the file
@@ -230,8 +252,38 @@ def _unnest(parameters: dict[str, Any], prefix: str = "") -> list[tuple[str, Any
     return flat
 
 
-def _command(tree: dict[str, Any]) -> tuple[str, tuple[str, ...]]:
-    """The experiment and the key=value of a sweep's command.
+def _logger(tree: dict[str, Any]) -> tuple[str, ...]:
+    """A file's `project` and `entity`, as key=value."""
+    for key in ("project", "entity"):
+        if not isinstance(tree.get(key), str | None):
+            raise ConfigError(f"{key} is {tree[key]!r}; it must be text")
+    return tuple(f"logger.{key}={tree[key]}" for key in ("project", "entity") if tree.get(key))
+
+
+def _command_notes(tree: dict[str, Any], before: Sequence[str]) -> list[str]:
+    """What wandb's agent would do otherwise with the command.
+
+    Args:
+        tree: the file.
+        before: the words of its command before `fit`.
+    """
+    if "command" not in tree:
+        return [
+            f"command is missing; trials run by dcnlab fit here, but wandb's agent would run `/usr/bin/env python "
+            f"{tree.get('program')} --NAME=VALUE`; write command: {_COMMAND}"
+        ]
+    dropped = [word for word in before if not _INTERPRETER.fullmatch(word) and not _VARIABLE.fullmatch(word)]
+    if not dropped:
+        return []
+    words = shlex.join(dropped)
+    return [
+        f"command: {words} before dcnlab fit is left out here; processes and machines of a trial are trainer.devices "
+        "and trainer.num_nodes"
+    ]
+
+
+def _command(tree: dict[str, Any]) -> tuple[str, tuple[str, ...], list[str]]:
+    """The experiment, the key=value, and the words before `fit` of a sweep's command.
 
     Raises:
         ConfigError: the command does not call `dcnlab fit` with the sweep's parameters.
@@ -239,15 +291,15 @@ def _command(tree: dict[str, Any]) -> tuple[str, tuple[str, ...]]:
     program = tree.get("program")
     command = tree.get("command", ["dcnlab", "fit", "${program}", "${args_json_file}"])
     if not isinstance(command, list) or not command:
-        raise ConfigError(f"command is {command!r}; it must be a list such as {_COMMAND}")
+        raise ConfigError(f"command is {command!r}; it must be a list: command: {_COMMAND}")
     words = [str(word) for word in command]
     for word in words:
         macro = re.fullmatch(r"\$\{(.*)\}", word)
         if macro and macro[1] not in MACROS:
-            raise ConfigError(f"command: {word} is no argument of dcnlab fit, which goes by {_COMMAND}")
+            raise ConfigError(f"command: {word} is no argument of dcnlab fit; write command: {_COMMAND}")
     calls = [at for at in range(1, len(words)) if words[at] == "fit" and words[at - 1].endswith("dcnlab")]
     if not calls or not {"${args_json_file}", "${args_no_hyphens}"} & set(words):
-        raise ConfigError(f"command must call dcnlab fit with the sweep's parameters: {_COMMAND}")
+        raise ConfigError(f"command must call dcnlab fit with the sweep's parameters: command: {_COMMAND}")
     experiment, *rest = words[calls[0] + 1 :]
     if experiment == "${program}":
         if not isinstance(program, str):
@@ -256,4 +308,4 @@ def _command(tree: dict[str, Any]) -> tuple[str, tuple[str, ...]]:
     overrides = [word for word in rest if not word.startswith("${")]
     for word in overrides:
         configfile.parse_override(word)
-    return experiment, tuple(overrides)
+    return experiment, tuple(overrides), words[: calls[0] - 1]

@@ -20,6 +20,7 @@ from dcnlab.ablations import sweep as ablation
 from dcnlab.ablations import table as tables
 from dcnlab.ablations.report import gather
 from dcnlab.ablations.sweepfile import read, trials
+from dcnlab.config import ConfigError
 
 
 @pytest.fixture
@@ -391,3 +392,62 @@ def test_a_childs_environment_holds_its_gpus_its_threads_and_our_code(tmp_path, 
     assert found[lifeline.PARENT] == str(os.getpid())
     assert "WANDB_RUN_ID" not in found
     assert os.getpgid(0) != child.process.pid
+
+
+AGENTS = {
+    "model.deform_layers": 1,
+    "model.dilation": None,
+    "optim.milestones": [0.5, 0.75],
+    "optim.lr": 1e-05,
+    "logger.entity": None,
+    "data.classes": ["1", "7"],
+    "data.flip": False,
+    "optim.name": "sgd",
+    "model.rpn": {"scales": None, "ratios": [1.0], "hidden_channels": None},
+}
+
+
+@pytest.mark.parametrize("file", [True, False], ids=["with the agent's file", "without it"])
+def test_args_no_hyphens_of_wandbs_agent_are_the_parameters_that_args_json_file_gives(tiny, monkeypatch, file):
+    """The words and the file are made by wandb's own code; the fixed words of the command are no parameters."""
+    from wandb.sdk.launch.sweeps.utils import create_sweep_command_args
+    from wandb.sdk.lib.config_util import save_config_file_from_dict
+
+    specs = {name: {"value": value} for name, value in AGENTS.items()}
+    made = create_sweep_command_args({"args": specs})
+    Path("args.json").write_text(made["args_json"][0])
+    wanted = configfile.load(tiny, ["args.json", "id=one"])
+    monkeypatch.setenv("WANDB_SWEEP_ID", "abc")
+    if file:
+        save_config_file_from_dict(str(Path("wandb/params.yaml").absolute()), specs)
+        monkeypatch.setenv("WANDB_SWEEP_PARAM_PATH", str(Path("wandb/params.yaml").absolute()))
+    found = configfile.load(tiny, [*made["args_no_hyphens"], "id=one"])
+    if not file:  # a key of no weight for what is computed may be the command's own
+        found.sweep["logger.entity"] = None
+    assert found == wanted
+    assert wanted.sweep["model.rpn.ratios"] == [1.0]
+
+
+def test_key_value_of_the_command_beside_an_agents_parameters_is_none(tiny, monkeypatch):
+    from wandb.sdk.lib.config_util import save_config_file_from_dict
+
+    save_config_file_from_dict(str(Path("wandb/params.yaml").absolute()), {"seed": {"value": 3}})
+    monkeypatch.setenv("WANDB_SWEEP_ID", "abc")
+    monkeypatch.setenv("WANDB_SWEEP_PARAM_PATH", str(Path("wandb/params.yaml").absolute()))
+    found = configfile.load(tiny, ["seed=3", "optim.lr=0.5"])
+    assert (found.sweep, found.seed, found.optim.lr) == ({"seed": 3}, 3, 0.5)
+    assert configfile.load(tiny, ["seed=3", "seed=4"]).sweep == {"seed": 4}
+    with pytest.raises(ConfigError, match="no such key sede; nearest: seed"):
+        configfile.load(tiny, ["seed=3", "sede=4"])
+
+
+def test_variables_of_the_command_reach_its_trials(sweep):
+    words = ["${env}", "OMP_NUM_THREADS=3", "DCNLAB_PARENT=1", "dcnlab", "fit", "${program}", "${args_json_file}"]
+    path = sweep({"seed": {"value": 1}}, command=words)
+    slot = children.Slot("1", 2)
+    child = children.start(["--version"], Path("log.txt"), slot, ablation._mirror(read(path)))
+    environ = Path(f"/proc/{child.process.pid}/environ").read_bytes().split(b"\0")
+    child.process.wait()
+    assert b"OMP_NUM_THREADS=3" in environ
+    assert b"MKL_NUM_THREADS=2" in environ
+    assert f"DCNLAB_PARENT={os.getpid()}".encode() in environ

@@ -146,7 +146,7 @@ def test_the_experiment_may_stand_in_the_command(write):
         ({"program": "on.yaml"}, "no such file: on.yaml; nearest: one.yaml"),
         (
             {"command": ["python", "train.py", "${args}"]},
-            "${args} is no argument of dcnlab fit, which goes by [${env}, dcnlab, fit",
+            '${args} is no argument of dcnlab fit; write command: ["${env}", dcnlab, fit',
         ),
         ({"command": ["python", "train.py", "${args_json_file}"]}, "command must call dcnlab fit"),
         ({"command": ["dcnlab", "fit", "${program}"]}, "command must call dcnlab fit with the sweep's parameters"),
@@ -164,3 +164,52 @@ def test_a_wrong_sweep_file_is_refused_in_one_line_that_names_the_file(write, ch
 def test_what_needs_a_server_is_said_and_not_silently_dropped(write):
     sweep = sweepfile.read(write(early_terminate={"type": "hyperband", "min_iter": 3}))
     assert sweep.notes == ("ablation.yaml: early_terminate has no effect without wandb's server",)
+
+
+@pytest.mark.parametrize("wrong", ["[${env}, dcnlab, fit, ${program}, ${args_json_file}]", "dcnlab fit", "[dcnlab]"])
+def test_the_command_that_an_error_advises_can_be_pasted(write, wrong):
+    path = Path(write(command=None))
+    text = path.read_text()
+    path.write_text(f"{text}command: {wrong}\n")
+    with pytest.raises(ConfigError) as caught:
+        sweepfile.read("ablation.yaml")
+    [advice] = re.findall(r"\[[^\[\]]*args_json_file[^\[\]]*\]$", str(caught.value))
+    assert yaml.safe_load(advice) == SWEEP["command"]
+    path.write_text(f"{text}command: {advice}\n")
+    assert len(all_trials("ablation.yaml")) == 6
+    assert sweepfile.read("ablation.yaml").notes == ()
+
+
+def test_a_file_without_a_command_is_noted_with_one_that_can_be_pasted(write):
+    [note] = sweepfile.read(write(command=None)).notes
+    assert "wandb's agent would run `/usr/bin/env python one.yaml --NAME=VALUE`; write command: [" in note
+    assert yaml.safe_load(note.partition("write ")[2]) == {"command": SWEEP["command"]}
+
+
+def test_project_and_entity_of_the_file_are_those_of_its_trials(write):
+    path = write(project="mine", entity="my-team")
+    loggers = {(trial.config.logger.project, trial.config.logger.entity) for trial in all_trials(path)}
+    assert loggers == {("mine", "my-team")}
+    assert all_trials(path, ["logger.project=other"])[0].config.logger.project == "other"
+    assert [trial.id for trial in all_trials(path)] == [trial.id for trial in all_trials(write())]
+    with pytest.raises(ConfigError, match=r"ablation.yaml: project is \['mine'\]; it must be text"):
+        all_trials(write(project=["mine"]))
+
+
+@pytest.mark.parametrize(
+    ("before", "noted"),
+    [
+        (["${env}"], None),
+        (["/usr/bin/env", "python3.11", "-m"], None),
+        (["${interpreter}", "-m"], None),
+        (["${env}", "DCNLAB_FUSED=never"], None),
+        (["torchrun", "--nproc-per-node", "2", "-m"], "torchrun --nproc-per-node 2"),
+        (["srun", "--kill-on-bad-exit=1", "--ntasks-per-node=8"], "srun --kill-on-bad-exit=1 --ntasks-per-node=8"),
+        (["python", "-u", "-m"], "-u"),
+    ],
+)
+def test_words_before_fit_are_followed_or_noted(write, before, noted):
+    sweep = sweepfile.read(write(command=[*before, "dcnlab", "fit", "${program}", "${args_json_file}"]))
+    assert sweep.environment == ((("DCNLAB_FUSED", "never"),) if "DCNLAB_FUSED=never" in before else ())
+    said = [note.partition("command: ")[2].partition(" before dcnlab fit is left out here")[0] for note in sweep.notes]
+    assert said == ([noted] if noted else [])

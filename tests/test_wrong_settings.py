@@ -1,0 +1,139 @@
+"""What torch, Lightning and SLURM would refuse with a traceback is one line, before the run has a folder."""
+
+import re
+from pathlib import Path
+
+import pytest
+import torch
+from small_experiments import write_data
+
+from dcnlab import assembly, configfile, environment, experiment, runs
+from dcnlab.config import ConfigError
+
+SRUN = {"SLURM_JOB_ID": "7", "SLURM_JOB_NAME": "train", "SLURM_PROCID": "0", "SLURM_LOCALID": "0", "SLURM_NODEID": "0"}
+TORCHRUN = {"LOCAL_RANK": "0", "RANK": "0"}
+
+
+def fit(path, *overrides):
+    return experiment.fit(configfile.load(path, ["logger.wandb=false", "id=one", *overrides]))
+
+
+def assert_refused(path, overrides, says):
+    with pytest.raises(ConfigError, match=re.escape(says)) as caught:
+        fit(path, *overrides)
+    assert "\n" not in str(caught.value)
+    assert not Path("runs").exists()
+
+
+@pytest.mark.parametrize(
+    ("overrides", "says"),
+    [
+        (["data.batch_size=1"], "data.batch_size is 1, and of an image of 8x8 the batch norm layer"),
+        (["data.train_length=1"], "data.train has 1 images for each of 1 processes, and of an image of 8x8"),
+        (["data.batch_size=1", "model.deform_layers=2", "model.modulated=true"], "sees a map of 1x1: one value"),
+    ],
+)
+def test_batch_norm_of_one_value_is_refused_before_the_run(tiny, overrides, says):
+    assert_refused(tiny, ["data.image_size=8", *overrides], says)
+
+
+@pytest.mark.parametrize("name", ["segmentation", "detection"])
+def test_frozen_norms_train_on_one_value(tmp_path, monkeypatch, name):
+    monkeypatch.chdir(tmp_path)
+    write_data()
+    small = ["data.shorter_side=16", "data.batch_size=1"]
+    config = configfile.load(f"{name}.yaml", [*small, "logger.wandb=false"])
+    assembly.build(config, Path("runs/x"))
+    config.model.backbone.freeze_norm, config.data.shorter_side = False, None  # 8x8 and more
+    assembly.build(config, Path("runs/x"))
+
+
+@pytest.mark.parametrize("overrides", [["data.image_size=28"], ["data.image_size=8", "data.batch_size=2"]])
+def test_what_batch_norm_can_train_on_is_trained(tiny, overrides):
+    assert runs.read_results(fit(tiny, "data.batch_size=1", "trainer.max_steps=1", *overrides))["status"] == "finished"
+
+
+@pytest.mark.parametrize(
+    ("variables", "overrides", "says"),
+    [
+        ({"NTASKS": "2"}, [], "SLURM_NTASKS is 2 and SLURM_NTASKS_PER_NODE is not set; state --ntasks-per-node=2"),
+        ({"NTASKS": "2", "NTASKS_PER_NODE": "2"}, [], "SLURM_NTASKS_PER_NODE is 2 and trainer.devices is 1; state"),
+        ({"NTASKS": "1", "NTASKS_PER_NODE": "1"}, ["trainer.devices=2"], "SLURM_NTASKS_PER_NODE is 1 and trainer.dev"),
+        ({"NTASKS": "2", "NTASKS_PER_NODE": "1", "NNODES": "2"}, [], "SLURM_NNODES is 2 and trainer.num_nodes is 1"),
+        ({"NTASKS": "2", "NTASKS_PER_NODE": "1"}, [], "SLURM_NTASKS is 2, and trainer.devices 1 x trainer.num_nodes 1"),
+        ({"NTASKS": "1"}, ["trainer.devices=2"], "SLURM_NTASKS is 1, and trainer.devices 2 x trainer.num_nodes 1 are"),
+        ({"NTASKS": "two"}, [], "SLURM_NTASKS is 'two'; SLURM sets it to a whole number"),
+        ({"NTASKS": "1", "PROCID": None}, [], "SLURM_NTASKS is 1 and SLURM_PROCID is not set; start the command by s"),
+    ],
+)
+def test_sruns_tasks_that_are_not_the_configs_processes_are_refused(tiny, monkeypatch, variables, overrides, says):
+    for name, value in {**SRUN, **{f"SLURM_{name}": value for name, value in variables.items()}}.items():
+        monkeypatch.delenv(name, raising=False) if value is None else monkeypatch.setenv(name, value)
+    assert_refused(tiny, overrides, says)
+
+
+def test_an_interactive_job_of_slurm_is_not_checked(tiny, monkeypatch):
+    monkeypatch.setenv("SLURM_NTASKS", "8")
+    monkeypatch.setenv("SLURM_JOB_NAME", "interactive")
+    assert runs.read_results(fit(tiny))["status"] == "finished"
+
+
+def test_a_network_is_looked_at_within_a_job_of_many_tasks(tiny, monkeypatch):
+    folder = fit(tiny)
+    for name, value in {**SRUN, "SLURM_NTASKS": "8"}.items():
+        monkeypatch.setenv(name, value)
+    experiment.restore(folder, [])
+
+
+@pytest.mark.parametrize(
+    ("variables", "says"),
+    [
+        ({**TORCHRUN, "WORLD_SIZE": "2"}, "WORLD_SIZE is 2, and trainer.devices 1 x trainer.num_nodes 1 are 1 process"),
+        ({**TORCHRUN, "WORLD_SIZE": "x"}, "WORLD_SIZE is 'x'; a launcher sets it to a whole number"),
+        ({"MASTER_PORT": "70000"}, "MASTER_PORT is 70000; it must be between 1 and 65535"),
+    ],
+)
+def test_torchruns_processes_that_are_not_the_configs_are_refused(tiny, monkeypatch, variables, says):
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setenv("DCNLAB_RUN_ID", "one")
+    assert_refused(tiny, [], says)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "says"),
+    [
+        (["trainer.accelerator=gpu"], "trainer.accelerator is 'gpu', and torch finds no GPU here"),
+        (
+            ["trainer.precision=16-mixed"],
+            "trainer.precision is '16-mixed', which needs a GPU; on a CPU take bf16-mixed",
+        ),
+    ],
+)
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+def test_what_the_device_lacks_is_refused(tiny, overrides, says):
+    assert_refused(tiny, overrides, says)
+
+
+def test_more_gpus_than_there_are_are_refused(tiny, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    assert_refused(
+        tiny, ["trainer.accelerator=gpu", "trainer.devices=8"], "trainer.devices is 8, and torch finds 2 GPUs"
+    )
+
+
+def test_images_beyond_the_memory_end_the_run_with_the_sizes(tiny):
+    with pytest.raises(
+        ConfigError, match=r"out of memory: data\.batch_size is 16, data\.image_size is 4000000; smaller"
+    ):
+        fit(tiny, "data.image_size=4000000")
+    found = runs.read_results(Path("runs/tiny/one"))
+    assert found["status"] == "failed"
+
+
+def test_torchs_own_complaints_of_memory_are_known():
+    with pytest.raises(RuntimeError) as caught:
+        torch.empty(10**15)
+    assert environment.is_out_of_memory(caught.value)
+    assert environment.is_out_of_memory(torch.OutOfMemoryError("CUDA out of memory"))
+    assert not environment.is_out_of_memory(RuntimeError("mat1 and mat2 shapes cannot be multiplied"))

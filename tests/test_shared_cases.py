@@ -4,6 +4,7 @@ import json
 import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -161,3 +162,92 @@ def test_voc_segmentation_png(case):
     words = ["data.name=voc", f"data.root={case / 'data'}", "data.classes=[background,square]", "data.batch_size=1"]
     done = dcnlab("fit", "segmentation/quickstart", *words, "trainer.max_steps=1", "trainer.accelerator=cpu")
     assert done.returncode == 0, done.stderr
+
+
+QUICK = ("trainer.max_steps=1", "data.train_length=64", "data.test_length=40", "trainer.accelerator=cpu")
+SRUN = {"SLURM_JOB_ID": "7", "SLURM_JOB_NAME": "train", "SLURM_PROCID": "0", "SLURM_LOCALID": "0", "SLURM_NODEID": "0"}
+
+
+@pytest.mark.parametrize(
+    ("words", "environment"),
+    [
+        (["data.batch_size=1", "data.image_size=32", "model.backbone.name=resnet18"], {}),
+        (["data.batch_size=8", "id=x"], SRUN | {"SLURM_NTASKS": "2"}),
+        (["trainer.devices=2", "id=x"], SRUN | {"SLURM_NTASKS": "1", "SLURM_NTASKS_PER_NODE": "1"}),
+    ],
+    ids=["batch norm on one value", "SLURM's tasks", "SLURM's tasks of a node"],
+)
+def test_errors_of_libraries(case, words, environment):
+    done = dcnlab("fit", "classification/quickstart", *QUICK, *words, **environment)
+    assert done.returncode == 2, done.stderr
+    assert len(done.stderr.strip().splitlines()) == 1
+    assert done.stderr.startswith("dcnlab: ")
+
+
+def test_train_longer(case):
+    words = ["data.train_length=64", "data.test_length=40", "trainer.accelerator=cpu", "id=a"]
+    assert dcnlab("fit", "classification/quickstart", "trainer.max_steps=2", *words).returncode == 0
+    done = dcnlab("resume", "runs/quickstart/a", "trainer.max_steps=4")
+    assert done.returncode == 0, done.stderr
+    rows = (case / "runs/quickstart/a/metrics.csv").read_text().splitlines()
+    steps = [int(row.split(",")[rows[0].split(",").index("step")]) for row in rows[1:]]
+    assert max(steps) in (3, 4)
+    assert json.loads((case / "runs/quickstart/a/results.json").read_text())["resumed"][0]["step"] == 2
+
+
+def test_sweep_args_no_hyphens(case):
+    values = ["model.deform_layers=0", "model.dilation=None", "trainer.max_steps=2"]
+    done = dcnlab(
+        *("fit", "classification/quickstart", *values, "data.test_length=40", "data.train_length=64"),
+        **{"WANDB_SWEEP_ID": "abc", "WANDB_MODE": "offline"},
+    )
+    assert done.returncode == 0, done.stderr
+    table = dcnlab("table", "sweep.yaml", "--runs", "runs")
+    assert table.returncode == 0, table.stderr
+    parameters = json.loads(Path(done.stdout.splitlines()[-1], "results.json").read_text())["parameters"]
+    assert parameters["model.deform_layers"] == 0
+    assert parameters["model.dilation"] is None
+
+
+def test_sweep_without_command(case):
+    done = dcnlab("sweep", "sweep.yaml", "--limit", "1", *QUICK)
+    assert done.returncode == 0, done.stderr
+    assert "command" in done.stderr
+
+
+def test_sweep_words_dropped(case):
+    done = dcnlab("sweep", "sweep.yaml", "trainer.accelerator=cpu", WANDB_MODE="offline")
+    assert done.returncode == 0, done.stderr
+    config = next(case.glob("runs/**/config.yaml")).read_text()
+    assert "project: my-own-project" in config
+    assert "entity: my-team" in config
+    assert "torchrun" in done.stderr
+
+
+def test_hint_is_no_yaml(case):
+    from omegaconf import OmegaConf
+
+    refused = dcnlab("sweep", "sweep.yaml")
+    assert refused.returncode == 2
+    advice = re.search(r"needs quotes: (\[.*\])", refused.stderr)[1]
+    lines = (case / "sweep.yaml").read_text().splitlines()
+    kept = [line for line in lines if not line.startswith("command:")]
+    (case / "sweep.yaml").write_text("\n".join([*kept, f"command: {advice}"]))
+    assert OmegaConf.load("sweep.yaml").method == "grid"
+    assert dcnlab("sweep", "sweep.yaml", "--limit", "1", *QUICK).returncode == 0
+
+
+def test_two_machines_hang(case):
+    words = ["trainer.num_nodes=2", *QUICK, "id=g2"]
+    command = [sys.executable, "-m", "dcnlab", "fit", "classification/quickstart", *words]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True) as process:
+        try:
+            for line in process.stderr:
+                if "waiting for 1 of 2 machines" in line:
+                    break
+            else:
+                pytest.fail("it ended without a word")
+            process.send_signal(signal.SIGTERM)
+            assert process.wait(timeout=20) == 130
+        finally:
+            process.kill()

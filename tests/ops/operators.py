@@ -27,6 +27,8 @@ class Operator:
     """The module with its `by_autograd` and `by_reference`."""
     options: dict[str, Any]
     """Of a case in which every argument takes part."""
+    gradients: int
+    """That the registered backward operator gives."""
 
     def case(self, dtype: torch.dtype, **changed: object) -> Any:
         """A small case of a dtype."""
@@ -41,6 +43,16 @@ class Operator:
         """Output and gradients of the reference in float64."""
         found: Results = self.cases.by_reference(case)
         return found
+
+    def registered(self, case: Any) -> list[Any]:
+        """Arguments of the registered operator, in its order."""
+        tensors, sizes = case.tensors(), {}
+        if "boxes" in tensors:
+            sizes = {name: list(v) if isinstance(v, tuple) else v for name, v in case.sizes().items()}
+        else:
+            sizes = {name: list(getattr(case, name)) for name in ("stride", "padding", "dilation")}
+        schema = getattr(torch.ops.dcnlab, self.name).default._schema
+        return [(tensors | sizes)[argument.name] for argument in schema.arguments]
 
     def of_tensors(self, case: Any) -> tuple[Callable[..., Tensor], list[Tensor]]:
         """The operator as a function of its differentiable tensors alone, and those."""
@@ -65,8 +77,9 @@ OPERATORS = {
             dcnlab.ops.deform_conv2d,
             conv_cases,
             {"modulated": True, "biased": True, "offset_groups": 2},
+            4,
         ),
-        Operator("deform_ps_roi_pool", dcnlab.ops.deform_ps_roi_pool, roi_cases, {"rule": "ps", "group": 2}),
-        Operator("deform_roi_pool", dcnlab.ops.deform_roi_pool, roi_cases, {"rule": "aligned"}),
+        Operator("deform_ps_roi_pool", dcnlab.ops.deform_ps_roi_pool, roi_cases, {"rule": "ps", "group": 2}, 2),
+        Operator("deform_roi_pool", dcnlab.ops.deform_roi_pool, roi_cases, {"rule": "aligned"}, 2),
     )
 }

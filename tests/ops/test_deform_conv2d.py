@@ -232,21 +232,6 @@ def test_second_derivatives_are_right():
     assert torch.autograd.gradgradcheck(lambda i, o, m, w: deform_conv2d(i, o, w, padding=1, mask=m), leaves)
 
 
-@pytest.mark.parametrize("needed", [[True] * 4, [True, False, False, False], [False, True, False, True]], ids=str)
-@pytest.mark.parametrize("modulated", [False, True])
-def test_opcheck_finds_no_fault_in_the_registration(modulated, needed):
-    tensors = Case(modulated=modulated, biased=True, groups=2, offset_groups=2).tensors()
-    input, offset, mask, weight, bias = (tensors[k] for k in NAMES)
-    pairs = ([1, 1], [1, 1], [1, 1])
-    torch.library.opcheck(torch.ops.dcnlab.deform_conv2d.default, (input, offset, mask, weight, bias, *pairs))
-    leaves = [t if t is None else t.clone().requires_grad_() for t in (input, offset, mask, weight, bias)]
-    torch.library.opcheck(torch.ops.dcnlab.deform_conv2d.default, (*leaves, *pairs))
-    grad = Case().grad()
-    torch.library.opcheck(
-        torch.ops.dcnlab.deform_conv2d_backward.default, (grad, input, offset, mask, weight, *pairs, needed)
-    )
-
-
 class Module(nn.Module):
     def forward(self, input, offset, weight):
         return dcnlab.ops.deform_conv2d(input, offset, weight, padding=1)

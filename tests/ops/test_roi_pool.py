@@ -287,22 +287,6 @@ def test_create_graph_works_where_no_sample_depends_on_the_offset(rule):
     assert not any(grad.any() for grad in grads)
 
 
-@pytest.mark.parametrize("needed", [[True, True], [True, False], [False, True]], ids=str)
-@pytest.mark.parametrize("rule", RULES)
-@pytest.mark.parametrize("shifted", [False, True])
-def test_opcheck_finds_no_fault_in_the_registration(rule, shifted, needed):
-    case = Case(rule, group=2 if rule == "ps" else 1, shifted=shifted)
-    tensors = tuple(case.tensors().values())
-    if rule == "ps":
-        sizes = (3, case.scale, case.group, case.part, case.samples, case.gamma)
-        forward, backward = torch.ops.dcnlab.deform_ps_roi_pool, torch.ops.dcnlab.deform_ps_roi_pool_backward
-    else:
-        sizes = ([3, 3], case.scale, case.samples, case.gamma)
-        forward, backward = torch.ops.dcnlab.deform_roi_pool, torch.ops.dcnlab.deform_roi_pool_backward
-    torch.library.opcheck(forward.default, (*tensors, *sizes))
-    torch.library.opcheck(backward.default, (case.grad(), *tensors, *sizes, [needed[0], needed[1] and shifted]))
-
-
 class Module(nn.Module):
     def __init__(self, rule: str) -> None:
         super().__init__()

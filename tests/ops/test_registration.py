@@ -1,0 +1,54 @@
+"""torch.library's own check of the registered operators: schema, fake, autograd and dynamic shapes, in every dtype."""
+
+import itertools
+
+import pytest
+import torch
+from operators import DTYPES, OPERATORS
+
+FORMATS = [torch.contiguous_format, torch.channels_last]
+
+
+@pytest.mark.parametrize("form", FORMATS, ids=str)
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("name", OPERATORS)
+def test_opcheck_finds_no_fault_in_an_operator_and_its_backward(name, dtype, form):
+    operator = OPERATORS[name]
+    case = operator.case(dtype)
+    arguments = operator.registered(case)
+    arguments[0] = arguments[0].to(memory_format=form)
+    torch.library.opcheck(getattr(torch.ops.dcnlab, name).default, tuple(arguments))
+    gradients = [True] * operator.gradients
+    backward = getattr(torch.ops.dcnlab, f"{name}_backward").default
+    torch.library.opcheck(backward, (case.grad(), *_without_bias(arguments), gradients))
+
+
+@pytest.mark.parametrize("name", OPERATORS)
+def test_opcheck_finds_no_fault_where_arguments_want_gradients(name):
+    arguments = OPERATORS[name].registered(OPERATORS[name].case(torch.float32))
+    leaves = [t.requires_grad_() if isinstance(t, torch.Tensor) else t for t in arguments]
+    if name != "deform_conv2d":
+        leaves[1] = leaves[1].detach()  # boxes have no gradient
+    torch.library.opcheck(getattr(torch.ops.dcnlab, name).default, tuple(leaves))
+
+
+@pytest.mark.parametrize("name", OPERATORS)
+def test_opcheck_finds_no_fault_in_any_set_of_gradients(name):
+    operator = OPERATORS[name]
+    backward = getattr(torch.ops.dcnlab, f"{name}_backward").default
+    plain = {"modulated": False} if name == "deform_conv2d" else {"shifted": False}
+    for options in ({}, plain):
+        case = operator.case(torch.float32, **options)
+        arguments = _without_bias(operator.registered(case))
+        for needed in itertools.product([False, True], repeat=operator.gradients):
+            absent = 2 if name == "deform_conv2d" else 1
+            if options and needed[absent]:
+                continue
+            tests = ("test_schema", "test_faketensor")
+            torch.library.opcheck(backward, (case.grad(), *arguments, list(needed)), test_utils=tests)
+
+
+def _without_bias(arguments: list[object]) -> list[object]:
+    """The convolution's bias takes no part in its backward operator; the poolings have none."""
+    is_convolution = len(arguments) == 8
+    return [*arguments[:4], *arguments[5:]] if is_convolution else arguments

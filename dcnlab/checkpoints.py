@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import io
+import logging
+import os
 import shlex
 import time
 from collections.abc import Callable
@@ -16,9 +18,9 @@ import torch.distributed as dist
 from lightning_fabric.plugins.io.torch_io import TorchCheckpointIO
 from pytorch_lightning.callbacks import Checkpoint
 
-from dcnlab import configfile, runs, torchfile
+from dcnlab import configfile, runs, torchfile, tracking
 from dcnlab.config import Config, ConfigError
-from dcnlab.runs import CHECKPOINT
+from dcnlab.runs import CHECKPOINT, PREVIOUS
 
 _MAY_DIFFER = (
     *(
@@ -42,19 +44,56 @@ class TimeLimit(BaseException):
     """The time limit is near: what was learnt is saved, and the training is to end."""
 
 
+class Damaged(ConfigError):
+    """A checkpoint cannot be read."""
+
+    def __init__(self, text: str, reason: str) -> None:
+        super().__init__(text)
+        self.reason = reason
+
+
 class WholeFiles(TorchCheckpointIO):
-    """Writes checkpoints so that a crash, a full disk or kill -9 leaves the old file whole.
+    """Writes checkpoints so that a crash, a full disk or kill -9 leaves the old file whole, and keeps the one before.
 
     Lightning writes its temporary file to the system's own folder for them, from where a move to another disk is a
     copy that can be cut short.
     """
 
+    def __init__(self) -> None:
+        super().__init__()
+        self._written: Path | None = None
+
     def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
-        """Write beside the old file, then rename."""
+        """Write next to the old file, then rename; the old one becomes `PREVIOUS`."""
         buffer = io.BytesIO()  # torch's own writing to a file says of a full disk only that something failed
         torch.save(checkpoint, buffer)
-        Path(path).parent.mkdir(parents=True, exist_ok=True)
-        runs.write_whole(Path(path), buffer.getbuffer())
+        path = Path(path)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        self._keep(path)
+        runs.write_whole(path, buffer.getbuffer())
+        self._written = path
+
+    def _keep(self, path: Path) -> None:
+        """Make the checkpoint at hand the one before, unless it is damaged: the one before is all there is then.
+
+        Both names stand for one file until the new one is written, so that the disk holds two files at any time.
+        """
+        if not path.is_file():
+            return
+        if path != self._written:  # another process wrote it, perhaps long ago
+            try:
+                read(path)
+            except ConfigError:
+                return
+        previous = path.with_name(PREVIOUS.name)
+        link = previous.with_name(f".{previous.name}.{os.getpid()}")
+        link.unlink(missing_ok=True)
+        try:
+            os.link(path, link)
+        except OSError:  # a file system without links
+            os.replace(path, previous)
+        else:
+            os.replace(link, previous)
 
 
 class Saving(Checkpoint):
@@ -184,28 +223,46 @@ def from_all_processes(trainer: pl.Trainer, text: str | None) -> list[str | None
     return texts
 
 
-def path_in(folder: Path) -> Path:
-    """The checkpoint of a run folder.
+def paths_in(folder: Path) -> list[Path]:
+    """The checkpoints of a run folder, the newest first: two, one or none."""
+    return [folder / name for name in (CHECKPOINT, PREVIOUS) if (folder / name).is_file()]
+
+
+def newest(folder: Path) -> tuple[Path, dict[str, Any]]:
+    """The newest checkpoint of a run folder that is whole, and what it holds; says where that is not the last one.
 
     Raises:
-        ConfigError: there is none.
+        ConfigError: there is none, or none is whole.
     """
-    if not (folder / CHECKPOINT).is_file():
+    paths = paths_in(folder)
+    if not paths:
         raise ConfigError(f"{folder} has no {CHECKPOINT}; run its experiment again with `dcnlab fit`")
-    return folder / CHECKPOINT
+    for path in paths:
+        try:
+            found = read(path)
+        except Damaged as error:
+            if path == paths[-1]:
+                raise
+            if tracking.is_first_process():
+                text = f"{path} is damaged ({error.reason}); taking the one before it, {paths[-1].name}"
+                logging.getLogger("dcnlab").warning(text)
+        else:
+            return path, found
+    raise AssertionError
 
 
 def read(checkpoint: Path) -> dict[str, Any]:
     """A checkpoint, through the loader that runs no code.
 
     Raises:
-        ConfigError: it is not whole, or holds more than tensors and plain containers.
+        Damaged: it is not whole, or holds more than tensors and plain containers.
+        ConfigError: it is no run's.
     """
-    again = "run its experiment again with `dcnlab fit`"
+    again = "begin a new run under another id, or remove the folder"
     try:
         found = torchfile.load(checkpoint)
     except ValueError as error:
-        raise ConfigError(f"{checkpoint} is no whole checkpoint ({error}); {again}") from error
+        raise Damaged(f"{checkpoint} is no whole checkpoint ({error}); {again}", str(error)) from error
     if not isinstance(found, dict) or type(found.get("global_step")) is not int:
         raise ConfigError(f"{checkpoint} is no checkpoint of a run; {again}")
     state = found.get("state_dict")
@@ -242,11 +299,13 @@ def check_changes(before: Config, after: Config, folder: Path) -> dict[str, Any]
     """
     old, new = (dict(configfile.flatten(asdict(config))) for config in (before, after))
     changed = {key: value for key, value in new.items() if key not in old or old[key] != value}
+    # A sweep's record of its parameters is no key of the command line.
+    words = " ".join(shlex.quote(f"{key}={value}") for key, value in changed.items() if not key.startswith("sweep."))
     for key, value in changed.items():
         if not key.startswith(MAY_CHANGE):
             raise ConfigError(
-                f"{key} is {old.get(key)!r} in {folder} and cannot become {value!r} there; begin a new run: "
-                f"dcnlab fit {shlex.quote(str(folder / 'config.yaml'))} id=null {shlex.quote(f'{key}={value}')}"
+                f"{key} is {old.get(key)!r} in {folder} and cannot become {value!r} there; put it back, or begin a new "
+                f"run: dcnlab fit {shlex.quote(str(folder / 'config.yaml'))} id=null {words}"
             )
     return changed
 

@@ -15,6 +15,7 @@ from torch.utils.hooks import RemovableHandle
 from dcnlab.checkpoints import from_all_processes, in_any_process
 from dcnlab.config import ConfigError
 from dcnlab.nn import ActiveConv2d, DeformConv2d, DeformPSRoIPool, DeformRoIPool
+from dcnlab.torchfile import not_finite
 
 CONVOLUTIONS = (DeformConv2d, ActiveConv2d)
 POOLINGS = (DeformRoIPool, DeformPSRoIPool)
@@ -266,15 +267,6 @@ class Watch(pl.Callback):
 def is_watched(layer: nn.Module) -> bool:
     """Whether it learns offsets."""
     return isinstance(layer, CONVOLUTIONS + POOLINGS)
-
-
-def not_finite(tensors: dict[str, Tensor]) -> list[str]:
-    """Names of the tensors that hold a number that is none, or infinite; waits for the GPU once."""
-    floats = {name: tensor for name, tensor in tensors.items() if tensor.is_floating_point() and tensor.numel()}
-    if not floats:
-        return []
-    fine = torch.stack([torch.isfinite(tensor).all() for tensor in floats.values()]).tolist()
-    return [name for name, is_fine in zip(floats, fine, strict=True) if not is_fine]
 
 
 def _network(pl_module: pl.LightningModule) -> nn.Module:

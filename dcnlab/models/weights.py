@@ -162,7 +162,7 @@ def _contents(path: Path) -> Any:
     if path.suffix == ".safetensors":
         return load_file(path)
     if path.suffix == ".npz":
-        torchfile.check_unpacked(path)
+        torchfile.check_archive(path)
         with np.load(path, allow_pickle=False) as arrays:
             return {name: torch.from_numpy(arrays[name]) for name in arrays.files}
     with torch.serialization.safe_globals([Namespace]):  # training scripts save their arguments; it runs no code

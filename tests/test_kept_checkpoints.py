@@ -1,0 +1,203 @@
+"""No command takes a checkpoint away, and no run is trained from or scored on numbers that are not its own."""
+
+import contextlib
+import errno
+import json
+import os
+import random
+import re
+import shutil
+import signal
+from pathlib import Path
+
+import pytest
+import torch
+from conftest import TINY
+
+from dcnlab import assembly, checkpoints, configfile, experiment, runs
+from dcnlab.config import ConfigError
+from dcnlab.watch import Diverged
+
+STEPS = 4
+"""That the checkpoint of `unfinished` holds, of 6."""
+BASE = ("id=one", "logger.wandb=false", "trainer.max_steps=6", "data.val=null", "optim.ema=0.9")
+
+
+class Stopping(assembly.Cost):
+    """Raises in step 5."""
+
+    state_key = "Cost"
+    error: BaseException = KeyboardInterrupt()
+
+    def on_train_batch_end(self, trainer, *arguments):
+        super().on_train_batch_end(trainer, *arguments)
+        if trainer.global_step == STEPS + 1:
+            raise self.error
+
+
+@pytest.fixture(scope="module")
+def unfinished(tmp_path_factory):
+    """A run that was stopped in step 5, whose checkpoint holds 4 steps."""
+    home = tmp_path_factory.mktemp("unfinished")
+    (home / "tiny.yaml").write_text(TINY)
+    sigint = signal.getsignal(signal.SIGINT)
+    with pytest.MonkeyPatch.context() as patch, contextlib.chdir(home):
+        patch.setattr(assembly, "Cost", Stopping)
+        with pytest.raises(runs.Interrupted):
+            experiment.fit(configfile.load("tiny.yaml", [*BASE, "trainer.checkpoint_every=0"]))
+    signal.signal(signal.SIGINT, sigint)
+    return home / "runs"
+
+
+@pytest.fixture
+def run(unfinished, tiny):
+    """A copy of it in the current folder."""
+    shutil.copytree(unfinished, "runs")
+    folder = Path("runs/tiny/one")
+    assert step(folder / runs.CHECKPOINT) == STEPS
+    return folder
+
+
+def step(checkpoint):
+    return torch.load(checkpoint, weights_only=True)["global_step"]
+
+
+def kept_steps():
+    """Steps of every checkpoint below runs/."""
+    return [step(path) for path in Path("runs").rglob("*.ckpt")]
+
+
+def leave_as(folder, status, **more):
+    """Write the results.json that a run leaves; none where it was killed."""
+    if status == "killed":
+        (folder / "results.json").unlink()
+    else:
+        results = json.loads((folder / "results.json").read_text())
+        del results["end"]
+        runs.write_results(folder, results | {"status": status} | more)
+
+
+def edit(path, change):
+    """Change what a checkpoint holds."""
+    kept = torch.load(path, weights_only=True)
+    change(kept)
+    torch.save(kept, path)
+
+
+@pytest.fixture
+def trained(monkeypatch):
+    """Where each `fit` would begin to train, None at the beginning; nothing is trained."""
+    found = []
+    monkeypatch.setattr(
+        experiment, "_run", lambda *_, going_on, **__: found.append(going_on and going_on.kept["global_step"])
+    )
+    return found
+
+
+FORBIDDEN = {"optim.lr=0.5": "optim.lr is 0.05 in", "seed=7": "seed is 0 in", "data.batch_size=8": "data.batch_size is"}
+GOES_ON = ("trainer.threads=1", "data.workers=1", "trainer.max_steps=9", "test.flip=true", "data.root=.")
+LEFT = {
+    "interrupted": {"end": "interrupted"},
+    "interrupted by the time limit": {"status": "interrupted", "end": "time limit"},
+    "killed": {},
+    "failed by a bug": {"status": "failed", "end": "bug", "reason": "RuntimeError: CUDA error"},
+    "failed, and the user can mend it": {"status": "failed", "end": "mend", "reason": "OSError: no space"},
+    "failed, of an older version": {"status": "failed", "reason": "RuntimeError: CUDA error"},
+}
+
+
+@pytest.mark.parametrize("left", LEFT)
+def test_fit_goes_on_with_whatever_was_not_finished_and_refuses_what_would_make_it_another_run(
+    run, tiny, trained, left, caplog
+):
+    leave_as(run, **{"status": left, **LEFT[left]})
+    files = {path: path.read_bytes() for path in Path("runs").rglob("*") if path.is_file()}
+    for change in GOES_ON:
+        caplog.clear()
+        with caplog.at_level("INFO", "dcnlab"):
+            experiment.fit(configfile.load(tiny, [*BASE, change]))
+        [line] = [record.getMessage() for record in caplog.records]
+        assert f"{run} " in line
+        assert f"going on from step {STEPS}" in line
+        assert (change.partition("=")[0] in line) is (change != "trainer.threads=1")
+    assert trained == [STEPS] * len(GOES_ON)
+    for change, says in FORBIDDEN.items():
+        with pytest.raises(ConfigError, match=rf"^{re.escape(says)}.*put it back, or begin a new run: dcnlab fit"):
+            experiment.fit(configfile.load(tiny, [*BASE, change]))
+    assert {path: path.read_bytes() for path in Path("runs").rglob("*") if path.is_file()} == files
+
+
+@pytest.mark.parametrize("change", ["trainer.threads=1", "optim.lr=0.5"])
+@pytest.mark.parametrize("reason", [{"end": "diverged"}, {"reason": "Diverged: the training diverged in step 5"}])
+def test_a_diverged_run_begins_anew_and_its_folder_is_kept_aside(run, tiny, trained, reason, change, caplog):
+    leave_as(run, "failed", **reason)
+    with caplog.at_level("INFO", "dcnlab"):
+        experiment.fit(configfile.load(tiny, [*BASE, change]))
+    aside = Path("runs/tiny/one.diverged-1")
+    assert [record.getMessage() for record in caplog.records] == [
+        f"{run} diverged; it is kept as {aside}, and the run begins anew"
+    ]
+    assert trained == [None]
+    assert step(aside / runs.CHECKPOINT) == STEPS
+    assert runs.read_results(aside)["status"] == "failed"
+    assert sorted(path.name for path in run.iterdir()) == [".lock", "config.yaml"]
+
+
+def test_a_finished_run_stays_unless_it_is_to_train_longer_and_a_job_that_is_back_ends_well(
+    run, tiny, trained, monkeypatch, caplog
+):
+    edit(run / runs.CHECKPOINT, lambda kept: kept.update(global_step=6))
+    leave_as(run, "finished")
+    for change, says in (("trainer.threads=1", "holds a finished run; choose another id"), *FORBIDDEN.items()):
+        with pytest.raises(ConfigError, match=re.escape(says)):
+            experiment.fit(configfile.load(tiny, [*BASE, change]))
+    monkeypatch.setenv("SLURM_RESTART_COUNT", "1")
+    with caplog.at_level("INFO", "dcnlab"):
+        assert experiment.fit(configfile.load(tiny, BASE)) == run
+    assert caplog.records[-1].getMessage() == f"{run} is finished; the job that is back has nothing left to do"
+    assert trained == []
+    experiment.fit(configfile.load(tiny, [*BASE, "trainer.max_steps=9"]))
+    assert trained == [6]
+
+
+ENDS = {
+    "interrupted": KeyboardInterrupt(),
+    "time limit": checkpoints.TimeLimit(),
+    "mend": OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "last.ckpt"),
+    "bug": RuntimeError("CUDA error: an illegal memory access was encountered"),
+    "diverged": Diverged("the training diverged in step 5"),
+}
+
+
+@pytest.mark.parametrize("end", ENDS)
+def test_results_say_how_a_run_ended_and_no_exception_takes_the_checkpoint(run, tiny, monkeypatch, end):
+    with monkeypatch.context() as patch:
+        patch.setattr(assembly, "Cost", Stopping)
+        patch.setattr(Stopping, "error", ENDS[end])
+        sigint = signal.getsignal(signal.SIGINT)
+        with pytest.raises((runs.Interrupted, OSError, RuntimeError, ConfigError)):
+            experiment.fit(configfile.load(tiny, [*BASE, "data.workers=0"]))
+        signal.signal(signal.SIGINT, sigint)
+    results = runs.read_results(run)
+    assert results["end"] == end
+    assert results["status"] == ("interrupted" if end in ("interrupted", "time limit") else "failed")
+    assert max(kept_steps()) >= STEPS
+    experiment.fit(configfile.load(tiny, BASE))
+    assert runs.read_results(run)["end"] == "finished"
+    assert step(run / runs.CHECKPOINT) == 6
+    aside = run.with_name("one.diverged-1") / runs.CHECKPOINT
+    assert aside.exists() is (end == "diverged")
+    assert end != "diverged" or step(aside) == STEPS
+
+
+def test_a_checkpoint_that_cannot_be_read_is_no_reason_to_begin_anew(run, tiny, trained):
+    (run / runs.PREVIOUS).unlink()
+    for name, content in (("results.json", b"{"), ("config.yaml", b"optim: {lrr: 1}"), (str(runs.CHECKPOINT), b"PK")):
+        whole = (run / name).read_bytes()
+        (run / name).write_bytes(content)
+        with pytest.raises(ConfigError, match=r"\A[^\n]*" + re.escape(name) + r"[^\n]*\Z"):
+            experiment.fit(configfile.load(tiny, BASE))
+        assert (run / name).read_bytes() == content
+        (run / name).write_bytes(whole)
+    assert trained == []
+    assert kept_steps() == [STEPS]

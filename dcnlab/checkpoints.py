@@ -7,8 +7,9 @@ import logging
 import os
 import shlex
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +19,9 @@ import torch.distributed as dist
 from lightning_fabric.plugins.io.torch_io import TorchCheckpointIO
 from pytorch_lightning.callbacks import Checkpoint
 
-from dcnlab import configfile, runs, torchfile, tracking
+from dcnlab import configfile, environment, runs, torchfile, tracking
 from dcnlab.config import Config, ConfigError
+from dcnlab.data.paths import shown
 from dcnlab.runs import CHECKPOINT, PREVIOUS
 
 _MAY_DIFFER = (
@@ -270,7 +272,138 @@ def read(checkpoint: Path) -> dict[str, Any]:
         isinstance(name, str) and isinstance(value, torch.Tensor) for name, value in state.items()
     ):
         raise ConfigError(f"{checkpoint} is no checkpoint of a run: its state_dict is not names to tensors; {again}")
+    _check_finite(checkpoint, state, "")
     return found
+
+
+def _check_finite(checkpoint: Path, tensors: dict[str, torch.Tensor], what: str) -> None:
+    """Refuse numbers that would be scored, exported or trained from as if they were some.
+
+    Raises:
+        ConfigError: a tensor holds NaN or infinity; names the first.
+    """
+    names = torchfile.not_finite(tensors)
+    if names:
+        more = f", nor are {len(names) - 1} more tensors" if len(names) > 1 else ""
+        raise ConfigError(
+            f"{checkpoint}: {what}{names[0].removeprefix('model.')} is not finite{more}; the training diverged or the "
+            "file was edited: there is nothing to go on from, to score or to export"
+        )
+
+
+_KINDS: dict[str, type] = {
+    "epoch": int,
+    "pytorch-lightning_version": str,
+    "loops": dict,
+    "callbacks": dict,
+    "optimizer_states": list,
+    "lr_schedulers": list,
+    "dcnlab": dict,
+}
+"""What a training needs of a checkpoint apart from its weights, which `read` checks."""
+_ABOUT: dict[str, type] = {"settings": dict, "pass": int, "batches": int, "processes": int}
+
+
+def check_trainable(kept: dict[str, Any], checkpoint: Path) -> None:
+    """Check that a training can go on from what `read` gave, whichever its config.
+
+    Raises:
+        ConfigError: an entry is missing, of another kind, or not finite; names it.
+    """
+    about = kept.get("dcnlab")
+    if not isinstance(about, dict) or any(type(about.get(key)) is not kind for key, kind in _ABOUT.items()):
+        raise ConfigError(f"{checkpoint} does not say what made it, so that nothing can go on from it")
+    for key in ("pass", "batches", "processes"):
+        if about[key] < (key == "processes"):
+            raise ConfigError(f"{checkpoint}: dcnlab.{key} is {about[key]}; the file was edited")
+    for key, kind in _KINDS.items():
+        if type(kept.get(key)) is not kind:
+            there = f"a {type(kept[key]).__name__}" if key in kept else "missing"
+            raise ConfigError(f"{checkpoint}: {key} is {there}, and must be a {kind.__name__}; the file was edited")
+    current = kept.get("current_model_state", {})
+    if not isinstance(current, dict) or not all(isinstance(value, torch.Tensor) for value in current.values()):
+        raise ConfigError(f"{checkpoint}: current_model_state is not names to tensors; the file was edited")
+    _check_finite(checkpoint, current, "before averaging, ")
+    tensors = dict(_named_tensors(kept["optimizer_states"], "optimizer_states"))
+    _check_finite(checkpoint, tensors, "")
+
+
+def _named_tensors(nest: Any, name: str) -> Iterator[tuple[str, torch.Tensor]]:
+    """The tensors in nested containers, under the path of their keys."""
+    if isinstance(nest, torch.Tensor):
+        yield name, nest
+    elif isinstance(nest, dict | list):
+        for key, value in nest.items() if isinstance(nest, dict) else enumerate(nest):
+            yield from _named_tensors(value, f"{name}.{key}")
+
+
+def refuse_what_does_not_fit(trainer: pl.Trainer, checkpoint: Path) -> None:
+    """Have a checkpoint that Lightning cannot restore, such as an edited one, end in one line, not in a traceback."""
+    connector: Any = trainer._checkpoint_connector
+
+    def refusing(restore: Callable[..., Any], check: Callable[[Any], None]) -> Callable[..., Any]:
+        def restored(*arguments: Any, **keywords: Any) -> Any:
+            try:
+                kept = connector._loaded_checkpoint
+                if kept:
+                    check(kept)
+                return restore(*arguments, **keywords)
+            except ConfigError:
+                raise
+            except Exception as error:  # whatever Lightning, an optimizer or a schedule makes of a wrong entry
+                if environment.is_out_of_memory(error):
+                    raise
+                said = f"{type(error).__name__}: {configfile.one_line(error)}"
+                raise ConfigError(f"{checkpoint} does not fit its run: {said}") from error
+
+        return restored
+
+    for name in ("resume_start", "restore_model", "restore_callbacks"):
+        setattr(connector, name, refusing(getattr(connector, name), lambda kept: None))
+    connector.restore_training_state = refusing(connector.restore_training_state, partial(_check_state, trainer))
+
+
+def _check_state(trainer: pl.Trainer, kept: dict[str, Any]) -> None:
+    """Compare what is to be restored with what a training has at its beginning.
+
+    Raises:
+        ConfigError: an entry is missing, or of another kind or shape; names it.
+    """
+    for number, optimizer in enumerate(trainer.optimizers):
+        name, found = f"optimizer_states.{number}", kept["optimizer_states"][number]
+        fresh = optimizer.state_dict()
+        _same_kinds(fresh["param_groups"], found["param_groups"], f"{name}.param_groups")
+        parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+        for at, state in found["state"].items():
+            for key, value in state.items():
+                if isinstance(value, torch.Tensor) and value.dim() and value.shape != parameters[at].shape:
+                    shapes = f"{tuple(value.shape)}, and must be {tuple(parameters[at].shape)}"
+                    raise ConfigError(f"{name}.state.{at}.{key} of the checkpoint is of shape {shapes}")
+    for number, schedule in enumerate(trainer.lr_scheduler_configs):
+        _same_kinds(schedule.scheduler.state_dict(), kept["lr_schedulers"][number], f"lr_schedulers.{number}")
+    if kept["pytorch-lightning_version"] == pl.__version__:  # another one may know other entries
+        _same_kinds(trainer.fit_loop.state_dict(), kept["loops"]["fit_loop"], "loops.fit_loop")
+
+
+def _same_kinds(fresh: Any, found: Any, name: str) -> None:
+    """Check nested containers of numbers entry by entry.
+
+    Raises:
+        ConfigError: an entry of `fresh` is missing in `found`, or of another kind; names it.
+    """
+    kinds = [float if type(value) is int else type(value) for value in (fresh, found)]
+    if kinds[0] is not kinds[1] and not {type(None), torch.Tensor} & set(kinds):
+        raise ConfigError(f"{name} of the checkpoint is {shown(found)}; it must be a {type(fresh).__name__}")
+    if isinstance(fresh, dict):
+        for key, value in fresh.items():
+            if key not in found:
+                raise ConfigError(f"{name}.{key} is missing in the checkpoint")
+            _same_kinds(value, found[key], f"{name}.{key}")
+    elif isinstance(fresh, list | tuple):
+        if len(fresh) != len(found):
+            raise ConfigError(f"{name} of the checkpoint has {len(found)} entries; it must have {len(fresh)}")
+        for at, (value, other) in enumerate(zip(fresh, found, strict=True)):
+            _same_kinds(value, other, f"{name}.{at}")
 
 
 def recorded_length(kept: dict[str, Any]) -> dict[str, Any]:
@@ -331,15 +464,12 @@ def goes_beyond(kept: dict[str, Any], config: Config, folder: Path) -> bool:
 
 
 def check_fits(kept: dict[str, Any], config: Config, processes: int, checkpoint: Path) -> None:
-    """Check that a training under `config` can go on from what `read` gave.
+    """Check that a training under `config` can go on from what `check_trainable` let pass.
 
     Raises:
         ConfigError: another training made it; names the first key that differs.
     """
-    about = kept.get("dcnlab")
-    kinds = {"settings": dict, "batches": int, "processes": int}
-    if not isinstance(about, dict) or any(type(about.get(key)) is not kind for key, kind in kinds.items()):
-        raise ConfigError(f"{checkpoint} does not say what made it, so that nothing can go on from it")
+    about = kept["dcnlab"]
     theirs, ours = configfile.changed(about["settings"]), configfile.changed(configfile.settings(config))
     for key in {**theirs, **ours}:
         if not key.startswith(_MAY_DIFFER) and theirs.get(key) != ours.get(key):

@@ -143,6 +143,7 @@ def _decide(folder: Path, named: Path, wanted: Callable[[Config, list[str]], Con
     """
     before, results = configfile.load_run(folder), runs.read_results(folder)
     checkpoint, kept = checkpoints.newest(folder)
+    checkpoints.check_trainable(kept, checkpoint)
     length = _unrecorded_length(before, kept)
     after = wanted(before, length)
     changed = checkpoints.check_changes(before, after, named)
@@ -229,6 +230,7 @@ def evaluate(folder: Path, overrides: list[str]) -> dict[str, float]:
     """
     parts, checkpoint, _ = _trained(configfile.load_run(folder, overrides), folder, overrides)
     _count_classes(parts, ("test",))
+    checkpoints.refuse_what_does_not_fit(parts.trainer, checkpoint)
     with _together(parts, folder, lambda end: None):
         metrics = _metrics(_test(parts, checkpoint))
     _say_classes(_covered(parts))
@@ -328,6 +330,7 @@ def _run(
     if going_on is not None:
         checkpoint, kept = going_on.checkpoint, going_on.kept
         checkpoints.check_fits(kept, config, trainer.world_size, checkpoint)
+        checkpoints.refuse_what_does_not_fit(trainer, checkpoint)
         step, data.start = kept["global_step"], (kept["dcnlab"]["pass"], kept["dcnlab"]["batches"])
     if tracking.is_first_process():
         runs.remove_temporaries(folder)

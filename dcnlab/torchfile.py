@@ -23,7 +23,8 @@ def load(path: Path) -> Any:
     """What `torch.save` wrote: tensors and plain containers, on the CPU.
 
     Raises:
-        ValueError: it is no such file, is damaged, holds other objects, or unpacks to far more than itself; the reason, one line.
+        ValueError: it is no such file, is damaged, holds other objects, or unpacks to far more than itself; the
+            reason, one line.
     """
     try:
         check_archive(path)

@@ -188,7 +188,7 @@ def test_the_rate_of_a_longer_training_is_at_once_that_of_its_new_length(tiny, m
     [
         (
             "optim.lr=0.5",
-            "optim.lr is 0.05 in runs/tiny/one and cannot become 0.5 there; put it back, or begin a new run: dcnlab fit",
+            "optim.lr is 0.05 in runs/tiny/one and cannot become 0.5 there; put it back, or begin a new run: dcnlab",
         ),
         ("data.batch_size=8", "data.batch_size is 16 in runs/tiny/one"),
         ("id=other", "id is 'one' in runs/tiny/one"),

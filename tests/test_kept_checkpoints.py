@@ -14,8 +14,9 @@ import pytest
 import torch
 from conftest import TINY
 
-from dcnlab import assembly, checkpoints, configfile, experiment, runs
+from dcnlab import assembly, checkpoints, configfile, experiment, export, runs
 from dcnlab.config import ConfigError
+from dcnlab.models import weights
 from dcnlab.watch import Diverged
 
 STEPS = 4
@@ -201,3 +202,152 @@ def test_a_checkpoint_that_cannot_be_read_is_no_reason_to_begin_anew(run, tiny, 
         (run / name).write_bytes(whole)
     assert trained == []
     assert kept_steps() == [STEPS]
+
+
+def test_no_flipped_bit_is_trained_from_and_the_checkpoint_before_is_taken(run, caplog):
+    whole, weights = (run / runs.CHECKPOINT).read_bytes(), torch.load(run / runs.CHECKPOINT, weights_only=True)
+    before = torch.load(run / runs.PREVIOUS, weights_only=True)
+    assert before["global_step"] == STEPS - 1
+    places = random.Random(0)
+    older = 0
+    for _ in range(60):
+        content = bytearray(whole)
+        content[places.randrange(len(whole))] ^= 1 << places.randrange(8)
+        (run / runs.CHECKPOINT).write_bytes(content)
+        caplog.clear()
+        path, kept = checkpoints.newest(run)
+        expected = weights if path == run / runs.CHECKPOINT else before
+        older += expected is before
+        assert kept["global_step"] == expected["global_step"]
+        assert all(torch.equal(value, kept["state_dict"][key]) for key, value in expected["state_dict"].items())
+        says = [f"{run / runs.CHECKPOINT} is damaged ("] if expected is before else []
+        assert [record.getMessage()[: len(says[0])] for record in caplog.records] == says
+    assert older > 50  # the others changed what is not read, such as a part's date
+
+
+def test_a_damaged_checkpoint_does_not_push_the_whole_one_before_it_out(run, tiny, monkeypatch):
+    content = bytearray((run / runs.CHECKPOINT).read_bytes())
+    content[len(content) // 2] ^= 1
+    (run / runs.CHECKPOINT).write_bytes(content)
+    found = []
+
+    def note(self, path):
+        keep(self, path)
+        found.append(step(path.with_name(runs.PREVIOUS.name)))
+
+    keep = checkpoints.WholeFiles._keep
+    monkeypatch.setattr(checkpoints.WholeFiles, "_keep", note)
+    experiment.fit(configfile.load(tiny, [*BASE, "trainer.checkpoint_every=0"]))
+    assert found == [STEPS - 1, STEPS, STEPS + 1]  # after saving at 4, 5 and 6 steps; 3 is kept beside the damaged one
+    assert step(run / runs.CHECKPOINT) == 6
+
+
+@pytest.mark.parametrize("legacy", [False, True])
+def test_weights_with_a_flipped_bit_or_without_finite_numbers_are_refused(tmp_path, legacy):
+    model = torch.nn.Module()
+    model.conv1 = torch.nn.Conv2d(3, 64, 3)
+    path = tmp_path / "weights.pth"
+    state = model.state_dict()
+    state["conv1.weight"][3, 0, 1, 1] = float("nan")
+    torch.save(state, path, _use_new_zipfile_serialization=not legacy)
+    with pytest.raises(ConfigError, match=r"^model\.backbone\.weights '.*' holds NaN or infinity in conv1\.weight$"):
+        weights.load(model, "resnet50", str(path))
+    if not legacy:  # torch's old format has no checksums
+        content = bytearray(path.read_bytes())
+        content[len(content) // 2] ^= 1
+        path.write_bytes(content)
+        with pytest.raises(ConfigError, match="cannot be read as a state dict .*does not match its checksum"):
+            weights.load(model, "resnet50", str(path))
+
+
+def drop(*keys):
+    def change(kept):
+        for key in keys[:-1]:
+            kept = kept[key]
+        del kept[keys[-1]]
+
+    return change
+
+
+def put(value, *keys):
+    def change(kept):
+        for key in keys[:-1]:
+            kept = kept[key]
+        kept[keys[-1]] = value
+
+    return change
+
+
+EDITS = {
+    "loops": drop("loops"),
+    "optimizer_states": drop("optimizer_states"),
+    "lr_schedulers": put({}, "lr_schedulers"),
+    "callbacks": put([], "callbacks"),
+    "epoch": put("1", "epoch"),
+    "pytorch-lightning_version": drop("pytorch-lightning_version"),
+    "dcnlab.batches": put(-1, "dcnlab", "batches"),
+    "does not say what made it": drop("dcnlab", "pass"),
+    "param_groups.0.lr": put("fast", "optimizer_states", 0, "param_groups", 0, "lr"),
+    "param_groups.0.momentum": drop("optimizer_states", 0, "param_groups", 0, "momentum"),
+    "state.0.momentum_buffer": put(torch.zeros(2, 2), "optimizer_states", 0, "state", 0, "momentum_buffer"),
+    "optimizer_states.0.state.0.momentum_buffer is not finite": put(
+        torch.full((64, 3, 7, 7), torch.inf), "optimizer_states", 0, "state", 0, "momentum_buffer"
+    ),
+    "lr_schedulers.0.last_epoch": put("x", "lr_schedulers", 0, "last_epoch"),
+    "loops.fit_loop.epoch_loop.batch_progress": drop("loops", "fit_loop", "epoch_loop.batch_progress"),
+    "loops.fit_loop.epoch_progress": put(3, "loops", "fit_loop", "epoch_progress"),
+    "expected torch.Tensor": put({"n_averaged": "x"}, "averaging_state"),
+    "fc.bias": drop("current_model_state", "model.fc.bias"),
+    "Missing key(s) in state_dict": drop("state_dict", "model.fc.bias"),
+}
+
+
+@pytest.mark.parametrize("says", EDITS)
+def test_an_edited_checkpoint_is_one_line_and_stays(run, says):
+    path = run / runs.CHECKPOINT
+    edit(path, EDITS[says])
+    content = path.read_bytes()
+    with pytest.raises(ConfigError, match=rf"\A[^\n]*{re.escape(says)}[^\n]*\Z"):
+        experiment.resume(run)
+    assert path.read_bytes() == content
+
+
+def spoil(name, key="state_dict"):
+    def change(kept):
+        kept[key][name] = kept[key][name] * float("nan")
+
+    return change
+
+
+def test_weights_that_are_not_finite_are_neither_scored_nor_exported_nor_trained_from(run, tiny):
+    path = run / runs.CHECKPOINT
+    edit(path, spoil("model.layer1.0.conv1.weight"))
+    for door in (
+        lambda: experiment.evaluate(run, []),
+        lambda: export.export(run, "safetensors"),
+        lambda: experiment.resume(run),
+        lambda: experiment.restore(run, []),
+        lambda: experiment.fit(configfile.load(tiny, BASE)),
+    ):
+        with pytest.raises(ConfigError, match=r"last\.ckpt: layer1\.0\.conv1\.weight is not finite; [^\n]*\Z"):
+            door()
+    assert step(path) == STEPS
+
+
+def test_weights_that_are_not_finite_before_averaging_are_not_trained_from(run):
+    edit(run / runs.CHECKPOINT, spoil("model.conv1.weight", "current_model_state"))
+    with pytest.raises(ConfigError, match=r"before averaging, conv1\.weight is not finite"):
+        experiment.resume(run)
+
+
+@pytest.mark.parametrize("precision", ["32-true", "bf16-mixed", "16-true"])
+def test_logits_that_overflow_are_no_score_and_the_layer_is_named(run, precision):
+    def grow(kept):
+        weight = kept["state_dict"]["model.fc.weight"]
+        weight.fill_(1e38 if precision != "16-true" else 6e4)
+
+    assert experiment.evaluate(run, [f"trainer.precision={precision}"])
+    edit(run / runs.CHECKPOINT, grow)
+    with pytest.raises(ConfigError, match=rf"^test batch 0 has no scores: in trainer\.precision={precision} the output "
+                       r"of fc is not finite; "):  # fmt: skip
+        experiment.evaluate(run, [f"trainer.precision={precision}"])

@@ -21,6 +21,7 @@ from pytorch_lightning.callbacks import Checkpoint
 
 from dcnlab import configfile, environment, runs, torchfile, tracking
 from dcnlab.config import Config, ConfigError
+from dcnlab.data.listing import listing
 from dcnlab.data.paths import shown
 from dcnlab.runs import CHECKPOINT, PREVIOUS
 
@@ -117,12 +118,14 @@ class Saving(Checkpoint):
     ) -> None:
         self.path, self.settings, self.minutes, self.check = path, settings, minutes, check
         self.limit_is_near = False
+        self._data: dict[str, Any] = {}
         self._when, self._began, self._seen, self._saved = 0.0, 0, 0, 0
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Start the clock, and have the learning rate follow the schedule of the training as long as it is now."""
         self._when, self._began = time.monotonic(), trainer.global_step
         _set_rates(trainer)
+        self._data = listing(trainer.datamodule.train)  # type: ignore[attr-defined]
         self._seen = self._saved = self._began
 
     @property
@@ -189,6 +192,7 @@ class Saving(Checkpoint):
             "pass": passes.processed,
             "batches": loop.epoch_loop.batch_progress.current.completed if passes.ready > passes.processed else 0,
             "processes": trainer.world_size,
+            "data": self._data,
         }
 
 
@@ -337,6 +341,35 @@ def _named_tensors(nest: Any, name: str) -> Iterator[tuple[str, torch.Tensor]]:
             yield from _named_tensors(value, f"{name}.{key}")
 
 
+def check_data(kept: dict[str, Any], train: Any, checkpoint: Path) -> str | None:
+    """Compare the training images with those that a checkpoint was trained on.
+
+    Args:
+        kept: as `check_trainable` lets pass.
+        train: the training split.
+        checkpoint: its path.
+
+    Returns:
+        One line to say where they are others; None where they are the same, or the checkpoint is too old to tell.
+
+    Raises:
+        ConfigError: there are more or fewer, and it is of the middle of a pass: the order of a pass depends on their
+            number, so that its rest would hold images that it has had, and lack others.
+    """
+    old, new = kept["dcnlab"].get("data"), listing(train)
+    if not isinstance(old, dict) or type(old.get("images")) is not int or old == new:
+        return None
+    if old["images"] == new["images"]:
+        return f"data.train lists other images than {checkpoint} was trained on, as many; going on with them"
+    counts = f"data.train has {new['images']} images, and {checkpoint} was trained on {old['images']}"
+    if kept["dcnlab"]["batches"]:
+        raise ConfigError(
+            f"{counts}, up to the middle of a pass, whose order depends on that number; put them back, or begin a new "
+            "run under another id"
+        )
+    return f"{counts}; going on with them"
+
+
 def refuse_what_does_not_fit(trainer: pl.Trainer, checkpoint: Path) -> None:
     """Have a checkpoint that Lightning cannot restore, such as an edited one, end in one line, not in a traceback."""
     connector: Any = trainer._checkpoint_connector
@@ -347,7 +380,10 @@ def refuse_what_does_not_fit(trainer: pl.Trainer, checkpoint: Path) -> None:
                 kept = connector._loaded_checkpoint
                 if kept:
                     check(kept)
-                return restore(*arguments, **keywords)
+                done = restore(*arguments, **keywords)
+                if kept and trainer.state.fn == "fit" and restore.__name__ == "restore_training_state":
+                    _check_counts(trainer, kept)
+                return done
             except ConfigError:
                 raise
             except Exception as error:  # whatever Lightning, an optimizer or a schedule makes of a wrong entry
@@ -361,6 +397,23 @@ def refuse_what_does_not_fit(trainer: pl.Trainer, checkpoint: Path) -> None:
     for name in ("resume_start", "restore_model", "restore_callbacks"):
         setattr(connector, name, refusing(getattr(connector, name), lambda kept: None))
     connector.restore_training_state = refusing(connector.restore_training_state, partial(_check_state, trainer))
+
+
+def _check_counts(trainer: pl.Trainer, kept: dict[str, Any]) -> None:
+    """Check what a checkpoint counts twice, once restored.
+
+    Raises:
+        ConfigError: two entries do not agree; names them.
+    """
+    progress, about = trainer.fit_loop.epoch_loop.batch_progress.current, kept["dcnlab"]
+    passes: Any = trainer.fit_loop.epoch_progress.current
+    for name, value, counted in (
+        ("global_step", kept["global_step"], trainer.global_step),
+        ("dcnlab.pass", about["pass"], passes.processed),
+        ("dcnlab.batches", about["batches"], progress.completed if about["batches"] else 0),
+    ):
+        if value != counted:
+            raise ConfigError(f"{name} of the checkpoint is {value}, and its loops count {counted}; it was edited")
 
 
 def _check_state(trainer: pl.Trainer, kept: dict[str, Any]) -> None:

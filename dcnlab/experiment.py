@@ -330,6 +330,9 @@ def _run(
     if going_on is not None:
         checkpoint, kept = going_on.checkpoint, going_on.kept
         checkpoints.check_fits(kept, config, trainer.world_size, checkpoint)
+        changed = checkpoints.check_data(kept, data.train, checkpoint)
+        if changed is not None and tracking.is_first_process():
+            logging.getLogger("dcnlab").warning(changed)
         checkpoints.refuse_what_does_not_fit(trainer, checkpoint)
         step, data.start = kept["global_step"], (kept["dcnlab"]["pass"], kept["dcnlab"]["batches"])
     if tracking.is_first_process():

@@ -185,7 +185,7 @@ class Watch(pl.Callback):
                 pl_module.log_dict({f"offsets/{name}/{key}": x for key, x in figures.items() if x is not None})
 
     def on_test_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Look at the outputs of all layers: scores of what is not finite look like scores, and NMS drops such boxes."""
+        """Look at the outputs of all layers: what is not finite has scores like any other, and NMS drops such boxes."""
         self._sums = {}
 
         def note(name: str, layer: nn.Module, arguments: Any, output: Any) -> None:

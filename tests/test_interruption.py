@@ -300,7 +300,7 @@ def test_an_edit_of_what_was_trained_is_refused_by_its_key_and_a_longer_training
     kept["dcnlab"]["batches"] = 0
     checkpoints.check_fits(kept, config, 1, path)
     with pytest.raises(ConfigError, match="does not say what made it"):
-        checkpoints.check_fits({}, config, 1, path)
+        checkpoints.check_trainable({}, path)
 
 
 def test_the_rest_of_a_pass_is_the_images_that_were_not_seen():

@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 import torch
 from conftest import TINY
+from PIL import Image
 
 from dcnlab import assembly, checkpoints, configfile, experiment, export, runs
 from dcnlab.config import ConfigError
@@ -256,7 +257,7 @@ def test_weights_with_a_flipped_bit_or_without_finite_numbers_are_refused(tmp_pa
         content = bytearray(path.read_bytes())
         content[len(content) // 2] ^= 1
         path.write_bytes(content)
-        with pytest.raises(ConfigError, match="cannot be read as a state dict .*does not match its checksum"):
+        with pytest.raises(ConfigError, match=r"cannot be read as a state dict .*does not match its checksum"):
             weights.load(model, "resnet50", str(path))
 
 
@@ -285,7 +286,9 @@ EDITS = {
     "callbacks": put([], "callbacks"),
     "epoch": put("1", "epoch"),
     "pytorch-lightning_version": drop("pytorch-lightning_version"),
-    "dcnlab.batches": put(-1, "dcnlab", "batches"),
+    "dcnlab.batches is -1": put(-1, "dcnlab", "batches"),
+    "dcnlab.batches of the checkpoint is 99": put(99, "dcnlab", "batches"),
+    "global_step of the checkpoint is 5": put(5, "global_step"),
     "does not say what made it": drop("dcnlab", "pass"),
     "param_groups.0.lr": put("fast", "optimizer_states", 0, "param_groups", 0, "lr"),
     "param_groups.0.momentum": drop("optimizer_states", 0, "param_groups", 0, "momentum"),
@@ -351,3 +354,53 @@ def test_logits_that_overflow_are_no_score_and_the_layer_is_named(run, precision
     with pytest.raises(ConfigError, match=rf"^test batch 0 has no scores: in trainer\.precision={precision} the output "
                        r"of fc is not finite; "):  # fmt: skip
         experiment.evaluate(run, [f"trainer.precision={precision}"])
+
+
+def folders(tmp_path, count):
+    """An image folder of two classes and `count` images each."""
+    for name in "ab":
+        folder = tmp_path / "data" / "train" / name
+        shutil.rmtree(folder, ignore_errors=True)
+        folder.mkdir(parents=True)
+        for number in range(count):
+            Image.new("RGB", (32, 32), (10 * number, 0, 0)).save(folder / f"{number}.png")
+    return str(tmp_path / "data")
+
+
+FOLDER = ("id=two", "logger.wandb=false", "data.name=imagefolder", "data.test=train", "data.val=train",
+          "data.image_size=32", "data.batch_size=2")  # fmt: skip
+
+
+@pytest.mark.parametrize(("steps", "batches"), [(4, 0), (3, 3)])
+def test_images_that_came_or_went_since_the_checkpoint_are_said_or_refused_in_the_middle_of_a_pass(
+    tiny, tmp_path, caplog, steps, batches
+):
+    root = folders(tmp_path, 4)
+    folder = experiment.fit(configfile.load(tiny, [*FOLDER, f"data.root={root}", f"trainer.max_steps={steps}"]))
+    assert torch.load(folder / runs.CHECKPOINT, weights_only=True)["dcnlab"]["batches"] == batches
+    shutil.copytree(folder, "copy/tiny/two")
+    longer = ["trainer.max_steps=6"]
+    with caplog.at_level("WARNING", "dcnlab"):
+        shutil.move(root, tmp_path / "moved")  # which changes nothing
+        experiment.resume(Path("copy/tiny/two"), [*longer, f"data.root={tmp_path / 'moved'}"])
+        assert not caplog.records
+        folders(tmp_path, 5)
+        if batches:
+            says = r"^data\.train has 10 images, and .* was trained on 8, up to the middle of a pass, .*; put them"
+            with pytest.raises(ConfigError, match=says):
+                experiment.resume(folder, longer)
+            assert step(folder / runs.CHECKPOINT) == steps
+        else:
+            experiment.resume(folder, longer)
+            [line] = [record.getMessage() for record in caplog.records]
+            assert re.fullmatch(r"data\.train has 10 images, and .* was trained on 8; going on with them", line)
+
+
+def test_as_many_other_images_are_said(tiny, tmp_path, caplog):
+    root = folders(tmp_path, 4)
+    folder = experiment.fit(configfile.load(tiny, [*FOLDER, f"data.root={root}", "trainer.max_steps=3"]))
+    (Path(root) / "train/a/0.png").rename(Path(root) / "train/a/9.png")
+    with caplog.at_level("WARNING", "dcnlab"):
+        experiment.resume(folder, ["trainer.max_steps=4"])
+    [line] = [record.getMessage() for record in caplog.records]
+    assert line.startswith("data.train lists other images than ")

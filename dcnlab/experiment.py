@@ -150,7 +150,7 @@ def _decide(folder: Path, named: Path, wanted: Callable[[Config, list[str]], Con
     finished = results is not None and results["status"] == "finished"
     complete = not checkpoints.goes_beyond(kept, after, named) and finished and not length
     old = dict(configfile.flatten(asdict(before)))
-    about = {key: kept[key] for key in ("global_step", "dcnlab") if key in kept}  # the weights are not held twice
+    about: dict[str, Any] = {key: kept[key] for key in ("global_step", "dcnlab")}  # the weights are not held twice
     return _GoingOn(after, changed, {key: old.get(key) for key in changed}, results, checkpoint, about, complete)
 
 

@@ -229,7 +229,7 @@ def read_results(folder: Path) -> dict[str, Any] | None:
     except (FileNotFoundError, NotADirectoryError):
         return None
     except (OSError, ValueError) as error:
-        raise ConfigError(f"{path}: not JSON ({one_line(error)}); remove it to have the run repeated") from error
+        raise ConfigError(f"{path}: not JSON ({one_line(error)}); remove it to have the run go on") from error
     check_results(results, str(path))
     return results
 

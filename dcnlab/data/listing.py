@@ -7,6 +7,8 @@ import os
 from collections.abc import Sequence, Sized
 from typing import Any
 
+import numpy as np
+
 
 def listing(split: Any) -> dict[str, Any]:
     """Length and hash of a split's list of images, not of their pixels; a data set that only moved has the same.
@@ -21,7 +23,7 @@ def listing(split: Any) -> dict[str, Any]:
     annotations, scenes = getattr(split, "annotations", None), getattr(split, "scenes", None)
     files = getattr(annotations or split, "files", None)
     if files is not None:
-        names = [str(name) for name in files.ravel().tolist()]
+        names = [str(name) for name in np.ravel(files).tolist()]
     elif scenes is not None:  # drawn from embedded digits, by a key
         names = [str(scenes.key), *map(str, scenes.digit_labels.tolist())]
     else:

@@ -12,8 +12,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import TINY
 from PIL import Image
+from small_experiments import TINY
 
 from dcnlab import assembly, checkpoints, configfile, experiment, export, runs
 from dcnlab.config import ConfigError

@@ -12,7 +12,7 @@ import shlex
 import signal
 import traceback
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -25,17 +25,18 @@ from dcnlab.cost import macs, parameters
 from dcnlab.data import census
 from dcnlab.metricsfile import MetricsFile
 from dcnlab.peers import End
+from dcnlab.watch import Diverged
 
 
 def fit(config: Config) -> Path:
-    """Train and score one experiment; go on where an earlier run of the same folder and settings was interrupted.
+    """Train and score one experiment; an earlier run in its folder goes on where it stopped, as `resume` decides.
 
     Returns:
         The run folder.
 
     Raises:
-        ConfigError: what the config asks for cannot be built, or data.train has nothing to learn from; no folder is
-            made.
+        ConfigError: what the config asks for cannot be built, data.train has nothing to learn from, or the folder
+            holds a run that cannot go on under this config; nothing is changed.
         Interrupted: the run was stopped; results.json says so.
     """
     given = "DCNLAB_RUN_ID" in os.environ
@@ -45,13 +46,18 @@ def fit(config: Config) -> Path:
         parts = build(config, folder)
         _count_classes(parts, ("train", "val", "test"))
         with _sole_user(folder):
-            checkpoint = _left_by_the_same(config, folder)
-            if checkpoint is not None:
-                logging.getLogger("dcnlab").info(f"{folder} was interrupted; going on from its checkpoint")
-            elif tracking.is_first_process():
-                runs.create(folder)
-                runs.write_whole(folder / "config.yaml", configfile.to_yaml(config))
-            _run(config, parts, folder, checkpoint, comes_back=named)
+            going_on = _left_in(folder, config)
+            if going_on is None:
+                if tracking.is_first_process():
+                    _begin(config, folder)
+            elif not going_on.complete:
+                logging.getLogger("dcnlab").info(f"{folder} {going_on}")
+            elif slurm.was_requeued():
+                logging.getLogger("dcnlab").info(f"{folder} is finished; the job that is back has nothing left to do")
+                return folder
+            else:
+                raise runs.is_finished(folder)
+            _run(config, parts, folder, comes_back=named, going_on=going_on)
     finally:
         if not given:  # the next run of this process has an ID of its own
             os.environ.pop("DCNLAB_RUN_ID", None)
@@ -71,16 +77,15 @@ def resume(folder: Path, overrides: Sequence[str] = ()) -> Path:
     """
     named, folder = folder, folder.resolve()  # `.` has no name
     with _sole_user(folder):
-        before = configfile.load_run(folder)
-        results = runs.read_results(folder)
-        checkpoint = checkpoints.path_in(folder)
-        kept = checkpoints.read(checkpoint)
-        length = _unrecorded_length(before, kept)
-        after = configfile.load_run(folder, [*length, *overrides])
-        _note_parameters(after, overrides)
-        changed = checkpoints.check_changes(before, after, named)
-        finished = results is not None and results["status"] == "finished"
-        if not checkpoints.goes_beyond(kept, after, named) and finished and not length:
+
+        def wanted(before: Config, length: list[str]) -> Config:
+            after = configfile.load_run(folder, [*length, *overrides])
+            _note_parameters(after, overrides)
+            return after
+
+        going_on = _decide(folder, named, wanted)
+        after = going_on.config
+        if going_on.complete:
             raise ConfigError(
                 f"{named} is finished; there is nothing to resume. More training: dcnlab resume "
                 f"{shlex.quote(str(named))} {_longer(after)}"
@@ -88,8 +93,65 @@ def resume(folder: Path, overrides: Sequence[str] = ()) -> Path:
         config = copy.deepcopy(after)
         config.out, config.name, config.id = str(folder.parent.parent), folder.parent.name, folder.name
         config.model.backbone.weights = "none"  # the checkpoint brings them
-        _run(config, build(config, folder), folder, checkpoint, going_on=_GoingOn(after, changed, results, kept))
+        _run(config, build(config, folder), folder, going_on=going_on)
     return named
+
+
+def _begin(config: Config, folder: Path) -> None:
+    """Make the folder of a new run."""
+    aside = runs.create(folder)
+    if aside is not None:
+        logging.getLogger("dcnlab").info(f"{folder} diverged; it is kept as {aside}, and the run begins anew")
+    runs.write_whole(folder / "config.yaml", configfile.to_yaml(config))
+
+
+def _left_in(folder: Path, config: Config) -> _GoingOn | None:
+    """How a new `fit` goes on with what its folder holds; None where it begins: no checkpoint, or a diverged run.
+
+    Every rank of the run decides for itself, and rank 0 changes the folder meanwhile only where a run begins: it takes
+    the checkpoint away first, without which the others begin too.
+
+    Raises:
+        ConfigError: the run there cannot go on under this config, or cannot be read.
+    """
+    if not (folder / "config.yaml").is_file() or runs.diverged(runs.read_results(folder)):
+        return None
+    if not checkpoints.paths_in(folder):
+        return None
+
+    def wanted(before: Config, length: list[str]) -> Config:
+        after = copy.deepcopy(config)
+        before.out, before.name, before.id = after.out, after.name, after.id  # however the folder's path is written
+        used = dict(configfile.flatten(asdict(after)))
+        recorded = {key: used.get(key, value) for key, value in before.sweep.items()}
+        before.sweep = after.sweep = recorded | after.sweep
+        return after
+
+    return _decide(folder, folder, wanted)
+
+
+def _decide(folder: Path, named: Path, wanted: Callable[[Config, list[str]], Config]) -> _GoingOn:
+    """How a run goes on, for `fit` and `resume` alike.
+
+    Args:
+        folder: of the run.
+        named: the same, as messages name it.
+        wanted: of its own config, and of the length of a longer training as key=value, the config to go on under.
+
+    Raises:
+        ConfigError: it cannot go on under that config; names the key.
+    """
+    before, results = configfile.load_run(folder), runs.read_results(folder)
+    checkpoint, kept = checkpoints.newest(folder)
+    checkpoints.check_trainable(kept, checkpoint)
+    length = _unrecorded_length(before, kept)
+    after = wanted(before, length)
+    changed = checkpoints.check_changes(before, after, named)
+    finished = results is not None and results["status"] == "finished"
+    complete = not checkpoints.goes_beyond(kept, after, named) and finished and not length
+    old = dict(configfile.flatten(asdict(before)))
+    about: dict[str, Any] = {key: kept[key] for key in ("global_step", "dcnlab")}  # the weights are not held twice
+    return _GoingOn(after, changed, {key: old.get(key) for key in changed}, results, checkpoint, about, complete)
 
 
 def _unrecorded_length(config: Config, kept: dict[str, Any]) -> list[str]:
@@ -116,16 +178,31 @@ def _longer(config: Config) -> str:
 
 @dataclass(frozen=True)
 class _GoingOn:
-    """What a resumed run changes in its folder."""
+    """From where a run goes on, and what that changes in its folder."""
 
     config: Config
     """As config.yaml is to have it."""
     changed: dict[str, Any]
     """Keys that the command line changed, with their new values."""
+    was: dict[str, Any]
+    """Their old values."""
     results: dict[str, Any] | None
     """The folder's results.json until now."""
+    checkpoint: Path
     kept: dict[str, Any]
-    """The checkpoint."""
+    """Of the checkpoint, its step and what it says of its training."""
+    complete: bool
+    """Whether the run is finished and nothing is left to train."""
+
+    def __str__(self) -> str:
+        if self.results is None:
+            how = "was killed"
+        else:
+            how = {"failed": "failed", "interrupted": "was interrupted"}.get(self.results["status"], "was finished")
+        values = [f"{key}={value} (was {self.was[key]})" for key, value in self.changed.items()]
+        return f"{how}; going on from step {self.kept['global_step']}" + "".join(
+            f"{', ' if at else ' with '}{value}" for at, value in enumerate(values)
+        )
 
     def in_vain(self, step: int) -> bool:
         """Whether a finished run ends at `step` with nothing learnt, so that its results still hold."""
@@ -141,22 +218,6 @@ class _GoingOn:
         return [*earlier, {"step": self.kept["global_step"], "changed": self.changed, "metrics": metrics}]
 
 
-def _left_by_the_same(config: Config, folder: Path) -> Path | None:
-    """The checkpoint of a run of the same settings that was interrupted or killed, where the folder holds one.
-
-    A failed run is begun again: it would fail again where it did, unless something outside was mended.
-    """
-    try:
-        if configfile.settings(configfile.load_run(folder)) != configfile.settings(config):
-            return None
-        results = runs.read_results(folder)
-        checkpoint = checkpoints.path_in(folder)
-        checkpoints.read(checkpoint)
-    except ConfigError:  # there is no run, or nothing that one could go on from
-        return None
-    return checkpoint if results is None or results["status"] == "interrupted" else None
-
-
 def evaluate(folder: Path, overrides: list[str]) -> dict[str, float]:
     """Score a run's last checkpoint again; the run folder stays as it is.
 
@@ -169,6 +230,7 @@ def evaluate(folder: Path, overrides: list[str]) -> dict[str, float]:
     """
     parts, checkpoint, _ = _trained(configfile.load_run(folder, overrides), folder, overrides)
     _count_classes(parts, ("test",))
+    checkpoints.refuse_what_does_not_fit(parts.trainer, checkpoint)
     with _together(parts, folder, lambda end: None):
         metrics = _metrics(_test(parts, checkpoint))
     _say_classes(_covered(parts))
@@ -233,8 +295,8 @@ def _trained(
     """What a run's config stands for, its last checkpoint, and the weights in it, which fit the network."""
     config.model.backbone.weights = "none"  # the checkpoint brings them
     config.trainer.effective_batch = None  # any number of processes can score
-    checkpoint = checkpoints.path_in(folder)
-    kept = checkpoints.read(checkpoint)["state_dict"]
+    checkpoint, whole = checkpoints.newest(folder)
+    kept = whole["state_dict"]
     parts = build(config, folder, trains=False, alone=alone)
     own = parts.task.state_dict()
     odd = [key for key in {**own, **kept} if key not in own or key not in kept or own[key].shape != kept[key].shape]
@@ -250,7 +312,6 @@ def _run(
     config: Config,
     parts: Parts,
     folder: Path,
-    checkpoint: Path | None,
     comes_back: bool = True,
     going_on: _GoingOn | None = None,
 ) -> None:
@@ -260,15 +321,19 @@ def _run(
         config: of the run.
         parts: what it stands for.
         folder: of the run.
-        checkpoint: to go on from; None begins.
         comes_back: whether the same command goes on with this very run.
-        going_on: what a resumed run changes; the folder keeps its old config.yaml and results.json until the end.
+        going_on: from where, and what that changes; the folder keeps its old config.yaml and results.json until the
+            end. None begins.
     """
     trainer, task, data = parts.trainer, parts.task, parts.data
-    step = None
-    if checkpoint is not None:
-        kept = checkpoints.read(checkpoint)
+    step = checkpoint = None
+    if going_on is not None:
+        checkpoint, kept = going_on.checkpoint, going_on.kept
         checkpoints.check_fits(kept, config, trainer.world_size, checkpoint)
+        changed = checkpoints.check_data(kept, data.train, checkpoint)
+        if changed is not None and tracking.is_first_process():
+            logging.getLogger("dcnlab").warning(changed)
+        checkpoints.refuse_what_does_not_fit(trainer, checkpoint)
         step, data.start = kept["global_step"], (kept["dcnlab"]["pass"], kept["dcnlab"]["batches"])
     if tracking.is_first_process():
         runs.remove_temporaries(folder)
@@ -278,6 +343,7 @@ def _run(
         "schema": runs.SCHEMA,
         "name": config.name,
         "status": "interrupted",
+        "end": "interrupted",
         "seed": config.seed,
         "parameters": config.sweep,
         "metrics": {},
@@ -287,9 +353,11 @@ def _run(
     def write(end: End | None) -> None:
         parts.cost.stop()
         if end is None:
-            results["status"] = "finished"
-        elif end.reason:
-            results.update(status="failed", reason=end.reason)
+            results.update(status="finished", end="finished")
+        else:
+            results["end"] = end.kind
+            if end.reason:
+                results.update(status="failed", reason=end.reason)
         if trainer.is_global_zero:
             device = trainer.strategy.root_device
             results["cost"] = parts.cost.summary(device)
@@ -348,7 +416,7 @@ def _together(parts: Parts, folder: Path, write: Callable[[End | None], None]) -
                 raise SystemExit(end.status) from error
             if end == own and isinstance(error, OSError | ConfigError):
                 raise
-            if end.kind == "mend":
+            if end.kind in ("mend", "diverged"):
                 raise ConfigError(end.text) from error
             raise (runs.PeerFailed(end.text) if end.kind == "bug" else runs.Interrupted(folder)) from error
         else:
@@ -364,6 +432,8 @@ def _end(error: BaseException, config: Config) -> End:
     if isinstance(error, KeyboardInterrupt | SystemExit | _Terminated):  # Lightning turns Ctrl-C into SystemExit
         return End("interrupted")
     reason = f"{type(error).__name__}: {configfile.one_line(error)}"
+    if isinstance(error, Diverged):
+        return End("diverged", str(error), reason)
     complaint = (
         str(error) if isinstance(error, ConfigError | OSError) else _of_the_data(error) or _of_size(error, config)
     )
@@ -409,11 +479,11 @@ def _metrics(scores: dict[str, float]) -> dict[str, float]:
     """Test scores under their bare names: `test/top1` is `top1`.
 
     Raises:
-        ConfigError: a score is not a number, so the training went wrong.
+        Diverged: a score is not a number, so the training went wrong.
     """
     for key, value in scores.items():
         if not math.isfinite(value):
-            raise ConfigError(f"the training diverged: {key} is {value}; a lower optim.lr may help")
+            raise Diverged(f"the training diverged: {key} is {value}; a lower optim.lr may help")
     return {key.removeprefix("test/"): value for key, value in scores.items()}
 
 

@@ -157,7 +157,7 @@ def _place(folder: Path, form: str, out: Path | None) -> Path:
 
 def _state(folder: Path) -> dict[str, Tensor]:
     """The network's own state, without the task's: the averaged weights where the run averages them."""
-    kept = checkpoints.read(checkpoints.path_in(folder))["state_dict"]
+    kept = checkpoints.newest(folder)[1]["state_dict"]
     return {key.removeprefix(_PREFIX): value for key, value in kept.items() if key.startswith(_PREFIX)}
 
 

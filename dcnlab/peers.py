@@ -40,7 +40,7 @@ class End:
     """Why a run ended before it was finished."""
 
     kind: str
-    """mend, which the user can | bug | interrupted | time limit."""
+    """mend, which the user can | diverged | bug | interrupted | time limit."""
     text: str = ""
     reason: str = ""
     """As results.json has it; empty where the run did not fail."""
@@ -48,7 +48,7 @@ class End:
     @property
     def status(self) -> int:
         """The exit status of the command."""
-        return {"mend": 2, "bug": 1}.get(self.kind, 130)
+        return {"mend": 2, "diverged": 2, "bug": 1}.get(self.kind, 130)
 
 
 class Peers(pl.Callback):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import itertools
 import json
 import os
 import re
@@ -22,7 +23,11 @@ SCHEMA = 1
 LARGEST_RESULTS = 2**24
 """Bytes of a results.json; ours have some thousand."""
 STATUSES = ("finished", "failed", "interrupted")
+ENDS = ("finished", "interrupted", "time limit", "diverged", "mend", "bug")
+"""Why a run ended: the `end` of results.json. `mend` is something that the user can mend, such as a full disk."""
 CHECKPOINT = Path("checkpoints") / "last.ckpt"
+PREVIOUS = CHECKPOINT.with_name("previous.ckpt")
+"""The checkpoint before the last one."""
 # The checkpoint goes first, so that no other process of a new run takes it for one to go on from; config.yaml goes
 # last, because it marks the folder as ours.
 _WRITTEN = (
@@ -79,18 +84,22 @@ def folder_of(config: Config) -> Path:
     return Path(config.out) / config.name / config.id
 
 
-def create(folder: Path) -> None:
-    """Make the run folder, or empty it of what a run that did not finish left there.
+def create(folder: Path) -> Path | None:
+    """Make the run folder, or empty it of what a run without a checkpoint left there.
+
+    Returns:
+        The folder that a diverged run was moved to; None where there was none.
 
     Raises:
-        ConfigError: a finished run lies there already, or something that is no run.
+        ConfigError: a finished run lies there already, a checkpoint, or something that is no run.
     """
     results = read_results(folder)
     if results is not None and results["status"] == "finished":
-        raise ConfigError(
-            f"{folder} holds a finished run; choose another id, remove the folder, or train it longer: "
-            f"dcnlab resume {shlex.quote(str(folder))} trainer.max_steps=N"
-        )
+        raise is_finished(folder)
+    aside = _move_aside(folder) if diverged(results) else None
+    for path in (folder / CHECKPOINT, folder / PREVIOUS):
+        if path.is_file():
+            raise ConfigError(f"{folder} holds {path.name} of a training; choose another id, or remove the folder")
     folder.mkdir(parents=True, exist_ok=True)
     foreign = [path.name for path in folder.iterdir() if path.name not in _BEFORE and not path.name.startswith(".")]
     if foreign and not (folder / "config.yaml").is_file():
@@ -101,6 +110,42 @@ def create(folder: Path) -> None:
             shutil.rmtree(path)
         else:
             path.unlink(missing_ok=True)
+    return aside
+
+
+def is_finished(folder: Path) -> ConfigError:
+    """The complaint of a folder whose run is finished."""
+    return ConfigError(
+        f"{folder} holds a finished run; choose another id, remove the folder, or train it longer: "
+        f"dcnlab resume {shlex.quote(str(folder))} trainer.max_steps=N"
+    )
+
+
+def diverged(results: dict[str, Any] | None) -> bool:
+    """Whether a run ended because its numbers went wrong, so that going on would end the same way.
+
+    Args:
+        results: of its results.json; None where it has none.
+    """
+    if results is None or results["status"] != "failed":
+        return False
+    if results.get("end") is not None:
+        return bool(results["end"] == "diverged")
+    reason = results.get("reason")  # of folders from before `end` was written
+    return isinstance(reason, str) and reason.startswith(("Diverged: ", "ConfigError: the training diverged: "))
+
+
+def _move_aside(folder: Path) -> Path:
+    """Move what a run wrote to FOLDER.diverged-N, the checkpoint first; the folder's lock stays."""
+    names = (folder.with_name(f"{folder.name}.diverged-{number}") for number in itertools.count(1))
+    aside = next(name for name in names if not name.exists())
+    aside.mkdir()
+    for name in _WRITTEN:
+        if (folder / name).exists():
+            (folder / name).rename(aside / name)
+    if (folder / "parameters.json").is_file():  # the sweep has just written it for the new run
+        shutil.copyfile(folder / "parameters.json", aside / "parameters.json")
+    return aside
 
 
 def find(name: str) -> Path:
@@ -162,7 +207,7 @@ def remove_temporaries(folder: Path) -> None:
     """Remove what `write_whole` leaves in a run folder when it is killed; for the one who holds the folder's lock."""
     for place in (folder, folder / CHECKPOINT.parent):
         for path in place.glob(".*"):
-            if re.fullmatch(r"\.(last\.ckpt|\w+\.(json|csv|yaml))\.\d+", path.name):
+            if re.fullmatch(r"\.((last|previous)\.ckpt|\w+\.(json|csv|yaml))\.\d+", path.name):
                 path.unlink(missing_ok=True)
 
 
@@ -184,7 +229,7 @@ def read_results(folder: Path) -> dict[str, Any] | None:
     except (FileNotFoundError, NotADirectoryError):
         return None
     except (OSError, ValueError) as error:
-        raise ConfigError(f"{path}: not JSON ({one_line(error)}); remove it to have the run repeated") from error
+        raise ConfigError(f"{path}: not JSON ({one_line(error)}); remove it to have the run go on") from error
     check_results(results, str(path))
     return results
 
@@ -202,6 +247,8 @@ def check_results(results: Any, source: str) -> None:
         raise ConfigError(f"{source}: status or one of {', '.join(sections)} is missing")
     if type(results.get("seed")) is not int:
         raise ConfigError(f"{source}: seed is {shown(results.get('seed'))}; it must be a whole number")
+    if not isinstance(results.get("end"), str | None):
+        raise ConfigError(f"{source}: end is {shown(results['end'])}; it must be text, such as {ENDS[0]}")
     over = results.get("metrics_over")
     if over is not None and not (isinstance(over, dict) and all(_are_names(over.get(key)) for key in _OVER)):
         raise ConfigError(

@@ -46,6 +46,11 @@ def requeue(comes_back: bool, got_on: bool) -> None:
     say(f"SLURM job {job} {how}")
 
 
+def was_requeued() -> bool:
+    """Whether SLURM has started this job before, and put it back into the queue."""
+    return (_number("RESTART_COUNT") or 0) > 0
+
+
 def check_tasks(devices: int, num_nodes: int) -> None:
     """Check the tasks of the srun that started this process.
 

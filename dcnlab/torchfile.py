@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import os
 import zipfile
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from dcnlab.config import one_line
+from dcnlab.data.paths import shown
 
+_ARCHIVE = b"PK\x03\x04"
 MOST_UNPACKED = 64
 """Times a file's own length that its parts may unpack to; torch's are stored as they are, weights hardly compress."""
 
@@ -19,27 +23,45 @@ def load(path: Path) -> Any:
     """What `torch.save` wrote: tensors and plain containers, on the CPU.
 
     Raises:
-        ValueError: it is no such file, holds other objects, or unpacks to far more than itself; the reason, one line.
+        ValueError: it is no such file, is damaged, holds other objects, or unpacks to far more than itself; the
+            reason, one line.
     """
     try:
-        check_unpacked(path)
+        check_archive(path)
         return torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # a damaged file, and every kind of file that is not torch's, raises something else
         raise ValueError(reason(error)) from error
 
 
-def check_unpacked(path: Path) -> None:
-    """Refuse an archive that unpacks to far more than itself.
+def check_archive(path: Path) -> None:
+    """Refuse an archive whose checksums (CRC-32) do not hold, or that unpacks to far more than itself.
+
+    torch itself checks neither. Files of other kinds, such as torch's from before 1.6, have no checksums: nothing of
+    them is checked here.
 
     Raises:
-        ValueError: it does; the reason, one line.
+        ValueError: it is damaged or too large; the reason, one line.
     """
-    if zipfile.is_zipfile(path):
-        with zipfile.ZipFile(path) as archive:
-            unpacked = sum(part.file_size for part in archive.infolist())
+    with path.open("rb") as file:
+        if file.read(len(_ARCHIVE)) != _ARCHIVE:  # what torch tells an archive by
+            return
+    with zipfile.ZipFile(path) as archive:
+        unpacked = sum(part.file_size for part in archive.infolist())
         most = MOST_UNPACKED * os.path.getsize(path) + 2**24
         if unpacked > most:
             raise ValueError(f"it would unpack to {unpacked} bytes, more than the {most} allowed")
+        damaged = archive.testzip()
+    if damaged is not None:
+        raise ValueError(f"its part {shown(damaged)} does not match its checksum")
+
+
+def not_finite(tensors: Mapping[str, Tensor]) -> list[str]:
+    """Names of the tensors that hold NaN or infinity; waits for the GPU once."""
+    floats = {name: tensor for name, tensor in tensors.items() if tensor.is_floating_point() and tensor.numel()}
+    if not floats:
+        return []
+    fine = torch.stack([torch.isfinite(tensor).all() for tensor in floats.values()]).tolist()
+    return [name for name, is_fine in zip(floats, fine, strict=True) if not is_fine]
 
 
 def reason(error: BaseException) -> str:

@@ -15,6 +15,7 @@ from torch.utils.hooks import RemovableHandle
 from dcnlab.checkpoints import from_all_processes, in_any_process
 from dcnlab.config import ConfigError
 from dcnlab.nn import ActiveConv2d, DeformConv2d, DeformPSRoIPool, DeformRoIPool
+from dcnlab.torchfile import not_finite
 
 CONVOLUTIONS = (DeformConv2d, ActiveConv2d)
 POOLINGS = (DeformRoIPool, DeformPSRoIPool)
@@ -116,6 +117,7 @@ class Watch(pl.Callback):
         self._logs = False
         self._first_bad: Tensor | None = None
         self._each_step = True
+        self._sums: dict[str, Tensor] = {}
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Judge each step where that is no wait for a GPU."""
@@ -182,6 +184,51 @@ class Watch(pl.Callback):
                 figures = {"mean": found.mean, "max": found.max, "outside": found.outside}
                 pl_module.log_dict({f"offsets/{name}/{key}": x for key, x in figures.items() if x is not None})
 
+    def on_test_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Look at the outputs of all layers: what is not finite has scores like any other, and NMS drops such boxes."""
+        self._sums = {}
+
+        def note(name: str, layer: nn.Module, arguments: Any, output: Any) -> None:
+            for tensor in _tensors(output):
+                # One read without a copy; a sum in single precision does not overflow where half precision has not.
+                total = tensor.sum(dtype=torch.promote_types(tensor.dtype, torch.float32))
+                before = self._sums.get(name)
+                self._sums[name] = total if before is None else before + total
+
+        self._handles = [layer.register_forward_hook(partial(note, name)) for name, layer in _layers(pl_module)]
+
+    def on_test_batch_end(
+        self,
+        trainer: pl.Trainer,
+        pl_module: pl.LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        """Judge the outputs of a batch, with one wait for the GPU.
+
+        Raises:
+            ConfigError: one is not finite; names the first layer.
+        """
+        names = not_finite(self._sums)
+        self._sums = {}
+        if names:
+            precision = str(trainer.precision)
+            advice = "32-true" if precision != "32-true" else "64-true"
+            raise ConfigError(
+                f"test batch {batch_idx} has no scores: in trainer.precision={precision} the output of {names[0]} is "
+                f"not finite; dcnlab evaluate RUN trainer.precision={advice} may score it"
+            )
+
+    def on_test_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Look no longer."""
+        self._unlisten()
+
+    def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
+        """Look no longer."""
+        self._unlisten()
+
     def check(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Judge what is about to be saved, in all processes alike.
 
@@ -218,9 +265,8 @@ class Watch(pl.Callback):
             if not found and not all(torch.isfinite(tensor).all() for tensor in _tensors(output)):
                 found.append(name)
 
-        layers = [(n, m) for n, m in _network(pl_module).named_modules() if not any(m.children()) or is_watched(m)]
         self._handles = self._listen(pl_module)
-        self._handles += [layer.register_forward_hook(partial(look, name)) for name, layer in layers]
+        self._handles += [layer.register_forward_hook(partial(look, name)) for name, layer in _layers(pl_module)]
         # In the training's precision: what overflows in half precision is fine in float32.
         with torch.no_grad(), pl_module.trainer.precision_plugin.train_step_context():
             pl_module.training_step(*self._batch)
@@ -268,20 +314,16 @@ def is_watched(layer: nn.Module) -> bool:
     return isinstance(layer, CONVOLUTIONS + POOLINGS)
 
 
-def not_finite(tensors: dict[str, Tensor]) -> list[str]:
-    """Names of the tensors that hold a number that is none, or infinite; waits for the GPU once."""
-    floats = {name: tensor for name, tensor in tensors.items() if tensor.is_floating_point() and tensor.numel()}
-    if not floats:
-        return []
-    fine = torch.stack([torch.isfinite(tensor).all() for tensor in floats.values()]).tolist()
-    return [name for name, is_fine in zip(floats, fine, strict=True) if not is_fine]
-
-
 def _network(pl_module: pl.LightningModule) -> nn.Module:
     """The task's network, whose layers' names are those of `surgery.conv_layers`."""
     network = pl_module.model
     assert isinstance(network, nn.Module)
     return network
+
+
+def _layers(pl_module: pl.LightningModule) -> list[tuple[str, nn.Module]]:
+    """Its layers that hold no others, and those that learn offsets."""
+    return [(n, m) for n, m in _network(pl_module).named_modules() if not any(m.children()) or is_watched(m)]
 
 
 def _short(name: str) -> str:

@@ -4,15 +4,9 @@ import os
 from pathlib import Path
 
 import pytest
+from small_experiments import TINY
 
 GOLDENS = Path(__file__).resolve().parents[2] / "shared" / "goldens"
-
-TINY = """
-data: {train_length: 32, test_length: 40, batch_size: 16, image_size: 28}
-model: {backbone: {name: resnet10_slim}}
-trainer: {max_steps: 2, accelerator: cpu, threads: 1}
-logger: {every: 1}
-"""
 
 
 @pytest.fixture

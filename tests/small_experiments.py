@@ -5,6 +5,13 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+TINY = """
+data: {train_length: 32, test_length: 40, batch_size: 16, image_size: 28}
+model: {backbone: {name: resnet10_slim}}
+trainer: {max_steps: 2, accelerator: cpu, threads: 1}
+logger: {every: 1}
+"""
+"""An experiment that trains two steps on the embedded digits."""
 COMMON = """
 trainer: {max_steps: 20, effective_batch: 8, val_every: 5, accelerator: cpu, threads: 1}
 optim: {lr: 0.02, milestones: []}

@@ -35,7 +35,7 @@ def test_a_run_folder_holds_what_the_contract_names(tiny, tmp_path):
     assert folder == Path("runs/tiny/one")
     found = results(folder)
     assert list(found) == [
-        "schema", "name", "status", "seed", "parameters", "metrics", "model", "cost", "environment", "wandb",
+        "schema", "name", "status", "end", "seed", "parameters", "metrics", "model", "cost", "environment", "wandb",
     ]  # fmt: skip
     assert (found["schema"], found["name"], found["status"], found["seed"]) == (1, "tiny", "finished", 3)
     assert found["parameters"] == {"model.deform_layers": 1, "seed": 3}
@@ -186,7 +186,10 @@ def test_the_rate_of_a_longer_training_is_at_once_that_of_its_new_length(tiny, m
 @pytest.mark.parametrize(
     ("override", "says"),
     [
-        ("optim.lr=0.5", "optim.lr is 0.05 in runs/tiny/one and cannot become 0.5 there; begin a new run: dcnlab fit"),
+        (
+            "optim.lr=0.5",
+            "optim.lr is 0.05 in runs/tiny/one and cannot become 0.5 there; put it back, or begin a new run: dcnlab",
+        ),
         ("data.batch_size=8", "data.batch_size is 16 in runs/tiny/one"),
         ("id=other", "id is 'one' in runs/tiny/one"),
         ("model={deform_layers: 1}", "model.deform_layers is 0 in runs/tiny/one"),

@@ -65,6 +65,9 @@ def load(model: nn.Module, name: str, weights: str) -> None:
     for kind, names in (("of another shape", wrong), ("missing", missing), ("unexpected", unexpected)):
         if names:
             raise ConfigError(f"model.backbone.weights {weights!r} does not fit {name}; {kind}: {_some(names)}")
+    spoilt = torchfile.not_finite({key: value for key, value in state.items() if key in own})
+    if spoilt:
+        raise ConfigError(f"model.backbone.weights {weights!r} holds NaN or infinity in {_some(spoilt)}")
     model.load_state_dict(state, strict=False)
     unused = [key for key in [*head, *unused, *others] if not key.endswith("num_batches_tracked")]
     _log.info("%s", report(weights, sum(key in own for key in state), unused, new))
@@ -162,7 +165,7 @@ def _contents(path: Path) -> Any:
     if path.suffix == ".safetensors":
         return load_file(path)
     if path.suffix == ".npz":
-        torchfile.check_unpacked(path)
+        torchfile.check_archive(path)
         with np.load(path, allow_pickle=False) as arrays:
             return {name: torch.from_numpy(arrays[name]) for name in arrays.files}
     with torch.serialization.safe_globals([Namespace]):  # training scripts save their arguments; it runs no code

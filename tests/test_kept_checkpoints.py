@@ -1,0 +1,406 @@
+"""No command takes a checkpoint away, and no run is trained from or scored on numbers that are not its own."""
+
+import contextlib
+import errno
+import json
+import os
+import random
+import re
+import shutil
+import signal
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+from small_experiments import TINY
+
+from dcnlab import assembly, checkpoints, configfile, experiment, export, runs
+from dcnlab.config import ConfigError
+from dcnlab.models import weights
+from dcnlab.watch import Diverged
+
+STEPS = 4
+"""That the checkpoint of `unfinished` holds, of 6."""
+BASE = ("id=one", "logger.wandb=false", "trainer.max_steps=6", "data.val=null", "optim.ema=0.9")
+
+
+class Stopping(assembly.Cost):
+    """Raises in step 5."""
+
+    state_key = "Cost"
+    error: BaseException = KeyboardInterrupt()
+
+    def on_train_batch_end(self, trainer, *arguments):
+        super().on_train_batch_end(trainer, *arguments)
+        if trainer.global_step == STEPS + 1:
+            raise self.error
+
+
+@pytest.fixture(scope="module")
+def unfinished(tmp_path_factory):
+    """A run that was stopped in step 5, whose checkpoint holds 4 steps."""
+    home = tmp_path_factory.mktemp("unfinished")
+    (home / "tiny.yaml").write_text(TINY)
+    sigint = signal.getsignal(signal.SIGINT)
+    with pytest.MonkeyPatch.context() as patch, contextlib.chdir(home):
+        patch.setattr(assembly, "Cost", Stopping)
+        with pytest.raises(runs.Interrupted):
+            experiment.fit(configfile.load("tiny.yaml", [*BASE, "trainer.checkpoint_every=0"]))
+    signal.signal(signal.SIGINT, sigint)
+    return home / "runs"
+
+
+@pytest.fixture
+def run(unfinished, tiny):
+    """A copy of it in the current folder."""
+    shutil.copytree(unfinished, "runs")
+    folder = Path("runs/tiny/one")
+    assert step(folder / runs.CHECKPOINT) == STEPS
+    return folder
+
+
+def step(checkpoint):
+    return torch.load(checkpoint, weights_only=True)["global_step"]
+
+
+def kept_steps():
+    """Steps of every checkpoint below runs/."""
+    return [step(path) for path in Path("runs").rglob("*.ckpt")]
+
+
+def leave_as(folder, status, **more):
+    """Write the results.json that a run leaves; none where it was killed."""
+    if status == "killed":
+        (folder / "results.json").unlink()
+    else:
+        results = json.loads((folder / "results.json").read_text())
+        del results["end"]
+        runs.write_results(folder, results | {"status": status} | more)
+
+
+def edit(path, change):
+    """Change what a checkpoint holds."""
+    kept = torch.load(path, weights_only=True)
+    change(kept)
+    torch.save(kept, path)
+
+
+@pytest.fixture
+def trained(monkeypatch):
+    """Where each `fit` would begin to train, None at the beginning; nothing is trained."""
+    found = []
+    monkeypatch.setattr(
+        experiment, "_run", lambda *_, going_on, **__: found.append(going_on and going_on.kept["global_step"])
+    )
+    return found
+
+
+FORBIDDEN = {"optim.lr=0.5": "optim.lr is 0.05 in", "seed=7": "seed is 0 in", "data.batch_size=8": "data.batch_size is"}
+GOES_ON = ("trainer.threads=1", "data.workers=1", "trainer.max_steps=9", "test.flip=true", "data.root=.")
+LEFT = {
+    "interrupted": {"end": "interrupted"},
+    "interrupted by the time limit": {"status": "interrupted", "end": "time limit"},
+    "killed": {},
+    "failed by a bug": {"status": "failed", "end": "bug", "reason": "RuntimeError: CUDA error"},
+    "failed, and the user can mend it": {"status": "failed", "end": "mend", "reason": "OSError: no space"},
+    "failed, of an older version": {"status": "failed", "reason": "RuntimeError: CUDA error"},
+}
+
+
+@pytest.mark.parametrize("left", LEFT)
+def test_fit_goes_on_with_whatever_was_not_finished_and_refuses_what_would_make_it_another_run(
+    run, tiny, trained, left, caplog
+):
+    leave_as(run, **{"status": left, **LEFT[left]})
+    files = {path: path.read_bytes() for path in Path("runs").rglob("*") if path.is_file()}
+    for change in GOES_ON:
+        caplog.clear()
+        with caplog.at_level("INFO", "dcnlab"):
+            experiment.fit(configfile.load(tiny, [*BASE, change]))
+        [line] = [record.getMessage() for record in caplog.records]
+        assert f"{run} " in line
+        assert f"going on from step {STEPS}" in line
+        assert (change.partition("=")[0] in line) is (change != "trainer.threads=1")
+    assert trained == [STEPS] * len(GOES_ON)
+    for change, says in FORBIDDEN.items():
+        with pytest.raises(ConfigError, match=rf"^{re.escape(says)}.*put it back, or begin a new run: dcnlab fit"):
+            experiment.fit(configfile.load(tiny, [*BASE, change]))
+    assert {path: path.read_bytes() for path in Path("runs").rglob("*") if path.is_file()} == files
+
+
+@pytest.mark.parametrize("change", ["trainer.threads=1", "optim.lr=0.5"])
+@pytest.mark.parametrize("reason", [{"end": "diverged"}, {"reason": "Diverged: the training diverged in step 5"}])
+def test_a_diverged_run_begins_anew_and_its_folder_is_kept_aside(run, tiny, trained, reason, change, caplog):
+    leave_as(run, "failed", **reason)
+    with caplog.at_level("INFO", "dcnlab"):
+        experiment.fit(configfile.load(tiny, [*BASE, change]))
+    aside = Path("runs/tiny/one.diverged-1")
+    assert [record.getMessage() for record in caplog.records] == [
+        f"{run} diverged; it is kept as {aside}, and the run begins anew"
+    ]
+    assert trained == [None]
+    assert step(aside / runs.CHECKPOINT) == STEPS
+    assert runs.read_results(aside)["status"] == "failed"
+    assert sorted(path.name for path in run.iterdir()) == [".lock", "config.yaml"]
+
+
+def test_a_finished_run_stays_unless_it_is_to_train_longer_and_a_job_that_is_back_ends_well(
+    run, tiny, trained, monkeypatch, caplog
+):
+    edit(run / runs.CHECKPOINT, lambda kept: kept.update(global_step=6))
+    leave_as(run, "finished")
+    for change, says in (("trainer.threads=1", "holds a finished run; choose another id"), *FORBIDDEN.items()):
+        with pytest.raises(ConfigError, match=re.escape(says)):
+            experiment.fit(configfile.load(tiny, [*BASE, change]))
+    monkeypatch.setenv("SLURM_RESTART_COUNT", "1")
+    with caplog.at_level("INFO", "dcnlab"):
+        assert experiment.fit(configfile.load(tiny, BASE)) == run
+    assert caplog.records[-1].getMessage() == f"{run} is finished; the job that is back has nothing left to do"
+    assert trained == []
+    experiment.fit(configfile.load(tiny, [*BASE, "trainer.max_steps=9"]))
+    assert trained == [6]
+
+
+ENDS = {
+    "interrupted": KeyboardInterrupt(),
+    "time limit": checkpoints.TimeLimit(),
+    "mend": OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "last.ckpt"),
+    "bug": RuntimeError("CUDA error: an illegal memory access was encountered"),
+    "diverged": Diverged("the training diverged in step 5"),
+}
+
+
+@pytest.mark.parametrize("end", ENDS)
+def test_results_say_how_a_run_ended_and_no_exception_takes_the_checkpoint(run, tiny, monkeypatch, end):
+    with monkeypatch.context() as patch:
+        patch.setattr(assembly, "Cost", Stopping)
+        patch.setattr(Stopping, "error", ENDS[end])
+        sigint = signal.getsignal(signal.SIGINT)
+        with pytest.raises((runs.Interrupted, OSError, RuntimeError, ConfigError)):
+            experiment.fit(configfile.load(tiny, [*BASE, "data.workers=0"]))
+        signal.signal(signal.SIGINT, sigint)
+    results = runs.read_results(run)
+    assert results["end"] == end
+    assert results["status"] == ("interrupted" if end in ("interrupted", "time limit") else "failed")
+    assert max(kept_steps()) >= STEPS
+    experiment.fit(configfile.load(tiny, BASE))
+    assert runs.read_results(run)["end"] == "finished"
+    assert step(run / runs.CHECKPOINT) == 6
+    aside = run.with_name("one.diverged-1") / runs.CHECKPOINT
+    assert aside.exists() is (end == "diverged")
+    assert end != "diverged" or step(aside) == STEPS
+
+
+def test_a_checkpoint_that_cannot_be_read_is_no_reason_to_begin_anew(run, tiny, trained):
+    (run / runs.PREVIOUS).unlink()
+    for name, content in (("results.json", b"{"), ("config.yaml", b"optim: {lrr: 1}"), (str(runs.CHECKPOINT), b"PK")):
+        whole = (run / name).read_bytes()
+        (run / name).write_bytes(content)
+        with pytest.raises(ConfigError, match=r"\A[^\n]*" + re.escape(name) + r"[^\n]*\Z"):
+            experiment.fit(configfile.load(tiny, BASE))
+        assert (run / name).read_bytes() == content
+        (run / name).write_bytes(whole)
+    assert trained == []
+    assert kept_steps() == [STEPS]
+
+
+def test_no_flipped_bit_is_trained_from_and_the_checkpoint_before_is_taken(run, caplog):
+    whole, weights = (run / runs.CHECKPOINT).read_bytes(), torch.load(run / runs.CHECKPOINT, weights_only=True)
+    before = torch.load(run / runs.PREVIOUS, weights_only=True)
+    assert before["global_step"] == STEPS - 1
+    places = random.Random(0)
+    older = 0
+    for _ in range(60):
+        content = bytearray(whole)
+        content[places.randrange(len(whole))] ^= 1 << places.randrange(8)
+        (run / runs.CHECKPOINT).write_bytes(content)
+        caplog.clear()
+        path, kept = checkpoints.newest(run)
+        expected = weights if path == run / runs.CHECKPOINT else before
+        older += expected is before
+        assert kept["global_step"] == expected["global_step"]
+        assert all(torch.equal(value, kept["state_dict"][key]) for key, value in expected["state_dict"].items())
+        says = [f"{run / runs.CHECKPOINT} is damaged ("] if expected is before else []
+        assert [record.getMessage()[: len(says[0])] for record in caplog.records] == says
+    assert older > 50  # the others changed what is not read, such as a part's date
+
+
+def test_a_damaged_checkpoint_does_not_push_the_whole_one_before_it_out(run, tiny, monkeypatch):
+    content = bytearray((run / runs.CHECKPOINT).read_bytes())
+    content[len(content) // 2] ^= 1
+    (run / runs.CHECKPOINT).write_bytes(content)
+    found = []
+
+    def note(self, path):
+        keep(self, path)
+        found.append(step(path.with_name(runs.PREVIOUS.name)))
+
+    keep = checkpoints.WholeFiles._keep
+    monkeypatch.setattr(checkpoints.WholeFiles, "_keep", note)
+    experiment.fit(configfile.load(tiny, [*BASE, "trainer.checkpoint_every=0"]))
+    assert found == [STEPS - 1, STEPS, STEPS + 1]  # after saving at 4, 5 and 6 steps; 3 is kept beside the damaged one
+    assert step(run / runs.CHECKPOINT) == 6
+
+
+@pytest.mark.parametrize("legacy", [False, True])
+def test_weights_with_a_flipped_bit_or_without_finite_numbers_are_refused(tmp_path, legacy):
+    model = torch.nn.Module()
+    model.conv1 = torch.nn.Conv2d(3, 64, 3)
+    path = tmp_path / "weights.pth"
+    state = model.state_dict()
+    state["conv1.weight"][3, 0, 1, 1] = float("nan")
+    torch.save(state, path, _use_new_zipfile_serialization=not legacy)
+    with pytest.raises(ConfigError, match=r"^model\.backbone\.weights '.*' holds NaN or infinity in conv1\.weight$"):
+        weights.load(model, "resnet50", str(path))
+    if not legacy:  # torch's old format has no checksums
+        content = bytearray(path.read_bytes())
+        content[len(content) // 2] ^= 1
+        path.write_bytes(content)
+        with pytest.raises(ConfigError, match=r"cannot be read as a state dict .*does not match its checksum"):
+            weights.load(model, "resnet50", str(path))
+
+
+def drop(*keys):
+    def change(kept):
+        for key in keys[:-1]:
+            kept = kept[key]
+        del kept[keys[-1]]
+
+    return change
+
+
+def put(value, *keys):
+    def change(kept):
+        for key in keys[:-1]:
+            kept = kept[key]
+        kept[keys[-1]] = value
+
+    return change
+
+
+EDITS = {
+    "loops": drop("loops"),
+    "optimizer_states": drop("optimizer_states"),
+    "lr_schedulers": put({}, "lr_schedulers"),
+    "callbacks": put([], "callbacks"),
+    "epoch": put("1", "epoch"),
+    "pytorch-lightning_version": drop("pytorch-lightning_version"),
+    "dcnlab.batches is -1": put(-1, "dcnlab", "batches"),
+    "dcnlab.batches of the checkpoint is 99": put(99, "dcnlab", "batches"),
+    "global_step of the checkpoint is 5": put(5, "global_step"),
+    "does not say what made it": drop("dcnlab", "pass"),
+    "param_groups.0.lr": put("fast", "optimizer_states", 0, "param_groups", 0, "lr"),
+    "param_groups.0.momentum": drop("optimizer_states", 0, "param_groups", 0, "momentum"),
+    "state.0.momentum_buffer": put(torch.zeros(2, 2), "optimizer_states", 0, "state", 0, "momentum_buffer"),
+    "optimizer_states.0.state.0.momentum_buffer is not finite": put(
+        torch.full((64, 3, 7, 7), torch.inf), "optimizer_states", 0, "state", 0, "momentum_buffer"
+    ),
+    "lr_schedulers.0.last_epoch": put("x", "lr_schedulers", 0, "last_epoch"),
+    "loops.fit_loop.epoch_loop.batch_progress": drop("loops", "fit_loop", "epoch_loop.batch_progress"),
+    "loops.fit_loop.epoch_progress": put(3, "loops", "fit_loop", "epoch_progress"),
+    "expected torch.Tensor": put({"n_averaged": "x"}, "averaging_state"),
+    "fc.bias": drop("current_model_state", "model.fc.bias"),
+    "Missing key(s) in state_dict": drop("state_dict", "model.fc.bias"),
+}
+
+
+@pytest.mark.parametrize("says", EDITS)
+def test_an_edited_checkpoint_is_one_line_and_stays(run, says):
+    path = run / runs.CHECKPOINT
+    edit(path, EDITS[says])
+    content = path.read_bytes()
+    with pytest.raises(ConfigError, match=rf"\A[^\n]*{re.escape(says)}[^\n]*\Z"):
+        experiment.resume(run)
+    assert path.read_bytes() == content
+
+
+def spoil(name, key="state_dict"):
+    def change(kept):
+        kept[key][name] = kept[key][name] * float("nan")
+
+    return change
+
+
+def test_weights_that_are_not_finite_are_neither_scored_nor_exported_nor_trained_from(run, tiny):
+    path = run / runs.CHECKPOINT
+    edit(path, spoil("model.layer1.0.conv1.weight"))
+    for door in (
+        lambda: experiment.evaluate(run, []),
+        lambda: export.export(run, "safetensors"),
+        lambda: experiment.resume(run),
+        lambda: experiment.restore(run, []),
+        lambda: experiment.fit(configfile.load(tiny, BASE)),
+    ):
+        with pytest.raises(ConfigError, match=r"last\.ckpt: layer1\.0\.conv1\.weight is not finite; [^\n]*\Z"):
+            door()
+    assert step(path) == STEPS
+
+
+def test_weights_that_are_not_finite_before_averaging_are_not_trained_from(run):
+    edit(run / runs.CHECKPOINT, spoil("model.conv1.weight", "current_model_state"))
+    with pytest.raises(ConfigError, match=r"before averaging, conv1\.weight is not finite"):
+        experiment.resume(run)
+
+
+@pytest.mark.parametrize("precision", ["32-true", "bf16-mixed", "16-true"])
+def test_logits_that_overflow_are_no_score_and_the_layer_is_named(run, precision):
+    def grow(kept):
+        weight = kept["state_dict"]["model.fc.weight"]
+        weight.fill_(1e38 if precision != "16-true" else 6e4)
+
+    assert experiment.evaluate(run, [f"trainer.precision={precision}"])
+    edit(run / runs.CHECKPOINT, grow)
+    with pytest.raises(ConfigError, match=rf"^test batch 0 has no scores: in trainer\.precision={precision} the output "
+                       r"of fc is not finite; "):  # fmt: skip
+        experiment.evaluate(run, [f"trainer.precision={precision}"])
+
+
+def folders(tmp_path, count):
+    """An image folder of two classes and `count` images each."""
+    for name in "ab":
+        folder = tmp_path / "data" / "train" / name
+        shutil.rmtree(folder, ignore_errors=True)
+        folder.mkdir(parents=True)
+        for number in range(count):
+            Image.new("RGB", (32, 32), (10 * number, 0, 0)).save(folder / f"{number}.png")
+    return str(tmp_path / "data")
+
+
+FOLDER = ("id=two", "logger.wandb=false", "data.name=imagefolder", "data.test=train", "data.val=train",
+          "data.image_size=32", "data.batch_size=2")  # fmt: skip
+
+
+@pytest.mark.parametrize(("steps", "batches"), [(4, 0), (3, 3)])
+def test_images_that_came_or_went_since_the_checkpoint_are_said_or_refused_in_the_middle_of_a_pass(
+    tiny, tmp_path, caplog, steps, batches
+):
+    root = folders(tmp_path, 4)
+    folder = experiment.fit(configfile.load(tiny, [*FOLDER, f"data.root={root}", f"trainer.max_steps={steps}"]))
+    assert torch.load(folder / runs.CHECKPOINT, weights_only=True)["dcnlab"]["batches"] == batches
+    shutil.copytree(folder, "copy/tiny/two")
+    longer = ["trainer.max_steps=6"]
+    with caplog.at_level("WARNING", "dcnlab"):
+        shutil.move(root, tmp_path / "moved")  # which changes nothing
+        experiment.resume(Path("copy/tiny/two"), [*longer, f"data.root={tmp_path / 'moved'}"])
+        assert not caplog.records
+        folders(tmp_path, 5)
+        if batches:
+            says = r"^data\.train has 10 images, and .* was trained on 8, up to the middle of a pass, .*; put them"
+            with pytest.raises(ConfigError, match=says):
+                experiment.resume(folder, longer)
+            assert step(folder / runs.CHECKPOINT) == steps
+        else:
+            experiment.resume(folder, longer)
+            [line] = [record.getMessage() for record in caplog.records]
+            assert re.fullmatch(r"data\.train has 10 images, and .* was trained on 8; going on with them", line)
+
+
+def test_as_many_other_images_are_said(tiny, tmp_path, caplog):
+    root = folders(tmp_path, 4)
+    folder = experiment.fit(configfile.load(tiny, [*FOLDER, f"data.root={root}", "trainer.max_steps=3"]))
+    (Path(root) / "train/a/0.png").rename(Path(root) / "train/a/9.png")
+    with caplog.at_level("WARNING", "dcnlab"):
+        experiment.resume(folder, ["trainer.max_steps=4"])
+    [line] = [record.getMessage() for record in caplog.records]
+    assert line.startswith("data.train lists other images than ")

@@ -115,7 +115,7 @@ def _check_norms(config: Config, data: Any, task: Any, processes: int) -> None:
     Raises:
         ConfigError: one has; says what to change.
     """
-    images = len(data.train) // processes
+    images = len(data.train) // processes or 1
     if min(config.data.batch_size, images) != 1:  # a pass leaves out a last batch that is not full
         return
     from dcnlab.models.norms import norm_of_one_value

@@ -107,6 +107,9 @@ def sweep(
     minutes: Annotated[
         float | None, typer.Option(min=0, help="Start no trial that would not end in this time, going by those before.")
     ] = None,
+    trial_minutes: Annotated[
+        float | None, typer.Option(min=0.01, help="End a trial that runs longer; it counts as failed, and can go on.")
+    ] = None,
     launcher: Annotated[str, typer.Option(help="local, or slurm: as jobs of a cluster.")] = "local",
     slurm: Annotated[
         list[str] | None,
@@ -117,13 +120,16 @@ def sweep(
     choose("--launcher", launcher, ("local", "slurm"))
     if slurm and launcher != "slurm":
         raise ConfigError(f"--slurm {slurm[0]}: there are no jobs to give it to; state --launcher slurm")
-    if minutes is not None and launcher == "slurm":
-        raise ConfigError(f"--minutes {minutes:g} is for trials of this machine; SLURM's own is --slurm time=MINUTES")
+    for option, value in (("--minutes", minutes), ("--trial-minutes", trial_minutes)):
+        if value is not None and launcher == "slurm":
+            raise ConfigError(f"{option} {value:g} is for trials of this machine; SLURM's own is --slurm time=MINUTES")
+        if value is not None and not value < float("inf"):
+            raise ConfigError(f"{option} is {value:g}; it must be a number of minutes")
     from dcnlab.ablations import sweep as ablation
     from dcnlab.ablations.children import Stopped
 
     try:
-        status = ablation.run(sweep, out, jobs, limit, minutes, overrides or [], launcher, slurm or [])
+        status = ablation.run(sweep, out, jobs, limit, minutes, overrides or [], launcher, slurm or [], trial_minutes)
     except Stopped as stopped:
         print(f"stopped by {stopped}; the same command goes on with what is missing", file=sys.stderr)
         raise typer.Exit(128 + stopped.number) from stopped

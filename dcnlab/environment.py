@@ -5,9 +5,17 @@ from __future__ import annotations
 import importlib.metadata
 import os
 import platform
+import signal
 import subprocess
 from pathlib import Path
 from typing import Any
+
+CAUSES = {
+    "SIGKILL": "often the kernel's for want of memory",
+    "SIGBUS": "often for want of room in /dev/shm",
+    "SIGSEGV": "a crash in compiled code",
+}
+"""Likely cause of a process's death by a signal."""
 
 
 def version(package: str) -> str | None:
@@ -44,6 +52,22 @@ def cpus() -> int:
     except (OSError, ValueError):
         return cores
     return cores if quota == "max" else max(1, min(cores, round(int(quota) / int(period))))
+
+
+def ending(status: int) -> str:
+    """How a process ended, and the likely cause.
+
+    Args:
+        status: its exit status, or minus the number of the signal that killed it, as subprocess has it.
+    """
+    if status >= 0:
+        return f"exit status {status}"
+    try:
+        name = signal.Signals(-status).name
+    except ValueError:
+        name = "unknown"
+    cause = CAUSES.get(name)
+    return f"killed by signal {-status} ({name})" + (f", {cause}" if cause else "")
 
 
 def is_out_of_memory(error: BaseException) -> bool:

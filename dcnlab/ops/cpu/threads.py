@@ -3,9 +3,11 @@
 Where torch runs on OpenMP, its team of threads takes the parts, through the entry point that GCC's and LLVM's OpenMP
 share. Threads of our own would have to wait for it: after a product OpenMP's threads keep their processors busy for
 a while in case another one follows, and the loops between products took up to twice as long. Without OpenMP a
-pool of Python threads serves. A forked process computes on one thread: GNU OpenMP's team stays behind in the parent, and
-torch's own products, too, would wait for it for ever. numba's own threading layers are no choice: they abort the process when two threads call
+pool of Python threads serves. numba's own threading layers are no choice: they abort the process when two threads call
 them at once (workqueue) or after a fork (GNU OpenMP), and compile several times longer.
+
+A forked process computes on one thread. GNU OpenMP's team stays behind in the parent, and torch's own products, too,
+would wait for it for ever.
 """
 
 from __future__ import annotations

@@ -7,13 +7,14 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import socket
 import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -21,12 +22,17 @@ import pytorch_lightning as pl
 from pytorch_lightning.strategies import DDPStrategy
 
 from dcnlab.config import ConfigError, one_line
+from dcnlab.environment import ProcessId, ending
 
 _LOOK_SECONDS = 0.25
 _PATIENCE_SECONDS = 3.0
 """For the main thread to come out of what it waits for."""
 _GONE_SECONDS = 20.0
 """For a process to end by itself after the first one, which may just have been quicker."""
+_DEATH_SECONDS = 3.0
+"""For a rank's death to be found, after a connection to it broke."""
+_BROKEN = re.compile(r"[Cc]onnection|[Pp]eer\b|[Ss]ocket|[Bb]roken pipe|gloo|NCCL|remote process")
+"""What torch's collectives say where another rank is gone."""
 _FIRST_SECONDS = 60.0
 """For the first process to write what it has, and to say it."""
 _SAY_SECONDS = {"machines": 5.0, "processes": 60.0}
@@ -40,15 +46,15 @@ class End:
     """Why a run ended before it was finished."""
 
     kind: str
-    """mend, which the user can | bug | interrupted | time limit."""
+    """mend, which the user can | killed, as the system kills for want of memory | bug | interrupted | time limit."""
     text: str = ""
     reason: str = ""
-    """As results.json has it; empty where the run did not fail."""
+    """As results.json has it; empty where somebody stopped the run."""
 
     @property
     def status(self) -> int:
         """The exit status of the command."""
-        return {"mend": 2, "bug": 1}.get(self.kind, 130)
+        return {"mend": 2, "killed": 2, "bug": 1}.get(self.kind, 130)
 
 
 class Peers(pl.Callback):
@@ -66,6 +72,8 @@ class Peers(pl.Callback):
         self._out = threading.Event()  # the main thread has it
         self._watching: threading.Thread | None = None
         self._key = ""
+        self._run, self._rank, self._world = "", 0, 1
+        self._ranks: dict[int, ProcessId] = {}
 
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         """Begin to watch, once the processes have met."""
@@ -76,7 +84,12 @@ class Peers(pl.Callback):
         store: Any = dist.distributed_c10d._get_default_store()
         # Every process makes equally many runs: the number is the same in all of them.
         number = store.add(f"dcnlab/runs/{trainer.global_rank}", 1)
+        self._run, self._rank, self._world = f"dcnlab/run/{number}", trainer.global_rank, trainer.world_size
         self._key, self._first, self._store = f"dcnlab/end/{number}", trainer.is_global_zero, store.clone()
+        store.set(f"{self._run}/process/{self._rank}", json.dumps(asdict(ProcessId.own())))
+        for thread in threading.enumerate():
+            if thread.name == "child-process-observer":  # Lightning's, which would kill us before we say who died
+                thread._child_processes = []  # type: ignore[attr-defined]
         self._watching = threading.Thread(target=self._watch, args=(store.clone(),), daemon=True, name="peers")
         self._watching.start()
 
@@ -84,6 +97,9 @@ class Peers(pl.Callback):
         """Have the main thread end the run, and the watching one watch no longer."""
         self._turn.acquire()
         self._out.set()
+        if self._store is not None:
+            with suppress(RuntimeError):  # rank 0 is gone
+                self._store.set(f"{self._run}/out/{self._rank}", "yes")
 
     def close(self) -> None:
         """Wait for the watching thread: Python must not end while it is within torch's store."""
@@ -96,26 +112,58 @@ class Peers(pl.Callback):
         return self._turn.locked()
 
     def agree(self, end: End) -> End:
-        """What ended the run: `end`, unless another process has said something before."""
+        """What ended the run: `end`, unless another rank has said something before, or was killed."""
         if self._store is None:
             return end
+        broken = end.kind == "bug" and _BROKEN.search(end.reason) is not None
+        deadline = time.monotonic() + (_DEATH_SECONDS if broken else 0)
         try:
+            while end.kind in ("bug", "interrupted") and not self._store.check([self._key]):
+                death = self._death(self._store)
+                if death is not None or time.monotonic() >= deadline:
+                    end = death or end
+                    break
+                time.sleep(_LOOK_SECONDS / 5)
             said = self._store.compare_set(self._key, "", json.dumps(asdict(end)))
-        except RuntimeError:  # the first process is gone, and the store with it
-            return end
+        except RuntimeError:  # rank 0 is gone, and the store with it
+            return self._killed(0) if broken else end
         return End(**json.loads(said))
+
+    def _death(self, store: Any) -> End | None:
+        """What there is to say of a rank of this machine that is gone and has not said why."""
+        for rank in range(self._world):
+            key = f"{self._run}/process/{rank}"
+            if rank not in self._ranks and store.check([key]):
+                self._ranks[rank] = ProcessId(**json.loads(store.get(key)))
+        own = self._ranks[self._rank]
+        for rank, process in list(self._ranks.items()):
+            gone = process.machine == own.machine and not process.alive
+            if gone and not store.check([f"{self._run}/out/{rank}"]):
+                return self._killed(rank)
+        return None
+
+    def _killed(self, rank: int) -> End:
+        """What there is to say of a rank that is gone."""
+        process = self._ranks.get(rank)
+        number = process.signal if process is not None else None
+        how = f"was {ending(-number)}" if number else f"is gone, as if {ending(-signal.SIGKILL)}"
+        which = f"rank {rank}" + (f" (process {process.number})" if process is not None else "")
+        return End(
+            "killed", f"{which} {how}; a smaller data.batch_size or fewer data.workers need less", f"{which} {how}"
+        )
 
     def speaks(self) -> bool:
         """Whether this process is to say why the run ended; the others wait until the first one has written it."""
         if self._store is None or self._first:
             return True
+        alone = self._rank == 1  # speaks where rank 0 is gone
         deadline = time.monotonic() + _FIRST_SECONDS
         while time.monotonic() < deadline:
             try:
                 if self._store.check([f"{self._key}/written"]):
                     return False
             except RuntimeError:  # it is gone
-                return False
+                return alone
             time.sleep(_LOOK_SECONDS)
         return True
 
@@ -129,10 +177,16 @@ class Peers(pl.Callback):
             while not store.check([self._key]):
                 if self._out.wait(_LOOK_SECONDS):
                     return
+                death = self._death(store)
+                if death is not None:
+                    store.compare_set(self._key, "", json.dumps(asdict(death)))
             end = End(**json.loads(store.get(self._key)))
         except RuntimeError:  # the first process is gone: what is left of the run waits for nothing
             if not self._out.wait(_GONE_SECONDS) and self._turn.acquire(blocking=False):
-                os._exit(1)
+                end = self._killed(0)
+                if self._rank == 1:
+                    print(f"dcnlab: {end.text}", file=sys.stderr, flush=True)
+                os._exit(end.status)
             return
         if self._out.is_set():
             return

@@ -7,13 +7,14 @@ import os
 import shlex
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from dcnlab import cli_score, lifeline, options
-from dcnlab.config import ConfigError, choose, nearest
+from dcnlab.config import ConfigError, choose, nearest, one_line
 from dcnlab.runs import Interrupted, PeerFailed
 
 app = typer.Typer(
@@ -402,6 +403,10 @@ def main() -> None:
         sys.exit(130)
     except KeyboardInterrupt:
         sys.exit(130)
+    except Exception as error:  # a bug, whose traceback is to come
+        if _is_rank():
+            _fail_as_rank(f"{type(error).__name__}: {one_line(error)}", 1, lambda: None)
+        raise
     sys.exit(status)
 
 
@@ -420,8 +425,30 @@ def _usage(error: BaseException) -> str:
 
 
 def _fail(text: str, status: int = 2) -> None:
-    rank = next((os.environ[name] for name in ("RANK", "LOCAL_RANK", "SLURM_PROCID") if name in os.environ), "0")
-    if rank != "0":  # the first of several processes most likely says the same, and their launcher ends the others then
-        time.sleep(OTHERS_SECONDS)
-    print(f"dcnlab: {' '.join(text.split())}", file=sys.stderr)
+    line = " ".join(text.split())
+
+    def say() -> None:
+        print(f"dcnlab: {line}", file=sys.stderr, flush=True)
+
+    if _is_rank():
+        _fail_as_rank(line, status, say)
+    else:
+        say()
     sys.exit(status)
+
+
+def _is_rank() -> bool:
+    """Whether a launcher may have started this process with others."""
+    return any(name in os.environ for name in ("RANK", "NODE_RANK", "LOCAL_RANK", "SLURM_STEP_ID"))
+
+
+def _fail_as_rank(line: str, status: int, say: Callable[[], None]) -> None:
+    """Say it once for all ranks of a run, and have none of them wait for this one."""
+    if "TORCHELASTIC_RUN_ID" in os.environ:
+        if os.environ.get("RANK", "0") != "0":  # rank 0 most likely says the same, and torchrun ends the others then
+            time.sleep(OTHERS_SECONDS)
+        say()
+        return
+    from dcnlab import peers
+
+    peers.tell_those_who_wait(line, status, say)

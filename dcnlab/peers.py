@@ -16,6 +16,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
+from datetime import timedelta
 from typing import Any
 
 import pytorch_lightning as pl
@@ -37,6 +38,11 @@ _FIRST_SECONDS = 60.0
 """For the first process to write what it has, and to say it."""
 _SAY_SECONDS = {"machines": 5.0, "processes": 60.0}
 """That a process waits for others before it says so; those of its own machine may just take long to start."""
+_TELL_SECONDS = 60.0
+"""For a rank that fails before all have met to reach rank 0."""
+_LISTEN_SECONDS = 10.0
+"""That rank 0 waits for the others, to tell them that a rank failed before all met."""
+_FAILED = "dcnlab/failed"
 _CONNECT_SECONDS = 5.0
 """For one try to reach rank 0."""
 
@@ -221,6 +227,81 @@ def watch_rendezvous(strategy: DDPStrategy, minutes: float) -> None:
     strategy.setup_distributed = setup_distributed  # type: ignore[method-assign]
 
 
+class _Meetings:
+    """Whether the ranks of this process's runs have met, or know already that they will not."""
+
+    met = False
+    heard = False
+
+
+def tell_those_who_wait(text: str, status: int, say: Callable[[], None]) -> None:
+    """Tell the ranks that wait for this one that it failed before all met, and say it, once in all.
+
+    Left to themselves they wait for `trainer.rendezvous_minutes`, where no launcher ends them.
+
+    Args:
+        text: what went wrong.
+        status: exit status of the command.
+        say: prints it.
+    """
+    where = None if _Meetings.met else _meeting_point()
+    if where is None:
+        say()
+        return
+    rank, world, address, port = where
+    if _Meetings.heard:
+        if rank == 0:
+            say()
+        return
+    if rank == 0:
+        say()
+    _tell(rank, world, address, port, json.dumps({"rank": rank, "text": text, "status": status}), say)
+
+
+def _tell(rank: int, world: int | None, address: str, port: int, message: str, say: Callable[[], None]) -> None:
+    began, said, store = time.monotonic(), rank == 0, None
+    while time.monotonic() - began < (_LISTEN_SECONDS if rank == 0 else _TELL_SECONDS):
+        try:
+            store = store or (_open(port) if rank == 0 else _connect(address, port))
+            store.set(f"dcnlab/heard/{rank}", "yes")
+            store.compare_set(_FAILED, "", message)
+            if rank != 0 or (world is not None and all(store.check([f"dcnlab/heard/{at}"]) for at in range(world))):
+                return
+        except (OSError, RuntimeError):
+            store = None
+            if rank == 0:  # another program is there, or nobody can listen
+                return
+        if not said and time.monotonic() - began > _LISTEN_SECONDS:
+            said = True
+            say()
+        time.sleep(_LOOK_SECONDS)
+    if not said:
+        say()
+
+
+def _meeting_point() -> tuple[int, int | None, str, int] | None:
+    """Rank, number of ranks where it is known, and where they meet; None where no launcher that we know is at work."""
+    if "TORCHELASTIC_RUN_ID" in os.environ:  # its agents end the others
+        return None
+    try:
+        if "SLURM_STEP_ID" in os.environ and int(os.environ.get("SLURM_NTASKS", "1")) > 1:
+            from lightning_fabric.plugins.environments import SLURMEnvironment
+
+            slurm = SLURMEnvironment(auto_requeue=False)
+            return slurm.global_rank(), slurm.world_size(), slurm.main_address, slurm.main_port
+        address, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
+        world = int(os.environ["WORLD_SIZE"]) if "WORLD_SIZE" in os.environ else None
+        rank = os.environ.get("RANK")
+        if rank is None:  # of the first rank on each machine, and Lightning's others on this one
+            rank = os.environ.get("LOCAL_RANK", "0")
+            rank = os.environ.get("NODE_RANK", "0") if rank == "0" else rank
+            if "NODE_RANK" not in os.environ:
+                return None
+        return None if world == 1 else (int(rank), world, address, port)
+    except (KeyError, ValueError, AttributeError, RuntimeError):
+        return None
+
+
 @contextmanager
 def _all_ranks_here(strategy: DDPStrategy, minutes: float) -> Iterator[None]:
     """Wait for all ranks, and keep rank 0's store open until torch's own connections stand.
@@ -251,6 +332,7 @@ def _all_ranks_here(strategy: DDPStrategy, minutes: float) -> Iterator[None]:
                 print(f"waiting for {meeting.missing()}{meeting.hint()}", file=sys.stderr, flush=True)
         if meeting.error is not None:
             raise meeting.error
+        _Meetings.met = True
         yield
     finally:
         meeting.over.set()
@@ -295,6 +377,9 @@ class _Meeting(threading.Thread):
                 if store is None:
                     store = self._connect()
                     store.set(f"dcnlab/here/{self.rank}", "yes")
+                if store.check([_FAILED]):
+                    self._hear(store)
+                    return
                 self._absent = sum(not store.check(keys) for keys in self._keys())
                 if self._absent == 0:
                     return
@@ -308,21 +393,47 @@ class _Meeting(threading.Thread):
         size = self.on_each if self.machines > 1 else 1
         return [[f"dcnlab/here/{rank}" for rank in range(at, at + size)] for at in range(0, self.world, size)]
 
+    def _hear(self, store: Any) -> None:
+        """Learn which rank failed before all met; rank 0 waits until the others know it too."""
+        failure = json.loads(store.get(_FAILED))
+        _Meetings.heard = True
+        store.set(f"dcnlab/heard/{self.rank}", "yes")
+        deadline = time.monotonic() + (_LISTEN_SECONDS if self.rank == 0 else 0)
+        keys = [f"dcnlab/heard/{rank}" for rank in range(self.world)]
+        while time.monotonic() < deadline and not all(store.check([key]) for key in keys):
+            time.sleep(_LOOK_SECONDS)
+        self.error = ConfigError(f"rank {failure['rank']}: {failure['text']}")
+
     def _connect(self) -> Any:
         """A connection to rank 0's store, which rank 0 opens."""
-        from datetime import timedelta
+        from torch.distributed import DistNetworkError
 
-        from torch.distributed import DistNetworkError, TCPStore
-
-        common: dict[str, Any] = {"wait_for_workers": False, "timeout": timedelta(seconds=_CONNECT_SECONDS)}
         if self.rank == 0 and self._server is None:
-            try:  # torch's own store shares the server, which listens at all of this machine's addresses
-                self._server = TCPStore("localhost", self.port, is_master=True, multi_tenant=True, **common)
+            try:
+                self._server = _open(self.port)
             except DistNetworkError:
                 self.error = ConfigError(
                     f"MASTER_PORT is {self.port}, where rank 0 cannot listen; another program may: set a free port"
                 )
                 raise
-        with socket.create_connection((self.address, self.port), _CONNECT_SECONDS):
-            pass  # tried here first, because torch reports each failure at length
-        return self._server or TCPStore(self.address, self.port, is_master=False, **common)
+        return self._server or _connect(self.address, self.port)
+
+
+def _open(port: int) -> Any:
+    """Rank 0's store; torch's own then shares its server, which listens at all of this machine's addresses."""
+    from torch.distributed import TCPStore
+
+    return TCPStore("localhost", port, is_master=True, multi_tenant=True, **_store_options())
+
+
+def _connect(address: str, port: int) -> Any:
+    """A connection to rank 0's store."""
+    from torch.distributed import TCPStore
+
+    with socket.create_connection((address, port), _CONNECT_SECONDS):
+        pass  # tried here first, because torch reports each failure at length
+    return TCPStore(address, port, is_master=False, **_store_options())
+
+
+def _store_options() -> dict[str, Any]:
+    return {"wait_for_workers": False, "timeout": timedelta(seconds=_CONNECT_SECONDS)}

@@ -111,6 +111,31 @@ def children_of(process):
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("failing", [0, 1])
+def test_a_rank_that_fails_before_all_met_ends_the_other_with_one_line_where_no_launcher_does(tiny, failing):
+    """The failing rank alone is given a data set that is not there, as on a machine that lacks it."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        meet = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free.getsockname()[1]), "WORLD_SIZE": "2"}
+    wrong = ["data.name=imagefolder", "data.root=missing"]
+    began = time.monotonic()
+    ranks = [
+        start(
+            *("fit", tiny, "id=one", "trainer.devices=2", *(wrong if rank == failing else [])),
+            **{"RANK": str(rank), "LOCAL_RANK": str(rank), "NODE_RANK": "0"},
+            **meet,
+        )
+        for rank in range(2)
+    ]
+    said = [process.communicate(timeout=120) for process in ranks]
+    assert time.monotonic() - began < 60
+    assert [process.returncode for process in ranks] == [2, 2]
+    [line] = "".join(err for _, err in said).splitlines()
+    assert line.startswith(f"dcnlab: {'rank 1: ' if failing else ''}data.root is ")
+    assert "missing" in line
+
+
+@pytest.mark.slow
 def test_a_killed_loader_is_named_and_the_same_command_goes_on(tiny):
     process = start("fit", tiny, "id=one", "data.workers=1", *LONG)
     await_(Path("runs/tiny/one/checkpoints/last.ckpt").exists, 240)

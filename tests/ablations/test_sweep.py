@@ -181,7 +181,7 @@ def test_a_trial_that_cannot_start_and_one_of_broken_results_fail_alone(sweep):
 @pytest.mark.slow
 def test_a_trial_whose_folder_is_removed_while_it_runs_leaves_its_neighbour_alone(sweep):
     path = sweep({"seed": {"values": [0, 1]}})
-    lost, kept = trials(read(path))
+    lost, kept = trials(read(path), ["trainer.max_steps=200"])
     process = start(path, "--jobs", "2", "trainer.max_steps=200")
     await_((lost.folder / "checkpoints/last.ckpt").exists, 240)
     shutil.rmtree(lost.folder, ignore_errors=True)
@@ -197,10 +197,11 @@ def test_a_trial_whose_folder_is_removed_while_it_runs_leaves_its_neighbour_alon
 @pytest.mark.slow
 def test_trial_minutes_end_one_trial_with_its_checkpoint_and_the_others_go_on(sweep):
     path = sweep({"trainer.max_steps": {"values": [1000000, 1]}})
-    done = dcnlab("sweep", path, "--jobs", "1", "--trial-minutes", "0.25", "data.workers=1", "data.val=null")
+    overrides = ["data.workers=1", "data.val=null"]
+    done = dcnlab("sweep", path, "--jobs", "1", "--trial-minutes", "0.6", *overrides)
     assert done.returncode == 1
-    long, short = trials(read(path))
-    said = "it took longer than --trial-minutes 0.25; the same command goes on from its checkpoint"
+    long, short = trials(read(path), overrides)
+    said = "it took longer than --trial-minutes 0.6; the same command goes on from its checkpoint"
     assert f"FAILED {long}: {said}, its log is " in done.stdout
     assert "1 finished now, 1 failed; the same command runs the 1 missing" in done.stdout
     assert runs.read_results(long.folder)["status"] == "interrupted"

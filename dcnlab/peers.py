@@ -80,6 +80,7 @@ class Peers(pl.Callback):
         self._key = ""
         self._run, self._rank, self._world = "", 0, 1
         self._ranks: dict[int, ProcessId] = {}
+        self._speaks_for_rank_0 = False
 
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         """Begin to watch, once the processes have met."""
@@ -132,7 +133,10 @@ class Peers(pl.Callback):
                 time.sleep(_LOOK_SECONDS / 5)
             said = self._store.compare_set(self._key, "", json.dumps(asdict(end)))
         except RuntimeError:  # rank 0 is gone, and the store with it
-            return self._killed(0) if broken else end
+            if not broken:
+                return end
+            self._speaks_for_rank_0 = self._rank == 1
+            return self._killed(0)
         return End(**json.loads(said))
 
     def _death(self, store: Any) -> End | None:
@@ -162,14 +166,13 @@ class Peers(pl.Callback):
         """Whether this process is to say why the run ended; the others wait until the first one has written it."""
         if self._store is None or self._first:
             return True
-        alone = self._rank == 1  # speaks where rank 0 is gone
         deadline = time.monotonic() + _FIRST_SECONDS
         while time.monotonic() < deadline:
             try:
                 if self._store.check([f"{self._key}/written"]):
                     return False
             except RuntimeError:  # it is gone
-                return alone
+                return self._speaks_for_rank_0
             time.sleep(_LOOK_SECONDS)
         return True
 

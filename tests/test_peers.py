@@ -111,6 +111,19 @@ def children_of(process):
 
 
 @pytest.mark.slow
+def test_a_broken_image_of_rank_1_ends_both_within_seconds_where_no_launcher_does(experiments):
+    broken = sorted(Path("folders/train").rglob("*.png"))[3]
+    broken.write_bytes(broken.read_bytes()[:100])
+    first, second = by_hand("fit", "classification.yaml", "id=one")
+    said = [process.communicate(timeout=120) for process in (first, second)]
+    assert [process.returncode for process in (first, second)] == [2, 2]
+    assert sum("dcnlab: " in err for _, err in said) == 1, said
+    [line] = "".join(err for _, err in said).splitlines()
+    assert line.startswith(f"dcnlab: {broken} ")
+    assert results("classification/one")["status"] == "failed"
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("failing", [0, 1])
 def test_a_rank_that_fails_before_all_met_ends_the_other_with_one_line_where_no_launcher_does(tiny, failing):
     """The failing rank alone is given a data set that is not there, as on a machine that lacks it."""

@@ -22,6 +22,7 @@ from dcnlab.cost import Cost
 from dcnlab.peers import Peers, watch_rendezvous
 from dcnlab.runs import CHECKPOINT
 from dcnlab.watch import Watch
+from dcnlab.watchdog import Watchdog
 
 if TYPE_CHECKING:
     from dcnlab.models.backbone import Backbone
@@ -70,7 +71,7 @@ def build(config: Config, folder: Path, trains: bool = True, alone: bool = False
         task = task_module(config, data.classes)
         if trains:
             _check_norms(config, data, task, processes)
-        trainer = _trainer(config, folder, [peers, cost, watch, saving], data.val is not None, alone)
+        trainer = _trainer(config, folder, [peers, cost, watch, saving, Watchdog()], data.val is not None, alone)
         return Parts(config, data, task, trainer, cost, saving, peers)
     except (ValueError, OSError) as error:
         raise error if isinstance(error, ConfigError) else ConfigError(configfile.one_line(error)) from error
@@ -115,7 +116,7 @@ def _check_norms(config: Config, data: Any, task: Any, processes: int) -> None:
     Raises:
         ConfigError: one has; says what to change.
     """
-    images = len(data.train) // processes
+    images = len(data.train) // processes or 1
     if min(config.data.batch_size, images) != 1:  # a pass leaves out a last batch that is not full
         return
     from dcnlab.models.norms import norm_of_one_value

@@ -7,13 +7,14 @@ import os
 import shlex
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from dcnlab import cli_score, lifeline, options
-from dcnlab.config import ConfigError, choose, nearest
+from dcnlab.config import ConfigError, choose, nearest, one_line
 from dcnlab.runs import Interrupted, PeerFailed
 
 app = typer.Typer(
@@ -107,6 +108,9 @@ def sweep(
     minutes: Annotated[
         float | None, typer.Option(min=0, help="Start no trial that would not end in this time, going by those before.")
     ] = None,
+    trial_minutes: Annotated[
+        float | None, typer.Option(min=0.01, help="End a trial that runs longer; it counts as failed, and can go on.")
+    ] = None,
     launcher: Annotated[str, typer.Option(help="local, or slurm: as jobs of a cluster.")] = "local",
     slurm: Annotated[
         list[str] | None,
@@ -117,13 +121,16 @@ def sweep(
     choose("--launcher", launcher, ("local", "slurm"))
     if slurm and launcher != "slurm":
         raise ConfigError(f"--slurm {slurm[0]}: there are no jobs to give it to; state --launcher slurm")
-    if minutes is not None and launcher == "slurm":
-        raise ConfigError(f"--minutes {minutes:g} is for trials of this machine; SLURM's own is --slurm time=MINUTES")
+    for option, value in (("--minutes", minutes), ("--trial-minutes", trial_minutes)):
+        if value is not None and launcher == "slurm":
+            raise ConfigError(f"{option} {value:g} is for trials of this machine; SLURM's own is --slurm time=MINUTES")
+        if value is not None and not value < float("inf"):
+            raise ConfigError(f"{option} is {value:g}; it must be a number of minutes")
     from dcnlab.ablations import sweep as ablation
     from dcnlab.ablations.children import Stopped
 
     try:
-        status = ablation.run(sweep, out, jobs, limit, minutes, overrides or [], launcher, slurm or [])
+        status = ablation.run(sweep, out, jobs, limit, minutes, overrides or [], launcher, slurm or [], trial_minutes)
     except Stopped as stopped:
         print(f"stopped by {stopped}; the same command goes on with what is missing", file=sys.stderr)
         raise typer.Exit(128 + stopped.number) from stopped
@@ -396,6 +403,10 @@ def main() -> None:
         sys.exit(130)
     except KeyboardInterrupt:
         sys.exit(130)
+    except Exception as error:  # a bug, whose traceback is to come
+        if _is_rank():
+            _fail_as_rank(f"{type(error).__name__}: {one_line(error)}", 1, lambda: None)
+        raise
     sys.exit(status)
 
 
@@ -414,8 +425,30 @@ def _usage(error: BaseException) -> str:
 
 
 def _fail(text: str, status: int = 2) -> None:
-    rank = next((os.environ[name] for name in ("RANK", "LOCAL_RANK", "SLURM_PROCID") if name in os.environ), "0")
-    if rank != "0":  # the first of several processes most likely says the same, and their launcher ends the others then
-        time.sleep(OTHERS_SECONDS)
-    print(f"dcnlab: {' '.join(text.split())}", file=sys.stderr)
+    line = " ".join(text.split())
+
+    def say() -> None:
+        print(f"dcnlab: {line}", file=sys.stderr, flush=True)
+
+    if _is_rank():
+        _fail_as_rank(line, status, say)
+    else:
+        say()
     sys.exit(status)
+
+
+def _is_rank() -> bool:
+    """Whether a launcher may have started this process with others."""
+    return any(name in os.environ for name in ("RANK", "NODE_RANK", "LOCAL_RANK", "SLURM_STEP_ID"))
+
+
+def _fail_as_rank(line: str, status: int, say: Callable[[], None]) -> None:
+    """Say it once for all ranks of a run, and have none of them wait for this one."""
+    if "TORCHELASTIC_RUN_ID" in os.environ:
+        if os.environ.get("RANK", "0") != "0":  # rank 0 most likely says the same, and torchrun ends the others then
+            time.sleep(OTHERS_SECONDS)
+        say()
+        return
+    from dcnlab import peers
+
+    peers.tell_those_who_wait(line, status, say)

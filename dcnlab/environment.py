@@ -5,9 +5,19 @@ from __future__ import annotations
 import importlib.metadata
 import os
 import platform
+import re
+import signal
 import subprocess
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+CAUSES = {
+    "SIGKILL": "often the kernel's for want of memory",
+    "SIGBUS": "often for want of room in /dev/shm",
+    "SIGSEGV": "a crash in compiled code",
+}
+"""Likely cause of a process's death by a signal."""
 
 
 def version(package: str) -> str | None:
@@ -44,6 +54,92 @@ def cpus() -> int:
     except (OSError, ValueError):
         return cores
     return cores if quota == "max" else max(1, min(cores, round(int(quota) / int(period))))
+
+
+def ending(status: int) -> str:
+    """How a process ended, and the likely cause.
+
+    Args:
+        status: its exit status, or minus the number of the signal that killed it, as subprocess has it.
+    """
+    if status >= 0:
+        return f"exit status {status}"
+    try:
+        name = signal.Signals(-status).name
+    except ValueError:
+        name = "unknown"
+    cause = CAUSES.get(name)
+    return f"killed by signal {-status} ({name})" + (f", {cause}" if cause else "")
+
+
+@dataclass(frozen=True)
+class ProcessId:
+    """A process, also for those who ask after its end, when its number may be another's."""
+
+    machine: str
+    """The boot of a machine, and the name space of its process numbers."""
+    number: int
+    started: str
+    """When, in ticks since the boot."""
+
+    @classmethod
+    def own(cls) -> ProcessId:
+        """This process."""
+        try:
+            boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+            machine = f"{boot} {os.readlink('/proc/self/ns/pid')}"
+        except OSError:
+            machine = platform.node()
+        return cls(machine, os.getpid(), _stat(os.getpid())[1])
+
+    @property
+    def alive(self) -> bool:
+        """Whether it is at work; only for processes of this machine."""
+        if not Path("/proc/self/stat").exists():
+            try:
+                os.kill(self.number, 0)
+            except OSError:
+                return False
+            return True
+        state, started, _ = _stat(self.number)
+        return started == self.started and state not in "ZX"
+
+    @property
+    def signal(self) -> int | None:
+        """The signal that killed it, where the system still knows."""
+        state, started, status = _stat(self.number)
+        return status & 0x7F if state == "Z" and started == self.started and status & 0x7F else None
+
+
+def _stat(number: int) -> tuple[str, str, int]:
+    """State, start and wait status of a process; X where there is none."""
+    try:
+        fields = Path(f"/proc/{number}/stat").read_text().rpartition(")")[2].split()
+    except OSError:
+        return "X", "", 0
+    return fields[0], fields[19], int(fields[49])
+
+
+def dead_loader(error: BaseException, rank: int) -> str | None:
+    """Which loader process of this rank an exception tells the death of, and the cause; None for other errors."""
+    import torch
+
+    if not isinstance(error, RuntimeError | OSError | EOFError):
+        return None
+    text = str(error)
+    if not text.startswith("DataLoader worker (pid"):
+        try:  # what it was about to hand over breaks off, with an error of its own
+            torch._C._error_if_any_worker_fails()
+        except RuntimeError as failure:
+            text = str(failure)
+    found = re.match(r"DataLoader worker \(pid(?:\(s\))? ([\d, ]+)\) (?:is killed by signal: ([^.]+))?", text)
+    if found is None:
+        return None
+    numbers = {signal.strsignal(number): number for number in signal.valid_signals()}
+    number = numbers.get(found[2])
+    return f"loader process {found[1]} of rank {rank} " + (
+        f"was {ending(-number)}" if number else "ended before its time"
+    )
 
 
 def is_out_of_memory(error: BaseException) -> bool:

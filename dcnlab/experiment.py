@@ -357,7 +357,7 @@ def _run(
         else:
             results["end"] = end.kind
             if end.reason:
-                results.update(status="failed", reason=end.reason)
+                results.update(status="interrupted" if end.kind == "killed" else "failed", reason=end.reason)
         if trainer.is_global_zero:
             device = trainer.strategy.root_device
             results["cost"] = parts.cost.summary(device)
@@ -414,9 +414,9 @@ def _together(parts: Parts, folder: Path, write: Callable[[End | None], None]) -
                 raise
             if spoken:
                 raise SystemExit(end.status) from error
-            if end == own and isinstance(error, OSError | ConfigError):
+            if end == own and end.kind == "mend" and isinstance(error, OSError | ConfigError):
                 raise
-            if end.kind in ("mend", "diverged"):
+            if end.kind in ("mend", "diverged", "killed"):
                 raise ConfigError(end.text) from error
             raise (runs.PeerFailed(end.text) if end.kind == "bug" else runs.Interrupted(folder)) from error
         else:
@@ -434,6 +434,10 @@ def _end(error: BaseException, config: Config) -> End:
     reason = f"{type(error).__name__}: {configfile.one_line(error)}"
     if isinstance(error, Diverged):
         return End("diverged", str(error), reason)
+    loader = environment.dead_loader(error, tracking.rank())
+    if loader is not None:
+        need = f"fewer data.workers ({config.data.workers}) or a smaller data.batch_size ({config.data.batch_size})"
+        return End("killed", f"{loader}: {need} need less", loader)
     complaint = (
         str(error) if isinstance(error, ConfigError | OSError) else _of_the_data(error) or _of_size(error, config)
     )
@@ -461,10 +465,6 @@ def _of_size(error: BaseException, config: Config) -> str | None:
     # Images differ in size, and were not all looked at before.
     if isinstance(error, ValueError) and text.startswith("Expected more than 1 value per channel when training"):
         return f"an image is too small for batch norm in training: {sizes}; take more or larger images at a time"
-    if isinstance(error, RuntimeError) and text.startswith("DataLoader worker (pid"):
-        return (
-            f"a loader process was killed, for want of memory or of /dev/shm; data.workers is {data.workers}, {sizes}"
-        )
     return None
 
 

@@ -7,30 +7,42 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import socket
 import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
+from datetime import timedelta
 from typing import Any
 
 import pytorch_lightning as pl
 from pytorch_lightning.strategies import DDPStrategy
 
 from dcnlab.config import ConfigError, one_line
+from dcnlab.environment import ProcessId, ending
 
 _LOOK_SECONDS = 0.25
 _PATIENCE_SECONDS = 3.0
 """For the main thread to come out of what it waits for."""
 _GONE_SECONDS = 20.0
 """For a process to end by itself after the first one, which may just have been quicker."""
+_DEATH_SECONDS = 3.0
+"""For a rank's death to be found, after a connection to it broke."""
+_BROKEN = re.compile(r"[Cc]onnection|[Pp]eer\b|[Ss]ocket|[Bb]roken pipe|gloo|NCCL|remote process")
+"""What torch's collectives say where another rank is gone."""
 _FIRST_SECONDS = 60.0
 """For the first process to write what it has, and to say it."""
 _SAY_SECONDS = {"machines": 5.0, "processes": 60.0}
 """That a process waits for others before it says so; those of its own machine may just take long to start."""
+_TELL_SECONDS = 60.0
+"""For a rank that fails before all have met to reach rank 0."""
+_LISTEN_SECONDS = 10.0
+"""That rank 0 waits for the others, to tell them that a rank failed before all met."""
+_FAILED = "dcnlab/failed"
 _CONNECT_SECONDS = 5.0
 """For one try to reach rank 0."""
 
@@ -40,15 +52,16 @@ class End:
     """Why a run ended before it was finished."""
 
     kind: str
-    """mend, which the user can | diverged | bug | interrupted | time limit."""
+    """mend, which the user can | diverged | killed, as the system kills for want of memory | bug | interrupted | time
+    limit."""
     text: str = ""
     reason: str = ""
-    """As results.json has it; empty where the run did not fail."""
+    """As results.json has it; empty where somebody stopped the run."""
 
     @property
     def status(self) -> int:
         """The exit status of the command."""
-        return {"mend": 2, "diverged": 2, "bug": 1}.get(self.kind, 130)
+        return {"mend": 2, "diverged": 2, "killed": 2, "bug": 1}.get(self.kind, 130)
 
 
 class Peers(pl.Callback):
@@ -66,6 +79,9 @@ class Peers(pl.Callback):
         self._out = threading.Event()  # the main thread has it
         self._watching: threading.Thread | None = None
         self._key = ""
+        self._run, self._rank, self._world = "", 0, 1
+        self._ranks: dict[int, ProcessId] = {}
+        self._speaks_for_rank_0 = False
 
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         """Begin to watch, once the processes have met."""
@@ -76,7 +92,12 @@ class Peers(pl.Callback):
         store: Any = dist.distributed_c10d._get_default_store()
         # Every process makes equally many runs: the number is the same in all of them.
         number = store.add(f"dcnlab/runs/{trainer.global_rank}", 1)
+        self._run, self._rank, self._world = f"dcnlab/run/{number}", trainer.global_rank, trainer.world_size
         self._key, self._first, self._store = f"dcnlab/end/{number}", trainer.is_global_zero, store.clone()
+        store.set(f"{self._run}/process/{self._rank}", json.dumps(asdict(ProcessId.own())))
+        for thread in threading.enumerate():
+            if thread.name == "child-process-observer":  # Lightning's, which would kill us before we say who died
+                thread._child_processes = []  # type: ignore[attr-defined]
         self._watching = threading.Thread(target=self._watch, args=(store.clone(),), daemon=True, name="peers")
         self._watching.start()
 
@@ -84,6 +105,9 @@ class Peers(pl.Callback):
         """Have the main thread end the run, and the watching one watch no longer."""
         self._turn.acquire()
         self._out.set()
+        if self._store is not None:
+            with suppress(RuntimeError):  # rank 0 is gone
+                self._store.set(f"{self._run}/out/{self._rank}", "yes")
 
     def close(self) -> None:
         """Wait for the watching thread: Python must not end while it is within torch's store."""
@@ -96,14 +120,48 @@ class Peers(pl.Callback):
         return self._turn.locked()
 
     def agree(self, end: End) -> End:
-        """What ended the run: `end`, unless another process has said something before."""
+        """What ended the run: `end`, unless another rank has said something before, or was killed."""
         if self._store is None:
             return end
+        broken = end.kind == "bug" and _BROKEN.search(end.reason) is not None
+        deadline = time.monotonic() + (_DEATH_SECONDS if broken else 0)
         try:
+            while end.kind in ("bug", "interrupted") and not self._store.check([self._key]):
+                death = self._death(self._store)
+                if death is not None or time.monotonic() >= deadline:
+                    end = death or end
+                    break
+                time.sleep(_LOOK_SECONDS / 5)
             said = self._store.compare_set(self._key, "", json.dumps(asdict(end)))
-        except RuntimeError:  # the first process is gone, and the store with it
-            return end
+        except RuntimeError:  # rank 0 is gone, and the store with it
+            if not broken:
+                return end
+            self._speaks_for_rank_0 = self._rank == 1
+            return self._killed(0)
         return End(**json.loads(said))
+
+    def _death(self, store: Any) -> End | None:
+        """What there is to say of a rank of this machine that is gone and has not said why."""
+        for rank in range(self._world):
+            key = f"{self._run}/process/{rank}"
+            if rank not in self._ranks and store.check([key]):
+                self._ranks[rank] = ProcessId(**json.loads(store.get(key)))
+        own = self._ranks[self._rank]
+        for rank, process in list(self._ranks.items()):
+            gone = process.machine == own.machine and not process.alive
+            if gone and not store.check([f"{self._run}/out/{rank}"]):
+                return self._killed(rank)
+        return None
+
+    def _killed(self, rank: int) -> End:
+        """What there is to say of a rank that is gone."""
+        process = self._ranks.get(rank)
+        number = process.signal if process is not None else None
+        how = f"was {ending(-number)}" if number else f"is gone, as if {ending(-signal.SIGKILL)}"
+        which = f"rank {rank}" + (f" (process {process.number})" if process is not None else "")
+        return End(
+            "killed", f"{which} {how}; a smaller data.batch_size or fewer data.workers need less", f"{which} {how}"
+        )
 
     def speaks(self) -> bool:
         """Whether this process is to say why the run ended; the others wait until the first one has written it."""
@@ -115,7 +173,7 @@ class Peers(pl.Callback):
                 if self._store.check([f"{self._key}/written"]):
                     return False
             except RuntimeError:  # it is gone
-                return False
+                return self._speaks_for_rank_0
             time.sleep(_LOOK_SECONDS)
         return True
 
@@ -129,10 +187,16 @@ class Peers(pl.Callback):
             while not store.check([self._key]):
                 if self._out.wait(_LOOK_SECONDS):
                     return
+                death = self._death(store)
+                if death is not None:
+                    store.compare_set(self._key, "", json.dumps(asdict(death)))
             end = End(**json.loads(store.get(self._key)))
         except RuntimeError:  # the first process is gone: what is left of the run waits for nothing
             if not self._out.wait(_GONE_SECONDS) and self._turn.acquire(blocking=False):
-                os._exit(1)
+                end = self._killed(0)
+                if self._rank == 1:
+                    print(f"dcnlab: {end.text}", file=sys.stderr, flush=True)
+                os._exit(end.status)
             return
         if self._out.is_set():
             return
@@ -167,6 +231,81 @@ def watch_rendezvous(strategy: DDPStrategy, minutes: float) -> None:
     strategy.setup_distributed = setup_distributed  # type: ignore[method-assign]
 
 
+class _Meetings:
+    """Whether the ranks of this process's runs have met, or know already that they will not."""
+
+    met = False
+    heard = False
+
+
+def tell_those_who_wait(text: str, status: int, say: Callable[[], None]) -> None:
+    """Tell the ranks that wait for this one that it failed before all met, and say it, once in all.
+
+    Left to themselves they wait for `trainer.rendezvous_minutes`, where no launcher ends them.
+
+    Args:
+        text: what went wrong.
+        status: exit status of the command.
+        say: prints it.
+    """
+    where = None if _Meetings.met else _meeting_point()
+    if where is None:
+        say()
+        return
+    rank, world, address, port = where
+    if _Meetings.heard:
+        if rank == 0:
+            say()
+        return
+    if rank == 0:
+        say()
+    _tell(rank, world, address, port, json.dumps({"rank": rank, "text": text, "status": status}), say)
+
+
+def _tell(rank: int, world: int | None, address: str, port: int, message: str, say: Callable[[], None]) -> None:
+    began, said, store = time.monotonic(), rank == 0, None
+    while time.monotonic() - began < (_LISTEN_SECONDS if rank == 0 else _TELL_SECONDS):
+        try:
+            store = store or (_open(port) if rank == 0 else _connect(address, port))
+            store.set(f"dcnlab/heard/{rank}", "yes")
+            store.compare_set(_FAILED, "", message)
+            if rank != 0 or (world is not None and all(store.check([f"dcnlab/heard/{at}"]) for at in range(world))):
+                return
+        except (OSError, RuntimeError):
+            store = None
+            if rank == 0:  # another program is there, or nobody can listen
+                return
+        if not said and time.monotonic() - began > _LISTEN_SECONDS:
+            said = True
+            say()
+        time.sleep(_LOOK_SECONDS)
+    if not said:
+        say()
+
+
+def _meeting_point() -> tuple[int, int | None, str, int] | None:
+    """Rank, number of ranks where it is known, and where they meet; None where no launcher that we know is at work."""
+    if "TORCHELASTIC_RUN_ID" in os.environ:  # its agents end the others
+        return None
+    try:
+        if "SLURM_STEP_ID" in os.environ and int(os.environ.get("SLURM_NTASKS", "1")) > 1:
+            from lightning_fabric.plugins.environments import SLURMEnvironment
+
+            slurm = SLURMEnvironment(auto_requeue=False)
+            return slurm.global_rank(), slurm.world_size(), slurm.main_address, slurm.main_port
+        address, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
+        world = int(os.environ["WORLD_SIZE"]) if "WORLD_SIZE" in os.environ else None
+        rank = os.environ.get("RANK")
+        if rank is None:  # of the first rank on each machine, and Lightning's others on this one
+            rank = os.environ.get("LOCAL_RANK", "0")
+            rank = os.environ.get("NODE_RANK", "0") if rank == "0" else rank
+            if "NODE_RANK" not in os.environ:
+                return None
+        return None if world == 1 else (int(rank), world, address, port)
+    except (KeyError, ValueError, AttributeError, RuntimeError):
+        return None
+
+
 @contextmanager
 def _all_ranks_here(strategy: DDPStrategy, minutes: float) -> Iterator[None]:
     """Wait for all ranks, and keep rank 0's store open until torch's own connections stand.
@@ -197,6 +336,7 @@ def _all_ranks_here(strategy: DDPStrategy, minutes: float) -> Iterator[None]:
                 print(f"waiting for {meeting.missing()}{meeting.hint()}", file=sys.stderr, flush=True)
         if meeting.error is not None:
             raise meeting.error
+        _Meetings.met = True
         yield
     finally:
         meeting.over.set()
@@ -241,6 +381,9 @@ class _Meeting(threading.Thread):
                 if store is None:
                     store = self._connect()
                     store.set(f"dcnlab/here/{self.rank}", "yes")
+                if store.check([_FAILED]):
+                    self._hear(store)
+                    return
                 self._absent = sum(not store.check(keys) for keys in self._keys())
                 if self._absent == 0:
                     return
@@ -254,21 +397,47 @@ class _Meeting(threading.Thread):
         size = self.on_each if self.machines > 1 else 1
         return [[f"dcnlab/here/{rank}" for rank in range(at, at + size)] for at in range(0, self.world, size)]
 
+    def _hear(self, store: Any) -> None:
+        """Learn which rank failed before all met; rank 0 waits until the others know it too."""
+        failure = json.loads(store.get(_FAILED))
+        _Meetings.heard = True
+        store.set(f"dcnlab/heard/{self.rank}", "yes")
+        deadline = time.monotonic() + (_LISTEN_SECONDS if self.rank == 0 else 0)
+        keys = [f"dcnlab/heard/{rank}" for rank in range(self.world)]
+        while time.monotonic() < deadline and not all(store.check([key]) for key in keys):
+            time.sleep(_LOOK_SECONDS)
+        self.error = ConfigError(f"rank {failure['rank']}: {failure['text']}")
+
     def _connect(self) -> Any:
         """A connection to rank 0's store, which rank 0 opens."""
-        from datetime import timedelta
+        from torch.distributed import DistNetworkError
 
-        from torch.distributed import DistNetworkError, TCPStore
-
-        common: dict[str, Any] = {"wait_for_workers": False, "timeout": timedelta(seconds=_CONNECT_SECONDS)}
         if self.rank == 0 and self._server is None:
-            try:  # torch's own store shares the server, which listens at all of this machine's addresses
-                self._server = TCPStore("localhost", self.port, is_master=True, multi_tenant=True, **common)
+            try:
+                self._server = _open(self.port)
             except DistNetworkError:
                 self.error = ConfigError(
                     f"MASTER_PORT is {self.port}, where rank 0 cannot listen; another program may: set a free port"
                 )
                 raise
-        with socket.create_connection((self.address, self.port), _CONNECT_SECONDS):
-            pass  # tried here first, because torch reports each failure at length
-        return self._server or TCPStore(self.address, self.port, is_master=False, **common)
+        return self._server or _connect(self.address, self.port)
+
+
+def _open(port: int) -> Any:
+    """Rank 0's store; torch's own then shares its server, which listens at all of this machine's addresses."""
+    from torch.distributed import TCPStore
+
+    return TCPStore("localhost", port, is_master=True, multi_tenant=True, **_store_options())
+
+
+def _connect(address: str, port: int) -> Any:
+    """A connection to rank 0's store."""
+    from torch.distributed import TCPStore
+
+    with socket.create_connection((address, port), _CONNECT_SECONDS):
+        pass  # tried here first, because torch reports each failure at length
+    return TCPStore(address, port, is_master=False, **_store_options())
+
+
+def _store_options() -> dict[str, Any]:
+    return {"wait_for_workers": False, "timeout": timedelta(seconds=_CONNECT_SECONDS)}

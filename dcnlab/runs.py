@@ -23,7 +23,7 @@ SCHEMA = 1
 LARGEST_RESULTS = 2**24
 """Bytes of a results.json; ours have some thousand."""
 STATUSES = ("finished", "failed", "interrupted")
-ENDS = ("finished", "interrupted", "time limit", "diverged", "mend", "bug")
+ENDS = ("finished", "interrupted", "time limit", "diverged", "killed", "mend", "bug")
 """Why a run ended: the `end` of results.json. `mend` is something that the user can mend, such as a full disk."""
 CHECKPOINT = Path("checkpoints") / "last.ckpt"
 PREVIOUS = CHECKPOINT.with_name("previous.ckpt")

@@ -52,9 +52,14 @@ class ProgressBar(RichProgressBar):
         return f"pass {current_epoch + 1}"
 
 
+def rank() -> int:
+    """This process's rank; known before the ranks have met."""
+    return int(getattr(rank_zero_only, "rank", None) or 0)
+
+
 def is_first_process() -> bool:
-    """Whether this is rank 0, which alone writes; known before the processes have met."""
-    return getattr(rank_zero_only, "rank", 0) == 0
+    """Whether this is rank 0, which alone writes."""
+    return rank() == 0
 
 
 def wandb_mode() -> str:

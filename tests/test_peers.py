@@ -88,6 +88,115 @@ def test_torchruns_processes_make_one_run_and_die_with_it(experiments):
     assert [folder.name for folder in Path("runs/classification").iterdir()] == ["one"]
 
 
+LONG = ["logger.wandb=false", "data.val=null", "trainer.max_steps=100000", "trainer.checkpoint_every=0"]
+
+
+def start(*arguments, **more):
+    command = [sys.executable, "-P", "-m", "dcnlab", *arguments]
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    return subprocess.Popen(command, env=environment(**more), **pipes)
+
+
+def by_hand(*arguments):
+    """Two ranks of a run, as srun starts them: nobody ends one when the other ends."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        meet = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free.getsockname()[1]), "WORLD_SIZE": "2"}
+    ranks = [{"RANK": str(rank), "LOCAL_RANK": str(rank), "NODE_RANK": "0"} for rank in range(2)]
+    return [start(*arguments, "trainer.devices=2", **meet, **rank) for rank in ranks]
+
+
+def children_of(process):
+    return [int(number) for number in Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()]
+
+
+@pytest.mark.slow
+def test_a_broken_image_of_rank_1_ends_both_within_seconds_where_no_launcher_does(experiments):
+    broken = sorted(Path("folders/train").rglob("*.png"))[3]
+    broken.write_bytes(broken.read_bytes()[:100])
+    first, second = by_hand("fit", "classification.yaml", "id=one")
+    said = [process.communicate(timeout=120) for process in (first, second)]
+    assert [process.returncode for process in (first, second)] == [2, 2]
+    assert sum("dcnlab: " in err for _, err in said) == 1, said
+    [line] = "".join(err for _, err in said).splitlines()
+    assert line.startswith(f"dcnlab: {broken} ")
+    assert results("classification/one")["status"] == "failed"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("failing", [0, 1])
+def test_a_rank_that_fails_before_all_met_ends_the_other_with_one_line_where_no_launcher_does(tiny, failing):
+    """The failing rank alone is given a data set that is not there, as on a machine that lacks it."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        meet = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free.getsockname()[1]), "WORLD_SIZE": "2"}
+    wrong = ["data.name=imagefolder", "data.root=missing"]
+    began = time.monotonic()
+    ranks = [
+        start(
+            *("fit", tiny, "id=one", "trainer.devices=2", *(wrong if rank == failing else [])),
+            **{"RANK": str(rank), "LOCAL_RANK": str(rank), "NODE_RANK": "0"},
+            **meet,
+        )
+        for rank in range(2)
+    ]
+    said = [process.communicate(timeout=120) for process in ranks]
+    assert time.monotonic() - began < 60
+    assert [process.returncode for process in ranks] == [2, 2]
+    [line] = "".join(err for _, err in said).splitlines()
+    assert line.startswith(f"dcnlab: {'rank 1: ' if failing else ''}data.root is ")
+    assert "missing" in line
+
+
+@pytest.mark.slow
+def test_a_killed_loader_is_named_and_the_same_command_goes_on(tiny):
+    process = start("fit", tiny, "id=one", "data.workers=1", *LONG)
+    await_(Path("runs/tiny/one/checkpoints/last.ckpt").exists, 240)
+    loader = children_of(process)[-1]
+    os.kill(loader, signal.SIGKILL)
+    out, err = process.communicate(timeout=120)
+    died = f"loader process {loader} of rank 0 was killed by signal 9 (SIGKILL), often the kernel's for want of memory"
+    said = f"dcnlab: {died}: fewer data.workers (1) or a smaller data.batch_size (16) need less\n"
+    assert (process.returncode, out, err) == (2, "", said)
+    assert (results("tiny/one")["status"], results("tiny/one")["reason"]) == ("interrupted", died)
+    step = torch.load("runs/tiny/one/checkpoints/last.ckpt", weights_only=True)["global_step"]
+    done = dcnlab("resume", "runs/tiny/one", f"trainer.max_steps={step + 1}")
+    assert (done.returncode, done.stdout) == (0, "runs/tiny/one\n"), done.stderr
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("launcher", ["lightning", "hand"])
+def test_a_killed_rank_1_is_named_by_rank_0_and_the_run_can_go_on(tiny, launcher):
+    arguments = ["fit", tiny, "id=one", *LONG]
+    first, *second = [start(*arguments, "trainer.devices=2")] if launcher == "lightning" else by_hand(*arguments)
+    await_(Path("runs/tiny/one/checkpoints/last.ckpt").exists, 240)
+    killed = second[0].pid if second else children_of(first)[0]
+    os.kill(killed, signal.SIGKILL)
+    began = time.monotonic()
+    out, err = first.communicate(timeout=60)
+    assert time.monotonic() - began < 20
+    died = f"rank 1 (process {killed}) was killed by signal 9 (SIGKILL), often the kernel's for want of memory"
+    said = f"dcnlab: {died}; a smaller data.batch_size or fewer data.workers need less\n"
+    assert (first.returncode, out, err) == (2, "", said)
+    assert (results("tiny/one")["status"], results("tiny/one")["reason"]) == ("interrupted", died)
+    for process in second:
+        process.communicate(timeout=10)
+    await_(lambda: not processes_of(Path.cwd()), 30)
+
+
+@pytest.mark.slow
+def test_a_killed_rank_0_is_named_by_rank_1_which_does_not_wait_for_it(tiny):
+    first, second = by_hand("fit", tiny, "id=one", *LONG)
+    await_(Path("runs/tiny/one/checkpoints/last.ckpt").exists, 240)
+    first.kill()
+    out, err = second.communicate(timeout=60)
+    died = f"rank 0 (process {first.pid}) was killed by signal 9 (SIGKILL), often the kernel's for want of memory"
+    said = f"dcnlab: {died}; a smaller data.batch_size or fewer data.workers need less\n"
+    assert (second.returncode, out, err) == (2, "", said)
+    first.communicate(timeout=10)
+    assert not Path("runs/tiny/one/results.json").exists()  # so that the same command, and resume, go on
+
+
 def test_a_process_of_a_run_dies_with_the_first_one_that_started_it(tmp_path):
     child = "from dcnlab import lifeline; import time; lifeline.hold(); print('held', flush=True); time.sleep(60)"
     first = (

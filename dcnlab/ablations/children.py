@@ -38,6 +38,10 @@ class Child:
     process: subprocess.Popen[bytes]
     slot: Slot
     started: float
+    urged: float | None = None
+    """When it was first asked to end, on the clock of `started`."""
+    told: bool = False
+    """Whether it was then told to."""
 
     @property
     def seconds(self) -> float:
@@ -77,6 +81,24 @@ def start(arguments: Sequence[str], log: Path, slot: Slot, environment: dict[str
             start_new_session=True,
         )
     return Child(process, slot, time.monotonic())
+
+
+def urge(child: Child, patience: float = 20.0) -> None:
+    """End a trial step by step, without a wait: call it again until the trial is gone.
+
+    Asked to save and end first, as SLURM does before a time limit; after `patience` seconds told to end; then killed.
+    """
+    if child.urged is None:
+        child.urged = time.monotonic()
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            os.kill(child.process.pid, signal.SIGUSR1)  # only rank 0, which has the others save too
+        return
+    waited = time.monotonic() - child.urged
+    if waited > 2 * patience:
+        clear(child)
+    elif waited > patience and not child.told:
+        child.told = True
+        _signal_group(child, signal.SIGTERM)
 
 
 def stop(children: Sequence[Child], patience: float = 20.0) -> None:

@@ -75,7 +75,7 @@ class SlurmJobs:
         """Put trials into the queue, those of one shape as one array.
 
         Args:
-            trials: with their folders made.
+            trials: with their folders made, and an empty log.txt in each.
             commands: of each trial by its id, what follows `dcnlab`.
             mirror: environment variables of all of them.
 
@@ -86,8 +86,6 @@ class SlurmJobs:
         for shape, same in groupby(sorted(trials, key=lambda trial: shapes[trial.id]), lambda trial: shapes[trial.id]):
             group = list(same)
             executor = self._executor(dict(zip(_SHAPE, shape, strict=True)), group)
-            for trial in group:
-                (trial.folder / "log.txt").write_bytes(b"")
             # A signal waits until it is known which jobs there are to be cancelled.
             before = signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGINT, signal.SIGTERM, signal.SIGHUP))
             try:
@@ -99,7 +97,8 @@ class SlurmJobs:
                     ]
                 for job, trial in zip(jobs, group, strict=True):
                     self._jobs[job.job_id] = trial
-                    runs.write_whole(trial.folder / _RECORD, json.dumps({"job": job.job_id}) + "\n")
+                    with contextlib.suppress(OSError):  # without it a later call does not know the job
+                        runs.write_whole(trial.folder / _RECORD, json.dumps({"job": job.job_id}) + "\n")
             except self._submitit.core.utils.FailedJobError as error:
                 raise ConfigError(f"sbatch refuses the trials: {_reason(error)}") from error
             finally:
@@ -130,7 +129,7 @@ class SlurmJobs:
                 if states[job] != "PENDING" and job not in self._started:
                     self._started[job] = time.monotonic()
                     began.append(trial)
-            elif job in self._missed or (runs.read_results(trial.folder) or {}).get("status") == "finished":
+            elif job in self._missed or _is_finished(trial.folder):
                 del self._jobs[job]
                 if job not in self._started:
                     began.append(trial)
@@ -236,6 +235,14 @@ def _recorded(folder: Path) -> str | None:
         return str(json.loads((folder / _RECORD).read_text())["job"])
     except (OSError, ValueError, KeyError, TypeError):
         return None
+
+
+def _is_finished(folder: Path) -> bool:
+    """Whether its results.json says so; a broken one does not."""
+    try:
+        return (runs.read_results(folder) or {}).get("status") == "finished"
+    except ConfigError:
+        return False
 
 
 def _reason(error: BaseException) -> str:

@@ -20,8 +20,12 @@ from dcnlab.ablations import children, sweepfile
 from dcnlab.ablations.children import Child, Slot
 from dcnlab.ablations.slurm import POLL_SECONDS, SlurmJobs
 from dcnlab.ablations.sweepfile import Sweep, Trial
+from dcnlab.config import ConfigError, one_line
 
 LOG_LINES = 12
+LOG_BYTES = 2**16
+"""That are read of a failed trial's log, from its end."""
+_LINE_LENGTH = 500
 
 
 def run(
@@ -33,8 +37,9 @@ def run(
     overrides: Sequence[str] = (),
     launcher: str = "local",
     slurm: Sequence[str] = (),
+    trial_minutes: float | None = None,
 ) -> int:
-    """Run a sweep's missing trials.
+    """Run a sweep's missing trials; one that fails, or cannot even start, leaves the others alone.
 
     Args:
         name: path or packaged name of the sweep file.
@@ -46,6 +51,7 @@ def run(
         overrides: key=value for every trial.
         launcher: local, where trials are children of this process | slurm, where they are jobs of a cluster.
         slurm: options of sbatch for every trial, key=value.
+        trial_minutes: end a trial that runs longer than this, as failed; the next call goes on from its checkpoint.
 
     Returns:
         The exit status: 0 where every trial that was started finished, 1 where one failed.
@@ -64,6 +70,10 @@ def run(
     home = trials[0].folder.parent
     with runs.lock(home / ".sweep.lock"):
         finished = {trial.id: found for trial in trials if (found := _finished(trial)) is not None}
+        for trial in trials:
+            complaint = _results(trial.folder)[1]
+            if complaint is not None and trial.id not in finished:
+                print(complaint, file=sys.stderr)
         missing = [trial for trial in trials if trial.id not in finished]
         chosen = missing[:limit]
         elsewhere = sorted({str(folder.parent) for folder, _ in finished.values() if folder.parent != home})
@@ -80,7 +90,7 @@ def run(
                 config = trials[0].config.trainer
                 devices = config.devices if isinstance(config.devices, int) else 1
                 slots = children.slots(jobs, devices, config.accelerator, environment.cpus(), len(chosen))
-                ended, failed = _run_all(sweep, chosen, slots, arguments, display, pace)
+                ended, failed = _run_all(sweep, chosen, slots, arguments, display, pace, trial_minutes)
     if pace.spent:
         print(f"--minutes {minutes:g} leave no time for another trial: the longest took {pace.longest / 60:.1f}")
     left = len(missing) - ended + failed
@@ -93,10 +103,32 @@ def _finished(trial: Trial) -> tuple[Path, float] | None:
     """A trial's finished run and its seconds of training; it may lie with another sweep whose trial is the same."""
     others = Path(trial.config.out).glob(f"*/{trial.id}")
     for folder in (trial.folder, *sorted(others)):
-        results = runs.read_results(folder)
+        results, _ = _results(folder)
         if results is not None and results["status"] == "finished":
             return folder, results["cost"].get("train_seconds") or 0.0
     return None
+
+
+def _results(folder: Path) -> tuple[dict[str, Any] | None, str | None]:
+    """A trial's results.json, and what is wrong with it: neither ends the sweep."""
+    try:
+        return runs.read_results(folder), None
+    except ConfigError as error:
+        return None, str(error)
+
+
+def log_end(path: Path) -> list[str]:
+    """The last lines of a log of any size, or why there are none."""
+    try:
+        if not path.is_file():  # a pipe would never end
+            return [f"there is no log {path}"]
+        with path.open("rb") as file:
+            size = file.seek(0, os.SEEK_END)
+            file.seek(max(0, size - LOG_BYTES))
+            text = file.read(LOG_BYTES).decode(errors="replace")
+    except OSError as error:
+        return [f"its log cannot be read: {error.strerror or error}"]
+    return [line[:_LINE_LENGTH] for line in text.splitlines()[-LOG_LINES:]]
 
 
 class _Pace:
@@ -129,7 +161,13 @@ class _Pace:
 
 
 def _run_all(
-    sweep: Sweep, trials: Sequence[Trial], slots: list[Slot], arguments: Sequence[str], display: _Display, pace: _Pace
+    sweep: Sweep,
+    trials: Sequence[Trial],
+    slots: list[Slot],
+    arguments: Sequence[str],
+    display: _Display,
+    pace: _Pace,
+    trial_minutes: float | None = None,
 ) -> tuple[int, int]:
     """Run the trials, as many at once as there are slots and while there is time; how many ended, how many failed."""
     waiting, free = deque(trials), list(slots)
@@ -143,22 +181,36 @@ def _run_all(
                         waiting.clear()
                         break
                     trial = waiting.popleft()
-                    child = _start(sweep, trial, free.pop(0), arguments)
-                    running[child.process.pid] = trial, child
                     display.started(trial)
+                    try:
+                        child = _start(sweep, trial, free[0], arguments)
+                    except OSError as error:  # its folder or its log cannot be written, or no process be started
+                        ended += 1
+                        failed += not display.ended(trial, 0.0, f"it cannot start: {one_line(error)}")
+                        continue
+                    running[child.process.pid] = trial, child
+                    del free[0]
                 time.sleep(0.1)
                 for pid, (trial, child) in list(running.items()):
                     pace.note(child)
+                    if trial_minutes is not None and child.seconds > 60 * trial_minutes:
+                        children.urge(child)
                     if child.process.poll() is not None:
                         del running[pid]
                         children.clear(child)
                         free.append(child.slot)
                         ended += 1
-                        how = f"exit status {child.process.returncode}"
-                        failed += not display.ended(trial, child.seconds, how)
+                        failed += not display.ended(trial, child.seconds, _how(child, trial_minutes))
         finally:
             children.stop([child for _, child in running.values()])
     return ended, failed
+
+
+def _how(child: Child, trial_minutes: float | None) -> str:
+    """How a trial's process ended."""
+    if child.urged is not None:
+        return f"it took longer than --trial-minutes {trial_minutes:g}; the same command goes on from its checkpoint"
+    return environment.ending(child.process.returncode)
 
 
 def _queue_all(
@@ -171,8 +223,16 @@ def _queue_all(
             others = queue.adopt(trials)
             if len(others) < len(trials):
                 display.say(f"{len(trials) - len(others)} of them are in SLURM's queue from before")
-            commands = {trial.id: _command(sweep, trial, arguments, queue.threads) for trial in others}
-            queue.submit(others, commands, _mirror(sweep))
+            commands = {}
+            for trial in others:
+                try:
+                    commands[trial.id] = _command(sweep, trial, arguments, queue.threads)
+                    (trial.folder / "log.txt").write_bytes(b"")
+                except OSError as error:
+                    commands.pop(trial.id, None)
+                    display.started(trial)
+                    failed += not display.ended(trial, 0.0, f"it cannot start: {one_line(error)}")
+            queue.submit([trial for trial in others if trial.id in commands], commands, _mirror(sweep))
             while queue.waiting:
                 time.sleep(POLL_SECONDS)
                 began, ended = queue.poll()
@@ -242,7 +302,7 @@ class _Display:
     def ended(self, trial: Trial, seconds: float, how: str) -> bool:
         """Say how a trial went, with the end of its log where it failed; whether it finished."""
         self._progress.remove_task(self._tasks.pop(trial.id))
-        results = runs.read_results(trial.folder)
+        results, complaint = _results(trial.folder)
         finished = results is not None and results["status"] == "finished"
         self._done += finished
         self._progress.update(self._all, completed=self._done)
@@ -252,8 +312,7 @@ class _Display:
             self._console.print(f"[{self._done}/{self._total}] {trial}: {scores}, {seconds:.0f} s")
             return True
         log = trial.folder / "log.txt"
-        lines = log.read_text(errors="replace").splitlines()[-LOG_LINES:]
         self._console.print(f"FAILED {trial}: {how}, its log is {log}")
-        for line in lines:
+        for line in [*log_end(log), *([complaint] if complaint else [])]:
             self._console.print(f"    {line}")
         return False

@@ -14,6 +14,7 @@ import torch
 from pytorch_lightning import LightningDataModule
 from torch.utils.data import DataLoader, Dataset, default_collate
 
+from dcnlab.data import workers as loader_processes
 from dcnlab.data.digits import DigitClassification, DigitDetection, DigitScenes, DigitSegmentation, Geometry
 from dcnlab.data.imagefolder import IMAGENET_MEAN, IMAGENET_STD, ImageFolderSplit
 from dcnlab.data.orientation import Orientation
@@ -29,7 +30,8 @@ class SplitsDataModule(LightningDataModule):
         test: scored at the end.
         classes: class names in the order of their labels.
         batch_size: images a process loads at a time.
-        workers: loader processes; 0 loads in the training process.
+        workers: loader processes; 0 loads in the training process. Where the CPUs or the shared memory do not serve so
+            many, a warning says how many it takes.
         seed: of the training order.
         collate: makes a batch of a list of items; null stacks their tensors.
         evaluation_batch_size: images at a time in evaluation; null is batch_size.
@@ -54,19 +56,16 @@ class SplitsDataModule(LightningDataModule):
         self.batch_size, self.workers, self.seed = batch_size, workers, seed
         self.start = (0, 0)
         """Where a resumed training goes on: the pass, and how many batches of it this process has had."""
+        self._told: set[str] = set()
 
     def train_dataloader(self) -> DataLoader[Any]:
         """Batches in a new order every pass; a last step that is not full sits out, where there is a full one.
 
-        Raises:
-            ValueError: the split has fewer images than there are processes.
+        Of fewer images than there are ranks, each rank takes one, and some are taken twice.
         """
         images, (_, world) = _length(self.train), self._share()
         if images < world:
-            raise ValueError(
-                f"data.train has {images} images for {world} processes, one each at least; "
-                f"use at most {images} processes (trainer.devices times trainer.num_nodes)"
-            )
+            self._tell(f"data.train has {images} images for {world} ranks; each takes one, some of them the same")
         batches = 1 if self.trainer is None else self.trainer.accumulate_grad_batches
         start = (self.start[0], self.start[1] * self.batch_size)
         step = self.batch_size * batches
@@ -95,16 +94,26 @@ class SplitsDataModule(LightningDataModule):
         return (0, 1) if self.trainer is None else (self.trainer.global_rank, self.trainer.world_size)
 
     def _loader(self, dataset: Dataset[Any], sampler: Any, batch_size: int, drop_last: bool = False) -> DataLoader[Any]:
+        ranks = 1 if self.trainer is None else self.trainer.num_devices
+        workers, note = loader_processes.choose(self.workers, dataset, sampler, batch_size, ranks)
+        if note is not None:
+            self._tell(note)
         return DataLoader(
             dataset,
             batch_size,
             sampler=sampler,
             collate_fn=self.collate,
             drop_last=drop_last,
-            num_workers=self.workers,
-            persistent_workers=self.workers > 0,
+            num_workers=workers,
+            persistent_workers=workers > 0,
             pin_memory=torch.cuda.is_available(),
         )
+
+    def _tell(self, note: str) -> None:
+        """Say it once, from rank 0."""
+        if self._share()[0] == 0 and note not in self._told:
+            self._told.add(note)
+            loader_processes.tell(note)
 
 
 class DigitsDataModule(SplitsDataModule):

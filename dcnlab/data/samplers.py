@@ -13,7 +13,8 @@ class TrainingSampler(Sampler[tuple[int, int]]):
 
     Yields pairs (epoch, index), so that a data set can derive an image's augmentation from them. A batch holds the same
     images on any number of ranks, for images of several sizes are padded to the largest of their batch. All ranks get
-    equally many images: those left over sit out one epoch.
+    equally many images: those left over sit out one epoch. Of fewer images than ranks each rank gets one, and some
+    ranks the same.
 
     Args:
         length: images in the data set.
@@ -60,10 +61,10 @@ class TrainingSampler(Sampler[tuple[int, int]]):
             size = min(self.batch, len(self) - first)
             begin = first * self.world + self.rank * size
             places += range(begin, begin + size)
-        return places
+        return [place % self.length for place in places]
 
     def __len__(self) -> int:
-        share = self.length // self.world
+        share = self.length // self.world or min(self.length, 1)
         return share // self.step * self.step or share
 
 

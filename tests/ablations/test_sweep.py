@@ -4,6 +4,7 @@ import contextlib
 import json
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -15,6 +16,7 @@ import yaml
 from command_line import dcnlab, environment
 
 from dcnlab import configfile, lifeline, resources, runs
+from dcnlab import environment as environment_of_runs
 from dcnlab.ablations import children
 from dcnlab.ablations import sweep as ablation
 from dcnlab.ablations import table as tables
@@ -158,6 +160,106 @@ def test_a_stopped_sweep_marks_its_trials_and_says_how_to_go_on(sweep):
     assert json.loads(file.read_text())["status"] == "interrupted"
 
 
+@pytest.mark.slow
+def test_a_trial_that_cannot_start_and_one_of_broken_results_fail_alone(sweep):
+    path = sweep({"seed": {"values": [0, 1, 2]}})
+    blocked, broken, good = trials(read(path))
+    blocked.folder.parent.mkdir(parents=True)
+    blocked.folder.write_text("a file where the trial's folder should be")
+    broken.folder.mkdir()
+    (broken.folder / "results.json").write_text('{"schema": 1, "sta')
+    done = dcnlab("sweep", path, "--jobs", "1")
+    assert done.returncode == 1
+    [complaint] = done.stderr.splitlines()
+    assert complaint.startswith(f"{broken.folder}/results.json: not JSON")
+    assert f"FAILED {blocked}: it cannot start: " in done.stdout
+    assert f"FAILED {broken}: exit status 2, its log is " in done.stdout
+    assert "1 finished now, 2 failed; the same command runs the 2 missing" in done.stdout
+    assert runs.read_results(good.folder)["status"] == "finished"
+
+
+@pytest.mark.slow
+def test_a_trial_whose_folder_is_removed_while_it_runs_leaves_its_neighbour_alone(sweep):
+    path = sweep({"seed": {"values": [0, 1]}})
+    lost, kept = trials(read(path), ["trainer.max_steps=200"])
+    process = start(path, "--jobs", "2", "trainer.max_steps=200")
+    await_((lost.folder / "checkpoints/last.ckpt").exists, 240)
+    shutil.rmtree(lost.folder, ignore_errors=True)
+    process.wait(240)
+    out = Path("out.txt").read_text()
+    assert (kept.folder / "results.json").exists(), out
+    assert runs.read_results(kept.folder)["status"] == "finished"
+    assert f"{kept}: top1 " in out
+    assert "finished now" in out.splitlines()[-1]
+    assert not processes_of(Path.cwd())
+
+
+@pytest.mark.slow
+def test_trial_minutes_end_one_trial_with_its_checkpoint_and_the_others_go_on(sweep):
+    path = sweep({"trainer.max_steps": {"values": [1000000, 1]}})
+    overrides = ["data.workers=1", "data.val=null"]
+    done = dcnlab("sweep", path, "--jobs", "1", "--trial-minutes", "0.6", *overrides)
+    assert done.returncode == 1
+    long, short = trials(read(path), overrides)
+    said = "it took longer than --trial-minutes 0.6; the same command goes on from its checkpoint"
+    assert f"FAILED {long}: {said}, its log is " in done.stdout
+    assert "1 finished now, 1 failed; the same command runs the 1 missing" in done.stdout
+    assert runs.read_results(long.folder)["status"] == "interrupted"
+    assert (long.folder / "checkpoints/last.ckpt").exists()
+    assert runs.read_results(short.folder)["status"] == "finished"
+    assert not processes_of(Path.cwd())
+
+
+def test_a_trial_that_will_not_end_is_killed_with_all_that_it_started(tmp_path, monkeypatch):
+    (tmp_path / "dcnlab").mkdir()
+    (tmp_path / "dcnlab/__init__.py").touch()
+    (tmp_path / "dcnlab/__main__.py").write_text(
+        "import signal, subprocess, time\n"
+        "for number in (signal.SIGTERM, signal.SIGUSR1): signal.signal(number, signal.SIG_IGN)\n"
+        "loader = subprocess.Popen(['sleep', '60'])\nprint(loader.pid, flush=True)\ntime.sleep(60)\n"
+    )
+    monkeypatch.setattr(resources, "PACKAGE", tmp_path / "dcnlab")
+    log = tmp_path / "log.txt"
+    child = children.start(["fit"], log, children.Slot(None, 1), {})
+    await_(lambda: log.read_text().endswith("\n"), 30)
+
+    def gone():
+        children.urge(child, patience=0.2)
+        return child.process.poll() is not None
+
+    await_(gone, 10)
+    assert child.process.returncode == -signal.SIGKILL
+    loader = Path("/proc") / log.read_text().strip() / "stat"
+    await_(lambda: not loader.exists() or loader.read_text().split()[2] == "Z", 10)
+
+
+def test_a_log_of_gigabytes_is_read_by_its_end_and_none_that_is_not_there(tmp_path):
+    log = tmp_path / "log.txt"
+    with log.open("wb") as file:
+        file.truncate(2**33)  # a hole, which takes no room on the disk
+        file.seek(2**33)
+        file.write(b"".join(b"line %d\n" % number for number in range(50)))
+    began = time.monotonic()
+    lines = ablation.log_end(log)
+    assert time.monotonic() - began < 1
+    assert lines == [f"line {number}" for number in range(38, 50)]
+    log.write_bytes(b"\xff" * 10**6)  # one line, and no text
+    [line] = ablation.log_end(log)
+    assert len(line) == 500
+    log.unlink()
+    assert ablation.log_end(log) == [f"there is no log {log}"]
+    os.mkfifo(log)
+    assert ablation.log_end(log) == [f"there is no log {log}"]
+
+
+def test_a_trial_killed_by_a_signal_is_said_with_the_likely_cause():
+    assert [environment_of_runs.ending(status) for status in (2, -9, -15)] == [
+        "exit status 2",
+        "killed by signal 9 (SIGKILL), often the kernel's for want of memory",
+        "killed by signal 15 (SIGTERM)",
+    ]
+
+
 def test_one_bad_trial_is_found_before_any_starts(sweep):
     path = sweep({"model.deform_layers": {"values": [0, "three"]}})
     done = dcnlab("sweep", path)
@@ -253,7 +355,7 @@ class Ticking:
 
     def __init__(self, clock, trial, slot, needs):
         self.clock, self.trial, self.slot, self.needs, self.began = clock, trial, slot, needs, clock.now
-        self.process, self.pid, self.returncode = self, id(self), 0
+        self.process, self.pid, self.returncode, self.urged = self, id(self), 0, None
 
     @property
     def seconds(self):

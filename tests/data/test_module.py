@@ -8,10 +8,10 @@ from dcnlab.data.module import DigitsDataModule
 
 
 class FakeTrainer:
-    """The three numbers a data module asks its trainer for."""
+    """The four numbers a data module asks its trainer for."""
 
     def __init__(self, global_rank, world_size, accumulate_grad_batches=1):
-        self.global_rank, self.world_size = global_rank, world_size
+        self.global_rank, self.world_size, self.num_devices = global_rank, world_size, world_size
         self.accumulate_grad_batches = accumulate_grad_batches
 
 
@@ -88,11 +88,19 @@ def test_a_process_without_images_scores_a_batch_of_none(task):
     assert type(shares[2][0][0]) is type(shares[0][0][0])
 
 
-def test_more_processes_than_training_images_are_refused():
-    data = DigitsDataModule(train_length=3)
-    data.trainer = FakeTrainer(0, 4)
-    with pytest.raises(ValueError, match=r"data\.train has 3 images for 4 processes, one each at least; use at most 3"):
-        data.train_dataloader()
+def test_more_ranks_than_training_images_take_one_each_and_rank_0_says_so(caplog):
+    taken = []
+    for rank in range(4):
+        data = DigitsDataModule(Geometry(image_size=28), train_length=3, batch_size=8)
+        data.trainer = FakeTrainer(rank, 4)
+        loader = data.train_dataloader()
+        taken.append([index for _, index in loader.sampler])
+        assert [len(images) for images, _ in loader] == [1]
+    assert [len(indices) for indices in taken] == [1] * 4
+    assert {index for [index] in taken} == {0, 1, 2}
+    assert [record.getMessage() for record in caplog.records] == [
+        "warning: data.train has 3 images for 4 ranks; each takes one, some of them the same"
+    ]
 
 
 def test_scenes_of_several_digits_come_with_a_label_a_pixel_in_full_batches():

@@ -1,12 +1,17 @@
 """Running compiled loops in parts, on torch's threads on a CPU."""
 
+import contextlib
 import os
+import signal
+import subprocess
+import sys
 import threading
 import time
 
 import numpy as np
 import pytest
 import torch
+from command_line import environment
 from numba import carray
 
 from dcnlab.compiled import callback
@@ -133,3 +138,42 @@ def test_a_forked_process_does_the_whole_work(monkeypatch, count):
     with os.fdopen(reader, "rb") as answer:
         assert list(answer.read()) == [1] * 10
     assert os.waitpid(child, 0)[1] == 0
+
+
+FORK = """
+import os, sys, time
+import torch
+from dcnlab.ops import deform_conv2d
+torch.set_num_threads(2)
+matrix = torch.ones(600, 600)
+images, weight, offset = torch.ones(2, 8, 32, 32), torch.ones(8, 8, 3, 3), torch.zeros(2, 18, 32, 32)
+def work():
+    return deform_conv2d(images, offset, weight, padding=1)[0, 0, 5, 5].item()
+torch.mm(matrix, matrix)
+if sys.argv[1] == "used":
+    work()
+child = os.fork()
+if child == 0:
+    print(torch.get_num_threads(), work(), torch.mm(matrix, matrix)[0, 0].item(), flush=True)
+    os._exit(0)
+sys.exit(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+"""
+
+
+@pytest.mark.parametrize("before", ["used", "unused"])
+def test_operators_and_products_do_not_hang_in_a_fork_of_a_process_that_used_torchs_threads(before):
+    process = subprocess.Popen(
+        [sys.executable, "-c", FORK, before],
+        env=environment(OMP_NUM_THREADS="2"),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+    try:
+        out, err = process.communicate(timeout=90)
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+    assert (process.returncode, err) == (0, "")
+    assert out.split() == ["1", "72.0", "600.0"]

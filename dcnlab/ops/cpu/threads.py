@@ -5,6 +5,9 @@ share. Threads of our own would have to wait for it: after a product OpenMP's th
 a while in case another one follows, and the loops between products took up to twice as long. Without OpenMP a
 pool of Python threads serves. numba's own threading layers are no choice: they abort the process when two threads call
 them at once (workqueue) or after a fork (GNU OpenMP), and compile several times longer.
+
+A forked process computes on one thread. GNU OpenMP's team stays behind in the parent, and torch's own products, too,
+would wait for it for ever.
 """
 
 from __future__ import annotations
@@ -21,6 +24,18 @@ import torch
 from torch import Tensor
 
 _LOOP = ctypes.CFUNCTYPE(None, ctypes.c_void_p)
+_PROCESS = os.getpid()
+"""The process that imported this; one that is forked from it has none of its threads."""
+
+
+def compute_alone_after_forks() -> None:
+    """Have each process that is forked from this one compute on one thread, as PyTorch's loader processes do."""
+
+    def compute_alone() -> None:
+        if torch.get_num_threads() > 1:
+            torch.set_num_threads(1)
+
+    os.register_at_fork(after_in_child=compute_alone)
 
 
 def numbers_of(*tensors: Tensor) -> list[int]:
@@ -44,7 +59,7 @@ def run(loop: int, numbers: Sequence[int], parts: int) -> None:
     table = array("q", (0, parts, *numbers))
     address, threads = table.buffer_info()[0], min(torch.get_num_threads(), parts)
     team = _team() if threads > 1 else None
-    if threads <= 1 or (team is not None and team.process != os.getpid()):  # OpenMP's threads do not survive a fork
+    if threads <= 1 or (team is not None and os.getpid() != _PROCESS):  # OpenMP's threads do not survive a fork
         _LOOP(loop)(address)
     elif team is not None:
         team.parallel(loop, address, threads, 0)
@@ -59,7 +74,6 @@ class _Team:
     """The OpenMP threads of the library that torch is linked with."""
 
     def __init__(self, library: ctypes.CDLL) -> None:
-        self.process = os.getpid()
         self.parallel: Callable[[int, int, int, int], None] = library.GOMP_parallel
         """Runs a function with an address on so many threads; a team may be smaller."""
         library.GOMP_parallel.argtypes = [ctypes.c_void_p, ctypes.c_void_p, ctypes.c_uint, ctypes.c_uint]

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 
 from dcnlab.config import one_line
+from dcnlab.data.files import open_regular
 
 MOST_UNPACKED = 64
 """Times a file's own length that its parts may unpack to; torch's are stored as they are, weights hardly compress."""
@@ -22,8 +23,9 @@ def load(path: Path) -> Any:
         ValueError: it is no such file, holds other objects, or unpacks to far more than itself; the reason, one line.
     """
     try:
-        check_unpacked(path)
-        return torch.load(path, map_location="cpu", weights_only=True)
+        with open_regular(path) as file:
+            check_unpacked(path)
+            return torch.load(file, map_location="cpu", weights_only=True)
     except Exception as error:  # a damaged file, and every kind of file that is not torch's, raises something else
         raise ValueError(reason(error)) from error
 

@@ -17,6 +17,8 @@ from typing import Any
 
 import pytorch_lightning as pl
 
+from dcnlab.data.text import say
+
 _LOOK_SECONDS = 0.25
 _PATIENCE_SECONDS = 3.0
 """For the main thread to come out of what it waits for."""
@@ -133,7 +135,7 @@ class Peers(pl.Callback):
         if self._first:
             self.last_words(end)
             if end.text:
-                print(f"dcnlab: {end.text}", file=sys.stderr, flush=True)
+                say(f"dcnlab: {end.text}", sys.stderr, flush=True)
             self.written()
         else:
             self.speaks()

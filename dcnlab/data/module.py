@@ -16,6 +16,7 @@ from torch.utils.data import DataLoader, Dataset, default_collate
 
 from dcnlab.data.digits import DigitClassification, DigitDetection, DigitScenes, DigitSegmentation, Geometry
 from dcnlab.data.imagefolder import IMAGENET_MEAN, IMAGENET_STD, ImageFolderSplit
+from dcnlab.data.loaders import claim_folder
 from dcnlab.data.orientation import Orientation
 from dcnlab.data.samplers import EvaluationSampler, TrainingSampler
 
@@ -94,6 +95,8 @@ class SplitsDataModule(LightningDataModule):
         return (0, 1) if self.trainer is None else (self.trainer.global_rank, self.trainer.world_size)
 
     def _loader(self, dataset: Dataset[Any], sampler: Any, batch_size: int, drop_last: bool = False) -> DataLoader[Any]:
+        if self.workers:
+            claim_folder()
         return DataLoader(
             dataset,
             batch_size,

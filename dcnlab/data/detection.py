@@ -99,7 +99,8 @@ class DetectionSplit(Dataset[tuple[Tensor, Target]]):
         self.annotations, self.classes = annotations, list(annotations.classes)
         self.augment, self.seed = augment, seed
         self.orientation = orientation or Orientation()
-        self.sides = [(side, test_longer_side) for side in test_sides or ()] or [(shorter_side, longer_side)]
+        tested: list[tuple[int | None, int | None]] = [(side, test_longer_side) for side in test_sides or ()]
+        self.sides = tested or [(shorter_side, longer_side)]
         self.sides_are = "test.shorter_sides" if test_sides else "data.shorter_side"
         boxes, chosen = annotations.trainable()
         self.boxes, self.labels = boxes[chosen].astype(np.float32), annotations.labels[chosen]

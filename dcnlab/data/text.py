@@ -13,8 +13,8 @@ from typing import Any, TextIO
 _JOINERS = "\u200c\u200d"
 """Format characters that some scripts are spelled with, and that move nothing."""
 
-_FORMULA = tuple("=+-@\t\r")
-"""A spreadsheet computes a cell that begins with one of these."""
+_FORMULA = tuple("=+-@\uff1d\uff0b\uff0d\uff20")
+"""A spreadsheet computes a cell that begins with one of these, or with one of their wide forms."""
 
 _MARKDOWN = {ord(sign): f"\\{sign}" for sign in "\\|`<"}
 
@@ -69,7 +69,7 @@ def csv_cell(value: Any) -> Any:
     if not isinstance(value, str):
         return value
     text = visible(value)
-    return f"'{text}" if text.startswith(_FORMULA) and not _is_number(text) else text
+    return f"'{text}" if text.lstrip().startswith(_FORMULA) and not _is_number(text) else text
 
 
 def _is_number(text: str) -> bool:

@@ -164,3 +164,31 @@ def test_a_wrong_sweep_file_is_refused_in_one_line_that_names_the_file(write, ch
 def test_what_needs_a_server_is_said_and_not_silently_dropped(write):
     sweep = sweepfile.read(write(early_terminate={"type": "hyperband", "min_iter": 3}))
     assert sweep.notes == ("ablation.yaml: early_terminate has no effect without wandb's server",)
+
+
+@pytest.mark.parametrize(
+    ("changes", "limit", "says"),
+    [
+        ({"parameters": {"seed": {"min": 0, "max": 10**12}}}, None, "its grid has 1000000000001 trials"),
+        (
+            {"parameters": {f"p{n}": {"values": list(range(20))} for n in range(8)}},
+            None,
+            "its grid has 25600000000 trials",
+        ),
+        ({"method": "random", "run_cap": 10**9}, None, "run_cap or --limit asks for 1000000000 trials"),
+        ({"method": "random"}, 10**9, "run_cap or --limit asks for 1000000000 trials"),
+    ],
+)
+def test_more_trials_than_anyone_runs_are_refused_before_one_is_made(write, changes, limit, says):
+    path = write(**changes)
+    with pytest.raises(ConfigError, match=rf"\Aablation\.yaml: {says}; allowed are 10000; run_cap states fewer\Z"):
+        all_trials(path, limit=limit)
+
+
+def test_run_cap_takes_the_first_points_of_a_grid_without_end(write):
+    path = write(
+        parameters={"model.deform_layers": {"values": [1, 0]}, "seed": {"min": 7, "max": 2**32 - 1}}, run_cap=3
+    )
+    assert [trial.parameters for trial in all_trials(path)] == [
+        {"model.deform_layers": 1, "seed": seed} for seed in (7, 8, 9)
+    ]

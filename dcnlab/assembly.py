@@ -169,13 +169,12 @@ def data_module(config: Config) -> Any:
         )
     pictures = {key: getattr(data, key) for key in ("root", "shorter_side", "flip", "mean", "std", "exif")}
     if config.task == "detection":
-        own_size = config.test.shorter_sides is not None  # the test resizes the file's own pixels, once
         return DetectionDataModule(
             data.name,
             images=data.images,
             annotations=data.annotations,
             longer_side=data.longer_side,
-            test_own_size=own_size,
+            test_sides=config.test.shorter_sides,  # the test resizes the file's own pixels, once
             **pictures,
             **common,
         )
@@ -184,6 +183,7 @@ def data_module(config: Config) -> Any:
         ignore=data.ignore,
         random_scale=data.random_scale,
         crop_size=data.crop_size,
+        test_scale=max(config.test.scales),
         **pictures,
         **common,
     )

@@ -15,6 +15,8 @@ import typer
 
 from dcnlab import cli_score, lifeline, options
 from dcnlab.config import ConfigError, choose, nearest, one_line
+from dcnlab.data import memory
+from dcnlab.data.text import say, show_warnings_visibly, visible
 from dcnlab.runs import Interrupted, PeerFailed
 
 app = typer.Typer(
@@ -38,7 +40,7 @@ def _version(asked: bool) -> None:
     if asked:
         from dcnlab.environment import version
 
-        print(f"dcnlab {version('dcnlab') or 'from a checkout'}")
+        say(f"dcnlab {version('dcnlab') or 'from a checkout'}")
         raise typer.Exit
 
 
@@ -61,7 +63,7 @@ def fit(
     configfile.check_paths(config)
     from dcnlab import experiment as one
 
-    _print_once(one.fit(config))
+    _print_once(visible(one.fit(config)))
 
 
 @app.command()
@@ -78,7 +80,7 @@ def evaluate(
     from dcnlab import experiment as one
 
     metrics = one.evaluate(folder, overrides or [])
-    lines = [f"{key} {value:.2f}" for key, value in metrics.items()]
+    lines = [f"{visible(key)} {value:.2f}" for key, value in metrics.items()]
     if lines or form == "json":
         _print_once(json.dumps(metrics) if form == "json" else "\n".join(lines))
 
@@ -95,7 +97,7 @@ def resume(run: Annotated[str, typer.Argument(metavar="RUN")], overrides: Overri
     folder = runs.find(run)
     from dcnlab import experiment as one
 
-    _print_once(one.resume(folder, overrides or []))
+    _print_once(visible(one.resume(folder, overrides or [])))
 
 
 @app.command()
@@ -132,7 +134,7 @@ def sweep(
     try:
         status = ablation.run(sweep, out, jobs, limit, minutes, overrides or [], launcher, slurm or [], trial_minutes)
     except Stopped as stopped:
-        print(f"stopped by {stopped}; the same command goes on with what is missing", file=sys.stderr)
+        say(f"stopped by {stopped}; the same command goes on with what is missing", file=sys.stderr)
         raise typer.Exit(128 + stopped.number) from stopped
     raise typer.Exit(status)
 
@@ -165,9 +167,9 @@ def table(
     if form == "rich":
         tables.show(found)
     else:
-        print(tables.render(found, form))
+        say(tables.render(found, form), block=True)
     for note in found.notes:
-        print(f"note: {note}", file=sys.stderr)
+        say(f"note: {note}", file=sys.stderr)
 
 
 @app.command()
@@ -179,7 +181,7 @@ def report(
     """Write one HTML page on all runs in a folder, which needs no network: tables, curves, costs; prints the file."""
     from dcnlab.ablations.report import page
 
-    print(page.write(folder, out, any_code))
+    say(page.write(folder, out, any_code))
 
 
 @app.command()
@@ -215,14 +217,14 @@ def complexity(
         pixels,
         (device or timing.usual_device()) if timed else None,
         repeats,
-        say=lambda line: print(line, file=sys.stderr, flush=True),
+        say=lambda line: say(line, sys.stderr, flush=True),
     )
     if form == "rich":
         rendering.show(costs.blocks(found))
     else:
-        print(rendering.render(found.rows, costs.blocks(found), form))
+        say(rendering.render(found.rows, costs.blocks(found), form), block=True)
     for note in found.notes:
-        print(f"note: {note}", file=sys.stderr)
+        say(f"note: {note}", file=sys.stderr)
 
 
 @app.command()
@@ -250,9 +252,9 @@ def dilation(
     if form == "rich":
         rendering.show(blocks)
     else:
-        print(rendering.render(rows, blocks, form))
+        say(rendering.render(rows, blocks, form), block=True)
     for note in found.notes:
-        print(f"note: {note}", file=sys.stderr)
+        say(f"note: {note}", file=sys.stderr)
 
 
 @app.command()
@@ -279,18 +281,18 @@ def robustness(
         options.numbers("--angles", angles, -360, 360),
         options.numbers("--scales", scales, 0.1, 10),
         [word for word in words if word not in names],
-        say=lambda line: print(line, file=sys.stderr, flush=True),
+        say=lambda line: say(line, sys.stderr, flush=True),
     )
     if form == "rich":
         rendering.show(curves.blocks(found))
     else:
-        print(rendering.render(found.rows, curves.blocks(found), form))
+        say(rendering.render(found.rows, curves.blocks(found), form), block=True)
     if out is not None:
         out.mkdir(parents=True, exist_ok=True)
         write_whole(out / curves.FILE, rendering.render(found.rows, [], "json") + "\n")
         write_whole(out / curves.FIGURE, curves.draw(found))
     for note in found.notes:
-        print(f"note: {note}", file=sys.stderr)
+        say(f"note: {note}", file=sys.stderr)
 
 
 @app.command()
@@ -320,8 +322,9 @@ def visualize(
 
     drawn = figures.draw(folder, image, out, kind, at or [], layers, score, overrides or [])
     for note in drawn.notes:
-        print(f"note: {note}", file=sys.stderr)
-    print("\n".join(map(str, drawn.paths)))
+        say(f"note: {note}", file=sys.stderr)
+    for path in drawn.paths:
+        say(path)
 
 
 @app.command()
@@ -339,8 +342,8 @@ def export(
 
     found = exporting.export(folder, form, out, pixels)
     for note in found.notes:
-        print(f"note: {note}", file=sys.stderr)
-    print(found.path)
+        say(f"note: {note}", file=sys.stderr)
+    say(found.path)
 
 
 @app.command()
@@ -368,15 +371,15 @@ def preview(
     scenes = DigitScenes(split, digits=1 if task == "classification" else 4)
     out.parent.mkdir(parents=True, exist_ok=True)
     out.touch()  # says which path it is that cannot be written, as the writer of PNGs does not
-    print(contact_sheet(scenes, scenes.classes, out, rows, columns))
+    say(contact_sheet(scenes, scenes.classes, out, rows, columns))
 
 
 def _print_once(text: object) -> None:
-    """Print, from the first of the processes that made the run together."""
+    """Print lines, from the first of the processes that made the run together."""
     from dcnlab.tracking import is_first_process
 
     if is_first_process():
-        print(text)
+        say(text, block=True)
 
 
 def main() -> None:
@@ -384,6 +387,7 @@ def main() -> None:
     # Before torch is imported: what its store warns of when one of several processes has ended, the run says itself.
     os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
     lifeline.hold()
+    show_warnings_visibly()
     usage_error = typer.BadParameter.__mro__[1]  # typer brings its own click, or takes the installed one
     try:
         status = app(prog_name="dcnlab", standalone_mode=False)
@@ -394,12 +398,17 @@ def main() -> None:
     except OSError as error:  # a path that cannot be read or written, a full disk
         where = f"{error.filename}: " if error.filename is not None else ""
         _fail(f"{where}{error.strerror or error}")
+    except (MemoryError, RuntimeError) as error:
+        if not memory.is_out(error):
+            raise
+        said = str(error).partition("\n")[0]
+        _fail(f"there is not enough memory{f' ({said})' if said else ''}; smaller images or batches need less")
     except typer.Abort:
         sys.exit(130)
     except usage_error as error:  # type: ignore[misc]
         _fail(_usage(error))
     except Interrupted as error:
-        print(f"interrupted; go on with: dcnlab resume {shlex.quote(str(error))}", file=sys.stderr)
+        say(f"interrupted; go on with: dcnlab resume {shlex.quote(str(error))}", file=sys.stderr)
         sys.exit(130)
     except KeyboardInterrupt:
         sys.exit(130)
@@ -427,13 +436,13 @@ def _usage(error: BaseException) -> str:
 def _fail(text: str, status: int = 2) -> None:
     line = " ".join(text.split())
 
-    def say() -> None:
-        print(f"dcnlab: {line}", file=sys.stderr, flush=True)
+    def tell() -> None:
+        say(f"dcnlab: {line}", file=sys.stderr, flush=True)
 
     if _is_rank():
-        _fail_as_rank(line, status, say)
+        _fail_as_rank(line, status, tell)
     else:
-        say()
+        tell()
     sys.exit(status)
 
 
@@ -442,13 +451,13 @@ def _is_rank() -> bool:
     return any(name in os.environ for name in ("RANK", "NODE_RANK", "LOCAL_RANK", "SLURM_STEP_ID"))
 
 
-def _fail_as_rank(line: str, status: int, say: Callable[[], None]) -> None:
+def _fail_as_rank(line: str, status: int, tell: Callable[[], None]) -> None:
     """Say it once for all ranks of a run, and have none of them wait for this one."""
     if "TORCHELASTIC_RUN_ID" in os.environ:
         if os.environ.get("RANK", "0") != "0":  # rank 0 most likely says the same, and torchrun ends the others then
             time.sleep(OTHERS_SECONDS)
-        say()
+        tell()
         return
     from dcnlab import peers
 
-    peers.tell_those_who_wait(line, status, say)
+    peers.tell_those_who_wait(line, status, tell)

@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from dcnlab.config import choose
+from dcnlab.data.text import say
 
 app = typer.Typer(help="Score anyone's predictions: all figures in percent.", no_args_is_help=True)
 
@@ -38,7 +39,7 @@ def detection(
     from dcnlab import score as scoring
 
     choose("--format", form, scoring.FORMATS)
-    print(scoring.render(scoring.detection(detections, annotations, protocol, split, backend, figure), form))
+    say(scoring.render(scoring.detection(detections, annotations, protocol, split, backend, figure), form), block=True)
 
 
 @app.command()
@@ -54,4 +55,4 @@ def segmentation(
     from dcnlab import score as scoring
 
     choose("--format", form, scoring.FORMATS)
-    print(scoring.render(scoring.segmentation(predictions, labels, classes, ignore, names), form))
+    say(scoring.render(scoring.segmentation(predictions, labels, classes, ignore, names), form), block=True)

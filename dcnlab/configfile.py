@@ -21,6 +21,7 @@ from dcnlab import resources, yamlfile
 from dcnlab.config import Config, ConfigError, nearest, one_line
 from dcnlab.data import jsonfile
 from dcnlab.data.paths import shown
+from dcnlab.data.text import check_encodable
 from dcnlab.yamlfile import read_yaml
 
 WHERE = (
@@ -30,6 +31,9 @@ WHERE = (
 """Keys that say what a run is called, where and how visibly it happens; not what it computes."""
 MOST_REFERENCES = 12
 """Places where `${...}` stands for another key."""
+
+MOST_EXTENDED = 20
+"""Files that one another extend; ours are three."""
 
 # OmegaConf's resolvers, such as oc.env, would put the environment's secrets into config.yaml and onto wandb.
 _OF_THE_TREE = re.compile(r"\$\{[A-Za-z_][A-Za-z0-9_.]*\}")
@@ -231,12 +235,14 @@ def chain(path: Path) -> list[tuple[Path, dict[str, Any]]]:
     """The file and those that it extends, the farthest first.
 
     Raises:
-        ConfigError: one is missing, or they extend one another in a circle.
+        ConfigError: one is missing, they extend one another in a circle, or they are more than `MOST_EXTENDED`.
     """
     layers: list[tuple[Path, dict[str, Any]]] = []
     seen: list[Path] = []
     current: Path | None = path
     while current is not None:
+        if len(layers) == MOST_EXTENDED:
+            raise ConfigError(f"{path}: extends a chain of more than {MOST_EXTENDED} files; {current} is one too many")
         if current.resolve() in seen:
             raise ConfigError(f"{layers[-1][0]}: extends {current.name}, which extends it in turn")
         seen.append(current.resolve())
@@ -273,6 +279,11 @@ def apply(tree: DictConfig, layer: dict[str, Any], source: str) -> None:
                 f"{source}: {key} is {shown(value)}; ${{...}} stands for another key of the experiment, such as "
                 "${data.root}, and for nothing else: the environment is not read"
             )
+        for text in _texts(value):
+            try:
+                check_encodable(text, f"{source}: {key}")
+            except ValueError as error:
+                raise ConfigError(str(error)) from error
         try:
             # OmegaConf takes a list whose values are lists or mappings, whatever it is a list of.
             if isinstance(value, list) and any(isinstance(inner, dict | list) for inner in value):

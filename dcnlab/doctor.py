@@ -11,6 +11,7 @@ from typing import Any
 from rich.console import Console
 
 from dcnlab import environment, resources
+from dcnlab.data.text import visible
 
 OK, ABSENT, BROKEN = "ok", "--", "FAILED"
 
@@ -35,7 +36,7 @@ def run() -> int:
     for title, check in _CHECKS:
         console.print(title, style="bold")
         for mark, text in check():
-            console.print(f"  {mark:7}{text}")
+            console.print(f"  {mark:7}{visible(text)}")
             status |= mark == BROKEN
     return status
 

@@ -15,7 +15,10 @@ from pytorch_lightning.utilities import rank_zero_only
 
 from dcnlab import runs
 from dcnlab.config import ConfigError, one_line
+from dcnlab.data.files import read_bytes
 
+LARGEST = 2**30
+"""Bytes of a metrics.csv."""
 SECONDS = 10.0
 """Rows reach the file at least so often, and before every checkpoint."""
 
@@ -102,9 +105,11 @@ class MetricsFile(Logger):
 
 def read(path: Path) -> list[dict[str, str]]:
     """The whole rows of a metrics.csv; none where there is no such file, or where a kill cut the last one short."""
-    if not path.is_file():
+    try:
+        content = read_bytes(path, LARGEST)
+    except FileNotFoundError:
         return []
-    whole = path.read_text(encoding="utf-8").rpartition("\n")[0]
+    whole = content.decode().rpartition("\n")[0]
     return list(csv.DictReader(io.StringIO(whole)))
 
 

@@ -23,6 +23,7 @@ import pytorch_lightning as pl
 from pytorch_lightning.strategies import DDPStrategy
 
 from dcnlab.config import ConfigError, one_line
+from dcnlab.data.text import say
 from dcnlab.environment import ProcessId, ending
 
 _LOOK_SECONDS = 0.25
@@ -206,7 +207,7 @@ class Peers(pl.Callback):
         if self._first:
             self.last_words(end)
             if end.text:
-                print(f"dcnlab: {end.text}", file=sys.stderr, flush=True)
+                say(f"dcnlab: {end.text}", sys.stderr, flush=True)
             self.written()
         else:
             self.speaks()

@@ -17,7 +17,9 @@ from typing import Any
 
 from dcnlab.config import Config, ConfigError, folder_name, nearest, one_line
 from dcnlab.data import jsonfile
+from dcnlab.data.files import open_regular
 from dcnlab.data.paths import shown
+from dcnlab.data.text import visible
 
 SCHEMA = 1
 LARGEST_RESULTS = 2**24
@@ -51,8 +53,14 @@ _OVER = ("classes", "left_out")
 """Lists of `metrics_over`: classes that the means are over, and those without a label (of pixels: nor predicted)."""
 _NAMED = 5
 """Classes that are named; of more there is the number alone."""
-_CODE = ("git", "dcnlab", "torch")
-"""Of its environment: what tells code apart."""
+_TEXTS = ("git", "dcnlab", "torch", "gpu", "cpu", "cuda")
+"""Of its environment: what is text; the first ones tell code apart."""
+MOST_NAMES = {"parameters": 1000, "metrics": 100_000, "model": 100, "cost": 100, "environment": 1000}
+"""Entries of each section."""
+MOST_HEADLINES = 100
+"""Metrics of the whole test; each is a column of people's tables."""
+LONGEST_NAME = 1000
+"""Characters of an entry's name."""
 
 
 class Interrupted(BaseException):
@@ -172,7 +180,7 @@ def lock(path: Path) -> Iterator[None]:
         ConfigError: another process holds it.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("a") as file:
+    with open_regular(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, "ab") as file:
         try:
             # Not flock, whose lock the loader processes would inherit, and hold for as long as they outlive this one.
             fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -194,6 +202,7 @@ def write_whole(path: Path, content: str | bytes | memoryview) -> None:
             file.flush()
             os.fsync(file.fileno())
         os.replace(temporary, path)
+        _sync_folder(path.parent)
     except OSError as error:
         if error.errno is not None:
             error.filename = str(path)  # a full disk names none
@@ -201,6 +210,16 @@ def write_whole(path: Path, content: str | bytes | memoryview) -> None:
     finally:
         with contextlib.suppress(OSError):
             temporary.unlink(missing_ok=True)
+
+
+def _sync_folder(folder: Path) -> None:
+    """Bring a folder's list of files to the disk: without it a power cut may undo a rename that others have seen."""
+    with contextlib.suppress(OSError):  # some network drives know no such thing
+        descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
 
 
 def remove_temporaries(folder: Path) -> None:
@@ -213,6 +232,8 @@ def remove_temporaries(folder: Path) -> None:
 
 def write_results(folder: Path, results: dict[str, Any]) -> None:
     """Write `results` as the folder's results.json."""
+    if "reason" in results:  # it may quote the name of a file, which is any bytes
+        results = {**results, "reason": visible(results["reason"])}
     write_whole(folder / "results.json", json.dumps(results, indent=2, allow_nan=False) + "\n")
 
 
@@ -245,6 +266,7 @@ def check_results(results: Any, source: str) -> None:
         raise ConfigError(f"{source}: not of schema {SCHEMA}")
     if results.get("status") not in STATUSES or not all(isinstance(results.get(key), dict) for key in sections):
         raise ConfigError(f"{source}: status or one of {', '.join(sections)} is missing")
+    _check_names(results, source)
     if type(results.get("seed")) is not int:
         raise ConfigError(f"{source}: seed is {shown(results.get('seed'))}; it must be a whole number")
     if not isinstance(results.get("end"), str | None):
@@ -259,9 +281,37 @@ def check_results(results: Any, source: str) -> None:
             value = results[section].get(key)
             if not _is_figure(value) and (value is not None or section == "metrics"):
                 raise ConfigError(f"{source}: {section}.{shown(key)} is {shown(value)}; it must be a finite number")
-    for key in _CODE:
+    for key in _TEXTS:
         if not isinstance(results["environment"].get(key), str | None):
             raise ConfigError(f"{source}: environment.{key} is {shown(results['environment'][key])}; it must be text")
+    if type(results["environment"].get("world_size")) not in (int, type(None)):
+        said = shown(results["environment"]["world_size"])
+        raise ConfigError(f"{source}: environment.world_size is {said}; it must be a whole number")
+
+
+def _check_names(results: dict[str, Any], source: str) -> None:
+    """Refuse names and texts that no table can hold: what is no text in any encoding, and what is too much."""
+    wrong = next((key for key, value in results.items() if not _is_text([key, value])), None)
+    if wrong is not None:
+        raise ConfigError(f"{source}: {shown(wrong)} holds a lone surrogate, which is no character")
+    for section, most in MOST_NAMES.items():
+        names = list(results[section])
+        if len(names) > most:
+            raise ConfigError(f"{source}: {section} has {len(names)} entries; allowed are {most}")
+        longest = max(names, key=len, default="")
+        if len(longest) > LONGEST_NAME:
+            raise ConfigError(f"{source}: {section} has a name of {len(longest)} characters; allowed {LONGEST_NAME}")
+    headlines = sum(map(is_headline, results["metrics"]))
+    if headlines > MOST_HEADLINES:
+        raise ConfigError(f"{source}: metrics has {headlines} of the whole test; allowed are {MOST_HEADLINES}")
+
+
+def _is_text(value: Any) -> bool:
+    try:
+        json.dumps(value, ensure_ascii=False).encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def means_over(results: dict[str, Any]) -> str | None:

@@ -11,6 +11,8 @@ from typing import Any
 
 from dcnlab.config import ConfigError, choose, nearest
 from dcnlab.data import jsonfile
+from dcnlab.data.folders import files_below
+from dcnlab.data.text import markdown, visible
 
 FORMATS = ("text", "markdown", "json")
 PICTURES = (".png", ".pdf", ".svg")
@@ -109,12 +111,11 @@ def _images(folder: Path, option: str) -> dict[str, Path]:
     if not folder.is_dir():
         raise ConfigError(f"{option} {folder} is not a folder")
     found: dict[str, Path] = {}
-    for path in sorted(folder.rglob("*")):
-        if path.suffix.lower() == ".png" and path.is_file():
-            name = path.relative_to(folder).with_suffix("").as_posix()
-            if name in found:
-                raise ConfigError(f"{option} {folder} holds both {found[name].name} and {path.name} for one image")
-            found[name] = path
+    for path in map(Path, files_below(folder, (".png",))):
+        name = path.relative_to(folder).with_suffix("").as_posix()
+        if name in found:
+            raise ConfigError(f"{option} {folder} holds both {found[name].name} and {path.name} for one image")
+        found[name] = path
     if not found:
         raise ConfigError(f"{option} {folder} holds no PNG")
     return found
@@ -262,7 +263,8 @@ def render(scores: Mapping[str, float], form: str) -> str:
     columns = list(dict.fromkeys(metric for row in each.values() for metric in row))
     blocks = [_grid(["metric", "%"], [[key, _cell(value)] for key, value in whole.items()], form)]
     if left_out:
-        blocks.append(_said(known, left_out, "iou" in columns))
+        said = _said(known, left_out, "iou" in columns)
+        blocks.append(markdown(said) if form == "markdown" else visible(said))
     if each:
         lines = [[name, *(_cell(row[metric]) for metric in columns)] for name, row in each.items()]
         blocks.append(_grid(["class", *(f"{metric} (%)" for metric in columns)], lines, form))
@@ -296,6 +298,7 @@ def _cell(value: float) -> str:
 def _grid(header: Sequence[str], lines: Sequence[Sequence[str]], form: str) -> str:
     from tabulate import tabulate
 
-    style = {"text": "simple", "markdown": "pipe"}[form]
+    style, safe = {"text": ("simple", visible), "markdown": ("pipe", markdown)}[form]
     aligned = ["left", *["right"] * (len(header) - 1)]
+    header, lines = [safe(name) for name in header], [[safe(cell) for cell in line] for line in lines]
     return tabulate(lines, header, tablefmt=style, disable_numparse=True, colalign=aligned)

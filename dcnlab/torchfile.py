@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from dcnlab.config import one_line
+from dcnlab.data.files import open_regular
 from dcnlab.data.paths import shown
 
 _ARCHIVE = b"PK\x03\x04"
@@ -27,8 +28,9 @@ def load(path: Path) -> Any:
             reason, one line.
     """
     try:
-        check_archive(path)
-        return torch.load(path, map_location="cpu", weights_only=True)
+        with open_regular(path) as file:
+            check_archive(path)
+            return torch.load(file, map_location="cpu", weights_only=True)
     except Exception as error:  # a damaged file, and every kind of file that is not torch's, raises something else
         raise ValueError(reason(error)) from error
 

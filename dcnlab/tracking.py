@@ -14,6 +14,7 @@ from pytorch_lightning.utilities import rank_zero_only
 
 from dcnlab import mirror
 from dcnlab.config import Config, ConfigError, choose
+from dcnlab.data.text import VisibleFormatter
 
 _NOISE = (
     r".*does not have many workers.*",
@@ -33,7 +34,9 @@ def quiet() -> None:
     """Silence what Lightning says to developers; its errors and other warnings stay, and our own words go to stderr."""
     ours = logging.getLogger("dcnlab")
     if not ours.handlers and is_first_process():
-        ours.addHandler(logging.StreamHandler())
+        handler = logging.StreamHandler()
+        handler.setFormatter(VisibleFormatter())
+        ours.addHandler(handler)
         ours.setLevel(logging.INFO)
     for name in ("pytorch_lightning", "lightning_fabric", "lightning.pytorch"):
         logging.getLogger(name).setLevel(logging.WARNING)

@@ -13,6 +13,7 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from dcnlab.config import ConfigError, one_line
+from dcnlab.data.files import read_bytes
 
 LARGEST = 2**20
 """Bytes of a file; our longest experiment has two thousand."""
@@ -35,11 +36,7 @@ def read_yaml(path: Path) -> dict[str, Any]:
         ConfigError: it is not such a file; one line.
     """
     try:
-        with path.open("rb") as file:
-            content = file.read(LARGEST + 1)
-        if len(content) > LARGEST:
-            raise ValueError(f"larger than {LARGEST >> 20} MiB")
-        text = content.decode("utf-8-sig")
+        text = read_bytes(path, LARGEST).decode("utf-8-sig")
     except (OSError, ValueError) as error:
         raise ConfigError(f"{path}: {one_line(error)}") from error
     return mapping(text, str(path))

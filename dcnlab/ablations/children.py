@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from dcnlab import lifeline, resources
+from dcnlab.data.files import open_regular
 
 _THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMBA_NUM_THREADS")
 _ONE_RUNS_OWN = (
@@ -71,7 +72,7 @@ def start(arguments: Sequence[str], log: Path, slot: Slot, environment: dict[str
     variables["PYTHONPATH"] = os.pathsep.join(
         [str(resources.PACKAGE.parent), *filter(None, [variables.get("PYTHONPATH")])]
     )
-    with log.open("wb") as output:
+    with open_regular(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, "wb") as output:
         process = subprocess.Popen(
             [sys.executable, "-P", "-m", "dcnlab", *arguments],
             stdin=subprocess.DEVNULL,

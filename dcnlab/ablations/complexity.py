@@ -147,7 +147,7 @@ def _own_classes(data: DataConfig, task: str) -> list[str] | None:
 
 def _sizes(config: Config) -> tuple[tuple[int, int], tuple[int, int]]:
     """The size at which a usual image of the data set comes to the network in a test, and that of its file."""
-    from dcnlab.data.detection import resized
+    from dcnlab.data.resizing import resized
 
     data = config.data
     if data.name in ("digits", "imagefolder"):

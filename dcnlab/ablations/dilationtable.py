@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 from dcnlab.ablations import paper, papertables, seeds
@@ -11,7 +11,9 @@ from dcnlab.ablations.record import Record
 from dcnlab.ablations.rendering import Block
 from dcnlab.ablations.sweepfile import digest
 from dcnlab.config import ConfigError
+from dcnlab.data import jsonfile
 from dcnlab.metrics.effective_dilation import SIZES
+from dcnlab.runs import LARGEST_RESULTS
 
 FILE = "dilation.json"
 _KEYS = ("mean", "std", "count")
@@ -29,19 +31,26 @@ def rows(found: Sequence[Record]) -> tuple[list[dict[str, Any]], list[str]]:
         found: runs; those without a dilation.json do not count.
 
     Raises:
-        ConfigError: none was measured, or a file is not what `dcnlab dilation` writes.
+        ConfigError: none was measured.
     """
     groups: dict[str, list[tuple[Record, list[dict[str, Any]]]]] = {}
+    broken = []
     for one in found:
-        path = one.folder / FILE
-        if path.is_file():
-            groups.setdefault(digest([one.without([]), one.code]), []).append((one, _read(path)))
+        try:
+            lines = _read(one.folder / FILE)
+        except ConfigError as error:
+            broken.append(f"left out: {error}")
+            continue
+        if lines is not None:
+            groups.setdefault(digest([one.without([]), one.code]), []).append((one, lines))
     if not groups:
-        raise ConfigError(f"no run with a {FILE} found; measure some with: dcnlab dilation RUN")
+        raise ConfigError(
+            broken[0] if broken else f"no run with a {FILE} found; measure some with: dcnlab dilation RUN"
+        )
     firsts = [members[0][0] for members in groups.values()]
     titles = papertables.titles(firsts, "table2")
     made = [row for title, members in zip(titles, groups.values(), strict=True) for row in _of_system(title, members)]
-    return made, [f"paper: {paper.read('table2')['data']}; ± is over filters", *_unlike(firsts)]
+    return made, [*broken, f"paper: {paper.read('table2')['data']}; ± is over filters", *_unlike(firsts)]
 
 
 def _of_system(title: str, members: Sequence[tuple[Record, list[dict[str, Any]]]]) -> list[dict[str, Any]]:
@@ -66,14 +75,33 @@ def _of_system(title: str, members: Sequence[tuple[Record, list[dict[str, Any]]]
     return made
 
 
-def _read(path: Any) -> list[dict[str, Any]]:
+def _read(path: Path) -> list[dict[str, Any]] | None:
+    """The rows of a dilation.json; None where there is none."""
     try:
-        lines = json.loads(path.read_text(encoding="utf-8"))["rows"]
-        if not all({"layer", *SIZES} <= set(line) for line in lines):
-            raise KeyError("layer")
+        tree = jsonfile.load(path, LARGEST_RESULTS)
+        jsonfile.check_depth(tree)
+        lines = list(tree["rows"])
+        if not all(map(_is_row, lines)):
+            raise ValueError("a row")
+    except FileNotFoundError:
+        return None
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise ConfigError(f"{path}: not what dcnlab dilation writes; measure it again") from error
     return lines
+
+
+def _is_row(line: Any) -> bool:
+    if not isinstance(line, dict) or not isinstance(line.get("layer"), str):
+        return False
+    cells = [line[size] for size in SIZES if line.get(size)]
+    return set(SIZES) <= set(line) and all(isinstance(cell, dict) and _is_cell(cell) for cell in cells)
+
+
+def _is_cell(cell: dict[str, Any]) -> bool:
+    numbers = [cell.get(key) for key in _KEYS]
+    return set(_KEYS) <= set(cell) and all(
+        value is None or (type(value) in (int, float) and -1e300 < value < 1e300) for value in numbers
+    )
 
 
 def _unlike(firsts: Sequence[Record]) -> list[str]:

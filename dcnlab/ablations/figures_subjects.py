@@ -21,6 +21,7 @@ from dcnlab.config import Config, ConfigError, nearest
 from dcnlab.data.digits import MEAN, STD
 from dcnlab.data.imagefile import read_image
 from dcnlab.data.orientation import Orientation
+from dcnlab.data.resizing import resized
 from dcnlab.experiment import reading_data
 from dcnlab.tasks.pictures import to_picture
 from dcnlab.tasks.segmentation import segment
@@ -127,10 +128,16 @@ def _file(config: Config, parts: Parts, name: str) -> Subject:
         )
     # A file of the user's has no annotation: it is shown as viewers show it, unless data.exif says otherwise.
     exif = "ignore" if config.data.exif == "ignore" else "apply"
-    picture = read_image(path, Orientation(exif))
+    side = config.data.image_size
+
+    def digit(height: int, width: int) -> tuple[int, int, str]:
+        return *resized(height, width, side, None), f"data.image_size {side}"
+
+    made = digit if config.data.name == "digits" else parts.data.test.made
+    picture = read_image(path, Orientation(exif), made=made)
     size: tuple[int, int] | None = (picture.height, picture.width)
     if config.data.name == "digits":
-        pixels = F.resize(F.pil_to_tensor(picture.convert("L")), [config.data.image_size], antialias=True)
+        pixels = F.resize(F.pil_to_tensor(picture.convert("L")), [side], antialias=True)
         image = ((pixels.float() / 255 - MEAN) / STD).expand(3, -1, -1)
     elif config.task == "classification":
         image, size = parts.data.test.transform(picture), None

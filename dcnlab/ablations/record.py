@@ -83,6 +83,8 @@ def records(roots: Sequence[Path]) -> tuple[list[Record], list[str]]:
                 found.append(Record(folder, settings, results, (folder / "results.json").stat().st_mtime))
         except ConfigError as error:
             notes.append(f"left out: {error}")
+        except OSError as error:  # a folder that may not be looked into
+            notes.append(f"left out: {folder}: {error.strerror}")
     return found, notes
 
 

@@ -7,6 +7,8 @@ import json
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
+from dcnlab.data.text import csv_cell, markdown, say, visible
+
 FORMATS = ("rich", "markdown", "latex", "csv", "json")
 
 
@@ -35,22 +37,29 @@ def render(rows: list[dict[str, Any]], blocks: Sequence[Block], form: str) -> st
         import pandas as pd
 
         # Object columns keep whole numbers whole where a row is missing.
-        flat = [{key: json.dumps(v) if isinstance(v, dict | list) else v for key, v in row.items()} for row in rows]
+        flat = [{csv_cell(key): _flat(value) for key, value in row.items()} for row in rows]
         return pd.DataFrame(flat, dtype=object).to_csv(index=False).rstrip("\n")
     from tabulate import tabulate
+
+    safe = markdown if form == "markdown" else visible
 
     def one(block: Block) -> str:
         style = {"markdown": "pipe", "latex": "latex_booktabs"}[form]
         aligned = ["left", *["right"] * (len(block.header) - 1)]
-        text = tabulate(block.lines, block.header, tablefmt=style, disable_numparse=True, colalign=aligned)
-        return text.replace("±", r"$\pm$") if form == "latex" else text
+        header, lines = [safe(name) for name in block.header], [[safe(cell) for cell in line] for line in block.lines]
+        made = tabulate(lines, header, tablefmt=style, disable_numparse=True, colalign=aligned)
+        return made.replace("±", r"$\pm$") if form == "latex" else made
 
     parts = []
     for block in blocks:
         if block.caption:
-            parts.append(f"% {block.caption}" if form == "latex" else block.caption)
+            parts.append(f"% {safe(block.caption)}" if form == "latex" else safe(block.caption))
         parts.append(one(block))
     return "\n\n".join(parts)
+
+
+def _flat(value: Any) -> Any:
+    return json.dumps(value) if isinstance(value, dict | list) else csv_cell(value)
 
 
 def show(blocks: Sequence[Block]) -> None:
@@ -65,11 +74,12 @@ def show(blocks: Sequence[Block]) -> None:
     if plain:  # as wide as it needs to be, and no blanks at the ends of lines
         console = Console(highlight=False, markup=False, emoji=False, width=1000, file=io.StringIO())
     for caption, header, lines in blocks:
-        grid = RichTable(title=Text(caption), title_justify="left", box=box.SIMPLE_HEAD)
+        grid = RichTable(title=Text(visible(caption)), title_justify="left", box=box.SIMPLE_HEAD)
         for at, name in enumerate(header):
-            grid.add_column(Text(name), justify="left" if at == 0 else "right")
+            grid.add_column(Text(visible(name)), justify="left" if at == 0 else "right")
         for line in lines:
-            grid.add_row(*map(Text, line))
+            grid.add_row(*(Text(visible(cell)) for cell in line))
         console.print(grid)
     if plain:
-        print("\n".join(line.rstrip() for line in console.file.getvalue().splitlines()))  # type: ignore[attr-defined]
+        lines = console.file.getvalue().splitlines()  # type: ignore[attr-defined]
+        say("\n".join(line.rstrip() for line in lines), block=True)

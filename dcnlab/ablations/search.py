@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
 
 from dcnlab.config import ConfigError, choose, nearest
+
+MOST_STEPS = 2**53
+"""Values of a quantized range; beyond that many, neighbours are the same number."""
 
 # Keys of each distribution: those it needs, and those it may have.
 DISTRIBUTIONS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
@@ -60,21 +63,40 @@ def distribution(name: str, spec: Any) -> dict[str, Any]:
 
 
 def grid(parameters: dict[str, dict[str, Any]]) -> Iterator[dict[str, Any]]:
-    """Every combination, the last parameter changing fastest.
+    """Every combination, the last parameter changing fastest; made one by one, however many there are.
 
     Raises:
         ConfigError: a parameter has no finite list of values.
     """
-    choices = {name: _values(name, spec) for name, spec in parameters.items()}
-    for point in itertools.product(*choices.values()):
-        yield dict(zip(choices, point, strict=True))
+    choices = {name: _choices(name, spec) for name, spec in parameters.items()}
+    number, points = 0, grid_size(parameters)
+    while number < points:  # not a range, whose length is limited
+        rest, point = number, dict[str, Any]()
+        for name, (count, value) in reversed(choices.items()):
+            rest, at = divmod(rest, count)
+            point[name] = value(at)
+        yield dict(reversed(point.items()))
+        number += 1
+
+
+def grid_size(parameters: dict[str, dict[str, Any]]) -> int:
+    """How many points a grid has.
+
+    Raises:
+        ConfigError: a parameter has no finite list of values.
+    """
+    return math.prod(_choices(name, spec)[0] for name, spec in parameters.items())
 
 
 def random(parameters: dict[str, dict[str, Any]], seed: int) -> Iterator[dict[str, Any]]:
-    """Points without end; the n-th is known from the space, the seed and n alone."""
+    """Points without end; the n-th is known from the space, the seed and n alone.
+
+    Raises:
+        ConfigError: a parameter's distribution reaches beyond all numbers.
+    """
     for number in itertools.count():
         rng = np.random.default_rng([seed, number])
-        yield {name: _draw(spec, rng) for name, spec in parameters.items()}
+        yield {name: _drawn(name, spec, rng) for name, spec in parameters.items()}
 
 
 def _implied(spec: dict[str, Any]) -> str | None:
@@ -130,17 +152,36 @@ def _check_values(name: str, kind: str, spec: dict[str, Any]) -> None:
             raise ConfigError(f"parameters.{name}.probabilities is {shares!r}; it must be one number a value, sum 1")
 
 
-def _values(name: str, spec: dict[str, Any]) -> list[Any]:
+def _choices(name: str, spec: dict[str, Any]) -> tuple[int, Callable[[int], Any]]:
+    """How many values a parameter takes in a grid, and the n-th of them."""
     kind = spec["distribution"]
     if kind == "constant":
-        return [spec["value"]]
+        return 1, lambda number: spec["value"]
     if kind == "categorical":
-        return list(spec["values"])
+        return len(spec["values"]), lambda number: spec["values"][number]
     if kind == "int_uniform":
-        return list(range(spec["min"], spec["max"] + 1))
+        return spec["max"] - spec["min"] + 1, lambda number: spec["min"] + number
     if kind == "q_uniform":  # as wandb's own grid: the upper end left out
-        return [_plain(value) for value in np.arange(spec["min"], spec["max"], spec.get("q", 1))]
+        start, end, step = spec["min"], spec["max"], spec.get("q", 1)
+        steps = (end - start) / step
+        if not steps < MOST_STEPS:
+            raise ConfigError(f"parameters.{name} has {steps:.3g} values; allowed are {MOST_STEPS}")
+        # As numpy's arange, to the last bit: one number with a fraction makes all of them such, and the step is that
+        # between the first two.
+        start = float(start) if isinstance(start + end + step, float) else start
+        step = (start + step) - start
+        return math.ceil(steps), lambda number: start + number * step
     raise ConfigError(f"parameters.{name}: a grid takes value, values or whole numbers from min to max, and no {kind}")
+
+
+def _drawn(name: str, spec: dict[str, Any], rng: np.random.Generator) -> Any:
+    try:
+        value = _draw(spec, rng)
+    except (OverflowError, ValueError) as error:
+        raise ConfigError(f"parameters.{name}: its {spec['distribution']} cannot be drawn from ({error})") from error
+    if isinstance(value, float) and not math.isfinite(value):
+        raise ConfigError(f"parameters.{name}: its {spec['distribution']} reaches beyond all numbers")
+    return value
 
 
 def _draw(spec: dict[str, Any], rng: np.random.Generator) -> Any:

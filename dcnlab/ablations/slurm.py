@@ -19,12 +19,15 @@ from typing import Any
 from dcnlab import configfile, lifeline, resources, runs
 from dcnlab.ablations.sweepfile import Trial
 from dcnlab.config import ConfigError, TrainerConfig
+from dcnlab.data import jsonfile
 
 POLL_SECONDS = 5.0
 """Between two looks at the queue: SLURM's controller serves everybody."""
 
 _CANCEL_SECONDS = 120.0
 _RECORD = ".slurm.json"
+_LARGEST_RECORD = 2**16
+"""Bytes of it."""
 _SHAPE = ("nodes", "ntasks_per_node")
 _OURS = ("array", "output", "error", "job_name", "ntasks", "open_mode", "wrap")
 
@@ -232,7 +235,7 @@ def _option(text: str) -> tuple[str, Any]:
 def _recorded(folder: Path) -> str | None:
     """The job that a trial was last submitted as."""
     try:
-        return str(json.loads((folder / _RECORD).read_text())["job"])
+        return str(jsonfile.load(folder / _RECORD, _LARGEST_RECORD)["job"])
     except (OSError, ValueError, KeyError, TypeError):
         return None
 

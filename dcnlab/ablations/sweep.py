@@ -21,10 +21,10 @@ from dcnlab.ablations.children import Child, Slot
 from dcnlab.ablations.slurm import POLL_SECONDS, SlurmJobs
 from dcnlab.ablations.sweepfile import Sweep, Trial
 from dcnlab.config import ConfigError, one_line
+from dcnlab.data.files import read_tail
+from dcnlab.data.text import say, visible
 
 LOG_LINES = 12
-LOG_BYTES = 2**16
-"""That are read of a failed trial's log, from its end."""
 _LINE_LENGTH = 500
 
 
@@ -66,7 +66,7 @@ def run(
     for trial in trials:
         configfile.check_paths(trial.config)
     for note in sweep.notes:
-        print(note, file=sys.stderr)
+        say(note, file=sys.stderr)
     home = trials[0].folder.parent
     with runs.lock(home / ".sweep.lock"):
         finished = {trial.id: found for trial in trials if (found := _finished(trial)) is not None}
@@ -78,7 +78,7 @@ def run(
         chosen = missing[:limit]
         elsewhere = sorted({str(folder.parent) for folder, _ in finished.values() if folder.parent != home})
         shared = f", some of them in {', '.join(elsewhere)}" if elsewhere else ""
-        print(f"{sweep.title}: {len(trials)} trials in {home}, {len(finished)} finished before{shared}", flush=True)
+        say(f"{sweep.title}: {len(trials)} trials in {home}, {len(finished)} finished before{shared}", flush=True)
         if not chosen:
             return 0
         pace = _Pace(minutes, [seconds for _, seconds in finished.values()])
@@ -92,10 +92,10 @@ def run(
                 slots = children.slots(jobs, devices, config.accelerator, environment.cpus(), len(chosen))
                 ended, failed = _run_all(sweep, chosen, slots, arguments, display, pace, trial_minutes)
     if pace.spent:
-        print(f"--minutes {minutes:g} leave no time for another trial: the longest took {pace.longest / 60:.1f}")
+        say(f"--minutes {minutes:g} leave no time for another trial: the longest took {pace.longest / 60:.1f}")
     left = len(missing) - ended + failed
     done = f"{ended - failed} finished now, {failed} failed"
-    print(done + (f"; the same command runs the {left} missing" if left else ""))
+    say(done + (f"; the same command runs the {left} missing" if left else ""))
     return 1 if failed else 0
 
 
@@ -120,15 +120,11 @@ def _results(folder: Path) -> tuple[dict[str, Any] | None, str | None]:
 def log_end(path: Path) -> list[str]:
     """The last lines of a log of any size, or why there are none."""
     try:
-        if not path.is_file():  # a pipe would never end
-            return [f"there is no log {path}"]
-        with path.open("rb") as file:
-            size = file.seek(0, os.SEEK_END)
-            file.seek(max(0, size - LOG_BYTES))
-            text = file.read(LOG_BYTES).decode(errors="replace")
+        return [line[:_LINE_LENGTH] for line in read_tail(path)[-LOG_LINES:]]
+    except FileNotFoundError:
+        return [f"there is no log {path}"]
     except OSError as error:
         return [f"its log cannot be read: {error.strerror or error}"]
-    return [line[:_LINE_LENGTH] for line in text.splitlines()[-LOG_LINES:]]
 
 
 class _Pace:
@@ -293,11 +289,11 @@ class _Display:
 
     def started(self, trial: Trial) -> None:
         """Show a trial at work."""
-        self._tasks[trial.id] = self._progress.add_task(f"  {trial}", total=1)
+        self._tasks[trial.id] = self._progress.add_task(f"  {visible(trial)}", total=1)
 
     def say(self, text: str) -> None:
         """Print a line above the bars."""
-        self._console.print(text)
+        self._console.print(visible(text))
 
     def ended(self, trial: Trial, seconds: float, how: str) -> bool:
         """Say how a trial went, with the end of its log where it failed; whether it finished."""
@@ -309,10 +305,10 @@ class _Display:
         if results is not None and finished:
             shown = {key: value for key, value in results["metrics"].items() if runs.is_headline(key)}
             scores = ", ".join(f"{key} {value:.2f}" for key, value in shown.items())
-            self._console.print(f"[{self._done}/{self._total}] {trial}: {scores}, {seconds:.0f} s")
+            self.say(f"[{self._done}/{self._total}] {trial}: {scores}, {seconds:.0f} s")
             return True
         log = trial.folder / "log.txt"
-        self._console.print(f"FAILED {trial}: {how}, its log is {log}")
+        self.say(f"FAILED {trial}: {how}, its log is {log}")
         for line in [*log_end(log), *([complaint] if complaint else [])]:
-            self._console.print(f"    {line}")
+            self.say(f"    {line}")
         return False

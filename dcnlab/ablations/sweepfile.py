@@ -7,7 +7,7 @@ import itertools
 import json
 import re
 import shlex
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,6 +23,9 @@ KEYS = (
 METRIC_KEYS = ("name", "goal", "target", "impute", "impute_while_running")
 MACROS = ("env", "interpreter", "program", "args_json_file", "args_no_hyphens")
 """Of wandb's macros, those that `dcnlab fit` has a use for."""
+
+MOST_TRIALS = 10_000
+"""Of a sweep: each one's config is checked before the first trial starts."""
 
 _COMMAND = '["${env}", dcnlab, fit, "${program}", "${args_json_file}"]'
 """As YAML that can be pasted: a brace in a list needs quotes."""
@@ -134,11 +137,11 @@ def trials(sweep: Sweep, overrides: Sequence[str] = (), limit: int | None = None
         limit: how many points a random search without `run_cap` draws.
 
     Raises:
-        ConfigError: a trial's config does not hold; names the trial.
+        ConfigError: there are more than `MOST_TRIALS`, or a trial's config does not hold; names the trial.
     """
     fixed = dict(map(configfile.parse_override, [*sweep.overrides, *overrides]))
     found: dict[str, Trial] = {}
-    for point in _points(sweep, limit):
+    for point in _points(sweep, limit):  # made one by one; see MOST_TRIALS
         one = trial(sweep, {name: fixed.get(name, value) for name, value in point.items()}, overrides)
         found.setdefault(one.id, one)
     return list(found.values())
@@ -164,14 +167,20 @@ def trial(sweep: Sweep, parameters: dict[str, Any], overrides: Sequence[str] = (
     return Trial(config.sweep, config)
 
 
-def _points(sweep: Sweep, limit: int | None) -> list[dict[str, Any]]:
-    if sweep.method == "grid":
-        return list(itertools.islice(search.grid(sweep.parameters), sweep.run_cap))
-    count = sweep.run_cap or limit
+def _points(sweep: Sweep, limit: int | None) -> Iterator[dict[str, Any]]:
+    grid = sweep.method == "grid"
+    points = search.grid_size(sweep.parameters) if grid else None
+    count = sweep.run_cap or (points if grid else limit)
     if count is None:
         raise ConfigError(f"{sweep.path}: random search has no end of its own; state run_cap, or --limit")
+    if points is not None:
+        count = min(count, points)
+    if count > MOST_TRIALS:
+        what = "its grid has" if grid else "run_cap or --limit asks for"
+        raise ConfigError(f"{sweep.path}: {what} {count} trials; allowed are {MOST_TRIALS}; run_cap states fewer")
     seed = int(digest(sweep.parameters)[:16], 16)
-    return list(itertools.islice(search.random(sweep.parameters, seed), count))
+    found = search.grid(sweep.parameters) if grid else search.random(sweep.parameters, seed)
+    return itertools.islice(found, count)
 
 
 def _sweep(path: Path, tree: dict[str, Any]) -> Sweep:
@@ -218,7 +227,7 @@ def _sweep(path: Path, tree: dict[str, Any]) -> Sweep:
         environment=variables,
     )
     if method == "grid":
-        next(search.grid(parameters))  # a distribution that a grid cannot list is an error of the file
+        search.grid_size(parameters)  # a distribution that a grid cannot list is an error of the file
     return sweep
 
 

@@ -20,27 +20,18 @@ from torchvision.transforms.v2 import functional as F
 from dcnlab.data.annotations import Annotations, starts
 from dcnlab.data.census import Census
 from dcnlab.data.coco_detection import read_coco
-from dcnlab.data.imagefile import read_image
+from dcnlab.data.imagefile import Made, read_image
 from dcnlab.data.imagefolder import IMAGENET_MEAN, IMAGENET_STD
 from dcnlab.data.labels import names_of, nearest
+from dcnlab.data.memory import enough_memory
 from dcnlab.data.module import SplitsDataModule, collate_lists
 from dcnlab.data.orientation import Orientation
+from dcnlab.data.resizing import resized
 from dcnlab.data.seeding import seeded
 from dcnlab.data.voc_detection import read_voc
 
 Target = dict[str, Any]
 """Of one image: `boxes` (n, 4) float32, `labels` (n,) int64, `image_id` int, `size` (height, width) of the original."""
-
-
-def resized(height: int, width: int, shorter_side: int | None, longer_side: int | None) -> tuple[int, int]:
-    """Height and width of an image resized so that no side exceeds its limit and one reaches it, ratio kept.
-
-    Without a limit of the shorter side the image keeps its size, but for what the longer side's takes away.
-    """
-    scale = 1.0 if shorter_side is None else shorter_side / min(height, width)
-    if longer_side is not None:
-        scale = min(scale, longer_side / max(height, width))
-    return max(1, round(height * scale)), max(1, round(width * scale))
 
 
 class LimitSides(v2.Transform):
@@ -80,10 +71,12 @@ class DetectionSplit(Dataset[tuple[Tensor, Target]]):
         augment: whether this is the training split.
         seed: of the augmentation.
         orientation: says which images are turned as their EXIF orientation says; null is `auto`.
+        test_sides: shorter sides that a test resizes these images to later; null resizes them no more.
+        test_longer_side: the most that their longer side may have then; null sets no limit.
 
     Raises:
-        ValueError: on taking an item: the image is broken, too large to be decoded safely, or not of the size that the
-            annotations state; one line that names the file.
+        ValueError: on taking an item: the image is broken, too large to be decoded or resized safely, or not of the
+            size that the annotations state; one line that names the file.
     """
 
     def __init__(
@@ -97,6 +90,8 @@ class DetectionSplit(Dataset[tuple[Tensor, Target]]):
         augment: bool = False,
         seed: int = 0,
         orientation: Orientation | None = None,
+        test_sides: Sequence[int] | None = None,
+        test_longer_side: int | None = None,
     ) -> None:
         for name, value in (("shorter_side", shorter_side), ("longer_side", longer_side)):
             if value is not None and value < 1:
@@ -104,6 +99,9 @@ class DetectionSplit(Dataset[tuple[Tensor, Target]]):
         self.annotations, self.classes = annotations, list(annotations.classes)
         self.augment, self.seed = augment, seed
         self.orientation = orientation or Orientation()
+        tested: list[tuple[int | None, int | None]] = [(side, test_longer_side) for side in test_sides or ()]
+        self.sides = tested or [(shorter_side, longer_side)]
+        self.sides_are = "test.shorter_sides" if test_sides else "data.shorter_side"
         boxes, chosen = annotations.trainable()
         self.boxes, self.labels = boxes[chosen].astype(np.float32), annotations.labels[chosen]
         self.offsets = starts(chosen.astype(np.int64))[annotations.offsets]
@@ -130,7 +128,11 @@ class DetectionSplit(Dataset[tuple[Tensor, Target]]):
             raise IndexError(f"image {index} of {len(self)}")
         height, width = self.annotations.sizes[index].tolist()
         path = self.annotations.root / str(self.annotations.files[index])
-        image = read_photograph(path, height, width, self.orientation)
+        with enough_memory(path):
+            return self._item(path, height, width, turn, index)
+
+    def _item(self, path: Path, height: int, width: int, turn: int, index: int) -> tuple[Tensor, Target]:
+        image = read_photograph(path, height, width, self.orientation, self.made)
         mine = slice(*self.offsets[index : index + 2])
         boxes = tv_tensors.BoundingBoxes(
             torch.from_numpy(self.boxes[mine].copy()),
@@ -150,6 +152,11 @@ class DetectionSplit(Dataset[tuple[Tensor, Target]]):
             "size": (height, width),
         }
         return pixels.as_subclass(Tensor), target
+
+    def made(self, height: int, width: int) -> tuple[int, int, str]:
+        """The largest that resizing makes of an image, in a later test too; see `imagefile.Made`."""
+        sizes = [(*resized(height, width, *sides), f"{self.sides_are} {sides[0]}") for sides in self.sides]
+        return max(sizes, key=lambda size: size[0] * size[1])
 
     def census(self) -> Census:
         """Count the boxes of each class: in training those that train, else those that are to be found."""
@@ -175,7 +182,9 @@ _PIXELS_OF = {
 }
 
 
-def read_photograph(path: Path, height: int, width: int, orientation: Orientation | None = None) -> Image.Image:
+def read_photograph(
+    path: Path, height: int, width: int, orientation: Orientation | None = None, made: Made | None = None
+) -> Image.Image:
     """Read an image as RGB, of the size that its annotation states.
 
     Args:
@@ -183,12 +192,13 @@ def read_photograph(path: Path, height: int, width: int, orientation: Orientatio
         height: pixels, as the annotation states it.
         width: likewise.
         orientation: says whether it is turned as its EXIF orientation says; None is `auto`.
+        made: see `read_image`.
 
     Raises:
-        ValueError: it cannot be read, is too large, or has another size; one line.
+        ValueError: it cannot be read, is too large or would become so, or has another size; one line.
     """
     orientation = orientation or Orientation()
-    picture = read_image(path, orientation, (height, width))
+    picture = read_image(path, orientation, (height, width), made)
     if picture.size != (width, height):
         raise ValueError(
             f"{path} has height {picture.height} and width {picture.width}, its annotation says height {height} and "
@@ -218,7 +228,8 @@ class DetectionDataModule(SplitsDataModule):
         workers: loader processes.
         seed: of the training order and the augmentation.
         evaluation_batch_size: images at a time in evaluation; null is batch_size.
-        test_own_size: give test images at their own size, for a test that resizes them itself.
+        test_sides: shorter sides that the test itself resizes its images to, which come at their own size then; null
+            resizes them as the others.
         exif: auto, apply or ignore: which images are turned as their EXIF orientation says, see `Orientation`.
 
     Raises:
@@ -244,7 +255,7 @@ class DetectionDataModule(SplitsDataModule):
         workers: int = 0,
         seed: int = 0,
         evaluation_batch_size: int | None = None,
-        test_own_size: bool = False,
+        test_sides: Sequence[int] | None = None,
         exif: str = "auto",
     ) -> None:
         orientation = Orientation(exif)
@@ -259,12 +270,14 @@ class DetectionDataModule(SplitsDataModule):
                 return read_voc(root, splits, classes, orientation=orientation)
             return read_coco(root, splits, classes, annotations, images)
 
-        def split(splits: str | Sequence[str], augment: bool = False, own_size: bool = False) -> DetectionSplit:
+        def split(
+            splits: str | Sequence[str], augment: bool = False, tested_at: Sequence[int] | None = None
+        ) -> DetectionSplit:
             chosen = read(tuple(names_of(splits)))
-            sides = (None, None) if own_size else (shorter_side, longer_side)
-            return DetectionSplit(chosen, *sides, flip, mean, std, augment, seed, orientation)
+            sides = (shorter_side, longer_side) if tested_at is None else (None, None)
+            return DetectionSplit(chosen, *sides, flip, mean, std, augment, seed, orientation, tested_at, longer_side)
 
-        training, testing = split(train, augment=True), split(test, own_size=test_own_size)
+        training, testing = split(train, augment=True), split(test, tested_at=test_sides)
         validation = None if val is None else split(val)
         for part, splits in ((validation, val), (testing, test)):
             if part is not None and part.classes != training.classes:

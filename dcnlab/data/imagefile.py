@@ -6,16 +6,26 @@ import contextlib
 import logging
 import os
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 from PIL import Image
 
+from dcnlab.data import imageheads
+from dcnlab.data.files import open_regular, too_large
 from dcnlab.data.orientation import Orientation, read_orientation, turn, turn_back, turned_size
 from dcnlab.data.paths import one_line
 
 MOST_PIXELS = 2**30 // 12
-"""Of an image: as three channels of float32, which networks take, these are 1 GiB. A file of kilobytes can say more."""
+"""Of an image: as three channels of float32, which networks take, these are 1 GiB. A file of kilobytes can say more.
+
+The limit holds for the file's pixels and for what is made of them by resizing and padding."""
+
+LARGEST = 2**29
+"""Bytes of a file; `MOST_PIXELS` of three channels, not compressed, are half of it."""
+
+Made = Callable[[int, int], tuple[int, int, str]]
+"""From an image's height and width: the height and width of what is made of it, and the setting that says so."""
 
 FORMATS = ("JPEG", "PNG", "BMP", "PPM", "TIFF", "WEBP", "GIF")
 """By content, whatever a file's name ends in. PIL knows more, one of which runs a program on the file (EPS)."""
@@ -90,9 +100,12 @@ def opened(path: str | Path, kind: str = "an image") -> Iterator[Image.Image]:
             the damaged rest of it; one line that names the file.
     """
     try:
-        with warnings.catch_warnings():
+        with warnings.catch_warnings(), open_regular(path) as file:
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # the limit below is ours
-            with Image.open(path, formats=FORMATS) as image:
+            if os.fstat(file.fileno()).st_size > LARGEST:
+                raise too_large(LARGEST)
+            imageheads.check(file)
+            with Image.open(file, formats=FORMATS) as image:
                 if image.width * image.height > MOST_PIXELS:
                     raise ValueError(
                         f"it has {image.width * image.height} pixels, {image.width} x {image.height}; allowed are "
@@ -103,8 +116,33 @@ def opened(path: str | Path, kind: str = "an image") -> Iterator[Image.Image]:
         raise ValueError(f"{path} cannot be read as {kind} ({one_line(error)}); replace or remove it") from error
 
 
+def decode(image: Image.Image) -> None:
+    """Decode the pixels of an opened image.
+
+    Raises:
+        ValueError: it is a JPEG of more scans than any program writes; the reason, one line.
+    """
+    if image.format in ("JPEG", "MPO"):
+        imageheads.check_scans(image.fp)  # type: ignore[attr-defined]
+    image.load()
+
+
+def _too_large_made(path: str | Path, height: int, width: int, made: Made) -> str | None:
+    """Why an image is refused of which more than `MOST_PIXELS` would be made, such as a strip; None where it is not."""
+    large_height, large_width, how = made(height, width)
+    if large_height * large_width <= MOST_PIXELS:
+        return None
+    return (
+        f"{path} has height {height} and width {width}, and {how} would make height {large_height} and width "
+        f"{large_width} of it, {large_height * large_width} pixels; allowed are {MOST_PIXELS}"
+    )
+
+
 def read_image(
-    path: str | Path, orientation: Orientation | None = None, annotated: tuple[int, int] | None = None
+    path: str | Path,
+    orientation: Orientation | None = None,
+    annotated: tuple[int, int] | None = None,
+    made: Made | None = None,
 ) -> Image.Image:
     """Read an image as RGB; every photograph of users is read here, so that one rule says which are turned.
 
@@ -112,17 +150,18 @@ def read_image(
         path: of the file.
         orientation: decides whether it is turned as its EXIF orientation says; None leaves it as stored.
         annotated: height and width that its annotation states, or None.
+        made: says what the caller makes of an image of a size; None makes nothing larger.
 
     Raises:
-        ValueError: it cannot be read, is too large, or is grey of more than 8 bits; one line that names the file.
+        ValueError: it cannot be read, is too large or would become so, or is grey of more than 8 bits; one line that
+            names the file.
     """
     with opened(path) as image:
-        if image.mode == "F" or image.mode.startswith("I"):  # PIL would turn all above 255 to white
-            raise ValueError(f"its mode is {image.mode}: grey of more than 8 bits")
-        by_pillow = _turned_by_pillow(image)
-        image.load()
-        picture = image.convert("RGB")
-        said = by_pillow if by_pillow != 1 else read_orientation(image)
+        refusal = None if made is None else _too_large_made(path, image.height, image.width, made)
+        if refusal is None:
+            picture, said, by_pillow = _decoded(image)
+    if refusal is not None:  # raised here, where the file is not called broken
+        raise ValueError(refusal)
     if said == 1:
         return picture
     size = (picture.height, picture.width)
@@ -131,6 +170,15 @@ def read_image(
     if wanted == (by_pillow != 1):
         return picture
     return turn(picture, said) if wanted else turn_back(picture, said)
+
+
+def _decoded(image: Image.Image) -> tuple[Image.Image, int, int]:
+    """An opened image as RGB, the orientation that it states, and that by which PIL has turned it."""
+    if image.mode == "F" or image.mode.startswith("I"):  # PIL would turn all above 255 to white
+        raise ValueError(f"its mode is {image.mode}: grey of more than 8 bits")
+    by_pillow = _turned_by_pillow(image)
+    decode(image)
+    return image.convert("RGB"), by_pillow if by_pillow != 1 else read_orientation(image), by_pillow
 
 
 def image_size(path: Path, orientation: Orientation) -> tuple[int, int]:

@@ -10,13 +10,16 @@ import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.data import Dataset
-from torchvision.datasets import ImageFolder
 from torchvision.transforms import v2
 
 from dcnlab.data.annotations import strings
+from dcnlab.data.folders import files_below
 from dcnlab.data.imagefile import ENDINGS, read_image
+from dcnlab.data.memory import enough_memory
 from dcnlab.data.orientation import Orientation
+from dcnlab.data.resizing import resized
 from dcnlab.data.seeding import seeded
+from dcnlab.data.text import check_encodable
 
 HELD_OUT = 10
 """Without a validation folder, every tenth image of a class is held out of the training folder."""
@@ -47,7 +50,7 @@ def evaluation_transform(
     return v2.Compose(
         [
             v2.PILToTensor(),
-            v2.Resize(round(image_size * 8 / 7), antialias=True),
+            v2.Resize(_resized_side(image_size), antialias=True),
             v2.CenterCrop(image_size),
             v2.ToDtype(torch.float32, scale=True),
             v2.Normalize(list(mean), list(std)),
@@ -55,26 +58,35 @@ def evaluation_transform(
     )
 
 
-class _ClassFolders(ImageFolder):
-    """ImageFolder of the chosen classes, labelled in the order they were chosen."""
+def _classes(folder: Path, chosen: Sequence[str] | None) -> list[str]:
+    """The chosen class folders, or all of them by name."""
+    found = _folders(folder)
+    if not found:
+        raise ValueError(f"{folder} has no class folders; expected {folder}/CLASS/IMAGE")
+    if chosen is not None and len(set(chosen)) < len(chosen):
+        raise ValueError(f"data.classes names a class twice: {', '.join(chosen)}")
+    for name in chosen or ():
+        if name not in found:
+            near = get_close_matches(name, found, 1, 0)[0]
+            raise ValueError(f"data.classes names {name!r}, which {folder} does not have; nearest is {near!r}")
+    return found if chosen is None else list(chosen)
 
-    def __init__(self, folder: Path, chosen: Sequence[str] | None) -> None:
-        self.chosen = chosen
-        super().__init__(str(folder), is_valid_file=_is_image)
 
-    def find_classes(self, directory: str | Path) -> tuple[list[str], dict[str, int]]:
-        folder = Path(directory)
-        found = sorted(entry.name for entry in folder.iterdir() if entry.is_dir())
+def _images(folder: Path, classes: Sequence[str]) -> list[tuple[str, int]]:
+    """Files and labels in torchvision's order: by class, folder and name."""
+    samples: list[tuple[str, int]] = []
+    for label, name in enumerate(classes):
+        found = files_below(folder / name, ENDINGS)
         if not found:
-            raise ValueError(f"{folder} has no class folders; expected {folder}/CLASS/IMAGE")
-        if self.chosen is not None and len(set(self.chosen)) < len(self.chosen):
-            raise ValueError(f"data.classes names a class twice: {', '.join(self.chosen)}")
-        for name in self.chosen or ():
-            if name not in found:
-                near = get_close_matches(name, found, 1, 0)[0]
-                raise ValueError(f"data.classes names {name!r}, which {folder} does not have; nearest is {near!r}")
-        classes = list(self.chosen) if self.chosen is not None else found
-        return classes, {name: label for label, name in enumerate(classes)}
+            raise ValueError(f"{folder / name} holds no image; expected files ending in {', '.join(ENDINGS)}")
+        for path in (folder / name, *found):
+            check_encodable(str(path), "the name of")
+        samples += [(path, label) for path in found]
+    return samples
+
+
+def _resized_side(image_size: int) -> int:
+    return round(image_size * 8 / 7)
 
 
 class ImageFolderSplit(Dataset[tuple[Tensor, int]]):
@@ -98,7 +110,8 @@ class ImageFolderSplit(Dataset[tuple[Tensor, int]]):
             torchvision's ImageFolder does, with a warning at the first that has one.
 
     Raises:
-        ValueError: a folder is missing or empty, or a class is unknown; one line that says what was expected where.
+        ValueError: a folder is missing or empty, a class is unknown, or a file is a pipe or the like; one line that
+            says what was expected where. On taking an item: the image is broken, or too large.
     """
 
     def __init__(
@@ -116,16 +129,10 @@ class ImageFolderSplit(Dataset[tuple[Tensor, int]]):
         orientation: Orientation | None = None,
     ) -> None:
         folder = _split_folder(Path(root), train if split is None else split)
-        try:
-            images = _ClassFolders(folder, classes)
-        except FileNotFoundError as error:  # torchvision's word for a class folder without images
-            empty = [name for name in classes or _folders(folder) if not _has_image(folder / name)]
-            kinds = ", ".join(ENDINGS)
-            raise ValueError(f"{folder / empty[0]} holds no image; expected files ending in {kinds}") from error
         self.augment, self.seed = augment, seed
         self.orientation = orientation or Orientation(upright=False)
-        self.classes: list[str] = images.classes
-        samples: list[tuple[str, int]] = images.samples
+        self.classes = _classes(folder, classes)
+        samples = _images(folder, self.classes)
         if split is None or holdout:
             held = _every_tenth(samples)
             samples = [s for s, is_held in zip(samples, held, strict=True) if is_held is (split is None)]
@@ -138,6 +145,7 @@ class ImageFolderSplit(Dataset[tuple[Tensor, int]]):
         self.files, self.labels = strings([path for path, _ in samples]), np.array([label for _, label in samples])
         make = training_transform if augment else evaluation_transform
         self.transform = make(image_size, mean, std)
+        self.image_size = image_size
 
     def __len__(self) -> int:
         return len(self.files)
@@ -149,23 +157,22 @@ class ImageFolderSplit(Dataset[tuple[Tensor, int]]):
 
     def __getitem__(self, key: int | tuple[int, int]) -> tuple[Tensor, int]:
         turn, index = (0, key) if isinstance(key, int) else key
-        image, label = read_image(str(self.files[index]), self.orientation), int(self.labels[index])
-        if not self.augment:
-            return self.transform(image), label
-        with seeded(self.seed, turn, index):
-            return self.transform(image), label
+        path, label = str(self.files[index]), int(self.labels[index])
+        with enough_memory(path):
+            image = read_image(path, self.orientation, made=None if self.augment else self.made)
+            if not self.augment:
+                return self.transform(image), label
+            with seeded(self.seed, turn, index):
+                return self.transform(image), label
+
+    def made(self, height: int, width: int) -> tuple[int, int, str]:
+        """What the resizing of evaluation makes of an image, before it is cropped; see `imagefile.Made`."""
+        side = _resized_side(self.image_size)
+        return *resized(height, width, side, None), f"data.image_size {self.image_size}"
 
 
 def _folders(folder: Path) -> list[str]:
     return sorted(entry.name for entry in folder.iterdir() if entry.is_dir())
-
-
-def _has_image(folder: Path) -> bool:
-    return any(_is_image(str(path)) for path in folder.rglob("*") if path.is_file())
-
-
-def _is_image(path: str) -> bool:
-    return path.lower().endswith(ENDINGS)
 
 
 def _split_folder(root: Path, split: str) -> Path:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+from dcnlab.data.files import read_bytes
 from dcnlab.data.labels import (
     IGNORE,
     LabelledImages,
@@ -19,6 +20,11 @@ from dcnlab.data.labels import (
 from dcnlab.data.paths import inside, one_line, shown
 
 CLASSES_FILE = "classes.txt"
+
+LARGEST = 256 * 2**20
+"""Bytes of a list."""
+MOST_LINES = 4_000_000
+"""Of a list, ends of lines of two characters counted twice."""
 
 
 def imagelist_pairs(
@@ -75,10 +81,14 @@ def read_lines(path: Path) -> list[tuple[int, str]]:
         ValueError: the file cannot be read as text; one line.
     """
     try:
-        lines = path.read_text("utf-8-sig").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
+        content = read_bytes(path, LARGEST)
+        lines = content.count(b"\n") + content.count(b"\r")
+        if lines > MOST_LINES:
+            raise ValueError(f"it has {lines} lines; allowed are {MOST_LINES}")
+        text = content.decode("utf-8-sig")
+    except (OSError, ValueError, MemoryError) as error:
         raise ValueError(f"{path} cannot be read as text ({one_line(error)})") from error
-    return [(number, line.strip()) for number, line in enumerate(lines, 1) if line.strip()]
+    return [(number, line.strip()) for number, line in enumerate(text.splitlines(), 1) if line.strip()]
 
 
 def read_pairs(path: Path, root: Path, prefix: str = "") -> list[tuple[Path, Path]]:

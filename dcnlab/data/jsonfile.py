@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
-import os
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from dcnlab.data.files import read_bytes
 from dcnlab.data.paths import one_line, shown
 
 LARGEST = 4 * 2**30
@@ -29,15 +30,10 @@ def load(path: Path, most: int = LARGEST, finish: Callable[[dict[str, Any]], dic
         OSError: the file cannot be read.
         ValueError: it is too large, or see `parse`; the reason, one line.
     """
-    with path.open("rb") as file:
-        # Asked first: to find out by reading costs the memory that is to be saved. What has no size is read up to it.
-        too_large = os.fstat(file.fileno()).st_size > most
-        content = b"" if too_large else file.read(most + 1)
-    if too_large or len(content) > most:
-        raise ValueError(f"larger than {most >> 20} MiB, which no such file is")
+    content = read_bytes(path, most)
     try:
         text = content.decode("utf-8-sig")
-    except ValueError as error:
+    except (ValueError, MemoryError) as error:
         raise ValueError(one_line(error)) from error
     del content  # of gigabytes, one copy is enough
     return parse(text, finish)
@@ -57,14 +53,14 @@ def parse(text: str, finish: Callable[[dict[str, Any]], dict[str, Any]] | None =
     def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         found = dict(pairs)
         if len(found) < len(pairs):
-            keys = [key for key, _ in pairs]
-            twice = next(key for key in keys if keys.count(key) > 1)
+            times = Counter(key for key, _ in pairs)  # counted once: a file may hold millions of keys
+            twice = next(key for key, count in times.items() if count > 1)
             raise ValueError(f"the key {shown(twice)} is there twice in one object")
         return found if finish is None else finish(found)
 
     try:
         return json.loads(text, object_pairs_hook=unique)
-    except (ValueError, TypeError, RecursionError) as error:  # TypeError: what a server sent is no text
+    except (ValueError, TypeError, RecursionError, MemoryError) as error:  # TypeError: what a server sent is no text
         raise ValueError(one_line(error)) from error
 
 

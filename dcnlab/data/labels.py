@@ -11,7 +11,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from dcnlab.data.imagefile import opened
+from dcnlab.data.files import open_regular
+from dcnlab.data.imagefile import decode, opened
 
 IGNORE = 255
 """Label of pixels that neither train nor score, whatever value the files use."""
@@ -33,7 +34,7 @@ def read_label(path: Path) -> NDArray[np.integer]:
         ValueError: it cannot be read, is too large, or has more than one channel; one line that names the file.
     """
     with opened(path, "a label") as label:
-        label.load()
+        decode(label)
         mode, depth = label.mode, _bits_of_grey(path) if label.format == "PNG" and label.mode == "L" else 8
         values = np.asarray(label)
     if values.ndim != 2 or values.dtype.kind not in "uib":
@@ -85,11 +86,11 @@ def check_classes(classes: Sequence[str], field_name: str = "data.classes") -> l
     Raises:
         ValueError: one line that names the field.
     """
+    if not 1 <= len(classes) <= MOST_CLASSES:
+        raise ValueError(f"{field_name} names {len(classes)} classes, should be 1 to {MOST_CLASSES}")
     for name in classes:
         if list(classes).count(name) > 1:
             raise ValueError(f"{field_name} names {name!r} twice")
-    if not 1 <= len(classes) <= MOST_CLASSES:
-        raise ValueError(f"{field_name} names {len(classes)} classes, should be 1 to {MOST_CLASSES}")
     return list(classes)
 
 
@@ -161,7 +162,7 @@ def check_files(pairs: Iterable[tuple[Path, Path]], root: Path, splits: str | Se
 
 def _bits_of_grey(path: Path) -> int:
     """Bits of a PNG's sample, which PIL does not tell: the byte after the signature, the chunk's head and the size."""
-    with open(path, "rb") as file:
+    with open_regular(path) as file:
         return file.read(25)[24]
 
 

@@ -17,6 +17,7 @@ from torch.utils.data import DataLoader, Dataset, default_collate
 from dcnlab.data import workers as loader_processes
 from dcnlab.data.digits import DigitClassification, DigitDetection, DigitScenes, DigitSegmentation, Geometry
 from dcnlab.data.imagefolder import IMAGENET_MEAN, IMAGENET_STD, ImageFolderSplit
+from dcnlab.data.loaders import claim_folder
 from dcnlab.data.orientation import Orientation
 from dcnlab.data.samplers import EvaluationSampler, TrainingSampler
 
@@ -98,6 +99,8 @@ class SplitsDataModule(LightningDataModule):
         workers, note = loader_processes.choose(self.workers, dataset, sampler, batch_size, ranks)
         if note is not None:
             self._tell(note)
+        if workers:
+            claim_folder()
         return DataLoader(
             dataset,
             batch_size,

@@ -41,4 +41,6 @@ def shown(value: object) -> str:
 def one_line(error: BaseException) -> str:
     """The message of an exception, its lines joined, at a length that a person reads."""
     text = " ".join(str(error).split()) or type(error).__name__
+    if isinstance(error, MemoryError):
+        text = "there is not enough memory for it"
     return text if len(text) <= 500 else f"{text[:480]}... ({len(text)} characters)"

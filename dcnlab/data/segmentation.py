@@ -19,7 +19,7 @@ from dcnlab.data.annotations import strings
 from dcnlab.data.camvid import camvid_pairs
 from dcnlab.data.census import MOST_READ, Census, count_pixels
 from dcnlab.data.cityscapes import cityscapes_pairs
-from dcnlab.data.imagefile import read_image
+from dcnlab.data.imagefile import MOST_PIXELS, read_image
 from dcnlab.data.imagefolder import IMAGENET_MEAN, IMAGENET_STD
 from dcnlab.data.imagelist import imagelist_pairs
 from dcnlab.data.labels import (
@@ -32,8 +32,10 @@ from dcnlab.data.labels import (
     nearest,
     read_label,
 )
+from dcnlab.data.memory import enough_memory
 from dcnlab.data.module import SplitsDataModule
 from dcnlab.data.orientation import Orientation
+from dcnlab.data.resizing import resized
 from dcnlab.data.seeding import seeded
 from dcnlab.data.voc_segmentation import voc_pairs
 
@@ -60,12 +62,18 @@ class Rescale(v2.Transform):
     def make_params(self, flat_inputs: list[Any]) -> dict[str, Any]:
         """Draw the factor."""
         height, width = F.get_size(flat_inputs[0])
-        shorter = self.shorter_side or min(height, width)
+        factor = 1.0
         if self.random_scale is not None:
             low, high = self.random_scale
-            shorter = max(1, round(shorter * (low + (high - low) * torch.rand(()).item())))
-        factor = shorter / min(height, width)
-        return {"size": [max(1, round(height * factor)), max(1, round(width * factor))]}
+            factor = low + (high - low) * torch.rand(()).item()
+        return {"size": list(self.size(height, width, factor))}
+
+    def size(self, height: int, width: int, factor: float) -> tuple[int, int]:
+        """Height and width that an image is resized to under a factor."""
+        shorter = self.shorter_side or min(height, width)
+        if self.random_scale is not None:
+            shorter = max(1, round(shorter * factor))
+        return resized(height, width, shorter, None)
 
     def transform(self, inpt: Any, params: dict[str, Any]) -> Any:
         """Resize one of them."""
@@ -101,10 +109,11 @@ class SegmentationSplit(Dataset[tuple[Tensor, Tensor]]):
         read: reads the values of a label file.
         orientation: says which images are turned as their EXIF orientation says, by the size of the label, which is
             taken as stored; null is `auto`.
+        test_scale: the largest factor that a test resizes these images by later.
 
     Raises:
-        ValueError: on taking an item: a file is broken, the sizes of image and label differ, or the label holds a value
-            outside the classes; one line that names the file.
+        ValueError: on taking an item: a file is broken, too large to be decoded or resized safely, the sizes of image
+            and label differ, or the label holds a value outside the classes; one line that names the file.
     """
 
     def __init__(
@@ -123,6 +132,7 @@ class SegmentationSplit(Dataset[tuple[Tensor, Tensor]]):
         seed: int = 0,
         read: Callable[[Path], NDArray[np.integer]] = read_label,
         orientation: Orientation | None = None,
+        test_scale: float = 1.0,
     ) -> None:
         # In one block of memory: loader processes share it, where each would copy a list of paths as it counts them.
         self.files = strings([str(path) for pair in pairs for path in pair]).reshape(-1, 2)
@@ -130,12 +140,14 @@ class SegmentationSplit(Dataset[tuple[Tensor, Tensor]]):
         self.lookup = counted_lookup(len(classes), ignore) if lookup is None else np.asarray(lookup, np.uint8)
         self.augment, self.seed, self.read = augment, seed, read
         self.orientation = orientation or Orientation()
+        self.rescale = Rescale(shorter_side, random_scale if augment else None)
+        self.crop_size, self.test_scale = tuple(crop_size) if augment and crop_size is not None else None, test_scale
         steps: list[v2.Transform] = []
         if shorter_side is not None or (augment and random_scale is not None):
-            steps.append(Rescale(shorter_side, random_scale if augment else None))
-        if augment and crop_size is not None:
+            steps.append(self.rescale)
+        if self.crop_size is not None:
             colour = {tv_tensors.Image: [round(255 * value) for value in mean], tv_tensors.Mask: IGNORE}
-            steps.append(v2.RandomCrop(tuple(crop_size), pad_if_needed=True, fill=colour))
+            steps.append(v2.RandomCrop(self.crop_size, pad_if_needed=True, fill=colour))
         if augment and flip:
             steps.append(v2.RandomHorizontalFlip())
         steps += [v2.ToDtype({tv_tensors.Image: torch.float32, "others": None}, scale=True)]
@@ -152,13 +164,30 @@ class SegmentationSplit(Dataset[tuple[Tensor, Tensor]]):
 
     def __getitem__(self, key: int | tuple[int, int]) -> tuple[Tensor, Tensor]:
         turn, index = (0, key) if isinstance(key, int) else key
-        image, label = self._read(*map(Path, self.files[index]))
-        if self.augment:
-            with seeded(self.seed, turn, index):
-                image, label = self.transform(image, label)
-        else:
-            image = self.transform(image)
-        return image.as_subclass(Tensor), label.as_subclass(Tensor)[0].long()
+        with enough_memory(self.files[index, 0]):
+            image, label = self._read(*map(Path, self.files[index]))
+            if self.augment:
+                with seeded(self.seed, turn, index):
+                    image, label = self.transform(image, label)
+            else:
+                image = self.transform(image)
+            return image.as_subclass(Tensor), label.as_subclass(Tensor)[0].long()
+
+    def made(self, height: int, width: int) -> tuple[int, int, str]:
+        """The largest that resizing and padding make of an image, in a later test too; see `imagefile.Made`."""
+        factor = (self.rescale.random_scale or (1.0, 1.0))[1]
+        high, wide = self.rescale.size(height, width, factor)
+        if self.crop_size is not None:  # an image that is smaller is padded before it is cropped
+            high, wide = max(high, self.crop_size[0]), max(wide, self.crop_size[1])
+        elif not self.augment:
+            high, wide = max(1, round(high * self.test_scale)), max(1, round(wide * self.test_scale))
+        names = {
+            "data.shorter_side": self.rescale.shorter_side,
+            "data.random_scale": self.rescale.random_scale,
+            "data.crop_size": self.crop_size,
+            "test.scales": None if self.augment or self.test_scale == 1 else self.test_scale,
+        }
+        return high, wide, " and ".join(f"{name} {value}" for name, value in names.items() if value is not None)
 
     def census(self, most: int = MOST_READ) -> Census:
         """Count the pixels of each class in the label files, or in an evenly spaced sample of `most` of them."""
@@ -167,7 +196,7 @@ class SegmentationSplit(Dataset[tuple[Tensor, Tensor]]):
     def _read(self, image_path: Path, label_path: Path) -> tuple[Tensor, Tensor]:
         values = self.read(label_path)
         size = (values.shape[0], values.shape[1])
-        image = tv_tensors.Image(F.pil_to_tensor(read_image(image_path, self.orientation, size)))
+        image = tv_tensors.Image(F.pil_to_tensor(read_image(image_path, self.orientation, size, self.made)))
         if values.shape != tuple(image.shape[1:]):
             sizes = [f"{width}x{height}" for height, width in (values.shape, image.shape[1:])]
             raise ValueError(f"{label_path} is {sizes[0]} pixels, but its image {image_path} is {sizes[1]}")
@@ -198,6 +227,11 @@ def pad_collate(items: Sequence[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]
 
 def _pad(tensors: Sequence[Tensor], value: int) -> Tensor:
     height, width = (max(tensor.shape[axis] for tensor in tensors) for axis in (-2, -1))
+    if height * width > MOST_PIXELS:
+        raise ValueError(
+            f"a batch of images of different sizes would be padded to {height} x {width} pixels each; allowed are "
+            f"{MOST_PIXELS}; data.crop_size gives them one size"
+        )
     batch = tensors[0].new_full((len(tensors), *tensors[0].shape[:-2], height, width), value)
     for place, tensor in zip(batch, tensors, strict=True):
         place[..., : tensor.shape[-2], : tensor.shape[-1]] = tensor
@@ -226,6 +260,7 @@ class SegmentationDataModule(SplitsDataModule):
         workers: loader processes.
         seed: of the training order and the augmentation.
         exif: auto, apply or ignore: which images are turned as their EXIF orientation says, see `Orientation`.
+        test_scale: the largest factor of those that the test resizes its images by.
 
     Raises:
         ValueError: data are missing or not right; one line that says what is expected where.
@@ -250,12 +285,13 @@ class SegmentationDataModule(SplitsDataModule):
         workers: int = 0,
         seed: int = 0,
         exif: str = "auto",
+        test_scale: float = 1.0,
     ) -> None:
         orientation = Orientation(exif)
         if name not in _READERS:
             raise ValueError(f"data.name is {name!r}, no data set with a label a pixel; {nearest(name, _READERS)}")
 
-        def split(names: str | Sequence[str], augment: bool = False) -> SegmentationSplit:
+        def split(names: str | Sequence[str], augment: bool = False, scale: float = 1.0) -> SegmentationSplit:
             found = _READERS[name](root, names, classes, ignore)
             return SegmentationSplit(
                 found.pairs,
@@ -271,8 +307,10 @@ class SegmentationDataModule(SplitsDataModule):
                 seed=seed,
                 read=found.read,
                 orientation=orientation,
+                test_scale=scale,
             )
 
         training = split(train, augment=True)
         validation = None if val is None else split(val)
-        super().__init__(training, validation, split(test), training.classes, batch_size, workers, seed, pad_collate, 1)
+        testing = split(test, scale=test_scale)
+        super().__init__(training, validation, testing, training.classes, batch_size, workers, seed, pad_collate, 1)

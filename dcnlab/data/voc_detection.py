@@ -12,6 +12,7 @@ from xml.etree import ElementTree
 import numpy as np
 
 from dcnlab.data.annotations import Annotations, check_class, check_names, starts, strings
+from dcnlab.data.files import read_bytes
 from dcnlab.data.imagefile import NamedFiles, image_size
 from dcnlab.data.imagelist import read_lines
 from dcnlab.data.labels import nearest
@@ -215,15 +216,14 @@ def _read_xml(
 ) -> tuple[tuple[int, int], list[tuple[str, list[float], bool]]]:
     """Read height and width of an image, and its objects: name, box from 0, difficult or not."""
     try:
-        with open(path, "rb") as file:
-            content = file.read(LARGEST_XML + 1)
+        content = read_bytes(path, LARGEST_XML)
     except OSError as error:
         raise ValueError(f"{path} cannot be read as an annotation ({error.strerror}); {picture} needs it") from error
-    if len(content) > LARGEST_XML:
-        raise ValueError(f"{path} is larger than {LARGEST_XML >> 20} MiB, which no annotation is")
+    except ValueError as error:
+        raise ValueError(f"{path} cannot be read as an annotation ({error})") from error
     try:
         tree = ElementTree.fromstring(content, ElementTree.XMLParser(target=_NoDoctype()))
-    except (ElementTree.ParseError, ValueError, LookupError) as error:
+    except (ElementTree.ParseError, ValueError, LookupError, MemoryError) as error:
         # LookupError: an encoding nobody knows.
         raise ValueError(f"{path} cannot be read as XML ({one_line(error)})") from error
     if tree.tag != "annotation":

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dcnlab.data import matfile
+from dcnlab.data.files import read_bytes
 from dcnlab.data.imagefile import NamedFiles
 from dcnlab.data.imagelist import read_lines, read_pairs
 from dcnlab.data.labels import (
@@ -95,11 +96,10 @@ def read_voc_label(path: Path) -> NDArray[np.integer]:
     if path.suffix != ".mat":
         return read_label(path)
     try:
-        with path.open("rb") as file:
-            values = matfile.read_field(file.read(matfile.LARGEST + 1), "GTcls", "Segmentation")
+        values = matfile.read_field(read_bytes(path, matfile.LARGEST), "GTcls", "Segmentation")
         if values.dtype.kind not in "ui":
             raise ValueError(f"it holds {values.dtype} and no whole numbers")
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, MemoryError) as error:
         reason = one_line(error)
         raise ValueError(f"{path} cannot be read as one of SBD's labels ({reason}); replace or remove it") from error
     return values  # type: ignore[return-value]  # of whole numbers, as was asked

@@ -7,6 +7,9 @@ from collections.abc import Sequence
 from torch import Tensor
 from torchvision.models.detection.image_list import ImageList
 
+from dcnlab.config import ConfigError
+from dcnlab.data.imagefile import MOST_PIXELS
+
 
 def pad_images(images: Sequence[Tensor], multiple: int) -> ImageList:
     """Put images into one tensor whose sides are multiples of the network's stride.
@@ -17,9 +20,17 @@ def pad_images(images: Sequence[Tensor], multiple: int) -> ImageList:
 
     Returns:
         torchvision's ImageList: `tensors` (N, 3, H, W), zero beyond each image, and `image_sizes`, the true (h, w).
+
+    Raises:
+        ConfigError: a tall and a wide image together would take more pixels than an image may have.
     """
     sizes = [(image.shape[-2], image.shape[-1]) for image in images]
     height, width = (-(-max(side) // multiple) * multiple for side in zip(*sizes, strict=True))
+    if len(images) > 1 and height * width > MOST_PIXELS:
+        raise ConfigError(
+            f"a batch of images of different sizes would be padded to {height} x {width} pixels each; allowed are "
+            f"{MOST_PIXELS}; data.longer_side limits them, and data.batch_size=1 pads none"
+        )
     tensors = images[0].new_zeros(len(images), images[0].shape[0], height, width)
     for row, image, (h, w) in zip(tensors, images, sizes, strict=True):
         row[:, :h, :w] = image

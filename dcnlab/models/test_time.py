@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.nn import functional
 from torchvision.ops import box_iou
 
-from dcnlab.data.detection import resized
+from dcnlab.data.resizing import resized
 from dcnlab.models.detector import Detections, Detector, join
 
 TABLE5_SIDES = (480, 576, 688, 864, 1200, 1400)

@@ -19,6 +19,7 @@ from torchvision.models.resnet import Bottleneck
 
 from dcnlab import torchfile
 from dcnlab.config import TORCHVISION_BACKBONES, ConfigError
+from dcnlab.data.files import open_regular
 from dcnlab.models import caffe_resnet, peer_names
 
 _log = logging.getLogger(__name__)
@@ -162,6 +163,8 @@ def _ours(path: Path, state: dict[str, Tensor], model: nn.Module) -> tuple[dict[
 
 def _contents(path: Path) -> Any:
     """What a file holds, read without running code from it."""
+    with open_regular(path):  # what the libraries open by name is a regular file
+        pass
     if path.suffix == ".safetensors":
         return load_file(path)
     if path.suffix == ".npz":

@@ -11,7 +11,12 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
+from dcnlab.data.text import visible
+
 GAP, ROW = 6, 18  # pixels between pictures, and a line of text
+LARGEST = 2048
+"""Longer side of a picture in a panel, pixels: a strip is enlarged no further, and a larger image is made smaller."""
+_LONGEST_NAME = 60
 
 
 def palette(classes: int) -> NDArray[np.uint8]:
@@ -44,14 +49,32 @@ def segmentation_panel(image: Image.Image, label: Tensor, prediction: Tensor, cl
     truth, found = label.cpu().numpy().astype(np.uint8), prediction.cpu().numpy().astype(np.uint8)
     found = np.where(truth == 255, 255, found).astype(np.uint8)
     height, width = truth.shape
-    zoom = max(1, round(168 / min(height, width)))
-    size = (width * zoom, height * zoom)
+    size = shown_size(height, width, 168)
     colours = palette(len(classes))
     pictures = [image.resize(size, Image.Resampling.BILINEAR)]
     pictures += [Image.fromarray(colours[map_]).resize(size, Image.Resampling.NEAREST) for map_ in (truth, found)]
     seen = sorted((set(np.unique(truth).tolist()) | set(np.unique(found).tolist())) - {255})
-    names = [(classes[k], tuple(int(c) for c in colours[k])) for k in seen]
+    names = [(_short(classes[k]), tuple(int(c) for c in colours[k])) for k in seen]
     return _side_by_side(pictures, ["image", "label", "prediction"], names)
+
+
+def shown_size(height: int, width: int, least: int) -> tuple[int, int]:
+    """Width and height at which an image is drawn: a whole number of times its own, or smaller where that is large.
+
+    Args:
+        height: of the image, pixels.
+        width: likewise.
+        least: pixels that the shorter side should have, where the longer stays within `LARGEST`.
+    """
+    longer = max(height, width)
+    zoom = min(LARGEST / longer, max(1, min(round(least / min(height, width)), LARGEST // longer)))
+    return max(1, round(width * zoom)), max(1, round(height * zoom))
+
+
+def _short(name: str) -> str:
+    """A class's name as a picture has room for it, with nothing in it that the font would stumble over."""
+    text = visible(name)
+    return text if len(text) <= _LONGEST_NAME else f"{text[: _LONGEST_NAME - 1]}…"
 
 
 def _side_by_side(
@@ -102,20 +125,20 @@ def detection_panel(
         classes: names of the labels 1..C.
         least_score: detections of a lower score are not drawn.
     """
-    zoom = max(1, round(336 / min(image.size)))
-    large = image.resize((image.width * zoom, image.height * zoom), Image.Resampling.BILINEAR)
+    large = image.resize(shown_size(image.height, image.width, 336), Image.Resampling.BILINEAR)
+    zoom = torch.tensor([large.width / image.width, large.height / image.height] * 2)
     colours = palette(len(classes) + 1)
     pictures = []
     for boxes in (target, found):
         picture = large.copy()
         draw, font = ImageDraw.Draw(picture), ImageFont.load_default(13)
         scores = boxes["scores"].tolist() if "scores" in boxes else [None] * len(boxes["labels"])
-        rows = zip((boxes["boxes"].float() * zoom).tolist(), boxes["labels"].tolist(), scores, strict=True)
+        rows = zip((boxes["boxes"].float().cpu() * zoom).tolist(), boxes["labels"].tolist(), scores, strict=True)
         for (x1, y1, x2, y2), label, score in list(rows)[::-1]:  # the best last, on top
             if score is not None and score < least_score:
                 continue
             colour = tuple(int(part) for part in colours[label])
-            name = classes[label - 1] + ("" if score is None else f" {score:.2f}")
+            name = _short(classes[label - 1]) + ("" if score is None else f" {score:.2f}")
             draw.rectangle((x1, y1, max(x1, x2 - 1), max(y1, y2 - 1)), outline=colour, width=2)
             top = max(0.0, y1 - 16)
             draw.rectangle((x1, top, x1 + font.getlength(name) + 4, top + 16), fill=colour)

@@ -111,3 +111,53 @@ def test_quantized_draws_are_multiples():
 def test_a_wrong_parameter_is_named(spec, says):
     with pytest.raises(ConfigError, match=says):
         search.distribution("x", spec)
+
+
+# Spaces that no list can hold
+
+
+def test_a_grid_of_any_size_is_counted_and_made_point_by_point():
+    wide = {"x": search.distribution("x", {"min": 0, "max": 10**30}), "y": search.distribution("y", {"values": [1, 2]})}
+    assert search.grid_size(wide) == 2 * (10**30 + 1)
+    points = [tuple(point.values()) for point in itertools.islice(search.grid(wide), 3)]
+    assert points == [(0, 1), (0, 2), (1, 1)]
+    many = {f"p{number}": search.distribution("p", {"values": list(range(20))}) for number in range(8)}
+    assert search.grid_size(many) == 20**8
+    assert list(next(search.grid(many)).items()) == [(f"p{number}", 0) for number in range(8)]
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "step"), [(0, 2, 0.5), (0, 10, 3), (0.1, 0.8, 0.1), (-1, 1.0, 0.3), (0, 1.0, 1), (1, 1.3, 0.1)]
+)
+def test_the_values_of_a_quantized_range_are_numpys_to_the_last_bit(low, high, step):
+    space = {"x": search.distribution("x", {"distribution": "q_uniform", "min": low, "max": high, "q": step})}
+    wanted = [value.item() for value in np.arange(low, high, step)]
+    found = [point["x"] for point in search.grid(space)]
+    assert (found, list(map(type, found))) == (wanted, list(map(type, wanted)))
+
+
+@pytest.mark.parametrize(
+    "spec",
+    [
+        {"distribution": "q_uniform", "min": 0.0, "max": 1e9, "q": 1e-9},
+        {"distribution": "q_uniform", "min": -1e299, "max": 1e299, "q": 1e-299},
+    ],
+)
+def test_a_range_of_more_steps_than_numbers_is_refused(spec):
+    with pytest.raises(ConfigError, match=r"\Aparameters\.x has \S+ values; allowed are 9007199254740992\Z"):
+        search.grid_size({"x": search.distribution("x", spec)})
+
+
+@pytest.mark.parametrize(
+    "spec",
+    [
+        {"min": 0, "max": 10**30},
+        {"distribution": "log_uniform", "min": 1e9, "max": 1e10},
+        {"distribution": "q_uniform", "min": 0.0, "max": 1e299, "q": 1e-299},
+        {"distribution": "log_normal", "sigma": 1e299, "mu": 1e299},
+        {"distribution": "q_log_uniform", "min": 0, "max": 10**6},
+    ],
+)
+def test_a_draw_beyond_all_numbers_is_refused_in_one_line(spec):
+    with pytest.raises(ConfigError, match=r"\Aparameters\.x: its \w+ [^\n]*\Z"):
+        next(search.random({"x": search.distribution("x", spec)}, 0))

@@ -213,3 +213,31 @@ def test_words_before_fit_are_followed_or_noted(write, before, noted):
     assert sweep.environment == ((("DCNLAB_FUSED", "never"),) if "DCNLAB_FUSED=never" in before else ())
     said = [note.partition("command: ")[2].partition(" before dcnlab fit is left out here")[0] for note in sweep.notes]
     assert said == ([noted] if noted else [])
+
+
+@pytest.mark.parametrize(
+    ("changes", "limit", "says"),
+    [
+        ({"parameters": {"seed": {"min": 0, "max": 10**12}}}, None, "its grid has 1000000000001 trials"),
+        (
+            {"parameters": {f"p{n}": {"values": list(range(20))} for n in range(8)}},
+            None,
+            "its grid has 25600000000 trials",
+        ),
+        ({"method": "random", "run_cap": 10**9}, None, "run_cap or --limit asks for 1000000000 trials"),
+        ({"method": "random"}, 10**9, "run_cap or --limit asks for 1000000000 trials"),
+    ],
+)
+def test_more_trials_than_anyone_runs_are_refused_before_one_is_made(write, changes, limit, says):
+    path = write(**changes)
+    with pytest.raises(ConfigError, match=rf"\Aablation\.yaml: {says}; allowed are 10000; run_cap states fewer\Z"):
+        all_trials(path, limit=limit)
+
+
+def test_run_cap_takes_the_first_points_of_a_grid_without_end(write):
+    path = write(
+        parameters={"model.deform_layers": {"values": [1, 0]}, "seed": {"min": 7, "max": 2**32 - 1}}, run_cap=3
+    )
+    assert [trial.parameters for trial in all_trials(path)] == [
+        {"model.deform_layers": 1, "seed": seed} for seed in (7, 8, 9)
+    ]

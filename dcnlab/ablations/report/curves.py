@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import io
 import math
 import statistics
 from collections.abc import Sequence
@@ -13,6 +14,11 @@ from typing import Any
 from dcnlab import runs
 from dcnlab.ablations.report.gather import Row
 from dcnlab.config import ConfigError
+from dcnlab.data.files import read_bytes
+from dcnlab.data.paths import one_line
+
+LARGEST = 64 * 2**20
+"""Bytes of a metrics.csv; one of a million steps has about that many."""
 
 
 @dataclass
@@ -27,14 +33,15 @@ class Curve:
     runs: int
 
 
-def curves(rows: Sequence[Row], points: int = 100) -> dict[str, list[Curve | None]]:
+def curves(rows: Sequence[Row], points: int = 100, broken: list[str] | None = None) -> dict[str, list[Curve | None]]:
     """The learning curves of a table's rows, by metric: train/loss first, then what was scored in between.
 
     Args:
         rows: of one table; each metric has one place for each of them, None where it has no course.
         points: the most that a curve has; longer ones are averaged over neighbouring steps.
+        broken: takes what there is to say of files that cannot be read, which are left out; None raises it.
     """
-    series = [[read_metrics(record.folder / "metrics.csv") for record in row.records] for row in rows]
+    series = [[_read_or_note(record.folder / "metrics.csv", broken) for record in row.records] for row in rows]
     names = {name for courses in series for one in courses for name in one if name == "train/loss" or _validates(name)}
     found = {}
     for name in sorted(names, key=lambda name: (name != "train/loss", name)):
@@ -47,6 +54,16 @@ def curves(rows: Sequence[Row], points: int = 100) -> dict[str, list[Curve | Non
     return found
 
 
+def _read_or_note(path: Path, broken: list[str] | None) -> dict[str, dict[float, float]]:
+    try:
+        return read_metrics(path)
+    except ConfigError as error:
+        if broken is None:
+            raise
+        broken.append(f"left out: {error}")
+        return {}
+
+
 def _validates(name: str) -> bool:
     place, _, metric = name.partition("/")
     return place == "val" and runs.is_headline(metric)
@@ -56,21 +73,21 @@ def read_metrics(path: Path) -> dict[str, dict[float, float]]:
     """Finite figures of a metrics.csv by column and step; empty where there is none.
 
     Raises:
-        ConfigError: it is not CSV.
+        ConfigError: it is not CSV, or too large.
     """
-    if not path.is_file():
-        return {}
     found: dict[str, dict[float, float]] = {}
     try:
-        with path.open(newline="", encoding="utf-8", errors="replace") as file:
-            for line in csv.DictReader(file):
-                step = _number(line.get("step"))
-                for name, text in line.items():
-                    value = _number(text)
-                    if step is not None and value is not None and name not in (None, "step", "epoch"):
-                        found.setdefault(name, {})[step] = value
-    except csv.Error as error:
-        raise ConfigError(f"{path}: not CSV: {error}") from error
+        text = io.StringIO(read_bytes(path, LARGEST).decode(errors="replace"), newline="")
+        for line in csv.DictReader(text):
+            step = _number(line.get("step"))
+            for name, cell in line.items():
+                value = _number(cell)
+                if step is not None and value is not None and name not in (None, "step", "epoch"):
+                    found.setdefault(name, {})[step] = value
+    except FileNotFoundError:
+        return {}
+    except (csv.Error, OSError, ValueError, MemoryError) as error:
+        raise ConfigError(f"{path}: not CSV: {one_line(error)}") from error
     return found
 
 

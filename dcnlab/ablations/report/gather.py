@@ -17,6 +17,7 @@ from dcnlab.ablations.section import Section
 from dcnlab.ablations.sweepfile import Trial, digest
 from dcnlab.ablations.table import Table
 from dcnlab.config import ConfigError
+from dcnlab.data.files import read_tail
 
 
 @dataclass
@@ -273,7 +274,8 @@ def _parameters(folder: Path) -> dict[str, Any]:
 
 
 def _last_line(log: Path) -> str:
-    if not log.is_file():
+    try:
+        lines = [line for line in read_tail(log) if line.strip()]
+    except OSError:
         return ""
-    lines = [line for line in log.read_text(errors="replace").splitlines() if line.strip()]
     return f"Its log ends with: {lines[-1].strip()}" if lines else ""

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import html
 
+from dcnlab.data.text import visible
+
 
 class Markup(str):
     """Text that is HTML already; every other text is escaped where it enters an element."""
@@ -28,7 +30,7 @@ def el(tag: str, attributes: dict[str, object] | None = None, *children: Child) 
         if value is True:
             shown.append(f" {name}")
         elif value is not None and value is not False:
-            shown.append(f' {name}="{html.escape(str(value))}"')
+            shown.append(f' {name}="{escape(str(value))}"')
     opening = f"<{tag}{''.join(shown)}>"
     if tag in _VOID:
         # SVG's void elements need the end that HTML's do not have.
@@ -42,11 +44,8 @@ def join(*children: Child) -> Markup:
 
 
 def escape(child: Child) -> str:
-    """Text as HTML shows it; characters that HTML may not hold become the replacement character."""
-    if child is None:
-        return ""
-    text = "".join(c if c >= " " or c in "\n\t" else "\N{REPLACEMENT CHARACTER}" for c in str(child))
-    return html.escape(text)
+    """Text as HTML shows it; characters that HTML may not hold, or that turn the text about, are written out."""
+    return "" if child is None else html.escape(visible(child, keep="\n\t"))
 
 
 def breakable(text: str) -> Markup:

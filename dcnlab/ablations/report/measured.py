@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from itertools import zip_longest
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -10,6 +11,7 @@ from dcnlab import runs
 from dcnlab.ablations import rendering
 from dcnlab.configfile import read_yaml
 from dcnlab.data import jsonfile
+from dcnlab.data.paths import one_line
 
 SIZES = ("small", "medium", "large", "background")
 """What the centre of a filter lies on."""
@@ -38,7 +40,7 @@ def dilation(folder: Path) -> Dilation | None:
     try:
         ours = [[str(row["layer"]), *(_cell(row[size]) for size in SIZES)] for row in tree["rows"]]
         images = f"{tree['images']} images; " if "images" in tree else ""
-    except (KeyError, TypeError, ValueError) as error:
+    except (KeyError, TypeError, ValueError, OverflowError) as error:
         raise ValueError(f"{path}: not what dcnlab dilation writes") from error
     lines = [[*own, *other] for own, other in zip_longest(ours, theirs[: len(ours)], fillvalue=[""] * 5)]
     header = ["layer", *SIZES, "paper's layer", *(f"paper: {size}" for size in SIZES)]
@@ -60,19 +62,22 @@ def robustness(folder: Path, kind: str) -> tuple[str, dict[float, float]] | None
     if tree is None:
         return None
     try:
-        return str(tree["metric"]), {float(x): float(y) for x, y in tree[kind]}
-    except (KeyError, TypeError, ValueError) as error:
+        course = {float(x): float(y) for x, y in tree[kind]}
+        if not all(map(math.isfinite, (*course, *course.values()))):
+            raise ValueError("a number that is none")
+        return str(tree["metric"]), course
+    except (KeyError, TypeError, ValueError, OverflowError) as error:
         raise ValueError(f"{path}: not a metric with pairs of {kind} and percent") from error
 
 
 def _read(path: Path) -> Any:
-    if not path.is_file():
-        return None
     try:
         tree = jsonfile.load(path, runs.LARGEST_RESULTS)
         jsonfile.check_depth(tree)
-    except ValueError as error:
-        raise ValueError(f"{path}: not JSON ({error})") from error
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError) as error:
+        raise ValueError(f"{path}: not JSON ({one_line(error)})") from error
     return tree
 
 

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from dcnlab import yamlfile
 from dcnlab.ablations import table as tables
 from dcnlab.ablations.collect import CODE
 from dcnlab.ablations.record import Record
@@ -18,6 +19,7 @@ from dcnlab.ablations.report.grid import grid
 from dcnlab.ablations.report.markup import Child, Markup, el, join
 from dcnlab.ablations.report.pictures import Album
 from dcnlab.ablations.table import Table
+from dcnlab.data.files import read_bytes
 
 _METRIC_CHARTS = 3
 _PICTURES_OF_A_RUN = 4
@@ -133,16 +135,16 @@ def _values(row: Row, metric: str) -> list[float]:
 
 
 def _curves(one: Group) -> Markup:
-    rows = [row for row in _shown(one)]
-    found = curves.curves(rows)
+    rows, broken = list(_shown(one)), list[str]()
+    found = curves.curves(rows, broken=broken)
     if not found:
-        return Markup()
+        return notes(broken)
     caption = {"train/loss": "Training loss by step", "val/loss": "Validation loss by step"}
     figures = [
         charts.lines(name, caption.get(name, f"{name.partition('/')[2]} in validation by step"), lines, "step")
         for name, lines in found.items()
     ]
-    return _charted("Learning curves", one, rows, figures)
+    return join(_charted("Learning curves", one, rows, figures), notes(broken))
 
 
 def _charted(heading: str, one: Group, rows: Sequence[Row], figures: Sequence[Markup]) -> Markup:
@@ -339,6 +341,7 @@ def _runs(one: Group) -> Markup:
 def _repeat(row: Row, record: Record) -> Markup:
     path = record.folder / "config.yaml"
     words = f"dcnlab fit {shlex.quote(str(path))} id=null"
+    text = read_bytes(path, yamlfile.LARGEST).decode("utf-8-sig", "replace")
     return join(
         el("h4", None, f"{record.folder.name}: {row.label}, seed {record.seed}"),
         el("p", {"class": "aside"}, _made(record)),
@@ -347,7 +350,7 @@ def _repeat(row: Row, record: Record) -> Markup:
             "details",
             None,
             el("summary", None, f"config.yaml of {record.folder.name}"),
-            el("pre", {"tabindex": "0"}, el("code", None, path.read_text(encoding="utf-8"))),
+            el("pre", {"tabindex": "0"}, el("code", None, text)),
         ),
     )
 

@@ -1,0 +1,61 @@
+"""The folder of loader processes' sockets, which goes away also after a run that was killed.
+
+multiprocessing makes such a folder itself (`pymp-*`), and leaves it where a process is killed. Ours is locked by every
+process that may use it, and the system lets go of locks: one that nobody locks is of a run that is over.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import multiprocessing.process
+import os
+import shutil
+import tempfile
+from multiprocessing.util import Finalize
+from pathlib import Path
+from typing import Any
+
+PREFIX = "dcnlab-sockets-"
+
+
+def claim_folder() -> Path:
+    """Make this process's folder, once, for itself and the loader processes that it forks; remove those left over.
+
+    Returns:
+        The folder; multiprocessing's own where it has made one already.
+    """
+    config: Any = multiprocessing.process.current_process()._config  # type: ignore[attr-defined]
+    if config.get("tempdir") is None:
+        _remove_left_over(Path(tempfile.gettempdir()))
+        path = _locked()
+        Finalize(None, shutil.rmtree, args=(path,), kwargs={"ignore_errors": True}, exitpriority=-100)
+        config["tempdir"] = path
+    return Path(config["tempdir"])
+
+
+def _locked() -> str:
+    """A new folder, locked until the last process that inherits the lock ends."""
+    while True:
+        path = tempfile.mkdtemp(prefix=PREFIX)
+        descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        if os.path.isdir(path):  # another process may have taken it for one left over, before it was locked
+            return path
+        os.close(descriptor)
+
+
+def _remove_left_over(place: Path) -> None:
+    """Remove our folders that no process has a lock on, and in them nothing but sockets."""
+    for path in place.glob(f"{PREFIX}*"):
+        with contextlib.suppress(OSError):
+            descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
+            try:
+                if os.fstat(descriptor).st_uid == os.getuid():
+                    fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                    for entry in path.iterdir():
+                        if entry.is_socket():
+                            entry.unlink()
+                    path.rmdir()
+            finally:
+                os.close(descriptor)

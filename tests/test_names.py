@@ -1,0 +1,240 @@
+"""Names from files are data: no terminal obeys them, no spreadsheet computes them, and none ends a command."""
+
+import csv
+import io
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+import unicodedata
+from pathlib import Path
+
+import pytest
+from command_line import dcnlab, environment
+from report_runs import write_curve, write_run
+
+from dcnlab import configfile, score
+from dcnlab.ablations import rendering, table
+from dcnlab.ablations.rendering import Block
+from dcnlab.ablations.report import markup, page
+from dcnlab.config import ConfigError
+from dcnlab.data import text
+
+HOSTILE = [
+    "\x1b]0;owned\x07", "\x1b[2J\x1b[31mred", "\x9b31m", "a\rb", "a\nb", "a\tb", "\x00", "\x7f", "\u202egnp.exe",
+    "\u2066x\u2069",    "\u200fx", "a\u2028b", "\u0085", "\ufeffx", "\U000e0041",
+]  # fmt: skip
+SURROGATES = ["\ud800", "caf\udce9"]
+
+
+def is_safe(shown, ends=""):
+    """Whether nothing in a text moves a terminal's cursor, turns its order or cannot be encoded."""
+    return all(sign in ends or unicodedata.category(sign) not in ("Cc", "Cf", "Cs", "Zl", "Zp") for sign in shown)
+
+
+@pytest.mark.parametrize("name", HOSTILE + SURROGATES)
+def test_what_a_terminal_would_obey_is_written_out(name, capsys):
+    shown = text.visible(name)
+    assert is_safe(shown)
+    text.say(name)
+    assert capsys.readouterr().out == shown + "\n"
+    # As JSON reads it, it is the same text again.
+    assert len(name) > 1 or "\\U" in shown or json.loads(f'"{shown}"') == name
+
+
+@pytest.mark.parametrize("name", ["café", "猫", "میز", "क्‍ष", "👩‍🔬", "naïve ±", "a b", "\\u0041", "[red]x[/red]"])
+def test_names_in_any_script_stay_as_they_are(name):
+    assert text.visible(name) == name
+
+
+def test_every_print_of_the_package_goes_through_the_one_function():
+    package = Path(text.__file__).parents[1]
+    raw = [
+        f"{path.relative_to(package)}: {line.strip()}"
+        for path in sorted(package.rglob("*.py"))
+        for line in path.read_text().splitlines()
+        if re.search(r"(?<![\w.])print\(|std(out|err)\.write\(", line) and path.name != "text.py"
+    ]
+    assert raw == []
+
+
+def test_text_is_printed_whatever_the_terminal_encodes():
+    code = "from dcnlab.data.text import say; say('± \\udce9 猫')"
+    env = environment(PYTHONIOENCODING="ascii")
+    done = subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, text=True)
+    assert (done.returncode, done.stdout) == (0, "\\xb1 \\udce9 \\u732b\n"), done.stderr
+
+
+# Tables
+
+
+BLOCK = [Block("cap|tion\n\x1b[31m", ["na|me\u202e", "x"], [["`a`|<b>\n\x1b", "1.5"], ["[red]b[/red]", "-2"]])]
+
+
+@pytest.mark.parametrize("form", ["markdown", "latex", "rich"])
+def test_cells_of_any_form_hold_names_as_text(form, capsys):
+    if form == "rich":
+        rendering.show(BLOCK)
+        made = capsys.readouterr().out
+        assert "[red]b[/red]" in made
+    else:
+        made = rendering.render([], BLOCK, form)
+    assert is_safe(made, "\n")
+
+
+def test_markdown_keeps_its_columns_and_begins_no_code_or_html():
+    made = rendering.render([], BLOCK, "markdown").splitlines()
+    rows = [line for line in made if line.startswith("|")]
+    assert [len(re.findall(r"(?<!\\)\|", line)) for line in rows] == [3] * 4
+    assert not re.search(r"(?<!\\)[`<]", "".join(made))
+
+
+def test_a_caption_in_latex_stays_a_comment():
+    made = rendering.render([], BLOCK, "latex")
+    assert made.startswith("% cap|tion\\u000a\\u001b[31m\n\n\\begin{tabular}")
+
+
+@pytest.mark.parametrize("name", ["=cmd|' /C calc'!A0", "+1+cmd", "-2+3", "@SUM(A1)", " =1", "\uff1d1", "\t=1", "\r=1"])
+def test_a_spreadsheet_computes_no_cell_of_a_csv(name):
+    rows = [{name: 1.5, "who": name, "minus": -0.5, "text": "-0.5", "none": None, "many": [name]}]
+    read = list(csv.DictReader(io.StringIO(rendering.render(rows, [], "csv"))))
+    assert not [cell for cell in (*read[0], *read[0].values()) if cell[:1] in ("=", "+", "-", "@", "\t", "\r")
+                and not re.fullmatch(r"-?[0-9.]+", cell)]  # fmt: skip
+    assert (read[0]["minus"], read[0]["text"], read[0]["none"]) == ("-0.5", "-0.5", "")
+    assert read[0]["who"].startswith(("'", "\\u00"))
+
+
+def test_scores_of_hostile_classes_are_tables_still():
+    scores = {"miou": 50.0, **{f"iou/{name}": 50.0 for name in [*HOSTILE, "a|b", "`c`"]}, "iou/lost\x1b": float("nan")}
+    for form in ("text", "markdown", "json"):
+        made = score.render(scores, form)
+        assert is_safe(text.visible(made, "\n") if form == "json" else made, "\n")
+        assert len(made.splitlines()) >= 20
+    assert json.loads(text.visible(score.render(scores, "json"), "\n"))["iou/\x7f"] == 50.0
+
+
+def test_the_report_shows_hostile_names_as_text():
+    for name in HOSTILE + SURROGATES:
+        made = markup.el("p", {"title": name}, name)
+        assert is_safe(made, "\n\t")
+        made.encode()
+
+
+# Commands, with one hostile folder beside good ones
+
+
+@pytest.fixture
+def folders(tiny):
+    """Two runs of a good name, and folders that hold what no run writes."""
+    for seed in (0, 1):
+        write_curve(write_run(Path("runs/good") / f"s{seed}", 70.0 + seed, {"seed": seed}, seed=seed), [2.0, 1.0], 50.0)
+    good = json.loads(Path("runs/good/s0/results.json").read_text())
+    made = {
+        "surrogate": {"metrics": {"ap50": 1.0, "\ud800": 2.0}},
+        "controls": {"metrics": {"top1": 1.0, "\x1b[31miou/x": 2.0}, "parameters": {"\x1b]0;x\x07": "\u202e=1"}},
+        "numbers": {"environment": {"world_size": "8", "torch": "2"}},
+        "many": {"metrics": {f"metric {number}": 1.0 for number in range(5000)}},
+        "long": {"metrics": {"x" * 10**6: 1.0}},
+        "reason": {"status": "failed", "reason": "\x1b[31mred\u202e \x9b"},
+    }
+    for name, change in made.items():
+        folder = Path("runs/evil") / name
+        shutil.copytree("runs/good/s0", folder)
+        (folder / "results.json").write_text(json.dumps({**good, "parameters": {}, **change}))
+    for name, file in (
+        ("pipe", "results.json"),
+        ("config", "config.yaml"),
+        ("log", "log.txt"),
+        ("curve", "metrics.csv"),
+    ):
+        shutil.copytree("runs/good/s0", Path("runs/odd") / name)
+        (Path("runs/odd") / name / file).unlink(missing_ok=True)
+        os.mkfifo(Path("runs/odd") / name / file)
+    shutil.copytree("runs/good/s0", os.fsdecode(b"runs/odd/name\xff\x1b[31m"))
+    (Path("runs/good/s1") / "metrics.csv").write_text(
+        "step,train/loss\n1,2\n" + "x" * 200_000
+    )  # longer than CSV allows
+    (Path("runs/good/s1") / "dilation.json").write_text('{"rows": [{"layer": 1}]}')
+    (Path("runs/good/s1") / "robustness.json").write_text('{"metric": "top1", "rotation": [[NaN, 1e999]], "scale": []}')
+    return Path("runs")
+
+
+def test_one_hostile_folder_does_not_stop_the_report_of_all(folders):
+    text_of = page.write(folders).read_text()
+    assert is_safe(text_of, "\n\t")
+    for name in ("surrogate", "numbers", "many", "long", "pipe", "curve"):
+        assert re.search(rf"left out: [^<]*{'s1/metrics' if name == 'curve' else name}", text_of), name
+    assert "70.50 ± 0.71" in text_of
+    assert "robustness.json: not a metric" in text_of
+
+
+@pytest.mark.parametrize("form", ["rich", "csv"])
+def test_one_hostile_folder_does_not_stop_the_table_of_all(folders, form):
+    done = dcnlab("table", "good", "--format", form)
+    assert done.returncode == 0, done.stderr
+    assert "70.5" in done.stdout
+    for name in ("surrogate", "numbers", "many", "long", "pipe"):
+        assert re.search(rf"^note: left out: \S*{name}/results\.json: ", done.stderr, re.MULTILINE), done.stderr
+    assert is_safe(done.stdout + done.stderr, "\n")
+    assert max(map(len, done.stderr.splitlines())) < 3000
+
+
+def test_a_table_of_hostile_runs_is_safe_to_look_at(folders, capsys):
+    shutil.rmtree("runs/odd")
+    for name in ("many", "long", "numbers", "surrogate", "reason"):
+        shutil.rmtree(f"runs/evil/{name}")
+    made = table.assemble("evil", [Path("runs")])
+    assert len(made.rows) == 1
+    for form in ("markdown", "latex", "csv"):
+        assert is_safe(table.render(made, form), "\n")
+    table.show(made)
+    shown = capsys.readouterr().out
+    assert is_safe(shown, "\n")
+    assert "\\u202e=1" in shown
+
+
+def test_table2_leaves_out_what_is_no_measurement(folders):
+    found, notes = table.record.records([Path("runs/good")])
+    with pytest.raises(ConfigError, match=r"left out: \S*s1/dilation\.json: not what dcnlab dilation writes"):
+        table.of_records("table2", found, notes)
+    measured = {"mean": 2.0, "std": 0.5, "count": 7}
+    row = {"layer": "layer4.2.conv2", **dict.fromkeys(("small", "medium", "large", "background"), measured)}
+    Path("runs/good/s0/dilation.json").write_text(json.dumps({"rows": [row]}))
+    made = table.of_records("table2", found, notes)
+    assert len(made.rows) == 1
+    assert [note for note in made.notes if note.startswith("left out: ")]
+
+
+def test_a_message_about_a_hostile_name_is_one_safe_line(tiny):
+    for word in ("evil\x1b[31m\u202e.yaml", "two\nlines.yaml"):
+        done = dcnlab("fit", word)
+        assert (done.returncode, done.stdout) == (2, "")
+        assert is_safe(done.stderr, "\n")
+        assert done.stderr.count("\n") == 1
+    done = dcnlab("fit", tiny, b"data.root=/caf\xe9".decode(errors="surrogateescape"))
+    assert done.returncode == 2
+    assert done.stderr == "dcnlab: command line: data.root /caf\\udce9 is not UTF-8; rename it\n"
+
+
+def test_the_tail_of_a_failed_trial_cannot_drive_the_terminal(tiny):
+    Path("sweep.yaml").write_text("method: grid\nprogram: tiny.yaml\nparameters: {seed: {values: [0]}}\n")
+    evil = "import os,sys; sys.stdout.write('\\x1b[2J\\u202e'); os._exit(3)"
+    # A sitecustomize of the trial alone, which knows its parent's variable.
+    Path("site").mkdir()
+    Path("site/sitecustomize.py").write_text(f"import os\nif 'DCNLAB_PARENT' in os.environ:\n    exec({evil!r})\n")
+    env = environment()
+    done = dcnlab("sweep", "sweep.yaml", PYTHONPATH=f"{env['PYTHONPATH']}{os.pathsep}{Path('site').resolve()}")
+    assert done.returncode == 1, done.stderr
+    assert "FAILED" in done.stdout
+    assert is_safe(done.stdout, "\n")
+
+
+def test_a_chain_of_extends_has_an_end(tiny):
+    for number in range(30):
+        Path(f"e{number}.yaml").write_text(f"extends: e{number + 1}.yaml\n")
+    Path("e30.yaml").write_text("seed: 4\n")
+    assert configfile.load("e12.yaml", ["trainer.max_steps=1"]).seed == 4
+    with pytest.raises(ConfigError, match=r"\Ae0\.yaml: extends a chain of more than 20 files; [^\n]*e20\.yaml is one"):
+        configfile.load("e0.yaml")

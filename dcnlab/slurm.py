@@ -109,6 +109,13 @@ def check_world_size(devices: int, num_nodes: int) -> None:
             f"{devices * num_nodes} processes; state trainer.devices=N as torchrun's --nproc-per-node=N, and "
             "trainer.num_nodes=N as its --nnodes=N"
         )
+    ranks = {"RANK": devices * num_nodes, "LOCAL_RANK": devices, "NODE_RANK": num_nodes, "GROUP_RANK": num_nodes}
+    for name, count in ranks.items():  # a rank that there is not would write nothing, as if another one did
+        if int(os.environ.get(name, "0")) >= count:
+            raise ConfigError(
+                f"{name} is {os.environ[name]}, and trainer.devices {devices} x trainer.num_nodes {num_nodes} leave it "
+                f"0 to {count - 1}; unset it, or start the command by torchrun"
+            )
 
 
 def _number(name: str) -> int | None:

@@ -49,8 +49,10 @@ def deform(model: Model, layers: int | str | Iterable[str], offset_groups: int =
     """Replace convolutions by deformable ones around the same weights; the model computes the same until trained.
 
     Initialise first, operate then. Loops over nn.Conv2d and nn.Linear, by class or by its name, and loops that call
-    `reset_parameters` leave the offsets at zero. A loop that draws every parameter does not; after it, call
-    `reset_offsets` of each DeformConv2d. Surgery itself draws no random numbers.
+    `reset_parameters` leave the offsets at zero. A loop that draws every parameter, or every module's weight, does
+    not; after it, call `reset_offsets` of each DeformConv2d. Give an optimizer all of `model.parameters()`: one whose
+    parameters are gathered from nn.Conv2d and nn.Linear by class leaves the offsets untrained. Surgery itself draws no
+    random numbers, and replaces a layer under its registered names, not in Python lists of the model's own.
 
     Args:
         model: changed in place.

@@ -364,3 +364,13 @@ print(type(deform(net, 1)[1]).__name__)
 def test_a_pass_that_fails_behind_the_last_convolution_writes_nothing_to_stderr():
     done = subprocess.run([sys.executable, "-c", FAILING_FIRST], capture_output=True, text=True)
     assert (done.stdout, done.stderr, done.returncode) == ("DeformConv2d\n", "", 0)
+
+
+def test_a_network_with_lazy_layers_is_deformed_by_number_before_it_has_run():
+    network = nn.Sequential(
+        *(nn.Conv2d(3, 4, 3, padding=1), nn.ReLU(), nn.Conv2d(4, 4, 3, padding=1)),
+        *(nn.LazyBatchNorm2d(), nn.Flatten(), nn.LazyLinear(5)),
+    )
+    deform(network, 1)
+    assert isinstance(network[2], DeformConv2d)
+    assert network(torch.randn(2, 3, 8, 8)).shape == (2, 5)

@@ -85,6 +85,17 @@ def test_a_network_is_looked_at_within_a_job_of_many_tasks(tiny, monkeypatch):
     experiment.restore(folder, [])
 
 
+@pytest.mark.parametrize("name", ["RANK", "LOCAL_RANK", "NODE_RANK"])
+def test_a_rank_left_over_from_another_launcher_is_refused(tiny, monkeypatch, name):
+    # Without ranks 0 and a world size it would train, and leave no config.yaml and no metrics.csv.
+    monkeypatch.setenv(name, "1")
+    with pytest.raises(
+        ConfigError, match=rf"^{name} is 1, and trainer.devices 1 x trainer.num_nodes 1 leave it 0 to 0"
+    ):
+        experiment.fit(configfile.load(tiny, []))
+    assert not Path("runs").exists()
+
+
 @pytest.mark.parametrize(
     ("variables", "says"),
     [

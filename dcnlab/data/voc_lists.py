@@ -30,9 +30,12 @@ def read_names(path: Path, known: Callable[[str], bool]) -> list[tuple[int, str]
         ValueError: the list cannot be read, a name leaves the folder, or the lines contradict one another; one line.
     """
     lines = read_lines(path)
+    columns = []
     for number, line in lines:
-        check_relative(line, f"{path} line {number}")
-    columns = [found for _, line in lines if (found := _COLUMNS.fullmatch(line))]
+        found = _COLUMNS.fullmatch(line)
+        check_relative(found[1] if found else line, f"{path} line {number}")
+        if found:
+            columns.append(found)
     if len(columns) < len(lines):
         return lines
     whole = [known(line) for _, line in lines]

@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 from torch._subclasses import FakeTensorMode
+from torch.nn.parameter import is_lazy
 
 _CONTAINERS = (dict, OrderedDict, list, set)
 
@@ -75,7 +76,7 @@ def without_a_trace(model: nn.Module) -> Iterator[None]:
 
 def _single(model: nn.Module) -> list[Tensor]:
     """Parameters and buffers of one element: torch computes with these in earnest, and changes them in place."""
-    tensors = [*model.parameters(), *model.buffers()]
+    tensors = [tensor for tensor in (*model.parameters(), *model.buffers()) if not is_lazy(tensor)]
     return [tensor for tensor in tensors if tensor.numel() == 1 and not (tensor.is_meta or tensor.is_inference())]
 
 

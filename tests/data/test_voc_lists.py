@@ -32,6 +32,7 @@ def read(tmp_path, text, known):
         ("scan 1 1\nscan 2 -1\n", ["scan 1", "scan 2", "scan"], ["scan 1"]),
         ("scan 1\nscan 7\n", ["scan", "scan 7"], ["scan 1", "scan 7"]),  # the first is missing: for the caller to say
         ("scan 1\n  \nphoto\n", ["scan", "photo"], ["scan 1", "photo"]),
+        ("a\t1\nb\t-1\n", "ab", ["a"]),
         ("", "", []),
     ],
 )

@@ -44,7 +44,7 @@ def check_archive(path: Path) -> None:
     Raises:
         ValueError: it is damaged or too large; the reason, one line.
     """
-    with path.open("rb") as file:
+    with open_regular(path) as file:
         if file.read(len(_ARCHIVE)) != _ARCHIVE:  # what torch tells an archive by
             return
     with zipfile.ZipFile(path) as archive:

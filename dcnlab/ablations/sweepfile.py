@@ -12,9 +12,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from dcnlab import configfile, resources
+from dcnlab import configfile, resources, yamlfile
 from dcnlab.ablations import search
 from dcnlab.config import Config, ConfigError, choose, nearest
+from dcnlab.data.files import read_bytes
 
 KEYS = (
     "apiVersion", "command", "controller", "description", "early_terminate", "entity", "image_uri", "job", "kind",
@@ -105,6 +106,13 @@ def digest(value: Any) -> str:
     return hashlib.sha256(json.dumps(value, sort_keys=True, default=list).encode()).hexdigest()
 
 
+def _holds_macros(path: Path) -> bool:
+    try:
+        return b"${" in read_bytes(path, yamlfile.LARGEST)
+    except (OSError, ValueError):
+        return False
+
+
 def read(name: str) -> Sweep:
     """Read and check a sweep file.
 
@@ -118,9 +126,8 @@ def read(name: str) -> Sweep:
     try:
         tree = configfile.read_yaml(path)
     except ConfigError as error:
-        unquoted = path.is_file() and "${" in path.read_text(encoding="utf-8", errors="replace")
         raise ConfigError(
-            f"{error}; ${{...}} in a list needs quotes: {_COMMAND}" if unquoted else str(error)
+            f"{error}; ${{...}} in a list needs quotes: {_COMMAND}" if _holds_macros(path) else str(error)
         ) from error
     try:
         return _sweep(path, tree)

@@ -148,7 +148,7 @@ def growth(dataset):
 @pytest.mark.filterwarnings("ignore:This DataLoader will create")
 @pytest.mark.skipif(not MEASURED, reason="needs Linux's /proc/self/smaps_rollup")
 def test_loader_processes_do_not_copy_the_annotations(monkeypatch):
-    monkeypatch.setattr(detection, "read_photograph", lambda path, height, width, _: Image.new("RGB", (width, height)))
+    monkeypatch.setattr(detection, "read_photograph", lambda path, height, width, *_: Image.new("RGB", (width, height)))
     split = DetectionSplit(annotations(), shorter_side=16)
     held = sum(
         value.nbytes for value in (*vars(split).values(), *vars(split.annotations).values()) if hasattr(value, "nbytes")

@@ -315,8 +315,8 @@ def is_watched(layer: nn.Module) -> bool:
 
 
 def _network(pl_module: pl.LightningModule) -> nn.Module:
-    """The task's network, whose layers' names are those of `surgery.conv_layers`."""
-    network = pl_module.model
+    """The task's network, whose layers' names are those of `surgery.conv_layers`; a module without one is it itself."""
+    network = getattr(pl_module, "model", pl_module)
     assert isinstance(network, nn.Module)
     return network
 

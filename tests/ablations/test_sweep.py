@@ -249,7 +249,7 @@ def test_a_log_of_gigabytes_is_read_by_its_end_and_none_that_is_not_there(tmp_pa
     log.unlink()
     assert ablation.log_end(log) == [f"there is no log {log}"]
     os.mkfifo(log)
-    assert ablation.log_end(log) == [f"there is no log {log}"]
+    assert ablation.log_end(log) == ["its log cannot be read: is a pipe; a regular file is needed"]
 
 
 def test_a_trial_killed_by_a_signal_is_said_with_the_likely_cause():

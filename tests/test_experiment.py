@@ -452,7 +452,7 @@ def test_an_accumulated_step_counts_as_one(tiny):
         (["data.train=trian"], "trian"),
         (["data.train=[train,val]"], "digits takes the name of one split"),
         (["data.name=imagefolder", "data.root=."], "train"),
-        (["trainer.accelerator=gpu"], "trainer: "),
+        (["trainer.accelerator=gpu"], "trainer.accelerator is 'gpu'"),
     ],
 )
 def test_what_cannot_be_built_is_one_line_and_leaves_no_folder(tiny, overrides, says):

@@ -86,7 +86,11 @@ def fuzz(count, mutate, read, least=20):
         except (ValueError, Hung) as error:
             refused += 1
             said = str(error)
-            if type(error) not in (ValueError, ConfigError) or "\n" in said or not 10 <= len(said) <= LONGEST:
+            if (
+                type(error) not in (ValueError, ConfigError, checkpoints.Damaged)
+                or "\n" in said
+                or not 10 <= len(said) <= LONGEST
+            ):
                 wrong.append((turn, type(error).__name__, said[:300]))
         except Exception as error:
             wrong.append((turn, type(error).__name__, str(error)[:300]))

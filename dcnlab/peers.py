@@ -196,7 +196,7 @@ class Peers(pl.Callback):
             if not self._out.wait(_GONE_SECONDS) and self._turn.acquire(blocking=False):
                 end = self._killed(0)
                 if self._rank == 1:
-                    print(f"dcnlab: {end.text}", file=sys.stderr, flush=True)
+                    say(f"dcnlab: {end.text}", file=sys.stderr, flush=True)
                 os._exit(end.status)
             return
         if self._out.is_set():
@@ -334,7 +334,7 @@ def _all_ranks_here(strategy: DDPStrategy, minutes: float) -> Iterator[None]:
                 )
             if waited > _SAY_SECONDS[meeting.what] and not said and meeting.is_alive():
                 said = True
-                print(f"waiting for {meeting.missing()}{meeting.hint()}", file=sys.stderr, flush=True)
+                say(f"waiting for {meeting.missing()}{meeting.hint()}", file=sys.stderr, flush=True)
         if meeting.error is not None:
             raise meeting.error
         _Meetings.met = True

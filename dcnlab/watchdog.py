@@ -10,6 +10,8 @@ from typing import Any
 
 import pytorch_lightning as pl
 
+from dcnlab.data.text import say
+
 MINUTES = 5.0
 """Without the end of a batch, before the first line; each further line comes after twice as long."""
 
@@ -87,7 +89,7 @@ class Watchdog(pl.Callback):
             if waited >= 60 * MINUTES * 2**self._lines:
                 self._lines += 1
                 phase, clock = self._phase, time.strftime("%H:%M:%S", time.localtime(time.time() - waited))
-                print(
+                say(
                     f"warning: {self._rank}no batch has ended for {waited / 60:.3g} minutes, since {clock}, "
                     f"in: {phase}; {_HINTS[phase]} (process {os.getpid()})",
                     file=sys.stderr,

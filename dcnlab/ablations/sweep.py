@@ -73,7 +73,7 @@ def run(
         for trial in trials:
             complaint = _results(trial.folder)[1]
             if complaint is not None and trial.id not in finished:
-                print(complaint, file=sys.stderr)
+                say(complaint, file=sys.stderr)
         missing = [trial for trial in trials if trial.id not in finished]
         chosen = missing[:limit]
         elsewhere = sorted({str(folder.parent) for folder, _ in finished.values() if folder.parent != home})

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.metadata
+import multiprocessing.process
 import os
 import platform
 import re
@@ -136,10 +137,18 @@ def dead_loader(error: BaseException, rank: int) -> str | None:
     if found is None:
         return None
     numbers = {signal.strsignal(number): number for number in signal.valid_signals()}
-    number = numbers.get(found[2])
+    number = numbers.get(found[2]) or _killed_by(found[1])
     return f"loader process {found[1]} of rank {rank} " + (
         f"was {ending(-number)}" if number else "ended before its time"
     )
+
+
+def _killed_by(pids: str) -> int | None:
+    """The signal that killed the first of some child processes, where Python still knows it; torch does not say."""
+    children = getattr(multiprocessing.process, "_dangling", ())
+    codes = {str(child.pid): child.exitcode for child in list(children)}
+    code = codes.get(pids.split(",")[0].strip())
+    return -code if code is not None and code < 0 else None
 
 
 def is_out_of_memory(error: BaseException) -> bool:

@@ -228,11 +228,11 @@ def test_a_process_whose_other_machine_never_comes_says_so_and_ends_by_signals_o
     for process, number, name in ((second, signal.SIGTERM, "second"), (first, signal.SIGINT, "first")):
         assert process.stderr.readline().startswith("waiting for 1 of 2 machines at 127.0.0.1:")
         process.send_signal(number)
-        out, err = process.communicate(timeout=20)
+        out, err = process.communicate(timeout=60)
         said = f"interrupted; go on with: dcnlab resume runs/tiny/{name}\n"
         assert (process.returncode, out, err) == (130, "", said)
     assert results("tiny/first")["status"] == "interrupted"
-    out, err = late.communicate(timeout=20)
+    out, err = late.communicate(timeout=60)
     assert (late.returncode, out) == (2, "")
     assert "1 of 2 machines" in err
     assert "within 0.01 minutes (trainer.rendezvous_minutes)" in err

@@ -4,7 +4,7 @@ import pytest
 import roi_cases
 import torch
 import torchvision
-from operators import DTYPES, OPERATORS
+from op_cases import DTYPES, OPERATORS
 from tester import TOLERANCES, assert_near
 from torch import Tensor, nn
 

@@ -4,7 +4,7 @@ import pytest
 import torch
 import torch.autograd.forward_ad as forward_ad
 import torchvision
-from operators import OPERATORS
+from op_cases import OPERATORS
 from torch import Tensor
 
 from dcnlab.nn import DeformConv2d

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from operators import DTYPES, OPERATORS
+from op_cases import DTYPES, OPERATORS
 from tester import TOLERANCES
 from torch import Tensor, nn
 

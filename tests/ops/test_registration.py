@@ -4,7 +4,7 @@ import itertools
 
 import pytest
 import torch
-from operators import DTYPES, OPERATORS
+from op_cases import DTYPES, OPERATORS
 
 FORMATS = [torch.contiguous_format, torch.channels_last]
 

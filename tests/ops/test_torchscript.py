@@ -5,7 +5,7 @@ import sys
 
 import pytest
 import torch
-from operators import OPERATORS
+from op_cases import OPERATORS
 
 from dcnlab.nn import DeformConv2d, DeformRoIPool
 from dcnlab.surgery import deform

@@ -51,7 +51,7 @@ def run(
         overrides: key=value for every trial.
         launcher: local, where trials are children of this process | slurm, where they are jobs of a cluster.
         slurm: options of sbatch for every trial, key=value.
-        trial_minutes: end a trial that runs longer than this, as failed; the next call goes on from its checkpoint.
+        trial_minutes: stop a trial that runs longer and count it as failed; the next call resumes it.
 
     Returns:
         The exit status: 0 where every trial that was started finished, 1 where one failed.

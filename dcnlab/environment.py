@@ -9,9 +9,13 @@ import platform
 import re
 import signal
 import subprocess
+import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+_DEATH_SECONDS = 3.0
+"""For a process to be dead after its connections broke: the system closes them first."""
 
 CAUSES = {
     "SIGKILL": "often the kernel's for want of memory",
@@ -129,9 +133,15 @@ def dead_loader(error: BaseException, rank: int) -> str | None:
         return None
     text = str(error)
     if not text.startswith("DataLoader worker (pid"):
-        try:  # what it was about to hand over breaks off, with an error of its own
-            torch._C._error_if_any_worker_fails()
-        except RuntimeError as failure:
+        # What it was about to hand over breaks off with an error of its own, a moment before the process is dead.
+        deadline = time.monotonic() + (_DEATH_SECONDS if isinstance(error, ConnectionError | EOFError) else 0)
+        try:
+            while True:
+                torch._C._error_if_any_worker_fails()
+                if time.monotonic() >= deadline or not multiprocessing.process._children:  # type: ignore[attr-defined]
+                    break
+                time.sleep(0.05)
+        except RuntimeError as failure:  # torch's handler of signals may raise it anywhere in the loop
             text = str(failure)
     found = re.match(r"DataLoader worker \(pid(?:\(s\))? ([\d, ]+)\) (?:is killed by signal: ([^.]+))?", text)
     if found is None:

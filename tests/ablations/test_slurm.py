@@ -34,6 +34,7 @@ def cluster(tmp_path_factory):
 def sweep(tiny):
     """A sweep over the number of deformable layers of the tiny experiment."""
     tree = {"program": "tiny.yaml", "method": "grid", "parameters": {"model.deform_layers": {"values": [0, 1]}}}
+    tree["command"] = ["${env}", "dcnlab", "fit", "${program}", "${args_json_file}"]
     Path("ablation.yaml").write_text(yaml.safe_dump(tree))
     return "ablation.yaml"
 

@@ -1,0 +1,51 @@
+"""A loader process that was killed is named, also where its connections break before it is dead."""
+
+import os
+import signal
+import threading
+import time
+
+import pytest
+from torch.utils.data import DataLoader
+
+from dcnlab.environment import dead_loader
+
+
+def nothing_for_long(items):
+    time.sleep(60)
+
+
+@pytest.fixture
+def loader():
+    """A loader process that hands over nothing."""
+    batches = iter(DataLoader(range(4), num_workers=1, collate_fn=nothing_for_long))
+    (worker,) = batches._workers
+    yield worker.pid
+    worker.kill()
+    worker.join()
+
+
+@pytest.mark.parametrize("error", [ConnectionResetError(104, "Connection reset by peer"), EOFError()])
+def test_a_loader_that_dies_after_its_connection_broke_is_named(loader, error):
+    timer = threading.Timer(0.5, os.kill, (loader, signal.SIGKILL))
+    timer.start()
+    try:
+        said = dead_loader(error, 3)
+    finally:
+        timer.join()
+    assert (
+        said
+        == f"loader process {loader} of rank 3 was killed by signal 9 (SIGKILL), often the kernel's for want of memory"
+    )
+
+
+def test_an_error_of_another_kind_does_not_wait_for_loaders(loader):
+    began = time.monotonic()
+    assert dead_loader(OSError(28, "No space left on device"), 0) is None
+    assert time.monotonic() - began < 1
+
+
+def test_a_broken_connection_without_loaders_is_told_at_once():
+    began = time.monotonic()
+    assert dead_loader(ConnectionResetError(104, "Connection reset by peer"), 0) is None
+    assert time.monotonic() - began < 1

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import logging
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -10,6 +11,7 @@ from typing import Any
 import pytorch_lightning as pl
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.conv import _ConvNd
 from torch.utils.hooks import RemovableHandle
 
 from dcnlab.checkpoints import from_all_processes, in_any_process
@@ -118,6 +120,7 @@ class Watch(pl.Callback):
         self._first_bad: Tensor | None = None
         self._each_step = True
         self._sums: dict[str, Tensor] = {}
+        self._said = False
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Judge each step where that is no wait for a GPU."""
@@ -157,7 +160,7 @@ class Watch(pl.Callback):
                 found = self.statistics[names[0]]
                 complaint = f"the offsets of {names[0]} reach {found}"
                 if not torch.isfinite(found.mean):  # which the operator reads zeros at, so that the loss may be fine
-                    complaint += f", {self._first_layer(pl_module)}"
+                    complaint += f", {self._where(pl_module)}"
             self._agree(trainer, complaint)
 
     def on_before_optimizer_step(
@@ -184,9 +187,17 @@ class Watch(pl.Callback):
                 figures = {"mean": found.mean, "max": found.max, "outside": found.outside}
                 pl_module.log_dict({f"offsets/{name}/{key}": x for key, x in figures.items() if x is not None})
 
+    def on_validation_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Look at the outputs, as in a test."""
+        self._look_at_outputs(pl_module)
+
     def on_test_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Look at the outputs of all layers: what is not finite has scores like any other, and NMS drops such boxes."""
-        self._sums = {}
+        """Look at the outputs: what is not finite has scores like any other, and NMS drops such boxes."""
+        self._look_at_outputs(pl_module)
+
+    def _look_at_outputs(self, pl_module: pl.LightningModule) -> None:
+        """Sum what the layers with products put out: whatever is not finite before them is not finite after them."""
+        self._sums, self._said = {}, False
 
         def note(name: str, layer: nn.Module, arguments: Any, output: Any) -> None:
             for tensor in _tensors(output):
@@ -195,7 +206,33 @@ class Watch(pl.Callback):
                 before = self._sums.get(name)
                 self._sums[name] = total if before is None else before + total
 
-        self._handles = [layer.register_forward_hook(partial(note, name)) for name, layer in _layers(pl_module)]
+        self._handles = [
+            layer.register_forward_hook(partial(note, name))
+            for name, layer in _layers(pl_module)
+            if isinstance(layer, nn.Linear | _ConvNd) or is_watched(layer)
+        ]
+
+    def on_validation_batch_end(
+        self,
+        trainer: pl.Trainer,
+        pl_module: pl.LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        """Warn, once a validation, of outputs that are not finite: the training itself may be sound."""
+        names, self._sums = not_finite(self._sums), {}
+        if names and not self._said:
+            self._said = True
+            logging.getLogger("dcnlab").warning(
+                f"the scores of the validation after step {trainer.global_step} are of no worth: in trainer.precision="
+                f"{trainer.precision} the output of {names[0]} is not finite in batch {batch_idx}"
+            )
+
+    def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Look no longer."""
+        self._unlisten()
 
     def on_test_batch_end(
         self,
@@ -211,13 +248,15 @@ class Watch(pl.Callback):
         Raises:
             ConfigError: one is not finite; names the first layer.
         """
-        names = not_finite(self._sums)
-        self._sums = {}
+        names, self._sums = not_finite(self._sums), {}
         if names:
+            self._unlisten()
+            with trainer.precision_plugin.test_step_context():
+                first = self._first_layer(pl_module, lambda: pl_module.test_step(batch, batch_idx)) or names[0]
             precision = str(trainer.precision)
             advice = "32-true" if precision != "32-true" else "64-true"
             raise ConfigError(
-                f"test batch {batch_idx} has no scores: in trainer.precision={precision} the output of {names[0]} is "
+                f"test batch {batch_idx} has no scores: in trainer.precision={precision} the output of {first} is "
                 f"not finite; dcnlab evaluate RUN trainer.precision={advice} may score it"
             )
 
@@ -252,26 +291,31 @@ class Watch(pl.Callback):
         names = not_finite(dict(pl_module.named_parameters()))
         if len(names) > 1:  # spoilt by the steps since, on a GPU
             return f"train/loss is {value}, and {len(names)} weights are not finite by now, {_short(names[0])} first"
-        where = "" if self._batch[0] is None else f", {self._first_layer(pl_module)}"
+        where = "" if self._batch[0] is None else f", {self._where(pl_module)}"
         return f"train/loss is {value}{where}"
 
-    def _first_layer(self, pl_module: pl.LightningModule) -> str:
-        """Where the batch at hand is no longer finite, when it is run again."""
+    def _where(self, pl_module: pl.LightningModule) -> str:
+        """Where the training batch at hand is no longer finite, when it is run again."""
         if not all(torch.isfinite(tensor).all() for tensor in _tensors(self._batch[0])):
             return "as are its images"
+        self._handles = self._listen(pl_module)
+        # In the training's precision: what overflows in half precision is fine in float32.
+        with torch.no_grad(), pl_module.trainer.precision_plugin.train_step_context():
+            first = self._first_layer(pl_module, lambda: pl_module.training_step(*self._batch))
+        return "in the loss itself" if first is None else f"first in {first}"
+
+    def _first_layer(self, pl_module: pl.LightningModule, step: Callable[[], Any]) -> str | None:
+        """The first layer whose output is not finite when `step` is run again; None where all are."""
         found: list[str] = []
 
         def look(name: str, layer: nn.Module, arguments: Any, output: Any) -> None:
             if not found and not all(torch.isfinite(tensor).all() for tensor in _tensors(output)):
                 found.append(name)
 
-        self._handles = self._listen(pl_module)
         self._handles += [layer.register_forward_hook(partial(look, name)) for name, layer in _layers(pl_module)]
-        # In the training's precision: what overflows in half precision is fine in float32.
-        with torch.no_grad(), pl_module.trainer.precision_plugin.train_step_context():
-            pl_module.training_step(*self._batch)
+        step()
         self._unlisten()
-        return f"first in {found[0]}" if found else "in the loss itself"
+        return found[0] if found else None
 
     def _agree(self, trainer: pl.Trainer, complaint: str | None, step: int | None = None) -> None:
         """Raise in all processes where one has something to complain of."""

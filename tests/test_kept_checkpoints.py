@@ -356,6 +356,15 @@ def test_logits_that_overflow_are_no_score_and_the_layer_is_named(run, precision
         experiment.evaluate(run, [f"trainer.precision={precision}"])
 
 
+def test_a_norm_that_overflows_at_test_time_is_named_and_not_the_layer_behind_it(run):
+    def grow(kept):
+        kept["state_dict"]["model.bn1.weight"].fill_(6e4)
+
+    edit(run / runs.CHECKPOINT, grow)
+    with pytest.raises(ConfigError, match=r"^test batch 0 has no scores: [^\n]* the output of bn1 is not finite; "):
+        experiment.evaluate(run, ["trainer.precision=16-true"])
+
+
 def folders(tmp_path, count):
     """An image folder of two classes and `count` images each."""
     for name in "ab":

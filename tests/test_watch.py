@@ -7,6 +7,7 @@ import re
 from pathlib import Path
 
 import pytest
+import pytorch_lightning as pl
 import torch
 
 from dcnlab import assembly, configfile, experiment, runs, watch
@@ -201,3 +202,44 @@ def test_clipping_shortens_the_whole_steps_gradient_to_the_norm_and_keeps_its_di
     assert norm > 0.5  # so that there is something to cut
     assert cut.norm().item() == pytest.approx(0.5 * 0.125, rel=1e-3)
     assert torch.allclose(cut, free * (0.125 / norm), atol=1e-6)
+
+
+class Overflowing(pl.LightningModule):
+    """Its layer's output is no number in validation batch 1."""
+
+    def __init__(self):
+        super().__init__()
+        self.model = torch.nn.Sequential()
+        self.model.add_module("fc", torch.nn.Linear(2, 1))
+
+    def training_step(self, batch, batch_idx):
+        return self.model(batch).mean()
+
+    def validation_step(self, batch, batch_idx):
+        self.model(batch if batch_idx != 1 else batch * math.inf)
+
+    def configure_optimizers(self):
+        return torch.optim.SGD(self.parameters(), 1e-3)
+
+
+def test_a_validation_whose_outputs_are_not_finite_says_so_once_and_the_training_goes_on(caplog, tmp_path):
+    loader = torch.utils.data.DataLoader(torch.ones(6, 2), batch_size=2)
+    trainer = pl.Trainer(
+        max_epochs=2,
+        accelerator="cpu",
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        num_sanity_val_steps=0,
+        callbacks=[watch.Watch(None, 1)],
+        default_root_dir=tmp_path,
+    )
+    with caplog.at_level("WARNING", "dcnlab"):
+        trainer.fit(Overflowing(), loader, loader)
+    said = [record.getMessage() for record in caplog.records if record.name == "dcnlab"]
+    assert said == [
+        f"the scores of the validation after step {step} are of no worth: "
+        "in trainer.precision=32-true the output of fc is not finite in batch 1"
+        for step in (3, 6)
+    ]
+    assert trainer.global_step == 6

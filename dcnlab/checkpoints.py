@@ -118,6 +118,8 @@ class Saving(Checkpoint):
     ) -> None:
         self.path, self.settings, self.minutes, self.check = path, settings, minutes, check
         self.limit_is_near = False
+        self.asked: type[BaseException] | None = None
+        """What a signal has raised already; a batch raises it again."""
         self._data: dict[str, Any] = {}
         self._when, self._began, self._seen, self._saved = 0.0, 0, 0, 0
 
@@ -141,6 +143,7 @@ class Saving(Checkpoint):
         Raises:
             TimeLimit: somebody said that it is near; it is saved.
         """
+        self._stop_if_asked()
         if trainer.global_step == self._seen:  # within a step of several batches
             return
         self._seen = trainer.global_step
@@ -157,6 +160,18 @@ class Saving(Checkpoint):
             (progress.total.ready, progress.current.ready), progress.is_last_batch = ready, last
         if limit:
             raise TimeLimit
+
+    def on_validation_batch_start(self, *arguments: Any) -> None:
+        """Stop where a signal said so."""
+        self._stop_if_asked()
+
+    def on_test_batch_start(self, *arguments: Any) -> None:
+        """Stop where a signal said so."""
+        self._stop_if_asked()
+
+    def _stop_if_asked(self) -> None:
+        if self.asked is not None:
+            raise self.asked
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Save what the pass has come to, after its validation.

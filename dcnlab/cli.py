@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import shlex
 import sys
 import time
 from collections.abc import Callable
@@ -408,7 +407,7 @@ def main() -> None:
     except usage_error as error:  # type: ignore[misc]
         _fail(_usage(error))
     except Interrupted as error:
-        say(f"interrupted; go on with: dcnlab resume {shlex.quote(str(error))}", file=sys.stderr)
+        say(error.advice(), file=sys.stderr)
         sys.exit(130)
     except KeyboardInterrupt:
         sys.exit(130)

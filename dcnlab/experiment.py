@@ -565,7 +565,9 @@ def _terminable(parts: Parts) -> Iterator[None]:
             return
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
         signal.signal(signal.SIGUSR1, signal.SIG_IGN)
-        raise TimeLimit if number == signal.SIGUSR1 else _Terminated
+        # Python drops an exception that is raised in a finaliser: the next batch raises it once more.
+        parts.saving.asked = TimeLimit if number == signal.SIGUSR1 else _Terminated
+        raise parts.saving.asked
 
     def limit(number: int, frame: FrameType | None) -> None:
         if parts.trainer.training:

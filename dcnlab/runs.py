@@ -70,6 +70,12 @@ class Interrupted(BaseException):
         super().__init__(str(folder))
         self.folder = folder
 
+    def advice(self) -> str:
+        """How to continue the run."""
+        if not any((self.folder / name).is_file() for name in (CHECKPOINT, PREVIOUS)):
+            return "interrupted before the first checkpoint; the same command begins again"
+        return f"interrupted; go on with: dcnlab resume {shlex.quote(str(self.folder))}"
+
 
 class PeerFailed(RuntimeError):
     """Another process of the run failed by a bug, whose traceback it has shown."""
@@ -141,6 +147,12 @@ def diverged(results: dict[str, Any] | None) -> bool:
         return bool(results["end"] == "diverged")
     reason = results.get("reason")  # of folders from before `end` was written
     return isinstance(reason, str) and reason.startswith(("Diverged: ", "ConfigError: the training diverged: "))
+
+
+def moved_aside(folder: Path) -> bool:
+    """Whether a folder is one that a diverged run was moved to, whose place another run has taken."""
+    name, dot, number = folder.name.rpartition(".diverged-")
+    return bool(dot) and number.isdigit() and (folder.with_name(name) / "results.json").is_file()
 
 
 def _move_aside(folder: Path) -> Path:

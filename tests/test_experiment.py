@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+import weakref
 from pathlib import Path
 
 import pytest
@@ -230,6 +231,53 @@ def test_sigterm_leaves_an_interrupted_run_that_says_how_to_go_on(tiny):
     assert (process.returncode, out, err) == (130, "", "interrupted; go on with: dcnlab resume runs/tiny/one\n")
     assert results(Path("runs/tiny/one"))["status"] == "interrupted"
     assert results(Path("runs/tiny/one"))["cost"]["train_seconds"] > 0
+
+
+def catches(process, number):
+    """Whether a process has a handler of a signal."""
+    status = Path(f"/proc/{process.pid}/status").read_text()
+    [caught] = re.findall(r"^SigCgt:\s*(\w+)$", status, re.MULTILINE)
+    return bool(int(caught, 16) >> (number - 1) & 1)
+
+
+def test_a_run_that_is_stopped_before_its_first_checkpoint_is_not_said_to_be_resumable(tiny):
+    longer = ["trainer.max_steps=100000", "data.train_length=1000"]
+    command = [sys.executable, "-P", "-m", "dcnlab", "fit", tiny, "id=one", *longer]
+    process = subprocess.Popen(command, env=environment(), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    deadline = time.monotonic() + 120
+    while not catches(process, signal.SIGTERM):
+        assert process.poll() is None, process.stderr.read()
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+    process.send_signal(signal.SIGTERM)
+    out, err = process.communicate(timeout=60)
+    assert not Path("runs/tiny/one/checkpoints/last.ckpt").exists()
+    said = "interrupted before the first checkpoint; the same command begins again\n"
+    assert (process.returncode, out, err) == (130, "", said)
+
+
+class _Finalising(assembly.Cost):
+    """Sends SIGTERM while a finaliser runs in step 2, where Python drops what a handler raises."""
+
+    state_key = "Cost"
+
+    def on_train_batch_end(self, trainer, *arguments):
+        super().on_train_batch_end(trainer, *arguments)
+        if trainer.global_step == 2:
+            item = type("Item", (), {})()
+            reference = weakref.ref(item, lambda gone: os.kill(os.getpid(), signal.SIGTERM))
+            del item
+            assert reference() is None
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+def test_a_sigterm_that_comes_while_a_finaliser_runs_stops_the_run(tiny, monkeypatch):
+    monkeypatch.setattr(assembly, "Cost", _Finalising)
+    before = signal.getsignal(signal.SIGTERM)
+    with pytest.raises(runs.Interrupted):
+        fit(tiny, "id=one", "trainer.max_steps=1000")
+    assert signal.getsignal(signal.SIGTERM) == before
+    assert results(Path("runs/tiny/one"))["status"] == "interrupted"
 
 
 def test_the_console_shows_the_run_folder_and_nothing_else(tiny):

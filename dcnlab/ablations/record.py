@@ -74,8 +74,11 @@ def records(roots: Sequence[Path]) -> tuple[list[Record], list[str]]:
     for root in roots:
         if not root.is_dir():
             raise ConfigError(f"--runs {root}: no such folder")
-    found, notes = [], []
+    found, notes, aside = [], [], 0
     for folder in runs.discover(list(roots)):
+        if runs.moved_aside(folder):
+            aside += 1
+            continue
         try:
             results = runs.read_results(folder)
             if results is not None:
@@ -85,6 +88,8 @@ def records(roots: Sequence[Path]) -> tuple[list[Record], list[str]]:
             notes.append(f"left out: {error}")
         except OSError as error:  # a folder that may not be looked into
             notes.append(f"left out: {folder}: {error.strerror}")
+    if aside:
+        notes.append(f"left out: {aside} diverged {'run' if aside == 1 else 'runs'} that began again in another folder")
     return found, notes
 
 

@@ -261,6 +261,16 @@ def test_failed_runs_do_not_count_and_are_mentioned(finished):
     assert notes(found) == ["1 run failed and not counted"]
 
 
+def test_a_diverged_run_that_began_again_elsewhere_is_no_failed_run_of_the_table(finished):
+    first = trials(read(finished))[0]
+    write_run(first, 0.0, status="failed", folder=first.folder.with_name(f"{first.folder.name}.diverged-1"))
+    alone = write_run(first, 0.0, status="failed", folder=Path("runs/ablation/gone.diverged-1"))
+    found = assemble(finished)
+    assert_worked_out(found.rows)
+    assert "left out: 1 diverged run that began again in another folder" in notes(found)
+    assert any("failed" in note for note in notes(found)), alone
+
+
 def test_a_name_shows_the_runs_of_that_folder(finished):
     found = assemble("ablation")
     assert [row["top1"] for row in found.rows] == [73.0, 75.5, 75.0]

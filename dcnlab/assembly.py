@@ -19,6 +19,7 @@ from dcnlab import configfile, environment, slurm, tracking
 from dcnlab.checkpoints import Saving, WholeFiles
 from dcnlab.config import Config, ConfigError, DataConfig, TrainerConfig
 from dcnlab.cost import Cost
+from dcnlab.data.errors import DataError
 from dcnlab.peers import Peers, watch_rendezvous
 from dcnlab.runs import CHECKPOINT
 from dcnlab.watch import Watch
@@ -68,13 +69,13 @@ def build(config: Config, folder: Path, trains: bool = True, alone: bool = False
     )
     try:
         data = data_module(config)
-        task = task_module(config, data.classes)
+        task = network_of(config, data.classes)
         if trains:
             _check_norms(config, data, task, processes)
         trainer = _trainer(config, folder, [peers, cost, watch, saving, Watchdog()], data.val is not None, alone)
         return Parts(config, data, task, trainer, cost, saving, peers)
-    except (ValueError, OSError) as error:
-        raise error if isinstance(error, ConfigError) else ConfigError(configfile.one_line(error)) from error
+    except (DataError, OSError) as error:
+        raise ConfigError(configfile.one_line(error)) from error
     except (MemoryError, RuntimeError) as error:
         if environment.is_out_of_memory(error):
             raise ConfigError("the network does not fit into memory; see the widths in model") from error
@@ -196,6 +197,20 @@ def _digits(data: DataConfig, task: str, common: dict[str, Any]) -> Any:
     geometry = Geometry(data.image_size, data.rotation, data.scale, data.shear, data.warp, data.clutter)
     lengths: dict[str, Any] = {"train_length": data.train_length, "test_length": data.test_length}
     return DigitsDataModule(geometry, task=task, digits=data.digits, **lengths, **common)
+
+
+def network_of(config: Config, classes: list[str]) -> pl.LightningModule:
+    """`task_module`, whose layers' complaints about an argument are the user's to mend.
+
+    Raises:
+        ConfigError: a layer refuses what the config states.
+    """
+    try:
+        return task_module(config, classes)
+    except ConfigError:
+        raise
+    except ValueError as error:  # by which layers refuse arguments
+        raise ConfigError(configfile.one_line(error)) from error
 
 
 def task_module(config: Config, classes: list[str]) -> pl.LightningModule:

@@ -10,7 +10,6 @@ import math
 import os
 import shlex
 import signal
-import traceback
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -23,6 +22,7 @@ from dcnlab.checkpoints import TimeLimit
 from dcnlab.config import Config, ConfigError
 from dcnlab.cost import macs, parameters
 from dcnlab.data import census
+from dcnlab.data.errors import DataError
 from dcnlab.metricsfile import MetricsFile
 from dcnlab.peers import End
 from dcnlab.watch import Diverged
@@ -438,9 +438,8 @@ def _end(error: BaseException, config: Config) -> End:
     if loader is not None:
         need = f"fewer data.workers ({config.data.workers}) or a smaller data.batch_size ({config.data.batch_size})"
         return End("killed", f"{loader}: {need} need less", loader)
-    complaint = (
-        str(error) if isinstance(error, ConfigError | OSError) else _of_the_data(error) or _of_size(error, config)
-    )
+    known = isinstance(error, ConfigError | DataError | OSError)
+    complaint = str(error) if known else _of_size(error, config)
     if complaint is None:
         return End("bug", f"another process of the run failed: {reason}", reason)
     return End("mend", complaint, reason)
@@ -512,27 +511,11 @@ def _macs(task: Any, data: Any) -> int:
 
 @contextlib.contextmanager
 def reading_data() -> Iterator[None]:
-    """Make the data set's complaint of a file of the user's a ConfigError, for code that takes images."""
+    """Turn a data set's complaint of a file into a ConfigError, for code that takes images."""
     try:
         yield
-    except ValueError as error:
-        complaint = _of_the_data(error)
-        if complaint is not None:
-            raise ConfigError(complaint) from error
-        raise
-
-
-def _of_the_data(error: BaseException) -> str | None:
-    """What the data set says about a file of the user's, such as an image that is broken; None for other errors."""
-    if not isinstance(error, ValueError) or isinstance(error, ConfigError):
-        return None
-    lines = str(error).splitlines()
-    if lines and lines[0].startswith("Caught ValueError in DataLoader worker"):  # its traceback is in the message
-        frames = [line for line in lines if line.startswith("  File ")]
-        in_data = bool(frames) and f"{os.sep}dcnlab{os.sep}data{os.sep}" in frames[-1]
-        return lines[-1].removeprefix("ValueError: ") if in_data else None
-    frame = [frame for frame, _ in traceback.walk_tb(error.__traceback__)][-1]
-    return configfile.one_line(error) if frame.f_globals["__name__"].startswith("dcnlab.data.") else None
+    except DataError as error:
+        raise ConfigError(str(error)) from error
 
 
 def _wandb_ids(logger: Any) -> dict[str, str | None]:

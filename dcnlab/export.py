@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from dcnlab import assembly, checkpoints, configfile, runs
 from dcnlab.config import Config, ConfigError, choose
+from dcnlab.data.errors import DataError
 
 FORMATS = {"safetensors": ".safetensors", "torch-export": ".pt2", "onnx": ".onnx"}
 """Formats, and how their files' names end."""
@@ -175,7 +176,7 @@ def _metadata(config: Config, notes: list[str]) -> dict[str, str]:
     known = {"name": config.name, "task": config.task, "config": configfile.to_yaml(config)}
     try:
         classes = config.data.classes or assembly.data_module(config).classes
-    except (ValueError, OSError) as error:
+    except (DataError, OSError) as error:
         notes.append(f"the file does not name the classes, which the data would tell: {configfile.one_line(error)}")
         return known
     return known | {"classes": json.dumps(list(classes))}

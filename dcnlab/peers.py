@@ -251,7 +251,9 @@ def tell_those_who_wait(text: str, status: int, say: Callable[[], None]) -> None
     """
     where = None if _Meetings.met else _meeting_point()
     if where is None:
-        say()
+        # Where SLURM's variables are not understood, they are not understood by any of its tasks.
+        if os.environ.get("SLURM_NTASKS", "1") == "1" or os.environ.get("SLURM_PROCID", "0") == "0" or _Meetings.met:
+            say()
         return
     rank, world, address, port = where
     if _Meetings.heard:

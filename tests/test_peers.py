@@ -60,6 +60,14 @@ def test_a_broken_image_of_one_process_ends_both_with_one_line(experiments):
 
 
 @pytest.mark.slow
+def test_more_processes_than_training_images_are_served(experiments):
+    done = dcnlab("fit", "segmentation.yaml", "id=one", "trainer.devices=3", "data.train=pair", "trainer.max_steps=2",
+                  "trainer.effective_batch=3")  # fmt: skip
+    assert (done.returncode, done.stdout) == (0, "runs/segmentation/one\n"), done.stderr
+    assert results("segmentation/one")["environment"]["world_size"] == 3
+
+
+@pytest.mark.slow
 def test_sigterm_to_the_first_process_interrupts_both(experiments):
     command = [sys.executable, "-P", "-m", "dcnlab", "fit", "classification.yaml", "id=one", "trainer.devices=2"]
     command += ["trainer.max_steps=100000"]

@@ -13,6 +13,7 @@ from dcnlab import assembly, configfile, cost, resources
 from dcnlab.ablations import paper, timing
 from dcnlab.ablations.rendering import Block
 from dcnlab.config import Config, ConfigError, DataConfig
+from dcnlab.data.errors import DataError
 from dcnlab.models.class_aware_rpn import ClassAwareRPN
 from dcnlab.models.image_batch import pad_images
 from dcnlab.models.two_stage import TwoStageDetector
@@ -122,8 +123,8 @@ def _classes(config: Config, located: bool) -> list[str]:
     if data.name == "digits" or (located and data.classes is None):
         try:
             return list(assembly.data_module(config).classes)
-        except (ValueError, OSError) as error:
-            raise error if isinstance(error, ConfigError) else ConfigError(configfile.one_line(error)) from error
+        except (DataError, OSError) as error:
+            raise ConfigError(configfile.one_line(error)) from error
     if data.classes is not None:
         return data.classes
     own = _own_classes(data, config.task)
@@ -227,10 +228,7 @@ def _measure(config: Config, subject: _Subject, device: str | None, repeats: int
 
 
 def _network(config: Config, classes: list[str]) -> nn.Module:
-    try:
-        model: Any = assembly.task_module(config, classes).model
-    except ValueError as error:
-        raise error if isinstance(error, ConfigError) else ConfigError(configfile.one_line(error)) from error
+    model: Any = assembly.network_of(config, classes).model
     return model.eval()
 
 

@@ -131,8 +131,8 @@ def _truth(config: Config, data: Any) -> list[_Truth]:
 def _observe(folder: Path, model: Any, image: Tensor) -> list[DeformedLayer]:
     try:
         return observe_image(model, image)
-    except ValueError as error:
-        raise ConfigError(f"{folder}: {configfile.one_line(error)}") from error
+    except ConfigError as error:
+        raise ConfigError(f"{folder}: {error}") from error
 
 
 def _count(

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from matplotlib.figure import Figure
 
-from dcnlab import configfile, experiment, runs
+from dcnlab import experiment, runs
 from dcnlab.ablations import figures_drawing as drawing
 from dcnlab.ablations.figures_rois import has_deformable_pooling, pooled_rois
 from dcnlab.ablations.figures_subjects import Subject, load, places
@@ -72,8 +72,8 @@ def draw(
     model: Any = parts.task.model
     try:
         chain = stack(observe_image(model, subject.image), layers)
-    except ValueError as error:
-        raise ConfigError(f"{folder}: {configfile.one_line(error)}") from error
+    except ConfigError as error:
+        raise ConfigError(f"{folder}: {error}") from error
     pooling = has_deformable_pooling(model)
     able = [name for name in KINDS if (pooling if name == "rois" else bool(chain))]
     kinds = able if kind == "all" else [kind]

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.weak import WeakTensorKeyDictionary
 
+from dcnlab.config import ConfigError
 from dcnlab.models.deeplab import DeepLab
 from dcnlab.models.detector import Detector
 from dcnlab.models.image_batch import pad_images
@@ -98,7 +99,7 @@ def observe(network: nn.Module, images: Tensor) -> list[DeformedLayer]:
         images: (N, C, H, W).
 
     Raises:
-        ValueError: on the way to a deformable layer something is done to the image after which places have no fixed
+        ConfigError: on the way to a deformable layer something is done to the image after which places have no fixed
             relation to it, such as a spatial transformer's resampling; one line.
     """
     seen: list[DeformedLayer] = []
@@ -107,7 +108,7 @@ def observe(network: nn.Module, images: Tensor) -> list[DeformedLayer]:
     def note(name: str, layer: Any, input: Tensor, output: Tensor) -> None:
         way = following.known.get(input)
         if way is None:
-            raise ValueError(f"{name} is deformable, but it cannot be told which pixels its input's places stand for")
+            raise ConfigError(f"{name} is deformable, but it cannot be told which pixels its input's places stand for")
         left, _, top, _ = layer._reversed_padding_repeated_twice
         grid = way.grid.step(layer.stride, _first(layer.kernel_size, (top, left), layer.dilation))
         if isinstance(layer, ActiveConv2d):  # the same offsets everywhere: a plain layer of another shape

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from dcnlab.data.errors import DataError
 from dcnlab.data.ids import column, plain
 from dcnlab.data.labels import nearest
 from dcnlab.data.paths import shown
@@ -155,10 +156,10 @@ def check_class(name: str, known: Sequence[str], source: str, whose: str, hint: 
     """Refuse a class name that is not known.
 
     Raises:
-        ValueError: one line that begins with `source` and names the nearest known one.
+        DataError: one line that begins with `source` and names the nearest known one.
     """
     if name not in known:
-        raise ValueError(
+        raise DataError(
             f"{source} names the class {shown(name)}, not one of {whose}; {nearest(name[:60], known)}{hint}"
         )
 
@@ -167,12 +168,12 @@ def check_names(names: Sequence[str], source: str) -> None:
     """Refuse an empty list of classes and a class named twice.
 
     Raises:
-        ValueError: one line that begins with `source`.
+        DataError: one line that begins with `source`.
     """
     if not names:
-        raise ValueError(f"{source} names no class")
+        raise DataError(f"{source} names no class")
     seen: set[str] = set()
     for name in names:
         if name in seen:
-            raise ValueError(f"{source} names the class {shown(name)} twice")
+            raise DataError(f"{source} names the class {shown(name)} twice")
         seen.add(name)

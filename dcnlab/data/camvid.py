@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+from dcnlab.data.errors import DataError
 from dcnlab.data.imagelist import find_list, read_pairs
 from dcnlab.data.labels import IGNORE, LabelledImages, check_files, choose_classes, ignored_value, lookup_of, names_of
 
@@ -43,15 +44,15 @@ def camvid_pairs(
         ignore: label value of pixels to leave out; null is 11.
 
     Raises:
-        ValueError: data are missing or a class is unknown; one line that says what is expected where.
+        DataError: data are missing or a class is unknown; one line that says what is expected where.
     """
     folder, void = Path(root), ignored_value(ignore, VOID)
     if void != IGNORE and void < VOID:
-        raise ValueError(
+        raise DataError(
             f"data.ignore is {void}, which is CamVid's class {CLASSES[void]}; leave it null, which is {VOID}"
         )
     if not any((folder / f"{name}.txt").is_file() for name in ("train", "val", "test")):
-        raise ValueError(
+        raise DataError(
             f"CamVid is not in data.root {folder}: expected train.txt, val.txt and test.txt with lines `image label`, "
             f"and the folders they name; from {_SOURCE}"
         )

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from dcnlab.data.errors import DataError
 from dcnlab.data.labels import IGNORE
 
 MOST_READ = 200
@@ -88,7 +89,7 @@ def count_pixels(
         done += 1
         try:
             found = read(Path(paths[number]))
-        except ValueError:
+        except DataError:
             continue
         values += np.bincount(found[(found >= 0) & (found < 256)].ravel(), minlength=256)
     counts = np.bincount(lookup[is_class], values[is_class], len(classes)).astype(np.int64)

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+from dcnlab.data.errors import DataError
 from dcnlab.data.imagefile import NamedFiles
 from dcnlab.data.labels import IGNORE, LabelledImages, check_files, choose_classes, lookup_of, names_of, nearest
 
@@ -51,14 +52,14 @@ def cityscapes_pairs(
         ignore: null; which values are ignored is part of the data set.
 
     Raises:
-        ValueError: data are missing or a class is unknown; one line that says what is expected where.
+        DataError: data are missing or a class is unknown; one line that says what is expected where.
     """
     folder = Path(root)
     if ignore not in (None, IGNORE):
-        raise ValueError(f"data.ignore is {ignore}, but Cityscapes has its own table of ignored values; leave it null")
+        raise DataError(f"data.ignore is {ignore}, but Cityscapes has its own table of ignored values; leave it null")
     for part in ("leftImg8bit", "gtFine"):
         if not (folder / part).is_dir():
-            raise ValueError(
+            raise DataError(
                 f"Cityscapes is not in data.root {folder}: expected leftImg8bit/SPLIT/CITY/*{_IMAGE}.png and "
                 f"gtFine/SPLIT/CITY/*{_LABEL}, but {folder / part} is missing; from {_SOURCE}"
             )
@@ -80,12 +81,12 @@ def cityscapes_pairs(
 def _images(folder: Path, split: str) -> list[Path]:
     found = sorted(entry.name for entry in (folder / "leftImg8bit").iterdir() if entry.is_dir())
     if split not in found:
-        raise ValueError(f"{folder}/leftImg8bit has no split {split!r}; {nearest(split, found)}")
+        raise DataError(f"{folder}/leftImg8bit has no split {split!r}; {nearest(split, found)}")
     cities = sorted(path for path in (folder / "leftImg8bit" / split).iterdir() if path.is_dir())
     listed = [(files, name) for files in map(NamedFiles, cities) for name in files.names() if name.endswith(_IMAGE)]
     images = [path for files, name in listed if (path := files.find(name))]
     if not images:
-        raise ValueError(f"{folder}/leftImg8bit/{split} holds no CITY/*{_IMAGE}.png; from {_SOURCE}")
+        raise DataError(f"{folder}/leftImg8bit/{split} holds no CITY/*{_IMAGE}.png; from {_SOURCE}")
     return images
 
 

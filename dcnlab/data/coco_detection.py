@@ -15,6 +15,7 @@ import numpy as np
 from dcnlab.collector import no_collector
 from dcnlab.data import jsonfile
 from dcnlab.data.annotations import Annotations, check_class, check_names, join, starts, strings
+from dcnlab.data.errors import DataError
 from dcnlab.data.ids import alike, column, in_order, is_id
 from dcnlab.data.labels import names_of
 from dcnlab.data.paths import check_relative, inside, shown
@@ -45,18 +46,18 @@ def read_coco(
             images and JPEGImages that exists.
 
     Raises:
-        ValueError: a file is missing or not right; one line with the file, the entry's id, the value and the rule.
+        DataError: a file is missing or not right; one line with the file, the entry's id, the value and the rule.
     """
     folder = Path(root)
     if not folder.is_dir():
-        raise ValueError(f"data.root {folder} is not a folder; expected COCO's, with annotations (cocodataset.org)")
+        raise DataError(f"data.root {folder} is not a folder; expected COCO's, with annotations (cocodataset.org)")
     parts: list[Annotations] = []
     for split in names_of(splits):
         name = (ANNOTATIONS if annotations is None else annotations).replace("{split}", split)
         path = inside(folder, name, f"data.annotations, of split {split!r},")
         part = read_json(path, folder, _image_folder(folder, split, images), classes)
         if parts and (part.classes, part.category_ids.tolist()) != (parts[0].classes, parts[0].category_ids.tolist()):
-            raise ValueError(
+            raise DataError(
                 f"{path} has other categories than the file of {names_of(splits)[0]!r}; joined splits share them"
             )
         parts.append(part)
@@ -73,7 +74,7 @@ def read_json(path: Path, root: Path, images: Path, classes: Sequence[str] | Non
         classes: see `read_coco`.
 
     Raises:
-        ValueError: the file, or an image it names, is missing or not right; one line.
+        DataError: the file, or an image it names, is missing or not right; one line.
     """
     content = {"annotations": [], **_load(path)}
     names, category_ids, label_of = _categories(_entries(content, "categories", path), path, classes)
@@ -128,7 +129,7 @@ def _image_folder(root: Path, split: str, template: str | None) -> Path:
         check_relative(name, f"data.images, of split {split!r},")
         if (root / name).is_dir():
             return root / name
-    raise ValueError(f"data.root {root} has no folder {' or '.join(tried)} of images; data.images names another")
+    raise DataError(f"data.root {root} has no folder {' or '.join(tried)} of images; data.images names another")
 
 
 def _without_masks(entry: dict[str, Any]) -> dict[str, Any]:
@@ -142,18 +143,18 @@ def _load(path: Path) -> dict[str, Any]:
         with no_collector():
             content = jsonfile.load(path, finish=_without_masks)
     except OSError as error:
-        raise ValueError(f"{path} cannot be read ({error.strerror}); data.annotations names another") from error
+        raise DataError(f"{path} cannot be read ({error.strerror}); data.annotations names another") from error
     except ValueError as error:
-        raise ValueError(f"{path} cannot be read as JSON ({error})") from error
+        raise DataError(f"{path} cannot be read as JSON ({error})") from error
     if not isinstance(content, dict):
-        raise ValueError(f"{path} holds {shown(type(content).__name__)}, should be an object in COCO's form")
+        raise DataError(f"{path} holds {shown(type(content).__name__)}, should be an object in COCO's form")
     return content
 
 
 def _entries(content: dict[str, Any], name: str, path: Path) -> list[dict[str, Any]]:
     entries = content.pop(name, None)
     if not isinstance(entries, list) or not all(type(entry) is dict for entry in entries):
-        raise ValueError(f"{path} has no list of objects {name!r}; COCO's form has images, annotations and categories")
+        raise DataError(f"{path} has no list of objects {name!r}; COCO's form has images, annotations and categories")
     return entries
 
 
@@ -166,9 +167,9 @@ def _categories(
     for position, entry in enumerate(entries):
         number, name = _id(entry, "category", position, path), entry.get("name")
         if not isinstance(name, str) or not name.isprintable() or not name:
-            raise ValueError(f"{path} category {shown(number)} has the name {shown(name)}, should be a line of text")
+            raise DataError(f"{path} category {shown(number)} has the name {shown(name)}, should be a line of text")
         if name in id_of or number in taken:
-            raise ValueError(f"{path} category {shown(number)} {shown(name)} has an id or name that another has too")
+            raise DataError(f"{path} category {shown(number)} {shown(name)} has an id or name that another has too")
         id_of[name] = number
         taken.add(number)
     _check_types(taken, "category", path)
@@ -186,7 +187,7 @@ def _images(
 ) -> tuple[list[str], list[Any], list[tuple[int, int]]]:
     """Files relative to the root, ids, and heights and widths."""
     if not entries:
-        raise ValueError(f"{path} names no image")
+        raise DataError(f"{path} names no image")
     prefix = PurePosixPath(images.relative_to(root).as_posix())
     exists = _listing(images)
     files, sizes = [], []
@@ -195,17 +196,17 @@ def _images(
         number, name = _id(entry, "image", position, path), entry.get("file_name")
         source = f"{path} image {shown(number)}"
         if number in seen:
-            raise ValueError(f"{source} has an id that another image has too")
+            raise DataError(f"{source} has an id that another image has too")
         seen[number] = None  # a dictionary keeps their order, too
         if not isinstance(name, str):
-            raise ValueError(f"{source} has the file_name {shown(name)}, should be text")
+            raise DataError(f"{source} has the file_name {shown(name)}, should be text")
         check_relative(name, source)
         if not exists(name):
-            raise ValueError(f"{images / name}, which {source} names, is missing; data.images names another folder")
+            raise DataError(f"{images / name}, which {source} names, is missing; data.images names another folder")
         height, width = entry.get("height"), entry.get("width")
         if not (type(height) is int and type(width) is int and 1 <= height <= 1_000_000 and 1 <= width <= 1_000_000):
             said = f"height {shown(height)} and width {shown(width)}"
-            raise ValueError(f"{source} has the {said}, should be whole pixels from 1 to 1000000")
+            raise DataError(f"{source} has the {said}, should be whole pixels from 1 to 1000000")
         files.append(str(prefix / name))
         sizes.append((height, width))
     _check_types(seen, "image", path)
@@ -231,19 +232,19 @@ def _listing(root: Path) -> Callable[[str], bool]:
 def _id(entry: dict[str, Any], kind: str, position: int, path: Path) -> Any:
     value = entry.get("id")
     if not is_id(value):
-        raise ValueError(f"{path} {kind} at position {position} has the id {shown(value)}, should be a number or text")
+        raise DataError(f"{path} {kind} at position {position} has the id {shown(value)}, should be a number or text")
     return value
 
 
 def _check_types(ids: Iterable[Any], kind: str, path: Path) -> None:
     pair = alike(ids)
     if pair is not None:
-        raise ValueError(f"{path} has the {kind} ids {shown(pair[0])} and {shown(pair[1])}, which differ in type only")
+        raise DataError(f"{path} has the {kind} ids {shown(pair[0])} and {shown(pair[1])}, which differ in type only")
 
 
 def _wrong(
     entry: dict[str, Any], position: int, path: Path, index_of: dict[Any, int], label_of: dict[Any, int]
-) -> ValueError:
+) -> DataError:
     """Say what is wrong with an annotation."""
     source = f"{path} annotation {shown(entry['id'])}" if "id" in entry else f"{path} annotation at position {position}"
     for key, known, kind in (("category_id", label_of, "category"), ("image_id", index_of, "image")):
@@ -251,12 +252,12 @@ def _wrong(
         if not isinstance(value, Hashable) or value not in known:
             near = _nearest(value, known)
             hint = "" if near is None else f"; nearest is {shown(near)}"
-            return ValueError(f"{source} has the {key} {shown(value)}, which is no {kind}'s id{hint}")
+            return DataError(f"{source} has the {key} {shown(value)}, which is no {kind}'s id{hint}")
     if entry.get("iscrowd", 0) not in (0, 1):
-        return ValueError(f"{source} has the iscrowd {shown(entry['iscrowd'])}, should be 0 or 1")
+        return DataError(f"{source} has the iscrowd {shown(entry['iscrowd'])}, should be 0 or 1")
     rule = "should be x, y, width, height: four finite numbers, width and height not negative"
     area = f" and the area {shown(entry['area'])}" if "area" in entry else ""
-    return ValueError(f"{source} has the bbox {shown(entry.get('bbox'))}{area}; {rule}")
+    return DataError(f"{source} has the bbox {shown(entry.get('bbox'))}{area}; {rule}")
 
 
 def _nearest(value: object, known: Iterable[Any]) -> Any:

@@ -20,6 +20,7 @@ from torchvision.transforms.v2 import functional as F
 from dcnlab.data.annotations import Annotations, starts
 from dcnlab.data.census import Census
 from dcnlab.data.coco_detection import read_coco
+from dcnlab.data.errors import DataError
 from dcnlab.data.imagefile import Made, read_image
 from dcnlab.data.imagefolder import IMAGENET_MEAN, IMAGENET_STD
 from dcnlab.data.labels import names_of, nearest
@@ -75,7 +76,7 @@ class DetectionSplit(Dataset[tuple[Tensor, Target]]):
         test_longer_side: the most that their longer side may have then; null sets no limit.
 
     Raises:
-        ValueError: on taking an item: the image is broken, too large to be decoded or resized safely, or not of the
+        DataError: on taking an item: the image is broken, too large to be decoded or resized safely, or not of the
             size that the annotations state; one line that names the file.
     """
 
@@ -95,7 +96,7 @@ class DetectionSplit(Dataset[tuple[Tensor, Target]]):
     ) -> None:
         for name, value in (("shorter_side", shorter_side), ("longer_side", longer_side)):
             if value is not None and value < 1:
-                raise ValueError(f"data.{name} is {value}, should be at least 1 pixel")
+                raise DataError(f"data.{name} is {value}, should be at least 1 pixel")
         self.annotations, self.classes = annotations, list(annotations.classes)
         self.augment, self.seed = augment, seed
         self.orientation = orientation or Orientation()
@@ -195,12 +196,12 @@ def read_photograph(
         made: see `read_image`.
 
     Raises:
-        ValueError: it cannot be read, is too large or would become so, or has another size; one line.
+        DataError: it cannot be read, is too large or would become so, or has another size; one line.
     """
     orientation = orientation or Orientation()
     picture = read_image(path, orientation, (height, width), made)
     if picture.size != (width, height):
-        raise ValueError(
+        raise DataError(
             f"{path} has height {picture.height} and width {picture.width}, its annotation says height {height} and "
             f"width {width}; boxes are in the pixels of the file {_PIXELS_OF[orientation.exif]}"
         )
@@ -233,7 +234,7 @@ class DetectionDataModule(SplitsDataModule):
         exif: auto, apply or ignore: which images are turned as their EXIF orientation says, see `Orientation`.
 
     Raises:
-        ValueError: files are missing or not right, or classes differ between splits; one line that says what and where.
+        DataError: files are missing or not right, or classes differ between splits; one line that says what and where.
     """
 
     def __init__(
@@ -260,9 +261,9 @@ class DetectionDataModule(SplitsDataModule):
     ) -> None:
         orientation = Orientation(exif)
         if name not in ("voc", "coco"):
-            raise ValueError(f"data.name is {name!r}, which has no boxes; {nearest(name, ('voc', 'coco'))}")
+            raise DataError(f"data.name is {name!r}, which has no boxes; {nearest(name, ('voc', 'coco'))}")
         if name == "voc" and (images or annotations):
-            raise ValueError("data.images and data.annotations are for data.name coco; voc's folders have fixed names")
+            raise DataError("data.images and data.annotations are for data.name coco; voc's folders have fixed names")
 
         @cache  # VOC's customary validation split is its test split: read once
         def read(splits: tuple[str, ...]) -> Annotations:
@@ -282,7 +283,7 @@ class DetectionDataModule(SplitsDataModule):
         for part, splits in ((validation, val), (testing, test)):
             if part is not None and part.classes != training.classes:
                 odd = sorted(set(part.classes) ^ set(training.classes))
-                raise ValueError(
+                raise DataError(
                     f"{root} has other classes in {splits} than in {train}: {', '.join(odd) or 'another order'}; "
                     "data.classes chooses those to use"
                 )

@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dcnlab.compiled import njit
+from dcnlab.data.errors import DataError
 
 CELL = 28
 """Height and width of a digit as stored, pixels."""
@@ -49,19 +50,19 @@ class Geometry:
     def __post_init__(self) -> None:
         """Refuse what cannot be drawn, in one line that names the field."""
         if self.image_size < 8:
-            raise ValueError(f"image_size of digit scenes is {self.image_size}, should be at least 8 pixels")
+            raise DataError(f"image_size of digit scenes is {self.image_size}, should be at least 8 pixels")
         for name, (low, high), least, most in (
             ("scale", self.scale, 0.1, 100.0),
             ("brightness", self.brightness, 0.1, 1.0),
         ):
             if not least <= low <= high <= most:
-                raise ValueError(f"{name} of digit scenes is ({low}, {high}): needs {least} <= low <= high <= {most}")
+                raise DataError(f"{name} of digit scenes is ({low}, {high}): needs {least} <= low <= high <= {most}")
         for name, value in (("rotation", self.rotation), ("shear", self.shear), ("clutter", self.clutter)):
             if value < 0:
-                raise ValueError(f"{name} of digit scenes is {value}, should not be negative")
+                raise DataError(f"{name} of digit scenes is {value}, should not be negative")
         if not 0 <= self.warp <= 0.15:
             # Beyond, the displacement's slope passes 1 and the picture folds over itself.
-            raise ValueError(f"warp of digit scenes is {self.warp}, should be from 0 to 0.15 of the digit's cell")
+            raise DataError(f"warp of digit scenes is {self.warp}, should be from 0 to 0.15 of the digit's cell")
 
 
 @dataclass(frozen=True)

@@ -17,6 +17,7 @@ from torch.utils.data import Dataset
 
 from dcnlab.data.annotations import Annotations, starts, strings
 from dcnlab.data.digit_rendering import Drawing, Geometry, draw
+from dcnlab.data.errors import DataError
 from dcnlab.data.mnist_reader import SPLITS, read_digits
 
 CLASSES = tuple("0123456789")
@@ -73,7 +74,7 @@ class DigitScenes(Dataset[Scene]):
         self.classes = list(CLASSES if classes is None else classes)
         for name in self.classes:
             if name not in CLASSES or self.classes.count(name) > 1:
-                raise ValueError(
+                raise DataError(
                     f"classes of digit scenes are {', '.join(self.classes)}; takes each of 0 to 9 once at most"
                 )
         inks, names = read_digits(split)
@@ -82,9 +83,9 @@ class DigitScenes(Dataset[Scene]):
         self.inks, self.digit_labels = inks[chosen], label_of[names][chosen]
         self.length = len(self.inks) if length is None else length
         if self.length < 1:
-            raise ValueError(f"length of digit scenes is {length}, should be at least 1 or null for one scene a digit")
+            raise DataError(f"length of digit scenes is {length}, should be at least 1 or null for one scene a digit")
         if not 1 <= digits <= 255:
-            raise ValueError(f"digits in a scene is {digits}, should be from 1 to 255")
+            raise DataError(f"digits in a scene is {digits}, should be from 1 to 255")
         self.geometry = geometry or Geometry()
         self.digits = digits
         # The split is part of the key, so that scene i of two splits does not share its pose.
@@ -128,7 +129,7 @@ class DigitClassification(Dataset[tuple[Tensor, int]]):
 
     def __init__(self, scenes: DigitScenes) -> None:
         if scenes.digits != 1:
-            raise ValueError(f"classification takes scenes of one digit, not of up to {scenes.digits}")
+            raise DataError(f"classification takes scenes of one digit, not of up to {scenes.digits}")
         self.scenes = scenes
 
     def __len__(self) -> int:

@@ -9,6 +9,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import BinaryIO
 
+from dcnlab.data.errors import DataError
+
 TAIL = 2**16
 """Bytes of a log's end that are read."""
 
@@ -72,7 +74,7 @@ def read_bytes(path: str | Path, most: int) -> bytes:
 
     Raises:
         OSError: see `open_regular`.
-        ValueError: it is larger, or there is not enough memory for it; the reason, one line.
+        DataError: it is larger, or there is not enough memory for it; the reason, one line.
     """
     with open_regular(path) as file:
         size = os.fstat(file.fileno()).st_size
@@ -87,12 +89,12 @@ def read_bytes(path: str | Path, most: int) -> bytes:
                     raise too_large(most)
             return parts[0] if len(parts) == 1 else b"".join(parts)
         except MemoryError as error:
-            raise ValueError(f"its {size} bytes do not fit into the memory that is left") from error
+            raise DataError(f"its {size} bytes do not fit into the memory that is left") from error
 
 
-def too_large(most: int) -> ValueError:
+def too_large(most: int) -> DataError:
     """The error for a file larger than `most` bytes."""
-    return ValueError(f"larger than {most >> 20} MiB, which no such file is")
+    return DataError(f"larger than {most >> 20} MiB, which no such file is")
 
 
 def read_tail(path: str | Path, most: int = TAIL) -> list[str]:

@@ -12,6 +12,7 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
+from dcnlab.data.errors import DataError
 from dcnlab.data.files import kind_of
 
 
@@ -23,7 +24,7 @@ def files_below(folder: str | Path, endings: Sequence[str]) -> list[str]:
         endings: in lower case; files may have them in any case.
 
     Raises:
-        ValueError: a file of such an ending is a pipe, a device or a link to nothing, or a folder cannot be read; one
+        DataError: a file of such an ending is a pipe, a device or a link to nothing, or a folder cannot be read; one
             line that names it.
     """
     found: list[tuple[str, list[str]]] = []
@@ -43,7 +44,7 @@ def files_below(folder: str | Path, endings: Sequence[str]) -> list[str]:
             waiting += inner
             links += linked
     except OSError as error:
-        raise ValueError(f"{error.filename or folder} cannot be read: {error.strerror}") from error
+        raise DataError(f"{error.filename or folder} cannot be read: {error.strerror}") from error
     if left_out:
         more = f" and {len(left_out) - 1} more" if len(left_out) > 1 else ""
         logging.getLogger("dcnlab").warning(
@@ -62,7 +63,7 @@ def _listed(folder: str, endings: tuple[str, ...]) -> tuple[list[str], list[str]
             elif entry.name.lower().endswith(endings):
                 if not entry.is_file():
                     kind = kind_of(os.stat(entry.path).st_mode)
-                    raise ValueError(f"{entry.path} is {kind}; images are regular files")
+                    raise DataError(f"{entry.path} is {kind}; images are regular files")
                 names.append(entry.name)
     return sorted(inner), sorted(links), sorted(names)
 

@@ -12,6 +12,7 @@ from pathlib import Path
 from PIL import Image
 
 from dcnlab.data import imageheads
+from dcnlab.data.errors import DataError
 from dcnlab.data.files import open_regular, too_large
 from dcnlab.data.orientation import Orientation, read_orientation, turn, turn_back, turned_size
 from dcnlab.data.paths import one_line
@@ -96,7 +97,7 @@ def opened(path: str | Path, kind: str = "an image") -> Iterator[Image.Image]:
         kind: what it should be, for the error.
 
     Raises:
-        ValueError: it cannot be read or has more than `MOST_PIXELS`; also for what the caller's own block raises on
+        DataError: it cannot be read or has more than `MOST_PIXELS`; also for what the caller's own block raises on
             the damaged rest of it; one line that names the file.
     """
     try:
@@ -107,20 +108,20 @@ def opened(path: str | Path, kind: str = "an image") -> Iterator[Image.Image]:
             imageheads.check(file)
             with Image.open(file, formats=FORMATS) as image:
                 if image.width * image.height > MOST_PIXELS:
-                    raise ValueError(
+                    raise DataError(
                         f"it has {image.width * image.height} pixels, {image.width} x {image.height}; allowed are "
                         f"{MOST_PIXELS}"
                     )
                 yield image
     except Exception as error:  # a damaged file makes the decoders raise what they like
-        raise ValueError(f"{path} cannot be read as {kind} ({one_line(error)}); replace or remove it") from error
+        raise DataError(f"{path} cannot be read as {kind} ({one_line(error)}); replace or remove it") from error
 
 
 def decode(image: Image.Image) -> None:
     """Decode the pixels of an opened image.
 
     Raises:
-        ValueError: it is a JPEG of more scans than any program writes; the reason, one line.
+        DataError: it is a JPEG of more scans than any program writes; the reason, one line.
     """
     if image.format in ("JPEG", "MPO"):
         imageheads.check_scans(image.fp)  # type: ignore[attr-defined]
@@ -153,7 +154,7 @@ def read_image(
         made: says what the caller makes of an image of a size; None makes nothing larger.
 
     Raises:
-        ValueError: it cannot be read, is too large or would become so, or is grey of more than 8 bits; one line that
+        DataError: it cannot be read, is too large or would become so, or is grey of more than 8 bits; one line that
             names the file.
     """
     with opened(path) as image:
@@ -161,7 +162,7 @@ def read_image(
         if refusal is None:
             picture, said, by_pillow = _decoded(image)
     if refusal is not None:  # raised here, where the file is not called broken
-        raise ValueError(refusal)
+        raise DataError(refusal)
     if said == 1:
         return picture
     size = (picture.height, picture.width)
@@ -175,7 +176,7 @@ def read_image(
 def _decoded(image: Image.Image) -> tuple[Image.Image, int, int]:
     """An opened image as RGB, the orientation that it states, and that by which PIL has turned it."""
     if image.mode == "F" or image.mode.startswith("I"):  # PIL would turn all above 255 to white
-        raise ValueError(f"its mode is {image.mode}: grey of more than 8 bits")
+        raise DataError(f"its mode is {image.mode}: grey of more than 8 bits")
     by_pillow = _turned_by_pillow(image)
     decode(image)
     return image.convert("RGB"), by_pillow if by_pillow != 1 else read_orientation(image), by_pillow
@@ -185,7 +186,7 @@ def image_size(path: Path, orientation: Orientation) -> tuple[int, int]:
     """Height and width of an image without an annotated size, as `read_image` gives it.
 
     Raises:
-        ValueError: it cannot be read or is too large; one line that names the file.
+        DataError: it cannot be read or is too large; one line that names the file.
     """
     with opened(path) as image:
         by_pillow, said = _turned_by_pillow(image), read_orientation(image)

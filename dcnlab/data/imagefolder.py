@@ -13,6 +13,7 @@ from torch.utils.data import Dataset
 from torchvision.transforms import v2
 
 from dcnlab.data.annotations import strings
+from dcnlab.data.errors import DataError
 from dcnlab.data.folders import files_below
 from dcnlab.data.imagefile import ENDINGS, read_image
 from dcnlab.data.memory import enough_memory
@@ -62,13 +63,13 @@ def _classes(folder: Path, chosen: Sequence[str] | None) -> list[str]:
     """The chosen class folders, or all of them by name."""
     found = _folders(folder)
     if not found:
-        raise ValueError(f"{folder} has no class folders; expected {folder}/CLASS/IMAGE")
+        raise DataError(f"{folder} has no class folders; expected {folder}/CLASS/IMAGE")
     if chosen is not None and len(set(chosen)) < len(chosen):
-        raise ValueError(f"data.classes names a class twice: {', '.join(chosen)}")
+        raise DataError(f"data.classes names a class twice: {', '.join(chosen)}")
     for name in chosen or ():
         if name not in found:
             near = get_close_matches(name, found, 1, 0)[0]
-            raise ValueError(f"data.classes names {name!r}, which {folder} does not have; nearest is {near!r}")
+            raise DataError(f"data.classes names {name!r}, which {folder} does not have; nearest is {near!r}")
     return found if chosen is None else list(chosen)
 
 
@@ -78,7 +79,7 @@ def _images(folder: Path, classes: Sequence[str]) -> list[tuple[str, int]]:
     for label, name in enumerate(classes):
         found = files_below(folder / name, ENDINGS)
         if not found:
-            raise ValueError(f"{folder / name} holds no image; expected files ending in {', '.join(ENDINGS)}")
+            raise DataError(f"{folder / name} holds no image; expected files ending in {', '.join(ENDINGS)}")
         for path in (folder / name, *found):
             check_encodable(str(path), "the name of")
         samples += [(path, label) for path in found]
@@ -110,7 +111,7 @@ class ImageFolderSplit(Dataset[tuple[Tensor, int]]):
             torchvision's ImageFolder does, with a warning at the first that has one.
 
     Raises:
-        ValueError: a folder is missing or empty, a class is unknown, or a file is a pipe or the like; one line that
+        DataError: a folder is missing or empty, a class is unknown, or a file is a pipe or the like; one line that
             says what was expected where. On taking an item: the image is broken, or too large.
     """
 
@@ -137,7 +138,7 @@ class ImageFolderSplit(Dataset[tuple[Tensor, int]]):
             held = _every_tenth(samples)
             samples = [s for s, is_held in zip(samples, held, strict=True) if is_held is (split is None)]
             if not samples:
-                raise ValueError(
+                raise DataError(
                     f"no class of {folder} has {HELD_OUT} images, so none is held out to validate on; "
                     "name a folder as data.val"
                 )
@@ -177,10 +178,10 @@ def _folders(folder: Path) -> list[str]:
 
 def _split_folder(root: Path, split: str) -> Path:
     if not root.is_dir():
-        raise ValueError(f"data.root {root} is not a folder; expected one that holds SPLIT/CLASS/IMAGE")
+        raise DataError(f"data.root {root} is not a folder; expected one that holds SPLIT/CLASS/IMAGE")
     if not (root / split).is_dir():
         found = ", ".join(_folders(root)) or "none"
-        raise ValueError(f"data.root {root} has no split {split!r}; its folders are {found} (data.val may be null)")
+        raise DataError(f"data.root {root} has no split {split!r}; its folders are {found} (data.val may be null)")
     return root / split
 
 

@@ -6,6 +6,8 @@ import re
 import struct
 from typing import BinaryIO
 
+from dcnlab.data.errors import DataError
+
 MOST_SCANS = 64
 """Of a JPEG; encoders write about ten, and each one goes over all the pixels."""
 PPM_HEAD = 2**16
@@ -27,7 +29,7 @@ def check(file: BinaryIO) -> None:
     """Refuse what its head alone shows; the file is at its beginning before and after.
 
     Raises:
-        ValueError: the reason, one line.
+        DataError: the reason, one line.
     """
     head = file.read(16)
     if _PPM.match(head):
@@ -40,15 +42,15 @@ def check(file: BinaryIO) -> None:
 def _check_ppm(file: BinaryIO, head: bytes) -> None:
     wanted = 3 if head[1:2] in b"14" else 4  # the kind, width, height and, but for bits, the greatest value
     if len(head) == PPM_HEAD and len(re.sub(rb"#[^\r\n]*", b"", head).split(maxsplit=wanted)) < wanted:
-        raise ValueError(f"its header is longer than {PPM_HEAD >> 10} KiB")
+        raise DataError(f"its header is longer than {PPM_HEAD >> 10} KiB")
     if head[1:2] not in _PLAIN:
         return
     content = head + file.read(LARGEST_PLAIN + 1 - len(head))
     if len(content) > LARGEST_PLAIN:
-        raise ValueError(f"its pixels are text, and larger than {LARGEST_PLAIN >> 20} MiB")
+        raise DataError(f"its pixels are text, and larger than {LARGEST_PLAIN >> 20} MiB")
     comments = content.count(b"#")
     if comments > MOST_COMMENTS:
-        raise ValueError(f"it has {comments} comments; allowed are {MOST_COMMENTS}")
+        raise DataError(f"it has {comments} comments; allowed are {MOST_COMMENTS}")
 
 
 def _check_tiff(file: BinaryIO, head: bytes) -> None:
@@ -66,14 +68,14 @@ def _check_tiff(file: BinaryIO, head: bytes) -> None:
         return  # damaged: the reader says how
     most = max((values for _, kind, values in tags if kind not in _BYTES), default=0)
     if most > MOST_PARTS:
-        raise ValueError(f"a tag of it has {most} values; allowed are {MOST_PARTS}")
+        raise DataError(f"a tag of it has {most} values; allowed are {MOST_PARTS}")
 
 
 def check_scans(file: BinaryIO) -> None:
     """Refuse a JPEG of too many scans; the file is where it was before.
 
     Raises:
-        ValueError: the reason, one line.
+        DataError: the reason, one line.
     """
     place = file.tell()
     file.seek(0)
@@ -83,7 +85,7 @@ def check_scans(file: BinaryIO) -> None:
     if content.count(b"\xff\xda") > MOST_SCANS:
         scans = _scans(content)
         if scans > MOST_SCANS:
-            raise ValueError(f"it has more than {MOST_SCANS} scans")
+            raise DataError(f"it has more than {MOST_SCANS} scans")
 
 
 def _scans(content: bytes) -> int:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+from dcnlab.data.errors import DataError
 from dcnlab.data.files import read_bytes
 from dcnlab.data.labels import (
     IGNORE,
@@ -43,11 +44,11 @@ def imagelist_pairs(
         ignore: label value of pixels to leave out; null is 255.
 
     Raises:
-        ValueError: a list, a file or the classes are missing or not right; one line that names them.
+        DataError: a list, a file or the classes are missing or not right; one line that names them.
     """
     folder, ignore = Path(root), ignored_value(ignore)
     if not folder.is_dir():
-        raise ValueError(
+        raise DataError(
             f"data.root {folder} is not a folder; expected one that holds SPLIT.txt, a line an image: `image label`"
         )
     pairs = [pair for name in names_of(splits) for pair in read_pairs(find_list(folder, name, folder), folder)]
@@ -65,12 +66,12 @@ def find_list(folder: Path, split: str, root: Path) -> Path:
     """Find the list of a split.
 
     Raises:
-        ValueError: there is none; one line with the nearest.
+        DataError: there is none; one line with the nearest.
     """
     path = folder / f"{split}.txt"
     found = sorted(entry.stem for entry in folder.glob("*.txt") if entry.name not in (CLASSES_FILE, "README.txt"))
     if split not in found:
-        raise ValueError(f"data.root {root} has no split {split!r} ({path} is missing); {nearest(split, found)}")
+        raise DataError(f"data.root {root} has no split {split!r} ({path} is missing); {nearest(split, found)}")
     return path
 
 
@@ -78,16 +79,16 @@ def read_lines(path: Path) -> list[tuple[int, str]]:
     """Read the lines of a list that are not blank, with their numbers from 1.
 
     Raises:
-        ValueError: the file cannot be read as text; one line.
+        DataError: the file cannot be read as text; one line.
     """
     try:
         content = read_bytes(path, LARGEST)
         lines = content.count(b"\n") + content.count(b"\r")
         if lines > MOST_LINES:
-            raise ValueError(f"it has {lines} lines; allowed are {MOST_LINES}")
+            raise DataError(f"it has {lines} lines; allowed are {MOST_LINES}")
         text = content.decode("utf-8-sig")
     except (OSError, ValueError, MemoryError) as error:
-        raise ValueError(f"{path} cannot be read as text ({one_line(error)})") from error
+        raise DataError(f"{path} cannot be read as text ({one_line(error)})") from error
     return [(number, line.strip()) for number, line in enumerate(text.splitlines(), 1) if line.strip()]
 
 
@@ -100,14 +101,14 @@ def read_pairs(path: Path, root: Path, prefix: str = "") -> list[tuple[Path, Pat
         prefix: start of a path that stands for the root.
 
     Raises:
-        ValueError: a line is not two paths inside the root; one line with the list and the line's number.
+        DataError: a line is not two paths inside the root; one line with the list and the line's number.
     """
     pairs = []
     for number, line in read_lines(path):
         separator = next((mark for mark in "\t," if mark in line), None)
         fields = [part.strip() for part in line.split(separator)]
         if len(fields) != 2 or not all(fields):
-            raise ValueError(
+            raise DataError(
                 f"{path} line {number} is {shown(line)}, should be `image label`; "
                 "names with spaces in them need a tab or a comma between"
             )
@@ -123,10 +124,10 @@ def read_classes(path: Path, ignore: int = IGNORE) -> dict[int, str]:
         Name of each label value, ascending, without the ignored one.
 
     Raises:
-        ValueError: the file is missing or a line is not right; one line.
+        DataError: the file is missing or a line is not right; one line.
     """
     if not path.is_file():
-        raise ValueError(f"data.classes is null and {path} is missing; give the class names in one of the two")
+        raise DataError(f"data.classes is null and {path} is missing; give the class names in one of the two")
     lines = [line for _, line in read_lines(path)]
     numbered = [line.split(maxsplit=1) for line in lines]
     if not all(len(parts) == 2 and parts[0].isdecimal() for parts in numbered):
@@ -136,7 +137,7 @@ def read_classes(path: Path, ignore: int = IGNORE) -> dict[int, str]:
     names: dict[int, str] = {}
     for value, name in sorted((int(value), name) for value, name in numbered):
         if value in names or value > 255:
-            raise ValueError(f"{path} gives the value {value} to {name!r}; values are 0 to 255, each once")
+            raise DataError(f"{path} gives the value {value} to {name!r}; values are 0 to 255, each once")
         names[value] = name
     names.pop(ignore, None)
     check_classes(list(names.values()), str(path))

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from dcnlab.data.errors import DataError
 from dcnlab.data.files import read_bytes
 from dcnlab.data.paths import one_line, shown
 
@@ -28,13 +29,13 @@ def load(path: Path, most: int = LARGEST, finish: Callable[[dict[str, Any]], dic
 
     Raises:
         OSError: the file cannot be read.
-        ValueError: it is too large, or see `parse`; the reason, one line.
+        DataError: it is too large, or see `parse`; the reason, one line.
     """
     content = read_bytes(path, most)
     try:
         text = content.decode("utf-8-sig")
     except (ValueError, MemoryError) as error:
-        raise ValueError(one_line(error)) from error
+        raise DataError(one_line(error)) from error
     del content  # of gigabytes, one copy is enough
     return parse(text, finish)
 
@@ -47,7 +48,7 @@ def parse(text: str, finish: Callable[[dict[str, Any]], dict[str, Any]] | None =
         finish: takes each object as it is read and gives what stands for it.
 
     Raises:
-        ValueError: it is not JSON, or has a key twice in one object; the reason, one line.
+        DataError: it is not JSON, or has a key twice in one object; the reason, one line.
     """
 
     def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -55,20 +56,20 @@ def parse(text: str, finish: Callable[[dict[str, Any]], dict[str, Any]] | None =
         if len(found) < len(pairs):
             times = Counter(key for key, _ in pairs)  # counted once: a file may hold millions of keys
             twice = next(key for key, count in times.items() if count > 1)
-            raise ValueError(f"the key {shown(twice)} is there twice in one object")
+            raise DataError(f"the key {shown(twice)} is there twice in one object")
         return found if finish is None else finish(found)
 
     try:
         return json.loads(text, object_pairs_hook=unique)
     except (ValueError, TypeError, RecursionError, MemoryError) as error:  # TypeError: what a server sent is no text
-        raise ValueError(one_line(error)) from error
+        raise DataError(one_line(error)) from error
 
 
 def check_depth(tree: Any) -> None:
     """Refuse what nests so deeply that whoever walks it would fail.
 
     Raises:
-        ValueError: the reason, one line.
+        DataError: the reason, one line.
     """
     level = [tree]
     for _ in range(DEEPEST + 1):
@@ -80,4 +81,4 @@ def check_depth(tree: Any) -> None:
         ]
         if not level:
             return
-    raise ValueError(f"nested more than {DEEPEST} levels deep")
+    raise DataError(f"nested more than {DEEPEST} levels deep")

@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from dcnlab.data.errors import DataError
 from dcnlab.data.files import open_regular
 from dcnlab.data.imagefile import decode, opened
 
@@ -31,14 +32,14 @@ def read_label(path: Path) -> NDArray[np.integer]:
         (H, W).
 
     Raises:
-        ValueError: it cannot be read, is too large, or has more than one channel; one line that names the file.
+        DataError: it cannot be read, is too large, or has more than one channel; one line that names the file.
     """
     with opened(path, "a label") as label:
         decode(label)
         mode, depth = label.mode, _bits_of_grey(path) if label.format == "PNG" and label.mode == "L" else 8
         values = np.asarray(label)
     if values.ndim != 2 or values.dtype.kind not in "uib":
-        raise ValueError(
+        raise DataError(
             f"{path} is a picture of mode {mode}; a label has one channel of class numbers (grey or palette)"
         )
     if depth < 8:  # PIL stretches 2 and 4 bits of grey to 0 to 255
@@ -84,13 +85,13 @@ def check_classes(classes: Sequence[str], field_name: str = "data.classes") -> l
     """Refuse no class, a class named twice, and more classes than a label can tell apart.
 
     Raises:
-        ValueError: one line that names the field.
+        DataError: one line that names the field.
     """
     if not 1 <= len(classes) <= MOST_CLASSES:
-        raise ValueError(f"{field_name} names {len(classes)} classes, should be 1 to {MOST_CLASSES}")
+        raise DataError(f"{field_name} names {len(classes)} classes, should be 1 to {MOST_CLASSES}")
     for name in classes:
         if list(classes).count(name) > 1:
-            raise ValueError(f"{field_name} names {name!r} twice")
+            raise DataError(f"{field_name} names {name!r} twice")
     return list(classes)
 
 
@@ -101,12 +102,12 @@ def choose_classes(chosen: Sequence[str] | None, own: Sequence[str], data_set: s
         Label of each chosen name, in the order chosen.
 
     Raises:
-        ValueError: a name is unknown or chosen twice; one line with the nearest name.
+        DataError: a name is unknown or chosen twice; one line with the nearest name.
     """
     names = check_classes(own if chosen is None else chosen)
     for name in names:
         if name not in own:
-            raise ValueError(f"data.classes names {name!r}, which {data_set} does not have; {nearest(name, own)}")
+            raise DataError(f"data.classes names {name!r}, which {data_set} does not have; {nearest(name, own)}")
     return {name: label for label, name in enumerate(names)}
 
 
@@ -121,10 +122,10 @@ def names_of(splits: str | Sequence[str]) -> list[str]:
     """List the names of one split or several.
 
     Raises:
-        ValueError: there is none.
+        DataError: there is none.
     """
     if not splits:
-        raise ValueError(f"data.train, data.val or data.test is {splits!r}; name at least one split")
+        raise DataError(f"data.train, data.val or data.test is {splits!r}; name at least one split")
     return [splits] if isinstance(splits, str) else list(splits)
 
 
@@ -132,10 +133,10 @@ def ignored_value(ignore: int | None, own: int = IGNORE) -> int:
     """Check the label value to leave out; null is the data set's own.
 
     Raises:
-        ValueError: it is no value that a label file can hold; one line.
+        DataError: it is no value that a label file can hold; one line.
     """
     if ignore is not None and not 0 <= ignore <= 255:
-        raise ValueError(f"data.ignore is {ignore}; label values are 0 to 255")
+        raise DataError(f"data.ignore is {ignore}; label values are 0 to 255")
     return own if ignore is None else ignore
 
 
@@ -148,15 +149,15 @@ def check_files(pairs: Iterable[tuple[Path, Path]], root: Path, splits: str | Se
         splits: that they belong to, for the error.
 
     Raises:
-        ValueError: a file is missing, or there is no pair; one line.
+        DataError: a file is missing, or there is no pair; one line.
     """
     unique, named = list(dict.fromkeys(pairs)), ", ".join(names_of(splits))
     if not unique:
-        raise ValueError(f"split {named} of {root} has no image")
+        raise DataError(f"split {named} of {root} has no image")
     for pair in unique:
         for path, kind in zip(pair, ("image", "label"), strict=True):
             if not os.path.isfile(path):
-                raise ValueError(f"{kind} {path} is missing; split {named} of {root} needs it")
+                raise DataError(f"{kind} {path} is missing; split {named} of {root} needs it")
     return unique
 
 

@@ -14,6 +14,8 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from dcnlab.data.errors import DataError
+
 LARGEST = 2**26
 """Bytes, packed or unpacked; SBD's labels have some hundred thousand."""
 
@@ -44,13 +46,13 @@ def read_field(content: bytes, variable: str, field: str) -> NDArray[np.generic]
         The array, in the type it is stored in.
 
     Raises:
-        ValueError: the file is damaged, or has no such field; the reason, one line.
+        DataError: the file is damaged, or has no such field; the reason, one line.
     """
     if len(content) > LARGEST:
-        raise ValueError(f"larger than {LARGEST >> 20} MiB")
+        raise DataError(f"larger than {LARGEST >> 20} MiB")
     order = {b"IM": "<", b"MI": ">"}.get(content[126:_HEAD])
     if order is None:
-        raise ValueError("no MATLAB file of version 5")
+        raise DataError("no MATLAB file of version 5")
     try:
         for kind, data in _elements(memoryview(content)[_HEAD:], order):
             if kind == _COMPRESSED:
@@ -60,8 +62,8 @@ def read_field(content: bytes, variable: str, field: str) -> NDArray[np.generic]
                 if matrix.kind == _STRUCT and matrix.name == variable:
                     return _numbers(_of_struct(matrix, field, order), order)
     except (struct.error, zlib.error, StopIteration, UnicodeDecodeError) as error:
-        raise ValueError(f"damaged: {error}") from error
-    raise ValueError(f"holds no structure {variable}")
+        raise DataError(f"damaged: {error}") from error
+    raise DataError(f"holds no structure {variable}")
 
 
 def _elements(data: memoryview, order: str) -> Iterator[tuple[int, memoryview]]:
@@ -73,7 +75,7 @@ def _elements(data: memoryview, order: str) -> Iterator[tuple[int, memoryview]]:
         else:
             start, step = 8, 8 + (length if kind == _COMPRESSED else -(-length // 8) * 8)
         if start + length > (8 if start == 4 else len(data)):
-            raise ValueError("damaged: an element reaches beyond its end")
+            raise DataError("damaged: an element reaches beyond its end")
         yield kind, data[start : start + length]
         data = data[step:]
 
@@ -82,7 +84,7 @@ def _unpacked(data: memoryview) -> memoryview:
     stream = zlib.decompressobj()
     unpacked = stream.decompress(data, LARGEST + 1)
     if len(unpacked) > LARGEST:
-        raise ValueError(f"it unpacks to more than {LARGEST >> 20} MiB")
+        raise DataError(f"it unpacks to more than {LARGEST >> 20} MiB")
     return memoryview(unpacked)
 
 
@@ -98,20 +100,20 @@ def _of_struct(matrix: _Matrix, field: str, order: str) -> _Matrix:
     (_, width), (_, names) = next(matrix.rest), next(matrix.rest)
     (size,) = struct.unpack_from(f"{order}i", width)
     if size < 1:
-        raise ValueError("damaged: names of no length")
+        raise DataError("damaged: names of no length")
     for at in range(0, len(names), size):
         _, data = next(matrix.rest)
         if bytes(names[at : at + size]).partition(b"\0")[0] == field.encode():
             return _matrix(data, order)
-    raise ValueError(f"holds no field {field}")
+    raise DataError(f"holds no field {field}")
 
 
 def _numbers(matrix: _Matrix, order: str) -> NDArray[np.generic]:
     kind, data = next(matrix.rest)
     if matrix.kind not in _NUMERIC or kind not in _STORED:
-        raise ValueError("the field holds no numbers")
+        raise DataError("the field holds no numbers")
     kept = np.dtype(order + _STORED[kind])
     if min(matrix.shape, default=-1) < 0 or math.prod(matrix.shape) * kept.itemsize != len(data):
-        raise ValueError(f"damaged: {len(data)} bytes for an array of shape {matrix.shape}")
+        raise DataError(f"damaged: {len(data)} bytes for an array of shape {matrix.shape}")
     values = np.frombuffer(data, kept).reshape(matrix.shape, order="F")
     return values.astype(kept.newbyteorder("="))

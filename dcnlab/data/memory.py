@@ -6,6 +6,8 @@ import contextlib
 from collections.abc import Iterator
 from pathlib import Path
 
+from dcnlab.data.errors import DataError
+
 _SAID = ("can't allocate memory", "out of memory")
 """What torch says, which has no error of one type for it."""
 
@@ -22,11 +24,11 @@ def enough_memory(path: str | Path) -> Iterator[None]:
     """Say of which file it is that the memory does not suffice.
 
     Raises:
-        ValueError: it does not; one line that names the file.
+        DataError: it does not; one line that names the file.
     """
     try:
         yield
     except (MemoryError, RuntimeError) as error:
         if not is_out(error):
             raise
-        raise ValueError(f"{path}: there is not enough memory for what is made of it") from error
+        raise DataError(f"{path}: there is not enough memory for what is made of it") from error

@@ -9,6 +9,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from dcnlab.data.errors import DataError
+
 SPLITS = ("train", "val", "test")
 # The file's first half is cleaner handwriting than its second, so splits interleave: of ten digits in a row 7, 1 and 2.
 _SPLIT_OF_LAST_PLACE = np.array([0, 0, 0, 0, 0, 0, 0, 1, 2, 2])
@@ -24,15 +26,15 @@ def read_idx(data: bytes) -> NDArray[np.uint8]:
         The array, of the file's own shape.
 
     Raises:
-        ValueError: the bytes are not an idx file of unsigned bytes, or too few or too many for its shape.
+        DataError: the bytes are not an idx file of unsigned bytes, or too few or too many for its shape.
     """
     if len(data) < 4 or data[:3] != b"\0\0\x08":
-        raise ValueError(f"not an idx file of unsigned bytes: starts with {data[:4].hex(' ')!r}, not 00 00 08")
+        raise DataError(f"not an idx file of unsigned bytes: starts with {data[:4].hex(' ')!r}, not 00 00 08")
     axes = data[3]
     shape: tuple[Any, ...] = tuple(np.frombuffer(data, ">i4", count=axes, offset=4).tolist())
     values = np.frombuffer(data, np.uint8, offset=4 + 4 * axes)
     if values.size != np.prod(shape):
-        raise ValueError(f"idx file of shape {shape} holds {values.size} values, not {np.prod(shape)}")
+        raise DataError(f"idx file of shape {shape} holds {values.size} values, not {np.prod(shape)}")
     return values.reshape(shape)
 
 
@@ -46,10 +48,10 @@ def read_digits(split: str) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
         (D, 28, 28) ink, 0 is paper and 255 black ink, and (D,) the digits' classes, 0 to 9.
 
     Raises:
-        ValueError: there is no such split.
+        DataError: there is no such split.
     """
     if split not in SPLITS:
-        raise ValueError(f"no split {split!r} of the embedded digits; there are {', '.join(SPLITS)}")
+        raise DataError(f"no split {split!r} of the embedded digits; there are {', '.join(SPLITS)}")
     folder = files("dcnlab.data") / "mnist"
     images = read_idx(gzip.decompress((folder / "t10k-images-idx3-ubyte.gz").read_bytes()))
     labels = read_idx(gzip.decompress((folder / "t10k-labels-idx1-ubyte.gz").read_bytes()))

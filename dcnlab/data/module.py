@@ -16,6 +16,7 @@ from torch.utils.data import DataLoader, Dataset, default_collate
 
 from dcnlab.data import workers as loader_processes
 from dcnlab.data.digits import DigitClassification, DigitDetection, DigitScenes, DigitSegmentation, Geometry
+from dcnlab.data.errors import DataError
 from dcnlab.data.imagefolder import IMAGENET_MEAN, IMAGENET_STD, ImageFolderSplit
 from dcnlab.data.loaders import claim_folder
 from dcnlab.data.orientation import Orientation
@@ -160,7 +161,7 @@ class DigitsDataModule(SplitsDataModule):
             "detection": DigitDetection,
         }
         if task not in views:
-            raise ValueError(f"task is {task!r}; the embedded digits are made for {', '.join(views)}")
+            raise DataError(f"task is {task!r}; the embedded digits are made for {', '.join(views)}")
         view, most = views[task], 1 if task == "classification" else digits
         training = DigitScenes(train, geometry, train_length, most, classes)
         super().__init__(
@@ -194,7 +195,7 @@ class ImageFolderDataModule(SplitsDataModule):
             one that has an EXIF orientation; apply turns them upright.
 
     Raises:
-        ValueError: a folder is missing or empty, or classes differ between splits; one line that says what and where.
+        DataError: a folder is missing or empty, or classes differ between splits; one line that says what and where.
     """
 
     def __init__(
@@ -220,7 +221,7 @@ class ImageFolderDataModule(SplitsDataModule):
         for split in (validation, testing):
             if split.classes != training.classes:
                 odd = sorted(set(split.classes) ^ set(training.classes))
-                raise ValueError(
+                raise DataError(
                     f"{Path(root)} has other classes in {test if split is testing else val} than in {train}: "
                     f"{', '.join(odd)} in one of the two alone; data.classes chooses those to use"
                 )

@@ -10,6 +10,8 @@ from typing import Any
 
 from PIL import Image
 
+from dcnlab.data.errors import DataError
+
 MODES = ("auto", "apply", "ignore")
 """Values of data.exif."""
 
@@ -38,12 +40,12 @@ class Orientation:
         upright: whether `auto` turns an image whose annotation's size does not decide.
 
     Raises:
-        ValueError: `exif` is none of `MODES`; one line.
+        DataError: `exif` is none of `MODES`; one line.
     """
 
     def __init__(self, exif: str = "auto", upright: bool = True) -> None:
         if exif not in MODES:
-            raise ValueError(f"data.exif is {exif!r}; choose from: {', '.join(MODES)}")
+            raise DataError(f"data.exif is {exif!r}; choose from: {', '.join(MODES)}")
         self.exif, self.upright = exif, upright
         self._warned = _shared_byte()
 

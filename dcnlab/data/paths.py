@@ -4,17 +4,19 @@ from __future__ import annotations
 
 from pathlib import Path, PurePosixPath
 
+from dcnlab.data.errors import DataError
+
 
 def check_relative(name: str, source: str) -> None:
     """Refuse a path that would leave the folder it is relative to.
 
     Raises:
-        ValueError: it does, or it holds characters that no line can show; one line that begins with `source`.
+        DataError: it does, or it holds characters that no line can show; one line that begins with `source`.
     """
     # By the path's text, not by what it resolves to: a link to another disk is the user's own doing.
     path = PurePosixPath(name)
     if not 0 < len(name) <= 1024 or path.is_absolute() or ".." in path.parts or not name.isprintable():
-        raise ValueError(
+        raise DataError(
             f"{source} names the file {shown(name)}; it must be a relative path that stays inside the folder"
         )
 
@@ -23,7 +25,7 @@ def inside(root: Path, name: str, source: str) -> Path:
     """Join a name to its folder.
 
     Raises:
-        ValueError: see `check_relative`.
+        DataError: see `check_relative`.
     """
     check_relative(name, source)
     return root / name

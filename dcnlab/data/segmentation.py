@@ -19,6 +19,7 @@ from dcnlab.data.annotations import strings
 from dcnlab.data.camvid import camvid_pairs
 from dcnlab.data.census import MOST_READ, Census, count_pixels
 from dcnlab.data.cityscapes import cityscapes_pairs
+from dcnlab.data.errors import DataError
 from dcnlab.data.imagefile import MOST_PIXELS, read_image
 from dcnlab.data.imagefolder import IMAGENET_MEAN, IMAGENET_STD
 from dcnlab.data.imagelist import imagelist_pairs
@@ -112,7 +113,7 @@ class SegmentationSplit(Dataset[tuple[Tensor, Tensor]]):
         test_scale: the largest factor that a test resizes these images by later.
 
     Raises:
-        ValueError: on taking an item: a file is broken, too large to be decoded or resized safely, the sizes of image
+        DataError: on taking an item: a file is broken, too large to be decoded or resized safely, the sizes of image
             and label differ, or the label holds a value outside the classes; one line that names the file.
     """
 
@@ -199,12 +200,12 @@ class SegmentationSplit(Dataset[tuple[Tensor, Tensor]]):
         image = tv_tensors.Image(F.pil_to_tensor(read_image(image_path, self.orientation, size, self.made)))
         if values.shape != tuple(image.shape[1:]):
             sizes = [f"{width}x{height}" for height, width in (values.shape, image.shape[1:])]
-            raise ValueError(f"{label_path} is {sizes[0]} pixels, but its image {image_path} is {sizes[1]}")
+            raise DataError(f"{label_path} is {sizes[0]} pixels, but its image {image_path} is {sizes[1]}")
         labels = self.lookup[values] if values.dtype == np.uint8 else None
         if labels is None or (labels == OUTSIDE).any():
             known = np.where((values >= 0) & (values < 256), self.lookup[values.astype(np.int64) % 256], OUTSIDE)
             if (known == OUTSIDE).any():
-                raise ValueError(
+                raise DataError(
                     f"{label_path} holds the label value {values[known == OUTSIDE].min()}; "
                     f"allowed are {allowed_values(self.lookup)}"
                 )
@@ -228,7 +229,7 @@ def pad_collate(items: Sequence[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]
 def _pad(tensors: Sequence[Tensor], value: int) -> Tensor:
     height, width = (max(tensor.shape[axis] for tensor in tensors) for axis in (-2, -1))
     if height * width > MOST_PIXELS:
-        raise ValueError(
+        raise DataError(
             f"a batch of images of different sizes would be padded to {height} x {width} pixels each; allowed are "
             f"{MOST_PIXELS}; data.crop_size gives them one size"
         )
@@ -263,7 +264,7 @@ class SegmentationDataModule(SplitsDataModule):
         test_scale: the largest factor of those that the test resizes its images by.
 
     Raises:
-        ValueError: data are missing or not right; one line that says what is expected where.
+        DataError: data are missing or not right; one line that says what is expected where.
     """
 
     def __init__(
@@ -289,7 +290,7 @@ class SegmentationDataModule(SplitsDataModule):
     ) -> None:
         orientation = Orientation(exif)
         if name not in _READERS:
-            raise ValueError(f"data.name is {name!r}, no data set with a label a pixel; {nearest(name, _READERS)}")
+            raise DataError(f"data.name is {name!r}, no data set with a label a pixel; {nearest(name, _READERS)}")
 
         def split(names: str | Sequence[str], augment: bool = False, scale: float = 1.0) -> SegmentationSplit:
             found = _READERS[name](root, names, classes, ignore)

@@ -10,6 +10,8 @@ from collections.abc import Callable
 from functools import cache
 from typing import Any, TextIO
 
+from dcnlab.data.errors import DataError
+
 _JOINERS = "\u200c\u200d"
 """Format characters that some scripts are spelled with, and that move nothing."""
 
@@ -84,12 +86,12 @@ def check_encodable(name: str, source: str) -> None:
     """Refuse a name with a lone surrogate, as names of files have that are not UTF-8: no file of ours can hold it.
 
     Raises:
-        ValueError: it has one; one line that begins with `source`.
+        DataError: it has one; one line that begins with `source`.
     """
     try:
         name.encode()
     except UnicodeEncodeError as error:
-        raise ValueError(f"{source} {visible(name)} is not UTF-8; rename it") from error
+        raise DataError(f"{source} {visible(name)} is not UTF-8; rename it") from error
 
 
 class VisibleFormatter(logging.Formatter):

@@ -12,6 +12,7 @@ from xml.etree import ElementTree
 import numpy as np
 
 from dcnlab.data.annotations import Annotations, check_class, check_names, starts, strings
+from dcnlab.data.errors import DataError
 from dcnlab.data.files import read_bytes
 from dcnlab.data.imagefile import NamedFiles, image_size
 from dcnlab.data.imagelist import read_lines
@@ -58,7 +59,7 @@ def read_voc(
         orientation: says which images are turned, for annotations that state no size; None is `auto`.
 
     Raises:
-        ValueError: a file is missing or not right; one line with the file, the value and the rule.
+        DataError: a file is missing or not right; one line with the file, the value and the rule.
     """
     folder, orientation = Path(root), orientation or Orientation()
     years = _years(folder)
@@ -67,7 +68,7 @@ def read_voc(
     seen: dict[tuple[Path, str], str] = {}
     for image in listed:
         if (image.year, image.name) in seen:
-            raise ValueError(f"{image.source} names {image.name} again, after {seen[image.year, image.name]}")
+            raise DataError(f"{image.source} names {image.name} again, after {seen[image.year, image.name]}")
         seen[image.year, image.name] = image.source
     known, whose = _known_classes(folder, years, classes)
     chosen = list(known if classes is None else classes)
@@ -79,7 +80,7 @@ def read_voc(
         if picture is None:
             picture = image.year / "JPEGImages" / f"{image.name}.jpg"
             if images:
-                raise ValueError(f"{picture}, the image of {path}, is missing; {image.source} names it")
+                raise DataError(f"{picture}, the image of {path}, is missing; {image.source} names it")
         size, objects = _read_xml(path, picture, orientation)
         count = 0
         for number, (name, box, is_difficult) in enumerate(objects, 1):
@@ -125,7 +126,7 @@ def ground_truth(
         `annotations` with `bbox` x, y, width, height and `difficult`.
 
     Raises:
-        ValueError: see `read_voc`.
+        DataError: see `read_voc`.
     """
     return read_voc(root, splits, classes, images=False).ground_truth()
 
@@ -153,7 +154,7 @@ def _years(root: Path) -> dict[str, Path]:
         if found:
             return {path.name.removeprefix("VOC"): path for path in found}
     what = "holds no Annotations" if root.is_dir() else "is not a folder"
-    raise ValueError(
+    raise DataError(
         f"data.root {root} {what}; expected the folder of VOCdevkit, or one of Annotations, JPEGImages and ImageSets "
         "(VOC 2007 and 2012: host.robots.ox.ac.uk/pascal/VOC)"
     )
@@ -166,24 +167,24 @@ def _listed(root: Path, years: dict[str, Path], split: str | None, pictures: dic
     if not number and len(years) > 1:
         forms = ", ".join(f"{year}/{'trainval' if name is None or name in years else name}" for year in years)
         what = f"no split of {root} is named" if split is None else f"split {split!r} of {root} names no year"
-        raise ValueError(f"{what}, which holds {len(years)} years; say one of {forms}")
+        raise DataError(f"{what}, which holds {len(years)} years; say one of {forms}")
     if number and number not in years:
-        raise ValueError(f"split {split!r} is of a year that data.root {root} lacks; {nearest(number, years)}")
+        raise DataError(f"split {split!r} is of a year that data.root {root} lacks; {nearest(number, years)}")
     year = years[number] if number else next(iter(years.values()))
     if name is None:
         found = sorted(path.stem for path in (year / "Annotations").glob("*.xml"))
         if not found:
-            raise ValueError(f"{year / 'Annotations'} holds no .xml file")
+            raise DataError(f"{year / 'Annotations'} holds no .xml file")
         return [_Listed(year, stem, str(year / "Annotations")) for stem in found]
     path = year / "ImageSets" / "Main" / f"{name}.txt"
     if not path.is_file():
         lists = [entry.stem for entry in path.parent.glob("*.txt")]
-        raise ValueError(f"{path}, the list of split {split!r}, is missing; {nearest(name, lists)}")
+        raise DataError(f"{path}, the list of split {split!r}, is missing; {nearest(name, lists)}")
     annotated = NamedFiles(year / "Annotations", (".xml",))
     lines = read_names(path, lambda stem: stem in annotated or stem in pictures[year])
     images = [_Listed(year, stem, f"{path} line {line_number}") for line_number, stem in lines]
     if not images:
-        raise ValueError(f"{path} names no image")
+        raise DataError(f"{path} names no image")
     return images
 
 
@@ -208,7 +209,7 @@ class _NoDoctype(ElementTree.TreeBuilder):
     """Refuses a document type, hence every entity, before the parser expands one."""
 
     def doctype(self, name: str, pubid: str | None, system: str | None) -> None:
-        raise ValueError("it declares a document type (DOCTYPE); annotations need none, and entities are not expanded")
+        raise DataError("it declares a document type (DOCTYPE); annotations need none, and entities are not expanded")
 
 
 def _read_xml(
@@ -218,16 +219,16 @@ def _read_xml(
     try:
         content = read_bytes(path, LARGEST_XML)
     except OSError as error:
-        raise ValueError(f"{path} cannot be read as an annotation ({error.strerror}); {picture} needs it") from error
+        raise DataError(f"{path} cannot be read as an annotation ({error.strerror}); {picture} needs it") from error
     except ValueError as error:
-        raise ValueError(f"{path} cannot be read as an annotation ({error})") from error
+        raise DataError(f"{path} cannot be read as an annotation ({error})") from error
     try:
         tree = ElementTree.fromstring(content, ElementTree.XMLParser(target=_NoDoctype()))
     except (ElementTree.ParseError, ValueError, LookupError, MemoryError) as error:
         # LookupError: an encoding nobody knows.
-        raise ValueError(f"{path} cannot be read as XML ({one_line(error)})") from error
+        raise DataError(f"{path} cannot be read as XML ({one_line(error)})") from error
     if tree.tag != "annotation":
-        raise ValueError(f"{path} begins with <{shown(tree.tag)}>, should be <annotation>")
+        raise DataError(f"{path} begins with <{shown(tree.tag)}>, should be <annotation>")
     size = _size(tree, path, picture, orientation)
     return size, [_object(node, f"{path} object {n}", size) for n, node in enumerate(tree.findall("object"), 1)]
 
@@ -240,30 +241,30 @@ def _size(tree: ElementTree.Element, path: Path, picture: Path, orientation: Ori
         try:
             return image_size(picture, orientation)
         except ValueError as error:
-            raise ValueError(f"{path} has no size, and its image cannot tell: {error}") from error
+            raise DataError(f"{path} has no size, and its image cannot tell: {error}") from error
     for tag, value in (("height", height), ("width", width)):
         if not 1 <= value <= 1e6 or value != int(value):
-            raise ValueError(f"{path} has the {tag} {value:g}, should be whole pixels from 1 to 1000000")
+            raise DataError(f"{path} has the {tag} {value:g}, should be whole pixels from 1 to 1000000")
     return int(height), int(width)
 
 
 def _object(node: ElementTree.Element, source: str, size: tuple[int, int]) -> tuple[str, list[float], bool]:
     name = (node.findtext("name") or "").strip()
     if not name:
-        raise ValueError(f"{source} has no <name>")
+        raise DataError(f"{source} has no <name>")
     corners = node.find("bndbox")
     if corners is None:
-        raise ValueError(f"{source} has no <bndbox>")
+        raise DataError(f"{source} has no <bndbox>")
     x1, y1, x2, y2 = (_number(corners, tag, source) for tag in _CORNERS)
     said = f"{source} has the box xmin {x1:g}, ymin {y1:g}, xmax {x2:g}, ymax {y2:g}"
     if x2 < x1 or y2 < y1:
-        raise ValueError(f"{said}; needs xmin <= xmax and ymin <= ymax")
+        raise DataError(f"{said}; needs xmin <= xmax and ymin <= ymax")
     height, width = size
     if min(x1, y1) < 1 - _OVERHANG or x2 > width + _OVERHANG or y2 > height + _OVERHANG:
-        raise ValueError(f"{said}, which leaves the image of width {width} and height {height}; pixels count from 1")
+        raise DataError(f"{said}, which leaves the image of width {width} and height {height}; pixels count from 1")
     difficult = (node.findtext("difficult") or "0").strip()
     if difficult not in ("0", "1"):
-        raise ValueError(f"{source} has the <difficult> {shown(difficult)}, should be 0 or 1")
+        raise DataError(f"{source} has the <difficult> {shown(difficult)}, should be 0 or 1")
     return name, [x1 - 1, y1 - 1, x2, y2], difficult == "1"
 
 
@@ -274,5 +275,5 @@ def _number(node: ElementTree.Element, tag: str, source: str) -> float:
     except ValueError:
         value = math.nan
     if not math.isfinite(value):
-        raise ValueError(f"{source} has the <{tag}> {shown(text)}, should be a number")
+        raise DataError(f"{source} has the <{tag}> {shown(text)}, should be a number")
     return value

@@ -6,6 +6,7 @@ import re
 from collections.abc import Callable
 from pathlib import Path
 
+from dcnlab.data.errors import DataError
 from dcnlab.data.imagelist import read_lines
 from dcnlab.data.paths import check_relative, shown
 
@@ -27,7 +28,7 @@ def read_names(path: Path, known: Callable[[str], bool]) -> list[tuple[int, str]
         Number of the line, from 1, and name. Names may be missing from the folder; the caller says so.
 
     Raises:
-        ValueError: the list cannot be read, a name leaves the folder, or the lines contradict one another; one line.
+        DataError: the list cannot be read, a name leaves the folder, or the lines contradict one another; one line.
     """
     lines = read_lines(path)
     columns = []
@@ -44,7 +45,7 @@ def read_names(path: Path, known: Callable[[str], bool]) -> list[tuple[int, str]
         return lines
     if any(whole):
         (number, line), (other, name) = lines[whole.index(False)], lines[whole.index(True)]
-        raise ValueError(
+        raise DataError(
             f"{path} line {number}: there is no image {shown(line)}, but line {other} is the image {shown(name)}; "
             "either all lines are names, or all are a name and -1, 0 or 1"
         )
@@ -52,10 +53,10 @@ def read_names(path: Path, known: Callable[[str], bool]) -> list[tuple[int, str]
     if not all(there):
         at = there.index(False)
         number, line = lines[at]
-        raise ValueError(f"{path} line {number}: there is neither an image {shown(line)} nor {shown(columns[at][1])}")
+        raise DataError(f"{path} line {number}: there is neither an image {shown(line)} nor {shown(columns[at][1])}")
     names: dict[str, int] = {}
     for (number, _), found in zip(lines, columns, strict=True):
         if found[1] in names:
-            raise ValueError(f"{path} line {number} names {shown(found[1])} again, after line {names[found[1]]}")
+            raise DataError(f"{path} line {number} names {shown(found[1])} again, after line {names[found[1]]}")
         names[found[1]] = number
     return [(number, found[1]) for (number, _), found in zip(lines, columns, strict=True) if found[2] != "-1"]

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dcnlab.data import matfile
+from dcnlab.data.errors import DataError
 from dcnlab.data.files import read_bytes
 from dcnlab.data.imagefile import NamedFiles
 from dcnlab.data.imagelist import read_lines, read_pairs
@@ -76,7 +77,7 @@ def voc_pairs(
         ignore: label value of pixels to leave out; null is 255.
 
     Raises:
-        ValueError: data are missing or a split is unknown; one line that says what is expected where.
+        DataError: data are missing or a split is unknown; one line that says what is expected where.
     """
     names = check_classes(CLASSES if classes is None else classes)
     pairs = []
@@ -91,17 +92,17 @@ def read_voc_label(path: Path) -> NDArray[np.integer]:
     """Read the values of a label PNG, or of one of SBD's .mat files.
 
     Raises:
-        ValueError: it cannot be read; one line that names the file.
+        DataError: it cannot be read; one line that names the file.
     """
     if path.suffix != ".mat":
         return read_label(path)
     try:
         values = matfile.read_field(read_bytes(path, matfile.LARGEST), "GTcls", "Segmentation")
         if values.dtype.kind not in "ui":
-            raise ValueError(f"it holds {values.dtype} and no whole numbers")
+            raise DataError(f"it holds {values.dtype} and no whole numbers")
     except (OSError, ValueError, MemoryError) as error:
         reason = one_line(error)
-        raise ValueError(f"{path} cannot be read as one of SBD's labels ({reason}); replace or remove it") from error
+        raise DataError(f"{path} cannot be read as one of SBD's labels ({reason}); replace or remove it") from error
     return values  # type: ignore[return-value]  # of whole numbers, as was asked
 
 
@@ -110,25 +111,25 @@ def _year_folder(root: Path, split: str) -> tuple[Path, str]:
     year, slash, name = split.rpartition("/")
     if (root / _LISTS).is_dir():
         if slash and os.path.basename(os.path.abspath(root)) != f"VOC{year}":
-            raise ValueError(
+            raise DataError(
                 f"data.root {root} is one folder, not VOCdevkit: its splits have no year, but {split!r} has"
             )
         return root, name
     devkit = root / "VOCdevkit" if (root / "VOCdevkit").is_dir() else root
     years = sorted(path.parent.parent.name.removeprefix("VOC") for path in devkit.glob(f"VOC*/{_LISTS}"))
     if not years:
-        raise ValueError(
+        raise DataError(
             f"VOC's segmentations are not in data.root {root}: expected in it VOCdevkit/VOC{YEAR}/JPEGImages, "
             f"SegmentationClass and {_LISTS}/SPLIT.txt, or one such folder; from {_SOURCE}"
         )
     if not slash:
         if YEAR not in years and len(years) > 1:
-            raise ValueError(
+            raise DataError(
                 f"data.root {root} has no year {YEAR}; split {split!r} needs one of {', '.join(years)} before it"
             )
         year = YEAR if YEAR in years else years[0]
     if year not in years:
-        raise ValueError(
+        raise DataError(
             f"data.root {root} has no year {year!r} with segmentations, as of split {split!r}; {nearest(year, years)}"
         )
     return devkit / f"VOC{year}", name
@@ -137,7 +138,7 @@ def _year_folder(root: Path, split: str) -> tuple[Path, str]:
 def _listed(folder: Path, split: str) -> list[tuple[Path, Path]]:
     found = [path.stem for path in (folder / _LISTS).glob("*.txt")]
     if split not in found:
-        raise ValueError(f"{folder / _LISTS} has no split {split!r}; {nearest(split, found)} ({_AUGMENTED[0]}: SBD)")
+        raise DataError(f"{folder / _LISTS} has no split {split!r}; {nearest(split, found)} ({_AUGMENTED[0]}: SBD)")
     files = _Folder(folder)
     return [(files.image(id), files.label(id)) for id in files.ids(split)]
 
@@ -156,7 +157,7 @@ def _augmented(folder: Path, split: str) -> list[tuple[Path, Path]]:
     places = [parent / "benchmark_RELEASE" for parent in (folder, *folder.absolute().parents[:3])]
     sbd = next((place / "dataset" for place in places if (place / "dataset/cls").is_dir()), None)
     if sbd is None:
-        raise ValueError(
+        raise DataError(
             f"split {split!r} needs SBD: expected {folder / _LISTS}/trainaug.txt with labels in "
             f"{folder}/SegmentationClassAug, or the folder benchmark_RELEASE beside {folder.name} or above it; "
             f"from {_SBD_SOURCE}"

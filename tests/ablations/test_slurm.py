@@ -10,8 +10,10 @@ from pathlib import Path
 
 import pytest
 import slurm_cluster
+import torch
 import yaml
 from command_line import dcnlab, environment
+from small_experiments import write_data
 
 from dcnlab.ablations import slurm
 from dcnlab.ablations.sweepfile import read, trials
@@ -124,6 +126,88 @@ def test_a_killed_launcher_finds_its_jobs_again_and_a_stopped_one_cancels_them(c
     ]
     assert not processes_of(Path.cwd())
     assert [result["status"] for result in results_of_all()] == ["interrupted"]
+
+
+def srun(*arguments, **more):
+    """Two ranks of a run as tasks of one srun."""
+    command = ["srun", "--nodes=1", "--ntasks-per-node=2", sys.executable, "-P", "-m", "dcnlab", *arguments]
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    return subprocess.Popen(command, env=environment(**more), **pipes)
+
+
+def rank_of(number):
+    """The process of this folder that is srun's task `number`, or None."""
+    for process in Path("/proc").glob("[0-9]*"):
+        try:
+            variables = (process / "environ").read_bytes().split(b"\0")
+            if os.readlink(process / "cwd") == os.getcwd() and f"SLURM_PROCID={number}".encode() in variables:
+                return int(process.name)
+        except OSError:
+            continue
+    return None
+
+
+@needs_slurm
+def test_what_srun_must_state_is_said_by_one_of_its_tasks(cluster, tiny):
+    command = [
+        "srun",
+        "--nodes=1",
+        "--ntasks=2",
+        sys.executable,
+        "-P",
+        "-m",
+        "dcnlab",
+        "fit",
+        tiny,
+        "id=one",
+        "trainer.devices=2",
+    ]
+    done = subprocess.run(command, env=environment(), capture_output=True, text=True, timeout=120)
+    assert done.returncode == 2
+    [line] = [line for line in done.stderr.splitlines() if not line.startswith("srun: ")]
+    assert line.startswith("dcnlab: SLURM_NTASKS is 2 and SLURM_NTASKS_PER_NODE is not set; ")
+
+
+ON_TWO = ["id=one", "trainer.devices=2", "data.batch_size=8", "logger.wandb=false", "data.val=null"]
+
+
+@needs_slurm
+@pytest.mark.slow
+@pytest.mark.parametrize("killed", [0, 1])
+def test_a_killed_task_of_srun_is_named_and_the_same_command_goes_on(cluster, tiny, killed):
+    longer = ["trainer.max_steps=100000", "trainer.checkpoint_every=0"]
+    process = srun("fit", tiny, *ON_TWO, *longer)
+    await_(Path("runs/tiny/one/checkpoints/last.ckpt").exists, 120)
+    number = rank_of(killed)
+    os.kill(number, signal.SIGKILL)
+    began = time.monotonic()
+    _, err = process.communicate(timeout=60)
+    assert time.monotonic() - began < 30
+    assert process.returncode != 0
+    assert sum(line.startswith(f"dcnlab: rank {killed} (process {number}) ") for line in err.splitlines()) == 1, err
+    await_(lambda: not processes_of(Path.cwd()), 30)
+    step = torch.load("runs/tiny/one/checkpoints/last.ckpt", weights_only=True)["global_step"]
+    process = srun("fit", tiny, *ON_TWO, f"trainer.max_steps={step + 2}")
+    out, err = process.communicate(timeout=120)
+    assert (process.returncode, out) == (0, "runs/tiny/one\n"), err
+    assert f"going on from step {step}" in err
+
+
+@needs_slurm
+@pytest.mark.slow
+def test_a_broken_image_of_one_task_of_srun_ends_both_within_seconds(cluster, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    write_data()
+    broken = sorted(Path("folders/train").rglob("*.png"))[3]
+    broken.write_bytes(broken.read_bytes()[:100])
+    began = time.monotonic()
+    process = srun("fit", "classification.yaml", "id=one", "trainer.devices=2")
+    out, err = process.communicate(timeout=120)
+    assert time.monotonic() - began < 60
+    assert (process.returncode, out) == (2, "")
+    [line] = [line for line in err.splitlines() if line.startswith("dcnlab: ")]
+    assert line.startswith(f"dcnlab: {broken} ")
+    assert json.loads(Path("runs/classification/one/results.json").read_text())["status"] == "failed"
 
 
 def results_of_all():

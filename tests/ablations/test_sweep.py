@@ -12,6 +12,7 @@ import time
 from pathlib import Path
 
 import pytest
+import torch
 import yaml
 from command_line import dcnlab, environment
 
@@ -143,6 +144,30 @@ def test_a_failed_trial_is_shown_with_its_log_and_the_others_go_on(sweep):
     assert "1 finished now, 1 failed; the same command runs the 1 missing" in done.stdout
     assert [r["parameters"] for r in results(path).values()] == [{"model.deform_layers": 0}]
     assert "\x1b" not in done.stdout
+
+
+@pytest.mark.slow
+def test_a_trial_that_failed_goes_on_from_its_checkpoint_when_the_sweep_runs_again(sweep):
+    path = sweep({"seed": {"values": [0]}})
+    longer = ["trainer.max_steps=400", "data.val=null", "trainer.checkpoint_every=0"]
+    process = start(path, "--jobs", "1", *longer)
+    await_(lambda: list(Path("runs").rglob("last.ckpt")), 240)
+    os.kill(trial_of(process), signal.SIGKILL)
+    assert process.wait(60) == 1
+    [checkpoint] = Path("runs").rglob("last.ckpt")
+    step = torch.load(checkpoint, weights_only=True)["global_step"]
+    assert step < 400
+    done = dcnlab("sweep", path, "--jobs", "1", *longer)
+    assert done.returncode == 0, done.stdout
+    assert f"going on from step {step}" in (checkpoint.parents[1] / "log.txt").read_text()
+    assert torch.load(checkpoint, weights_only=True)["global_step"] == 400
+
+
+def trial_of(process):
+    """The process of a sweep's one trial."""
+    children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
+    [trial] = [int(child) for child in children if b"dcnlab" in Path(f"/proc/{child}/cmdline").read_bytes()]
+    return trial
 
 
 @pytest.mark.slow

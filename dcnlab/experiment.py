@@ -24,7 +24,7 @@ from dcnlab.cost import macs, parameters
 from dcnlab.data import census
 from dcnlab.data.errors import DataError
 from dcnlab.metricsfile import MetricsFile
-from dcnlab.peers import End
+from dcnlab.peers import End, RankDied
 from dcnlab.watch import Diverged
 
 
@@ -429,6 +429,8 @@ def _end(error: BaseException, config: Config) -> End:
     """What an exception in a run means to the user."""
     if isinstance(error, TimeLimit):
         return End("time limit")
+    if isinstance(error, RankDied):
+        return error.end
     if isinstance(error, KeyboardInterrupt | SystemExit | _Terminated):  # Lightning turns Ctrl-C into SystemExit
         return End("interrupted")
     reason = f"{type(error).__name__}: {configfile.one_line(error)}"

@@ -65,6 +65,14 @@ class End:
         return {"mend": 2, "diverged": 2, "killed": 2, "bug": 1}.get(self.kind, 130)
 
 
+class RankDied(RuntimeError):
+    """A rank that this process started is gone before all ranks had met."""
+
+    def __init__(self, end: End) -> None:
+        super().__init__(end.reason)
+        self.end = end
+
+
 class Peers(pl.Callback):
     """The processes of a run, of which each watches what the others say.
 
@@ -96,9 +104,6 @@ class Peers(pl.Callback):
         self._run, self._rank, self._world = f"dcnlab/run/{number}", trainer.global_rank, trainer.world_size
         self._key, self._first, self._store = f"dcnlab/end/{number}", trainer.is_global_zero, store.clone()
         store.set(f"{self._run}/process/{self._rank}", json.dumps(asdict(ProcessId.own())))
-        for thread in threading.enumerate():
-            if thread.name == "child-process-observer":  # Lightning's, which would kill us before we say who died
-                thread._child_processes = []  # type: ignore[attr-defined]
         self._watching = threading.Thread(target=self._watch, args=(store.clone(),), daemon=True, name="peers")
         self._watching.start()
 
@@ -159,10 +164,7 @@ class Peers(pl.Callback):
         process = self._ranks.get(rank)
         number = process.signal if process is not None else None
         how = f"was {ending(-number)}" if number else f"is gone, as if {ending(-signal.SIGKILL)}"
-        which = f"rank {rank}" + (f" (process {process.number})" if process is not None else "")
-        return End(
-            "killed", f"{which} {how}; a smaller data.batch_size or fewer data.workers need less", f"{which} {how}"
-        )
+        return _killed(rank, process.number if process is not None else None, how)
 
     def speaks(self) -> bool:
         """Whether this process is to say why the run ended; the others wait until the first one has written it."""
@@ -214,6 +216,33 @@ class Peers(pl.Callback):
         os._exit(end.status)
 
 
+def _killed(rank: int, process: int | None, how: str) -> End:
+    """What there is to say of a rank that is gone."""
+    reason = f"rank {rank}{'' if process is None else f' (process {process})'} {how}"
+    return End("killed", f"{reason}; a smaller data.batch_size or fewer data.workers need less", reason)
+
+
+def _dead_child(strategy: DDPStrategy) -> tuple[End, bool] | None:
+    """What there is to say of a rank that this process started and that is gone, and whether a signal killed it."""
+    for at, child in enumerate(getattr(strategy.launcher, "procs", [])):
+        try:  # it stays a zombie, so that others can still look at it
+            found = os.waitid(os.P_PID, child.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT)
+        except ChildProcessError:
+            continue
+        if found is not None and found.si_status != 0:
+            by_signal = found.si_code != os.CLD_EXITED
+            how = f"was {ending(-found.si_status)}" if by_signal else f"ended with {ending(found.si_status)}"
+            return _killed(strategy.global_rank + 1 + at, child.pid, how), by_signal
+    return None
+
+
+def _disarm_lightning() -> None:
+    """Keep Lightning from killing this process without a word when one that it started is gone."""
+    for thread in threading.enumerate():
+        if thread.name == "child-process-observer":
+            thread._child_processes = []  # type: ignore[attr-defined]
+
+
 def watch_rendezvous(strategy: DDPStrategy, minutes: float) -> None:
     """Have the ranks of a run meet under our eyes, before torch has them meet in one call into C++.
 
@@ -226,8 +255,15 @@ def watch_rendezvous(strategy: DDPStrategy, minutes: float) -> None:
     begin = strategy.setup_distributed
 
     def setup_distributed() -> None:
+        _disarm_lightning()
         with _all_ranks_here(strategy, minutes):
-            begin()
+            try:
+                begin()
+            except RuntimeError as error:
+                dead = _dead_child(strategy)
+                if dead is None:
+                    raise
+                raise RankDied(dead[0]) from error
 
     strategy.setup_distributed = setup_distributed  # type: ignore[method-assign]
 
@@ -315,6 +351,7 @@ def _all_ranks_here(strategy: DDPStrategy, minutes: float) -> Iterator[None]:
 
     Raises:
         ConfigError: some do not come in time, or rank 0 cannot listen.
+        RankDied: one of them is gone.
     """
     import torch.distributed as dist
 
@@ -324,11 +361,18 @@ def _all_ranks_here(strategy: DDPStrategy, minutes: float) -> Iterator[None]:
         return
     meeting = _Meeting(strategy)
     began, said = time.monotonic(), strategy.local_rank != 0
+    gone: float | None = None
     meeting.start()
     try:
         while meeting.is_alive():
             meeting.join(_LOOK_SECONDS)  # unlike torch's own wait, this lets Python's handlers of signals run
             waited = time.monotonic() - began
+            dead = _dead_child(strategy)
+            if dead is not None and meeting.is_alive():
+                gone = gone or time.monotonic()
+                # One that ended by itself has most likely left a word, which is about to be heard.
+                if dead[1] or time.monotonic() - gone > _LISTEN_SECONDS:
+                    raise RankDied(dead[0])
             if waited > 60 * minutes and meeting.is_alive():
                 raise ConfigError(
                     f"{meeting.missing()} did not come within {minutes:g} minutes "

@@ -161,6 +161,7 @@ def main(kind, folder):
     """Try all inputs of a kind; print what is wrong, and how much memory was taken at most."""
     write, reads = attempts(kind, Path(folder))
     from dcnlab.config import ConfigError
+    from dcnlab.data.errors import DataError
 
     warnings.simplefilter("ignore")
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
@@ -173,7 +174,7 @@ def main(kind, folder):
                 read()
             except (ValueError, OSError) as error:
                 said = str(error)
-                if type(error) not in (ValueError, ConfigError, OSError) or "\n" in said:
+                if type(error) not in (ValueError, DataError, ConfigError, OSError) or "\n" in said:
                     if not isinstance(error, OSError):
                         wrong.append((turn, number, type(error).__name__, said[:200]))
                 if "not enough memory" in said:

@@ -32,6 +32,7 @@ from dcnlab.config import ConfigError
 from dcnlab.data.camvid import camvid_pairs
 from dcnlab.data.coco_detection import read_coco
 from dcnlab.data.detection import DetectionSplit
+from dcnlab.data.errors import DataError
 from dcnlab.data.imagefile import read_image
 from dcnlab.data.imagelist import imagelist_pairs
 from dcnlab.data.labels import read_label
@@ -101,7 +102,7 @@ def fuzz(count, mutate, read, least=20):
             refused += 1
             said = str(error)
             if (
-                type(error) not in (ValueError, ConfigError, checkpoints.Damaged)
+                type(error) not in (ValueError, DataError, ConfigError, checkpoints.Damaged)
                 or "\n" in said
                 or "not enough memory" in said
                 or not 10 <= len(said) <= LONGEST

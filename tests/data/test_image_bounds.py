@@ -13,6 +13,7 @@ from dcnlab.config import ConfigError
 from dcnlab.data import imagefile, imageheads
 from dcnlab.data.annotations import Annotations, strings
 from dcnlab.data.detection import DetectionSplit
+from dcnlab.data.errors import DataError
 from dcnlab.data.imagefile import MOST_PIXELS, read_image
 from dcnlab.data.imagefolder import ImageFolderSplit
 from dcnlab.data.labels import read_label
@@ -71,7 +72,7 @@ def test_a_strip_is_refused_before_it_is_decoded_where_resizing_would_make_gigab
     with pytest.raises(ValueError, match="pixels; allowed are 89478485") as caught:
         split()[0]
     said = str(caught.value)
-    assert type(caught.value) is ValueError
+    assert type(caught.value) is DataError
     assert said.startswith(f"{path} has height {height} and width {width}, and {how}")
     assert "\n" not in said
     assert decoded == []

@@ -5,6 +5,9 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 PIP    := $(BIN)/python -m pip install --quiet --constraint constraints.txt
 
+# The CUDA that torch is built for: 13 of torch's own wheels, or 12.
+CUDA   ?= 13
+
 .DEFAULT_GOAL := help
 .PHONY: help quickstart ablations-small ablations-gpu bench bench-guard install test gpu-test gpu-sanitize lint format wheel clean
 
@@ -79,11 +82,11 @@ clean:  ## remove the environment and what was built; runs/ stays
 	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache
 
 $(VENV)/.installed: pyproject.toml constraints.txt | $(VENV)/bin/python
-	$(PIP) --editable .
+	$(PIP) --editable '.[cuda$(CUDA)]'
 	@touch $@
 
 $(VENV)/.installed-test: pyproject.toml constraints.txt | $(VENV)/bin/python
-	$(PIP) --editable '.[test]'
+	$(PIP) --editable '.[test,cuda$(CUDA)]'
 	@touch $@ $(VENV)/.installed
 
 $(VENV)/bin/python:

@@ -52,15 +52,31 @@ def versions() -> Findings:
         if package == "dcnlab" and version is None:
             version = f"from {resources.PACKAGE.parent}"
         found.append((OK, f"{package} {version}") if version else (BROKEN, f"{package} is not installed"))
-    cupy = environment.cupy_version()
-    found.append((OK, f"cupy {cupy}") if cupy else (ABSENT, "cupy is not installed; CUDA tensors need cupy-cuda13x"))
-    return found
+    return [*found, *_cupy()]
+
+
+def _cupy() -> Findings:
+    """CuPy, and whether it fits torch: broken where there is a GPU that needs it."""
+    from dcnlab.ops.cuda import toolkit
+
+    if toolkit.amd_problem() is not None:
+        return []
+    packages, problem = toolkit.installed(), toolkit.mismatch()
+    if not packages:
+        mark = BROKEN if _has_gpu() else ABSENT
+        return [(mark, f"cupy is not installed; CUDA tensors need it: pip install {toolkit.wheel()}")]
+    return [(OK, ", ".join(packages)) if problem is None else (BROKEN, problem)]
 
 
 def gpus() -> Findings:
     """CUDA, and each GPU by name."""
     import torch
 
+    from dcnlab.ops.cuda import toolkit
+
+    amd = toolkit.amd_problem()
+    if amd is not None:
+        return [(ABSENT, amd)]
     built = f"torch is built for CUDA {torch.version.cuda}" if torch.version.cuda else "torch is built without CUDA"
     if not torch.cuda.is_available():
         return [(ABSENT, f"no GPU ({built}); training runs on the CPU")]
@@ -73,9 +89,7 @@ def gpus() -> Findings:
 
 def operators() -> Findings:
     """Each operator against its plain reference, on the CPU and on the GPU where there is one."""
-    import torch
-
-    devices = ["cpu", *(["cuda"] if torch.cuda.is_available() else [])]
+    devices = ["cpu", *(["cuda"] if _has_gpu() else [])]
     names = ("deform_conv2d", "deform_ps_roi_pool", "deform_roi_pool")
     return [
         _attempt(f"{name}, {device}, forward and backward", partial(_operator, name, device))
@@ -124,17 +138,17 @@ def _operator(name: str, device: str) -> str:
 
 def kernels() -> Findings:
     """The CUDA kernels that NVRTC compiles here, for the GPU that is there or else for a common one."""
-    if environment.cupy_version() is None:
-        return [(ABSENT, "none compiled: cupy is not installed; CUDA tensors need cupy-cuda13x")]
     import torch
 
-    from dcnlab.ops.cuda import deform_conv2d, fused, roi_pool
+    from dcnlab.ops.cuda import deform_conv2d, fused, roi_pool, toolkit
     from dcnlab.ops.cuda.compile import compile_cubin, nvrtc_problem, source_text
 
+    if not toolkit.installed():
+        return [(ABSENT, f"none compiled: cupy is not installed: pip install {toolkit.wheel()}")]
     problem = nvrtc_problem()
     if problem is not None:
         return [(ABSENT, f"none compiled: {problem}")]
-    major, minor = torch.cuda.get_device_capability() if torch.cuda.is_available() else (9, 0)
+    major, minor = torch.cuda.get_device_capability() if _has_gpu() else (9, 0)
     arch = 10 * major + minor
 
     def compiled(source_file: str, preludes: list[Any]) -> str:
@@ -175,6 +189,15 @@ def wandb_mode() -> Findings:
 
     said = "as WANDB_MODE says" if os.environ.get("WANDB_MODE") else "the default; WANDB_MODE=online uploads"
     return [_attempt("mode", lambda: f"{tracking.wandb_mode()}, {said}")]
+
+
+def _has_gpu() -> bool:
+    """Whether there is a GPU of the kind that the operators run on."""
+    import torch
+
+    from dcnlab.ops.cuda import toolkit
+
+    return toolkit.amd_problem() is None and torch.cuda.is_available()
 
 
 def _attempt(what: str, check: Callable[[], str]) -> tuple[str, str]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import platform
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from typing import Any
 
@@ -32,13 +32,26 @@ def run() -> int:
         0 where everything that can work here works, 1 where something that should is broken.
     """
     console = Console(highlight=False, markup=False, emoji=False, soft_wrap=True)
-    status = 0
-    for title, check in _CHECKS:
-        console.print(title, style="bold")
-        for mark, text in check():
-            console.print(f"  {mark:7}{visible(text)}")
-            status |= mark == BROKEN
+    status, last = 0, None
+    for title, mark, text in findings():
+        if title != last:
+            console.print(title, style="bold")
+            last = title
+        console.print(f"  {mark:7}{visible(text)}")
+        status |= mark == BROKEN
     return status
+
+
+def findings(titles: Sequence[str] | None = None) -> Iterator[tuple[str, str, str]]:
+    """Title, mark and text of every finding.
+
+    Args:
+        titles: the sections to look into; all of them by default.
+    """
+    for title, check in _CHECKS:
+        if titles is None or title in titles:
+            for mark, text in check():
+                yield title, mark, text
 
 
 Findings = list[tuple[str, str]]
@@ -52,15 +65,13 @@ def versions() -> Findings:
         if package == "dcnlab" and version is None:
             version = f"from {resources.PACKAGE.parent}"
         found.append((OK, f"{package} {version}") if version else (BROKEN, f"{package} is not installed"))
-    return [*found, *_cupy()]
+    return found
 
 
 def _cupy() -> Findings:
     """CuPy, and whether it fits torch: broken where there is a GPU that needs it."""
     from dcnlab.ops.cuda import toolkit
 
-    if toolkit.amd_problem() is not None:
-        return []
     packages, problem = toolkit.installed(), toolkit.mismatch()
     if not packages:
         mark = BROKEN if _has_gpu() else ABSENT
@@ -69,7 +80,7 @@ def _cupy() -> Findings:
 
 
 def gpus() -> Findings:
-    """CUDA, and each GPU by name."""
+    """CUDA, CuPy, and each GPU by name."""
     import torch
 
     from dcnlab.ops.cuda import toolkit
@@ -79,8 +90,8 @@ def gpus() -> Findings:
         return [(ABSENT, amd)]
     built = f"torch is built for CUDA {torch.version.cuda}" if torch.version.cuda else "torch is built without CUDA"
     if not torch.cuda.is_available():
-        return [(ABSENT, f"no GPU ({built}); training runs on the CPU")]
-    found: Findings = [(OK, built)]
+        return [(ABSENT, f"no GPU ({built}); training runs on the CPU"), *_cupy()]
+    found: Findings = [(OK, built), *_cupy()]
     for index in range(torch.cuda.device_count()):
         device = torch.cuda.get_device_properties(index)
         found.append((OK, f"GPU {index}: {device.name}, {device.total_memory / 2**30:.0f} GiB"))

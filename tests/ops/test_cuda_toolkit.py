@@ -91,16 +91,16 @@ def test_amd_is_refused_before_cupy_is_looked_for_and_what_is_supported_is_said(
 
 def test_doctor_says_each_of_these_in_one_line(monkeypatch):
     pytest.importorskip("cupy")
-    assert ("ok", "cupy-cuda13x 14.2.0") in doctor.versions()
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert ("ok", "cupy-cuda13x 14.2.0") in doctor.gpus()
     monkeypatch.setattr(torch.version, "cuda", "12.8")
-    assert ("FAILED", toolkit.mismatch()) in doctor.versions()
+    assert ("FAILED", toolkit.mismatch()) in doctor.gpus()
     monkeypatch.setattr(toolkit, "installed", lambda: [])
     missing = "cupy is not installed; CUDA tensors need it: pip install cupy-cuda12x"
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    assert ("--", missing) in doctor.versions()
+    assert ("--", missing) in doctor.gpus()
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    assert ("FAILED", missing) in doctor.versions()
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
+    assert ("FAILED", missing) in doctor.gpus()
     monkeypatch.setattr(torch.version, "hip", "6.4")
     assert doctor.gpus() == [("--", toolkit.amd_problem())]
     assert {mark for mark, _ in doctor.operators()} == {"ok"}  # on the CPU alone
-    assert not [text for _, text in doctor.versions() if "cupy" in text]

@@ -6,12 +6,15 @@ import os
 import platform
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 
 from dcnlab import environment, resources
 from dcnlab.data.text import visible
+
+if TYPE_CHECKING:
+    import torch
 
 OK, ABSENT, BROKEN = "ok", "--", "FAILED"
 
@@ -99,52 +102,39 @@ def gpus() -> Findings:
 
 
 def operators() -> Findings:
-    """Each operator against its plain reference, on the CPU and on the GPU where there is one."""
-    devices = ["cpu", *(["cuda"] if _has_gpu() else [])]
-    names = ("deform_conv2d", "deform_ps_roi_pool", "deform_roi_pool")
-    return [
-        _attempt(f"{name}, {device}, forward and backward", partial(_operator, name, device))
-        for name in names
-        for device in devices
+    """Each operator against its plain reference, on the CPU, and in every dtype and kind of kernel on a GPU."""
+    import torch
+
+    from dcnlab.ops import selftest
+
+    found = [
+        _attempt(f"{name}, cpu, forward and backward", partial(_operator, name, "cpu", torch.float64))
+        for name in selftest.OPERATORS
     ]
+    if _has_gpu():
+        found += [
+            _attempt(
+                f"{name}, cuda, {str(dtype).removeprefix('torch.')}, forward and backward",
+                partial(_operator, name, "cuda", dtype),
+            )
+            for name in selftest.OPERATORS
+            for dtype in selftest.TOLERANCES
+        ]
+    return found
 
 
-def _operator(name: str, device: str) -> str:
-    """Compare an operator and its gradients with the reference.
+def _operator(name: str, device: str, dtype: torch.dtype) -> str:
+    """Compare an operator and its gradients with the reference, with each kind of kernel.
 
     Raises:
         RuntimeError: they differ.
     """
-    import torch
+    from dcnlab.ops import selftest
 
-    from dcnlab import ops
-    from dcnlab.ops import reference
-
-    generator = torch.Generator().manual_seed(0)
-
-    def random(*shape: int) -> torch.Tensor:
-        return torch.randn(shape, generator=generator, dtype=torch.float64).to(device).requires_grad_()
-
-    boxes = torch.tensor([[0, 1.3, 0.4, 9.2, 11.7], [1, 3.6, 2.9, 14.1, 7.3]], dtype=torch.float64, device=device)
-    options: dict[str, Any]
-    if name == "deform_conv2d":
-        inputs = [random(2, 4, 7, 6), random(2, 18, 7, 6), random(5, 4, 3, 3)]
-        arguments, options = inputs, {"padding": (1, 1)}
-    elif name == "deform_ps_roi_pool":
-        inputs = [random(2, 8, 7, 6), random(2, 2, 2, 2)]
-        arguments = [inputs[0], boxes, inputs[1]]
-        options = {"output_size": 2, "spatial_scale": 0.37, "group_size": 2, "part_size": 2}
-    else:
-        inputs = [random(2, 4, 7, 6), random(2, 2, 2, 2)]
-        arguments, options = [inputs[0], boxes, inputs[1]], {"output_size": (2, 2), "spatial_scale": 0.37}
-    outputs = []
-    for module in (ops, reference):
-        output = getattr(module, name)(*arguments, **options)
-        outputs.append((output.detach(), *torch.autograd.grad(output.square().sum(), inputs)))
-    worst = max(float((one - other).abs().max()) for one, other in zip(*outputs, strict=True))
-    if not worst < 1e-8:
-        raise RuntimeError(f"differs from the reference by {worst:.1e}")
-    return f"equals the reference to {worst:.0e}"
+    errors = {way: selftest.largest_error(name, device, dtype, way) for way in selftest.ways(name, device, dtype)}
+    if device == "cpu":
+        return f"equals the reference to {max(errors.values()):.0e}"
+    return "equals the reference to " + ", ".join(f"{error:.0e} ({way})" for way, error in errors.items())
 
 
 def kernels() -> Findings:

@@ -145,6 +145,9 @@ def install(folder: str, wheels: Path) -> None:
     Raises:
         SystemExit: they cannot be had; says how to bring them.
     """
+    lacking = missing(("torch", "torchvision", "pytorch-lightning"))
+    if lacking:
+        sys.exit(f"gpu_check: {sys.executable} lacks {', '.join(lacking)}: take another one, make gpu-check PYTHON=...")
     wanted = missing()
     if not wanted:
         return

@@ -16,6 +16,17 @@ STEP = 1.4
 """A training step that takes so many times as long as the plain network's; the paper's take 1.05 to 1.31."""
 GAIN = 1.05
 """How many times faster the fused kernel must be for the rule."""
+SHORT = {
+    "ours_channels_last_ms": "ours ms",
+    "ours_ms": "ours ms",
+    "torchvision_ms": "torchvision ms",
+    "plain_ms": "plain ms",
+    "scalar_ms": "scalar ms",
+    "times_plain": "times plain",
+    "share_of_floor": "share of floor",
+    "times_faster_than_scalar": "x scalar",
+}
+"""Columns of the page's tables."""
 SHOWN = 5
 """Lines of one kind on the page; the JSON has all."""
 
@@ -62,15 +73,15 @@ def _table(name: str, rows: list[Row]) -> list[str]:
     }.get(name.partition(",")[0])
     if columns is None or not rows:
         return []
-    head = f"  {'':44}" + "".join(f"{column.replace('ours_channels_last', 'ours'):>26}" for column in columns[1:])
+    head = f"  {'':44}" + "".join(f"{SHORT[column]:>15}" for column in columns[1:])
     shown = [row for row in rows if row.get("batch", 1) == 1][:16]
-    return [head.rstrip(), *(_line(row, columns) for row in shown)]
+    return [head, *(_line(row, columns).rstrip() for row in shown)]
 
 
 def _line(row: Row, columns: tuple[str, ...]) -> str:
     label = " ".join(str(row[key]) for key in (columns[0], "pass", "mode") if key in row)
     values = (row.get(column) for column in columns[1:])
-    return f"  {label:44}" + "".join(f"{'' if value is None else f'{value:.3g}':>26}" for value in values)
+    return f"  {label:44}" + "".join(f"{'' if value is None else f'{value:.3g}':>15}" for value in values)
 
 
 def _broken(parts: dict[str, Any]) -> Iterator[str]:

@@ -87,10 +87,10 @@ PARTS = (
 )
 
 
-def missing() -> list[str]:
-    """The packages of WHEELS that are not installed."""
+def missing(names: tuple[str, ...] = WHEELS) -> list[str]:
+    """Those of some packages that are not installed."""
     found = []
-    for name in WHEELS:
+    for name in names:
         try:
             version(name)
         except PackageNotFoundError:

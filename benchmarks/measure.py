@@ -21,6 +21,7 @@ from typing import Any
 import torch
 
 from dcnlab.cost import peak_resident_bytes
+from dcnlab.ops.cuda import toolkit
 from dcnlab.runs import write_whole
 
 Work = Callable[[], object]
@@ -261,7 +262,7 @@ def _version(package: str) -> str | None:
 
 def _cupy() -> str:
     """CuPy's version, and that of the compiler in it, which makes the kernels."""
-    import cupy
+    cupy = toolkit.import_cupy()
     from cupy_backends.cuda.libs import nvrtc
 
     return f"{cupy.__version__}, NVRTC {'.'.join(map(str, nvrtc.getVersion()))}"

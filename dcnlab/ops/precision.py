@@ -29,7 +29,7 @@ _OLDER = {"tf32": "high", "bf16": "medium"}
 """The older name of a precision of float32 products; it holds for CUDA and the CPU at once."""
 
 
-_MATMUL: dict[str, Any] = {"cuda": torch.backends.cuda.matmul, "cpu": torch.backends.mkldnn.matmul}
+_MATMUL: dict[str, Any] = {"cuda": torch.backends.cuda.matmul, "cpu": torch.backends.mkldnn.matmul}  # type: ignore[attr-defined]
 _CONV: dict[str, Any] = {"cuda": torch.backends.cudnn.conv, "cpu": torch.backends.mkldnn.conv}  # type: ignore[attr-defined]
 
 

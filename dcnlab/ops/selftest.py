@@ -100,7 +100,7 @@ def _results(name: str, module: Any, tensors: list[Tensor], options: dict[str, A
     return [output.detach(), *torch.autograd.grad(output, leaves, grad.to(output))]
 
 
-def _is_fused(input: Tensor, offset: Tensor, weight: Tensor, padding: tuple[int, int]) -> bool:
+def _is_fused(input: Tensor, offset: Tensor, weight: Tensor, *, padding: tuple[int, int]) -> bool:
     """Whether the fused kernel serves a convolution."""
     geometry = ConvGeometry.of(input, offset, weight, (1, 1), padding, (1, 1))
     pixels, filters = (tensor.permute(0, 2, 3, 1).contiguous() for tensor in (input, weight))

@@ -83,7 +83,7 @@ CHANGED = f"""
 import gpu_check, gpu_parts, pathlib
 code = {TALKS % 7 + SLEEPS!r}
 gpu_check.PARTS = (gpu_parts.Part("long", 1, ("-c", code, "{{rows}}")),)
-gpu_check.missing = list
+gpu_check.missing = lambda names=None: []
 gpu_check.main()
 """
 
@@ -416,12 +416,21 @@ def test_nothing_but_the_given_packages_and_the_wheels_is_imported_and_the_sanit
 
 
 def test_packages_that_are_missing_and_cannot_be_had_are_named_with_the_way_to_bring_them(monkeypatch, tmp_path):
-    monkeypatch.setattr(gpu_check, "missing", lambda: ["pluggy", "tabulate"])
+    monkeypatch.setattr(gpu_check, "missing", lambda names=None: [] if names else ["pluggy", "tabulate"])
     (tmp_path / "wheels").mkdir()
     with pytest.raises(
         SystemExit, match=r"^gpu_check: not installed, .*: pluggy, tabulate; .* --list-wheels > list && "
     ):
         gpu_check.install(str(tmp_path / "put"), tmp_path / "wheels")
+
+
+def test_a_python_without_torch_is_refused_in_one_line(monkeypatch, tmp_path):
+    def version(name):
+        raise PackageNotFoundError(name)
+
+    monkeypatch.setattr(gpu_parts, "version", version)
+    with pytest.raises(SystemExit, match=r"lacks torch, torchvision, pytorch-lightning: take another one"):
+        gpu_check.install(str(tmp_path), tmp_path)
 
 
 def test_packages_that_are_missing_come_from_the_folder_of_wheels_without_network(monkeypatch, tmp_path):
@@ -434,7 +443,7 @@ def test_packages_that_are_missing_come_from_the_folder_of_wheels_without_networ
     )
     build = [sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", str(tmp_path / "wheels"), str(toy)]
     subprocess.run(build, check=True, capture_output=True)
-    monkeypatch.setattr(gpu_check, "missing", lambda: ["toyz"])
+    monkeypatch.setattr(gpu_check, "missing", lambda names=None: [] if names else ["toyz"])
     gpu_check.install(str(tmp_path / "put"), tmp_path / "wheels")
     assert (tmp_path / "put" / "toyz.py").is_file()
     assert str(tmp_path / "put") in gpu_check._environment(str(tmp_path / "put"), True)["PYTHONPATH"].split(os.pathsep)

@@ -5,8 +5,11 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 PIP    := $(BIN)/python -m pip install --quiet --constraint constraints.txt
 
+# The CUDA that torch is built for: 13 of torch's own wheels, or 12.
+CUDA   ?= 13
+
 .DEFAULT_GOAL := help
-.PHONY: help quickstart ablations-small ablations-gpu bench bench-guard install test gpu-test gpu-sanitize lint format wheel clean
+.PHONY: help quickstart ablations-small ablations-gpu bench bench-guard install test gpu-test gpu-check gpu-sanitize lint format wheel clean
 
 help:  ## print this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -57,6 +60,11 @@ test: $(VENV)/.installed-test  ## run the whole test-suite
 gpu-test: $(VENV)/.installed-test  ## run the tests that need a CUDA GPU
 	$(BIN)/python -m pytest -m gpu
 
+# Nothing is installed into a bare machine's Python: what is missing comes from the folder wheels or the network.
+gpu-check: MINUTES = 9
+gpu-check:  ## nine minutes on a GPU: doctor, tests, sanitizer, speed beside the peers; one JSON, one page (DRY=1: no GPU)
+	@$(or $(wildcard $(BIN)/python),$(PYTHON)) benchmarks/gpu_check.py --minutes $(MINUTES) $(if $(DRY),--dry)
+
 gpu-sanitize: $(VENV)/.installed-test  ## run a few of them under NVIDIA's compute-sanitizer, each of its tools
 	@for tool in memcheck racecheck initcheck synccheck; do \
 	    compute-sanitizer --tool $$tool --error-exitcode 1 --target-processes all \
@@ -79,11 +87,11 @@ clean:  ## remove the environment and what was built; runs/ stays
 	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache
 
 $(VENV)/.installed: pyproject.toml constraints.txt | $(VENV)/bin/python
-	$(PIP) --editable .
+	$(PIP) --editable '.[cuda$(CUDA)]'
 	@touch $@
 
 $(VENV)/.installed-test: pyproject.toml constraints.txt | $(VENV)/bin/python
-	$(PIP) --editable '.[test]'
+	$(PIP) --editable '.[test,cuda$(CUDA)]'
 	@touch $@ $(VENV)/.installed
 
 $(VENV)/bin/python:

@@ -5,8 +5,8 @@
 
 3x3 filters, as many as channels, one offset group, maps channels-last. Prints a table and writes JSON that names
 device, versions and date. With --rule the crossover, for each dtype the most channels up to which the fused kernel was
-at least 5% faster on every map, goes into `dcnlab/ops/cuda/fused.json`, where the operator looks; a dtype in which it
-was not faster even with the fewest channels loses its entry.
+at least 5% faster on every map, goes into `fused.json` in the user's cache folder, where the operator looks. A dtype in
+which it was not faster even with the fewest channels is kept as null: its calls go through the chunks.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ import torch
 from tabulate import tabulate
 
 from dcnlab.ops import deform_conv2d
-from dcnlab.ops.cuda import choice
+from dcnlab.ops.cuda import cache, choice
 
 CHANNELS = (64, 96, 128, 192, 256, 384, 512)
 MAPS = ((1, 32, 32), (1, 38, 63), (1, 64, 64), (1, 128, 128), (8, 64, 64), (8, 128, 128))
@@ -42,22 +42,16 @@ def make(way: str, channels: int, size: tuple[int, int, int], dtype: torch.dtype
     offset = torch.randn(batch, 18, height, width, device="cuda") * 2
 
     os.environ[choice.VARIABLE] = WAYS[way]
-    side = torch.cuda.Stream()
-    side.wait_stream(torch.cuda.current_stream())
-    with torch.cuda.stream(side):  # compiled, and cuBLAS's workspace made, before anything is captured
-        for _ in range(3):
-            deform_conv2d(input, offset, weight, padding=1)
-    torch.cuda.current_stream().wait_stream(side)
-    graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
-        deform_conv2d(input, offset, weight, padding=1)
-    return graph.replay
+    graph = measure.captured(lambda: deform_conv2d(input, offset, weight, padding=1), "cuda")
+    if graph is None:
+        raise SystemExit(f"{way}, {channels} channels, {size}: cannot be captured as a CUDA graph")
+    return graph
 
 
-def run(dtype: torch.dtype, rounds: int) -> list[dict[str, Any]]:
-    """Measure both ways at every shape, in turns."""
-    rows = []
-    for channels in CHANNELS:
+def run(dtype: torch.dtype, rounds: int, budget: measure.Budget, rows: measure.Rows) -> None:
+    """Measure both ways at every shape, in turns; fewest channels first."""
+    for name, _ in budget.share({f"{dtype} {channels} channels": float(channels) for channels in CHANNELS}):
+        channels = int(name.split()[1])
         for size in MAPS:
             fused, chunks = measure.seconds([make(way, channels, size, dtype) for way in WAYS], rounds, "cuda")
             batch, height, width = size
@@ -68,7 +62,6 @@ def run(dtype: torch.dtype, rounds: int) -> list[dict[str, Any]]:
             rows.append(row)
             print(".", end="", flush=True)
     print()
-    return rows
 
 
 def crossover(rows: list[dict[str, Any]]) -> choice.Crossover | None:
@@ -84,19 +77,17 @@ def crossover(rows: list[dict[str, Any]]) -> choice.Crossover | None:
     return choice.Crossover(min(row["channels"] for row in rows), most, pixels)
 
 
-def keep(rule: Path, device: str, found: dict[str, choice.Crossover | None]) -> None:
-    """Write a device's crossovers into the rule's file; other devices and dtypes stay."""
-    content = json.loads(rule.read_text(encoding="utf-8"))
-    entry = content["devices"].pop(device, {})
-    for dtype, limits in found.items():
-        entry.pop(dtype, None)
-        if limits is not None:
-            entry[dtype] = asdict(limits)
-    if entry:
-        content["devices"][device] = entry
-    part = rule.with_suffix(".part")
-    part.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
-    part.replace(rule)
+def keep(device: str, found: dict[str, choice.Crossover | None]) -> bool:
+    """Write a device's crossovers into the cache folder, whether they were kept; other devices and dtypes stay."""
+    try:
+        devices = dict(json.loads(cache.read(choice.RULE) or b"{}")["devices"])
+        entry = dict(devices.get(device, {}))
+    except (ValueError, TypeError, KeyError):  # none yet, or a broken one, which this replaces
+        devices, entry = {}, {}
+    devices[device] = entry | {dtype: limits and asdict(limits) for dtype, limits in found.items()}
+    content = json.dumps({"schema": 1, "devices": devices}, indent=1) + "\n"
+    choice.crossovers.cache_clear()
+    return cache.write(choice.RULE, content.encode())
 
 
 def main() -> None:
@@ -107,22 +98,29 @@ def main() -> None:
         "--dtype", nargs="+", choices=("float16", "bfloat16", "float32"), default=["float16", "bfloat16"]
     )
     parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--minutes", type=measure.minutes, help="time limit; the rest of the channels is left out")
     parser.add_argument("--rule", action="store_true", help="keep the crossovers for this device's model")
+    parser.add_argument("--rows", type=Path, help="file of JSON lines, to which each row is appended when it comes")
     parser.add_argument("--out", type=Path, help="JSON file")
     options = parser.parse_args()
     if not torch.cuda.is_available() or torch.cuda.get_device_capability() < (8, 0):
         parser.error("this needs a CUDA GPU of compute capability 8.0 or more")
     torch.backends.cudnn.conv.fp32_precision = "tf32"  # type: ignore[attr-defined]
-    rows = [row for name in options.dtype for row in run(getattr(torch, name), options.rounds)]
-    print(tabulate(rows, headers="keys", floatfmt=".3f"))
-    dtypes = dict.fromkeys(row["dtype"] for row in rows)
-    found = {dtype: crossover([row for row in rows if row["dtype"] == dtype]) for dtype in dtypes}
-    for dtype, limits in found.items():
+    rows = measure.Rows(options.rows)
+    share = options.minutes and options.minutes / len(options.dtype)
+    for name in options.dtype:
+        run(getattr(torch, name), options.rounds, measure.Budget(share), rows)
+        dtype = f"torch.{name}"
+        measured = [row for row in rows if row["dtype"] == dtype]
+        if not measured:
+            continue
+        limits = crossover(measured)
         print(f"{dtype}: {limits or 'not faster throughout, even with the fewest channels'}")
+        if options.rule:
+            keep(torch.cuda.get_device_name(), {dtype: limits})
+    print(tabulate(rows, headers="keys", floatfmt=".3f"))
     if options.out:
         measure.write(options.out, options.device, {"rounds": options.rounds, "gain": GAIN}, rows)
-    if options.rule:
-        keep(choice.RULE, torch.cuda.get_device_name(), found)
 
 
 if __name__ == "__main__":

@@ -12,14 +12,16 @@ import platform
 import statistics
 import sys
 import time
+import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from dcnlab.cost import peak_resident_bytes
+from dcnlab.ops.cuda import toolkit
 from dcnlab.runs import write_whole
 
 Work = Callable[[], object]
@@ -149,6 +151,61 @@ def _once(work: Work, repeats: int, device: str) -> float:
     return (time.perf_counter() - begun) / repeats
 
 
+def captured(work: Work, device: str) -> Work | None:
+    """The work as a CUDA graph: its kernels without Python's share; None, with a warning, where it cannot be captured.
+
+    On a CPU, where there are no graphs, the work itself.
+    """
+    if device != "cuda":
+        return work
+    side = torch.cuda.Stream()
+    side.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(side):  # compiled, and cuBLAS's workspace made, before anything is captured
+        for _ in range(3):
+            work()
+    torch.cuda.current_stream().wait_stream(side)
+    graph = torch.cuda.CUDAGraph()
+    try:
+        with torch.cuda.graph(graph):
+            work()
+    except RuntimeError as error:
+        torch.cuda.synchronize()
+        warnings.warn(f"not captured: {str(error).strip().splitlines()[0]}", stacklevel=2)
+        return None
+    return graph.replay
+
+
+MODES = ("eager", "replay")
+"""Called from Python; replayed as a CUDA graph."""
+
+
+def in_mode(mode: str, works: dict[str, Work], device: str) -> dict[str, Work]:
+    """The contenders of one of the MODES; those that cannot take part are left out."""
+    if mode == "eager":
+        return works
+    graphs = {kind: captured(work, device) for kind, work in works.items()}
+    return {kind: graph for kind, graph in graphs.items() if graph is not None}
+
+
+class Rows(list[dict[str, Any]]):
+    """A benchmark's rows; each is appended to a file of JSON lines when it comes, so that a time limit loses none.
+
+    Args:
+        path: of the file; None keeps no file.
+    """
+
+    def __init__(self, path: Path | None = None) -> None:
+        super().__init__()
+        self._path = path
+
+    def append(self, row: dict[str, Any]) -> None:
+        """Add a row."""
+        super().append(row)
+        if self._path is not None:
+            with self._path.open("a", encoding="utf-8") as file:
+                file.write(json.dumps(row) + "\n")
+
+
 def peak_bytes(make: Callable[..., Work], args: tuple[Any, ...], device: str) -> int:
     """Most memory that one call holds above what it was given.
 
@@ -191,13 +248,21 @@ def machine(device: str) -> dict[str, Any]:
         "python": platform.python_version(),
         "cuda": torch.version.cuda if device == "cuda" else None,
         "cupy": _cupy() if device == "cuda" else None,
-        **{name: version(name) for name in ("torch", "torchvision", "numba", "numpy", "dcnlab")},
+        **{name: _version(name) for name in ("torch", "torchvision", "numba", "numpy", "dcnlab")},
     }
+
+
+def _version(package: str) -> str | None:
+    """None for what runs from a checkout."""
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None
 
 
 def _cupy() -> str:
     """CuPy's version, and that of the compiler in it, which makes the kernels."""
-    import cupy
+    cupy = toolkit.import_cupy()
     from cupy_backends.cuda.libs import nvrtc
 
     return f"{cupy.__version__}, NVRTC {'.'.join(map(str, nvrtc.getVersion()))}"

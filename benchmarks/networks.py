@@ -109,10 +109,10 @@ def make(
     return step
 
 
-def run(options: argparse.Namespace, size: tuple[int, int], budget: measure.Budget) -> list[dict[str, Any]]:
+def run(options: argparse.Namespace, size: tuple[int, int], budget: measure.Budget) -> measure.Rows:
     """Measure every network, in training and in inference."""
-    rows = []
-    pieces = {f"{name} {kind}": (name, kind) for name in options.networks for kind in ("training", "inference")}
+    rows = measure.Rows(options.rows)
+    pieces = {f"{name} {kind}": (name, kind) for name in options.networks for kind in options.passes}
     costs = {piece: 3.0 if kind == "training" else 1.0 for piece, (_, kind) in pieces.items()}
     for piece, limit in budget.share(costs):
         name, kind = pieces[piece]
@@ -152,10 +152,13 @@ def main() -> None:
     parser.add_argument("--precision", choices=("float32", "bf16"), default="float32")
     parser.add_argument("--backbone", default="resnet101")
     parser.add_argument("--networks", nargs="+", choices=tuple(EXPERIMENTS), default=list(EXPERIMENTS))
+    passes = ("training", "inference")
+    parser.add_argument("--passes", nargs="+", choices=passes, default=list(passes))
     parser.add_argument("--size", metavar="HxW", help="image; 320x480 on a CPU, 608x800 on a GPU")
     parser.add_argument("--rounds", type=int, default=3, help="the most turns of a contender")
     parser.add_argument("--minutes", type=measure.minutes, help="time limit; what no time is left for is left out")
     parser.add_argument("--no-memory", action="store_true")
+    parser.add_argument("--rows", type=Path, help="file of JSON lines, to which each row is appended when it comes")
     parser.add_argument("--profile", action="store_true", help="print where a training step's time goes, and end")
     parser.add_argument("--out", type=Path, help="JSON file")
     options = parser.parse_args()

@@ -2,6 +2,7 @@
 
     python benchmarks/operators.py                                  on the CPU, float32
     python benchmarks/operators.py --device cuda --dtype bfloat16   on a GPU; float32 with --tf32, or strict without
+    python benchmarks/operators.py --device cuda --modes replay     as CUDA graphs: the kernels without Python's share
 
 Prints a table, and with --out writes JSON that names device, versions and date. "forward" is the operator alone,
 "both" forward and all gradients. Peers are given what they like best: contiguous maps to torchvision, channels-last to
@@ -54,6 +55,7 @@ SHAPES = {
     "resnet": [Shape(c, s, s, n) for c, s in ((64, 128), (128, 64), (256, 32), (512, 32)) for n in (1, 2, 8)],
 }
 SHAPES["main"] = SHAPES["paper"][:1]
+SHAPES["tiny"] = [Shape(16, 9, 11), Shape(8, 12, 10, batch=2)]
 
 
 def make(kind: str, shape: Shape, dtype: torch.dtype, device: str, backward: bool, small: bool = False) -> measure.Work:
@@ -95,27 +97,38 @@ def measured(
     rounds: int,
     memory_of: Sequence[str] = KINDS,
     limit: float = math.inf,
+    mode: str = "eager",
 ) -> dict[str, Any]:
     """One shape's row, forward or both passes, timed for at most about `limit` seconds."""
     settings = (shape, dtype, device, backward)
     row: dict[str, Any] = asdict(shape) | {"shape": str(shape), "pass": "both" if backward else "forward"}
-    works = [make(kind, *settings) for kind in KINDS]
-    row |= measure.timed(KINDS, works, rounds, device, limit=limit, ratios=RATIOS)
+    works = measure.in_mode(mode, {kind: make(kind, *settings) for kind in KINDS}, device)
+    ratios = {name: pair for name, pair in RATIOS.items() if works.keys() >= set(pair)}
+    row |= measure.timed(list(works), list(works.values()), rounds, device, limit=limit, ratios=ratios)
     return row | {f"{k}_mib": measure.peak_bytes(make, (k, *settings), device) / 2**20 for k in memory_of}
 
 
-def run(shapes: list[Shape], dtype: torch.dtype, device: str, rounds: int, memory: bool) -> list[dict[str, Any]]:
-    """Measure every shape."""
+def run(options: argparse.Namespace, budget: measure.Budget) -> measure.Rows:
+    """Measure every shape, in every mode."""
+    dtype, device, rows = getattr(torch, options.dtype), options.device, measure.Rows(options.rows)
     ceilings = measure.ceilings(dtype) if device == "cuda" else (0.0, 0.0)
-    rows = []
-    for shape in shapes:
-        for backward in (False, True):
-            row = measured(shape, dtype, device, backward, rounds, KINDS if memory else ())
-            if device == "cuda":
-                floor = floor_seconds(shape, dtype, backward, *ceilings)
-                row["share_of_floor"] = 1e3 * floor / row["ours_channels_last_ms"]
-            rows.append(row)
-            print(".", end="", flush=True)
+    shapes = [shape for name in options.shapes for shape in SHAPES[name]]
+    pieces = {
+        f"{shape} {'both' if both else 'forward'} {mode}": (shape, both, mode)
+        for shape in shapes
+        for both in (False, True)
+        for mode in options.modes
+    }
+    for name, limit in budget.share(dict.fromkeys(pieces, 1.0)):
+        shape, backward, mode = pieces[name]
+        memory_of = KINDS if mode == "eager" and not options.no_memory else ()
+        row = measured(shape, dtype, device, backward, options.rounds, memory_of, 0.5 * limit, mode)
+        row |= {"mode": mode, "dtype": options.dtype}
+        if device == "cuda" and "ours_channels_last_ms" in row:
+            floor = floor_seconds(shape, dtype, backward, *ceilings)
+            row["share_of_floor"] = 1e3 * floor / row["ours_channels_last_ms"]
+        rows.append(row)
+        print(".", end="", flush=True)
     print()
     return rows
 
@@ -126,10 +139,13 @@ def main() -> None:
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     parser.add_argument("--dtype", choices=("float32", "float16", "bfloat16"), default="float32")
     parser.add_argument("--tf32", action="store_true", help="let float32 convolutions use TF32")
-    parser.add_argument("--shapes", choices=tuple(SHAPES), default="paper")
+    parser.add_argument("--shapes", nargs="+", choices=tuple(SHAPES), default=["paper"])
+    parser.add_argument("--modes", nargs="+", choices=measure.MODES, default=["eager"])
     parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--minutes", type=measure.minutes, help="time limit; what no time is left for is left out")
     parser.add_argument("--threads", type=int, help="CPU threads")
     parser.add_argument("--no-memory", action="store_true")
+    parser.add_argument("--rows", type=Path, help="file of JSON lines, to which each row is appended when it comes")
     parser.add_argument("--out", type=Path, help="JSON file")
     options = parser.parse_args()
     if options.threads:
@@ -137,14 +153,13 @@ def main() -> None:
     precision = "tf32" if options.tf32 else "ieee"
     torch.backends.cudnn.conv.fp32_precision = precision  # type: ignore[attr-defined]
     torch.backends.cuda.matmul.fp32_precision = precision  # torchvision's products, and the ceiling's
-    dtype = getattr(torch, options.dtype)
-    rows = run(SHAPES[options.shapes], dtype, options.device, options.rounds, not options.no_memory)
-    settings = {"dtype": options.dtype, "tf32": options.tf32, "rounds": options.rounds}
-    columns = [
-        name for name in rows[0] if name not in ("channels", "height", "width", "batch", "dilation", "offset_groups")
-    ]
+    budget = measure.Budget(options.minutes)
+    rows = run(options, budget)
+    settings = {"dtype": options.dtype, "tf32": options.tf32, "rounds": options.rounds, "left_out": budget.left_out}
+    hidden = ("channels", "height", "width", "batch", "dilation", "offset_groups")
+    columns = [name for name in dict.fromkeys(key for row in rows for key in row) if name not in hidden]
     headers = [name.replace("times_faster_than_", "x faster ").replace("_", " ") for name in columns]
-    print(tabulate([[row[name] for name in columns] for row in rows], headers, floatfmt=".2f"))
+    print(tabulate([[row.get(name) for name in columns] for row in rows], headers, floatfmt=".2f"))
     if options.out:
         measure.write(options.out, options.device, settings, rows)
 

@@ -98,27 +98,36 @@ def _scalar(pool: Pooling, input: Tensor, boxes: Tensor, offset: Tensor, grad: T
     return work
 
 
-def run(options: argparse.Namespace, budget: measure.Budget) -> list[dict[str, Any]]:
-    """Measure every pooling, forward and both passes."""
-    dtype, rows = getattr(torch, options.dtype), []
-    pieces = {f"{pool} {'both' if both else 'forward'}": (pool, both) for pool in POOLINGS for both in (False, True)}
+def run(options: argparse.Namespace, budget: measure.Budget) -> measure.Rows:
+    """Measure every pooling, forward and both passes, in every mode."""
+    dtype, rows = getattr(torch, options.dtype), measure.Rows(options.rows)
+    pieces = {
+        " ".join((str(pool), "both" if both else "forward", *([mode] if mode != "eager" else []))): (pool, both, mode)
+        for pool in POOLINGS
+        for both in (False, True)
+        for mode in options.modes
+    }
     for name, limit in budget.share(dict.fromkeys(pieces, 1.0)):
-        pool, backward = pieces[name]
-        who, settings = kinds(pool, options.device), (pool, dtype, options.device, backward)
+        pool, backward, mode = pieces[name]
+        settings = (pool, dtype, options.device, backward)
         row: dict[str, Any] = {"pooling": str(pool), "channels": pool.channels, "group": pool.group}
-        row["pass"] = "both" if backward else "forward"
-        works = [make(kind, *settings) for kind in who]
+        row |= {"pass": "both" if backward else "forward", "mode": mode}
+        works = measure.in_mode(
+            mode, {kind: make(kind, *settings) for kind in kinds(pool, options.device)}, options.device
+        )
         ratios = {
             f"{ours.replace('ours', 'times_faster')}_than_{peer}": (peer, ours)
-            for ours in who
-            for peer in who
+            for ours in works
+            for peer in works
             if ours.startswith("ours") and not peer.startswith("ours")
         }
-        row |= measure.timed(who, works, options.rounds, options.device, limit=0.5 * limit, ratios=ratios)
-        if not options.no_memory:
-            row |= {f"{k}_mib": measure.peak_bytes(make, (k, *settings), options.device) / 2**20 for k in who}
+        limit, contenders = 0.5 * limit, list(works.values())
+        row |= measure.timed(list(works), contenders, options.rounds, options.device, limit=limit, ratios=ratios)
+        if mode == "eager" and not options.no_memory:
+            row |= {f"{k}_mib": measure.peak_bytes(make, (k, *settings), options.device) / 2**20 for k in works}
         rows.append(row)
-        print(f"{name}: {row['times_faster_than_torchvision']:.1f} times faster than torchvision's", flush=True)
+        faster = row.get("times_faster_than_torchvision", float("nan"))
+        print(f"{name}: {faster:.1f} times faster than torchvision's", flush=True)
     return rows
 
 
@@ -127,9 +136,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     parser.add_argument("--dtype", choices=("float32", "float16", "bfloat16"), default="float32")
+    parser.add_argument("--modes", nargs="+", choices=measure.MODES, default=["eager"])
     parser.add_argument("--rounds", type=int, default=7, help="the most turns of a contender")
     parser.add_argument("--minutes", type=measure.minutes, help="time limit; what no time is left for is left out")
     parser.add_argument("--no-memory", action="store_true")
+    parser.add_argument("--rows", type=Path, help="file of JSON lines, to which each row is appended when it comes")
     parser.add_argument("--out", type=Path, help="JSON file")
     options = parser.parse_args()
     budget = measure.Budget(options.minutes)

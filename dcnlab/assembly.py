@@ -70,6 +70,7 @@ def build(config: Config, folder: Path, trains: bool = True, alone: bool = False
     try:
         data = data_module(config)
         task = network_of(config, data.classes)
+        _check_kernels(config.trainer, task)
         if trains:
             _check_norms(config, data, task, processes)
         trainer = _trainer(config, folder, [peers, cost, watch, saving, Watchdog()], data.val is not None, alone)
@@ -105,6 +106,28 @@ def _check_devices(run: TrainerConfig, alone: bool) -> int:
         else:
             slurm.check_world_size(devices, run.num_nodes)
     return devices * run.num_nodes
+
+
+def _check_kernels(run: TrainerConfig, task: pl.LightningModule) -> None:
+    """Check that the operators of a network can compute on the GPUs that the run takes.
+
+    Raises:
+        ConfigError: they cannot, for want of CuPy or on AMD's GPUs; says what to do.
+    """
+    from dcnlab import nn
+    from dcnlab.models.roi_pool import RoIPool
+
+    layers = (nn.ActiveConv2d, nn.DeformConv2d, nn.DeformPSRoIPool, nn.DeformRoIPool, RoIPool)
+    if run.accelerator == "cpu" or not torch.cuda.device_count():
+        return
+    if not any(isinstance(module, layers) for module in task.modules()):
+        return
+    from dcnlab.ops.cuda import toolkit
+
+    try:
+        toolkit.import_cupy()
+    except (ImportError, RuntimeError) as error:
+        raise ConfigError(f"{configfile.one_line(error)}; trainer.accelerator=cpu does without") from error
 
 
 def _under_srun() -> bool:

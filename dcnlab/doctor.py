@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import os
 import platform
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 
 from dcnlab import environment, resources
 from dcnlab.data.text import visible
+
+if TYPE_CHECKING:
+    import torch
 
 OK, ABSENT, BROKEN = "ok", "--", "FAILED"
 
@@ -32,13 +35,26 @@ def run() -> int:
         0 where everything that can work here works, 1 where something that should is broken.
     """
     console = Console(highlight=False, markup=False, emoji=False, soft_wrap=True)
-    status = 0
-    for title, check in _CHECKS:
-        console.print(title, style="bold")
-        for mark, text in check():
-            console.print(f"  {mark:7}{visible(text)}")
-            status |= mark == BROKEN
+    status, last = 0, None
+    for title, mark, text in findings():
+        if title != last:
+            console.print(title, style="bold")
+            last = title
+        console.print(f"  {mark:7}{visible(text)}")
+        status |= mark == BROKEN
     return status
+
+
+def findings(titles: Sequence[str] | None = None) -> Iterator[tuple[str, str, str]]:
+    """Title, mark and text of every finding.
+
+    Args:
+        titles: the sections to look into; all of them by default.
+    """
+    for title, check in _CHECKS:
+        if titles is None or title in titles:
+            for mark, text in check():
+                yield title, mark, text
 
 
 Findings = list[tuple[str, str]]
@@ -52,19 +68,33 @@ def versions() -> Findings:
         if package == "dcnlab" and version is None:
             version = f"from {resources.PACKAGE.parent}"
         found.append((OK, f"{package} {version}") if version else (BROKEN, f"{package} is not installed"))
-    cupy = environment.cupy_version()
-    found.append((OK, f"cupy {cupy}") if cupy else (ABSENT, "cupy is not installed; CUDA tensors need cupy-cuda13x"))
     return found
 
 
+def _cupy() -> Findings:
+    """CuPy, and whether it fits torch: broken where there is a GPU that needs it."""
+    from dcnlab.ops.cuda import toolkit
+
+    packages, problem = toolkit.installed(), toolkit.mismatch()
+    if not packages:
+        mark = BROKEN if _has_gpu() else ABSENT
+        return [(mark, f"cupy is not installed; CUDA tensors need it: pip install {toolkit.wheel()}")]
+    return [(OK, ", ".join(packages)) if problem is None else (BROKEN, problem)]
+
+
 def gpus() -> Findings:
-    """CUDA, and each GPU by name."""
+    """CUDA, CuPy, and each GPU by name."""
     import torch
 
+    from dcnlab.ops.cuda import toolkit
+
+    amd = toolkit.amd_problem()
+    if amd is not None:
+        return [(ABSENT, amd)]
     built = f"torch is built for CUDA {torch.version.cuda}" if torch.version.cuda else "torch is built without CUDA"
     if not torch.cuda.is_available():
-        return [(ABSENT, f"no GPU ({built}); training runs on the CPU")]
-    found: Findings = [(OK, built)]
+        return [(ABSENT, f"no GPU ({built}); training runs on the CPU"), *_cupy()]
+    found: Findings = [(OK, built), *_cupy()]
     for index in range(torch.cuda.device_count()):
         device = torch.cuda.get_device_properties(index)
         found.append((OK, f"GPU {index}: {device.name}, {device.total_memory / 2**30:.0f} GiB"))
@@ -72,69 +102,54 @@ def gpus() -> Findings:
 
 
 def operators() -> Findings:
-    """Each operator against its plain reference, on the CPU and on the GPU where there is one."""
+    """Each operator against its plain reference, on the CPU, and in every dtype and kind of kernel on a GPU."""
     import torch
 
-    devices = ["cpu", *(["cuda"] if torch.cuda.is_available() else [])]
-    names = ("deform_conv2d", "deform_ps_roi_pool", "deform_roi_pool")
-    return [
-        _attempt(f"{name}, {device}, forward and backward", partial(_operator, name, device))
-        for name in names
-        for device in devices
+    from dcnlab.ops import selftest
+
+    found = [
+        _attempt(f"{name}, cpu, forward and backward", partial(_operator, name, "cpu", torch.float64))
+        for name in selftest.OPERATORS
     ]
+    if _has_gpu():
+        found += [
+            _attempt(
+                f"{name}, cuda, {str(dtype).removeprefix('torch.')}, forward and backward",
+                partial(_operator, name, "cuda", dtype),
+            )
+            for name in selftest.OPERATORS
+            for dtype in selftest.TOLERANCES
+        ]
+    return found
 
 
-def _operator(name: str, device: str) -> str:
-    """Compare an operator and its gradients with the reference.
+def _operator(name: str, device: str, dtype: torch.dtype) -> str:
+    """Compare an operator and its gradients with the reference, with each kind of kernel.
 
     Raises:
         RuntimeError: they differ.
     """
-    import torch
+    from dcnlab.ops import selftest
 
-    from dcnlab import ops
-    from dcnlab.ops import reference
-
-    generator = torch.Generator().manual_seed(0)
-
-    def random(*shape: int) -> torch.Tensor:
-        return torch.randn(shape, generator=generator, dtype=torch.float64).to(device).requires_grad_()
-
-    boxes = torch.tensor([[0, 1.3, 0.4, 9.2, 11.7], [1, 3.6, 2.9, 14.1, 7.3]], dtype=torch.float64, device=device)
-    options: dict[str, Any]
-    if name == "deform_conv2d":
-        inputs = [random(2, 4, 7, 6), random(2, 18, 7, 6), random(5, 4, 3, 3)]
-        arguments, options = inputs, {"padding": (1, 1)}
-    elif name == "deform_ps_roi_pool":
-        inputs = [random(2, 8, 7, 6), random(2, 2, 2, 2)]
-        arguments = [inputs[0], boxes, inputs[1]]
-        options = {"output_size": 2, "spatial_scale": 0.37, "group_size": 2, "part_size": 2}
-    else:
-        inputs = [random(2, 4, 7, 6), random(2, 2, 2, 2)]
-        arguments, options = [inputs[0], boxes, inputs[1]], {"output_size": (2, 2), "spatial_scale": 0.37}
-    outputs = []
-    for module in (ops, reference):
-        output = getattr(module, name)(*arguments, **options)
-        outputs.append((output.detach(), *torch.autograd.grad(output.square().sum(), inputs)))
-    worst = max(float((one - other).abs().max()) for one, other in zip(*outputs, strict=True))
-    if not worst < 1e-8:
-        raise RuntimeError(f"differs from the reference by {worst:.1e}")
-    return f"equals the reference to {worst:.0e}"
+    errors = {way: selftest.largest_error(name, device, dtype, way) for way in selftest.ways(name, device, dtype)}
+    if device == "cpu":
+        return f"equals the reference to {max(errors.values()):.0e}"
+    return "equals the reference to " + ", ".join(f"{error:.0e} ({way})" for way, error in errors.items())
 
 
 def kernels() -> Findings:
     """The CUDA kernels that NVRTC compiles here, for the GPU that is there or else for a common one."""
-    if environment.cupy_version() is None:
-        return [(ABSENT, "none compiled: cupy is not installed; CUDA tensors need cupy-cuda13x")]
     import torch
 
-    from dcnlab.ops.cuda import deform_conv2d, fused, roi_pool
+    from dcnlab.ops.cuda import deform_conv2d, fused, roi_pool, toolkit
     from dcnlab.ops.cuda.compile import compile_cubin, nvrtc_problem, source_text
 
+    if not toolkit.installed():
+        return [(ABSENT, f"none compiled: cupy is not installed: pip install {toolkit.wheel()}")]
     problem = nvrtc_problem()
     if problem is not None:
         return [(ABSENT, f"none compiled: {problem}")]
-    major, minor = torch.cuda.get_device_capability() if torch.cuda.is_available() else (9, 0)
+    major, minor = torch.cuda.get_device_capability() if _has_gpu() else (9, 0)
     arch = 10 * major + minor
 
     def compiled(source_file: str, preludes: list[Any]) -> str:
@@ -175,6 +190,15 @@ def wandb_mode() -> Findings:
 
     said = "as WANDB_MODE says" if os.environ.get("WANDB_MODE") else "the default; WANDB_MODE=online uploads"
     return [_attempt("mode", lambda: f"{tracking.wandb_mode()}, {said}")]
+
+
+def _has_gpu() -> bool:
+    """Whether there is a GPU of the kind that the operators run on."""
+    import torch
+
+    from dcnlab.ops.cuda import toolkit
+
+    return toolkit.amd_problem() is None and torch.cuda.is_available()
 
 
 def _attempt(what: str, check: Callable[[], str]) -> tuple[str, str]:

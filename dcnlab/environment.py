@@ -33,11 +33,6 @@ def version(package: str) -> str | None:
         return None
 
 
-def cupy_version() -> str | None:
-    """The installed CuPy's version, whichever CUDA its distribution is for, or None."""
-    return next((found for name in ("cupy-cuda13x", "cupy-cuda12x", "cupy") if (found := version(name))), None)
-
-
 def git_commit() -> str | None:
     """The commit of the checkout that this code runs from, with `-dirty` where files differ; None in a wheel."""
     root = Path(__file__).resolve().parents[1]

@@ -180,7 +180,7 @@ def test_doctor_says_what_works_and_what_is_missing():
 def test_doctor_reports_a_broken_operator_and_exits_with_one(monkeypatch, capsys):
     from dcnlab import doctor
 
-    def broken(name, device):
+    def broken(name, device, dtype):
         raise RuntimeError("differs\nbadly")
 
     monkeypatch.setattr(doctor, "_operator", broken)

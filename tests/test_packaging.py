@@ -59,6 +59,31 @@ def test_constraints_lie_within_the_ranges():
 
     pinned = dict(line.split("==") for line in (ROOT / "constraints.txt").read_text().splitlines() if "==" in line)
     pinned = {name.lower().replace("_", "-"): version for name, version in pinned.items()}
-    wanted = PROJECT["project"]["dependencies"] + PROJECT["project"]["optional-dependencies"]["test"]
+    extras = PROJECT["project"]["optional-dependencies"]
+    wanted = PROJECT["project"]["dependencies"] + extras["test"] + extras["cuda13"]
     for requirement in map(Requirement, wanted):
         assert requirement.specifier.contains(pinned[requirement.name.lower()]), requirement
+
+
+@pytest.mark.parametrize("machine", ["x86_64", "aarch64"])
+@pytest.mark.parametrize("extra", ["", "cuda12", "cuda13"])
+def test_no_extra_installs_two_cupys_over_each_other_and_both_processors_get_theirs(extra, machine):
+    from packaging.requirements import Requirement
+
+    extras = PROJECT["project"]["optional-dependencies"]
+    wanted = map(Requirement, PROJECT["project"]["dependencies"] + extras.get(extra, []))
+    on = {"sys_platform": "linux", "platform_machine": machine}
+    names = [found.name for found in wanted if found.marker is None or found.marker.evaluate(on)]
+    cupys = [name for name in names if name.startswith("cupy")]
+    assert cupys == ([f"cupy-{extra}x"] if extra else [])
+
+
+@pytest.mark.parametrize(("words", "extra"), [([], "cuda13"), (["CUDA=12"], "cuda12")])
+def test_make_installs_the_cupy_of_torchs_own_wheels_unless_told_otherwise(tmp_path, words, extra):
+    shutil.copy(ROOT / "Makefile", tmp_path)
+    for name in ("pyproject.toml", "constraints.txt"):
+        (tmp_path / name).touch()
+    done = subprocess.run(
+        ["make", "--dry-run", "install", *words], cwd=tmp_path, capture_output=True, text=True, check=True
+    )
+    assert f"--editable '.[{extra}]'" in done.stdout

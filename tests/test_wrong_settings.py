@@ -1,6 +1,7 @@
 """What torch, Lightning and SLURM would refuse with a traceback is one line, before the run has a folder."""
 
 import re
+import sys
 from pathlib import Path
 
 import pytest
@@ -148,3 +149,34 @@ def test_torchs_own_complaints_of_memory_are_known():
     assert environment.is_out_of_memory(caught.value)
     assert environment.is_out_of_memory(torch.OutOfMemoryError("CUDA out of memory"))
     assert not environment.is_out_of_memory(RuntimeError("mat1 and mat2 shapes cannot be multiplied"))
+
+
+@pytest.mark.parametrize(
+    ("hip", "says"),
+    [
+        (None, "dcnlab's operators on CUDA tensors need CuPy: pip install cupy-cuda13x (importing it failed: "),
+        ("6.4", "AMD GPUs are not supported (torch is built for ROCm 6.4); dcnlab's operators run on NVIDIA GPUs"),
+    ],
+)
+@pytest.mark.parametrize("accelerator", ["auto", "gpu"])
+def test_a_gpu_on_which_the_operators_cannot_run_is_refused_before_the_run(tiny, monkeypatch, accelerator, hip, says):
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    monkeypatch.setattr(torch.version, "cuda", "13.0")
+    monkeypatch.setattr(torch.version, "hip", hip)
+    monkeypatch.setitem(sys.modules, "cupy", None)
+    overrides = ["model.deform_layers=1", f"trainer.accelerator={accelerator}"]
+    assert_refused(tiny, overrides, says)
+    with pytest.raises(ConfigError, match=r"; trainer\.accelerator=cpu does without$"):
+        fit(tiny, *overrides)
+
+
+def test_neither_a_network_without_our_operators_nor_a_run_on_the_cpu_needs_cupy(tiny, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    monkeypatch.setitem(sys.modules, "cupy", None)
+    task = assembly.task_module(configfile.load(tiny, ["model.deform_layers=1"]), ["a", "b"])
+    plain = assembly.task_module(configfile.load(tiny, []), ["a", "b"])
+    run = configfile.load(tiny, ["trainer.accelerator=auto"]).trainer
+    assembly._check_kernels(run, plain)
+    assembly._check_kernels(configfile.load(tiny, []).trainer, task)
+    with pytest.raises(ConfigError, match="need CuPy"):
+        assembly._check_kernels(run, task)

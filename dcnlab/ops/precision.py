@@ -4,6 +4,11 @@ A deformable convolution is a convolution, though its products are matrix produc
 says whether float32 may be multiplied with fewer bits: `torch.backends.cudnn.conv.fp32_precision` (or the older
 `torch.backends.cudnn.allow_tf32`) on CUDA, `torch.backends.mkldnn.conv.fp32_precision` on a CPU. And products of half
 precision are summed in float32 throughout, as convolutions are, whatever cuBLAS may do in matrix products.
+
+torch takes no precision with a call of a matrix product, but for half precision with float32 results (`out_dtype`);
+its C++ guard for a thread, NoTF32Guard, has no Python name. So the switches are the process's, and are set only where
+they differ. The older switch for float32 products is set along with the newer one: where both disagree, torch's older
+getters raise, and TunableOp, torch.compile and other threads read these.
 """
 
 from __future__ import annotations
@@ -20,18 +25,35 @@ _REDUCED = {
     torch.float16: "allow_fp16_reduced_precision_reduction",
     torch.bfloat16: "allow_bf16_reduced_precision_reduction",
 }
+_OLDER = {"tf32": "high", "bf16": "medium"}
+"""The older name of a precision of float32 products; it holds for CUDA and the CPU at once."""
+
+
+_MATMUL: dict[str, Any] = {"cuda": torch.backends.cuda.matmul, "cpu": torch.backends.mkldnn.matmul}  # type: ignore[attr-defined]
+_CONV: dict[str, Any] = {"cuda": torch.backends.cudnn.conv, "cpu": torch.backends.mkldnn.conv}  # type: ignore[attr-defined]
 
 
 @dataclass
 class _Held:
     """One of torch's switches while calls are inside: they are the process's, and threads may call at once."""
 
-    inside: int
-    before: Any
+    inside: int = 0
+    before: Any = None
+    """What it was; None where it was not changed."""
+
+
+@dataclass(frozen=True)
+class _Float32:
+    """torch's switches for float32 products."""
+
+    older: str | None
+    """Of both devices; None where older and newer ones disagree already, so that it cannot be read."""
+    cuda: str
+    cpu: str
 
 
 _lock = threading.Lock()
-_held: dict[tuple[str, str], _Held] = {}
+_held: dict[str, _Held] = {name: _Held() for name in ("float32", *_REDUCED.values())}
 
 
 @contextmanager
@@ -48,48 +70,70 @@ def convolution_precision(device: str, dtype: torch.dtype) -> Iterator[None]:
     if dtype == torch.float64:
         yield
         return
-    backend: Any = torch.backends.cuda if device == "cuda" else torch.backends.mkldnn
-    name = _REDUCED.get(dtype, "fp32_precision") if device == "cuda" else "fp32_precision"
-    key = device, name
+    name = _REDUCED.get(dtype, "float32") if device == "cuda" else "float32"
+    held = _held[name]
     with _lock:
-        held = _held.setdefault(key, _Held(0, None))
-        if held.inside == 0:
-            held.before = _read(backend.matmul, name)
-            wanted = _convolutions(device, name, held.before)
-            if not _same(wanted, held.before):
-                setattr(backend.matmul, name, wanted)
+        if name == "float32":
+            _set_float32(device, held)
+        elif held.inside == 0:
+            _set_reduction(name, held)
         held.inside += 1
     try:
         yield
     finally:
         with _lock:
             held.inside -= 1
-            if held.inside == 0 and _read(backend.matmul, name) != held.before:
-                _put_back(backend.matmul, name, held.before)
+            if held.inside == 0 and held.before is not None:
+                if name == "float32":
+                    _put_back_float32(held.before)
+                else:
+                    setattr(_MATMUL["cuda"], name, held.before)
+                held.before = None
 
 
-def _read(matmul: Any, name: str) -> Any:
-    value = getattr(matmul, name)
-    return value if name == "fp32_precision" else (value, getattr(matmul, f"{name}_split_k"))
+def _set_reduction(name: str, held: _Held) -> None:
+    """Splitting a sum of half precision is allowed, rounding its parts to it is not."""
+    matmul = _MATMUL["cuda"]
+    if getattr(matmul, name):
+        held.before = True, getattr(matmul, f"{name}_split_k")
+        setattr(matmul, name, (False, held.before[1]))
 
 
-def _convolutions(device: str, name: str, found: Any) -> Any:
-    """The value at which matrix products are as convolutions."""
-    if name != "fp32_precision":
-        return False, found[1]  # splitting a sum is allowed, rounding its parts is not
-    backend: Any = torch.backends.cudnn if device == "cuda" else torch.backends.mkldnn
-    precision = backend.conv.fp32_precision
-    return "ieee" if precision == "none" else precision
+def _set_float32(device: str, held: _Held) -> None:
+    """Make a device's products as precise as its convolutions, and the older switch agree."""
+    matmul = _MATMUL[device]
+    wanted, found = _CONV[device].fp32_precision, matmul.fp32_precision
+    wanted = "ieee" if wanted == "none" else wanted
+    if wanted == found or (wanted, found) == ("ieee", "none"):
+        return
+    if held.before is None:
+        held.before = _float32()
+    if held.before.older is not None and device == "cuda":
+        if wanted == "ieee":
+            torch.set_float32_matmul_precision("highest")  # on the CPU too, for whose sake it would else disagree
+        else:
+            matmul.allow_tf32 = True
+    elif held.before.older is not None and wanted != "ieee" and not torch.cuda.is_available():
+        torch.set_float32_matmul_precision(_OLDER[wanted])
+    else:  # with a GPU, whose products must not become less precise for the sake of the CPU's
+        matmul.fp32_precision = wanted
 
 
-def _same(wanted: Any, found: Any) -> bool:
-    return wanted == found or (wanted, found) == ("ieee", "none")
+def _float32() -> _Float32:
+    try:
+        older = torch.get_float32_matmul_precision()
+    except RuntimeError:
+        older = None
+    return _Float32(older, _MATMUL["cuda"].fp32_precision, _MATMUL["cpu"].fp32_precision)
 
 
-def _put_back(matmul: Any, name: str, value: Any) -> None:
-    """Set a switch to what it was; where that came from a more general one, let it come from there again."""
-    if name == "fp32_precision":
-        setattr(matmul, name, "none")
-        if getattr(matmul, name) == value:
-            return
-    setattr(matmul, name, value)
+def _put_back_float32(before: _Float32) -> None:
+    """Set the switches to what they were, the older one first, which sets both newer ones."""
+    if before.older is not None:
+        torch.set_float32_matmul_precision(before.older)
+    for device, value in (("cuda", before.cuda), ("cpu", before.cpu)):
+        matmul = _MATMUL[device]
+        if matmul.fp32_precision != value:
+            matmul.fp32_precision = "none"  # where the value came from a more general switch, let it come from there
+            if matmul.fp32_precision != value:
+                matmul.fp32_precision = value

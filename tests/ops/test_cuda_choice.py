@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 import sys
+import warnings
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 
-from dcnlab.ops.cuda import choice, fused
+from dcnlab.ops.cuda import cache, choice
 from dcnlab.ops.geometry import ConvGeometry
 
 sys.path.append(str(Path(__file__).resolve().parents[2] / "benchmarks"))
@@ -49,7 +50,8 @@ def gpu(monkeypatch, tmp_path):
     """A GPU of this name and architecture, on which the fused kernel was measured in bfloat16."""
     entry = {"torch.bfloat16": {"least_channels": 64, "most_channels": 128, "least_pixels": 1024}}
     (tmp_path / "fused.json").write_text(json.dumps({"schema": 1, "devices": {"Measured": entry}}))
-    monkeypatch.setattr(choice, "RULE", tmp_path / "fused.json")
+    monkeypatch.setenv("DCNLAB_CACHE_DIR", str(tmp_path))
+    monkeypatch.delenv("DCNLAB_FUSED", raising=False)
     choice.crossovers.cache_clear()
 
     def make(name: str = "Measured", architecture: int = 90) -> None:
@@ -85,23 +87,76 @@ def test_a_measured_device_fuses_what_lies_within_the_measurement(gpu):
         {"kernel": (5, 5)},
         {"offset_groups": 2},
         {"groups": 2},
-        {"dtype": torch.float16},
         {"dtype": torch.float32},
         {"cuda": False},
     ],
     ids=str,
 )
-def test_what_was_not_measured_goes_through_chunks(gpu, changed):
+def test_what_lies_outside_the_measurement_goes_through_chunks(gpu, changed):
     assert not serves(**changed)
 
 
-def test_a_device_without_an_entry_goes_through_chunks_unless_forced(gpu, monkeypatch):
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("architecture", [80, 86, 90, 120])
+def test_a_gpu_that_nobody_measured_fuses_half_precision_up_to_128_channels(gpu, dtype, architecture):
+    gpu("Never seen", architecture)
+    assert serves(dtype)
+    assert serves(dtype, channels=128, out_channels=128, out_height=7, out_width=5)
+    assert serves(dtype, channels=8, out_channels=16)
+    assert not serves(dtype, channels=136)
+    assert not serves(dtype, out_channels=136)
+    assert not serves(dtype, kernel=(5, 5))
+    assert not serves(torch.float32)
+    gpu("Never seen", 75)
+    assert not serves(dtype)
+
+
+def test_a_dtype_that_was_not_measured_on_a_measured_device_follows_the_prior(gpu):
+    assert serves(torch.float16, channels=16, out_height=3, out_width=3)
+    assert not serves(torch.bfloat16, channels=16)
+
+
+def test_a_measurement_that_found_no_gain_overrides_the_prior(gpu):
+    assert benchmark.keep("Slow", {"torch.bfloat16": None})
+    gpu("Slow")
+    assert not serves(torch.bfloat16)
+    assert serves(torch.float16)
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"",
+        b"{",
+        b"[]",
+        b'{"devices": 3}',
+        b'{"devices": {"Measured": 3}}',
+        b'{"devices": {"Measured": {"torch.bfloat16": {"most_channels": 64}}}}',
+        b'{"devices": {"Measured": {"torch.bfloat16": {"least_channels": 1, "most_channels": "9"}}}}',
+        b'{"devices": {"Measured": {"torch.bfloat16": {"least_channels": 1, "most_channels": 9, "least_pixels": ""}}}}',
+        b"\xff\xfe",
+    ],
+    ids=repr,
+)
+def test_a_broken_file_of_measurements_costs_one_warning_and_counts_as_none(gpu, tmp_path, content):
+    (tmp_path / "fused.json").write_bytes(content)
+    with pytest.warns(UserWarning, match=r"fused\.json is not what benchmarks/fused\.py --rule writes"):
+        assert serves(channels=16)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert serves(channels=16)
+    assert benchmark.keep("Measured", {"torch.bfloat16": choice.Crossover(64, 64, 1)})
+    assert choice.crossovers("Measured") == {"torch.bfloat16": choice.Crossover(64, 64, 1)}
+
+
+def test_force_decides_whatever_was_measured(gpu, monkeypatch):
     gpu("Never seen")
-    assert not serves()
     monkeypatch.setenv("DCNLAB_FUSED", "always")
     assert serves()
     assert serves(channels=512, out_channels=512, kernel=(5, 5), offset_groups=4)
     monkeypatch.setenv("DCNLAB_FUSED", "rule")
+    assert not serves(channels=512)
+    monkeypatch.setenv("DCNLAB_FUSED", "never")
     assert not serves()
 
 
@@ -124,17 +179,6 @@ def test_another_word_is_refused_with_the_three_that_there_are(gpu, monkeypatch)
         serves()
 
 
-def test_the_rule_that_travels_along_can_be_read():
-    rule = json.loads(choice.RULE.read_text())
-    assert rule["schema"] == 1
-    names = {str(dtype) for dtype in fused.DTYPES}
-    for device in rule["devices"]:
-        for dtype, crossover in choice.crossovers(device).items():
-            assert dtype in names
-            assert 0 < crossover.least_channels <= crossover.most_channels
-            assert crossover.least_pixels > 0
-
-
 def rows(gains: dict[tuple[int, int], float]) -> list[dict[str, float]]:
     """Measurements: how many times faster, by channels and pixels."""
     return [
@@ -152,12 +196,19 @@ def test_the_crossover_ends_before_the_first_channels_that_were_not_faster_on_ev
 
 
 def test_the_benchmark_writes_what_the_operator_reads_and_leaves_other_devices_alone(gpu):
-    benchmark.keep(choice.RULE, "Another", {"torch.float16": choice.Crossover(64, 64, 500), "torch.bfloat16": None})
-    choice.crossovers.cache_clear()
-    assert choice.crossovers("Another") == {"torch.float16": choice.Crossover(64, 64, 500)}
+    assert benchmark.keep("Another", {"torch.float16": choice.Crossover(64, 64, 500), "torch.bfloat16": None})
+    assert choice.crossovers("Another") == {"torch.float16": choice.Crossover(64, 64, 500), "torch.bfloat16": None}
     assert choice.crossovers("Measured") == {"torch.bfloat16": choice.Crossover(64, 128, 1024)}
-    benchmark.keep(choice.RULE, "Another", {"torch.float16": None})
-    benchmark.keep(choice.RULE, "Measured", {"torch.float32": choice.Crossover(64, 96, 1024)})
-    choice.crossovers.cache_clear()
-    assert choice.crossovers("Another") == {}
+    assert benchmark.keep("Measured", {"torch.float32": choice.Crossover(64, 96, 1024)})
+    assert choice.crossovers("Another")["torch.bfloat16"] is None
     assert list(choice.crossovers("Measured")) == ["torch.bfloat16", "torch.float32"]
+
+
+def test_a_first_measurement_makes_the_folder_and_a_folder_that_fails_is_said(gpu, monkeypatch, tmp_path):
+    monkeypatch.setenv("DCNLAB_CACHE_DIR", str(tmp_path / "a" / "b"))
+    assert benchmark.keep("First", {"torch.float16": choice.Crossover(64, 64, 500)})
+    assert choice.crossovers("First") == {"torch.float16": choice.Crossover(64, 64, 500)}
+    monkeypatch.setenv("DCNLAB_CACHE_DIR", "/proc/nowhere")
+    monkeypatch.setattr(cache, "_failures", [])
+    with pytest.warns(UserWarning, match="/proc/nowhere"):
+        assert not benchmark.keep("First", {"torch.float16": None})

@@ -69,7 +69,7 @@ def test_variants_are_listed_once():
     assert len({source_text(variant.source_file, variant.prelude) for variant in VARIANTS}) == len(VARIANTS)
 
 
-def test_kernel_files_include_nothing_that_cupys_cache_would_not_see():
+def test_kernel_files_include_nothing_that_the_cache_would_not_see():
     for path in folder("cuda_kernels").iterdir():
         assert not re.search(r"^\s*#\s*include", path.read_text(), re.MULTILINE), path.name
 

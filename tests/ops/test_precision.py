@@ -17,6 +17,8 @@ SWITCHES = [(backend, "fp32_precision") for backend in (*CONV.values(), *MATMUL.
 @pytest.fixture(autouse=True)
 def _switches():
     yield
+    torch.set_float32_matmul_precision("highest")
+    torch.backends.cudnn.allow_tf32 = True
     for backend, name in SWITCHES:
         setattr(backend, name, "none")
     torch.backends.cudnn.conv.fp32_precision = "tf32"  # torch's own default
@@ -75,6 +77,90 @@ def test_calls_of_several_threads_find_and_leave_one_setting():
         thread.join()
     assert seen == ["ieee", "ieee"]
     assert MATMUL["cpu"].fp32_precision == "bf16"
+
+
+def everything() -> dict[str, object]:
+    """All that torch says of the precision of float32 products, by its older and its newer getters."""
+    getters = {
+        "older": torch.get_float32_matmul_precision,
+        "allow_tf32": lambda: torch.backends.cuda.matmul.allow_tf32,
+        "cudnn.allow_tf32": lambda: torch.backends.cudnn.allow_tf32,
+        "cuda": lambda: MATMUL["cuda"].fp32_precision,
+        "cpu": lambda: MATMUL["cpu"].fp32_precision,
+    }
+    return {name: getter() for name, getter in getters.items()}
+
+
+def allow_tf32() -> None:
+    torch.backends.cuda.matmul.allow_tf32 = True
+
+
+SETTINGS = {
+    "torch's defaults": lambda: None,
+    "highest": lambda: torch.set_float32_matmul_precision("highest"),
+    "high": lambda: torch.set_float32_matmul_precision("high"),
+    "medium": lambda: torch.set_float32_matmul_precision("medium"),
+    "allow_tf32": allow_tf32,
+}
+
+
+@pytest.mark.parametrize("setting", SETTINGS)
+@pytest.mark.parametrize(
+    ("device", "conv"), [("cuda", "tf32"), ("cuda", "ieee"), ("cpu", "ieee"), ("cpu", "none"), ("cpu", "bf16")]
+)
+def test_torchs_older_getters_can_be_read_by_other_threads_during_a_call(device, conv, setting):
+    SETTINGS[setting]()
+    both = [torch.backends.cudnn.conv, torch.backends.cudnn.rnn] if device == "cuda" else [CONV["cpu"]]
+    if device == "cuda":
+        torch.backends.cudnn.allow_tf32 = conv == "tf32"
+    before = {backend: backend.fp32_precision for backend in both}
+    for backend in both:
+        backend.fp32_precision = conv
+    found, during = everything(), []
+    with convolution_precision(device, torch.float32):
+        reader = threading.Thread(target=lambda: during.append(everything()))
+        reader.start()
+        reader.join()
+        inside = MATMUL[device].fp32_precision
+    assert during, "a getter raised"
+    assert (inside == "none" and conv in ("ieee", "none")) or inside == {"none": "ieee"}.get(conv, conv)
+    assert during[0]["allow_tf32"] == (during[0]["cuda"] == "tf32")
+    assert everything() == found
+    for backend, value in before.items():
+        backend.fp32_precision = value
+
+
+def test_a_cpu_call_with_a_gpu_around_loosens_no_product_of_the_gpus(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    CONV["cpu"].fp32_precision = "bf16"
+    with convolution_precision("cpu", torch.float32):
+        assert MATMUL["cpu"].fp32_precision == "bf16"
+        assert MATMUL["cuda"].fp32_precision in ("ieee", "none")
+    assert everything() == {
+        "older": "highest",
+        "allow_tf32": False,
+        "cudnn.allow_tf32": True,
+        "cuda": "none",
+        "cpu": "none",
+    }
+
+
+def test_switches_that_disagree_already_are_followed_and_left_as_they_are():
+    MATMUL["cuda"].fp32_precision, CONV["cuda"].fp32_precision = "tf32", "ieee"
+    with pytest.raises(RuntimeError, match="mix of the legacy and new APIs"):
+        torch.get_float32_matmul_precision()
+    with convolution_precision("cuda", torch.float32):
+        assert MATMUL["cuda"].fp32_precision == "ieee"
+    assert MATMUL["cuda"].fp32_precision == "tf32"
+
+
+def test_calls_on_both_devices_at_once_leave_what_they_found():
+    torch.set_float32_matmul_precision("medium")
+    CONV["cuda"].fp32_precision = "ieee"
+    with convolution_precision("cuda", torch.float32), convolution_precision("cpu", torch.float32):
+        assert [MATMUL[device].fp32_precision for device in ("cuda", "cpu")] == ["ieee", "ieee"]
+    assert [MATMUL[device].fp32_precision for device in ("cuda", "cpu")] == ["tf32", "bf16"]
+    assert torch.get_float32_matmul_precision() == "medium"
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)

@@ -1,27 +1,29 @@
-"""Whether a deformable convolution goes through the fused kernel or through columns in chunks: by measurement.
+"""Whether a deformable convolution goes through the fused kernel or through columns in chunks.
 
-`fused.json` holds, for each device that `benchmarks/fused.py --rule` ran on, up to how many channels the fused kernel
-was the faster one. A device without an entry takes the chunks.
+`benchmarks/fused.py --rule` measures up to how many channels the fused kernel is the faster one on a device, and keeps
+that in the user's cache folder. What was not measured there follows PRIOR.
 """
 
 from __future__ import annotations
 
 import json
 import os
+import warnings
 from dataclasses import dataclass
 from functools import cache
-from pathlib import Path
 
 import torch
 from torch import Tensor
 
+from dcnlab.ops.cuda import cache as disk
 from dcnlab.ops.cuda import fused
 from dcnlab.ops.geometry import ConvGeometry
 
 VARIABLE = "DCNLAB_FUSED"
-"""rule (the default): as measured; always: wherever the kernel can compute the call; never."""
+"""rule (the default): as measured, or else by PRIOR; always: wherever the kernel can compute the call; never."""
 
-RULE = Path(__file__).with_name("fused.json")
+RULE = "fused.json"
+"""The measurements' file in the cache folder: {"schema": 1, "devices": {NAME: {DTYPE: a Crossover or null}}}."""
 
 
 @dataclass(frozen=True)
@@ -48,6 +50,10 @@ class Crossover:
         )
 
 
+PRIOR = {dtype: Crossover(8, 128, 1) for dtype in (torch.float16, torch.bfloat16)}
+"""Before any measurement: with few channels a product is short, and columns that go to memory and back cost most."""
+
+
 def serves(pixels: Tensor, filters: Tensor, geometry: ConvGeometry) -> bool:
     """Whether the fused kernel computes this call's output.
 
@@ -71,15 +77,42 @@ def serves(pixels: Tensor, filters: Tensor, geometry: ConvGeometry) -> bool:
         return False
     if wanted == "always":
         return True
-    crossover = crossovers(_name(pixels.get_device())).get(str(pixels.dtype)) if pixels.is_cuda else None
+    if not pixels.is_cuda:
+        return False
+    crossover = crossovers(_name(pixels.get_device())).get(str(pixels.dtype), PRIOR.get(pixels.dtype))
     return crossover is not None and crossover.covers(geometry)
 
 
 @cache
-def crossovers(device: str) -> dict[str, Crossover]:
-    """What was measured on a device, by dtype ("torch.bfloat16"); empty for a device without an entry."""
-    found = json.loads(RULE.read_text(encoding="utf-8"))["devices"].get(device, {})
-    return {dtype: Crossover(**fields) for dtype, fields in found.items()}
+def crossovers(device: str) -> dict[str, Crossover | None]:
+    """What was measured on a device, by dtype ("torch.bfloat16"); None where the fused kernel was never the faster one.
+
+    A file that cannot be understood costs one warning, and counts as none.
+    """
+    content = disk.read(RULE)
+    if content is None:
+        return {}
+    try:
+        found = json.loads(content)["devices"].get(device, {})
+        return {dtype: limits if limits is None else _crossover(limits) for dtype, limits in found.items()}
+    except (ValueError, TypeError, KeyError, AttributeError) as error:
+        warnings.warn(
+            f"{disk.folder() / RULE} is not what benchmarks/fused.py --rule writes, and counts as absent: "
+            f"{type(error).__name__}: {error}",
+            stacklevel=2,
+        )
+        return {}
+
+
+def _crossover(limits: dict[str, int]) -> Crossover:
+    """One entry of the file.
+
+    Raises:
+        TypeError: it has other fields, or values that are no integers.
+    """
+    if any(type(value) is not int for value in limits.values()):
+        raise TypeError(f"{limits} must hold integers")
+    return Crossover(**limits)
 
 
 @cache

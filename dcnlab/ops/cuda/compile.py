@@ -1,26 +1,28 @@
 """The kernels' source texts, and their compilation by NVRTC without a GPU.
 
 A module is one text: a generated prelude (types and constants of the variant), `common.cuh`, what the file shares with
-some others, and one `.cu` file. It has no `#include` of our own, because CuPy's cache on disk is keyed by the text and
+some others, and one `.cu` file. It has no `#include` of our own, because the cache on disk is keyed by the text and
 would not see an included file change.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
 
 import torch
 
+from dcnlab.ops.cuda.cache import of_cupy
 from dcnlab.resources import folder
 
 ARCHITECTURES = (75, 80, 86, 89, 90, 100, 120)
 """Compute capabilities the kernels are proven to compile for: Turing to Blackwell."""
 
 OPTIONS = ("-std=c++17",)
-"""What a module is compiled with, here and at run time; CuPy adds include paths, `-ftz=true` and the architecture."""
+"""What a module is compiled with, besides include paths, `-ftz=true` and the architecture."""
 
 C_TYPES: Mapping[torch.dtype, str] = {
     torch.float64: "double",
@@ -139,7 +141,8 @@ def source_text(source_file: str, prelude: Prelude) -> str:
 def nvrtc_problem() -> str | None:
     """Why nothing can be compiled here: one line, or None where NVRTC works. It needs no GPU."""
     try:
-        from cupy_backends.cuda.libs import nvrtc
+        with of_cupy():
+            from cupy_backends.cuda.libs import nvrtc
 
         nvrtc.getVersion()
     except Exception as error:  # CuPy raises RuntimeError, ImportError or its own, by what is missing
@@ -147,8 +150,24 @@ def nvrtc_problem() -> str | None:
     return None
 
 
+def options(architecture: str) -> tuple[str, ...]:
+    """All of NVRTC's options for one architecture, with CuPy's include paths.
+
+    Args:
+        architecture: `sm_90` for machine code, `compute_90` for PTX.
+
+    Raises:
+        ImportError: CuPy is not installed.
+    """
+    with of_cupy():
+        from cupy._core import core
+
+    fixed = ("-ftz=true", "--device-as-default-execution-space", "--ptxas-options=-v")
+    return (*core.assemble_cupy_compiler_options(OPTIONS), *fixed, f"-arch={architecture}")
+
+
 def compile_cubin(source: str, arch: int) -> CompileReport:
-    """Compile a text for one architecture as CuPy would, but without a GPU and without its cache.
+    """Compile a text for one architecture; this needs no GPU.
 
     Args:
         source: from `source_text`.
@@ -158,25 +177,43 @@ def compile_cubin(source: str, arch: int) -> CompileReport:
         KernelCompileError: with NVRTC's log.
         ImportError: CuPy is not installed.
     """
-    from cupy._core import core
     from cupy_backends.cuda.libs import nvrtc
 
-    options = (
-        *core.assemble_cupy_compiler_options(OPTIONS),
-        "-ftz=true",
-        "--device-as-default-execution-space",
-        f"-arch=sm_{arch}",
-        "--ptxas-options=-v",
-    )
-    program = nvrtc.createProgram(source, "module.cu", (), ())
-    try:
-        try:
-            nvrtc.compileProgram(program, options)
-        except nvrtc.NVRTCError as error:
-            raise KernelCompileError(f"sm_{arch}: {error}\n{_log(program)}") from error
+    with _program(source, f"sm_{arch}") as program:
         log = _log(program)
         # CuPy cuts off the last byte, as if it ended a string; disassemblers miss it.
         return CompileReport(nvrtc.getCUBIN(program) + b"\0", log, parse_resources(log))
+
+
+def compile_ptx(source: str, arch: int) -> bytes:
+    """Compile a text to PTX, which a driver compiles for GPUs that are newer than NVRTC; a zero byte ends it.
+
+    Args:
+        source: from `source_text`.
+        arch: compute capability times ten, of the oldest GPU that may run it.
+
+    Raises:
+        KernelCompileError: with NVRTC's log.
+        ImportError: CuPy is not installed.
+    """
+    from cupy_backends.cuda.libs import nvrtc
+
+    with _program(source, f"compute_{arch}") as program:
+        return bytes(nvrtc.getPTX(program)).rstrip(b"\0") + b"\0"
+
+
+@contextmanager
+def _program(source: str, architecture: str) -> Iterator[int]:
+    """A program that NVRTC has compiled."""
+    from cupy_backends.cuda.libs import nvrtc
+
+    program = nvrtc.createProgram(source, "module.cu", (), ())
+    try:
+        try:
+            nvrtc.compileProgram(program, options(architecture))
+        except nvrtc.NVRTCError as error:
+            raise KernelCompileError(f"{architecture}: {error}\n{_log(program)}") from error
+        yield program
     finally:
         nvrtc.destroyProgram(program)
 

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import cache
-from types import ModuleType
 from typing import Any, Protocol
 
 import numpy as np
 import torch
 
-from dcnlab.ops.cuda.compile import OPTIONS, Prelude, source_text
+from dcnlab.ops.cuda import cubins
+from dcnlab.ops.cuda.compile import Prelude, source_text
+from dcnlab.ops.cuda.toolkit import import_cupy
 
 Argument = torch.Tensor | np.generic | np.ndarray | None
 """A tensor (its address), None (a null pointer), a numpy scalar, or a numpy record (a struct by value)."""
@@ -54,23 +55,6 @@ class Stream:
 
     def __init__(self, ptr: int) -> None:
         self.ptr = ptr
-
-
-def import_cupy() -> ModuleType:
-    """CuPy, imported on first use: it takes over a second.
-
-    Raises:
-        ImportError: it cannot be imported; says what to install for this torch.
-    """
-    try:
-        import cupy
-    except ImportError as error:
-        wheel = f"cupy-cuda{(torch.version.cuda or '13').split('.')[0]}x"
-        reason = str(error).strip().splitlines()[0]
-        raise ImportError(
-            f"dcnlab's operators on CUDA tensors need CuPy: pip install {wheel} (importing it failed: {reason})"
-        ) from error
-    return cupy
 
 
 def divisor(value: int) -> tuple[int, int, int]:
@@ -162,11 +146,11 @@ def marshal(kernel: str, args: Sequence[Argument]) -> tuple[list[Any], int]:
 
 
 class CudaModule:
-    """The kernels of one text, compiled on the first launch on each device; CuPy keeps the result on disk."""
+    """The kernels of one text, compiled on the first launch on each device, or taken from the cache on disk."""
 
     def __init__(self, source: str) -> None:
         self._source = source
-        self._module: Any = None
+        self._modules: dict[int, Any] = {}
         self._kernels: dict[tuple[str, int], Any] = {}
         self._shared_limits: dict[tuple[str, int], int] = {}
 
@@ -197,18 +181,26 @@ class CudaModule:
         with torch.cuda.device(device):
             function = self._kernels.get(key)
             if function is None:
-                function = self._kernels[key] = self._load(kernel)
+                function = self._kernels[key] = self._load(kernel, device)
             if shared_bytes > self._shared_limits.get(key, _DEFAULT_SHARED_BYTES):
-                function.max_dynamic_shared_size_bytes = shared_bytes
+                _allow_shared_bytes(function, shared_bytes)
                 self._shared_limits[key] = shared_bytes
             stream = Stream(torch.cuda.current_stream(device).cuda_stream)
             function(grid, block, values, shared_mem=shared_bytes, stream=stream)
 
-    def _load(self, kernel: str) -> Any:
-        """Compile for the current device, or take CuPy's compiled copy."""
-        if self._module is None:
-            self._module = import_cupy().RawModule(code=self._source, options=OPTIONS)
-        return self._module.get_function(kernel)
+    def _load(self, kernel: str, device: int) -> Any:
+        """A kernel on the current device, whose module is loaded on the first call."""
+        if device not in self._modules:
+            import_cupy()
+            self._modules[device] = cubins.load(self._source)
+        return self._modules[device].get_function(kernel)
+
+
+def _allow_shared_bytes(function: Any, size: int) -> None:
+    """Let a kernel use more dynamic shared memory than 48 KiB."""
+    from cupy_backends.cuda.api import driver
+
+    driver.funcSetAttribute(function.ptr, driver.CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES, size)
 
 
 def module(source_file: str, prelude: Prelude) -> CudaModule:

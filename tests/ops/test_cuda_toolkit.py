@@ -1,0 +1,106 @@
+"""CuPy beside torch: missing, for another CUDA, installed twice; and GPUs that are not supported."""
+
+from __future__ import annotations
+
+import sys
+import warnings
+
+import pytest
+import torch
+
+from dcnlab import doctor
+from dcnlab.ops.cuda import toolkit
+
+CUPY_IS_FOR = "cupy_backends.cuda.api"
+
+
+@pytest.fixture(autouse=True)
+def _anew(monkeypatch):
+    monkeypatch.setattr(torch.version, "cuda", "13.0")
+    monkeypatch.setattr(torch.version, "hip", None)
+    monkeypatch.setattr(toolkit, "installed", lambda: ["cupy-cuda13x 14.2.0"])
+    toolkit._compare.cache_clear()
+    yield
+    toolkit._compare.cache_clear()
+
+
+@pytest.mark.parametrize(
+    ("cuda_version", "wheel"), [("13.0", "cupy-cuda13x"), ("12.6", "cupy-cuda12x"), (None, "cupy-cuda13x")]
+)
+def test_without_cupy_the_error_says_what_to_install(monkeypatch, cuda_version, wheel):
+    monkeypatch.setitem(sys.modules, "cupy", None)
+    monkeypatch.setattr(torch.version, "cuda", cuda_version)
+    with pytest.raises(
+        ImportError, match=f"^dcnlab's operators on CUDA tensors need CuPy: pip install {wheel} "
+    ) as caught:
+        toolkit.import_cupy()
+    assert "\n" not in str(caught.value)
+
+
+def test_cupy_for_another_cuda_is_one_warning_where_it_compiles(monkeypatch, recwarn):
+    pytest.importorskip("cupy")
+    monkeypatch.setattr(torch.version, "cuda", "12.8")
+    monkeypatch.setattr(toolkit, "nvrtc_problem", lambda: None)
+    for _ in range(2):
+        toolkit.import_cupy()
+    (line,) = [str(warning.message) for warning in recwarn.list]
+    repair = "pip uninstall -y cupy-cuda13x && pip install cupy-cuda12x"
+    assert line == f"torch is built for CUDA 12.8, CuPy for CUDA 13: {repair}"
+
+
+def test_cupy_for_another_cuda_ends_the_first_launch_where_it_cannot_compile(monkeypatch):
+    pytest.importorskip("cupy")
+    monkeypatch.setattr(torch.version, "cuda", "12.8")
+    monkeypatch.setattr(toolkit, "nvrtc_problem", lambda: "NVRTC does not load through CuPy: no libnvrtc.so.13")
+    with pytest.raises(ImportError, match=r"^torch is built for CUDA 12\.8, CuPy for CUDA 13: .*libnvrtc") as caught:
+        toolkit.import_cupy()
+    assert "\n" not in str(caught.value)
+
+
+def test_cupy_for_torchs_cuda_says_nothing():
+    pytest.importorskip("cupy")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        toolkit.import_cupy()
+    assert toolkit.mismatch() is None
+
+
+def test_two_cupys_are_named_with_the_command_that_leaves_the_right_one(monkeypatch):
+    pytest.importorskip("cupy")
+    monkeypatch.setattr(toolkit, "installed", lambda: ["cupy-cuda13x 14.2.0", "cupy-cuda12x 14.2.0"])
+    monkeypatch.setattr(torch.version, "cuda", "12.8")
+    assert toolkit.mismatch() == (
+        "CuPy is installed 2 times, as cupy-cuda13x and cupy-cuda12x, one over the other: "
+        "pip uninstall -y cupy-cuda13x cupy-cuda12x && pip install cupy-cuda12x"
+    )
+
+
+def test_a_torch_without_cuda_fits_every_cupy(monkeypatch):
+    monkeypatch.setattr(torch.version, "cuda", None)
+    assert toolkit.mismatch() is None
+
+
+def test_amd_is_refused_before_cupy_is_looked_for_and_what_is_supported_is_said(monkeypatch):
+    monkeypatch.setitem(sys.modules, "cupy", None)
+    monkeypatch.setattr(torch.version, "cuda", None)
+    monkeypatch.setattr(torch.version, "hip", "6.4.43482")
+    with pytest.raises(RuntimeError, match=r"^AMD GPUs are not supported \(torch is built for ROCm 6\.4\.43482\)") as e:
+        toolkit.import_cupy()
+    assert "NVIDIA GPUs of compute capability 7.5 (Turing) or newer, and CPUs" in str(e.value)
+
+
+def test_doctor_says_each_of_these_in_one_line(monkeypatch):
+    pytest.importorskip("cupy")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert ("ok", "cupy-cuda13x 14.2.0") in doctor.gpus()
+    monkeypatch.setattr(torch.version, "cuda", "12.8")
+    assert ("FAILED", toolkit.mismatch()) in doctor.gpus()
+    monkeypatch.setattr(toolkit, "installed", lambda: [])
+    missing = "cupy is not installed; CUDA tensors need it: pip install cupy-cuda12x"
+    assert ("--", missing) in doctor.gpus()
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
+    assert ("FAILED", missing) in doctor.gpus()
+    monkeypatch.setattr(torch.version, "hip", "6.4")
+    assert doctor.gpus() == [("--", toolkit.amd_problem())]
+    assert {mark for mark, _ in doctor.operators()} == {"ok"}  # on the CPU alone

@@ -3,6 +3,7 @@
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from roi_cases import NAMES, RULES, Case, by_kernels, by_reference, geometry_of, random_case
@@ -10,10 +11,12 @@ from test_roi_pool import GOLDEN, golden
 from tester import assert_near
 
 from dcnlab.ops.cuda import roi_pool as cuda
+from dcnlab.ops.cuda.compile import source_text
 from dcnlab.ops.pool_geometry import PoolGeometry
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "host_cuda"))
-from runner import HostKernels, skip_without_compiler
+from counting import CountedKernels
+from runner import HostKernels, HostModule, skip_without_compiler
 
 ORDERS = ("forward", "reverse", "random")
 DTYPES = [torch.float64, torch.float32, torch.float16, torch.bfloat16]
@@ -102,6 +105,48 @@ def test_more_boxes_than_one_round_of_a_block_are_all_added(rule):
 
 
 @pytest.mark.parametrize("rule", RULES)
+@pytest.mark.parametrize("rois", [31, 32, 33, 64, 65, 150])
+def test_every_bin_of_a_full_tile_is_added_once_whatever_their_number(rule, rois):
+    case = Case(rule, 1, 8, 6, 6, rois, (1, 1), part=1, samples=1, scale=1.0, shifted=False, dtype=torch.float32)
+    input, _, _ = (case.tensors()[name] for name in NAMES)
+    boxes = torch.tensor([[0.0, 1, 1, 3, 3]]).repeat(rois, 1)
+    boxes[64::3, 0] = -1  # of no image: words are full, then not
+    grad = torch.ones(rois, 8, 1, 1)
+    geometry = geometry_of(case, input, boxes, None)
+    found, _ = cuda.backward(grad, input, boxes, None, geometry, (True, False), HostKernels("random", sanitize=False))
+    added = float((boxes[:, 0] == 0).sum())  # the weights of each are one altogether
+    torch.testing.assert_close(found.sum((0, 2, 3)), torch.full((8,), added))
+
+
+@pytest.mark.parametrize("rule", RULES)
+def test_tiles_look_only_at_boxes_whose_bins_read_them(rule):
+    case = Case(rule, 2, 8, 32, 32, 40, (2, 2), part=2, samples=1, scale=1.0, shifted=False, dtype=torch.float32)
+    input, _, _ = (case.tensors()[name] for name in NAMES)
+    boxes = torch.tensor([[0.0, 1, 1, 2, 2]]).repeat(40, 1)  # all bins within the first tile of the first image
+    kernels = CountedKernels()
+    cuda.backward(case.grad(), input, boxes, None, geometry_of(case, input, boxes, None), (True, False), kernels)
+    lists, sums = kernels.launches
+    assert (lists.kernel, sums.kernel) == ("list_bins", "input_backward")
+    assert lists.loads["boxes"].bytes == sums.loads["boxes"].bytes == 4 * 40 * 5 * 4  # four bins a box
+    assert sums.loads["grad"].bytes >= 4 * 40 * 8 * 4
+
+
+@pytest.mark.parametrize("rule", RULES)
+def test_sizes_are_handed_to_the_kernels_as_numpy_scalars(rule):
+    given = []
+
+    class Witness(HostModule):
+        def launch(self, kernel, grid, block, args, shared_bytes=0):
+            given.extend((kernel, arg) for arg in args if not isinstance(arg, torch.Tensor | None))
+            super().launch(kernel, grid, block, args, shared_bytes)
+
+    case = Case(rule)
+    by_kernels(case, lambda file, prelude: Witness(source_text(file, prelude), sanitize=False))
+    assert {kernel for kernel, _ in given} == {"pool", "list_bins", "input_backward", "offset_backward"}
+    assert all(isinstance(arg, np.generic) for _, arg in given)  # CuPy takes 17 us over a 0-d array
+
+
+@pytest.mark.parametrize("rule", RULES)
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float16], ids=str)
 @pytest.mark.parametrize("channels", [16, 5])
 def test_sanitizers_find_no_stray_access_on_ragged_sizes(rule, dtype, channels):
@@ -150,7 +195,7 @@ def test_gradients_that_are_not_needed_launch_nothing(rule):
     case = Case(rule)
     tensors = [case.tensors()[k] for k in NAMES]
     geometry = geometry_of(case, *tensors)
-    for needed, kernels in (((False, True), ["offset_backward"]), ((True, False), ["input_backward"])):
+    for needed, kernels in (((False, True), ["offset_backward"]), ((True, False), ["list_bins", "input_backward"])):
         modules = HostKernels(sanitize=False)
         found = cuda.backward(case.grad(), *tensors, geometry, needed, modules)
         assert modules.launched == kernels

@@ -19,9 +19,11 @@ INT_MAX = 2**31 - 1 - 1024
 """Largest tensor that kernels with 32-bit indices take."""
 
 THREADS = 128
-TILE = 8
+TILE = 4
 """Side of the square of input pixels whose gradient one block gathers."""
-TILE_THREADS = 64
+TILE_THREADS = 32 * TILE
+HITS = 64
+"""Bins that such a block adds up at a time; at least 32."""
 
 _SOURCES = {True: "deform_ps_roi_pool.cu", False: "deform_roi_pool.cu"}
 _SIZES = np.dtype(
@@ -51,6 +53,7 @@ def _prelude(position_sensitive: bool, dtype: torch.dtype, vec: int, wide: bool)
         "THREADS": THREADS,
         "TILE": TILE,
         "TILE_THREADS": TILE_THREADS,
+        "HITS": HITS,
         **limits,
     }
 
@@ -87,10 +90,14 @@ class _Call:
         self.offset = None if offset is None else offset.to(self.real).contiguous()
         counts = (g.batch, g.height, g.width, g.channels, g.group_size, g.classes)
         bins = (g.out_height, g.out_width, g.part_height, g.part_width, g.samples)
-        self.sizes = np.array((g.rois, g.scale, g.gamma, *counts, *bins), dtype=_SIZES)
+        # A numpy scalar: CuPy takes seven times as long over a 0-d array.
+        self.sizes = np.array((g.rois, g.scale, g.gamma, *counts, *bins), dtype=_SIZES)[()]
         self.outputs = g.rois * g.out_height * g.out_width * g.channels
-        largest = max(input.numel(), self.outputs, 0 if offset is None else offset.numel(), boxes.numel())
-        self.small = largest <= INT_MAX
+        offsets = 0 if offset is None else offset.numel()
+        self.words = -(-g.rois * -(-g.out_height // g.group_size) * -(-g.out_width // g.group_size) // 32)
+        tiles = -(-g.height // TILE) + -(-g.width // TILE)
+        self.list_words = self.words * g.group_size**2 * (g.classes * tiles + g.batch)
+        self.small = max(input.numel(), self.outputs, offsets, boxes.numel(), self.list_words) <= INT_MAX
 
     def empty(self, *shape: int, dtype: torch.dtype) -> Tensor:
         return torch.empty(shape, dtype=dtype, device=self.pixels.device)
@@ -107,9 +114,9 @@ class _Call:
         return self.modules(_SOURCES[rule], _prelude(rule, self.dtype, vec, wide)), channels // vec
 
 
-def _lanes(packs: int, most: int) -> int:
-    """Threads over the channels of a class: a power of two."""
-    return min(most, 1 << (packs - 1).bit_length())
+def _lanes(packs: int) -> int:
+    """Threads of a warp over the channels of a class: a power of two."""
+    return min(32, 1 << (packs - 1).bit_length())
 
 
 def forward(
@@ -122,7 +129,7 @@ def forward(
         output.zero_()
     elif call.outputs:
         kernels, packs = call.module(call.pixels)
-        lanes = _lanes(packs, 32)
+        lanes = _lanes(packs)
         warps = call.outputs // g.class_channels * -(-packs // lanes)
         kernels.launch(
             "pool",
@@ -161,20 +168,28 @@ def backward(
                 "offset_backward",
                 (-(-shift.numel() // 2 * 32 // THREADS),),
                 (THREADS,),
-                (grads, call.pixels, call.boxes, call.offset, shift, call.sizes, np.int32(_lanes(packs, 32))),
+                (grads, call.pixels, call.boxes, call.offset, shift, call.sizes, np.int32(_lanes(packs))),
             )
         grad_offset = shift.to(offset.dtype)
     return grad_input, grad_offset
 
 
 def _gather(call: _Call, kernels: KernelModule, packs: int, grads: Tensor, cells: Tensor) -> None:
-    """Let each tile of the map sum the bins that read it; tiles that none reads are written too."""
-    g, lanes = call.geometry, _lanes(packs, TILE_THREADS // TILE)
+    """List which bins read each tile of the map, and let each tile sum its own; tiles that none reads are written too."""
+    g = call.geometry
+    lists = call.empty(call.list_words, dtype=torch.int32)
+    if call.words:
+        warps = call.words * g.group_size**2 * g.classes
+        kernels.launch(
+            "list_bins", (-(-warps * 32 // THREADS),), (THREADS,), (call.boxes, call.offset, lists, call.sizes)
+        )
+    whole_warps = 32 // TILE
+    lanes = min(32, -(-packs // whole_warps) * whole_warps)
     tiles = -(-g.height // TILE) * -(-g.width // TILE)
     blocks = g.batch * g.group_size**2 * tiles * g.classes * -(-packs // lanes)
     kernels.launch(
         "input_backward",
         (blocks,),
-        (max(32, TILE * lanes),),
-        (grads, call.boxes, call.offset, cells, call.sizes, np.int32(lanes)),
+        (TILE * lanes,),
+        (grads, call.boxes, call.offset, lists, cells, call.sizes, np.int32(lanes)),
     )

@@ -35,6 +35,7 @@ Prelude = Mapping[str, str | int]
 
 _SHARED: Mapping[str, tuple[str, ...]] = {
     "deform_conv2d.cu": ("conv_rows.cuh",),
+    "deform_conv2d_depthwise.cu": ("conv_rows.cuh", "deform_conv2d.cu"),
     "deform_conv2d_fused.cu": ("conv_rows.cuh", "mma.cuh"),
     "deform_ps_roi_pool.cu": ("roi_bins.cuh",),
     "deform_roi_pool.cu": ("roi_bins.cuh",),

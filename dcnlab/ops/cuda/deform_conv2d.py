@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from dcnlab.ops.cuda import choice, fused
+from dcnlab.ops.cuda import choice, depthwise, fused
 from dcnlab.ops.cuda.compile import C_TYPES, Prelude, Variant
 from dcnlab.ops.cuda.launch import DIVISOR, KernelModule, ModuleFactory, divisor, module
 from dcnlab.ops.cuda.products import grouped_product, grouped_sums, transposed_product
@@ -135,6 +135,10 @@ class _Call:
         )
         self.wide = largest > INT_MAX
 
+    def depthwise(self, weight: Tensor) -> depthwise.Call:
+        """The same call for the kernels of a group a channel."""
+        return depthwise.Call(self.pixels, self.shift, self.mask, weight, self.chunk_sizes, self.geometry, self.modules)
+
     def module(self, total: torch.dtype | None = None) -> KernelModule:
         return self.modules(_SOURCE, _prelude(self.dtype, self.vec, self.wide, total or self.dtype))
 
@@ -184,6 +188,9 @@ def forward(
     """Compute the output, (N, F, Ho, Wo), in the input's memory format: fused where `choice.serves`, or by chunks."""
     g, layout = geometry, memory_format(input)
     call = _Call(input, offset, mask, weight, g, modules, chunk_bytes)
+    if depthwise.serves(g):
+        by_image = call.depthwise(weight).forward(bias).view(g.batch, g.out_height, g.out_width, g.out_channels)
+        return by_image.permute(0, 3, 1, 2).to(memory_format=layout)
     filters = call.filters.reshape(g.out_channels, call.depth).contiguous()
     if choice.serves(call.pixels, filters, g):
         pixels = fused.forward(call.pixels, call.shift, call.mask, filters, bias, call.sizes, g, modules)
@@ -241,6 +248,8 @@ def backward(
     call = _Call(input, offset, mask, weight, g, modules, chunk_bytes // max(buffers, 1))
     empty = call.empty(0)
     grads = grad.permute(0, 2, 3, 1).reshape(g.pixels, g.out_channels)
+    if depthwise.serves(g):
+        return _as_given(call.depthwise(weight).backward(grads.contiguous(), needed), input, offset, mask)
     limit = min(g.pixels, call.chunk_rows)
     grad_columns = call.empty(limit, call.width) if wants_input or wants_places else empty
     columns = call.empty(limit, call.width) if wants_weight else empty
@@ -265,11 +274,22 @@ def backward(
         if wants_weight:
             grad_filters += grouped_sums(group_grads, call.by_group(columns[:size]))
     filters = grad_filters.view(g.out_channels, *g.kernel, g.channels // g.groups)
+    grad_weight = filters.permute(0, 3, 1, 2).to(weight.dtype).contiguous() if wants_weight else None
+    return _as_given((grad_pixels if wants_input else None, grad_shift, grad_mask, grad_weight), input, offset, mask)
+
+
+def _as_given(
+    grads: tuple[Tensor | None, ...], input: Tensor, offset: Tensor, mask: Tensor | None
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Gradients in the dtypes of the arguments, the input's in its memory format; empty where there is none."""
+    grad_pixels, grad_shift, grad_mask, grad_weight = grads
+    if grad_pixels is not None:
+        grad_pixels = grad_pixels.permute(0, 3, 1, 2).to(input.dtype, memory_format=memory_format(input))
     found = (
-        grad_pixels.permute(0, 3, 1, 2).to(input.dtype, memory_format=memory_format(input)) if wants_input else None,
+        grad_pixels,
         None if grad_shift is None else grad_shift.to(offset.dtype),
         None if grad_mask is None or mask is None else grad_mask.to(mask.dtype),
-        filters.permute(0, 3, 1, 2).to(weight.dtype).contiguous() if wants_weight else None,
+        grad_weight,
     )
     return tuple(input.new_empty(0) if t is None else t for t in found)  # type: ignore[return-value]
 

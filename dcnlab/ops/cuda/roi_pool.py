@@ -175,7 +175,7 @@ def backward(
 
 
 def _gather(call: _Call, kernels: KernelModule, packs: int, grads: Tensor, cells: Tensor) -> None:
-    """List which bins read each tile of the map, and let each tile sum its own; tiles that none reads are written too."""
+    """List which bins read each tile, and let each tile sum its own; tiles that none reads are written too."""
     g = call.geometry
     lists = call.empty(call.list_words, dtype=torch.int32)
     if call.words:

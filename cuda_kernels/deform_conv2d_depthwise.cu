@@ -1,0 +1,216 @@
+// Deformable convolution of a group a channel: no columns, for a channel's filter reads that channel alone. A sampling
+// location is found once for all channels of its offset group.
+//
+//   array     shape                              meaning
+//   pixels    (N, H, W, C)                       input map
+//   shift, mask                                  as in deform_conv2d.cu
+//   weight    (taps, F)                          F a multiple of C: `multiplier` filters read each channel
+//   output    (N * Ho * Wo, F)                   the same for its gradient
+//   partial   (runs, taps, F)                    the weight's gradient, run of RUN output pixels by run
+//
+// Sizes are those of one group of one channel, so that a row's `columns` is its number among (output pixel, tap). With a
+// multiplier VEC is 1. A block has THREADS threads: x over the filters of an offset group, VEC each, y over pixels or keys.
+
+// The input pixels behind filter f and those after it: of one channel where there is a multiplier.
+INLINE int channel_of(int f, int multiplier) { return VEC == 1 ? f / multiplier : f; }
+
+INLINE void find_place(Place& p, const ChunkSizes& s, const real* shift, const real* mask, const ChunkRow& row) {
+    const Corners c = row.corners(s, shift);
+    p.bits = c.bits;
+    p.scale = !c.bits ? real(0) : mask != nullptr ? mask[row.at_mask(s)] : real(1);  // the factor may be infinite
+    const index_t origin = row.image * s.height * s.width;
+#pragma unroll
+    for (int k = 0; k < 4; ++k) {
+        p.pixel[k] = (origin + c.pixel[k]) * s.channels + row.offset_group * s.offset_group_channels;
+        p.weight[k] = c.weight[k];
+    }
+}
+
+INLINE index_t row_of(const ChunkSizes& s, index_t pixel, int tap, int offset_group) {
+    return (pixel * (s.kernel_height * s.kernel_width) + tap) * s.offset_groups + offset_group;
+}
+
+// A block for blockDim.y output pixels, an offset group and blockDim.x * VEC of its filters. It finds the locations of as
+// many taps at a time as there are threads in x.
+extern "C" __global__ void __launch_bounds__(THREADS, 6)
+depthwise(const scalar_t* __restrict__ pixels, const real* __restrict__ shift, const real* __restrict__ mask,
+          const scalar_t* __restrict__ weight, const scalar_t* __restrict__ bias, scalar_t* __restrict__ output, ChunkSizes s,
+          long long count, int multiplier) {
+    __shared__ Place places[THREADS];
+    const int filters = s.channels * multiplier, of_group = s.offset_group_channels * multiplier;
+    const int taps = s.kernel_height * s.kernel_width, steps = (of_group + blockDim.x * VEC - 1) / (blockDim.x * VEC);
+    index_t task = blockIdx.x;
+    const int v = (int(task % steps) * blockDim.x + threadIdx.x) * VEC;
+    task /= steps;
+    const int group = int(task % s.offset_groups), f = group * of_group + v;
+    const index_t first = task / s.offset_groups * blockDim.y, pixel = first + threadIdx.y;
+    const bool active = v < of_group && pixel < count;
+
+    const int thread = threadIdx.y * blockDim.x + threadIdx.x;
+    const int own_tap = thread / blockDim.y;
+    const index_t own_pixel = first + thread % blockDim.y;
+    real sum[VEC] = {};
+    for (int from = 0; from < taps; from += blockDim.x) {
+        Place own = {};
+        if (from + own_tap < taps && own_pixel < count) {
+            find_place(own, s, shift, mask, ChunkRow(s, 0, row_of(s, own_pixel, from + own_tap, group)));
+        }
+        places[thread] = own;
+        __syncthreads();
+        const int here = min(int(blockDim.x), taps - from);
+        for (int t = 0; active && t < here; ++t) {
+            const Place& p = places[t * blockDim.y + threadIdx.y];
+            Pack in[4];
+            load_corners(in, p, pixels, channel_of(v, multiplier));
+            const Pack factor = load(weight + index_t(from + t) * filters + f);
+            real value[VEC] = {};
+#pragma unroll
+            for (int k = 0; k < 4; ++k) {
+#pragma unroll
+                for (int i = 0; i < VEC; ++i) value[i] += p.weight[k] * to_real(in[k].value[i]);
+            }
+#pragma unroll
+            for (int i = 0; i < VEC; ++i) sum[i] += p.scale * value[i] * to_real(factor.value[i]);
+        }
+        __syncthreads();
+    }
+    if (!active) return;
+    Pack out, added = {};
+    if (bias != nullptr) added = load(bias + f);
+#pragma unroll
+    for (int i = 0; i < VEC; ++i) assign(out.value[i], sum[i] + to_real(added.value[i]));
+    store(output + pixel * filters + f, out);
+}
+
+// A block for RUN output pixels, a tap and an offset group: the gradients of offset and mask, and of the weight the sum over
+// the run. Each is left out where its array is null.
+extern "C" __global__ void __launch_bounds__(THREADS, 5)
+depthwise_places_backward(const scalar_t* __restrict__ grad, const scalar_t* __restrict__ pixels,
+                          const real* __restrict__ shift, const real* __restrict__ mask, const scalar_t* __restrict__ weight,
+                          real* __restrict__ grad_shift, real* __restrict__ grad_mask, real* __restrict__ partial,
+                          ChunkSizes s, long long count, int multiplier) {
+    __shared__ Place places[RUN];
+    __shared__ real dots[RUN * 4];
+    __shared__ real sums[THREADS * VEC];
+    const int filters = s.channels * multiplier, of_group = s.offset_group_channels * multiplier;
+    const int taps = s.kernel_height * s.kernel_width;
+    index_t task = blockIdx.x;
+    const int group = int(task % s.offset_groups);
+    task /= s.offset_groups;
+    const int tap = int(task % taps);
+    const index_t run = task / taps, first = run * RUN;
+
+    const int thread = threadIdx.y * blockDim.x + threadIdx.x;
+    const bool finds = thread < RUN && first + thread < count;
+    if (thread < RUN) {
+        Place own = {};
+        if (finds) find_place(own, s, shift, mask, ChunkRow(s, 0, row_of(s, first + thread, tap, group)));
+        places[thread] = own;
+        for (int k = 0; k < 4; ++k) dots[4 * thread + k] = 0;
+    }
+    __syncthreads();
+
+    for (int base = 0; base < of_group; base += blockDim.x * VEC) {
+        const int v = base + threadIdx.x * VEC, f = group * of_group + v;
+        Pack factor = {};
+        if (v < of_group) factor = load(weight + index_t(tap) * filters + f);
+        real sum[VEC] = {};
+        for (int r = threadIdx.y; r < RUN; r += blockDim.y) {  // every thread of a warp takes part in the shuffles
+            const Place& p = places[r];
+            real dot[4] = {};
+            if (v < of_group && first + r < count) {
+                Pack in[4];
+                const Pack out = load(grad + (first + r) * filters + f);
+                load_corners(in, p, pixels, channel_of(v, multiplier));
+                real value[VEC] = {};
+#pragma unroll
+                for (int k = 0; k < 4; ++k) {
+#pragma unroll
+                    for (int i = 0; i < VEC; ++i) {
+                        const real pixel = to_real(in[k].value[i]);
+                        dot[k] += to_real(out.value[i]) * to_real(factor.value[i]) * pixel;
+                        value[i] += p.weight[k] * pixel;
+                    }
+                }
+#pragma unroll
+                for (int i = 0; i < VEC; ++i) sum[i] += to_real(out.value[i]) * (p.scale * value[i]);
+            }
+#pragma unroll
+            for (int k = 0; k < 4; ++k) {
+                for (int lane = blockDim.x / 2; lane > 0; lane /= 2) dot[k] += __shfl_xor_sync(0xffffffffu, dot[k], lane);
+                // A gradient that is infinite would make NaN of a pixel off the map.
+                if (threadIdx.x == 0 && (p.bits >> k & 1)) dots[4 * r + k] += dot[k];
+            }
+        }
+        if (partial == nullptr) continue;
+#pragma unroll
+        for (int i = 0; i < VEC; ++i) sums[thread * VEC + i] = sum[i];
+        __syncthreads();
+        if (threadIdx.y == 0 && v < of_group) {
+            for (int y = 1; y < blockDim.y; ++y) {
+#pragma unroll
+                for (int i = 0; i < VEC; ++i) sum[i] += sums[(y * blockDim.x + threadIdx.x) * VEC + i];
+            }
+#pragma unroll
+            for (int i = 0; i < VEC; ++i) partial[(run * taps + tap) * filters + f + i] = sum[i];
+        }
+        __syncthreads();
+    }
+    __syncthreads();
+
+    if (!finds) return;
+    const ChunkRow row(s, 0, row_of(s, first + thread, tap, group));
+    const Corners c = row.corners(s, shift);
+    const real *dot = dots + 4 * thread, scale = places[thread].scale;
+    if (grad_mask != nullptr) {
+        real sum = 0;
+        if (c.bits) sum = c.weight[0] * dot[0] + c.weight[1] * dot[1] + c.weight[2] * dot[2] + c.weight[3] * dot[3];
+        grad_mask[row.at_mask(s)] = sum;
+    }
+    if (grad_shift != nullptr) {
+        const index_t at = row.at_shift_y(s);
+        const real left = dot[2] - dot[0], right = dot[3] - dot[1], top = dot[1] - dot[0], bottom = dot[3] - dot[2];
+        grad_shift[at] = scale * (left + c.fraction_x * (right - left));
+        grad_shift[at + row.area] = scale * (top + c.fraction_y * (bottom - top));
+    }
+}
+
+// S^T times the gradient of output and filter, a key after the other, as `gather` in deform_conv2d.cu: an entry's row is an
+// output pixel and a tap. Threads: x over the channels of an offset group, VEC each, y over keys.
+extern "C" __global__ void __launch_bounds__(THREADS, 6)
+depthwise_gather(const scalar_t* __restrict__ grad, const scalar_t* __restrict__ weight, Entry* bins, Entry* ordered,
+                 const int* __restrict__ begin, scalar_t* __restrict__ grad_pixels, ChunkSizes s, long long keys,
+                 int multiplier) {
+    const index_t first = index_t(blockIdx.x) * blockDim.y;
+    const int warp = (threadIdx.y * blockDim.x + threadIdx.x) / 32, warps = blockDim.x * blockDim.y / 32;
+    for (int y = warp; y < blockDim.y && first + y < keys; y += warps) {
+        const int from = begin[first + y];
+        put_in_order(bins + from, ordered + from, begin[first + y + 1] - from);
+    }
+    __syncthreads();
+
+    const index_t key = first + threadIdx.y;
+    if (key >= keys) return;
+    const int filters = s.channels * multiplier, taps = s.kernel_height * s.kernel_width;
+    const index_t pixel = divide(key, s.by_offset_groups);
+    const int first_channel = int(key - pixel * s.offset_groups) * s.offset_group_channels;
+    for (int v = threadIdx.x * VEC; v < s.offset_group_channels; v += blockDim.x * VEC) {
+        const int f = (first_channel + v) * multiplier;
+        real sum[VEC] = {};
+#pragma unroll 2
+        for (int e = begin[key]; e < begin[key + 1]; ++e) {
+            const Entry entry = ordered[e];
+            const index_t of_pixel = divide(entry.columns, s.by_taps);
+            const index_t tap = entry.columns - of_pixel * taps;
+            for (int j = 0; j < (VEC == 1 ? multiplier : 1); ++j) {
+                const Pack out = load(grad + of_pixel * filters + f + j), factor = load(weight + tap * filters + f + j);
+#pragma unroll
+                for (int i = 0; i < VEC; ++i) sum[i] += entry.weight * (to_real(out.value[i]) * to_real(factor.value[i]));
+            }
+        }
+        Pack result;
+#pragma unroll
+        for (int i = 0; i < VEC; ++i) assign(result.value[i], sum[i]);
+        store(grad_pixels + pixel * s.channels + first_channel + v, result);
+    }
+}

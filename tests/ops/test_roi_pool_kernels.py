@@ -72,11 +72,28 @@ def test_many_random_configurations_equal_the_reference(rule):
 
 @pytest.mark.parametrize("rule", RULES)
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
-@pytest.mark.parametrize("channels", [8, 40, 7, 288])
+@pytest.mark.parametrize("channels", [8, 40, 7, 288, 36, 34])
 def test_wide_loads_and_single_ones_are_right_in_every_dtype(dtype, channels, rule):
     case = Case(rule, channels=channels, dtype=dtype, rois=3)
     modules = HostKernels("random", sanitize=False)
     assert_near(by_kernels(case, modules), by_reference(case), case)
+
+
+@pytest.mark.parametrize("rule", RULES)
+@pytest.mark.parametrize(
+    ("dtype", "channels", "width"),
+    [(torch.bfloat16, 36, 4), (torch.float16, 68, 4), (torch.bfloat16, 34, 2), (torch.float32, 34, 2)],
+    ids=str,
+)
+def test_channels_that_the_widest_load_does_not_divide_are_read_by_the_next(rule, dtype, channels, width):
+    case, kernels, asked = Case(rule, channels=channels, rois=3, dtype=dtype), HostKernels(sanitize=False), set()
+
+    def modules(source_file, prelude):
+        asked.add(prelude["VEC"])
+        return kernels(source_file, prelude)
+
+    assert_near(by_kernels(case, modules), by_reference(case), case)
+    assert asked == {width}
 
 
 def test_classes_of_few_and_of_many_channels_keep_to_their_own_offsets():

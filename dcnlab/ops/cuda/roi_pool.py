@@ -59,11 +59,13 @@ def _prelude(position_sensitive: bool, dtype: torch.dtype, vec: int, wide: bool)
 
 
 def _builds(dtype: torch.dtype) -> list[tuple[int, bool]]:
-    """Elements of one load, and whether indices are 64 bits wide: the general build last.
+    """Elements of one load, and whether indices are 64 bits wide: the widest load first, the general build last.
 
     Single loads suffice where indices are wide, and the general build for float64, which serves to check gradients.
     """
-    return [(1, True)] if dtype == torch.float64 else [(16 // dtype.itemsize, False), (1, False), (1, True)]
+    if dtype == torch.float64:
+        return [(1, True)]
+    return [*((vec, False) for vec in (8, 4, 2, 1) if vec * dtype.itemsize <= 16), (1, True)]
 
 
 def variants() -> list[Variant]:
@@ -105,12 +107,12 @@ class _Call:
     def module(self, *maps: Tensor) -> tuple[KernelModule, int]:
         """The kernels that may read the maps, and how many loads a class's channels take."""
         rule, channels = self.geometry.position_sensitive, self.geometry.class_channels
-        aligned = all(tensor.data_ptr() % 16 == 0 for tensor in maps)
-        vec, wide = next(
-            (vec, wide)
-            for vec, wide in _builds(self.dtype)
-            if wide or (self.small and (vec == 1 or (aligned and channels % vec == 0)))
-        )
+
+        def fits(vec: int) -> bool:
+            size = vec * self.dtype.itemsize
+            return channels % vec == 0 and all(tensor.data_ptr() % size == 0 for tensor in maps)
+
+        vec, wide = next((vec, wide) for vec, wide in _builds(self.dtype) if wide or (self.small and fits(vec)))
         return self.modules(_SOURCES[rule], _prelude(rule, self.dtype, vec, wide)), channels // vec
 
 

@@ -96,6 +96,34 @@ def test_channels_that_the_widest_load_does_not_divide_are_read_by_the_next(rule
     assert asked == {width}
 
 
+@pytest.mark.parametrize(
+    ("dtype", "channels", "width"),
+    [(torch.bfloat16, 21, 8), (torch.float16, 81, 8), (torch.float32, 21, 4), (torch.bfloat16, 9, 2)],
+    ids=str,
+)
+def test_scores_of_an_odd_number_of_classes_are_padded_for_wide_loads(dtype, channels, width):
+    case, kernels, asked = Case(channels=channels, group=2, rois=3, dtype=dtype), HostKernels(sanitize=False), set()
+
+    def modules(source_file, prelude):
+        asked.add(prelude["VEC"])
+        return kernels(source_file, prelude)
+
+    found = by_kernels(case, modules)
+    assert asked == {width}
+    assert_near(found, by_reference(case), case)
+    assert all(value.is_contiguous() for value in found.values())
+
+
+def test_infinite_scores_stay_in_their_channels_when_channels_are_padded():
+    case = Case(channels=21, group=2, rois=3, scale=1.0, dtype=torch.float32)
+    tensors = case.tensors()
+    tensors["input"][:, :4] = float("inf")
+    case.tensors = lambda: {k: t.clone() for k, t in tensors.items()}
+    found = by_kernels(case, HostKernels(sanitize=False))
+    assert found["output"][:, 1:].isfinite().all()
+    assert found["input"].isfinite().all()
+
+
 def test_classes_of_few_and_of_many_channels_keep_to_their_own_offsets():
     for classes, channels in ((21, 21), (4, 32), (2, 80), (3, 9)):
         case = Case(channels=channels, classes=classes, group=3, rois=3, dtype=torch.float32)

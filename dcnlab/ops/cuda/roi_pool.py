@@ -6,6 +6,8 @@ CUDA graph. The host-run tests call the same functions on CPU tensors with kerne
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import torch
 from torch import Tensor
@@ -84,10 +86,10 @@ class _Call:
     def __init__(
         self, input: Tensor, boxes: Tensor, offset: Tensor | None, geometry: PoolGeometry, modules: ModuleFactory
     ) -> None:
-        g = self.geometry = geometry
-        self.dtype, self.modules = input.dtype, modules
+        self.dtype, self.modules, self.channels = input.dtype, modules, geometry.channels
         self.real = torch.float64 if input.dtype == torch.float64 else torch.float32
-        self.pixels = g.to_cells(input)
+        g = self.geometry = replace(geometry, channels=_padded_channels(geometry, input.dtype))
+        self.pixels = self.padded(geometry.by_cells(input))
         self.boxes = boxes.to(self.real).contiguous()
         self.offset = None if offset is None else offset.to(self.real).contiguous()
         counts = (g.batch, g.height, g.width, g.channels, g.group_size, g.classes)
@@ -99,7 +101,16 @@ class _Call:
         self.words = -(-g.rois * -(-g.out_height // g.group_size) * -(-g.out_width // g.group_size) // 32)
         tiles = -(-g.height // TILE) + -(-g.width // TILE)
         self.list_words = self.words * g.group_size**2 * (g.classes * tiles + g.batch)
-        self.small = max(input.numel(), self.outputs, offsets, boxes.numel(), self.list_words) <= INT_MAX
+        self.small = max(self.pixels.numel(), self.outputs, offsets, boxes.numel(), self.list_words) <= INT_MAX
+
+    def padded(self, rows: Tensor) -> Tensor:
+        """A contiguous tensor with the kernels' channels, its last axis: those added are zero."""
+        if self.geometry.channels == self.channels:
+            return rows.contiguous()
+        padded = rows.new_empty(*rows.shape[:-1], self.geometry.channels)
+        padded[..., self.channels :].zero_()
+        padded[..., : self.channels] = rows
+        return padded
 
     def empty(self, *shape: int, dtype: torch.dtype) -> Tensor:
         return torch.empty(shape, dtype=dtype, device=self.pixels.device)
@@ -116,6 +127,18 @@ class _Call:
         return self.modules(_SOURCES[rule], _prelude(rule, self.dtype, vec, wide)), channels // vec
 
 
+def _padded_channels(geometry: PoolGeometry, dtype: torch.dtype) -> int:
+    """Channels of a cell in the kernels: up to a quarter more, for wider loads, where the map is copied anyway."""
+    g = geometry
+    if g.group_size == 1 or g.classes > 1:
+        return g.channels
+    for vec, _ in _builds(dtype):
+        padded = -(-g.channels // vec) * vec
+        if 4 * padded <= 5 * g.channels:
+            return padded
+    return g.channels
+
+
 def _lanes(packs: int) -> int:
     """Threads of a warp over the channels of a class: a power of two."""
     return min(32, 1 << (packs - 1).bit_length())
@@ -125,7 +148,8 @@ def forward(
     input: Tensor, boxes: Tensor, offset: Tensor | None, geometry: PoolGeometry, modules: ModuleFactory = module
 ) -> Tensor:
     """Compute the output, (R, channels, out height, out width), in the input's memory format."""
-    g, call = geometry, _Call(input, boxes, offset, geometry, modules)
+    call = _Call(input, boxes, offset, geometry, modules)
+    g = call.geometry
     output = call.empty(g.rois, g.out_height, g.out_width, g.channels, dtype=call.dtype)
     if call.pixels.numel() == 0:
         output.zero_()
@@ -139,7 +163,7 @@ def forward(
             (THREADS,),
             (call.pixels, call.boxes, call.offset, output, call.sizes, np.int32(lanes)),
         )
-    return output.permute(0, 3, 1, 2).to(memory_format=memory_format(input))
+    return output[..., : call.channels].permute(0, 3, 1, 2).to(memory_format=memory_format(input))
 
 
 def backward(
@@ -152,15 +176,15 @@ def backward(
     modules: ModuleFactory = module,
 ) -> tuple[Tensor, Tensor]:
     """Compute the gradients of input and offset; those not needed come back empty."""
-    g, call = geometry, _Call(input, boxes, offset, geometry, modules)
-    grads = grad.permute(0, 2, 3, 1).contiguous()
+    call = _Call(input, boxes, offset, geometry, modules)
+    grads = call.padded(grad.permute(0, 2, 3, 1))
     kernels, packs = call.module(call.pixels, grads)
     grad_input = grad_offset = input.new_empty(0)
     if needed[0]:
         cells = torch.empty_like(call.pixels)
         if cells.numel():
             _gather(call, kernels, packs, grads, cells)
-        grad_input = g.from_cells(cells).to(memory_format=memory_format(input))
+        grad_input = geometry.from_cells(cells[..., : call.channels]).to(memory_format=memory_format(input))
     if needed[1] and offset is not None and call.offset is not None:
         shift = torch.empty_like(call.offset)
         if call.pixels.numel() == 0:

@@ -6,7 +6,7 @@
 //   shift, mask                                  as in deform_conv2d.cu
 //   weight    (taps, F)                          F a multiple of C: `multiplier` filters read each channel
 //   output    (N * Ho * Wo, F)                   the same for its gradient
-//   partial   (runs, taps, F)                    the weight's gradient, run of RUN output pixels by run
+//   partial   (runs, F, taps)                    the weight's gradient, run of RUN output pixels by run
 //
 // Sizes are those of one group of one channel, so that a row's `columns` is its number among (output pixel, tap). With a
 // multiplier VEC is 1. A block has THREADS threads: x over the filters of an offset group, VEC each, y over pixels or keys.
@@ -14,7 +14,7 @@
 // The input pixels behind filter f and those after it: of one channel where there is a multiplier.
 INLINE int channel_of(int f, int multiplier) { return VEC == 1 ? f / multiplier : f; }
 
-INLINE void find_place(Place& p, const ChunkSizes& s, const real* shift, const real* mask, const ChunkRow& row) {
+INLINE Corners find_place(Place& p, const ChunkSizes& s, const real* shift, const real* mask, const ChunkRow& row) {
     const Corners c = row.corners(s, shift);
     p.bits = c.bits;
     p.scale = !c.bits ? real(0) : mask != nullptr ? mask[row.at_mask(s)] : real(1);  // the factor may be infinite
@@ -24,6 +24,7 @@ INLINE void find_place(Place& p, const ChunkSizes& s, const real* shift, const r
         p.pixel[k] = (origin + c.pixel[k]) * s.channels + row.offset_group * s.offset_group_channels;
         p.weight[k] = c.weight[k];
     }
+    return c;
 }
 
 INLINE index_t row_of(const ChunkSizes& s, index_t pixel, int tap, int offset_group) {
@@ -83,12 +84,12 @@ depthwise(const scalar_t* __restrict__ pixels, const real* __restrict__ shift, c
 }
 
 // A block for RUN output pixels, a tap and an offset group: the gradients of offset and mask, and of the weight the sum over
-// the run. Each is left out where its array is null.
+// the run. Each is left out where its array is null. With `bins` the entries are sorted too.
 extern "C" __global__ void __launch_bounds__(THREADS, 5)
 depthwise_places_backward(const scalar_t* __restrict__ grad, const scalar_t* __restrict__ pixels,
                           const real* __restrict__ shift, const real* __restrict__ mask, const scalar_t* __restrict__ weight,
                           real* __restrict__ grad_shift, real* __restrict__ grad_mask, real* __restrict__ partial,
-                          ChunkSizes s, long long count, int multiplier) {
+                          int* begin, Entry* bins, ChunkSizes s, long long count, int multiplier) {
     __shared__ Place places[RUN];
     __shared__ real dots[RUN * 4];
     __shared__ real sums[THREADS * VEC];
@@ -104,7 +105,11 @@ depthwise_places_backward(const scalar_t* __restrict__ grad, const scalar_t* __r
     const bool finds = thread < RUN && first + thread < count;
     if (thread < RUN) {
         Place own = {};
-        if (finds) find_place(own, s, shift, mask, ChunkRow(s, 0, row_of(s, first + thread, tap, group)));
+        if (finds) {
+            const ChunkRow row(s, 0, row_of(s, first + thread, tap, group));
+            const Corners c = find_place(own, s, shift, mask, row);
+            if (bins != nullptr) sort_row(s, row, c, own.scale, 0, begin, bins);
+        }
         places[thread] = own;
         for (int k = 0; k < 4; ++k) dots[4 * thread + k] = 0;
     }
@@ -152,7 +157,7 @@ depthwise_places_backward(const scalar_t* __restrict__ grad, const scalar_t* __r
                 for (int i = 0; i < VEC; ++i) sum[i] += sums[(y * blockDim.x + threadIdx.x) * VEC + i];
             }
 #pragma unroll
-            for (int i = 0; i < VEC; ++i) partial[(run * taps + tap) * filters + f + i] = sum[i];
+            for (int i = 0; i < VEC; ++i) partial[(run * filters + f + i) * taps + tap] = sum[i];
         }
         __syncthreads();
     }
@@ -175,42 +180,30 @@ depthwise_places_backward(const scalar_t* __restrict__ grad, const scalar_t* __r
     }
 }
 
-// S^T times the gradient of output and filter, a key after the other, as `gather` in deform_conv2d.cu: an entry's row is an
-// output pixel and a tap. Threads: x over the channels of an offset group, VEC each, y over keys.
-extern "C" __global__ void __launch_bounds__(THREADS, 6)
-depthwise_gather(const scalar_t* __restrict__ grad, const scalar_t* __restrict__ weight, Entry* bins, Entry* ordered,
-                 const int* __restrict__ begin, scalar_t* __restrict__ grad_pixels, ChunkSizes s, long long keys,
-                 int multiplier) {
-    const index_t first = index_t(blockIdx.x) * blockDim.y;
-    const int warp = (threadIdx.y * blockDim.x + threadIdx.x) / 32, warps = blockDim.x * blockDim.y / 32;
-    for (int y = warp; y < blockDim.y && first + y < keys; y += warps) {
-        const int from = begin[first + y];
-        put_in_order(bins + from, ordered + from, begin[first + y + 1] - from);
-    }
-    __syncthreads();
+// The columns' gradient that an entry weighs: of its output pixel, times the tap's filters, all that read the channel.
+struct FilteredGrads {
+    const scalar_t *grad, *weight;
+    int filters, taps, multiplier;
+    Divisor by_taps;
 
-    const index_t key = first + threadIdx.y;
-    if (key >= keys) return;
-    const int filters = s.channels * multiplier, taps = s.kernel_height * s.kernel_width;
-    const index_t pixel = divide(key, s.by_offset_groups);
-    const int first_channel = int(key - pixel * s.offset_groups) * s.offset_group_channels;
-    for (int v = threadIdx.x * VEC; v < s.offset_group_channels; v += blockDim.x * VEC) {
-        const int f = (first_channel + v) * multiplier;
-        real sum[VEC] = {};
-#pragma unroll 2
-        for (int e = begin[key]; e < begin[key + 1]; ++e) {
-            const Entry entry = ordered[e];
-            const index_t of_pixel = divide(entry.columns, s.by_taps);
-            const index_t tap = entry.columns - of_pixel * taps;
-            for (int j = 0; j < (VEC == 1 ? multiplier : 1); ++j) {
-                const Pack out = load(grad + of_pixel * filters + f + j), factor = load(weight + tap * filters + f + j);
-#pragma unroll
-                for (int i = 0; i < VEC; ++i) sum[i] += entry.weight * (to_real(out.value[i]) * to_real(factor.value[i]));
-            }
-        }
-        Pack result;
-#pragma unroll
-        for (int i = 0; i < VEC; ++i) assign(result.value[i], sum[i]);
-        store(grad_pixels + pixel * s.channels + first_channel + v, result);
+    INLINE FilteredGrads at(const ChunkSizes&, int channel) const {
+        return {grad + channel * multiplier, weight + channel * multiplier, filters, taps, multiplier, by_taps};
     }
+    INLINE void add(real* sum, const Entry& entry) const {
+        const index_t pixel = divide(entry.columns, by_taps), tap = entry.columns - pixel * taps;
+        for (int j = 0; j < (VEC == 1 ? multiplier : 1); ++j) {
+            const Pack out = load(grad + pixel * filters + j), factor = load(weight + tap * filters + j);
+#pragma unroll
+            for (int i = 0; i < VEC; ++i) sum[i] += entry.weight * (to_real(out.value[i]) * to_real(factor.value[i]));
+        }
+    }
+};
+
+// `gather` without columns.
+extern "C" __global__ void __launch_bounds__(THREADS, 6)
+depthwise_gather(const scalar_t* __restrict__ grad, const scalar_t* __restrict__ weight, Entry* bins,
+                 const int* __restrict__ begin, total_t* __restrict__ grad_pixels, ChunkSizes s, int blocks, int multiplier) {
+    const int filters = s.channels * multiplier, taps = s.kernel_height * s.kernel_width;
+    const FilteredGrads grads = {grad, weight, filters, taps, multiplier, s.by_taps};
+    gather_keys(grads, bins, begin, grad_pixels, s, blocks, 0);
 }

@@ -20,7 +20,6 @@ from conv_cases import (
 from tester import TOLERANCES, assert_near
 
 from dcnlab.ops.cuda import deform_conv2d as cuda
-from dcnlab.ops.cuda import depthwise
 from dcnlab.ops.geometry import ConvGeometry
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "host_cuda"))
@@ -80,13 +79,12 @@ def test_more_taps_than_a_block_finds_at_a_time_are_all_added(taps):
     assert_near(by_kernels(case, HostKernels(sanitize=False)), by_reference(case), case)
 
 
-def test_runs_of_output_pixels_and_batches_sorted_image_by_image_add_up(monkeypatch):
+def test_runs_of_output_pixels_and_batches_sorted_image_by_image_add_up():
     case = Case(3, 6, 12, 13, 11, groups=6, offset_groups=2, modulated=True)  # 143 pixels an image, runs of 64
     expected = by_reference(case)
     assert_near(by_kernels(case, HostKernels(sanitize=False)), expected, case)
-    monkeypatch.setattr(depthwise, "SORT_BYTES", 1)
     kernels = HostKernels(sanitize=False)
-    assert_near(by_kernels(case, kernels), expected, case)
+    assert_near(by_kernels(case, kernels, chunk_bytes=1000), expected, case)
     assert kernels.launched.count("depthwise_gather") == 3
 
 
@@ -137,7 +135,7 @@ def test_results_come_in_the_inputs_memory_format(layout):
 def test_64_bit_indices_give_what_32_bit_ones_give(monkeypatch):
     case = Case(channels=8, filters=8, groups=8, offset_groups=2, modulated=True)
     narrow = by_kernels(case, HostKernels(sanitize=False))
-    monkeypatch.setattr(depthwise, "INT_MAX", 0)
+    monkeypatch.setattr(cuda, "INT_MAX", 0)
     assert_near(by_kernels(case, HostKernels(sanitize=False)), narrow, case, tolerance=1e-12)
 
 
@@ -165,6 +163,36 @@ def test_an_empty_batch_gives_empty_results_and_no_gradient_of_the_weight():
     found = by_kernels(case, HostKernels(sanitize=False))
     assert found["output"].shape == (0, 4, 7, 8)
     assert not found["weight"].any()
+
+
+@pytest.mark.parametrize("order", ORDERS)
+def test_channels_beyond_a_blocks_own_wait_for_the_sums_of_those_before(order):
+    case = Case(1, 288, 288, 9, 9, groups=288, dtype=torch.float32)  # three rounds of 32 threads of 4 channels
+    assert_near(by_kernels(case, HostKernels(order, sanitize=False)), by_reference(case), case)
+
+
+@pytest.mark.parametrize("order", ORDERS)
+@pytest.mark.parametrize("alone", [0, 1, 2, 3])
+def test_a_gradient_asked_for_alone_is_the_one_asked_for_with_others(alone, order):
+    case = Case(2, 8, 8, 7, 8, groups=8, modulated=True)
+    input, offset, mask, weight, _ = (case.tensors()[name] for name in NAMES)
+    geometry = ConvGeometry.of(input, offset, weight, case.stride, case.padding, case.dilation)
+    needed = tuple(number == alone for number in range(4))
+    kernels = HostKernels(order, sanitize=False)
+    found = cuda.backward(case.grad(), input, offset, mask, weight, geometry, needed, kernels)[alone]
+    expected = by_reference(case)[NAMES[alone]]
+    torch.testing.assert_close(found, expected, rtol=1e-10, atol=1e-10)
+
+
+def test_an_infinite_gradient_leaves_offsets_off_the_map_alone():
+    case = Case(1, 4, 4, 4, 4, (1, 1), padding=(0, 0), groups=4, dtype=torch.float32)
+    tensors = case.tensors()
+    tensors["offset"].zero_()
+    tensors["offset"][0, 0, 0] = -9.0  # the first row reads nothing
+    case.tensors = lambda: {k: None if t is None else t.clone() for k, t in tensors.items()}
+    case.grad = lambda: torch.full((1, 4, 4, 4), float("inf"))
+    found = by_kernels(case, HostKernels(sanitize=False))
+    assert not found["offset"][0, :, 0].any()
 
 
 def test_sampling_locations_and_columns_are_not_read_again_for_each_channel():

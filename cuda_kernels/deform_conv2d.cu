@@ -359,15 +359,11 @@ struct alignas(sizeof(total_t) * VEC) Totals {
     total_t value[VEC];
 };
 
-// Adds the entries `from` up to `to` to the sums of VEC channels.
-INLINE void add_entries(real* sum, const scalar_t* grads, const Entry* bins, int from, int to) {
-#pragma unroll 4
-    for (int e = from; e < to; ++e) {
-        const Entry entry = bins[e];
-        const Pack grad = load(grads + entry.columns);
+// Adds an entry to the sums of VEC channels.
+INLINE void add_entry(real* sum, const scalar_t* grads, const Entry& entry) {
+    const Pack grad = load(grads + entry.columns);
 #pragma unroll
-        for (int i = 0; i < VEC; ++i) sum[i] += entry.weight * to_real(grad.value[i]);
-    }
+    for (int i = 0; i < VEC; ++i) sum[i] += entry.weight * to_real(grad.value[i]);
 }
 
 // Writes the sums of VEC channels, added to what an earlier chunk left if they go on.
@@ -391,7 +387,10 @@ INLINE void gather_long(const scalar_t* grad_columns, Entry* bin, int count, tot
         const int v = base + threadIdx.x * VEC;
         real sum[VEC] = {};
         if (v < s.offset_group_channels) {
-            add_entries(sum, grad_columns + across(s, first_channel + v), bin, from, min(from + part, count));
+            const scalar_t* grads = grad_columns + across(s, first_channel + v);
+            const int to = min(from + part, count);
+#pragma unroll 1  // registers, which the short bins need
+            for (int e = from; e < to; ++e) add_entry(sum, grads, bin[e]);
         }
 #pragma unroll
         for (int i = 0; i < VEC; ++i) parts[threadIdx.y * width + threadIdx.x * VEC + i] = sum[i];
@@ -445,7 +444,9 @@ gather(const scalar_t* __restrict__ grad_columns, Entry* bins, const int* __rest
     if (to - from > LONG || (accumulate && from == to)) return;  // a chunk stands on a part of the image
     for (int v = threadIdx.x * VEC; v < s.offset_group_channels; v += blockDim.x * VEC) {
         real sum[VEC] = {};
-        add_entries(sum, grad_columns + across(s, first_channel + v), bins, from, to);
+        const scalar_t* grads = grad_columns + across(s, first_channel + v);
+#pragma unroll 4
+        for (int e = from; e < to; ++e) add_entry(sum, grads, bins[e]);
         write_totals(out + pixel * s.channels + first_channel + v, sum, accumulate);
     }
 }

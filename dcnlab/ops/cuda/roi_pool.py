@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from dcnlab.ops.cuda.compile import C_TYPES, Prelude, Variant
-from dcnlab.ops.cuda.launch import KernelModule, ModuleFactory, module
+from dcnlab.ops.cuda.launch import KernelModule, ModuleFactory, module, record
 from dcnlab.ops.layout import memory_format
 from dcnlab.ops.pool_geometry import MAX_SAMPLES, PoolGeometry
 
@@ -87,7 +87,7 @@ class _Call:
         self.offset = None if offset is None else offset.to(self.real).contiguous()
         counts = (g.batch, g.height, g.width, g.channels, g.group_size, g.classes)
         bins = (g.out_height, g.out_width, g.part_height, g.part_width, g.samples)
-        self.sizes = np.array((g.rois, g.scale, g.gamma, *counts, *bins), dtype=_SIZES)[()]
+        self.sizes = record((g.rois, g.scale, g.gamma, *counts, *bins), _SIZES)
         self.outputs = g.rois * g.out_height * g.out_width * g.channels
         largest = max(input.numel(), self.outputs, 0 if offset is None else offset.numel(), boxes.numel())
         self.small = largest <= INT_MAX

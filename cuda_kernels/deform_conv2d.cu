@@ -371,13 +371,6 @@ struct ColumnGrads {
     }
 };
 
-// Adds the entries `from` up to `to` to the sums of VEC channels.
-template <class Grads>
-INLINE void add_entries(real* sum, const Grads& grads, const Entry* bins, int from, int to) {
-#pragma unroll 4
-    for (int e = from; e < to; ++e) grads.add(sum, bins[e]);
-}
-
 // Writes the sums of VEC channels, added to what an earlier chunk left if they go on.
 INLINE void write_totals(total_t* out, const real* sum, int accumulate) {
     Totals& totals = *reinterpret_cast<Totals*>(out);
@@ -400,7 +393,10 @@ INLINE void gather_long(const Grads& grads, Entry* bin, int count, total_t* out,
         const int v = base + threadIdx.x * VEC;
         real sum[VEC] = {};
         if (v < s.offset_group_channels) {
-            add_entries(sum, grads.at(s, first_channel + v), bin, from, min(from + part, count));
+            const Grads from_here = grads.at(s, first_channel + v);
+            const int to = min(from + part, count);
+#pragma unroll 1  // registers, which the short bins need
+            for (int e = from; e < to; ++e) from_here.add(sum, bin[e]);
         }
 #pragma unroll
         for (int i = 0; i < VEC; ++i) parts[threadIdx.y * width + threadIdx.x * VEC + i] = sum[i];
@@ -453,12 +449,14 @@ INLINE void gather_keys(const Grads& grads, Entry* bins, const int* begin, total
     if (to - from > LONG || (accumulate && from == to)) return;  // a chunk stands on a part of the image
     for (int v = threadIdx.x * VEC; v < s.offset_group_channels; v += blockDim.x * VEC) {
         real sum[VEC] = {};
-        add_entries(sum, grads.at(s, first_channel + v), bins, from, to);
+        const Grads from_here = grads.at(s, first_channel + v);
+#pragma unroll 4
+        for (int e = from; e < to; ++e) from_here.add(sum, bins[e]);
         write_totals(out + pixel * s.channels + first_channel + v, sum, accumulate);
     }
 }
 
-extern "C" __global__ void __launch_bounds__(THREADS, 7)
+extern "C" __global__ void __launch_bounds__(THREADS, 8)
 gather(const scalar_t* __restrict__ grad_columns, Entry* bins, const int* __restrict__ begin,
        total_t* __restrict__ grad_pixels, ChunkSizes s, int blocks, int accumulate) {
     gather_keys(ColumnGrads{grad_columns}, bins, begin, grad_pixels, s, blocks, accumulate);

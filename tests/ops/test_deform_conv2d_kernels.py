@@ -23,6 +23,7 @@ from dcnlab.ops.cuda.launch import DIVISOR, divisor
 from dcnlab.ops.geometry import ConvGeometry
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "host_cuda"))
+from counting import CountedKernels
 from runner import HostKernels, HostModule, skip_without_compiler
 
 ORDERS = ("forward", "reverse", "random")
@@ -63,6 +64,42 @@ def test_pixels_that_every_place_reads_sum_their_entries_in_one_order(size):
     torch.testing.assert_close(found[0].double(), expected, rtol=1e-5, atol=1e-4)
     assert torch.equal(found[0], found[1])
     assert torch.equal(found[0], found[2])
+
+
+def test_a_fresh_layers_places_are_one_entry_each_and_masked_ones_none():
+    """Offsets of zero stand on pixels: three of four corners weigh nothing, and all four where the mask is zero."""
+    case = Case(batch=1, channels=8, filters=8, height=6, width=6, modulated=True, dtype=torch.float32)
+    tensors = case.tensors()
+    tensors["offset"].zero_()
+    tensors["mask"][:, :, :, 3:] = 0
+    case.tensors = lambda: {k: None if t is None else t.clone() for k, t in tensors.items()}
+    kernels = CountedKernels()
+    assert_near(by_kernels(case, kernels), by_reference(case), case)
+    on_map = (3 * 6 - 2) * (3 * 3 - 1)  # rows but those above and below the map, columns of the left half but one
+    gather = next(launch for launch in kernels.launches if launch.kernel == "gather")
+    assert gather.loads["grad_columns"].bytes == on_map * 8 * 4
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+def test_a_key_that_all_places_read_is_summed_by_a_whole_block(dtype):
+    """Every place reads one pixel: the warps of its block take equal parts of the entries."""
+    size = 12
+    case = Case(batch=1, channels=64, filters=8, height=size, width=size, dtype=dtype)
+    tensors, grid, taps = case.tensors(), torch.arange(size), torch.arange(3)
+    y = 5.0 - (grid.view(1, 1, size, 1) - 1 + taps.view(3, 1, 1, 1)).expand(3, 3, size, size).reshape(9, size, size)
+    x = 7.0 - (grid.view(1, 1, 1, size) - 1 + taps.view(1, 3, 1, 1)).expand(3, 3, size, size).reshape(9, size, size)
+    tensors["offset"] = torch.stack((y, x), 1).reshape(1, 18, size, size).float()
+    case.tensors = lambda: {k: None if t is None else t.clone() for k, t in tensors.items()}
+    found = [by_kernels(case, HostKernels(order, sanitize=False)) for order in ORDERS]
+    assert_near(found[0], by_reference(case), case)
+    assert all(torch.equal(found[0]["input"], other["input"]) for other in found[1:])
+    kernels = CountedKernels()
+    by_kernels(case, kernels)
+    gather = next(launch for launch in kernels.launches if launch.kernel == "gather")
+    entries, lanes = 9 * size * size, 64 * dtype.itemsize // 16
+    alone = entries * -(-lanes // 32)  # requests of a warp that sums them all
+    # As many threads a key as channels take; the block's other threads share the entries, so a warp holds several.
+    assert gather.loads["grad_columns"].requests <= alone * lanes / 32 * 1.1
 
 
 @pytest.mark.parametrize("seed", range(10))

@@ -20,7 +20,7 @@ from dcnlab.ops.cuda import choice, chunks, depthwise, fused, products
 from dcnlab.ops.cuda.chunks import CHUNK_BYTES as CHUNK_BYTES
 from dcnlab.ops.cuda.chunks import Chunk
 from dcnlab.ops.cuda.compile import C_TYPES, Prelude, Variant
-from dcnlab.ops.cuda.launch import DIVISOR, KernelModule, ModuleFactory, divisor, module, on_stream
+from dcnlab.ops.cuda.launch import DIVISOR, KernelModule, ModuleFactory, divisor, module, on_stream, record
 from dcnlab.ops.cuda.scratch import scratch, zeros
 from dcnlab.ops.geometry import ConvGeometry
 from dcnlab.ops.layout import memory_format
@@ -167,8 +167,8 @@ def _plan(
     key_lines = THREADS // lanes  # neighbouring keys in one block, for they read many of the same columns
     blocks = -(-keys // key_lines)
     return _Plan(
-        np.array(numbers, dtype=_SIZES)[()],
-        np.array((numbers, *runs, keys, capacity, *map(divisor, divided_by)), dtype=_CHUNK_SIZES)[()],
+        record(numbers, _SIZES),
+        record((numbers, *runs, keys, capacity, *map(divisor, divided_by)), _CHUNK_SIZES),
         _prelude(dtype, vec, wide, dtype),
         total,
         _prelude(dtype, vec, wide, total),

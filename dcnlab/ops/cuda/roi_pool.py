@@ -13,7 +13,8 @@ import torch
 from torch import Tensor
 
 from dcnlab.ops.cuda.compile import C_TYPES, Prelude, Variant
-from dcnlab.ops.cuda.launch import KernelModule, ModuleFactory, module
+from dcnlab.ops.cuda.launch import KernelModule, ModuleFactory, module, record
+from dcnlab.ops.cuda.scratch import scratch
 from dcnlab.ops.layout import memory_format
 from dcnlab.ops.pool_geometry import MAX_SAMPLES, PoolGeometry
 
@@ -89,13 +90,12 @@ class _Call:
         self.dtype, self.modules, self.channels = input.dtype, modules, geometry.channels
         self.real = torch.float64 if input.dtype == torch.float64 else torch.float32
         g = self.geometry = replace(geometry, channels=_padded_channels(geometry, input.dtype))
-        self.pixels = self.padded(geometry.by_cells(input))
         self.boxes = boxes.to(self.real).contiguous()
+        self.pixels = self.padded(geometry.by_cells(input))
         self.offset = None if offset is None else offset.to(self.real).contiguous()
         counts = (g.batch, g.height, g.width, g.channels, g.group_size, g.classes)
         bins = (g.out_height, g.out_width, g.part_height, g.part_width, g.samples)
-        # A numpy scalar: CuPy takes seven times as long over a 0-d array.
-        self.sizes = np.array((g.rois, g.scale, g.gamma, *counts, *bins), dtype=_SIZES)[()]
+        self.sizes = record((g.rois, g.scale, g.gamma, *counts, *bins), _SIZES)
         self.outputs = g.rois * g.out_height * g.out_width * g.channels
         offsets = 0 if offset is None else offset.numel()
         self.words = -(-g.rois * -(-g.out_height // g.group_size) * -(-g.out_width // g.group_size) // 32)
@@ -107,13 +107,13 @@ class _Call:
         """A contiguous tensor with the kernels' channels, its last axis: those added are zero."""
         if self.geometry.channels == self.channels:
             return rows.contiguous()
-        padded = rows.new_empty(*rows.shape[:-1], self.geometry.channels)
+        padded = self.empty(*rows.shape[:-1], self.geometry.channels, dtype=rows.dtype)
         padded[..., self.channels :].zero_()
         padded[..., : self.channels] = rows
         return padded
 
     def empty(self, *shape: int, dtype: torch.dtype) -> Tensor:
-        return torch.empty(shape, dtype=dtype, device=self.pixels.device)
+        return scratch(shape, dtype, self.boxes.device)
 
     def module(self, *maps: Tensor) -> tuple[KernelModule, int]:
         """The kernels that may read the maps, and how many loads a class's channels take."""
@@ -181,12 +181,12 @@ def backward(
     kernels, packs = call.module(call.pixels, grads)
     grad_input = grad_offset = input.new_empty(0)
     if needed[0]:
-        cells = torch.empty_like(call.pixels)
+        cells = call.empty(*call.pixels.shape, dtype=call.dtype)
         if cells.numel():
             _gather(call, kernels, packs, grads, cells)
         grad_input = geometry.from_cells(cells[..., : call.channels]).to(memory_format=memory_format(input))
     if needed[1] and offset is not None and call.offset is not None:
-        shift = torch.empty_like(call.offset)
+        shift = call.empty(*call.offset.shape, dtype=call.real)
         if call.pixels.numel() == 0:
             shift.zero_()
         elif shift.numel():

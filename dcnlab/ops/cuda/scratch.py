@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
@@ -12,11 +14,12 @@ def scratch(shape: tuple[int, ...], dtype: torch.dtype, device: torch.device) ->
     There torch.empty fills memory with NaN, a kernel a tensor, to show what reads memory that nobody has written.
     Kernels that write all of it gain nothing by that.
     """
-    if not (torch.are_deterministic_algorithms_enabled() and torch.utils.deterministic.fill_uninitialized_memory):
+    deterministic: Any = torch.utils.deterministic
+    if not (torch.are_deterministic_algorithms_enabled() and deterministic.fill_uninitialized_memory):
         return torch.empty(shape, dtype=dtype, device=device)
     bare = torch.empty(0, dtype=dtype, device=device)
     storage = torch.UntypedStorage(dtype.itemsize * _size(shape), device=device)
-    return bare.set_(storage, 0, shape, _strides(shape))  # type: ignore[call-overload, no-any-return]
+    return bare.set_(storage, 0, shape, _strides(shape))
 
 
 def zeros(count: int, dtype: torch.dtype, device: torch.device) -> Tensor:

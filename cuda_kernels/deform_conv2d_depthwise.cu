@@ -11,21 +11,8 @@
 // Sizes are those of one group of one channel, so that a row's `columns` is its number among (output pixel, tap). With a
 // multiplier VEC is 1. A block has THREADS threads: x over the filters of an offset group, VEC each, y over pixels or keys.
 
-// The input pixels behind filter f and those after it: of one channel where there is a multiplier.
+// The channel of its offset group that a filter reads; of VEC filters, without a multiplier, the first one's.
 INLINE int channel_of(int f, int multiplier) { return VEC == 1 ? f / multiplier : f; }
-
-INLINE Corners find_place(Place& p, const ChunkSizes& s, const real* shift, const real* mask, const ChunkRow& row) {
-    const Corners c = row.corners(s, shift);
-    p.bits = c.bits;
-    p.scale = !c.bits ? real(0) : mask != nullptr ? mask[row.at_mask(s)] : real(1);  // the factor may be infinite
-    const index_t origin = row.image * s.height * s.width;
-#pragma unroll
-    for (int k = 0; k < 4; ++k) {
-        p.pixel[k] = (origin + c.pixel[k]) * s.channels + row.offset_group * s.offset_group_channels;
-        p.weight[k] = c.weight[k];
-    }
-    return c;
-}
 
 INLINE index_t row_of(const ChunkSizes& s, index_t pixel, int tap, int offset_group) {
     return (pixel * (s.kernel_height * s.kernel_width) + tap) * s.offset_groups + offset_group;
@@ -166,18 +153,7 @@ depthwise_places_backward(const scalar_t* __restrict__ grad, const scalar_t* __r
     if (!finds) return;
     const ChunkRow row(s, 0, row_of(s, first + thread, tap, group));
     const Corners c = row.corners(s, shift);
-    const real *dot = dots + 4 * thread, scale = places[thread].scale;
-    if (grad_mask != nullptr) {
-        real sum = 0;
-        if (c.bits) sum = c.weight[0] * dot[0] + c.weight[1] * dot[1] + c.weight[2] * dot[2] + c.weight[3] * dot[3];
-        grad_mask[row.at_mask(s)] = sum;
-    }
-    if (grad_shift != nullptr) {
-        const index_t at = row.at_shift_y(s);
-        const real left = dot[2] - dot[0], right = dot[3] - dot[1], top = dot[1] - dot[0], bottom = dot[3] - dot[2];
-        grad_shift[at] = scale * (left + c.fraction_x * (right - left));
-        grad_shift[at + row.area] = scale * (top + c.fraction_y * (bottom - top));
-    }
+    write_place_gradients(s, row, c, dots + 4 * thread, places[thread].scale, grad_shift, grad_mask);
 }
 
 // The columns' gradient that an entry weighs: of its output pixel, times the tap's filters, all that read the channel.

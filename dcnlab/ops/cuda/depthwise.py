@@ -45,7 +45,7 @@ class Call(Protocol):
 
 def prelude(of_columns: Prelude) -> Prelude:
     """What a variant defines, given what the same one with columns does."""
-    return {**of_columns, "RUN": RUN}
+    return {**{name: value for name, value in of_columns.items() if name != "ROWS"}, "RUN": RUN}
 
 
 def serves(geometry: ConvGeometry) -> bool:

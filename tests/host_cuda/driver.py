@@ -9,6 +9,7 @@ only counted.
 from __future__ import annotations
 
 import ctypes
+import importlib
 import multiprocessing
 import platform
 import shutil
@@ -206,6 +207,17 @@ def install() -> Driver:
     _patch_torch(driver)
     driver.executes(True)
     return driver
+
+
+def let_public_functions_take_cuda() -> None:
+    """Let the operators compute CPU tensors by their CUDA path, with the precision that products have on CUDA."""
+    from dcnlab.ops.cuda import deform_conv2d, roi_pool
+
+    convolution, pooling = (importlib.import_module(f"dcnlab.ops.{name}") for name in ("deform_conv2d", "roi_pool"))
+    precision = convolution.convolution_precision
+    convolution._path = lambda input: deform_conv2d
+    convolution.convolution_precision = lambda device, dtype: precision("cuda", dtype)
+    pooling._path = lambda input: roi_pool
 
 
 def _built() -> Path:

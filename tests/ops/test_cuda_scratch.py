@@ -1,6 +1,7 @@
 """Scratch memory: shapes, and that nothing fills it where torch fills what is uninitialised."""
 
 import math
+from typing import ClassVar
 
 import pytest
 import torch
@@ -33,7 +34,7 @@ def test_scratch_is_contiguous_and_of_its_shape_in_both_modes(dtype, shape, requ
 @pytest.mark.usefixtures("deterministic")
 def test_deterministic_algorithms_do_not_fill_scratch_with_nan():
     class Filled(TorchDispatchMode):
-        names: list = []
+        names: ClassVar[list[str]] = []
 
         def __torch_dispatch__(self, operator, types, args=(), kwargs=None):
             self.names.append(operator._overloadpacket.__name__)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 
@@ -102,20 +104,22 @@ def add_sums(grads: Tensor, columns: Tensor, total: Tensor | None, dtype: torch.
         dtype: of the total: float32 for half precision.
         groups: G.
     """
+    if groups == 1:
+        left, right = grads.t(), columns
+        if total is not None and grads.dtype == dtype:
+            return torch.addmm(total, left, right, out=total)
+        found = _unrounded(torch.mm, left, right, dtype)
+        return found if total is None else total.add_(found)
     left, right = _by_group(grads, groups).transpose(1, 2), _by_group(columns, groups)
-    if total is not None and grads.dtype == dtype:
-        by_group = total.view(groups, -1, right.shape[2])
-        torch.baddbmm(by_group, left, right, out=by_group)
-        return total
-    found = _unrounded(left, right, dtype).view(-1, right.shape[2])
+    found = _unrounded(torch.bmm, left, right, dtype).view(-1, right.shape[2])
     return found if total is None else total.add_(found)
 
 
-def _unrounded(left: Tensor, right: Tensor, dtype: torch.dtype) -> Tensor:
-    """A batched product that is not rounded to half precision, where torch has it: on CUDA."""
+def _unrounded(product: Callable[..., Tensor], left: Tensor, right: Tensor, dtype: torch.dtype) -> Tensor:
+    """A product that is not rounded to half precision, where torch has it: on CUDA."""
     if left.dtype == dtype or not left.is_cuda:
-        return torch.bmm(left, right).to(dtype)
-    return torch.bmm(left, right, out_dtype=dtype)
+        return product(left, right).to(dtype)
+    return product(left, right, out_dtype=dtype)
 
 
 def _by_group(rows: Tensor, groups: int) -> Tensor:

@@ -43,15 +43,9 @@ INLINE void find_places(Place* places, const ChunkSizes& s, const real* shift, c
     __syncthreads();
 }
 
-// Threads: x over the channels of an offset group, VEC each; y over rows, of which a block has ROWS. With `begin`, all
-// zeros before, the entries are counted too.
-extern "C" __global__ void __launch_bounds__(THREADS, 6)
-sample(const scalar_t* __restrict__ pixels, const real* __restrict__ shift, const real* __restrict__ mask,
-       scalar_t* __restrict__ columns, int* begin, int* counted, ChunkSizes s, long long start, long long rows,
-       long long first_image) {
-    __shared__ Place places[ROWS];
-    const index_t first = index_t(blockIdx.x) * ROWS;
-    find_places(places, s, shift, mask, index_t(start), first, index_t(rows), index_t(first_image), begin, nullptr);
+// Writes the columns of a block's rows. Threads: x over the channels of an offset group, VEC each; y over the rows.
+INLINE void write_columns(const Place* places, const scalar_t* pixels, scalar_t* columns, const ChunkSizes& s, index_t first,
+                          index_t rows) {
     for (int r = threadIdx.y; r < ROWS && first + r < rows; r += blockDim.y) {
         const Place& p = places[r];
         for (int v = threadIdx.x * VEC; v < s.offset_group_channels; v += blockDim.x * VEC) {
@@ -68,7 +62,28 @@ sample(const scalar_t* __restrict__ pixels, const real* __restrict__ shift, cons
             store(columns + p.columns + across(s, p.channel + v), out);
         }
     }
-    if (begin == nullptr) return;
+}
+
+// Samples the columns; a block has ROWS rows.
+extern "C" __global__ void __launch_bounds__(THREADS, 6)
+sample(const scalar_t* __restrict__ pixels, const real* __restrict__ shift, const real* __restrict__ mask,
+       scalar_t* __restrict__ columns, ChunkSizes s, long long start, long long rows, long long first_image) {
+    __shared__ Place places[ROWS];
+    const index_t first = index_t(blockIdx.x) * ROWS;
+    find_places(places, s, shift, mask, index_t(start), first, index_t(rows), index_t(first_image), nullptr, nullptr);
+    write_columns(places, pixels, columns, s, first, index_t(rows));
+}
+
+// The same, and the first half of the sort: counts the entries in `begin`, all zeros before. A kernel apart, for it takes
+// more registers.
+extern "C" __global__ void __launch_bounds__(THREADS, 6)
+sample_and_count(const scalar_t* __restrict__ pixels, const real* __restrict__ shift, const real* __restrict__ mask,
+                 scalar_t* __restrict__ columns, int* begin, int* counted, ChunkSizes s, long long start, long long rows,
+                 long long first_image) {
+    __shared__ Place places[ROWS];
+    const index_t first = index_t(blockIdx.x) * ROWS;
+    find_places(places, s, shift, mask, index_t(start), first, index_t(rows), index_t(first_image), begin, nullptr);
+    write_columns(places, pixels, columns, s, first, index_t(rows));
     const index_t last = first + ROWS < rows ? first + ROWS : index_t(rows);
     add_up_complete_images(s, index_t(start), first, last, index_t(rows), begin, counted, index_t(first_image));
 }

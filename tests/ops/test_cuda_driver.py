@@ -42,7 +42,7 @@ def on_driver():
 def test_convolutions_reach_the_driver_as_they_were_passed_and_are_right(on_driver, dtype):
     launches, problems = on_driver(convolutions, dtype)
     assert problems == []
-    assert {launch.kernel for launch in launches} == {"sample", "places_backward", "gather"}
+    assert {launch.kernel for launch in launches} == {"sample", "sample_and_count", "places_backward", "gather"}
     assert {(launch.device, launch.stream) for launch in launches} == {(0, driver.STREAM)}
 
 

@@ -208,9 +208,9 @@ def test_64_bit_indices_give_what_32_bit_ones_give(monkeypatch):
         ((False, True, False, False), ["places_backward"]),
         ((False, False, True, False), ["places_backward"]),
         ((False, False, False, True), ["sample"]),
-        ((True, False, False, True), ["sample", "entries", "gather"]),
+        ((True, False, False, True), ["sample_and_count", "entries", "gather"]),
         ((True, True, False, False), ["entries", "places_backward", "gather"]),
-        ((True, True, True, True), ["sample", "places_backward", "gather"]),
+        ((True, True, True, True), ["sample_and_count", "places_backward", "gather"]),
     ],
     ids=str,
 )

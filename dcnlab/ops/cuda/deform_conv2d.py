@@ -226,8 +226,11 @@ class _Call:
 
     def sample(self, chunk: Chunk, columns: Tensor, bins: _Bins | None = None) -> None:
         """Write the chunk's columns, and count the entries for `bins`."""
-        begin, counted = (None, None) if bins is None else (bins.begin, bins.counted)
-        self.launch_rows("sample", chunk, self.pixels, self.offset, self.mask, columns, begin, counted)
+        maps = (self.pixels, self.offset, self.mask, columns)
+        if bins is None:
+            self.launch_rows("sample", chunk, *maps)
+        else:
+            self.launch_rows("sample_and_count", chunk, *maps, bins.begin, bins.counted)
 
 
 @dataclass

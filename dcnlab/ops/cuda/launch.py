@@ -82,7 +82,7 @@ def record(values: tuple[Any, ...], dtype: np.dtype) -> np.void:
         dtype: of the struct, made with `align=True`.
     """
     scalar: Any = np.array(values, dtype=dtype)[()]
-    return scalar  # type: ignore[no-any-return]
+    return scalar
 
 
 def divisor(value: int) -> tuple[int, int, int]:

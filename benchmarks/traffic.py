@@ -10,8 +10,8 @@ shapes' full sizes. Megabytes and millions:
     blocks      the same, each sector once a block: what moves if the first-level cache keeps all that a block reads
     least       the same, each sector once: every array read and written once
     scalar      what a scalar kernel asks for, a thread an element, as torchvision's and the authors' are
-    flops       of floats, a fused multiply-add two; least: eight an element of the columns (four corners, for the columns
-                or for the corners' dot products); two a channel of every pixel a bin reads
+    flops       of floats, a fused multiply-add two; least: eight an element of the columns (four corners, for
+                the columns or for the corners' dot products); two a channel of every pixel a bin reads
     floor us    the longer of `least` at 4.3 TB/s and `flops` at 60 TFLOP/s, an H200's figures: an estimate, and more
                 than is needed where columns stay in the second-level cache
 """

@@ -277,7 +277,7 @@ def forward(
         if choice.serves(call.pixels, call.filters, g):
             pixels = fused.forward(call.pixels, call.offset, call.mask, call.filters, bias, call.plan.sizes, g, modules)
             by_image = pixels.view(g.batch, g.out_height, g.out_width, g.out_channels).permute(0, 3, 1, 2)
-            return by_image if channels_last else by_image.contiguous()
+            return by_image.to(memory_format=torch.channels_last if channels_last else torch.contiguous_format)
         area, plan = g.out_height * g.out_width, call.plan
         output = call.empty(g.pixels, g.out_channels) if channels_last else call.empty(g.batch, g.out_channels, area)
         columns = call.empty(plan.most_rows, plan.width)

@@ -34,7 +34,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -86,8 +86,16 @@ class Unusable(ValueError):
 def conditions() -> dict[str, Any]:
     """What counts depend on, before anything is counted."""
     versions = {name: version(name) for name in PACKAGES}
-    versions |= {"Python": platform.python_version(), "libc": " ".join(platform.libc_ver())}
+    versions |= {"Python": platform.python_version(), "libc": " ".join(platform.libc_ver()), "cupy": _cupy_version()}
     return {"versions": versions | {"valgrind": callgrind.version()}, "pins": PINS}
+
+
+def _cupy_version() -> str:
+    """Of the package for any CUDA; `none` where CuPy is not installed."""
+    for name in ("cupy-cuda13x", "cupy-cuda12x", "cupy"):
+        with contextlib.suppress(PackageNotFoundError):
+            return version(name)
+    return "none"
 
 
 def read(path: Path) -> dict[str, Any]:
@@ -206,6 +214,7 @@ def count(paths: Sequence[str]) -> tuple[list[dict[str, Any]], dict[str, str]]:
             "PATH": os.environ["PATH"],
             "PYTHONPATH": str(Path(dcnlab.__file__).resolve().parents[1]),
             "NUMBA_CACHE_DIR": "numba",
+            "CUPY_CACHE_DIR": "cupy",
         }
         worker = [sys.executable, "-W", "ignore", str(Path(__file__).resolve())]
         # Without valgrind first: compiling, and showing what does not run, takes seconds there, minutes under it.
@@ -290,6 +299,7 @@ def run(options: argparse.Namespace) -> int:
         if path not in known:
             near = difflib.get_close_matches(path, known, 1, cutoff=0)[0]
             raise Unusable(f"no path {path!r}{where}; nearest is {near!r}")
+    paths = sorted(paths, key=known.index)  # paths of CUDA's host code disturb those that follow
     now = conditions()
     if before:
         check_comparable(before["settings"], now, options.against)

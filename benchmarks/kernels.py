@@ -119,6 +119,7 @@ def main() -> None:
             code = listings(report.cubin)
             for kernel, used in report.kernels.items():
                 names = {"file": variant.source_file, "type": variant.prelude["scalar_t"], "kernel": kernel}
+                names["load"] = variant.prelude["VEC"]  # elements
                 if variant.prelude.get("total_t", names["type"]) != names["type"]:
                     if kernel != "gather":
                         continue  # the others are the same

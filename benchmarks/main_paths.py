@@ -13,6 +13,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import cuda_host
 import numpy as np
 import torch
 from PIL import Image
@@ -242,5 +243,8 @@ PATHS: dict[str, Callable[[], Work]] = {
     "image": image,
     "balanced sample": sample,
     "COCO scoring": coco_scoring,
+    "CUDA host: deform_conv2d forward": cuda_host.conv_forward,
+    "CUDA host: deform_conv2d both": cuda_host.conv_both,
+    "CUDA host: deform_ps_roi_pool both": cuda_host.pool_both,
 }
-"""By name; "both" is forward and backward."""
+"""By name; "both" is forward and backward. Those of CUDA's host path come last: they change their process for good."""

@@ -10,8 +10,8 @@ shapes' full sizes. Megabytes and millions:
     blocks      the same, each sector once a block: what moves if the first-level cache keeps all that a block reads
     least       the same, each sector once: every array read and written once
     scalar      what a scalar kernel asks for, a thread an element, as torchvision's and the authors' are
-    flops       of floats, a fused multiply-add two; least: eight an element of the columns (four corners), sixteen
-                where the corners' dot products are computed in the same pass; two a channel of every pixel a bin reads
+    flops       of floats, a fused multiply-add two; least: eight an element of the columns (four corners, for
+                the columns or for the corners' dot products); two a channel of every pixel a bin reads
     floor us    the longer of `least` at 4.3 TB/s and `flops` at 60 TFLOP/s, an H200's figures: an estimate, and more
                 than is needed where columns stay in the second-level cache
 """
@@ -66,10 +66,12 @@ def convolution(shape: Shape, dtype: torch.dtype) -> Counts:
     deform_conv2d.forward(input, offset, None, weight, None, geometry, kernels)
     deform_conv2d.backward(grad, input, offset, None, weight, geometry, (True, True, False, True), kernels)
     columns = 9 * grad.numel()
-    least = {"sample": 8 * columns, "places_backward": 16 * columns, "gather": 8 * columns}
-    # Four corners and the column; for both offsets of a tap the column's gradient and four corners, and the sampling
-    # for the weight's gradient; the column's gradient and an atomic addition a corner.
-    scalars = {"sample": 5 * columns, "places_backward": 15 * columns, "gather": 5 * columns}
+    least = {"sample": 8 * columns, "sample_and_count": 8 * columns, "places_backward": 8 * columns}
+    least["gather"] = 8 * columns
+    # Four corners and the column, twice; for both offsets of a tap the column's gradient and four corners; the column's
+    # gradient and an atomic addition a corner.
+    scalars = {"sample": 5 * columns, "sample_and_count": 5 * columns, "places_backward": 10 * columns}
+    scalars["gather"] = 5 * columns
     return Counts(kernels.launches, least, scalars)
 
 

@@ -69,8 +69,13 @@ offset_backward(const scalar_t* __restrict__ grad, const scalar_t* __restrict__ 
     offset_gradient<Aligned>(grad, pixels, boxes, offset, grad_offset, s, lanes);
 }
 
-extern "C" __global__ void __launch_bounds__(TILE_THREADS, 8)
+extern "C" __global__ void __launch_bounds__(THREADS, 4)
+list_bins(const real* __restrict__ boxes, const real* __restrict__ offset, unsigned* __restrict__ lists, Sizes s) {
+    list_tiles<Aligned>(boxes, offset, lists, s);
+}
+
+extern "C" __global__ void __launch_bounds__(TILE_THREADS, 5)
 input_backward(const scalar_t* __restrict__ grad, const real* __restrict__ boxes, const real* __restrict__ offset,
-               scalar_t* __restrict__ grad_pixels, Sizes s, int lanes) {
-    input_gradient<Aligned>(grad, boxes, offset, grad_pixels, s, lanes);
+               const unsigned* __restrict__ lists, scalar_t* __restrict__ grad_pixels, Sizes s, int lanes) {
+    input_gradient<Aligned>(grad, boxes, offset, lists, grad_pixels, s, lanes);
 }

@@ -249,41 +249,138 @@ INLINE void offset_gradient(const scalar_t* grad, const scalar_t* pixels, const 
     to[area] = shift_y == real(0) ? real(0) : real(s.gamma) * roi.height * shift_y;
 }
 
-// A block for each TILE x TILE pixels of a plane, class and chunk of lanes * VEC channels. It goes over all bins of its
-// group cell in rounds of as many as it has threads; those that read the tile are listed in order, their weights found
-// once and shared, and every thread adds them up for one row of the tile. Nothing is written but the sums, once, so there
-// are no atomics, no list of a length that depends on the boxes, and one order of summation.
-template <class Rule>
-INLINE void input_gradient(const scalar_t* grad, const real* boxes, const real* offset, scalar_t* grad_pixels, const Sizes& s,
-                           int lanes) {
-    __shared__ Axis hit_y[TILE_THREADS];
-    __shared__ Axis hit_x[TILE_THREADS];
-    __shared__ index_t hit_at[TILE_THREADS];
-    __shared__ real weight_y[TILE_THREADS * TILE];
-    __shared__ real weight_x[TILE_THREADS * TILE];
-    __shared__ int hits_of_warp[TILE_THREADS / 32];
+// The bins of a group cell: rows i with i * group / out_height equal to the cell's row, and columns likewise. They are
+// numbered box by box, row by row; every cell has as many words of 32 bins as the one with most.
+struct CellBins {
+    int cell, first_row, first_column, rows, columns;
 
+    INLINE CellBins(const Sizes& s, int cell) : cell(cell) {
+        const int y = cell / s.group, x = cell % s.group;
+        first_row = (y * s.out_height + s.group - 1) / s.group;
+        first_column = (x * s.out_width + s.group - 1) / s.group;
+        rows = ((y + 1) * s.out_height + s.group - 1) / s.group - first_row;
+        columns = ((x + 1) * s.out_width + s.group - 1) / s.group - first_column;
+    }
+
+    INLINE index_t count(const Sizes& s) const { return index_t(s.rois) * rows * columns; }
+    static INLINE index_t words(const Sizes& s) {
+        const int most_rows = (s.out_height + s.group - 1) / s.group, most_columns = (s.out_width + s.group - 1) / s.group;
+        return (index_t(s.rois) * most_rows * most_columns + 31) / 32;
+    }
+};
+
+// One bin of a cell: its box, and where it stands in the output.
+struct CellBin {
+    index_t number;
+    int row, column;
+
+    INLINE CellBin(const CellBins& bins, index_t candidate) {
+        const index_t line = candidate / bins.columns;
+        column = bins.first_column + int(candidate - line * bins.columns);
+        number = line / bins.rows;
+        row = bins.first_row + int(line - number * bins.rows);
+    }
+    INLINE index_t output(const Sizes& s) const { return (number * s.out_height + row) * s.out_width + column; }
+};
+
+// Bit sets over the bins of a cell, `words` words each: for a class, which bins read something in each row of tiles, and in
+// each column of tiles; and which boxes lie in each image. A bin reads a tile where all three have its bit.
+struct Lists {
+    index_t words;
+    int tiles_y, tiles_x;
+
+    INLINE Lists(const Sizes& s)
+        : words(CellBins::words(s)), tiles_y((s.height + TILE - 1) / TILE), tiles_x((s.width + TILE - 1) / TILE) {}
+
+    INLINE index_t tile_row(const Sizes& s, int cell, int class_of, int tile_y) const {
+        return ((index_t(cell) * s.classes + class_of) * (tiles_y + tiles_x) + tile_y) * words;
+    }
+    INLINE index_t tile_column(const Sizes& s, int cell, int class_of, int tile_x) const {
+        return tile_row(s, cell, class_of, tiles_y + tile_x);
+    }
+    INLINE index_t image(const Sizes& s, int cell, int image) const {
+        return tile_row(s, s.group * s.group, 0, 0) + (index_t(cell) * s.batch + image) * words;
+    }
+};
+
+INLINE bool reads(const Axis& a, int tile) { return a.first < (tile + 1) * TILE && a.last >= tile * TILE; }
+
+// Writes the bit sets, every word of them: a warp for 32 bins of a cell, and class.
+template <class Rule>
+INLINE void list_tiles(const real* boxes, const real* offset, unsigned* lists, const Sizes& s) {
+    constexpr unsigned everyone = 0xffffffffu;
+    const Lists sets(s);
+    const int lane = threadIdx.x % 32;
+    index_t task = index_t(blockIdx.x) * (blockDim.x / 32) + threadIdx.x / 32;
+    if (task >= sets.words * s.classes * s.group * s.group) return;
+    const index_t word = task % sets.words;
+    task /= sets.words;
+    const int class_of = int(task % s.classes);
+    const CellBins bins(s, int(task / s.classes));
+
+    const index_t candidate = word * 32 + lane;
+    const Axis none = {real(0), real(0), real(0), real(0), 0, 0, 0, -1};
+    Bin bin = {none, none};
+    int image = -1;
+    if (candidate < bins.count(s)) {
+        const CellBin at(bins, candidate);
+        const Roi roi = Rule::roi(s, boxes + at.number * 5);
+        image = roi.image;
+        bin = bin_of<Rule>(s, roi, offset, at.number, class_of, at.row, at.column);
+    }
+#pragma unroll 1
+    for (int tile = 0; tile < sets.tiles_y; ++tile) {
+        const unsigned found = __ballot_sync(everyone, reads(bin.y, tile));
+        if (lane == 0) lists[sets.tile_row(s, bins.cell, class_of, tile) + word] = found;
+    }
+#pragma unroll 1
+    for (int tile = 0; tile < sets.tiles_x; ++tile) {
+        const unsigned found = __ballot_sync(everyone, reads(bin.x, tile));
+        if (lane == 0) lists[sets.tile_column(s, bins.cell, class_of, tile) + word] = found;
+    }
+    if (class_of != 0) return;
+#pragma unroll 1
+    for (int of = 0; of < s.batch; ++of) {
+        const unsigned found = __ballot_sync(everyone, image == of);
+        if (lane == 0) lists[sets.image(s, bins.cell, of) + word] = found;
+    }
+}
+
+// A block for each TILE x TILE pixels of a plane, class and chunk of lanes * VEC channels. It goes over the words of the
+// bit sets that `list_tiles` wrote, and takes as many at a time as have HITS bins together. Their weights are found once and
+// shared, and every thread adds them up for one row of the tile. Nothing is written but the sums, once, so there are no
+// atomics, no list of a length that depends on the boxes, and one order of summation: the bins' own.
+template <class Rule>
+INLINE void input_gradient(const scalar_t* grad, const real* boxes, const real* offset, const unsigned* lists,
+                           scalar_t* grad_pixels, const Sizes& s, int lanes) {
+    constexpr unsigned everyone = 0xffffffffu;
+    constexpr int together = 4;  // gradients asked for before one is used
+    __shared__ Axis hit_y[HITS];
+    __shared__ Axis hit_x[HITS];
+    __shared__ index_t hit_at[HITS];
+    __shared__ real weight_y[HITS * TILE];
+    __shared__ real weight_x[HITS * TILE];
+    __shared__ int hits_of_warp[TILE_THREADS / 32];
+    __shared__ int words_of_warp[TILE_THREADS / 32];
+    __shared__ int hits_until_warp[TILE_THREADS / 32];
+
+    const Lists sets(s);
     const int per_class = s.channels / s.classes, chunk_channels = lanes * VEC;
     const int chunks = (per_class + chunk_channels - 1) / chunk_channels;
-    const int tiles_x = (s.width + TILE - 1) / TILE, tiles_y = (s.height + TILE - 1) / TILE;
     index_t task = blockIdx.x;
     const int chunk = int(task % chunks);
     task /= chunks;
     const int class_of = int(task % s.classes);
     task /= s.classes;
-    const int left = int(task % tiles_x) * TILE;
-    task /= tiles_x;
-    const int top = int(task % tiles_y) * TILE;
-    task /= tiles_y;
+    const int tile_x = int(task % sets.tiles_x), left = tile_x * TILE;
+    task /= sets.tiles_x;
+    const int tile_y = int(task % sets.tiles_y), top = tile_y * TILE;
+    task /= sets.tiles_y;
     const int cell = int(task % (s.group * s.group)), image = int(task / (s.group * s.group));
-
-    // Bins of the cell: rows i with i * group / out_height equal to the cell's row, and columns likewise.
-    const int cell_y = cell / s.group, cell_x = cell % s.group;
-    const int first_row = (cell_y * s.out_height + s.group - 1) / s.group;
-    const int first_column = (cell_x * s.out_width + s.group - 1) / s.group;
-    const int rows = ((cell_y + 1) * s.out_height + s.group - 1) / s.group - first_row;
-    const int columns = ((cell_x + 1) * s.out_width + s.group - 1) / s.group - first_column;
-    const index_t candidates = index_t(s.rois) * rows * columns;
+    const CellBins bins(s, cell);
+    const unsigned* in_row = lists + sets.tile_row(s, cell, class_of, tile_y);
+    const unsigned* in_column = lists + sets.tile_column(s, cell, class_of, tile_x);
+    const unsigned* in_image = lists + sets.image(s, cell, image);
 
     const int threads = blockDim.x, thread = threadIdx.x, warp = thread / 32, lane = thread % 32;
     const int of_class = chunk * chunk_channels + thread % lanes * VEC, channel = class_of * per_class + of_class;
@@ -291,54 +388,71 @@ INLINE void input_gradient(const scalar_t* grad, const real* boxes, const real* 
     const bool active = tile_row < TILE && y < s.height && of_class < per_class;
 
     real sum[TILE][VEC] = {};
-    for (index_t round = 0; round < candidates; round += threads) {
-        const index_t candidate = round + thread;
-        bool hit = false;
-        Bin bin;
-        index_t bin_number = 0;
-        if (candidate < candidates) {
-            const int column = first_column + int(candidate % columns);
-            const int row = first_row + int(candidate / columns % rows);
-            const index_t number = candidate / columns / rows;
-            const Roi roi = Rule::roi(s, boxes + number * 5);
-            if (roi.image == image) {
-                bin = bin_of<Rule>(s, roi, offset, number, class_of, row, column);
-                bin_number = (number * s.out_height + row) * s.out_width + column;
-                hit = bin.y.first <= bin.y.last && bin.y.first < top + TILE && bin.y.last >= top &&
-                      bin.x.first <= bin.x.last && bin.x.first < left + TILE && bin.x.last >= left;
-            }
+    for (index_t first = 0; first < sets.words;) {
+        const index_t word = first + thread;
+        unsigned bits = 0;
+        if (word < sets.words) bits = in_row[word] & in_column[word] & in_image[word];
+        const int own = __popc(bits);
+        int end = own;  // hits up to this thread's word
+        for (int before = 1; before < 32; before *= 2) {
+            const int other = __shfl_up_sync(everyone, end, before);
+            if (lane >= before) end += other;
         }
-        const unsigned hits_here = __ballot_sync(0xffffffffu, hit);
-        if (lane == 0) hits_of_warp[warp] = __popc(hits_here);
+        if (lane == 31) hits_of_warp[warp] = end;
         __syncthreads();
-        int place = __popc(hits_here & ((1u << lane) - 1)), hits = 0;
+        for (int w = 0; w < warp; ++w) end += hits_of_warp[w];
+        const bool taken = end <= HITS;  // true of the first threads, at least of one
+        if (taken) {
+            for (int place = end - own; bits != 0; bits &= bits - 1) hit_at[place++] = word * 32 + __ffs(bits) - 1;
+        }
+        const int words_here = __popc(__ballot_sync(everyone, taken));
+        const int hits_until = __shfl_sync(everyone, end, max(words_here - 1, 0));
+        if (lane == 0) {
+            words_of_warp[warp] = words_here;
+            hits_until_warp[warp] = hits_until;
+        }
+        __syncthreads();
+        int hits = 0;
         for (int w = 0; w < threads / 32; ++w) {
-            if (w < warp) place += hits_of_warp[w];
-            hits += hits_of_warp[w];
+            first += words_of_warp[w];
+            if (words_of_warp[w] > 0) hits = hits_until_warp[w];
         }
-        if (hit) {
-            hit_y[place] = bin.y;
-            hit_x[place] = bin.x;
-            hit_at[place] = bin_number * s.channels;
+        if (hits == 0) continue;
+#pragma unroll 1
+        for (int h = thread; h < hits; h += threads) {
+            const CellBin at(bins, hit_at[h]);
+            const Bin bin = bin_of<Rule>(s, Rule::roi(s, boxes + at.number * 5), offset, at.number, class_of, at.row, at.column);
+            hit_y[h] = bin.y;
+            hit_x[h] = bin.x;
+            hit_at[h] = at.output(s) * s.channels;
         }
         __syncthreads();
-        if (hits == 0) continue;
 #pragma unroll 1
         for (int e = thread; e < hits * TILE; e += threads) {
             weight_y[e] = weight_of<Rule>(hit_y[e / TILE], top + e % TILE).value;
             weight_x[e] = weight_of<Rule>(hit_x[e / TILE], left + e % TILE).value;
         }
         __syncthreads();
-        for (int h = 0; active && h < hits; ++h) {
-            const real of_row = weight_y[h * TILE + tile_row];
-            if (of_row == real(0)) continue;
-            const Pack out = load(grad + hit_at[h] + channel);
+#pragma unroll 1
+        for (int h = 0; active && h < hits; h += together) {
+            Pack out[together];
+            real of_row[together];
 #pragma unroll
-            for (int x = 0; x < TILE; ++x) {
-                const real weight = of_row * weight_x[h * TILE + x];
-                if (weight == real(0)) continue;  // the same for all channels; keeps a gradient of NaN to its own pixels
+            for (int k = 0; k < together; ++k) {
+                of_row[k] = h + k < hits ? weight_y[(h + k) * TILE + tile_row] : real(0);
+                out[k] = {};
+                if (of_row[k] != real(0)) out[k] = load(grad + hit_at[h + k] + channel);
+            }
 #pragma unroll
-                for (int i = 0; i < VEC; ++i) sum[x][i] += weight * to_real(out.value[i]);
+            for (int k = 0; k < together; ++k) {
+                if (of_row[k] == real(0)) continue;
+#pragma unroll
+                for (int x = 0; x < TILE; ++x) {
+                    const real weight = of_row[k] * weight_x[(h + k) * TILE + x];
+                    if (weight == real(0)) continue;  // the same for all channels; keeps a gradient of NaN to its own pixels
+#pragma unroll
+                    for (int i = 0; i < VEC; ++i) sum[x][i] += weight * to_real(out[k].value[i]);
+                }
             }
         }
     }

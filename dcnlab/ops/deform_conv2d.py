@@ -177,7 +177,7 @@ def _fake_backward(
         empty_map(input, input.shape, memory_format(input)) if needed[0] else input.new_empty(0),
         offset.new_empty(offset.shape) if needed[1] else input.new_empty(0),
         mask.new_empty(mask.shape) if needed[2] and mask is not None else input.new_empty(0),
-        weight.new_empty(weight.shape) if needed[3] else input.new_empty(0),
+        empty_map(weight, weight.shape, memory_format(weight)) if needed[3] else input.new_empty(0),
     )
 
 

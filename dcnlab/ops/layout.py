@@ -7,6 +7,10 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 from torch._prims_common import suggest_memory_format
+from torch.nn import Parameter
+
+_REAL = (Tensor, Parameter)
+"""Tensors whose sizes are numbers; those of a graph that is traced may be symbols."""
 
 
 def memory_format(input: Tensor) -> torch.memory_format:
@@ -16,6 +20,12 @@ def memory_format(input: Tensor) -> torch.memory_format:
         `torch.channels_last` where the strides say so, also those of a slice; else `torch.contiguous_format`. Strides
         that fit both, as those of one pixel or one channel, count as contiguous where torch's convolutions say so.
     """
+    if type(input) in _REAL and input.shape[1] > 1 and input.shape[2] * input.shape[3] > 1:
+        # Strides of a dense map say it at once; torch's own function, in Python, takes microseconds.
+        if input.is_contiguous():
+            return torch.contiguous_format
+        if input.is_contiguous(memory_format=torch.channels_last):
+            return torch.channels_last
     found: torch.memory_format = suggest_memory_format(input)
     return found
 

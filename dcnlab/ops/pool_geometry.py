@@ -103,11 +103,14 @@ class PoolGeometry:
         """Output channels that share one class's offsets."""
         return self.channels // self.classes
 
-    def to_cells(self, input: Tensor) -> Tensor:
-        """(N, channels * group_size^2, H, W) -> (N, group_size^2, H, W, channels): a copy only if not so in memory."""
+    def by_cells(self, input: Tensor) -> Tensor:
+        """(N, channels * group_size^2, H, W) -> (N, group_size, group_size, H, W, channels): a view if it can be."""
         g = self.group_size
-        split = input.reshape(self.batch, self.channels, g, g, self.height, self.width)
-        return split.permute(0, 2, 3, 4, 5, 1).contiguous()
+        return input.reshape(self.batch, self.channels, g, g, self.height, self.width).permute(0, 2, 3, 4, 5, 1)
+
+    def to_cells(self, input: Tensor) -> Tensor:
+        """As `by_cells`, contiguous: a copy only if not so in memory."""
+        return self.by_cells(input).contiguous()
 
     def from_cells(self, cells: Tensor) -> Tensor:
         """Elements by cells, in the order of `to_cells` -> (N, channels * group_size^2, H, W): a view if it can be."""

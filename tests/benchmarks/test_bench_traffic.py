@@ -30,7 +30,7 @@ def test_a_convolutions_kernels_write_each_column_offset_and_pixel_once():
     rows = list(traffic.rows_of(traffic.convolution(Shape(16, 6, 5), torch.float32), torch.float32))
     check(rows)
     by_kernel = {row["kernel"]: row for row in rows}
-    assert list(by_kernel) == ["sample", "places_backward", "entries", "gather"]
+    assert list(by_kernel) == ["sample", "sample_and_count", "places_backward", "gather"]
     columns, maps, shifts = 4 * 9 * 30 * 16, 4 * 30 * 16, 4 * 9 * 30 * 2
     assert by_kernel["sample"]["arrays"]["columns stores"]["bytes"] == columns
     assert by_kernel["places_backward"]["arrays"]["grad_shift stores"]["bytes"] == shifts

@@ -137,7 +137,7 @@ def by_cpu(case: Case) -> Results:
     return by_autograd(dcnlab.ops.deform_conv2d, case)
 
 
-def by_kernels(case: Case, modules: ModuleFactory, chunk_bytes: int = cuda.CHUNK_BYTES) -> Results:
+def by_kernels(case: Case, modules: ModuleFactory, chunk_bytes: int | None = None) -> Results:
     """The CUDA path's own code, with kernels from `modules`: those that g++ compiled, say."""
     tensors = case.tensors()
     input, offset, mask, weight, bias = (tensors[k] for k in NAMES)

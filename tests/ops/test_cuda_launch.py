@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from dcnlab.ops.cuda import launch
-from dcnlab.ops.cuda.launch import CudaModule, Stream, check_geometry, marshal
+from dcnlab.ops.cuda.launch import CudaModule, Stream, check_geometry, marshal, on_stream
 
 
 class OnCuda(torch.Tensor):
@@ -83,7 +83,7 @@ def cuda(monkeypatch):
 
 
 def test_a_launch_uses_the_tensors_device_and_torchs_current_stream(cuda):
-    tensor, record = on_cuda(1), np.zeros((), dtype=np.dtype([("a", np.int32), ("b", np.int64)], align=True))
+    tensor, record = on_cuda(1), np.zeros((), dtype=np.dtype([("a", np.int32), ("b", np.int64)], align=True))[()]
     CudaModule("the text").launch(
         "k", (2, 3), (64,), (tensor, None, np.int32(7), np.float32(0.5), record), shared_bytes=96
     )
@@ -95,6 +95,30 @@ def test_a_launch_uses_the_tensors_device_and_torchs_current_stream(cuda):
     assert [type(value) for value in call.args[2:4]] == [np.int32, np.float32]
     assert call.args[4] is record
     assert cuda.device == 5  # as before the launch
+
+
+def test_a_block_of_launches_looks_up_device_and_stream_once(cuda, monkeypatch):
+    asked = []
+    stream = torch.cuda.current_stream
+    monkeypatch.setattr(torch.cuda, "current_stream", lambda index: asked.append(index) or stream(index))
+    module = CudaModule("the text")
+    with on_stream(on_cuda(1)):
+        for _ in range(3):
+            module.launch("k", (1,), (1,), (on_cuda(1),))
+        module.launch("k", (1,), (1,), (on_cuda(0),))  # another device: on that one's own stream
+        with on_stream(on_cuda(0)):
+            module.launch("k", (1,), (1,), (on_cuda(0),))
+        module.launch("k", (1,), (1,), (on_cuda(1),))
+    assert [(call.device, call.stream) for call in cuda.calls] == [(i, 1000 + i) for i in (1, 1, 1, 0, 0, 1)]
+    assert asked == [1, 0, 0]
+    assert cuda.device == 5
+    module.launch("k", (1,), (1,), (on_cuda(1),))
+    assert asked == [1, 0, 0, 1]
+
+
+def test_a_block_on_the_cpu_asks_for_no_device(cuda):
+    with on_stream(torch.zeros(1)):
+        assert cuda.device == 5
 
 
 def test_a_kernel_is_loaded_once_a_device(cuda):
@@ -122,7 +146,8 @@ def test_more_than_48_kib_of_shared_memory_is_asked_for_once(cuda):
         ((True,), TypeError, "argument 1 is a bare bool"),
         (("x",), TypeError, "argument 1 is a str"),
         ((np.zeros(1),), TypeError, "argument 1 is a ndarray"),
-        ((np.zeros((), dtype=[("a", "i4"), ("b", "i8")]),), TypeError, "argument 1 is a record without C's alignment"),
+        ((np.zeros((), [("a", "i4"), ("b", "i8")])[()],), TypeError, "argument 1 is a record without C's alignment"),
+        ((np.zeros((), np.dtype("i4, i8", align=True)),), TypeError, "argument 1 is an array without dimensions"),
         ((torch.zeros(1),), ValueError, "argument 1 is a tensor on cpu, not on a CUDA device"),
         ((on_cuda(1),), ValueError, "argument 1 is on cuda:1, those before it on cuda:0"),
     ],

@@ -7,6 +7,7 @@ from tester import TOLERANCES
 from torch import Tensor, nn
 
 from dcnlab.nn import DeformConv2d
+from dcnlab.ops import deform_conv2d
 from dcnlab.ops.layout import memory_format
 from dcnlab.surgery import deform
 
@@ -57,6 +58,17 @@ def test_output_and_gradient_come_in_the_inputs_format(name, form, dtype):
         torch.testing.assert_close(output.detach(), plain, rtol=0, atol=TOLERANCES[dtype])
     (grad,) = torch.autograd.grad(output, input, torch.ones_like(output))
     assert grad.is_contiguous(memory_format=FORMATS[form])
+
+
+@pytest.mark.parametrize("form", FORMATS)
+def test_the_weights_gradient_comes_in_the_weights_format(form):
+    input, offset = torch.randn(2, 4, 7, 8), torch.randn(2, 18, 7, 8)
+    plain = torch.randn(6, 4, 3, 3, requires_grad=True)
+    (expected,) = torch.autograd.grad(deform_conv2d(input, offset, plain, padding=1).sum(), plain)
+    weight = plain.detach().to(memory_format=FORMATS[form]).requires_grad_()
+    (grad,) = torch.autograd.grad(deform_conv2d(input, offset, weight, padding=1).sum(), weight)
+    assert grad.is_contiguous(memory_format=FORMATS[form])
+    torch.testing.assert_close(grad, expected)
 
 
 @pytest.mark.parametrize("name", OPERATORS)

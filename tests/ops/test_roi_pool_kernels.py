@@ -3,6 +3,7 @@
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from roi_cases import NAMES, RULES, Case, by_kernels, by_reference, geometry_of, random_case
@@ -10,10 +11,12 @@ from test_roi_pool import GOLDEN, golden
 from tester import assert_near
 
 from dcnlab.ops.cuda import roi_pool as cuda
+from dcnlab.ops.cuda.compile import source_text
 from dcnlab.ops.pool_geometry import PoolGeometry
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "host_cuda"))
-from runner import HostKernels, skip_without_compiler
+from counting import CountedKernels
+from runner import HostKernels, HostModule, skip_without_compiler
 
 ORDERS = ("forward", "reverse", "random")
 DTYPES = [torch.float64, torch.float32, torch.float16, torch.bfloat16]
@@ -69,11 +72,56 @@ def test_many_random_configurations_equal_the_reference(rule):
 
 @pytest.mark.parametrize("rule", RULES)
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
-@pytest.mark.parametrize("channels", [8, 40, 7, 288])
+@pytest.mark.parametrize("channels", [8, 40, 7, 288, 36, 34])
 def test_wide_loads_and_single_ones_are_right_in_every_dtype(dtype, channels, rule):
     case = Case(rule, channels=channels, dtype=dtype, rois=3)
     modules = HostKernels("random", sanitize=False)
     assert_near(by_kernels(case, modules), by_reference(case), case)
+
+
+@pytest.mark.parametrize("rule", RULES)
+@pytest.mark.parametrize(
+    ("dtype", "channels", "width"),
+    [(torch.bfloat16, 36, 4), (torch.float16, 68, 4), (torch.bfloat16, 34, 2), (torch.float32, 34, 2)],
+    ids=str,
+)
+def test_channels_that_the_widest_load_does_not_divide_are_read_by_the_next(rule, dtype, channels, width):
+    case, kernels, asked = Case(rule, channels=channels, rois=3, dtype=dtype), HostKernels(sanitize=False), set()
+
+    def modules(source_file, prelude):
+        asked.add(prelude["VEC"])
+        return kernels(source_file, prelude)
+
+    assert_near(by_kernels(case, modules), by_reference(case), case)
+    assert asked == {width}
+
+
+@pytest.mark.parametrize(
+    ("dtype", "channels", "width"),
+    [(torch.bfloat16, 21, 8), (torch.float16, 81, 8), (torch.float32, 21, 4), (torch.bfloat16, 9, 2)],
+    ids=str,
+)
+def test_scores_of_an_odd_number_of_classes_are_padded_for_wide_loads(dtype, channels, width):
+    case, kernels, asked = Case(channels=channels, group=2, rois=3, dtype=dtype), HostKernels(sanitize=False), set()
+
+    def modules(source_file, prelude):
+        asked.add(prelude["VEC"])
+        return kernels(source_file, prelude)
+
+    found = by_kernels(case, modules)
+    assert asked == {width}
+    assert_near(found, by_reference(case), case)
+    assert all(value.is_contiguous() for value in found.values())
+
+
+def test_infinite_scores_stay_in_their_channels_when_channels_are_padded():
+    case = Case(channels=21, group=2, rois=3, scale=1.0, dtype=torch.float32)
+    tensors = case.tensors()
+    tensors["input"][:, :4] = float("inf")
+    case.tensors = lambda: {k: t.clone() for k, t in tensors.items()}
+    found = by_kernels(case, HostKernels(sanitize=False))
+    assert found["output"][:, 1:].isfinite().all()
+    assert found["input"].isfinite().all()
 
 
 def test_classes_of_few_and_of_many_channels_keep_to_their_own_offsets():
@@ -99,6 +147,48 @@ def test_more_boxes_than_one_round_of_a_block_are_all_added(rule):
     assert_near(found[0], by_reference(case), case)
     assert torch.equal(found[0]["input"], found[1]["input"])
     assert torch.equal(found[0]["input"], found[2]["input"])
+
+
+@pytest.mark.parametrize("rule", RULES)
+@pytest.mark.parametrize("rois", [31, 32, 33, 64, 65, 150])
+def test_every_bin_of_a_full_tile_is_added_once_whatever_their_number(rule, rois):
+    case = Case(rule, 1, 8, 6, 6, rois, (1, 1), part=1, samples=1, scale=1.0, shifted=False, dtype=torch.float32)
+    input, _, _ = (case.tensors()[name] for name in NAMES)
+    boxes = torch.tensor([[0.0, 1, 1, 3, 3]]).repeat(rois, 1)
+    boxes[64::3, 0] = -1  # of no image: words are full, then not
+    grad = torch.ones(rois, 8, 1, 1)
+    geometry = geometry_of(case, input, boxes, None)
+    found, _ = cuda.backward(grad, input, boxes, None, geometry, (True, False), HostKernels("random", sanitize=False))
+    added = float((boxes[:, 0] == 0).sum())  # the weights of each are one altogether
+    torch.testing.assert_close(found.sum((0, 2, 3)), torch.full((8,), added))
+
+
+@pytest.mark.parametrize("rule", RULES)
+def test_tiles_look_only_at_boxes_whose_bins_read_them(rule):
+    case = Case(rule, 2, 8, 32, 32, 40, (2, 2), part=2, samples=1, scale=1.0, shifted=False, dtype=torch.float32)
+    input, _, _ = (case.tensors()[name] for name in NAMES)
+    boxes = torch.tensor([[0.0, 1, 1, 2, 2]]).repeat(40, 1)  # all bins within the first tile of the first image
+    kernels = CountedKernels()
+    cuda.backward(case.grad(), input, boxes, None, geometry_of(case, input, boxes, None), (True, False), kernels)
+    lists, sums = kernels.launches
+    assert (lists.kernel, sums.kernel) == ("list_bins", "input_backward")
+    assert lists.loads["boxes"].bytes == sums.loads["boxes"].bytes == 4 * 40 * 5 * 4  # four bins a box
+    assert sums.loads["grad"].bytes >= 4 * 40 * 8 * 4
+
+
+@pytest.mark.parametrize("rule", RULES)
+def test_sizes_are_handed_to_the_kernels_as_numpy_scalars(rule):
+    given = []
+
+    class Witness(HostModule):
+        def launch(self, kernel, grid, block, args, shared_bytes=0):
+            given.extend((kernel, arg) for arg in args if not isinstance(arg, torch.Tensor | None))
+            super().launch(kernel, grid, block, args, shared_bytes)
+
+    case = Case(rule)
+    by_kernels(case, lambda file, prelude: Witness(source_text(file, prelude), sanitize=False))
+    assert {kernel for kernel, _ in given} == {"pool", "list_bins", "input_backward", "offset_backward"}
+    assert all(isinstance(arg, np.generic) for _, arg in given)  # CuPy takes 17 us over a 0-d array
 
 
 @pytest.mark.parametrize("rule", RULES)
@@ -150,7 +240,7 @@ def test_gradients_that_are_not_needed_launch_nothing(rule):
     case = Case(rule)
     tensors = [case.tensors()[k] for k in NAMES]
     geometry = geometry_of(case, *tensors)
-    for needed, kernels in (((False, True), ["offset_backward"]), ((True, False), ["input_backward"])):
+    for needed, kernels in (((False, True), ["offset_backward"]), ((True, False), ["list_bins", "input_backward"])):
         modules = HostKernels(sanitize=False)
         found = cuda.backward(case.grad(), *tensors, geometry, needed, modules)
         assert modules.launched == kernels

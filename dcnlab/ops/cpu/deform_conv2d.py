@@ -179,7 +179,9 @@ def backward(
         maps.to(input.dtype, memory_format=memory_format(input)) if wants_input else None,
         places[:, :, :, :2].reshape(offset.shape).to(offset.dtype).contiguous() if needed[1] else None,
         places[:, :, :, 2].reshape(mask.shape).to(mask.dtype).contiguous() if needed[2] and mask is not None else None,
-        (by_filter if call.turns else by_filter.permute(0, 3, 1, 2)).to(weight.dtype).contiguous()
+        (by_filter if call.turns else by_filter.permute(0, 3, 1, 2))
+        .to(weight.dtype)
+        .contiguous(memory_format=memory_format(weight))
         if wants_weight
         else None,
     )

@@ -1,34 +1,37 @@
 """Deformable convolution on CUDA: the kernels of `cuda_kernels/deform_conv2d.cu` around torch's matrix products.
 
-Nothing here asks the GPU for a value, and all scratch is torch's, so calls can be captured in a CUDA graph. The
-host-run tests call the same functions on CPU tensors with kernels compiled by g++.
+A call holds the columns of as many output pixels as its budget allows (`chunks.py`), of the whole batch if it can: two
+launches forward and six backward, products included. The backward pass holds one matrix: first the columns, for the
+weight's gradient, then their gradient. Nothing here asks the GPU for a value, and all scratch is torch's, so calls can
+be captured in a CUDA graph. The host-run tests call the same functions on CPU tensors with kernels compiled by g++.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import math
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from dcnlab.ops.cuda import choice, fused
+from dcnlab.ops.cuda import choice, chunks, depthwise, fused, products
+from dcnlab.ops.cuda.chunks import CHUNK_BYTES as CHUNK_BYTES
+from dcnlab.ops.cuda.chunks import Chunk
 from dcnlab.ops.cuda.compile import C_TYPES, Prelude, Variant
-from dcnlab.ops.cuda.launch import DIVISOR, KernelModule, ModuleFactory, divisor, module
-from dcnlab.ops.cuda.products import grouped_product, grouped_sums, transposed_product
+from dcnlab.ops.cuda.launch import DIVISOR, KernelModule, ModuleFactory, divisor, module, on_stream, record
+from dcnlab.ops.cuda.scratch import scratch, zeros
 from dcnlab.ops.geometry import ConvGeometry
-from dcnlab.ops.layout import empty_map, memory_format
-
-CHUNK_BYTES = 24 << 20
-"""Columns and their gradients held at a time: about half the second-level cache of an H200 (50 MB) or an A100 (40 MB),
-so that a product reads what a kernel wrote, or the other way round, without going to memory."""
+from dcnlab.ops.layout import memory_format
 
 INT_MAX = 2**31 - 1 - 1024
 """Largest tensor that kernels with 32-bit indices take: a block's last threads may count past its end."""
 
 THREADS = 128
 ROWS = 32
+LONG = 256
+"""Entries of a key up to which a warp alone puts them in order and adds them up; beyond, a block does."""
 _SOURCE = "deform_conv2d.cu"
 _SIZES = np.dtype(
     [
@@ -44,6 +47,7 @@ _DIVISORS = ("by_area", "by_out_width", "by_taps", "by_kernel_width", "by_offset
 _CHUNK_SIZES = np.dtype(
     [
         *(("sizes", _SIZES), ("group_channels", np.int32), ("offset_group_channels", np.int32)),
+        *(("keys", np.int64), ("capacity", np.int64)),
         *((name, DIVISOR) for name in _DIVISORS),
     ],
     align=True,
@@ -59,7 +63,25 @@ def _prelude(dtype: torch.dtype, vec: int, wide: bool, total: torch.dtype) -> Pr
         "VEC": vec,
         "THREADS": THREADS,
         "ROWS": ROWS,
+        "LONG": LONG,
     }
+
+
+def builds(dtype: torch.dtype) -> list[tuple[int, bool]]:
+    """Elements of one load, and whether indices are 64 bits wide; those only with the widest and with single loads."""
+    whole = 16 // dtype.itemsize
+    return [*((vec, False) for vec in (8, 4, 2, 1) if vec <= whole), (whole, True), (1, True)]
+
+
+def widest(dtype: torch.dtype, alignment: int, wide: bool, runs: tuple[int, ...]) -> tuple[int, bool]:
+    """The build with the widest loads that divide each run of channels, at addresses of an alignment in bytes."""
+    return next(
+        build
+        for build in sorted(builds(dtype), reverse=True)
+        if build[1] == wide
+        and alignment % (build[0] * dtype.itemsize) == 0
+        and all(run % build[0] == 0 for run in runs)
+    )
 
 
 def variants() -> list[Variant]:
@@ -67,30 +89,102 @@ def variants() -> list[Variant]:
     found = []
     for dtype in C_TYPES:
         real = torch.float64 if dtype == torch.float64 else torch.float32
-        for vec in (16 // dtype.itemsize, 1):
-            for wide in (False, True):
-                for total in dict.fromkeys((dtype, real)):
-                    main = (
-                        vec > 1 and not wide
-                    )  # both totals: an image cut into chunks is the rule at the paper's sizes
-                    found.append(Variant(_SOURCE, _prelude(dtype, vec, wide, total), main))
+        for vec, wide in builds(dtype):
+            for total in dict.fromkeys((dtype, real)):
+                main = vec > 1 and not wide  # both totals: an image may be cut into chunks
+                found.append(Variant(_SOURCE, _prelude(dtype, vec, wide, total), main))
+            found.append(Variant(depthwise.SOURCE, depthwise.prelude(_prelude(dtype, vec, wide, dtype)), main))
     return found
 
 
 @dataclass(frozen=True)
-class _Chunk:
-    """A run of output pixels: whole images, or part of one."""
+class _Plan:
+    """What follows from the sizes of a call: computed once for all calls of these sizes."""
 
-    start: int
-    stop: int
-    first_image: int
-    images: int
-    continues: bool
-    """An earlier chunk holds output pixels of the same image."""
+    sizes: np.void
+    chunk_sizes: np.void
+    prelude: Prelude
+    total: torch.dtype
+    """Of the input's gradient while it is added up: an image cut into several chunks is summed in full precision."""
+    total_prelude: Prelude
+    width: int
+    """Columns of an output pixel."""
+    chunks: tuple[Chunk, ...]
+    most_rows: int
+    """Output pixels of the largest chunk."""
+    most_images: int
+    rows_block: tuple[int, int]
+    keys: int
+    """Of an image: its pixels by offset group."""
+    key_blocks: tuple[int, np.int32, tuple[int, int]]
+    """Blocks of an image's keys, twice, and the block."""
+    bin_bytes: int
+    """Of the entries of the largest chunk."""
+
+
+@lru_cache(maxsize=512)
+def _plan(
+    geometry: ConvGeometry, dtype: torch.dtype, alignment: int, backward: bool, chunk_bytes: int, index_limit: int
+) -> _Plan:
+    """Plan a call.
+
+    Args:
+        geometry: of the call.
+        dtype: of the input.
+        alignment: bytes of which the input's address is a multiple.
+        backward: the input's gradient is wanted, so that entries are sorted.
+        chunk_bytes: for columns.
+        index_limit: the largest tensor for 32-bit indices.
+    """
+    g, real = geometry, torch.float64 if dtype == torch.float64 else torch.float32
+    width, area, lines = g.taps * g.channels, g.out_height * g.out_width, g.taps * g.offset_groups
+    sort_bytes = 4 * lines * 2 * real.itemsize if backward else 0
+    most_bytes = chunks.torchvision_bytes(g, dtype, backward)
+    limit = chunks.row_limit(width * dtype.itemsize, sort_bytes, chunk_bytes, most_bytes)
+    if depthwise.serves(g):
+        limit = max(area, chunks.row_limit(sort_bytes, 0, chunk_bytes, most_bytes))  # no columns; no image is cut
+    cut = chunks.cut(g, min(limit, max(1, (2**31 - 1) // (4 * lines))))  # entries are counted by 32 bits
+    most_rows = max((chunk.stop - chunk.start for chunk in cut), default=0)
+    most_images = max((chunk.images for chunk in cut), default=0)
+    keys, capacity = g.height * g.width * g.offset_groups, 4 * lines * min(area, most_rows)
+    # Rows, entries and columns are counted within a chunk; maps and offsets over the batch.
+    largest = max(
+        g.batch * g.channels * g.height * g.width,
+        2 * lines * g.pixels,
+        most_rows * max(width, 4 * lines),
+        most_images * (keys + 2),
+        depthwise.largest(g) if depthwise.serves(g) else 0,
+    )
+    runs = (g.channels // g.groups, g.channels // g.offset_groups)
+    read = (depthwise.run(g),) if depthwise.serves(g) else runs  # channels next to each other that are read alike
+    vec, wide = widest(dtype, alignment, largest > index_limit, read)
+    lanes = min(32, 1 << max(0, runs[1] // vec - 1).bit_length())
+    maps = (g.height, g.width, g.channels, g.out_height, g.out_width)
+    groups = 1 if depthwise.serves(g) else g.groups  # without columns a row is numbered as if it had a single one
+    numbers = (*maps, *g.kernel, *g.stride, *g.padding, *g.dilation, groups, g.offset_groups)
+    divided_by = (area, g.out_width, g.taps, g.kernel[1], g.offset_groups, runs[0])
+    total = real if len(cut) > g.batch else dtype
+    key_lines = THREADS // lanes  # neighbouring keys in one block, for they read many of the same columns
+    blocks = -(-keys // key_lines)
+    return _Plan(
+        record(numbers, _SIZES),
+        record((numbers, *runs, keys, capacity, *map(divisor, divided_by)), _CHUNK_SIZES),
+        _prelude(dtype, vec, wide, dtype),
+        total,
+        _prelude(dtype, vec, wide, total),
+        width,
+        cut,
+        most_rows,
+        most_images,
+        (lanes, min(ROWS, THREADS // lanes)),
+        keys,
+        (blocks, np.int32(blocks), (lanes, key_lines)),
+        most_images * capacity * (16 if wide or real == torch.float64 else 8),
+    )
 
 
 class _Call:
-    """What forward and backward share: arguments as the kernels want them, and the plan of chunks."""
+    """What forward and backward share: the plan, and arguments as the kernels want them."""
 
     def __init__(
         self,
@@ -100,75 +194,54 @@ class _Call:
         weight: Tensor,
         geometry: ConvGeometry,
         modules: ModuleFactory,
-        chunk_bytes: int,
+        chunk_bytes: int | None,
+        backward: bool,
     ) -> None:
-        g = self.geometry = geometry
-        self.dtype, self.modules = input.dtype, modules
+        self.geometry, self.modules = geometry, modules
+        self.dtype, self.device = input.dtype, input.device
         self.real = torch.float64 if input.dtype == torch.float64 else torch.float32
         self.pixels = input.permute(0, 2, 3, 1).contiguous()
-        self.shift = offset.to(self.real).contiguous()
+        self.offset = offset.to(self.real).contiguous()
         self.mask = None if mask is None else mask.to(self.real).contiguous()
-        # Each group's filters as (out channels, taps * channels): a view where the weight is channels-last.
-        filters = weight.permute(0, 2, 3, 1).reshape(g.groups, g.group_filters, -1)
-        self.filters = filters
-        self.depth = filters.shape[2]
-        self.width = g.taps * g.channels
-        runs = (g.channels // g.groups, g.channels // g.offset_groups)
-        maps = (g.height, g.width, g.channels, g.out_height, g.out_width)
-        numbers = (*maps, *g.kernel, *g.stride, *g.padding, *g.dilation, g.groups, g.offset_groups)
-        divided_by = (g.out_height * g.out_width, g.out_width, g.taps, g.kernel[1], g.offset_groups, runs[0])
-        self.sizes = np.array(numbers, dtype=_SIZES)
-        self.chunk_sizes = np.array((numbers, *runs, *map(divisor, divided_by)), dtype=_CHUNK_SIZES)
-
-        whole = 16 // self.dtype.itemsize
-        aligned = all(run % whole == 0 for run in runs) and self.pixels.data_ptr() % 16 == 0
-        self.vec = whole if aligned else 1
-        packs = runs[1] // self.vec
-        self.lanes = min(32, 1 << max(0, packs - 1).bit_length())
-        self.rows_per_image = g.out_height * g.out_width
-        self.chunk_rows = max(1, chunk_bytes // (self.width * self.dtype.itemsize))
-        # Rows, entries and columns are counted within a chunk; maps and offsets over the batch.
-        largest = max(
-            input.numel(),
-            offset.numel(),
-            min(self.chunk_rows, g.pixels) * max(self.width, 4 * g.taps * g.offset_groups),
-        )
-        self.wide = largest > INT_MAX
-
-    def module(self, total: torch.dtype | None = None) -> KernelModule:
-        return self.modules(_SOURCE, _prelude(self.dtype, self.vec, self.wide, total or self.dtype))
+        # (filters, taps * channels of a group): a view where the weight is channels-last.
+        self.filters = weight.permute(0, 2, 3, 1).reshape(geometry.out_channels, -1)
+        alignment = math.gcd(self.pixels.data_ptr(), 16)
+        limit = chunks.budget() if chunk_bytes is None else chunk_bytes
+        plan = self.plan = _plan(geometry, input.dtype, alignment, backward, limit, INT_MAX)
+        self.kernels: KernelModule = modules(_SOURCE, plan.prelude)
 
     def empty(self, *shape: int, dtype: torch.dtype | None = None) -> Tensor:
-        return torch.empty(shape, dtype=dtype or self.dtype, device=self.pixels.device)
+        return scratch(shape, dtype or self.dtype, self.device)
 
-    def chunks(self) -> Iterator[_Chunk]:
-        """As many whole images as the budget holds, or else parts of one image."""
-        area, batch = self.rows_per_image, self.geometry.batch
-        images = max(1, self.chunk_rows // max(area, 1))
-        for first in range(0, batch, images):
-            count = min(images, batch - first)
-            begin, end = first * area, (first + count) * area
-            step = end - begin if area <= self.chunk_rows else self.chunk_rows
-            for start in range(begin, end, max(step, 1)):
-                yield _Chunk(start, min(start + step, end), first, count, start > begin)
+    def launch_rows(self, kernel: str, chunk: Chunk, *args: Tensor | None) -> None:
+        """Launch a kernel that goes over the chunk's rows, ROWS a block."""
+        plan, scalars = self.plan, chunk.scalars
+        grid = (-(-int(scalars[1]) // ROWS),)
+        self.kernels.launch(kernel, grid, plan.rows_block, (*args, plan.chunk_sizes, *scalars))
 
-    def rows(self, chunk: _Chunk) -> int:
-        return (chunk.stop - chunk.start) * self.geometry.taps * self.geometry.offset_groups
+    def launch_entries(self, chunk: Chunk, bins: _Bins, entries: Tensor | None) -> None:
+        """Launch the sort alone, a thread a row: without `entries` it counts, with them it fills the bins."""
+        args = (self.offset, self.mask, bins.begin, bins.counted, entries, self.plan.chunk_sizes, *chunk.scalars)
+        self.kernels.launch("entries", (-(-int(chunk.scalars[1]) // THREADS),), (THREADS,), args)
 
-    def by_group(self, columns: Tensor) -> Tensor:
-        return columns.view(-1, self.geometry.groups, self.depth)
+    def sample(self, chunk: Chunk, columns: Tensor, bins: _Bins | None = None) -> None:
+        """Write the chunk's columns, and count the entries for `bins`."""
+        maps = (self.pixels, self.offset, self.mask, columns)
+        if bins is None:
+            self.launch_rows("sample", chunk, *maps)
+        else:
+            self.launch_rows("sample_and_count", chunk, *maps, bins.begin, bins.counted)
 
-    def blocks(self, rows: int) -> tuple[tuple[int], tuple[int, int]]:
-        """Grid and block of the kernels that go over rows, ROWS a block."""
-        return (-(-rows // ROWS),), (self.lanes, min(ROWS, THREADS // self.lanes))
 
-    def sample(self, chunk: _Chunk, columns: Tensor) -> None:
-        rows = self.rows(chunk)
-        self.module().launch(
-            "sample",
-            *self.blocks(rows),
-            (self.pixels, self.shift, self.mask, columns, self.chunk_sizes, np.int64(chunk.start), np.int64(rows)),
-        )
+@dataclass
+class _Bins:
+    """The entries of a chunk, sorted by key."""
+
+    begin: Tensor
+    """(images * (keys + 1)) int32: zeros at first."""
+    counted: Tensor
+    """(images) int32: zeros at first."""
+    entries: Tensor
 
 
 def forward(
@@ -179,47 +252,50 @@ def forward(
     bias: Tensor | None,
     geometry: ConvGeometry,
     modules: ModuleFactory = module,
-    chunk_bytes: int = CHUNK_BYTES,
+    chunk_bytes: int | None = None,
 ) -> Tensor:
-    """Compute the output, (N, F, Ho, Wo), in the input's memory format: fused where `choice.serves`, or by chunks."""
-    g, layout = geometry, memory_format(input)
-    call = _Call(input, offset, mask, weight, g, modules, chunk_bytes)
-    filters = call.filters.reshape(g.out_channels, call.depth).contiguous()
-    if choice.serves(call.pixels, filters, g):
-        pixels = fused.forward(call.pixels, call.shift, call.mask, filters, bias, call.sizes, g, modules)
-        by_image = pixels.view(g.batch, g.out_height, g.out_width, g.out_channels)
-        return by_image.permute(0, 3, 1, 2).to(memory_format=layout)
-    output = empty_map(input, (g.batch, g.out_channels, g.out_height, g.out_width), layout)
-    columns = call.empty(min(g.pixels, call.chunk_rows), call.width)
-    for chunk in call.chunks():
-        call.sample(chunk, columns)
-        sampled = call.by_group(columns[: chunk.stop - chunk.start])
-        if layout == torch.channels_last:
-            _store_channels_last(call, chunk, sampled, bias, output)
-        else:
-            _store_channels_first(call, chunk, sampled, bias, output)
-    return output
+    """Compute the output, (N, F, Ho, Wo), in the input's memory format: fused where `choice.serves`, or by chunks.
 
-
-def _store_channels_last(call: _Call, chunk: _Chunk, sampled: Tensor, bias: Tensor | None, output: Tensor) -> None:
-    g = call.geometry
-    part = output.permute(0, 2, 3, 1).view(g.pixels, g.groups, g.group_filters)[chunk.start : chunk.stop]
-    grouped_product(sampled, call.filters.transpose(1, 2), part)
-    if bias is not None:
-        part += bias.view(g.groups, g.group_filters)
-
-
-def _store_channels_first(call: _Call, chunk: _Chunk, sampled: Tensor, bias: Tensor | None, output: Tensor) -> None:
-    """The product turned round, (filters, depth) @ (depth, pixels), so that it is written where it belongs."""
-    g, area = call.geometry, call.rows_per_image
-    images = slice(chunk.first_image, chunk.first_image + chunk.images)
-    first = chunk.start - chunk.first_image * area
-    part = output.view(g.batch, g.out_channels, area)[
-        images, :, first : first + (chunk.stop - chunk.start) // chunk.images
-    ]
-    transposed_product(call.filters, sampled, part)
-    if bias is not None:
-        part += bias[:, None]
+    Args:
+        input: (N, C, H, W).
+        offset: (N, 2 * offset_groups * taps, Ho, Wo).
+        mask: (N, offset_groups * taps, Ho, Wo).
+        weight: (F, C / groups, kh, kw).
+        bias: (F,).
+        geometry: of the call.
+        modules: where kernels come from.
+        chunk_bytes: the most columns to hold; None: `chunks.budget`.
+    """
+    g, channels_last = geometry, memory_format(input) == torch.channels_last
+    with on_stream(input):
+        call = _Call(input, offset, mask, weight, g, modules, chunk_bytes, backward=False)
+        if depthwise.serves(g):
+            by_image = depthwise.forward(call, weight, bias)
+            by_image = by_image.view(g.batch, g.out_height, g.out_width, g.out_channels)
+            by_image = by_image.permute(0, 3, 1, 2)
+            return by_image if channels_last else by_image.contiguous()
+        if choice.serves(call.pixels, call.filters, g):
+            pixels = fused.forward(call.pixels, call.offset, call.mask, call.filters, bias, call.plan.sizes, g, modules)
+            by_image = pixels.view(g.batch, g.out_height, g.out_width, g.out_channels).permute(0, 3, 1, 2)
+            return by_image.to(memory_format=torch.channels_last if channels_last else torch.contiguous_format)
+        area, plan = g.out_height * g.out_width, call.plan
+        output = call.empty(g.pixels, g.out_channels) if channels_last else call.empty(g.batch, g.out_channels, area)
+        columns = call.empty(plan.most_rows, plan.width)
+        for chunk in plan.chunks:
+            size = chunk.stop - chunk.start
+            call.sample(chunk, columns)
+            sampled = columns if size == plan.most_rows else columns[:size]
+            if channels_last:
+                part = output if size == g.pixels else output[chunk.start : chunk.stop]
+                products.rows_by_filters(sampled, call.filters, bias, part, g.groups)
+            else:
+                # The product turned round, so that it is written where it belongs.
+                first, images = chunk.start - chunk.first_image * area, chunk.images
+                part = output[chunk.first_image : chunk.first_image + images, :, first : first + size // images]
+                products.filters_by_rows(call.filters, sampled, bias, part, g.groups)
+    if channels_last:
+        return output.view(g.batch, g.out_height, g.out_width, g.out_channels).permute(0, 3, 1, 2)
+    return output.view(g.batch, g.out_channels, g.out_height, g.out_width)
 
 
 def backward(
@@ -231,90 +307,132 @@ def backward(
     geometry: ConvGeometry,
     needed: tuple[bool, bool, bool, bool],
     modules: ModuleFactory = module,
-    chunk_bytes: int = CHUNK_BYTES,
+    chunk_bytes: int | None = None,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Compute the gradients of input, offset, mask and weight; those not needed come back empty."""
-    g = geometry
-    wants_input, wants_weight = needed[0], needed[3]
-    wants_places = needed[1] or needed[2]
-    buffers = (wants_input or wants_places) + wants_weight
-    call = _Call(input, offset, mask, weight, g, modules, chunk_bytes // max(buffers, 1))
-    empty = call.empty(0)
-    grads = grad.permute(0, 2, 3, 1).reshape(g.pixels, g.out_channels)
-    limit = min(g.pixels, call.chunk_rows)
-    grad_columns = call.empty(limit, call.width) if wants_input or wants_places else empty
-    columns = call.empty(limit, call.width) if wants_weight else empty
-    # An image cut into several chunks is summed in full precision, and rounded once.
-    total = call.real if call.rows_per_image > call.chunk_rows else call.dtype
-    grad_pixels = call.empty(g.batch, g.height, g.width, g.channels, dtype=total) if wants_input else empty
-    grad_shift = torch.empty_like(call.shift) if needed[1] else None
-    grad_mask = torch.empty_like(call.mask) if needed[2] and call.mask is not None else None
-    grad_filters = torch.zeros(g.groups, g.group_filters, call.depth, dtype=call.real, device=input.device)
+    """Compute the gradients of input, offset, mask and weight; those not needed come back empty.
 
-    for chunk in call.chunks():
-        size = chunk.stop - chunk.start
-        group_grads = grads[chunk.start : chunk.stop].view(size, g.groups, g.group_filters)
-        if wants_input or wants_places:
-            grouped_product(group_grads, call.filters, call.by_group(grad_columns[:size]))
-        if wants_places:
-            _places(call, chunk, grad_columns, columns if wants_weight else None, grad_shift, grad_mask)
-        elif wants_weight:
-            call.sample(chunk, columns)
-        if wants_input:
-            _gather(call, chunk, grad_columns, grad_pixels)
-        if wants_weight:
-            grad_filters += grouped_sums(group_grads, call.by_group(columns[:size]))
-    filters = grad_filters.view(g.out_channels, *g.kernel, g.channels // g.groups)
+    Args:
+        grad: (N, F, Ho, Wo).
+        input: (N, C, H, W).
+        offset: (N, 2 * offset_groups * taps, Ho, Wo).
+        mask: (N, offset_groups * taps, Ho, Wo).
+        weight: (F, C / groups, kh, kw).
+        geometry: of the call.
+        needed: which of the four gradients.
+        modules: where kernels come from.
+        chunk_bytes: the most columns to hold; None: `chunks.budget`.
+    """
+    with on_stream(grad):
+        call = _Call(input, offset, mask, weight, geometry, modules, chunk_bytes, backward=needed[0])
+        if depthwise.serves(geometry):
+            found = depthwise.Backward(call, grad, weight, needed).compute()
+            return _as_given(found, input, offset, mask, weight)
+        work = _Backward(call, grad, needed)
+        for number, chunk in enumerate(call.plan.chunks):
+            work.chunk(number, chunk)
+        return work.results(input, offset, mask, weight)
+
+
+class _Backward:
+    """One backward pass: its scratch and its results."""
+
+    def __init__(self, call: _Call, grad: Tensor, needed: tuple[bool, bool, bool, bool]) -> None:
+        g, plan = call.geometry, call.plan
+        self.call, self.wants_input, self.wants_weight = call, needed[0], needed[3]
+        self.wants_places = needed[1] or needed[2]
+        self.grads = grad.permute(0, 2, 3, 1).reshape(g.pixels, g.out_channels)
+        self.columns: Tensor | None = call.empty(plan.most_rows, plan.width)
+        self.places: tuple[Tensor | None, Tensor | None] = (
+            scratch(call.offset.shape, call.real, call.device) if needed[1] else None,
+            scratch(call.mask.shape, call.real, call.device) if needed[2] and call.mask is not None else None,
+        )
+        self.whole = len(plan.chunks) == 1
+        self.filters: Tensor | None = None
+        if self.wants_weight and not plan.chunks:
+            self.filters = call.filters.new_zeros(call.filters.shape)
+        self.bins: _Bins | None = None
+        self.pixels: Tensor | None = None
+        if self.wants_input:
+            self.counters = zeros(len(plan.chunks) * plan.most_images * (plan.keys + 2), torch.int32, call.device)
+            self.entries = call.empty(plan.bin_bytes, dtype=torch.uint8)
+            self.pixels = call.empty(g.batch, g.height, g.width, g.channels, dtype=plan.total)
+
+    def chunk(self, number: int, chunk: Chunk) -> None:
+        """Add a chunk's share to all results."""
+        call, g, plan, size = self.call, self.call.geometry, self.call.plan, chunk.stop - chunk.start
+        assert self.columns is not None
+        columns = self.columns if size == plan.most_rows else self.columns[:size]
+        grads = self.grads if size == g.pixels else self.grads[chunk.start : chunk.stop]
+        bins = self._bins(number, chunk) if self.wants_input and plan.keys else None
+        if self.wants_weight:
+            call.sample(chunk, columns, bins)
+            if self.whole:
+                self.filters = call.empty(*call.filters.shape)
+                products.sums(grads, columns, self.filters, g.groups)
+            else:  # of several chunks in full precision
+                self.filters = products.add_sums(grads, columns, self.filters, call.real, g.groups)
+        elif bins is not None:
+            call.launch_entries(chunk, bins, None)
+        if bins is not None or self.wants_places:
+            products.rows_by_depth(grads, call.filters, columns, g.groups)
+        begin, entries = (None, None) if bins is None else (bins.begin, bins.entries)
+        if self.wants_places:
+            maps = (columns, call.pixels, call.offset, call.mask, *self.places)
+            call.launch_rows("places_backward", chunk, *maps, begin, entries)
+        elif bins is not None:
+            call.launch_entries(chunk, bins, entries)
+        if bins is not None:
+            self._gather(chunk, columns, bins)
+
+    def _bins(self, number: int, chunk: Chunk) -> _Bins:
+        plan = self.call.plan
+        each, first = plan.keys + 1, number * plan.most_images * (plan.keys + 2)
+        begin = self.counters if number == 0 else self.counters[first:]
+        return _Bins(begin, begin[chunk.images * each :], self.entries)
+
+    def _gather(self, chunk: Chunk, columns: Tensor, bins: _Bins) -> None:
+        """Let each key sum its entries."""
+        call, plan, pixels = self.call, self.call.plan, self.pixels
+        assert pixels is not None
+        out = pixels if chunk.images == len(pixels) else pixels[chunk.first_image : chunk.first_image + chunk.images]
+        blocks, of_image, block = plan.key_blocks
+        kernels = call.kernels if plan.total == call.dtype else call.modules(_SOURCE, plan.total_prelude)
+        kernels.launch(
+            "gather",
+            (chunk.images * blocks,),
+            block,
+            (columns, bins.entries, bins.begin, out, plan.chunk_sizes, of_image, np.int32(chunk.continues)),
+        )
+
+    def results(
+        self, input: Tensor, offset: Tensor, mask: Tensor | None, weight: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """The four gradients, in the arguments' dtypes and memory formats; scratch is let go before they are turned."""
+        g = self.call.geometry
+        self.columns = self.entries = self.counters = None  # type: ignore[assignment]
+        grad_weight = None
+        if self.filters is not None:
+            grad_weight = self.filters.view(g.out_channels, *g.kernel, g.channels // g.groups).permute(0, 3, 1, 2)
+        return _as_given((self.pixels, *self.places, grad_weight), input, offset, mask, weight)
+
+
+def _as_given(
+    grads: tuple[Tensor | None, ...], input: Tensor, offset: Tensor, mask: Tensor | None, weight: Tensor
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Gradients in the arguments' dtypes and memory formats; empty where there is none.
+
+    Args:
+        grads: of the input (N, H, W, C), the offset, the mask and the weight.
+        input: the argument, as the others are.
+        offset: likewise.
+        mask: likewise.
+        weight: likewise.
+    """
+    pixels, grad_offset, grad_mask, grad_weight = grads
     found = (
-        grad_pixels.permute(0, 3, 1, 2).to(input.dtype, memory_format=memory_format(input)) if wants_input else None,
-        None if grad_shift is None else grad_shift.to(offset.dtype),
+        None if pixels is None else pixels.permute(0, 3, 1, 2).to(input.dtype, memory_format=memory_format(input)),
+        None if grad_offset is None else grad_offset.to(offset.dtype),
         None if grad_mask is None or mask is None else grad_mask.to(mask.dtype),
-        filters.permute(0, 3, 1, 2).to(weight.dtype).contiguous() if wants_weight else None,
+        None if grad_weight is None else grad_weight.to(weight.dtype, memory_format=memory_format(weight)),
     )
     return tuple(input.new_empty(0) if t is None else t for t in found)  # type: ignore[return-value]
-
-
-def _places(
-    call: _Call,
-    chunk: _Chunk,
-    grad_columns: Tensor,
-    columns: Tensor | None,
-    grad_shift: Tensor | None,
-    grad_mask: Tensor | None,
-) -> None:
-    rows = call.rows(chunk)
-    call.module().launch(
-        "places_backward",
-        *call.blocks(rows),
-        (
-            *(grad_columns, call.pixels, call.shift, call.mask, columns, grad_shift, grad_mask),
-            *(call.chunk_sizes, np.int64(chunk.start), np.int64(rows)),
-        ),
-    )
-
-
-def _gather(call: _Call, chunk: _Chunk, grad_columns: Tensor, grad_pixels: Tensor) -> None:
-    """Put the chunk's entries into bins by input pixel, a counting sort, and let each input pixel sum its own.
-
-    A chunk has fewer than 2^31 entries: four a row, and each row has at least one column.
-    """
-    g, rows = call.geometry, call.rows(chunk)
-    keys = chunk.images * g.height * g.width * g.offset_groups
-    if keys == 0:
-        return
-    ends = torch.zeros(keys + 1, dtype=torch.int32, device=call.pixels.device)
-    entry_bytes = 16 if call.wide or call.real == torch.float64 else 8
-    bins, ordered = call.empty(2, 4 * rows * entry_bytes, dtype=torch.uint8)
-    places = (call.chunk_sizes, np.int64(chunk.start), np.int64(rows), np.int64(chunk.first_image))
-    grid, block = (-(-rows // THREADS),), (THREADS,)
-    call.module().launch("entries", grid, block, (call.shift, call.mask, ends, None, *places))
-    ends = torch.cumsum(ends, 0, dtype=torch.int32)
-    call.module().launch("entries", grid, block, (call.shift, call.mask, ends, bins, *places))
-    out = grad_pixels[chunk.first_image : chunk.first_image + chunk.images]
-    threads_y = THREADS // call.lanes  # neighbouring keys in one block, for they read many of the same columns
-    call.module(grad_pixels.dtype).launch(
-        "gather",
-        (-(-keys // threads_y),),
-        (call.lanes, threads_y),
-        (grad_columns, bins, ordered, ends, out, call.chunk_sizes, np.int64(keys), np.int32(chunk.continues)),
-    )

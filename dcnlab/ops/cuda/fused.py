@@ -81,7 +81,7 @@ def forward(
     mask: Tensor | None,
     filters: Tensor,
     bias: Tensor | None,
-    sizes: np.ndarray,
+    sizes: np.void,
     geometry: ConvGeometry,
     modules: ModuleFactory,
 ) -> Tensor:

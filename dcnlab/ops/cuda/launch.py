@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Sequence
-from functools import cache
+from functools import cache, lru_cache
 from typing import Any, Protocol
 
 import numpy as np
@@ -13,8 +14,8 @@ from dcnlab.ops.cuda import cubins
 from dcnlab.ops.cuda.compile import Prelude, source_text
 from dcnlab.ops.cuda.toolkit import import_cupy
 
-Argument = torch.Tensor | np.generic | np.ndarray | None
-"""A tensor (its address), None (a null pointer), a numpy scalar, or a numpy record (a struct by value)."""
+Argument = torch.Tensor | np.generic | None
+"""A tensor (its address), None (a null pointer), or a numpy scalar, which may be a record: a struct by value."""
 
 DIVISOR = np.dtype([("value", np.int64), ("multiplier", np.uint32), ("shift", np.int32)], align=True)
 """`Divisor` of `common.cuh`, as a field of a kernel's sizes."""
@@ -57,6 +58,17 @@ class Stream:
         self.ptr = ptr
 
 
+def record(values: tuple[Any, ...], dtype: np.dtype) -> np.void:
+    """A struct to pass by value: a scalar, which costs a launch a tenth of what an array without dimensions costs.
+
+    Args:
+        values: of the fields, in order.
+        dtype: of the struct, made with `align=True`.
+    """
+    scalar: Any = np.array(values, dtype=dtype)[()]
+    return scalar
+
+
 def divisor(value: int) -> tuple[int, int, int]:
     """A `Divisor` of `common.cuh`: the multiplication and the shift that divide any n below 2^31.
 
@@ -71,6 +83,38 @@ def divisor(value: int) -> tuple[int, int, int]:
     return value, ((1 << 32) * ((1 << shift) - value)) // value + 1, shift
 
 
+class on_stream:
+    """Launches in the block go to one device and stream, which are looked up once, not once a launch.
+
+    Args:
+        tensor: on the device of all launches in the block; on a CPU, where tests run kernels, nothing happens.
+    """
+
+    __slots__ = ("_before", "_guard", "_index")
+
+    def __init__(self, tensor: torch.Tensor) -> None:
+        self._index = tensor.get_device()
+
+    def __enter__(self) -> None:
+        if self._index < 0:
+            return
+        self._before: tuple[int, Stream] | None = getattr(_here, "stream", None)
+        self._guard = torch.cuda.device(self._index)
+        self._guard.__enter__()
+        _here.stream = self._index, Stream(torch.cuda.current_stream(self._index).cuda_stream)
+
+    def __exit__(self, *error: object) -> None:
+        if self._index < 0:
+            return
+        _here.stream = self._before
+        self._guard.__exit__(*error)
+
+
+_here = threading.local()
+"""`stream`: the device and the stream of the innermost `on_stream` of this thread."""
+
+
+@lru_cache(maxsize=4096)
 def check_geometry(kernel: str, grid: tuple[int, ...], block: tuple[int, ...]) -> None:
     """Refuse what CUDA would, and an empty grid, which CuPy would round up to one block.
 
@@ -97,14 +141,15 @@ def check_value(kernel: str, position: int, value: Any) -> None:
         TypeError: a bare Python number, which CuPy would pass as 64 bits whatever the kernel declares; or a record
             whose fields do not lie as C++ puts them.
     """
-    if type(value) in _SCALARS:
+    kind = type(value)
+    if kind in _SCALARS or (kind is np.void and value.dtype.isalignedstruct):
         return
-    if isinstance(value, np.void) or (isinstance(value, np.ndarray) and value.ndim == 0 and value.dtype.names):
-        if value.dtype.isalignedstruct:
-            return
+    if isinstance(value, np.void):
         raise TypeError(
             f"{kernel}: argument {position} is a record without C's alignment: use np.dtype(..., align=True)"
         )
+    if isinstance(value, np.ndarray) and value.ndim == 0:
+        raise TypeError(f"{kernel}: argument {position} is an array without dimensions: pass its scalar, array[()]")
     if isinstance(value, (bool, int, float)):
         raise TypeError(
             f"{kernel}: argument {position} is a bare {type(value).__name__}; pass np.int32, np.int64 or np.float32, "
@@ -127,7 +172,9 @@ def marshal(kernel: str, args: Sequence[Argument]) -> tuple[list[Any], int]:
     values: list[Any] = []
     device = -1
     for position, arg in enumerate(args):
-        if isinstance(arg, torch.Tensor):
+        if type(arg) in _SCALARS:
+            values.append(arg)
+        elif isinstance(arg, torch.Tensor):
             index = arg.get_device()
             if index < 0:
                 raise ValueError(f"{kernel}: argument {position} is a tensor on {arg.device}, not on a CUDA device")
@@ -177,16 +224,32 @@ class CudaModule:
         """
         check_geometry(kernel, grid, block)
         values, device = marshal(kernel, args)
+        held = getattr(_here, "stream", None)
+        if held is None or held[0] != device:
+            with on_stream(next(arg for arg in args if isinstance(arg, torch.Tensor))):
+                self._launch(kernel, grid, block, values, shared_bytes, *_here.stream)
+        else:
+            self._launch(kernel, grid, block, values, shared_bytes, *held)
+
+    def _launch(
+        self,
+        kernel: str,
+        grid: tuple[int, ...],
+        block: tuple[int, ...],
+        values: list[Any],
+        shared_bytes: int,
+        device: int,
+        stream: Stream,
+    ) -> None:
+        """Launch on the current device."""
         key = (kernel, device)
-        with torch.cuda.device(device):
-            function = self._kernels.get(key)
-            if function is None:
-                function = self._kernels[key] = self._load(kernel, device)
-            if shared_bytes > self._shared_limits.get(key, _DEFAULT_SHARED_BYTES):
-                _allow_shared_bytes(function, shared_bytes)
-                self._shared_limits[key] = shared_bytes
-            stream = Stream(torch.cuda.current_stream(device).cuda_stream)
-            function(grid, block, values, shared_mem=shared_bytes, stream=stream)
+        function = self._kernels.get(key)
+        if function is None:
+            function = self._kernels[key] = self._load(kernel, device)
+        if shared_bytes > _DEFAULT_SHARED_BYTES and shared_bytes > self._shared_limits.get(key, 0):
+            _allow_shared_bytes(function, shared_bytes)
+            self._shared_limits[key] = shared_bytes
+        function(grid, block, values, shared_mem=shared_bytes, stream=stream)
 
     def _load(self, kernel: str, device: int) -> Any:
         """A kernel on the current device, whose module is loaded on the first call."""

@@ -6,12 +6,15 @@ CUDA graph. The host-run tests call the same functions on CPU tensors with kerne
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import torch
 from torch import Tensor
 
 from dcnlab.ops.cuda.compile import C_TYPES, Prelude, Variant
-from dcnlab.ops.cuda.launch import KernelModule, ModuleFactory, module
+from dcnlab.ops.cuda.launch import KernelModule, ModuleFactory, module, record
+from dcnlab.ops.cuda.scratch import scratch
 from dcnlab.ops.layout import memory_format
 from dcnlab.ops.pool_geometry import MAX_SAMPLES, PoolGeometry
 
@@ -19,9 +22,11 @@ INT_MAX = 2**31 - 1 - 1024
 """Largest tensor that kernels with 32-bit indices take."""
 
 THREADS = 128
-TILE = 8
+TILE = 4
 """Side of the square of input pixels whose gradient one block gathers."""
-TILE_THREADS = 64
+TILE_THREADS = 32 * TILE
+HITS = 64
+"""Bins that such a block adds up at a time; at least 32."""
 
 _SOURCES = {True: "deform_ps_roi_pool.cu", False: "deform_roi_pool.cu"}
 _SIZES = np.dtype(
@@ -51,16 +56,19 @@ def _prelude(position_sensitive: bool, dtype: torch.dtype, vec: int, wide: bool)
         "THREADS": THREADS,
         "TILE": TILE,
         "TILE_THREADS": TILE_THREADS,
+        "HITS": HITS,
         **limits,
     }
 
 
 def _builds(dtype: torch.dtype) -> list[tuple[int, bool]]:
-    """Elements of one load, and whether indices are 64 bits wide: the general build last.
+    """Elements of one load, and whether indices are 64 bits wide: the widest load first, the general build last.
 
     Single loads suffice where indices are wide, and the general build for float64, which serves to check gradients.
     """
-    return [(1, True)] if dtype == torch.float64 else [(16 // dtype.itemsize, False), (1, False), (1, True)]
+    if dtype == torch.float64:
+        return [(1, True)]
+    return [*((vec, False) for vec in (8, 4, 2, 1) if vec * dtype.itemsize <= 16), (1, True)]
 
 
 def variants() -> list[Variant]:
@@ -79,50 +87,75 @@ class _Call:
     def __init__(
         self, input: Tensor, boxes: Tensor, offset: Tensor | None, geometry: PoolGeometry, modules: ModuleFactory
     ) -> None:
-        g = self.geometry = geometry
-        self.dtype, self.modules = input.dtype, modules
+        self.dtype, self.modules, self.channels = input.dtype, modules, geometry.channels
         self.real = torch.float64 if input.dtype == torch.float64 else torch.float32
-        self.pixels = g.to_cells(input)
+        g = self.geometry = replace(geometry, channels=_padded_channels(geometry, input.dtype))
         self.boxes = boxes.to(self.real).contiguous()
+        self.pixels = self.padded(geometry.by_cells(input))
         self.offset = None if offset is None else offset.to(self.real).contiguous()
         counts = (g.batch, g.height, g.width, g.channels, g.group_size, g.classes)
         bins = (g.out_height, g.out_width, g.part_height, g.part_width, g.samples)
-        self.sizes = np.array((g.rois, g.scale, g.gamma, *counts, *bins), dtype=_SIZES)
+        self.sizes = record((g.rois, g.scale, g.gamma, *counts, *bins), _SIZES)
         self.outputs = g.rois * g.out_height * g.out_width * g.channels
-        largest = max(input.numel(), self.outputs, 0 if offset is None else offset.numel(), boxes.numel())
-        self.small = largest <= INT_MAX
+        offsets = 0 if offset is None else offset.numel()
+        self.words = -(-g.rois * -(-g.out_height // g.group_size) * -(-g.out_width // g.group_size) // 32)
+        tiles = -(-g.height // TILE) + -(-g.width // TILE)
+        self.list_words = self.words * g.group_size**2 * (g.classes * tiles + g.batch)
+        self.small = max(self.pixels.numel(), self.outputs, offsets, boxes.numel(), self.list_words) <= INT_MAX
+
+    def padded(self, rows: Tensor) -> Tensor:
+        """A contiguous tensor with the kernels' channels, its last axis: those added are zero."""
+        if self.geometry.channels == self.channels:
+            return rows.contiguous()
+        padded = self.empty(*rows.shape[:-1], self.geometry.channels, dtype=rows.dtype)
+        padded[..., self.channels :].zero_()
+        padded[..., : self.channels] = rows
+        return padded
 
     def empty(self, *shape: int, dtype: torch.dtype) -> Tensor:
-        return torch.empty(shape, dtype=dtype, device=self.pixels.device)
+        return scratch(shape, dtype, self.boxes.device)
 
     def module(self, *maps: Tensor) -> tuple[KernelModule, int]:
         """The kernels that may read the maps, and how many loads a class's channels take."""
         rule, channels = self.geometry.position_sensitive, self.geometry.class_channels
-        aligned = all(tensor.data_ptr() % 16 == 0 for tensor in maps)
-        vec, wide = next(
-            (vec, wide)
-            for vec, wide in _builds(self.dtype)
-            if wide or (self.small and (vec == 1 or (aligned and channels % vec == 0)))
-        )
+
+        def fits(vec: int) -> bool:
+            size = vec * self.dtype.itemsize
+            return channels % vec == 0 and all(tensor.data_ptr() % size == 0 for tensor in maps)
+
+        vec, wide = next((vec, wide) for vec, wide in _builds(self.dtype) if wide or (self.small and fits(vec)))
         return self.modules(_SOURCES[rule], _prelude(rule, self.dtype, vec, wide)), channels // vec
 
 
-def _lanes(packs: int, most: int) -> int:
-    """Threads over the channels of a class: a power of two."""
-    return min(most, 1 << (packs - 1).bit_length())
+def _padded_channels(geometry: PoolGeometry, dtype: torch.dtype) -> int:
+    """Channels of a cell in the kernels: up to a quarter more, for wider loads, where the map is copied anyway."""
+    g = geometry
+    if g.group_size == 1 or g.classes > 1:
+        return g.channels
+    for vec, _ in _builds(dtype):
+        padded = -(-g.channels // vec) * vec
+        if 4 * padded <= 5 * g.channels:
+            return padded
+    return g.channels
+
+
+def _lanes(packs: int) -> int:
+    """Threads of a warp over the channels of a class: a power of two."""
+    return min(32, 1 << (packs - 1).bit_length())
 
 
 def forward(
     input: Tensor, boxes: Tensor, offset: Tensor | None, geometry: PoolGeometry, modules: ModuleFactory = module
 ) -> Tensor:
     """Compute the output, (R, channels, out height, out width), in the input's memory format."""
-    g, call = geometry, _Call(input, boxes, offset, geometry, modules)
+    call = _Call(input, boxes, offset, geometry, modules)
+    g = call.geometry
     output = call.empty(g.rois, g.out_height, g.out_width, g.channels, dtype=call.dtype)
     if call.pixels.numel() == 0:
         output.zero_()
     elif call.outputs:
         kernels, packs = call.module(call.pixels)
-        lanes = _lanes(packs, 32)
+        lanes = _lanes(packs)
         warps = call.outputs // g.class_channels * -(-packs // lanes)
         kernels.launch(
             "pool",
@@ -130,7 +163,7 @@ def forward(
             (THREADS,),
             (call.pixels, call.boxes, call.offset, output, call.sizes, np.int32(lanes)),
         )
-    return output.permute(0, 3, 1, 2).to(memory_format=memory_format(input))
+    return output[..., : call.channels].permute(0, 3, 1, 2).to(memory_format=memory_format(input))
 
 
 def backward(
@@ -143,17 +176,17 @@ def backward(
     modules: ModuleFactory = module,
 ) -> tuple[Tensor, Tensor]:
     """Compute the gradients of input and offset; those not needed come back empty."""
-    g, call = geometry, _Call(input, boxes, offset, geometry, modules)
-    grads = grad.permute(0, 2, 3, 1).contiguous()
+    call = _Call(input, boxes, offset, geometry, modules)
+    grads = call.padded(grad.permute(0, 2, 3, 1))
     kernels, packs = call.module(call.pixels, grads)
     grad_input = grad_offset = input.new_empty(0)
     if needed[0]:
-        cells = torch.empty_like(call.pixels)
+        cells = call.empty(*call.pixels.shape, dtype=call.dtype)
         if cells.numel():
             _gather(call, kernels, packs, grads, cells)
-        grad_input = g.from_cells(cells).to(memory_format=memory_format(input))
+        grad_input = geometry.from_cells(cells[..., : call.channels]).to(memory_format=memory_format(input))
     if needed[1] and offset is not None and call.offset is not None:
-        shift = torch.empty_like(call.offset)
+        shift = call.empty(*call.offset.shape, dtype=call.real)
         if call.pixels.numel() == 0:
             shift.zero_()
         elif shift.numel():
@@ -161,20 +194,28 @@ def backward(
                 "offset_backward",
                 (-(-shift.numel() // 2 * 32 // THREADS),),
                 (THREADS,),
-                (grads, call.pixels, call.boxes, call.offset, shift, call.sizes, np.int32(_lanes(packs, 32))),
+                (grads, call.pixels, call.boxes, call.offset, shift, call.sizes, np.int32(_lanes(packs))),
             )
         grad_offset = shift.to(offset.dtype)
     return grad_input, grad_offset
 
 
 def _gather(call: _Call, kernels: KernelModule, packs: int, grads: Tensor, cells: Tensor) -> None:
-    """Let each tile of the map sum the bins that read it; tiles that none reads are written too."""
-    g, lanes = call.geometry, _lanes(packs, TILE_THREADS // TILE)
+    """List which bins read each tile, and let each tile sum its own; tiles that none reads are written too."""
+    g = call.geometry
+    lists = call.empty(call.list_words, dtype=torch.int32)
+    if call.words:
+        warps = call.words * g.group_size**2 * g.classes
+        kernels.launch(
+            "list_bins", (-(-warps * 32 // THREADS),), (THREADS,), (call.boxes, call.offset, lists, call.sizes)
+        )
+    whole_warps = 32 // TILE
+    lanes = min(32, -(-packs // whole_warps) * whole_warps)
     tiles = -(-g.height // TILE) * -(-g.width // TILE)
     blocks = g.batch * g.group_size**2 * tiles * g.classes * -(-packs // lanes)
     kernels.launch(
         "input_backward",
         (blocks,),
-        (max(32, TILE * lanes),),
-        (grads, call.boxes, call.offset, cells, call.sizes, np.int32(lanes)),
+        (TILE * lanes,),
+        (grads, call.boxes, call.offset, lists, cells, call.sizes, np.int32(lanes)),
     )

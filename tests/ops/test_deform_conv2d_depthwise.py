@@ -120,13 +120,15 @@ def test_a_factor_that_is_not_finite_counts_as_in_the_reference(value, dtype):
 
 
 @pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last], ids=str)
-def test_results_come_in_the_inputs_memory_format(layout):
-    case = Case(batch=2, channels=8, filters=8, groups=8, biased=True, dtype=torch.float32)
+@pytest.mark.parametrize("stride", [(1, 1), (8, 8)], ids=["a map", "one pixel"])
+def test_results_come_in_the_inputs_memory_format(stride, layout):
+    case = Case(batch=2, channels=8, filters=8, groups=8, stride=stride, biased=True, dtype=torch.float32)
     tensors = case.tensors()
     tensors["input"] = tensors["input"].to(memory_format=layout)
     case.tensors = lambda: tensors
     found = by_kernels(case, HostKernels(sanitize=False))
-    assert found["output"].is_contiguous(memory_format=layout)
+    strides = torch.empty(found["output"].shape).to(memory_format=layout).stride()
+    assert found["output"].stride() == strides
     assert found["input"].is_contiguous(memory_format=layout)
     assert found["weight"].is_contiguous()
     assert_near(found, by_reference(case), case)

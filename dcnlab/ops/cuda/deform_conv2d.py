@@ -254,7 +254,7 @@ def forward(
     modules: ModuleFactory = module,
     chunk_bytes: int | None = None,
 ) -> Tensor:
-    """Compute the output, (N, F, Ho, Wo), in the input's memory format: fused where `choice.serves`, or by chunks.
+    """Compute the output, (N, F, Ho, Wo), in the input's memory format: by one kernel where one serves, or by chunks.
 
     Args:
         input: (N, C, H, W).
@@ -270,12 +270,12 @@ def forward(
     with on_stream(input):
         call = _Call(input, offset, mask, weight, g, modules, chunk_bytes, backward=False)
         if depthwise.serves(g):
-            by_image = depthwise.forward(call, weight, bias)
-            by_image = by_image.view(g.batch, g.out_height, g.out_width, g.out_channels)
-            by_image = by_image.permute(0, 3, 1, 2)
-            return by_image if channels_last else by_image.contiguous()
-        if choice.serves(call.pixels, call.filters, g):
+            pixels = depthwise.forward(call, weight, bias)
+        elif choice.serves(call.pixels, call.filters, g):
             pixels = fused.forward(call.pixels, call.offset, call.mask, call.filters, bias, call.plan.sizes, g, modules)
+        else:
+            pixels = None
+        if pixels is not None:
             by_image = pixels.view(g.batch, g.out_height, g.out_width, g.out_channels).permute(0, 3, 1, 2)
             return by_image.to(memory_format=torch.channels_last if channels_last else torch.contiguous_format)
         area, plan = g.out_height * g.out_width, call.plan

@@ -5,8 +5,11 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 PIP    := $(BIN)/python -m pip install --quiet --constraint constraints.txt
 
-# The CUDA that torch is built for: 13 of torch's own wheels, or 12.
+# The CUDA that torch is built for: 13 of torch's own wheels, or 12. pip cannot leave out the CuPy for 13, so it is removed.
 CUDA   ?= 13
+ifeq ($(CUDA),12)
+CUPY12 = $(BIN)/python -m pip uninstall --quiet --yes cupy-cuda13x && $(PIP) --force-reinstall --no-deps cupy-cuda12x
+endif
 
 .DEFAULT_GOAL := help
 .PHONY: help quickstart ablations-small ablations-gpu bench bench-guard install test gpu-test gpu-check gpu-sanitize lint format wheel clean
@@ -88,10 +91,12 @@ clean:  ## remove the environment and what was built; runs/ stays
 
 $(VENV)/.installed: pyproject.toml constraints.txt | $(VENV)/bin/python
 	$(PIP) --editable '.[cuda$(CUDA)]'
+	$(CUPY12)
 	@touch $@
 
 $(VENV)/.installed-test: pyproject.toml constraints.txt | $(VENV)/bin/python
 	$(PIP) --editable '.[test,cuda$(CUDA)]'
+	$(CUPY12)
 	@touch $@ $(VENV)/.installed
 
 $(VENV)/bin/python:

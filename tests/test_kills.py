@@ -78,7 +78,8 @@ def test_a_run_whose_process_is_killed_ends_with_the_same_weights(tiny, whole, v
             if number is None or process.poll() is not None:  # the run was quicker than the kill
                 shutil.rmtree("runs/tiny/part")
                 continue
-            os.kill(number, signal.SIGKILL)
+            with contextlib.suppress(ProcessLookupError):  # it has just ended by itself
+                os.kill(number, signal.SIGKILL)
             status = process.wait(90)
         if status == 0:  # its last step was done
             shutil.rmtree("runs/tiny/part")

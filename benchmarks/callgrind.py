@@ -120,7 +120,7 @@ def _functions_of_callbacks(names: set[str]) -> dict[int, str]:
 
     What comes from the cache on disk no longer says what it holds, so the process that compiled it notes that here.
     """
-    loaded = sys.modules.get("dcnlab.compiled")
+    loaded = sys.modules.get("dcnlab.ops.jit")
     notes = Path(_SYMBOLS)
     symbols = json.loads(notes.read_text()) if notes.exists() else {}
     found = {}

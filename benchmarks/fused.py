@@ -23,7 +23,7 @@ import torch
 from tabulate import tabulate
 
 from dcnlab.ops import deform_conv2d
-from dcnlab.ops.cuda import cache, choice
+from dcnlab.ops.cuda import cache, fused_dispatch
 
 CHANNELS = (64, 96, 128, 192, 256, 384, 512)
 MAPS = ((1, 32, 32), (1, 38, 63), (1, 64, 64), (1, 128, 128), (8, 64, 64), (8, 128, 128))
@@ -41,7 +41,7 @@ def make(way: str, channels: int, size: tuple[int, int, int], dtype: torch.dtype
     )
     offset = torch.randn(batch, 18, height, width, device="cuda") * 2
 
-    os.environ[choice.VARIABLE] = WAYS[way]
+    os.environ[fused_dispatch.VARIABLE] = WAYS[way]
     graph = measure.captured(lambda: deform_conv2d(input, offset, weight, padding=1), "cuda")
     if graph is None:
         raise SystemExit(f"{way}, {channels} channels, {size}: cannot be captured as a CUDA graph")
@@ -64,7 +64,7 @@ def run(dtype: torch.dtype, rounds: int, budget: measure.Budget, rows: measure.R
     print()
 
 
-def crossover(rows: list[dict[str, Any]]) -> choice.Crossover | None:
+def crossover(rows: list[dict[str, Any]]) -> fused_dispatch.Crossover | None:
     """What the rule may say after these rows of one dtype: never more than was faster throughout."""
     most = None
     for channels in sorted({row["channels"] for row in rows}):
@@ -74,20 +74,20 @@ def crossover(rows: list[dict[str, Any]]) -> choice.Crossover | None:
     if most is None:
         return None
     pixels = min(row["batch"] * row["height"] * row["width"] for row in rows)
-    return choice.Crossover(min(row["channels"] for row in rows), most, pixels)
+    return fused_dispatch.Crossover(min(row["channels"] for row in rows), most, pixels)
 
 
-def keep(device: str, found: dict[str, choice.Crossover | None]) -> bool:
+def keep(device: str, found: dict[str, fused_dispatch.Crossover | None]) -> bool:
     """Write a device's crossovers into the cache folder, whether they were kept; other devices and dtypes stay."""
     try:
-        devices = dict(json.loads(cache.read(choice.RULE) or b"{}")["devices"])
+        devices = dict(json.loads(cache.read(fused_dispatch.RULE) or b"{}")["devices"])
         entry = dict(devices.get(device, {}))
     except (ValueError, TypeError, KeyError):  # none yet, or a broken one, which this replaces
         devices, entry = {}, {}
     devices[device] = entry | {dtype: limits and asdict(limits) for dtype, limits in found.items()}
     content = json.dumps({"schema": 1, "devices": devices}, indent=1) + "\n"
-    choice.crossovers.cache_clear()
-    return cache.write(choice.RULE, content.encode())
+    fused_dispatch.crossovers.cache_clear()
+    return cache.write(fused_dispatch.RULE, content.encode())
 
 
 def main() -> None:

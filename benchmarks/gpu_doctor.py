@@ -14,7 +14,7 @@ from pathlib import Path
 import measure
 import torch
 
-from dcnlab import doctor
+from dcnlab.cli import doctor
 
 SECTIONS = ("GPUs", "operators", "CUDA kernels")
 NO_GPU = 3

@@ -26,7 +26,7 @@ from operators import Shape
 from tabulate import tabulate
 
 from dcnlab.ops import deform_roi_pool
-from dcnlab.runs import write_whole
+from dcnlab.training.run_folder import write_whole
 
 BASE = Shape(128, 32, 32)
 AXES: dict[str, list[tuple[int, Shape]]] = {

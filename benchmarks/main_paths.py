@@ -20,14 +20,16 @@ from PIL import Image
 from torch import Tensor, nn
 from torch.nn import functional
 
-from dcnlab import assembly, configfile, ops
-from dcnlab.data.coco_detection import read_coco
-from dcnlab.data.detection import DetectionSplit
-from dcnlab.data.voc_detection import read_voc
+from dcnlab import ops
+from dcnlab.config import experiment_file
+from dcnlab.data.detection.coco import read_coco
+from dcnlab.data.detection.data_module import DetectionSplit
+from dcnlab.data.detection.voc import read_voc
 from dcnlab.metrics.coco_ap import coco_ap
 from dcnlab.models.balanced_sample import balanced_sample
 from dcnlab.surgery import deform
 from dcnlab.tasks.optim import optimizer_and_schedule
+from dcnlab.training import assembly
 
 Work = Callable[[], object]
 
@@ -110,7 +112,7 @@ def layer_forward() -> Work:
 
 def configured_classifier(deform_layers: int) -> Any:
     """The quickstart's LightningModule."""
-    config = configfile.load("classification/quickstart", [f"model.deform_layers={deform_layers}"])
+    config = experiment_file.load("classification/quickstart", [f"model.deform_layers={deform_layers}"])
     return assembly.task_module(config, [str(digit) for digit in range(10)])
 
 

@@ -24,12 +24,13 @@ from tabulate import tabulate
 from torch import Tensor, nn
 from torch.nn import functional
 
-from dcnlab import assembly, configfile
-from dcnlab.data.voc_detection import VOC_CLASSES
-from dcnlab.data.voc_segmentation import CLASSES
+from dcnlab.config import experiment_file
+from dcnlab.data.detection.voc import VOC_CLASSES
+from dcnlab.data.segmentation.voc import CLASSES
 from dcnlab.models.detector import Detector
 from dcnlab.nn import DeformConv2d
 from dcnlab.tasks.optim import optimizer_and_schedule
+from dcnlab.training import assembly
 
 KINDS = ("plain", "ours", "torchvision")
 EXPERIMENTS = {"deeplab": "segmentation/deeplab_voc", "rfcn": "detection/rfcn_voc"}
@@ -52,7 +53,7 @@ def build(name: str, kind: str, backbone: str, device: str) -> nn.Module:
     words = ["data.root=not-needed", "model.backbone.weights=none", f"model.backbone.name={backbone}"]
     if kind != "plain":
         words += ["model.deform_layers=3", f"model.deform_pooling={str(name == 'rfcn').lower()}"]
-    config = configfile.load(EXPERIMENTS[name], words)
+    config = experiment_file.load(EXPERIMENTS[name], words)
     torch.manual_seed(0)
     task: Any = assembly.task_module(config, list(VOC_CLASSES if name == "rfcn" else CLASSES))
     for module in task.model.modules():
@@ -92,7 +93,7 @@ def make(
             return found if isinstance(network, Detector) else found.argmax(1)
 
         return infer
-    optim = configfile.load(EXPERIMENTS[name], ["data.root=not-needed"]).optim
+    optim = experiment_file.load(EXPERIMENTS[name], ["data.root=not-needed"]).optim
     optimizer, _ = optimizer_and_schedule(network, replace(optim, lr=1e-6), 1000)
 
     def step() -> None:

@@ -14,9 +14,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from dcnlab.config.packaged import folder
 from dcnlab.ops.cuda.compile import C_TYPES, prelude_text
 from dcnlab.ops.cuda.launch import CudaModule, KernelModule
-from dcnlab.resources import folder
 
 THREADS = 512
 """Of a block, as the authors' launch."""

@@ -24,10 +24,10 @@ from typing import Any
 import measure
 import numpy as np
 
-from dcnlab.cost import peak_resident_bytes
-from dcnlab.data.coco_detection import read_coco
+from dcnlab.data.detection.coco import read_coco
 from dcnlab.metrics.coco_ap import coco_ap
 from dcnlab.metrics.voc_ap import voc_ap
+from dcnlab.training.callbacks.cost import peak_resident_bytes
 
 CLASSES = 80
 PARTS = ("opening", "scoring", "pycocotools")

@@ -1,5 +1,5 @@
 """`python -m dcnlab` is `dcnlab`."""
 
-from dcnlab.cli import main
+from dcnlab.cli.main import main
 
 main()

@@ -9,10 +9,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from dcnlab.config import ConfigError, choose, nearest
-from dcnlab.data import jsonfile
-from dcnlab.data.folders import files_below
-from dcnlab.data.text import markdown, visible
+from dcnlab.config.schema import choose
+from dcnlab.io import json_file
+from dcnlab.io.errors import ConfigError
+from dcnlab.io.folders import files_below
+from dcnlab.io.text import markdown, nearest, visible
 
 FORMATS = ("text", "markdown", "json")
 PICTURES = (".png", ".pdf", ".svg")
@@ -82,7 +83,7 @@ def _size(pixels: object) -> str:
 
 
 def _names(path: Path, classes: int) -> list[str]:
-    from dcnlab.data.imagelist import read_lines
+    from dcnlab.data.image_list import read_lines
 
     names = [line for _, line in read_lines(path)]
     if len(names) != classes:
@@ -193,7 +194,7 @@ def detection(
 def _annotations(path: Path, split: str | None) -> dict[str, Any]:
     """Ground truth in COCO's form."""
     if path.is_dir():
-        from dcnlab.data.voc_detection import ground_truth
+        from dcnlab.data.detection.voc import ground_truth
 
         return ground_truth(path, split)
     if split is not None:
@@ -213,7 +214,7 @@ def _results(path: Path) -> list[Any]:
 
 def _json(path: Path, option: str) -> Any:
     try:
-        return jsonfile.load(path)
+        return json_file.load(path)
     except OSError as error:
         raise ConfigError(f"{option} {path} cannot be read: {error.strerror}") from error
     except ValueError as error:

@@ -27,11 +27,11 @@ def keep(folders: list[Path]) -> list[Path]:
     """Copy the finished runs below some folders to results/NAME/ID; where they lay stays out of the copies."""
     import yaml
 
-    from dcnlab import runs
+    from dcnlab.training import run_folder
 
     kept = []
-    for folder in runs.discover(folders):
-        found = runs.read_results(folder)
+    for folder in run_folder.discover(folders):
+        found = run_folder.read_results(folder)
         if found is None or found["status"] != "finished":
             continue
         target = HERE / "results" / folder.parent.name / folder.name
@@ -54,7 +54,7 @@ def fill(page: Path, check: bool = False, only: str = "") -> bool:
         check: leave the page as it is.
         only: how the commands begin that are run; the others' blocks stay.
     """
-    from dcnlab.runs import write_whole
+    from dcnlab.training.run_folder import write_whole
 
     def filled(found: re.Match[str]) -> str:
         asked = found["command"].startswith(only)

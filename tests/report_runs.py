@@ -5,7 +5,8 @@ from pathlib import Path
 
 from PIL import Image
 
-from dcnlab import configfile, runs
+from dcnlab.config import experiment_file
+from dcnlab.training import run_folder
 
 SCRIPT = "<script>document.title='run'</script>"
 
@@ -19,8 +20,8 @@ def write_run(folder, top1=None, parameters=None, settings=(), seed=0, **more):
     folder.mkdir(parents=True)
     Path("one.yaml").write_text("trainer: {max_steps: 2}\n")
     overrides = [f"name={folder.parent.name}", f"id={folder.name}", f"seed={seed}", *settings]
-    config = configfile.load("one.yaml", overrides, parameters or {})
-    (folder / "config.yaml").write_text(configfile.to_yaml(config))
+    config = experiment_file.load("one.yaml", overrides, parameters or {})
+    (folder / "config.yaml").write_text(experiment_file.to_yaml(config))
     results = {
         "schema": 1,
         "name": folder.parent.name,
@@ -34,7 +35,7 @@ def write_run(folder, top1=None, parameters=None, settings=(), seed=0, **more):
         "wandb": {"id": None, "sweep": None},
     }
     results["metrics"] |= more.pop("metrics", {})
-    runs.write_results(folder, {**results, **more})
+    run_folder.write_results(folder, {**results, **more})
     return folder
 
 

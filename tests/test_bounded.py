@@ -99,13 +99,14 @@ def sweep(numbers):
 
 def attempts(kind, folder):
     """What writes a file from random numbers, and what reads it in every way there is."""
-    from dcnlab import configfile, yamlfile
-    from dcnlab.ablations import sweepfile
-    from dcnlab.data import imagefile, imagelist, jsonfile
-    from dcnlab.data.coco_detection import read_coco
-    from dcnlab.data.imagefolder import ImageFolderSplit
+    from dcnlab.ablations.sweeps import sweep_file
+    from dcnlab.config import experiment_file
+    from dcnlab.data import image_list
+    from dcnlab.data.classification.image_folder import ImageFolderSplit
+    from dcnlab.data.detection.coco import read_coco
     from dcnlab.data.labels import read_label
-    from dcnlab.data.segmentation import SegmentationSplit
+    from dcnlab.data.segmentation.data_module import SegmentationSplit
+    from dcnlab.io import image_file, json_file, yaml_file
 
     path = folder / "train/a/x.png"
     path.parent.mkdir(parents=True)
@@ -113,32 +114,32 @@ def attempts(kind, folder):
         label = folder / "label.png"
 
         def segmentation():
-            with imagefile.opened(path) as head:
+            with image_file.opened(path) as head:
                 size = head.size
             if size[0] * size[1] < 10**6:
                 Image.new("L", size).save(label)
             SegmentationSplit([(path, label)], ["a"], shorter_side=300, random_scale=(0.5, 2.0), augment=True)[0]
 
         reads = [
-            lambda: imagefile.read_image(path), lambda: read_label(path), lambda: ImageFolderSplit(folder, "train")[0],
+            lambda: image_file.read_image(path), lambda: read_label(path), lambda: ImageFolderSplit(folder, "train")[0],
             lambda: ImageFolderSplit(folder, "train", augment=True)[0], segmentation,
         ]  # fmt: skip
         return lambda numbers: path.write_bytes(image(numbers)), reads
     if kind == "json":
-        return lambda numbers: path.write_text(tree(numbers)), [lambda: jsonfile.load(path)]
+        return lambda numbers: path.write_text(tree(numbers)), [lambda: json_file.load(path)]
     if kind == "yaml":
-        config = lambda: configfile.load(str(path))  # noqa: E731
-        return lambda numbers: path.write_text(tree(numbers)), [lambda: yamlfile.read_yaml(path), config]
+        config = lambda: experiment_file.load(str(path))  # noqa: E731
+        return lambda numbers: path.write_text(tree(numbers)), [lambda: yaml_file.read_yaml(path), config]
     if kind == "sweeps":
         return lambda numbers: path.write_text(sweep(numbers)), [
-            lambda: sweepfile.trials(sweepfile.read(str(path)), limit=2)
+            lambda: sweep_file.trials(sweep_file.read(str(path)), limit=2)
         ]
     if kind == "lists":
         lines = (b"a\n", b"\n", b"a b\n", b"x" * 999, b"a\tb\r\n", b"\x0b", b"1 a\n")
         reads = [
-            lambda: imagelist.read_lines(path),
-            lambda: imagelist.read_pairs(path, folder),
-            lambda: imagelist.read_classes(path),
+            lambda: image_list.read_lines(path),
+            lambda: image_list.read_pairs(path, folder),
+            lambda: image_list.read_classes(path),
         ]
         return lambda numbers: path.write_bytes(numbers.choice(lines) * numbers.choice((9, 10**5, 4 * 10**5))), reads
     (folder / "annotations").mkdir()
@@ -160,8 +161,7 @@ def coco(numbers):
 def main(kind, folder):
     """Try all inputs of a kind; print what is wrong, and how much memory was taken at most."""
     write, reads = attempts(kind, Path(folder))
-    from dcnlab.config import ConfigError
-    from dcnlab.data.errors import DataError
+    from dcnlab.io.errors import ConfigError, DataError
 
     warnings.simplefilter("ignore")
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss

@@ -112,7 +112,7 @@ def test_help_comes_within_a_second_and_names_every_command():
 def test_help_loads_no_heavy_package():
     heavy = "torch torchvision pytorch_lightning numpy numba cupy pandas matplotlib scipy wandb".split()
     code = (
-        "import atexit, sys; from dcnlab import cli\n"
+        "import atexit, sys; from dcnlab.cli import main as cli\n"
         f"atexit.register(lambda: print([n for n in {heavy} if n in sys.modules], file=sys.stderr))\n"
         "sys.argv = ['dcnlab', '--help']; cli.main()"
     )
@@ -129,7 +129,7 @@ def test_version_is_printed():
 
 def test_our_own_bug_keeps_its_traceback(tiny):
     code = (
-        "from dcnlab import cli, configfile\n"
+        "from dcnlab.cli import main as cli\nfrom dcnlab.config import experiment_file as configfile\n"
         "configfile.load = lambda *a: 1 / 0\n"
         "import sys; sys.argv = ['dcnlab', 'fit', 'tiny.yaml']\n"
         "cli.main()"
@@ -178,7 +178,7 @@ def test_doctor_says_what_works_and_what_is_missing():
 
 
 def test_doctor_reports_a_broken_operator_and_exits_with_one(monkeypatch, capsys):
-    from dcnlab import doctor
+    from dcnlab.cli import doctor
 
     def broken(name, device, dtype):
         raise RuntimeError("differs\nbadly")

@@ -9,7 +9,7 @@ from command_line import environment
 LOOPS = """
 import sys
 {first}
-from dcnlab.compiled import njit
+from dcnlab.ops.jit import njit
 
 @njit(nogil=True)
 def square(x):

@@ -7,8 +7,9 @@ import json
 
 import pytest
 
-from dcnlab import config, configfile, resources
-from dcnlab.config import Config, ConfigError
+from dcnlab.config import experiment_file, packaged, schema
+from dcnlab.config.schema import Config
+from dcnlab.io.errors import ConfigError
 
 
 @pytest.fixture
@@ -42,7 +43,7 @@ def test_precedence_runs_from_defaults_over_extends_file_and_sweep_to_the_comman
     leaf = experiment("extends: middle.yaml\noptim: {weight_decay: 0.3, warmup: 3}\n", "leaf.yaml")
     args = tmp_path / "args.json"
     args.write_text(json.dumps({"optim": {"warmup": 4}, "model.deform_layers": 1, "seed": 8}))
-    tree = configfile.load(leaf, ["seed=9", str(args)])
+    tree = experiment_file.load(leaf, ["seed=9", str(args)])
     assert tree.data.batch_size == Config().data.batch_size
     assert (tree.optim.lr, tree.optim.momentum, tree.optim.weight_decay, tree.optim.warmup) == (1, 0.2, 0.3, 4)
     assert (tree.model.dilation, tree.model.deform_layers, tree.seed) == (7, 1, 9)
@@ -50,44 +51,46 @@ def test_precedence_runs_from_defaults_over_extends_file_and_sweep_to_the_comman
 
 
 def test_a_file_without_a_name_is_called_by_its_own(experiment):
-    assert configfile.load(experiment(STEPS, "mine.yaml")).name == "mine"
-    assert configfile.load(experiment("name: other\n" + STEPS)).name == "other"
+    assert experiment_file.load(experiment(STEPS, "mine.yaml")).name == "mine"
+    assert experiment_file.load(experiment("name: other\n" + STEPS)).name == "other"
 
 
 def test_extends_is_relative_to_the_file_that_says_it(experiment):
     experiment("seed: 5\n" + STEPS, "bases/base.yaml")
-    assert configfile.load(experiment("extends: ../bases/base.yaml\n", "leaves/leaf.yaml")).seed == 5
+    assert experiment_file.load(experiment("extends: ../bases/base.yaml\n", "leaves/leaf.yaml")).seed == 5
 
 
 def test_an_extends_circle_is_named(experiment):
     experiment("extends: b.yaml\n", "a.yaml")
-    text = message(configfile.load, experiment("extends: a.yaml\n", "b.yaml"))
+    text = message(experiment_file.load, experiment("extends: a.yaml\n", "b.yaml"))
     assert "a.yaml: extends b.yaml, which extends it in turn" in text
 
 
 def test_a_missing_base_is_named_with_the_nearest(experiment):
     experiment(STEPS, "base.yaml")
-    text = message(configfile.load, experiment("extends: bace.yaml\n"))
+    text = message(experiment_file.load, experiment("extends: bace.yaml\n"))
     assert "quick.yaml: extends bace.yaml" in text
     assert "nearest: base.yaml" in text
 
 
 def test_a_misspelt_key_names_the_file_and_the_nearest_key(experiment):
-    text = message(configfile.load, experiment("model: {deform_layer: 3}\n" + STEPS))
+    text = message(experiment_file.load, experiment("model: {deform_layer: 3}\n" + STEPS))
     assert text.endswith("quick.yaml: no such key model.deform_layer; nearest: model.deform_layers")
 
 
 def test_a_misspelt_override_names_the_command_line(experiment):
-    text = message(configfile.load, experiment(STEPS), ["model.deform_layer=3"])
+    text = message(experiment_file.load, experiment(STEPS), ["model.deform_layer=3"])
     assert text == "command line: no such key model.deform_layer; nearest: model.deform_layers"
 
 
 def test_a_key_without_its_section_finds_the_section(experiment):
-    assert message(configfile.load, experiment(STEPS), ["deform_layers=3"]).endswith("nearest: model.deform_layers")
+    assert message(experiment_file.load, experiment(STEPS), ["deform_layers=3"]).endswith(
+        "nearest: model.deform_layers"
+    )
 
 
 def test_a_key_like_no_other_lists_what_there_is(experiment):
-    assert "there are: name, seed, task" in message(configfile.load, experiment(STEPS), ["qqqq=3"])
+    assert "there are: name, seed, task" in message(experiment_file.load, experiment(STEPS), ["qqqq=3"])
 
 
 @pytest.mark.parametrize(
@@ -126,7 +129,7 @@ def test_a_key_like_no_other_lists_what_there_is(experiment):
     ],
 )
 def test_a_wrong_value_names_the_field_the_value_and_what_is_wanted(experiment, override, says):
-    assert says in message(configfile.load, experiment(STEPS), [override])
+    assert says in message(experiment_file.load, experiment(STEPS), [override])
 
 
 @pytest.mark.parametrize(
@@ -144,25 +147,27 @@ def test_a_wrong_value_names_the_field_the_value_and_what_is_wanted(experiment, 
     ],
 )
 def test_text_on_the_command_line_is_taken_as_it_stands(experiment, override, key, value):
-    assert getattr(configfile.load(experiment(STEPS), [override]), key) == value
+    assert getattr(experiment_file.load(experiment(STEPS), [override]), key) == value
 
 
 def test_a_file_of_parameters_below_a_folder_with_an_equals_sign_is_a_file(experiment, tmp_path):
     args = tmp_path / "lr=1" / "parameters.json"
     args.parent.mkdir()
     args.write_text('{"seed": 4}')
-    assert configfile.load(experiment(STEPS), [str(args)]).sweep == {"seed": 4}
+    assert experiment_file.load(experiment(STEPS), [str(args)]).sweep == {"seed": 4}
 
 
 def test_a_value_out_of_range_is_blamed_on_where_it_stands(experiment):
     held, broken = experiment(STEPS), experiment("optim: {lr: -1}\n" + STEPS, "broken.yaml")
-    assert message(configfile.load, held, ["optim.lr=-1"]) == "command line: optim.lr is -1; it must be at least 0"
-    assert message(configfile.load, held, ["data.name=imagefolder"]).startswith("command line: data.root is null")
-    assert message(configfile.load, broken, ["seed=1"]) == f"{broken}: optim.lr is -1; it must be at least 0"
+    assert message(experiment_file.load, held, ["optim.lr=-1"]) == "command line: optim.lr is -1; it must be at least 0"
+    assert message(experiment_file.load, held, ["data.name=imagefolder"]).startswith("command line: data.root is null")
+    assert message(experiment_file.load, broken, ["seed=1"]) == f"{broken}: optim.lr is -1; it must be at least 0"
 
 
 def test_an_experiment_without_an_end_is_refused(experiment):
-    assert "trainer.max_steps and trainer.max_epochs are both null" in message(configfile.load, experiment("seed: 1\n"))
+    assert "trainer.max_steps and trainer.max_epochs are both null" in message(
+        experiment_file.load, experiment("seed: 1\n")
+    )
 
 
 @pytest.mark.parametrize(
@@ -177,11 +182,11 @@ def test_an_experiment_without_an_end_is_refused(experiment):
     ],
 )
 def test_a_broken_file_is_refused_in_one_line(experiment, text, says):
-    assert says in message(configfile.load, experiment(text))
+    assert says in message(experiment_file.load, experiment(text))
 
 
 def test_an_empty_section_is_the_same_as_none(experiment):
-    tree = configfile.load(experiment("model:\n" + STEPS))
+    tree = experiment_file.load(experiment("model:\n" + STEPS))
     assert tree.model == Config().model
 
 
@@ -196,90 +201,90 @@ def test_an_empty_section_is_the_same_as_none(experiment):
 def test_a_broken_args_file_is_refused_in_one_line(experiment, tmp_path, text, says):
     args = tmp_path / "args.json"
     args.write_text(text)
-    line = message(configfile.load, experiment(STEPS), [str(args)])
+    line = message(experiment_file.load, experiment(STEPS), [str(args)])
     assert says in line
     assert line.startswith(str(args))
 
 
 def test_an_argument_that_is_neither_override_nor_file_is_refused(experiment):
-    text = message(configfile.load, experiment(STEPS), ["deform"])
+    text = message(experiment_file.load, experiment(STEPS), ["deform"])
     assert text.startswith("deform: no such file; after the experiment")
 
 
 def test_a_missing_experiment_names_the_nearest_file(experiment):
     path = experiment(STEPS)
-    assert f"nearest: {path}" in message(configfile.load, path.replace("quick", "quik"))
+    assert f"nearest: {path}" in message(experiment_file.load, path.replace("quick", "quik"))
 
 
 def test_a_packaged_name_is_found_without_its_ending(tmp_path, monkeypatch):
     (tmp_path / "experiments/classification").mkdir(parents=True)
     (tmp_path / "experiments/classification/quickstart.yaml").write_text(STEPS)
-    monkeypatch.setattr(resources, "folder", lambda name: tmp_path / name)
+    monkeypatch.setattr(packaged, "folder", lambda name: tmp_path / name)
     monkeypatch.chdir(tmp_path.parent)
     bare = "classification/quickstart"
     for name in (bare, f"{bare}.yaml", f"experiments/{bare}.yaml"):
-        assert resources.find("experiments", name).read_text() == STEPS
-    assert "nearest: classification/quickstart" in message(resources.find, "experiments", "clasification/quickstart")
+        assert packaged.find("experiments", name).read_text() == STEPS
+    assert "nearest: classification/quickstart" in message(packaged.find, "experiments", "clasification/quickstart")
 
 
 def test_the_folder_in_a_wheel_comes_before_the_checkouts(tmp_path, monkeypatch):
-    monkeypatch.setattr(resources, "PACKAGE", tmp_path / "dcnlab")
+    monkeypatch.setattr(packaged, "PACKAGE", tmp_path / "dcnlab")
     (tmp_path / "sweeps").mkdir()
-    assert resources.folder("sweeps") == tmp_path / "sweeps"
+    assert packaged.folder("sweeps") == tmp_path / "sweeps"
     (tmp_path / "dcnlab/_files/sweeps").mkdir(parents=True)
-    assert resources.folder("sweeps") == tmp_path / "dcnlab/_files/sweeps"
+    assert packaged.folder("sweeps") == tmp_path / "dcnlab/_files/sweeps"
     with pytest.raises(FileNotFoundError, match="installation is incomplete"):
-        resources.folder("experiments")
+        packaged.folder("experiments")
 
 
 def test_a_saved_config_reads_back_equal(experiment, tmp_path):
     args = tmp_path / "args.json"
     args.write_text('{"model.deform_layers": 2, "data.scale": [1, 2]}')
-    tree = configfile.load(experiment(STEPS), [str(args), "data.train=[a,b]", "data.classes=['1','2']"])
-    (tmp_path / "config.yaml").write_text(configfile.to_yaml(tree))
-    assert configfile.load_run(tmp_path) == tree
+    tree = experiment_file.load(experiment(STEPS), [str(args), "data.train=[a,b]", "data.classes=['1','2']"])
+    (tmp_path / "config.yaml").write_text(experiment_file.to_yaml(tree))
+    assert experiment_file.load_run(tmp_path) == tree
 
 
 def test_settings_leave_out_where_a_run_happens(experiment):
     path = experiment(STEPS)
-    plain = configfile.settings(configfile.load(path))
+    plain = experiment_file.settings(experiment_file.load(path))
     where = ["out=a", "id=b", "trainer.threads=1", "trainer.progress=false", "logger.wandb=false"]
-    elsewhere = configfile.load(path, where)
-    assert configfile.settings(elsewhere) == plain
-    assert configfile.settings(configfile.load(path, ["optim.lr=3"])) != plain
+    elsewhere = experiment_file.load(path, where)
+    assert experiment_file.settings(elsewhere) == plain
+    assert experiment_file.settings(experiment_file.load(path, ["optim.lr=3"])) != plain
 
 
 def test_only_what_is_not_a_default_counts_as_changed(experiment):
     path = experiment(STEPS)
-    assert configfile.changed(configfile.settings(configfile.load(path, ["optim.lr=3"]))) == {
+    assert experiment_file.changed(experiment_file.settings(experiment_file.load(path, ["optim.lr=3"]))) == {
         "optim.lr": 3,
         "trainer.max_steps": 2,
     }
     # A version that knew one key less.
-    found = configfile.settings(configfile.load(path))
+    found = experiment_file.settings(experiment_file.load(path))
     older = {key: value for key, value in found.items() if key != "optim.schedule"}
-    assert configfile.changed(older) == configfile.changed(found)
+    assert experiment_file.changed(older) == experiment_file.changed(found)
 
 
 def test_a_missing_data_root_and_missing_weights_are_named(experiment, tmp_path):
     (tmp_path / "flowers").mkdir()
     path = experiment(STEPS)
-    tree = configfile.load(path, ["data.name=imagefolder", f"data.root={tmp_path}/flowrs"])
-    assert f"nearest: {tmp_path}/flowers" in message(configfile.check_paths, tree)
-    tree = configfile.load(path, ["model.backbone.weights=imagnet"])
-    assert "it must be none, imagenet or a file" in message(configfile.check_paths, tree)
+    tree = experiment_file.load(path, ["data.name=imagefolder", f"data.root={tmp_path}/flowrs"])
+    assert f"nearest: {tmp_path}/flowers" in message(experiment_file.check_paths, tree)
+    tree = experiment_file.load(path, ["model.backbone.weights=imagnet"])
+    assert "it must be none, imagenet or a file" in message(experiment_file.check_paths, tree)
 
 
 @pytest.mark.parametrize("override", ["test.rotation=10", "test.magnification=2"])
 @pytest.mark.parametrize("task", ["segmentation", "detection"])
 def test_tasks_that_cannot_turn_their_images_say_which_can(task, override):
     key, _, value = override.partition("=")
-    said = message(configfile.load, f"{task}/quickstart", [override])
+    said = message(experiment_file.load, f"{task}/quickstart", [override])
     assert said.endswith(f"{key} is {value}; {task} has none, classification does")
 
 
 def test_every_field_says_what_it_means():
-    for section in ast.parse(inspect.getsource(config)).body:
+    for section in ast.parse(inspect.getsource(schema)).body:
         if isinstance(section, ast.ClassDef) and section.name.endswith("Config"):
             for item, after in itertools.pairwise(section.body):
                 if isinstance(item, ast.AnnAssign):

@@ -5,9 +5,9 @@ import sys
 
 import numpy as np
 
-from dcnlab.cost import peak_resident_bytes
+from dcnlab.training.callbacks.cost import peak_resident_bytes
 
-CHILD = "from dcnlab.cost import peak_resident_bytes; print(peak_resident_bytes())"
+CHILD = "from dcnlab.training.callbacks.cost import peak_resident_bytes; print(peak_resident_bytes())"
 PARENT = f"""
 import subprocess, sys
 held = b"x" * (2 << 30)

@@ -17,12 +17,15 @@ import torch
 from command_line import dcnlab, environment
 from torch import nn
 
-from dcnlab import assembly, configfile, cost, experiment, runs, tracking
-from dcnlab.config import ConfigError
+from dcnlab.config import experiment_file
+from dcnlab.io.errors import ConfigError
+from dcnlab.training import assembly, experiment, run_folder
+from dcnlab.training.callbacks import cost
+from dcnlab.training.loggers import console
 
 
 def fit(path, *overrides):
-    return experiment.fit(configfile.load(path, ["logger.wandb=false", *overrides]))
+    return experiment.fit(experiment_file.load(path, ["logger.wandb=false", *overrides]))
 
 
 def results(folder):
@@ -32,7 +35,7 @@ def results(folder):
 def test_a_run_folder_holds_what_the_contract_names(tiny, tmp_path):
     args = tmp_path / "args.json"
     args.write_text('{"model.deform_layers": 1, "seed": 3}')
-    folder = experiment.fit(configfile.load(tiny, [str(args), "id=one"]))
+    folder = experiment.fit(experiment_file.load(tiny, [str(args), "id=one"]))
     assert folder == Path("runs/tiny/one")
     found = results(folder)
     assert list(found) == [
@@ -45,7 +48,7 @@ def test_a_run_folder_holds_what_the_contract_names(tiny, tmp_path):
     assert found["cost"]["peak_memory_bytes"] > 1e8
     assert {"git", "torch", "cuda", "gpu", "world_size"} <= set(found["environment"])
     assert found["environment"]["world_size"] == 1
-    assert configfile.load_run(folder).model.deform_layers == 1
+    assert experiment_file.load_run(folder).model.deform_layers == 1
     checkpoint = torch.load(folder / "checkpoints/last.ckpt", weights_only=True)
     assert checkpoint["global_step"] == 2
     with (folder / "metrics.csv").open() as file:
@@ -96,7 +99,7 @@ def test_an_interrupted_run_resumes_to_the_weights_of_an_uninterrupted_one(tiny,
     whole = fit(tiny, "id=whole", "trainer.max_steps=6")
     with monkeypatch.context() as patch:
         patch.setattr(assembly, "Cost", _Stop)
-        with pytest.raises(runs.Interrupted):
+        with pytest.raises(run_folder.Interrupted):
             fit(tiny, "id=part", "trainer.max_steps=6")
     part = Path("runs/tiny/part")
     assert results(part)["status"] == "interrupted"
@@ -140,7 +143,7 @@ def test_a_finished_run_trained_longer_is_the_run_that_was_never_shorter(tiny, f
     assert (found["status"], found["metrics"]) == ("finished", results(whole)["metrics"])
     changed = {"trainer.max_steps": 5, "trainer.checkpoint_every": 1.0}
     assert found["resumed"] == [{"step": first, "changed": changed, "metrics": before["metrics"]}]
-    own = configfile.load_run(part)
+    own = experiment_file.load_run(part)
     assert (own.trainer.max_steps, own.id, own.out) == (5, "part", "runs")
 
 
@@ -156,7 +159,7 @@ def test_a_longer_training_that_was_killed_goes_on_without_saying_its_length_aga
 
     with monkeypatch.context() as patch:
         patch.setattr(experiment, "_test", stop)
-        with pytest.raises(runs.Interrupted):
+        with pytest.raises(run_folder.Interrupted):
             experiment.resume(part, ["trainer.max_steps=4"])
     assert there == old  # what kill -9 leaves
     for path, content in zip(files, old, strict=True):
@@ -215,7 +218,7 @@ def test_a_run_that_fails_says_why_and_raises(tiny, monkeypatch):
         fit(tiny, "id=one", "trainer.max_steps=4")
     found = results(Path("runs/tiny/one"))
     assert (found["status"], found["reason"], found["metrics"]) == ("failed", "RuntimeError: out of luck", {})
-    assert runs.read_results(Path("runs/tiny/one")) == found
+    assert run_folder.read_results(Path("runs/tiny/one")) == found
 
 
 def test_sigterm_leaves_an_interrupted_run_that_says_how_to_go_on(tiny):
@@ -274,7 +277,7 @@ class _Finalising(assembly.Cost):
 def test_a_sigterm_that_comes_while_a_finaliser_runs_stops_the_run(tiny, monkeypatch):
     monkeypatch.setattr(assembly, "Cost", _Finalising)
     before = signal.getsignal(signal.SIGTERM)
-    with pytest.raises(runs.Interrupted):
+    with pytest.raises(run_folder.Interrupted):
         fit(tiny, "id=one", "trainer.max_steps=1000")
     assert signal.getsignal(signal.SIGTERM) == before
     assert results(Path("runs/tiny/one"))["status"] == "interrupted"
@@ -304,39 +307,42 @@ def test_a_finished_run_is_not_overwritten_and_an_unfinished_one_is(tmp_path):
     (folder / "log.txt").write_text("kept")
     (folder / "config.yaml").write_text("seed: 0\n")
     sections = {key: {} for key in ("parameters", "metrics", "model", "cost", "environment")}
-    runs.write_results(folder, {"schema": 1, "seed": 0, "status": "failed", **sections})
-    runs.create(folder)
+    run_folder.write_results(folder, {"schema": 1, "seed": 0, "status": "failed", **sections})
+    run_folder.create(folder)
     assert [path.name for path in folder.iterdir()] == ["log.txt"]
-    runs.write_results(folder, {"schema": 1, "seed": 0, "status": "finished", **sections})
+    run_folder.write_results(folder, {"schema": 1, "seed": 0, "status": "finished", **sections})
     with pytest.raises(ConfigError, match="holds a finished run"):
-        runs.create(folder)
+        run_folder.create(folder)
 
 
 @pytest.mark.parametrize("text", ["", "{", "[]", '{"schema": 2}', '{"schema": 1, "status": "done"}', '{"schema": 1}'])
 def test_a_results_file_that_is_not_ours_is_refused_in_one_line(tmp_path, text):
     (tmp_path / "results.json").write_text(text)
     with pytest.raises(ConfigError, match=r"results\.json: ") as caught:
-        runs.read_results(tmp_path)
+        run_folder.read_results(tmp_path)
     assert "\n" not in str(caught.value)
 
 
 def test_a_writer_that_dies_leaves_the_old_results_whole(tmp_path, monkeypatch):
     path = tmp_path / "results.json"
-    runs.write_whole(path, "old")
+    run_folder.write_whole(path, "old")
 
     def crash(*_):
         raise OSError("disk full")
 
     monkeypatch.setattr(os, "fsync", crash)
     with pytest.raises(OSError, match="disk full"):
-        runs.write_whole(path, "new")
+        run_folder.write_whole(path, "new")
     assert path.read_text() == "old"
 
 
 def test_two_processes_cannot_use_one_run_folder(tmp_path):
-    code = "import sys, pathlib; from dcnlab import runs\nwith runs.lock(pathlib.Path(sys.argv[1])): pass"
+    code = (
+        "import sys, pathlib; from dcnlab.training import run_folder\n"
+        "with run_folder.lock(pathlib.Path(sys.argv[1])): pass"
+    )
     command = [sys.executable, "-c", code, str(tmp_path / ".lock")]
-    with runs.lock(tmp_path / ".lock"):
+    with run_folder.lock(tmp_path / ".lock"):
         done = subprocess.run(command, env=environment(), capture_output=True, text=True)
         assert f"{tmp_path} is in use by another dcnlab process" in done.stderr
     assert subprocess.run(command, env=environment()).returncode == 0
@@ -344,7 +350,7 @@ def test_two_processes_cannot_use_one_run_folder(tmp_path):
 
 def test_a_forked_loader_that_outlives_its_run_does_not_hold_the_folder(tmp_path):
     code = (
-        "import os, pathlib, signal, sys, time; from dcnlab import runs\n"
+        "import os, pathlib, signal, sys, time; from dcnlab.training import run_folder as runs\n"
         "with runs.lock(pathlib.Path(sys.argv[1])):\n"
         "    child = os.fork()\n"
         "    if child == 0: time.sleep(30); os._exit(0)\n"
@@ -356,7 +362,7 @@ def test_a_forked_loader_that_outlives_its_run_does_not_hold_the_folder(tmp_path
     child = int(process.stdout.readline())
     try:
         assert process.wait(20) == -signal.SIGKILL
-        with runs.lock(tmp_path / ".lock"):
+        with run_folder.lock(tmp_path / ".lock"):
             os.kill(child, 0)  # it still lives
     finally:
         os.kill(child, signal.SIGKILL)
@@ -368,7 +374,7 @@ def test_a_folder_that_is_no_run_is_not_emptied(tmp_path):
     (folder / "checkpoints" / "best.pt").write_text("precious")
     (folder / ".lock").touch()
     with pytest.raises(ConfigError, match="mine is no run folder and holds checkpoints; choose another id"):
-        runs.create(folder)
+        run_folder.create(folder)
     assert (folder / "checkpoints" / "best.pt").read_text() == "precious"
 
 
@@ -376,14 +382,14 @@ def test_a_run_begun_again_keeps_nothing_that_was_measured_or_drawn_of_the_last_
     for name in ("config.yaml", "dilation.json", "robustness.json", "figures/0-sampling.png", "pictures/0.png"):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).touch()
-    runs.create(tmp_path)
+    run_folder.create(tmp_path)
     assert list(tmp_path.iterdir()) == []
 
 
 def test_what_a_sweep_puts_there_first_does_not_keep_a_run_from_its_folder(tmp_path):
     for name in ("parameters.json", "log.txt", ".lock"):
         (tmp_path / name).touch()
-    runs.create(tmp_path)
+    run_folder.create(tmp_path)
     assert len(list(tmp_path.iterdir())) == 3
 
 
@@ -415,7 +421,7 @@ def test_a_training_that_diverges_is_a_failed_run(tiny):
 
 
 def test_a_score_that_is_no_number_is_one_line_for_the_user():
-    from dcnlab import experiment
+    from dcnlab.training import experiment
 
     with pytest.raises(ConfigError, match=r"^the training diverged: test/top1 is nan"):
         experiment._metrics({"test/top1": float("nan")})
@@ -463,7 +469,7 @@ def test_an_offline_run_opens_no_connection(tiny):
         "            print('CONNECTS', event, host, flush=True)\n"
         "sys.addaudithook(hook)\n"
         "sys.argv = ['dcnlab', 'fit', 'tiny.yaml', 'id=one']\n"
-        "from dcnlab import cli\n"
+        "from dcnlab.cli import main as cli\n"
         "cli.main()"
     )
     done = subprocess.run([sys.executable, "-c", code], env=environment(), capture_output=True, text=True)
@@ -475,12 +481,12 @@ def test_an_offline_run_opens_no_connection(tiny):
 )
 def test_accumulation_makes_the_effective_batch(tiny, effective, batch, world, batches):
     overrides = [f"trainer.effective_batch={'null' if effective is None else effective}", f"data.batch_size={batch}"]
-    assert assembly.accumulation(configfile.load(tiny, overrides), world) == batches
+    assert assembly.accumulation(experiment_file.load(tiny, overrides), world) == batches
 
 
 @pytest.mark.parametrize(("effective", "batch", "world", "fits"), [(8, 16, 1, 8), (8, 8, 4, 2), (24, 16, 1, 8)])
 def test_an_effective_batch_that_cannot_be_made_names_a_batch_size_that_can(tiny, effective, batch, world, fits):
-    config = configfile.load(tiny, [f"trainer.effective_batch={effective}", f"data.batch_size={batch}"])
+    config = experiment_file.load(tiny, [f"trainer.effective_batch={effective}", f"data.batch_size={batch}"])
     with pytest.raises(ConfigError, match=rf"effective_batch is {effective}; .*; data.batch_size={fits} would do"):
         assembly.accumulation(config, world)
 
@@ -529,12 +535,12 @@ def test_macs_are_those_of_a_hand_worked_network():
 def test_wandb_is_offline_unless_somebody_says_otherwise(monkeypatch):
     for name in ("WANDB_MODE", "WANDB_SWEEP_ID", "WANDB_API_KEY"):
         monkeypatch.delenv(name, raising=False)
-    assert tracking.wandb_mode() == "offline"
+    assert console.wandb_mode() == "offline"
     monkeypatch.setenv("WANDB_MODE", "disabled")
-    assert tracking.wandb_mode() == "disabled"
+    assert console.wandb_mode() == "disabled"
     monkeypatch.setenv("WANDB_MODE", "onlin")
     with pytest.raises(ConfigError, match="WANDB_MODE is 'onlin'; nearest: online"):
-        tracking.wandb_mode()
+        console.wandb_mode()
 
 
 def test_wandb_online_without_a_key_is_refused_and_never_asks(tiny):
@@ -566,7 +572,7 @@ def test_an_averaging_run_that_was_stopped_resumes_to_the_same_weights(tiny, mon
     whole = fit(tiny, "id=whole", "trainer.max_steps=6", "optim.ema=0.8")
     with monkeypatch.context() as patch:
         patch.setattr(assembly, "Cost", _Stop)
-        with pytest.raises(runs.Interrupted):
+        with pytest.raises(run_folder.Interrupted):
             fit(tiny, "id=part", "trainer.max_steps=6", "optim.ema=0.8")
     part = Path("runs/tiny/part")
     experiment.resume(part)

@@ -15,7 +15,8 @@ from PIL import Image
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
-from dcnlab import configfile, experiment
+from dcnlab.config import experiment_file
+from dcnlab.training import experiment
 
 TINY = """
 name: tiny
@@ -90,7 +91,7 @@ def shapes(folder, tmp_path, monkeypatch):
 
 
 def fit(*overrides):
-    run = experiment.fit(configfile.load("tiny.yaml", list(overrides)))
+    run = experiment.fit(experiment_file.load("tiny.yaml", list(overrides)))
     return run, json.loads((run / "results.json").read_text())
 
 
@@ -150,9 +151,9 @@ def test_every_detector_trains_and_is_scored(shapes, overrides):
 
 
 def test_offset_layers_learn_at_rates_of_their_own(shapes):
-    config = configfile.load("tiny.yaml", ["model.name=faster_rcnn", "optim.lr=0.1", "optim.reduce_lr_scale=3"])
-    from dcnlab.assembly import data_module, task_module
+    config = experiment_file.load("tiny.yaml", ["model.name=faster_rcnn", "optim.lr=0.1", "optim.reduce_lr_scale=3"])
     from dcnlab.tasks.optim import parameter_groups
+    from dcnlab.training.assembly import data_module, task_module
 
     task = task_module(config, data_module(config).classes)
     rates = {group["name"]: group["lr"] for group in parameter_groups(task.model, config.optim)}
@@ -163,7 +164,8 @@ def test_offset_layers_learn_at_rates_of_their_own(shapes):
 
 KILLED = """
 import os, signal, sys
-from dcnlab import configfile, experiment
+from dcnlab.config import experiment_file
+from dcnlab.training import experiment
 from dcnlab.tasks.detection import Detection
 step = Detection.training_step
 def dies_in_the_second_pass(self, batch, index):
@@ -171,7 +173,7 @@ def dies_in_the_second_pass(self, batch, index):
         os.kill(os.getpid(), signal.SIGKILL)
     return step(self, batch, index)
 Detection.training_step = dies_in_the_second_pass
-experiment.fit(configfile.load("tiny.yaml", sys.argv[1:]))
+experiment.fit(experiment_file.load("tiny.yaml", sys.argv[1:]))
 """
 
 

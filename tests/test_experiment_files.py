@@ -6,12 +6,12 @@ from pathlib import Path
 import pytest
 import torch
 
-from dcnlab import configfile, resources
-from dcnlab.assembly import task_module
-from dcnlab.config import DATA, MODELS
+from dcnlab.config import experiment_file, packaged
+from dcnlab.config.schema import DATA, MODELS
+from dcnlab.training.assembly import task_module
 
-NAMES = [name for name in resources.names("experiments") if not Path(name).name.startswith("base")]
-ROOT = resources.folder("experiments")
+NAMES = [name for name in packaged.names("experiments") if not Path(name).name.startswith("base")]
+ROOT = packaged.folder("experiments")
 PAPER = {
     "segmentation/deeplab_voc": (30_000, {"shorter_side": 360, "train": "2012/train_aug", "test": "2012/val"}),
     "segmentation/deeplab_cityscapes": (45_000, {"shorter_side": 1024, "train": "train", "test": "val"}),
@@ -24,7 +24,7 @@ PAPER |= {
 
 
 def load(name, *overrides):
-    return configfile.load(name, ["data.root=somewhere", *overrides])
+    return experiment_file.load(name, ["data.root=somewhere", *overrides])
 
 
 def test_every_task_has_its_experiments():

@@ -25,21 +25,23 @@ import yaml
 from PIL import Image
 from safetensors.torch import save
 
-from dcnlab import checkpoints, configfile, runs, score
-from dcnlab.ablations import sweepfile, table
-from dcnlab.ablations.record import Record, records
-from dcnlab.config import ConfigError
-from dcnlab.data.camvid import camvid_pairs
-from dcnlab.data.coco_detection import read_coco
-from dcnlab.data.detection import DetectionSplit
-from dcnlab.data.errors import DataError
-from dcnlab.data.imagefile import read_image
-from dcnlab.data.imagelist import imagelist_pairs
+from dcnlab import score
+from dcnlab.ablations.sweeps import sweep_file
+from dcnlab.ablations.tables import table
+from dcnlab.ablations.tables.run_record import Record, records
+from dcnlab.config import experiment_file
+from dcnlab.data.detection.coco import read_coco
+from dcnlab.data.detection.data_module import DetectionSplit
+from dcnlab.data.detection.voc import read_voc
+from dcnlab.data.image_list import imagelist_pairs
 from dcnlab.data.labels import read_label
-from dcnlab.data.voc_detection import read_voc
-from dcnlab.data.voc_segmentation import read_voc_label, voc_pairs
-from dcnlab.metricsfile import MetricsFile
+from dcnlab.data.segmentation.camvid import camvid_pairs
+from dcnlab.data.segmentation.voc import read_voc_label, voc_pairs
+from dcnlab.io.errors import ConfigError, DataError
+from dcnlab.io.image_file import read_image
 from dcnlab.models import weights
+from dcnlab.training import checkpoint_file, run_folder
+from dcnlab.training.loggers.metrics_csv import MetricsFile
 
 TIMES = float(os.environ.get("DCNLAB_FUZZ", "1"))
 LONGEST = 3000
@@ -102,7 +104,7 @@ def fuzz(count, mutate, read, least=20):
             refused += 1
             said = str(error)
             if (
-                type(error) not in (ValueError, DataError, ConfigError, checkpoints.Damaged)
+                type(error) not in (ValueError, DataError, ConfigError, checkpoint_file.Damaged)
                 or "\n" in said
                 or "not enough memory" in said
                 or not 10 <= len(said) <= LONGEST
@@ -295,9 +297,9 @@ def test_sweeps(here):
     tree = yaml.safe_load(SWEEP)
 
     def read():
-        sweep = sweepfile.read(str(path))
+        sweep = sweep_file.read(str(path))
         if sweep.swept and len(sweep.title) % 5 == 0:  # the trials' configs take long
-            sweepfile.trials(sweep, limit=1)
+            sweep_file.trials(sweep, limit=1)
 
     fuzz(2000, writer(path, lambda numbers: mutations.of_yaml(numbers, SWEEP, tree)), read)
 
@@ -308,7 +310,7 @@ def test_experiments(here):
     fuzz(
         500,
         writer(path, lambda numbers: mutations.of_yaml(numbers, EXPERIMENT, tree)),
-        lambda: configfile.to_yaml(configfile.load(str(path))),
+        lambda: experiment_file.to_yaml(experiment_file.load(str(path))),
     )
 
 
@@ -318,19 +320,19 @@ def test_parameters_of_a_sweep(here):
     fuzz(
         200,
         writer(path, lambda numbers: mutations.of_json(numbers, content)),
-        lambda: configfile.load("tiny.yaml", [str(path)]),
+        lambda: experiment_file.load("tiny.yaml", [str(path)]),
     )
 
 
 def test_overrides(here):
-    keys = configfile.keys()
+    keys = experiment_file.keys()
     args = []
 
     def mutate(numbers):
         broken = mutations.of_bytes(numbers, b"[1, 2.5]").decode("latin-1")
         args[:] = [f"{numbers.choice(keys)}={numbers.choice((broken, numbers.choice(mutations.LEAVES)))}"]
 
-    fuzz(300, mutate, lambda: configfile.load("tiny.yaml", args))
+    fuzz(300, mutate, lambda: experiment_file.load("tiny.yaml", args))
 
 
 RESULTS = {
@@ -344,13 +346,13 @@ RESULTS = {
 def test_results(here):
     run = here / "runs/tiny/a"
     run.mkdir(parents=True)
-    (run / "config.yaml").write_text(configfile.to_yaml(configfile.load("tiny.yaml")))
+    (run / "config.yaml").write_text(experiment_file.to_yaml(experiment_file.load("tiny.yaml")))
     content = json.dumps(RESULTS).encode()
-    known = configfile.settings(configfile.load_run(run))
+    known = experiment_file.settings(experiment_file.load_run(run))
     path = run / "results.json"
 
     def read():
-        found = Record(run, known, runs.read_results(run), 0.0)
+        found = Record(run, known, run_folder.read_results(run), 0.0)
         made = table.of_records("tiny", [found])
         table.cells(made)
         table.render(made, "json")
@@ -361,7 +363,7 @@ def test_results(here):
 def test_configs_of_runs(here):
     run = here / "runs/tiny/a"
     run.mkdir(parents=True)
-    content = configfile.to_yaml(configfile.load("tiny.yaml")).encode()
+    content = experiment_file.to_yaml(experiment_file.load("tiny.yaml")).encode()
     (run / "results.json").write_text(json.dumps(RESULTS))
     path, tree = run / "config.yaml", yaml.safe_load(content)
 
@@ -438,7 +440,7 @@ def test_checkpoints(tmp_path, legacy):
     torch.save(kept, path, _use_new_zipfile_serialization=not legacy)
     content = path.read_bytes()
     mutate = mutations.of_bytes if legacy else members
-    fuzz(1000, writer(path, lambda numbers: mutate(numbers, content)), lambda: checkpoints.read(path))
+    fuzz(1000, writer(path, lambda numbers: mutate(numbers, content)), lambda: checkpoint_file.read(path))
 
 
 @pytest.mark.parametrize("ending", ["npz", "safetensors"])

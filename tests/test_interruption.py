@@ -15,14 +15,18 @@ import pytest
 import torch
 from command_line import environment
 
-from dcnlab import assembly, checkpoints, configfile, experiment, metricsfile, runs, slurm
-from dcnlab.config import ConfigError
+from dcnlab.config import experiment_file
 from dcnlab.data.samplers import TrainingSampler
+from dcnlab.io.errors import ConfigError
+from dcnlab.training import assembly, checkpoint_file, experiment, run_folder
+from dcnlab.training.distributed import slurm_requeue
+from dcnlab.training.loggers import metrics_csv
 
 FORKING = """
 import json, os, sys
 import torch
-from dcnlab import cli, experiment
+from dcnlab.cli import main as cli
+from dcnlab.training import experiment
 from dcnlab.ops import deform_conv2d
 for line in sys.stdin:  # each run in a child of this process, which has the seconds of importing behind it
     folder, before, after, *arguments = json.loads(line)
@@ -94,7 +98,7 @@ def assert_same_run(one, other):
     for key in ("state_dict", "optimizer_states", "lr_schedulers", "global_step", "epoch"):
         assert equal(kept[key], others[key]), key
     assert (one / "metrics.csv").read_text() == (other / "metrics.csv").read_text()
-    found = [runs.read_results(folder) for folder in (one, other)]
+    found = [run_folder.read_results(folder) for folder in (one, other)]
     assert [result["status"] for result in found] == ["finished", "finished"]
     assert found[0]["metrics"] == found[1]["metrics"]
     assert not [path for folder in (other, other / "checkpoints") for path in folder.glob(".*.*")]
@@ -139,7 +143,7 @@ def test_a_run_killed_at_ten_random_moments_ends_as_one_that_was_not(tiny, forki
         status, text = run.wait()
         assert status in (0, -signal.SIGKILL), text
         if (part / "checkpoints/last.ckpt").exists():
-            checkpoints.read(part / "checkpoints/last.ckpt")
+            checkpoint_file.read(part / "checkpoints/last.ckpt")
         if status == 0:  # it was quicker than the kill
             assert_same_run(whole, part)
             shutil.rmtree(part)
@@ -168,7 +172,7 @@ def test_near_its_time_limit_a_run_saves_in_the_middle_of_a_pass_and_goes_back_i
         "SLURM job 12 goes back into the queue\ninterrupted; go on with: dcnlab resume runs/tiny/part\n",
     )
     assert Path("requeued").read_text() == "requeue 12\n"
-    assert runs.read_results(part)["status"] == "interrupted"
+    assert run_folder.read_results(part)["status"] == "interrupted"
     assert state(part)["global_step"] == 5
     status, text = Run(forking, "fit", tiny, "id=part", *settings).wait()  # as the job's script does
     assert (status, text) == (
@@ -184,11 +188,11 @@ def test_a_job_whose_command_would_begin_a_new_run_stays_out_of_the_queue(monkey
     monkeypatch.delenv("DCNLAB_PARENT", raising=False)
     monkeypatch.setenv("PATH", "")
     with caplog.at_level("INFO", "dcnlab"):
-        slurm.requeue(comes_back=False, got_on=True)
-        slurm.requeue(comes_back=True, got_on=False)
-        slurm.requeue(comes_back=True, got_on=True)
+        slurm_requeue.requeue(comes_back=False, got_on=True)
+        slurm_requeue.requeue(comes_back=True, got_on=False)
+        slurm_requeue.requeue(comes_back=True, got_on=True)
         monkeypatch.setenv("DCNLAB_PARENT", "1")  # the job is the sweep's
-        slurm.requeue(comes_back=True, got_on=True)
+        slurm_requeue.requeue(comes_back=True, got_on=True)
     assert [record.getMessage() for record in caplog.records] == [
         "SLURM job 12 is not put back into the queue: it would begin a new run; state its name by id=NAME",
         "SLURM job 12 is not put back into the queue: it saved nothing new; give it more time (sbatch --time)",
@@ -199,24 +203,24 @@ def test_a_job_whose_command_would_begin_a_new_run_stays_out_of_the_queue(monkey
 def test_a_job_whose_test_outlasts_its_time_limit_does_not_come_back_for_ever(tiny, monkeypatch):
     class Cost(assembly.Cost):
         def on_test_start(self, *arguments):
-            raise checkpoints.TimeLimit
+            raise checkpoint_file.TimeLimit
 
     asked = []
     monkeypatch.setattr(assembly, "Cost", Cost)
-    monkeypatch.setattr(slurm, "requeue", lambda *arguments: asked.append(arguments))
+    monkeypatch.setattr(slurm_requeue, "requeue", lambda *arguments: asked.append(arguments))
     for _ in range(2):  # the first job trains; the second one finds all trained, and has only the test to do
-        with pytest.raises(runs.Interrupted):
-            experiment.fit(configfile.load(tiny, ["id=one", "trainer.max_steps=1"]))
+        with pytest.raises(run_folder.Interrupted):
+            experiment.fit(experiment_file.load(tiny, ["id=one", "trainer.max_steps=1"]))
     assert asked == [(True, True), (True, False)]
 
 
 def test_several_gpus_are_asked_every_tenth_step_whether_to_save(tiny, monkeypatch):
     steps = []
-    monkeypatch.setattr(checkpoints, "waits_to_ask", lambda trainer: True)
+    monkeypatch.setattr(checkpoint_file, "waits_to_ask", lambda trainer: True)
     monkeypatch.setattr(
-        checkpoints, "in_any_process", lambda trainer, *flags: steps.append(trainer.global_step) or list(flags)
+        checkpoint_file, "in_any_process", lambda trainer, *flags: steps.append(trainer.global_step) or list(flags)
     )
-    experiment.fit(configfile.load(tiny, ["id=one", *ONE_PASS]))
+    experiment.fit(experiment_file.load(tiny, ["id=one", *ONE_PASS]))
     assert steps == [10]  # of 14
 
 
@@ -287,20 +291,20 @@ def test_a_read_only_folder_is_one_line_to_those_who_write_and_none_to_those_who
 
 
 def test_an_edit_of_what_was_trained_is_refused_by_its_key_and_a_longer_training_is_not(tiny):
-    config = configfile.load(tiny)
-    kept = {"dcnlab": {"settings": configfile.settings(config), "pass": 1, "batches": 3, "processes": 2}}
+    config = experiment_file.load(tiny)
+    kept = {"dcnlab": {"settings": experiment_file.settings(config), "pass": 1, "batches": 3, "processes": 2}}
     path = Path("last.ckpt")
     for edit in ("trainer.max_steps=9", "data.workers=3", "test.pictures=0", "trainer.devices=2"):
-        checkpoints.check_fits(kept, configfile.load(tiny, [edit]), 2, path)
+        checkpoint_file.check_fits(kept, experiment_file.load(tiny, [edit]), 2, path)
     for edit, says in (("optim.lr=0.01", "optim.lr 0.05, which is 0.01"), ("seed=1", "seed 0, which is 1")):
         with pytest.raises(ConfigError, match=rf"^last\.ckpt was trained with {says} now; put it back"):
-            checkpoints.check_fits(kept, configfile.load(tiny, [edit]), 2, path)
+            checkpoint_file.check_fits(kept, experiment_file.load(tiny, [edit]), 2, path)
     with pytest.raises(ConfigError, match="middle of a pass of 2 processes, and there are 1 now"):
-        checkpoints.check_fits(kept, config, 1, path)
+        checkpoint_file.check_fits(kept, config, 1, path)
     kept["dcnlab"]["batches"] = 0
-    checkpoints.check_fits(kept, config, 1, path)
+    checkpoint_file.check_fits(kept, config, 1, path)
     with pytest.raises(ConfigError, match="does not say what made it"):
-        checkpoints.check_trainable({}, path)
+        checkpoint_file.check_trainable({}, path)
 
 
 def test_the_rest_of_a_pass_is_the_images_that_were_not_seen():
@@ -316,7 +320,7 @@ def test_the_rest_of_a_pass_is_the_images_that_were_not_seen():
 
 def test_figures_of_steps_run_again_go_and_those_before_stay_whatever_a_kill_left(tmp_path):
     path = tmp_path / "metrics.csv"
-    log = metricsfile.MetricsFile(path)
+    log = metrics_csv.MetricsFile(path)
     log.log_metrics({"epoch": 0, "train/loss": 0.5}, 0)
     log.save()
     log.log_metrics({"epoch": 0, "train/loss": 0.25}, 1)
@@ -327,7 +331,7 @@ def test_figures_of_steps_run_again_go_and_those_before_stay_whatever_a_kill_lef
     whole = path.read_text()
     assert whole == "epoch,step,train/loss,val/top1\n0,0,0.5,\n0,1,0.25,\n0,1,,50.0\n1,2,0.125,\n"
     path.write_text(whole[:-9] + "1,1")  # the last line was 1,12,...
-    again = metricsfile.MetricsFile(path, upto=2)
+    again = metrics_csv.MetricsFile(path, upto=2)
     assert path.read_text() == whole[:-9] + "1,1"  # nothing is lost before the first new row is there
     again.log_metrics({"epoch": 1, "train/loss": 0.125}, 2)
     again.save()
@@ -336,7 +340,7 @@ def test_figures_of_steps_run_again_go_and_those_before_stay_whatever_a_kill_lef
 
 def test_what_a_full_disk_took_of_a_row_is_taken_back(tmp_path, monkeypatch):
     path = tmp_path / "metrics.csv"
-    log = metricsfile.MetricsFile(path)
+    log = metrics_csv.MetricsFile(path)
     log.log_metrics({"loss": 0.5}, 0)
     log.save()
     log.log_metrics({"loss": 0.25}, 1)
@@ -355,11 +359,11 @@ def test_a_writer_that_fails_leaves_no_part_and_a_killed_ones_part_is_cleared_aw
     with monkeypatch.context() as patch:
         patch.setattr(os, "fsync", lambda _: (_ for _ in ()).throw(OSError(28, "No space left on device")))
         with pytest.raises(OSError, match="No space") as caught:
-            runs.write_whole(checkpoint, b"new")
+            run_folder.write_whole(checkpoint, b"new")
     assert caught.value.filename == str(checkpoint)
     assert not list(checkpoint.parent.iterdir())
     names = ("checkpoints/.last.ckpt.123", ".results.json.9", ".metrics.csv.77", ".lock", ".notes.txt.5", ".env")
     for name in names:
         (tmp_path / name).touch()
-    runs.remove_temporaries(tmp_path)
+    run_folder.remove_temporaries(tmp_path)
     assert [name for name in names if (tmp_path / name).exists()] == [".lock", ".notes.txt.5", ".env"]

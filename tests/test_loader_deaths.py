@@ -8,7 +8,7 @@ import time
 import pytest
 from torch.utils.data import DataLoader
 
-from dcnlab.environment import dead_loader
+from dcnlab.training.environment import dead_loader
 
 
 def nothing_for_long(items):

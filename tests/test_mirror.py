@@ -11,7 +11,9 @@ import yaml
 from command_line import dcnlab
 from PIL import Image
 
-from dcnlab import configfile, mirror, runs
+from dcnlab.config import experiment_file
+from dcnlab.training import run_folder
+from dcnlab.training.loggers import wandb_run
 
 RESULTS = {
     "schema": 1,
@@ -39,10 +41,10 @@ def test_an_offline_runs_file_holds_its_config_results_and_goals(tiny):
     found, _ = mirrored(folder)
     config, summary = wandb_file.config(found), wandb_file.summary(found)
     results = json.loads((folder / "results.json").read_text())
-    assert json.loads(summary[mirror.RESULTS]) == results
+    assert json.loads(summary[wandb_run.RESULTS]) == results
     assert config["seed"] == 3
-    kept = configfile.of_text(config[mirror.CONFIG], "wandb")
-    assert configfile.settings(kept) == configfile.settings(configfile.load_run(folder))
+    kept = experiment_file.of_text(config[wandb_run.CONFIG], "wandb")
+    assert experiment_file.settings(kept) == experiment_file.settings(experiment_file.load_run(folder))
     for key, value in {**results["metrics"], **results["model"]}.items():
         assert summary[key] == value
     # A sweep finds a number under the name of its metric, and of what is scored several times the best.
@@ -59,7 +61,7 @@ def test_an_offline_runs_file_holds_its_config_results_and_goals(tiny):
     [artifact] = [one.artifact for one in found if one.artifact.type == "model"]
     [file] = artifact.manifest.contents
     assert (artifact.name, file.path) == ("tiny-one", "last.ckpt")
-    assert Path(file.local_path) == (folder / runs.CHECKPOINT).resolve()
+    assert Path(file.local_path) == (folder / run_folder.CHECKPOINT).resolve()
 
 
 @pytest.fixture
@@ -76,11 +78,11 @@ def run(tmp_path, monkeypatch):
 def test_tables_and_figures_are_logged_and_no_checkpoint_unless_asked_for(run, tmp_path):
     (tmp_path / "figures").mkdir()
     Image.new("RGB", (8, 6)).save(tmp_path / "figures" / "offsets.png")
-    config = configfile.of_text(yaml.safe_dump({"trainer": {"max_steps": 1}, "id": "one"}), "test")
-    mirror.define(run)
+    config = experiment_file.of_text(yaml.safe_dump({"trainer": {"max_steps": 1}, "id": "one"}), "test")
+    wandb_run.define(run)
     run.log({"val/miou": 50.0})
     run.log({"val/miou": 40.0})
-    mirror.finish(run, config, tmp_path, RESULTS)
+    wandb_run.finish(run, config, tmp_path, RESULTS)
     wandb.teardown()  # its process writes on for a moment
     found, folder = mirrored(tmp_path)
     summary = wandb_file.summary(found)

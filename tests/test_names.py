@@ -15,12 +15,13 @@ import pytest
 from command_line import dcnlab, environment
 from report_runs import write_curve, write_run
 
-from dcnlab import configfile, score
-from dcnlab.ablations import rendering, table
-from dcnlab.ablations.rendering import Block
+from dcnlab import score
 from dcnlab.ablations.report import markup, page
-from dcnlab.config import ConfigError
-from dcnlab.data import text
+from dcnlab.ablations.tables import render, table
+from dcnlab.ablations.tables.render import Block
+from dcnlab.config import experiment_file
+from dcnlab.io import text
+from dcnlab.io.errors import ConfigError
 
 HOSTILE = [
     "\x1b]0;owned\x07", "\x1b[2J\x1b[31mred", "\x9b31m", "a\rb", "a\nb", "a\tb", "\x00", "\x7f", "\u202egnp.exe",
@@ -61,7 +62,7 @@ def test_every_print_of_the_package_goes_through_the_one_function():
 
 
 def test_text_is_printed_whatever_the_terminal_encodes():
-    code = "from dcnlab.data.text import say; say('± \\udce9 猫')"
+    code = "from dcnlab.io.text import say; say('± \\udce9 猫')"
     env = environment(PYTHONIOENCODING="ascii")
     done = subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, text=True)
     assert (done.returncode, done.stdout) == (0, "\\xb1 \\udce9 \\u732b\n"), done.stderr
@@ -76,30 +77,30 @@ BLOCK = [Block("cap|tion\n\x1b[31m", ["na|me\u202e", "x"], [["`a`|<b>\n\x1b", "1
 @pytest.mark.parametrize("form", ["markdown", "latex", "rich"])
 def test_cells_of_any_form_hold_names_as_text(form, capsys):
     if form == "rich":
-        rendering.show(BLOCK)
+        render.show(BLOCK)
         made = capsys.readouterr().out
         assert "[red]b[/red]" in made
     else:
-        made = rendering.render([], BLOCK, form)
+        made = render.render([], BLOCK, form)
     assert is_safe(made, "\n")
 
 
 def test_markdown_keeps_its_columns_and_begins_no_code_or_html():
-    made = rendering.render([], BLOCK, "markdown").splitlines()
+    made = render.render([], BLOCK, "markdown").splitlines()
     rows = [line for line in made if line.startswith("|")]
     assert [len(re.findall(r"(?<!\\)\|", line)) for line in rows] == [3] * 4
     assert not re.search(r"(?<!\\)[`<]", "".join(made))
 
 
 def test_a_caption_in_latex_stays_a_comment():
-    made = rendering.render([], BLOCK, "latex")
+    made = render.render([], BLOCK, "latex")
     assert made.startswith("% cap|tion\\u000a\\u001b[31m\n\n\\begin{tabular}")
 
 
 @pytest.mark.parametrize("name", ["=cmd|' /C calc'!A0", "+1+cmd", "-2+3", "@SUM(A1)", " =1", "\uff1d1", "\t=1", "\r=1"])
 def test_a_spreadsheet_computes_no_cell_of_a_csv(name):
     rows = [{name: 1.5, "who": name, "minus": -0.5, "text": "-0.5", "none": None, "many": [name]}]
-    read = list(csv.DictReader(io.StringIO(rendering.render(rows, [], "csv"))))
+    read = list(csv.DictReader(io.StringIO(render.render(rows, [], "csv"))))
     assert not [cell for cell in (*read[0], *read[0].values()) if cell[:1] in ("=", "+", "-", "@", "\t", "\r")
                 and not re.fullmatch(r"-?[0-9.]+", cell)]  # fmt: skip
     assert (read[0]["minus"], read[0]["text"], read[0]["none"]) == ("-0.5", "-0.5", "")
@@ -235,6 +236,6 @@ def test_a_chain_of_extends_has_an_end(tiny):
     for number in range(30):
         Path(f"e{number}.yaml").write_text(f"extends: e{number + 1}.yaml\n")
     Path("e30.yaml").write_text("seed: 4\n")
-    assert configfile.load("e12.yaml", ["trainer.max_steps=1"]).seed == 4
+    assert experiment_file.load("e12.yaml", ["trainer.max_steps=1"]).seed == 4
     with pytest.raises(ConfigError, match=r"\Ae0\.yaml: extends a chain of more than 20 files; [^\n]*e20\.yaml is one"):
-        configfile.load("e0.yaml")
+        experiment_file.load("e0.yaml")

@@ -2,27 +2,27 @@
 
 import pytest
 
-from dcnlab import options
-from dcnlab.config import ConfigError
+from dcnlab.config import values
+from dcnlab.io.errors import ConfigError
 
 
 def test_a_size_is_height_before_width():
-    assert options.size("--size", "360x480") == (360, 480)
-    assert options.size("--size", None) is None
+    assert values.size("--size", "360x480") == (360, 480)
+    assert values.size("--size", None) is None
 
 
 @pytest.mark.parametrize("text", ["360", "360*480", "-1x40", "16x480", "360x480x3", ""])
 def test_a_size_of_another_form_is_refused(text):
     with pytest.raises(ConfigError, match=r"\A--size is .*\Z"):
-        options.size("--size", text)
+        values.size("--size", text)
 
 
 def test_numbers_come_in_growing_order_each_once():
-    assert options.numbers("--angles", "90, -15,0,90.0,", -360, 360) == [-15, 0, 90]
-    assert options.numbers("--angles", "", -360, 360) == []
+    assert values.numbers("--angles", "90, -15,0,90.0,", -360, 360) == [-15, 0, 90]
+    assert values.numbers("--angles", "", -360, 360) == []
 
 
 @pytest.mark.parametrize("text", ["1;2", "one", "361", "nan", "inf", "0,-360.5"])
 def test_what_is_no_number_or_out_of_range_is_refused(text):
     with pytest.raises(ConfigError, match=r"\A--angles is .*\Z"):
-        options.numbers("--angles", text, -360, 360)
+        values.numbers("--angles", text, -360, 360)

@@ -49,9 +49,9 @@ def test_the_wheel_holds_every_kernel_experiment_sweep_and_digit(wheel):
 
 
 def test_the_embedded_data_stay_below_two_mebibytes_and_keep_their_attribution(wheel):
-    digits = [info for info in wheel.infolist() if info.filename.startswith("dcnlab/data/mnist/")]
+    digits = [info for info in wheel.infolist() if info.filename.startswith("dcnlab/data/digits/mnist/")]
     assert sum(info.file_size for info in digits) <= 2 << 20
-    assert "CC BY-SA 3.0" in wheel.read("dcnlab/data/mnist/ATTRIBUTION.md").decode()
+    assert "CC BY-SA 3.0" in wheel.read("dcnlab/data/digits/mnist/ATTRIBUTION.md").decode()
 
 
 def test_constraints_lie_within_the_ranges():

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from dcnlab.ablations import record
-from dcnlab.ablations import table as tables
+from dcnlab.ablations.tables import run_record
+from dcnlab.ablations.tables import table as tables
 
 ROOT = Path(__file__).parent.parent
 PAGES = (ROOT / "README.md", ROOT / "docs" / "fidelity.md")
@@ -25,7 +25,7 @@ def records(roots):
     return READ(list(roots))
 
 
-READ = record.records
+READ = run_record.records
 
 
 def shown(page):
@@ -37,7 +37,7 @@ def shown(page):
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_tables_of_the_pages_are_those_that_the_kept_runs_give(page, monkeypatch):
     monkeypatch.chdir(ROOT)
-    monkeypatch.setattr(record, "records", lambda roots: records(tuple(roots)))
+    monkeypatch.setattr(run_record, "records", lambda roots: records(tuple(roots)))
     found = {command: text for command, text in shown(page).items() if command.startswith("dcnlab table ")}
     assert found
     for command, text in found.items():

@@ -206,9 +206,10 @@ def test_a_killed_rank_0_is_named_by_rank_1_which_does_not_wait_for_it(tiny):
 
 
 def test_a_process_of_a_run_dies_with_the_first_one_that_started_it(tmp_path):
-    child = "from dcnlab import lifeline; import time; lifeline.hold(); print('held', flush=True); time.sleep(60)"
+    module = "from dcnlab.training.distributed import parent_death"
+    child = f"{module}; import time; parent_death.hold(); print('held', flush=True); time.sleep(60)"
     first = (
-        "import os, subprocess, sys, time; from dcnlab import lifeline; lifeline.hold()\n"
+        f"import os, subprocess, sys, time; {module}; parent_death.hold()\n"
         f"p = subprocess.Popen([sys.executable, '-c', {child!r}], env={{**os.environ, 'LOCAL_RANK': '1'}})\n"
         "print(p.pid, flush=True); time.sleep(60)"
     )

@@ -10,7 +10,7 @@ from command_line import dcnlab
 from PIL import Image
 
 from dcnlab import score
-from dcnlab.config import ConfigError
+from dcnlab.io.errors import ConfigError
 
 ORACLES = Path(__file__).resolve().parents[2] / "shared/data/eval_oracles"
 

@@ -129,7 +129,7 @@ def test_an_image_of_thousands_of_scans_is_refused():
     target = Path("scans/train/a")
     target.mkdir(parents=True)
     shutil.copy(ATTACKS / "9_progressive_scans.jpg", target)
-    code = "from dcnlab.data.imagefolder import ImageFolderSplit as S; S('scans', 'train')[0]"
+    code = "from dcnlab.data.classification.image_folder import ImageFolderSplit as S; S('scans', 'train')[0]"
     done = run("python", "-c", code)
     assert done.returncode == 1
     last = done.stderr.strip().splitlines()[-1]

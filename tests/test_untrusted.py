@@ -17,14 +17,15 @@ import pytest
 import torch
 from command_line import ROOT, dcnlab, environment
 
-from dcnlab import checkpoints, configfile, experiment, export, runs, torchfile, yamlfile
-from dcnlab.config import ConfigError
-from dcnlab.data import imagefile, jsonfile
-from dcnlab.data.detection import DetectionSplit
-from dcnlab.data.imagefolder import ImageFolderSplit
+from dcnlab.config import experiment_file
+from dcnlab.data.classification.image_folder import ImageFolderSplit
+from dcnlab.data.detection.data_module import DetectionSplit
 from dcnlab.data.labels import read_label
-from dcnlab.data.voc_segmentation import read_voc_label
+from dcnlab.data.segmentation.voc import read_voc_label
+from dcnlab.io import image_file, json_file, torch_file, yaml_file
+from dcnlab.io.errors import ConfigError
 from dcnlab.models import weights
+from dcnlab.training import checkpoint_file, experiment, export, run_folder
 
 SOURCES = sorted((ROOT / "dcnlab").rglob("*.py"))
 
@@ -100,7 +101,7 @@ def test_weights_and_checkpoints_that_would_run_code_are_refused_in_one_line(tmp
     torch.load(path, weights_only=False)  # it does what it is said to do, where it may
     assert trap.exists()
     trap.unlink()
-    for read in (checkpoints.read, weights._read):
+    for read in (checkpoint_file.read, weights._read):
         with pytest.raises(ConfigError, match=r"\A[^\n]{10,900}\Z"):
             read(path)
     assert not trap.exists()
@@ -119,9 +120,9 @@ def test_a_plain_pickle_and_arrays_of_objects_are_refused_in_one_line(tmp_path):
 @pytest.fixture
 def poisoned(tiny, tmp_path):
     """An interrupted run whose checkpoint would make the file `trap`, and all else of which is right."""
-    folder = experiment.fit(configfile.load(tiny, ["id=one", "logger.wandb=false"]))
+    folder = experiment.fit(experiment_file.load(tiny, ["id=one", "logger.wandb=false"]))
     trap = tmp_path / "trap"
-    path = folder / runs.CHECKPOINT
+    path = folder / run_folder.CHECKPOINT
     kept = torch.load(path, weights_only=True)
     kept["hyper_parameters"] = {"x": spiteful(trap)["os.system"]}
     torch.save(kept, path)
@@ -132,12 +133,12 @@ def poisoned(tiny, tmp_path):
 
 def test_no_command_runs_what_a_checkpoint_holds(poisoned, tiny):
     folder, trap = poisoned
-    weights_from_it = ["id=two", "logger.wandb=false", f"model.backbone.weights={folder / runs.CHECKPOINT}"]
+    weights_from_it = ["id=two", "logger.wandb=false", f"model.backbone.weights={folder / run_folder.CHECKPOINT}"]
     for call in (
         lambda: experiment.evaluate(folder, []),
         lambda: experiment.resume(folder),
         lambda: export.export(folder, "safetensors"),
-        lambda: experiment.fit(configfile.load(tiny, weights_from_it)),
+        lambda: experiment.fit(experiment_file.load(tiny, weights_from_it)),
     ):
         with pytest.raises(ConfigError, match=r"\A[^\n]*last\.ckpt[^\n]*\Z"):
             call()
@@ -146,9 +147,9 @@ def test_no_command_runs_what_a_checkpoint_holds(poisoned, tiny):
     assert (done.returncode, done.stdout, done.stderr.count("\n")) == (2, "", 1)
     assert not trap.exists()
     # Lightning's own door, were ours open.
-    parts = experiment.build(configfile.load_run(folder), folder)
+    parts = experiment.build(experiment_file.load_run(folder), folder)
     with pytest.raises(pickle.UnpicklingError):
-        experiment._test(parts, folder / runs.CHECKPOINT)
+        experiment._test(parts, folder / run_folder.CHECKPOINT)
     assert not trap.exists()
 
 
@@ -165,7 +166,7 @@ def test_an_archive_that_unpacks_to_gigabytes_is_refused_unread(tmp_path):
     with pytest.raises(ConfigError, match=r"would unpack to 268435\d+ bytes"):
         weights._read(path)
     with pytest.raises(ValueError, match="would unpack"):
-        torchfile.load(path)
+        torch_file.load(path)
 
 
 # YAML and JSON
@@ -196,7 +197,7 @@ BOMB = "a0: &a0 [x, x, x, x, x, x, x, x, x]\n" + "".join(
 def test_yaml_that_runs_code_or_never_ends_is_refused_in_one_line(tmp_path, monkeypatch, text, said):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "x.yaml").write_text(text)
-    for read in (configfile.read_yaml, lambda path: configfile.load(str(path))):
+    for read in (experiment_file.read_yaml, lambda path: experiment_file.load(str(path))):
         with pytest.raises(ConfigError, match=rf"(?i)\A[^\n]*{said}[^\n]*\Z") as caught:
             read(Path("x.yaml"))
         assert len(str(caught.value)) < 1000
@@ -205,14 +206,14 @@ def test_yaml_that_runs_code_or_never_ends_is_refused_in_one_line(tmp_path, monk
 
 def test_deep_values_of_the_command_line_do_not_end_the_process():
     with pytest.raises(ConfigError, match="nested more than 24 levels"):
-        configfile.parse_override("data.mean=" + "[" * 50_000)
+        experiment_file.parse_override("data.mean=" + "[" * 50_000)
 
 
 def test_references_that_multiply_without_end_are_refused(tiny):
     lines = [f"  k{turn + 1}: ${{sweep.k{turn}}}${{sweep.k{turn}}}" for turn in range(60)]
     Path("config.yaml").write_text("\n".join(["trainer: {max_steps: 1}", "sweep:", "  k0: xxxxxxxx", *lines]))
     with pytest.raises(ConfigError, match=r"holds more than 12 \$\{"):
-        configfile.load_run(Path())
+        experiment_file.load_run(Path())
 
 
 @pytest.mark.parametrize(
@@ -228,7 +229,7 @@ def test_references_that_multiply_without_end_are_refused(tiny):
 def test_json_of_parameters_is_refused_in_one_line(tiny, content, said):
     Path("args.json").write_bytes(content if isinstance(content, bytes) else content.encode())
     with pytest.raises(ConfigError, match=rf"(?i)\Aargs\.json: not JSON: [^\n]*{said}[^\n]*\Z"):
-        configfile.load(tiny, ["args.json"])
+        experiment_file.load(tiny, ["args.json"])
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), 10**400, "12", None, True, [1]])
@@ -237,9 +238,9 @@ def test_a_metric_that_is_no_finite_number_makes_no_table(tmp_path, value):
     for metrics in ({"top1": 5.0}, {"top1": value}):
         (tmp_path / "results.json").write_text(json.dumps({**good, "metrics": metrics}))
         if metrics["top1"] == 5.0:
-            assert runs.read_results(tmp_path)["metrics"] == metrics
+            assert run_folder.read_results(tmp_path)["metrics"] == metrics
     with pytest.raises(ConfigError, match=r"\A[^\n]*results\.json: [^\n]*\Z"):
-        runs.read_results(tmp_path)
+        run_folder.read_results(tmp_path)
 
 
 def test_a_file_larger_than_its_kind_can_be_is_not_read(tmp_path):
@@ -247,11 +248,11 @@ def test_a_file_larger_than_its_kind_can_be_is_not_read(tmp_path):
     with path.open("wb") as file:
         file.truncate(2**34)
     with pytest.raises(ConfigError, match="larger than 16 MiB"):
-        runs.read_results(tmp_path)
+        run_folder.read_results(tmp_path)
     with pytest.raises(ValueError, match="larger than 4096 MiB"):
-        jsonfile.load(path)
+        json_file.load(path)
     with pytest.raises(ConfigError, match="larger than 1 MiB"):
-        yamlfile.read_yaml(path)
+        yaml_file.read_yaml(path)
 
 
 # Images
@@ -272,7 +273,7 @@ def png(width, height, *more, depth=1, colour=0, pixels=b""):
 def jpeg(width, height):
     """A JPEG of 1 x 1 pixel that says another size."""
     file = io.BytesIO()
-    imagefile.Image.new("RGB", (1, 1)).save(file, "JPEG")
+    image_file.Image.new("RGB", (1, 1)).save(file, "JPEG")
     content = bytearray(file.getvalue())
     at = content.index(b"\xff\xc0") + 5
     content[at : at + 4] = struct.pack(">HH", height, width)
@@ -281,7 +282,7 @@ def jpeg(width, height):
 
 def readers(root):
     """Everything that reads an image, from root/train/cat/x.png."""
-    from dcnlab.data.annotations import Annotations, strings
+    from dcnlab.data.detection.annotations import Annotations, strings
 
     path = root / "train/cat/x.png"
     one = Annotations(
@@ -289,7 +290,7 @@ def readers(root):
         np.zeros((0, 4)), np.zeros(0, int), np.zeros(0), np.zeros(0, bool), np.zeros(0, bool), np.array([1]),
     )  # fmt: skip
     return {
-        "photograph": lambda: imagefile.read_image(path),
+        "photograph": lambda: image_file.read_image(path),
         "label": lambda: read_label(path),
         "detection": lambda: DetectionSplit(one)[0],
         "classification": lambda: ImageFolderSplit(root, "train")[0],
@@ -312,13 +313,13 @@ def test_an_image_of_too_many_pixels_is_refused_before_it_is_decoded(tmp_path, m
 
 
 def test_the_largest_image_allowed_is_a_gibibyte_to_the_network_whatever_pil_would_say(tmp_path, monkeypatch):
-    assert imagefile.MOST_PIXELS * 3 * 4 <= 2**30 < (imagefile.MOST_PIXELS + 1) * 3 * 4
+    assert image_file.MOST_PIXELS * 3 * 4 <= 2**30 < (image_file.MOST_PIXELS + 1) * 3 * 4
     monkeypatch.setattr("PIL.Image.MAX_IMAGE_PIXELS", None)  # as some scripts have it
     path = tmp_path / "x.png"
     for width, height, fits in ((29826161, 3, True), (29826162, 3, False)):
         path.write_bytes(png(width, height))
         with pytest.raises(ValueError, match="cannot be read") as caught:
-            imagefile.read_image(path)
+            image_file.read_image(path)
         assert ("allowed are 89478485" in str(caught.value)) is not fits
 
 
@@ -350,10 +351,10 @@ def test_a_bomb_beside_the_pixels_takes_no_memory(tmp_path, more):
 def test_a_file_that_wants_a_program_run_on_it_is_no_image(tmp_path, monkeypatch):
     path = tmp_path / "x.jpg"
     path.write_text("%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n%%EndComments\n(%pipe%touch trap) (w) file\n")
-    with imagefile.Image.open(path) as image:
+    with image_file.Image.open(path) as image:
         assert image.format == "EPS"  # PIL would hand it to Ghostscript
     with pytest.raises(ValueError, match="cannot identify image file"):
-        imagefile.read_image(path)
+        image_file.read_image(path)
 
 
 def test_one_of_sbds_labels_that_unpacks_to_gigabytes_is_refused(tmp_path):
@@ -411,12 +412,12 @@ def test_the_environment_cannot_be_read_through_an_experiment(tiny, text, where)
     elif where == "command line":
         args = [f"logger.project={text}"]
     with pytest.raises(ConfigError, match=r"\A[^\n]*the environment is not read\Z"):
-        configfile.load(tiny, args, {"data.classes": [text]} if where == "sweep" else None)
+        experiment_file.load(tiny, args, {"data.classes": [text]} if where == "sweep" else None)
 
 
 def test_keys_of_the_experiment_may_still_stand_for_one_another(tiny):
     Path("other.yaml").write_text("extends: tiny.yaml\nlogger:\n  project: of_${name}\n  every: ${trainer.threads}\n")
-    found = configfile.load("other.yaml", ["trainer.threads=3"])
+    found = experiment_file.load("other.yaml", ["trainer.threads=3"])
     assert (found.logger.project, found.logger.every) == ("of_other", 3)
 
 
@@ -435,8 +436,8 @@ def test_a_key_written_into_an_experiment_is_refused_and_not_shown(tiny):
 
 def test_a_tilde_is_the_home_folder(tiny, tmp_path, monkeypatch):
     monkeypatch.setenv("HOME", str(tmp_path))
-    found = configfile.load(tiny, ["out=~/results", "data.root=~/pictures", "model.backbone.weights=~/w.pt"])
+    found = experiment_file.load(tiny, ["out=~/results", "data.root=~/pictures", "model.backbone.weights=~/w.pt"])
     assert (found.out, found.data.root) == (f"{tmp_path}/results", f"{tmp_path}/pictures")
     assert found.model.backbone.weights == f"{tmp_path}/w.pt"
     (tmp_path / "base.yaml").write_text("extends: ~/tiny.yaml\nseed: 4\n")
-    assert configfile.load("base.yaml").seed == 4
+    assert experiment_file.load("base.yaml").seed == 4

@@ -10,14 +10,16 @@ import pytest
 import pytorch_lightning as pl
 import torch
 
-from dcnlab import assembly, configfile, experiment, runs, watch
-from dcnlab.config import ConfigError
+from dcnlab.config import experiment_file
+from dcnlab.io.errors import ConfigError
 from dcnlab.nn import ActiveConv2d, DeformConv2d, DeformRoIPool
+from dcnlab.training import assembly, experiment, run_folder
+from dcnlab.training.callbacks import divergence
 
 
 def fit(path, *overrides):
     small = ["logger.wandb=false", "data.classes=[1,7]", "model.deform_layers=2", "id=one"]
-    return experiment.fit(configfile.load(path, [*small, *overrides]))
+    return experiment.fit(experiment_file.load(path, [*small, *overrides]))
 
 
 def moved(layer, y, x):
@@ -29,11 +31,11 @@ def moved(layer, y, x):
 
 def test_statistics_of_hand_worked_offsets():
     maps = torch.zeros(2, 1, 4, 5)
-    found = watch.OffsetStatistics.of(moved(DeformConv2d(1, 1, 3, padding=1), 3.0, 4.0), (maps,))
+    found = divergence.OffsetStatistics.of(moved(DeformConv2d(1, 1, 3, padding=1), 3.0, 4.0), (maps,))
     assert (found.mean.item(), found.max.item(), found.low.item(), found.high.item()) == (5, 5, 3, 4)
     # Row + tap is below 2 for 3 of 12, column + tap for 3 of 15.
     assert found.outside.item() == pytest.approx(100 * (1 - 3 / 12 * 3 / 15))
-    plain = watch.OffsetStatistics.of(DeformConv2d(1, 1, 3, padding=1), (maps,))
+    plain = divergence.OffsetStatistics.of(DeformConv2d(1, 1, 3, padding=1), (maps,))
     assert plain.outside.item() == pytest.approx(100 * (1 - 10 / 12 * 13 / 15))  # the padding's corners and edges
     assert plain.mean.item() == 0
 
@@ -52,7 +54,7 @@ def test_the_share_outside_is_that_of_places_counted_one_by_one():
         outside += not (-0.5 < place[0] < 5.5 and -0.5 < place[1] < 6.5)
     share = 100 * outside / (2 * 2 * 6 * height * width)
     assert 20 < share < 80
-    assert watch.OffsetStatistics.of(layer, (maps,)).outside.item() == pytest.approx(share, abs=1e-3)
+    assert divergence.OffsetStatistics.of(layer, (maps,)).outside.item() == pytest.approx(share, abs=1e-3)
 
 
 def test_a_poolings_offsets_are_in_box_sides_and_may_be_of_no_box():
@@ -60,17 +62,17 @@ def test_a_poolings_offsets_are_in_box_sides_and_may_be_of_no_box():
     with torch.no_grad():
         pool.offset_fc.bias.view(2, 9).copy_(torch.tensor([[3.0], [-4.0]]))
     maps = torch.randn(1, 2, 8, 8)
-    found = watch.OffsetStatistics.of(pool, (maps, torch.tensor([[0.0, 1, 1, 6, 6]])))
+    found = divergence.OffsetStatistics.of(pool, (maps, torch.tensor([[0.0, 1, 1, 6, 6]])))
     assert found.mean.item() == pytest.approx(0.5)
     assert (found.low.item(), found.high.item()) == (pytest.approx(-0.4), pytest.approx(0.3))
-    assert watch.OffsetStatistics.of(pool, (maps, torch.zeros(0, 5))).max.item() == 0
+    assert divergence.OffsetStatistics.of(pool, (maps, torch.zeros(0, 5))).max.item() == 0
 
 
 def test_an_active_layers_offsets_are_measured_too():
     layer = ActiveConv2d(1, 1, 3, padding=1)
     with torch.no_grad():
         layer.offset[0] = 9.0
-    found = watch.OffsetStatistics.of(layer, (torch.zeros(1, 1, 4, 4),))
+    found = divergence.OffsetStatistics.of(layer, (torch.zeros(1, 1, 4, 4),))
     assert (found.mean.item(), found.max.item()) == (1, 9)
 
 
@@ -79,7 +81,7 @@ def test_an_active_layers_offsets_are_measured_too():
 )
 def test_offsets_are_over_the_limit_by_their_mean_which_is_ten_of_the_maps_sides_where_none_is_stated(y, limit, over):
     layer = moved(DeformConv2d(1, 1, 3, padding=1), y, 0.0)
-    assert bool(watch.OffsetStatistics.of(layer, (torch.zeros(1, 1, 4, 5),)).exceeds(limit)) is over
+    assert bool(divergence.OffsetStatistics.of(layer, (torch.zeros(1, 1, 4, 5),)).exceeds(limit)) is over
 
 
 def poison(monkeypatch, step, name, number):
@@ -101,7 +103,7 @@ def assert_failed_at(caught, step):
     line = str(caught.value)
     assert line.startswith(f"the training diverged in step {step}: ")
     assert "\n" not in line
-    found = runs.read_results(Path("runs/tiny/one"))
+    found = run_folder.read_results(Path("runs/tiny/one"))
     assert found["status"] == "failed"
     assert line in found["reason"]
     assert all(torch.isfinite(value).all() for value in kept()["state_dict"].values())
@@ -142,7 +144,7 @@ def test_offsets_that_run_away_stop_the_next_step_that_is_logged(tiny, monkeypat
 
 
 def test_a_step_gone_wrong_on_a_gpu_is_found_when_it_is_logged_or_saved(tiny, monkeypatch):
-    monkeypatch.setattr(watch.Watch, "judges_each_step", staticmethod(lambda device: False))
+    monkeypatch.setattr(divergence.Watch, "judges_each_step", staticmethod(lambda device: False))
     poison(monkeypatch, 2, "model.layer1.0.conv1.weight", math.nan)
     with pytest.raises(ConfigError) as caught:
         fit(tiny, "trainer.max_steps=8", "logger.every=100")
@@ -231,7 +233,7 @@ def test_a_validation_whose_outputs_are_not_finite_says_so_once_and_the_training
         enable_checkpointing=False,
         enable_progress_bar=False,
         num_sanity_val_steps=0,
-        callbacks=[watch.Watch(None, 1)],
+        callbacks=[divergence.Watch(None, 1)],
         default_root_dir=tmp_path,
     )
     with caplog.at_level("WARNING", "dcnlab"):

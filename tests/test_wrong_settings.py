@@ -8,15 +8,16 @@ import pytest
 import torch
 from small_experiments import write_data
 
-from dcnlab import assembly, configfile, environment, experiment, runs
-from dcnlab.config import ConfigError
+from dcnlab.config import experiment_file
+from dcnlab.io.errors import ConfigError
+from dcnlab.training import assembly, environment, experiment, run_folder
 
 SRUN = {"SLURM_JOB_ID": "7", "SLURM_JOB_NAME": "train", "SLURM_PROCID": "0", "SLURM_LOCALID": "0", "SLURM_NODEID": "0"}
 TORCHRUN = {"LOCAL_RANK": "0", "RANK": "0"}
 
 
 def fit(path, *overrides):
-    return experiment.fit(configfile.load(path, ["logger.wandb=false", "id=one", *overrides]))
+    return experiment.fit(experiment_file.load(path, ["logger.wandb=false", "id=one", *overrides]))
 
 
 def assert_refused(path, overrides, says):
@@ -43,7 +44,7 @@ def test_frozen_norms_train_on_one_value(tmp_path, monkeypatch, name):
     monkeypatch.chdir(tmp_path)
     write_data()
     small = ["data.shorter_side=16", "data.batch_size=1"]
-    config = configfile.load(f"{name}.yaml", [*small, "logger.wandb=false"])
+    config = experiment_file.load(f"{name}.yaml", [*small, "logger.wandb=false"])
     assembly.build(config, Path("runs/x"))
     config.model.backbone.freeze_norm, config.data.shorter_side = False, None  # 8x8 and more
     assembly.build(config, Path("runs/x"))
@@ -51,7 +52,10 @@ def test_frozen_norms_train_on_one_value(tmp_path, monkeypatch, name):
 
 @pytest.mark.parametrize("overrides", [["data.image_size=28"], ["data.image_size=8", "data.batch_size=2"]])
 def test_what_batch_norm_can_train_on_is_trained(tiny, overrides):
-    assert runs.read_results(fit(tiny, "data.batch_size=1", "trainer.max_steps=1", *overrides))["status"] == "finished"
+    assert (
+        run_folder.read_results(fit(tiny, "data.batch_size=1", "trainer.max_steps=1", *overrides))["status"]
+        == "finished"
+    )
 
 
 @pytest.mark.parametrize(
@@ -76,7 +80,7 @@ def test_sruns_tasks_that_are_not_the_configs_processes_are_refused(tiny, monkey
 def test_an_interactive_job_of_slurm_is_not_checked(tiny, monkeypatch):
     monkeypatch.setenv("SLURM_NTASKS", "8")
     monkeypatch.setenv("SLURM_JOB_NAME", "interactive")
-    assert runs.read_results(fit(tiny))["status"] == "finished"
+    assert run_folder.read_results(fit(tiny))["status"] == "finished"
 
 
 def test_a_network_is_looked_at_within_a_job_of_many_tasks(tiny, monkeypatch):
@@ -93,7 +97,7 @@ def test_a_rank_left_over_from_another_launcher_is_refused(tiny, monkeypatch, na
     with pytest.raises(
         ConfigError, match=rf"^{name} is 1, and trainer.devices 1 x trainer.num_nodes 1 leave it 0 to 0"
     ):
-        experiment.fit(configfile.load(tiny, []))
+        experiment.fit(experiment_file.load(tiny, []))
     assert not Path("runs").exists()
 
 
@@ -139,7 +143,7 @@ def test_images_beyond_the_memory_end_the_run_with_the_sizes(tiny):
         ConfigError, match=r"out of memory: data\.batch_size is 16, data\.image_size is 4000000; smaller"
     ):
         fit(tiny, "data.image_size=4000000")
-    found = runs.read_results(Path("runs/tiny/one"))
+    found = run_folder.read_results(Path("runs/tiny/one"))
     assert found["status"] == "failed"
 
 
@@ -173,10 +177,10 @@ def test_a_gpu_on_which_the_operators_cannot_run_is_refused_before_the_run(tiny,
 def test_neither_a_network_without_our_operators_nor_a_run_on_the_cpu_needs_cupy(tiny, monkeypatch):
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
     monkeypatch.setitem(sys.modules, "cupy", None)
-    task = assembly.task_module(configfile.load(tiny, ["model.deform_layers=1"]), ["a", "b"])
-    plain = assembly.task_module(configfile.load(tiny, []), ["a", "b"])
-    run = configfile.load(tiny, ["trainer.accelerator=auto"]).trainer
+    task = assembly.task_module(experiment_file.load(tiny, ["model.deform_layers=1"]), ["a", "b"])
+    plain = assembly.task_module(experiment_file.load(tiny, []), ["a", "b"])
+    run = experiment_file.load(tiny, ["trainer.accelerator=auto"]).trainer
     assembly._check_kernels(run, plain)
-    assembly._check_kernels(configfile.load(tiny, []).trainer, task)
+    assembly._check_kernels(experiment_file.load(tiny, []).trainer, task)
     with pytest.raises(ConfigError, match="need CuPy"):
         assembly._check_kernels(run, task)

@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from dcnlab.data.errors import DataError
 from dcnlab.data.labels import IGNORE
+from dcnlab.io.errors import DataError
 
 MOST_READ = 200
 """Label files of a split that are read; of a larger split an evenly spaced sample."""

@@ -11,9 +11,9 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from dcnlab.data.errors import DataError
-from dcnlab.data.files import open_regular
-from dcnlab.data.imagefile import decode, opened
+from dcnlab.io.errors import DataError
+from dcnlab.io.files import open_regular
+from dcnlab.io.image_file import decode, opened
 
 IGNORE = 255
 """Label of pixels that neither train nor score, whatever value the files use."""

@@ -15,12 +15,12 @@ from pytorch_lightning import LightningDataModule
 from torch.utils.data import DataLoader, Dataset, default_collate
 
 from dcnlab.data import workers as loader_processes
-from dcnlab.data.digits import DigitClassification, DigitDetection, DigitScenes, DigitSegmentation, Geometry
-from dcnlab.data.errors import DataError
-from dcnlab.data.imagefolder import IMAGENET_MEAN, IMAGENET_STD, ImageFolderSplit
+from dcnlab.data.classification.image_folder import IMAGENET_MEAN, IMAGENET_STD, ImageFolderSplit
+from dcnlab.data.digits.scenes import DigitClassification, DigitDetection, DigitScenes, DigitSegmentation, Geometry
 from dcnlab.data.loaders import claim_folder
-from dcnlab.data.orientation import Orientation
 from dcnlab.data.samplers import EvaluationSampler, TrainingSampler
+from dcnlab.io.errors import DataError
+from dcnlab.io.orientation import Orientation
 
 
 class SplitsDataModule(LightningDataModule):

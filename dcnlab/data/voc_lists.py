@@ -6,9 +6,10 @@ import re
 from collections.abc import Callable
 from pathlib import Path
 
-from dcnlab.data.errors import DataError
-from dcnlab.data.imagelist import read_lines
-from dcnlab.data.paths import check_relative, shown
+from dcnlab.data.image_list import read_lines
+from dcnlab.io.errors import DataError
+from dcnlab.io.paths import check_relative
+from dcnlab.io.text import shown
 
 _COLUMNS = re.compile(r"(.*\S)\s+(-1|0|1)")
 """A line of a class list: 1 the class is there, 0 it is there but difficult, -1 it is not."""

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from dcnlab.environment import cpus
+from dcnlab.io.machine import cpus
 
 SHARED = Path("/dev/shm")
 """Where loader processes hand over their batches."""

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from dcnlab.data.ids import alike, is_id
+from dcnlab.io.ids import alike, is_id
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from dcnlab.collector import no_collector
+from dcnlab.io.gc_paused import no_collector
 from dcnlab.metrics.boxes import Detections, GroundTruth, arrays
 
 BACKENDS = ("faster", "pycocotools")

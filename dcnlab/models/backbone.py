@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torchvision.models.resnet import Bottleneck
 from torchvision.ops import FrozenBatchNorm2d
 
-from dcnlab.config import ConfigError
+from dcnlab.io.errors import ConfigError
 from dcnlab.models.resnet import operate, residual_network
 from dcnlab.models.weights import load
 

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from torch import Tensor
 from torchvision.models.detection.image_list import ImageList
 
-from dcnlab.config import ConfigError
-from dcnlab.data.imagefile import MOST_PIXELS
+from dcnlab.io.errors import ConfigError
+from dcnlab.io.image_file import MOST_PIXELS
 
 
 def pad_images(images: Sequence[Tensor], multiple: int) -> ImageList:

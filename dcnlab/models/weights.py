@@ -17,9 +17,10 @@ from torch import Tensor, nn
 from torchvision import models
 from torchvision.models.resnet import Bottleneck
 
-from dcnlab import torchfile
-from dcnlab.config import TORCHVISION_BACKBONES, ConfigError
-from dcnlab.data.files import open_regular
+from dcnlab.config.schema import TORCHVISION_BACKBONES
+from dcnlab.io import torch_file
+from dcnlab.io.errors import ConfigError
+from dcnlab.io.files import open_regular
 from dcnlab.models import caffe_resnet, peer_names
 
 _log = logging.getLogger(__name__)
@@ -66,7 +67,7 @@ def load(model: nn.Module, name: str, weights: str) -> None:
     for kind, names in (("of another shape", wrong), ("missing", missing), ("unexpected", unexpected)):
         if names:
             raise ConfigError(f"model.backbone.weights {weights!r} does not fit {name}; {kind}: {_some(names)}")
-    spoilt = torchfile.not_finite({key: value for key, value in state.items() if key in own})
+    spoilt = torch_file.not_finite({key: value for key, value in state.items() if key in own})
     if spoilt:
         raise ConfigError(f"model.backbone.weights {weights!r} holds NaN or infinity in {_some(spoilt)}")
     model.load_state_dict(state, strict=False)
@@ -93,7 +94,7 @@ def _imagenet(name: str) -> dict[str, Tensor]:
         # that others can write to.
         state = models.get_model_weights(name)["DEFAULT"].get_state_dict(check_hash=True, weights_only=True)
     except (URLError, OSError, RuntimeError, UnpicklingError) as error:
-        said = torchfile.reason(error)
+        said = torch_file.reason(error)
         raise ConfigError(
             f"model.backbone.weights is 'imagenet', but {name}'s weights cannot be downloaded ({said}); "
             "name the path of a state dict, or none"
@@ -125,7 +126,7 @@ def _read(path: Path) -> dict[str, Tensor]:
                 f"model.backbone.weights {str(path)!r} is a pickle, which can run code and is not read; where you "
                 "trust it, write its arrays with torch.save({name: torch.as_tensor(array), ...}, 'FILE.pth')"
             ) from error
-        said = torchfile.reason(error.__cause__ or error)
+        said = torch_file.reason(error.__cause__ or error)
         raise ConfigError(f"model.backbone.weights {str(path)!r} cannot be read as a state dict ({said})") from error
     state, keys = peer_names.unwrap(contents)
     if not isinstance(state, dict) or not all(isinstance(key, str) and isinstance(state[key], Tensor) for key in state):
@@ -168,11 +169,11 @@ def _contents(path: Path) -> Any:
     if path.suffix == ".safetensors":
         return load_file(path)
     if path.suffix == ".npz":
-        torchfile.check_archive(path)
+        torch_file.check_archive(path)
         with np.load(path, allow_pickle=False) as arrays:
             return {name: torch.from_numpy(arrays[name]) for name in arrays.files}
     with torch.serialization.safe_globals([Namespace]):  # training scripts save their arguments; it runs no code
-        return torchfile.load(path)
+        return torch_file.load(path)
 
 
 def _of_offsets(key: str) -> bool:

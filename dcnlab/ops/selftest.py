@@ -13,7 +13,7 @@ from torch import Tensor
 
 from dcnlab import ops
 from dcnlab.ops import reference
-from dcnlab.ops.cuda import choice, fused
+from dcnlab.ops.cuda import fused, fused_dispatch
 from dcnlab.ops.geometry import ConvGeometry
 
 OPERATORS = ("deform_conv2d", "deform_ps_roi_pool", "deform_roi_pool")
@@ -104,21 +104,21 @@ def _is_fused(input: Tensor, offset: Tensor, weight: Tensor, *, padding: tuple[i
     """Whether the fused kernel serves a convolution."""
     geometry = ConvGeometry.of(input, offset, weight, (1, 1), padding, (1, 1))
     pixels, filters = (tensor.permute(0, 2, 3, 1).contiguous() for tensor in (input, weight))
-    return choice.serves(pixels, filters.flatten(1), geometry)
+    return fused_dispatch.serves(pixels, filters.flatten(1), geometry)
 
 
 @contextmanager
 def _forced(way: str) -> Iterator[None]:
     """Let the fused kernel serve, or not, and float32 be multiplied in full but for that."""
     convolutions: Any = torch.backends.cudnn.conv  # type: ignore[attr-defined]
-    variable, precision = os.environ.get(choice.VARIABLE), convolutions.fp32_precision
-    os.environ[choice.VARIABLE] = "always" if way == "fused" else "never"
+    variable, precision = os.environ.get(fused_dispatch.VARIABLE), convolutions.fp32_precision
+    os.environ[fused_dispatch.VARIABLE] = "always" if way == "fused" else "never"
     convolutions.fp32_precision = "tf32" if way == "fused" else "ieee"
     try:
         yield
     finally:
         convolutions.fp32_precision = precision
         if variable is None:
-            del os.environ[choice.VARIABLE]
+            del os.environ[fused_dispatch.VARIABLE]
         else:
-            os.environ[choice.VARIABLE] = variable
+            os.environ[fused_dispatch.VARIABLE] = variable

@@ -11,8 +11,8 @@ from torch.nn.functional import cross_entropy
 from torchmetrics import MetricCollection
 from torchmetrics.classification import MulticlassAccuracy
 
-from dcnlab.config import OptimConfig, TestConfig
-from dcnlab.data.turning import turn
+from dcnlab.config.schema import OptimConfig, TestConfig
+from dcnlab.data.classification.rotation import turn
 from dcnlab.tasks.optim import optimizer_and_schedule
 from dcnlab.tasks.step_means import StepMeans
 

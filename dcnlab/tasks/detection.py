@@ -11,12 +11,12 @@ from PIL.Image import Image
 from pytorch_lightning import LightningModule
 from torch import Tensor
 
-from dcnlab.config import OptimConfig, TestConfig
+from dcnlab.config.schema import OptimConfig, TestConfig
 from dcnlab.data.seeding import mix
 from dcnlab.metrics.coco_ap import coco_ap
 from dcnlab.metrics.voc_ap import voc_ap, voc_metrics
 from dcnlab.models.detector import Detector
-from dcnlab.models.test_time import detect
+from dcnlab.models.multi_scale import detect
 from dcnlab.tasks.optim import optimizer_and_schedule
 from dcnlab.tasks.pictures import detection_panel, to_picture
 from dcnlab.tasks.step_means import StepMeans

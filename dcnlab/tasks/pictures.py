@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
-from dcnlab.data.text import visible
+from dcnlab.io.text import visible
 
 GAP, ROW = 6, 18  # pixels between pictures, and a line of text
 LARGEST = 2048

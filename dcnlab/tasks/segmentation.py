@@ -11,7 +11,7 @@ from pytorch_lightning import LightningModule
 from torch import Tensor
 from torch.nn.functional import interpolate
 
-from dcnlab.config import OptimConfig, TestConfig
+from dcnlab.config.schema import OptimConfig, TestConfig
 from dcnlab.metrics.miou import MeanIoU
 from dcnlab.models.deeplab import DeepLab
 from dcnlab.tasks.optim import optimizer_and_schedule

@@ -13,8 +13,9 @@ from PIL import Image
 from torch import nn
 from torchvision.models import ResNet101_Weights
 
-from dcnlab.ablations import complexity, rendering, timing
-from dcnlab.config import ConfigError
+from dcnlab.ablations.analysis import complexity, timing
+from dcnlab.ablations.tables import render
+from dcnlab.io.errors import ConfigError
 
 DEEPLABS = ["segmentation/deeplab_voc", "segmentation/deeplab_cityscapes"]
 
@@ -138,14 +139,14 @@ def test_classes_are_those_of_the_files_where_there_are_files(write):
 
 def test_csv_and_json_hold_whole_counts(deeplabs):
     blocks = complexity.blocks(deeplabs)
-    assert json.loads(rendering.render(deeplabs.rows, blocks, "json")) == deeplabs.rows
-    lines = list(csv.DictReader(io.StringIO(rendering.render(deeplabs.rows, blocks, "csv"))))
+    assert json.loads(render.render(deeplabs.rows, blocks, "json")) == deeplabs.rows
+    lines = list(csv.DictReader(io.StringIO(render.render(deeplabs.rows, blocks, "csv"))))
     assert [line["params"] for line in lines] == [str(row["params"]) for row in deeplabs.rows]
     assert (lines[0]["params_difference"], lines[1]["params_difference"]) == ("", "248886")
 
 
 def test_unconfirmed_figures_are_marked_and_the_papers_gpu_is_named(deeplabs):
-    caption, text = rendering.render(deeplabs.rows, complexity.blocks(deeplabs), "markdown").split("\n\n")
+    caption, text = render.render(deeplabs.rows, complexity.blocks(deeplabs), "markdown").split("\n\n")
     assert "the paper's times: Titan X (Maxwell)" in caption
     header, _, *lines = [[cell.strip() for cell in line.strip("|").split("|")] for line in text.splitlines()]
     found = [dict(zip(header, line, strict=True)) for line in lines]

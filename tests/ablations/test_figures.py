@@ -10,12 +10,13 @@ from command_line import dcnlab
 from matplotlib.colors import to_hex
 from PIL import Image
 
-from dcnlab import configfile, experiment
-from dcnlab.ablations import figures, figures_drawing
-from dcnlab.ablations.figures import draw
-from dcnlab.ablations.figures_subjects import Subject, places
-from dcnlab.ablations.tracing import DeformedLayer, Grid
-from dcnlab.config import ConfigError
+from dcnlab.ablations.analysis import figure_drawing, figures
+from dcnlab.ablations.analysis.figure_subjects import Subject, places
+from dcnlab.ablations.analysis.figures import draw
+from dcnlab.ablations.analysis.tracing import DeformedLayer, Grid
+from dcnlab.config import experiment_file
+from dcnlab.io.errors import ConfigError
+from dcnlab.training import experiment
 
 
 def layer(height, width, stride=8):
@@ -81,7 +82,7 @@ def scatters(figure):
     found = []
     for axis in figure.axes:
         marks = {to_hex(one.get_facecolor()[0]): np.asarray(one.get_offsets()) for one in axis.collections}
-        found.append((axis.get_title(), marks[figures_drawing.RED], marks[figures_drawing.GREEN]))
+        found.append((axis.get_title(), marks[figure_drawing.RED], marks[figure_drawing.GREEN]))
     return found
 
 
@@ -89,8 +90,8 @@ def scatters(figure):
 def drawn(monkeypatch):
     """The figures that were written."""
     kept = []
-    real = figures_drawing.encode
-    monkeypatch.setattr(figures_drawing, "encode", lambda figure, ending: kept.append(figure) or real(figure, ending))
+    real = figure_drawing.encode
+    monkeypatch.setattr(figure_drawing, "encode", lambda figure, ending: kept.append(figure) or real(figure, ending))
     return kept
 
 
@@ -134,9 +135,9 @@ def test_offsets_are_drawn_in_the_images_pixels_and_dilation_over_its_units(run,
     np.testing.assert_allclose(image.get_array(), 2)
     assert heat.axes[0].get_title() == "layer4.0.conv1, dilation 2"
     box, *rest = bins.axes[0].patches[::-1]
-    assert to_hex(box.get_edgecolor()) == figures_drawing.YELLOW
+    assert to_hex(box.get_edgecolor()) == figure_drawing.YELLOW
     assert len(rest) == 49
-    assert {to_hex(one.get_edgecolor()) for one in rest} == {figures_drawing.RED}
+    assert {to_hex(one.get_edgecolor()) for one in rest} == {figure_drawing.RED}
     left = min(one.get_x() for one in rest)
     assert left == pytest.approx(box.get_x(), abs=0.51)  # zero offsets: bins fill the box of whole pixels
 
@@ -147,7 +148,7 @@ def test_files_are_of_the_kind_that_their_ending_says_and_the_same_twice(run, tm
     for ending, start in starts.items():
         assert draw(run, "test:0", tmp_path / f"a.{ending}", "dilation").paths[0].read_bytes().startswith(start)
         one, two = (
-            figures_drawing.encode(figures_drawing.heat(Image.new("RGB", (48, 48)), [field], np.zeros((0, 4))), ending)
+            figure_drawing.encode(figure_drawing.heat(Image.new("RGB", (48, 48)), [field], np.zeros((0, 4))), ending)
             for _ in range(2)
         )
         assert one == two
@@ -214,14 +215,14 @@ def test_segmentation_and_classification_runs_are_drawn_too(tiny, drawn):
     ]
     for task, model in (("segmentation", "deeplab"), ("classification", "resnet")):
         overrides = [f"task={task}", f"model.name={model}", f"id={task}", "model.head_channels=16", *common]
-        run = experiment.fit(configfile.load(tiny, overrides))
+        run = experiment.fit(experiment_file.load(tiny, overrides))
         draw(run, "test:0")
         titles = [axis.get_title() for axis in drawn[-1].axes]
         assert len(titles) == 2  # the one digit, and off it
         assert titles[-1] == "background"
         with pytest.raises(ConfigError, match="has not deformable RoI pooling"):
             draw(run, "test:0", kind="rois")
-    plain = experiment.fit(configfile.load(tiny, ["id=plain", *common, "model.deform_layers=0"]))
+    plain = experiment.fit(experiment_file.load(tiny, ["id=plain", *common, "model.deform_layers=0"]))
     with pytest.raises(ConfigError, match=r"has not a deformable layer: its model\.deform_layers is 0"):
         draw(plain, "test:0", kind="all")
 

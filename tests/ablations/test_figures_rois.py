@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from dcnlab.ablations.figures_rois import has_deformable_pooling, pooled_rois, shifted_bins
+from dcnlab.ablations.analysis.figure_rois import has_deformable_pooling, pooled_rois, shifted_bins
 from dcnlab.models.anchors import RPNSettings
 from dcnlab.models.backbone import backbone
 from dcnlab.models.class_aware_rpn import ClassAwareRPN

@@ -11,14 +11,14 @@ import pytest
 import torch
 import yaml
 
-from dcnlab import configfile, resources
-from dcnlab.ablations import sweepfile
-from dcnlab.assembly import task_module
+from dcnlab.ablations.sweeps import sweep_file
+from dcnlab.config import experiment_file, packaged
 from dcnlab.models import backbone
+from dcnlab.training.assembly import task_module
 
-NAMES = resources.names("sweeps")
+NAMES = packaged.names("sweeps")
 SCHEMA = json.loads(Path(__file__).with_name("wandb_sweep_schema.json").read_text())
-PUBLISHED = yaml.safe_load((resources.PACKAGE / "ablations/published.yaml").read_text())
+PUBLISHED = yaml.safe_load((packaged.PACKAGE / "ablations/tables/published.yaml").read_text())
 SYSTEMS = {
     "deeplab_voc": "deeplab_voc",
     "deeplab_cityscapes": "deeplab_cityscapes",
@@ -36,7 +36,7 @@ PAIRS = [
 
 @functools.cache
 def trials(name):
-    return sweepfile.trials(sweepfile.read(name), ["data.root=somewhere", "model.backbone.weights=none"])
+    return sweep_file.trials(sweep_file.read(name), ["data.root=somewhere", "model.backbone.weights=none"])
 
 
 def points(name):
@@ -48,10 +48,10 @@ def points(name):
 
 def of_one_seed(name):
     """A sweep's trials with each of its settings once: seeds alter no network."""
-    sweep = sweepfile.read(name)
+    sweep = sweep_file.read(name)
     one = {key: {"distribution": "constant", "value": spec["values"][0]} for key, spec in seeds(sweep).items()}
     sweep = dataclasses.replace(sweep, parameters={**sweep.parameters, **one})
-    return sweepfile.trials(sweep, ["data.root=somewhere", "model.backbone.weights=none"])
+    return sweep_file.trials(sweep, ["data.root=somewhere", "model.backbone.weights=none"])
 
 
 def seeds(sweep):
@@ -66,12 +66,12 @@ def test_every_sweep_is_valid_for_wandb_and_every_combination_builds_its_network
             monkeypatch.setattr(torch.nn.init, name, lambda tensor, *_, **__: tensor)
     built = set()
     for name in NAMES:
-        jsonschema.validate(yaml.safe_load((resources.folder("sweeps") / f"{name}.yaml").read_text()), SCHEMA)
-        assert set(sweepfile.read(name).parameters) <= set(configfile.keys()), name
+        jsonschema.validate(yaml.safe_load((packaged.folder("sweeps") / f"{name}.yaml").read_text()), SCHEMA)
+        assert set(sweep_file.read(name).parameters) <= set(experiment_file.keys()), name
         found = of_one_seed(name)
         assert len({trial.id for trial in found}) == len(found) > 0, name
         for trial in found:
-            leaves = configfile.settings(trial.config)
+            leaves = experiment_file.settings(trial.config)
             network = json.dumps([trial.config.task, {key: leaves[key] for key in leaves if key.startswith("model.")}])
             if network not in built:
                 with torch.device("meta"):
@@ -81,7 +81,7 @@ def test_every_sweep_is_valid_for_wandb_and_every_combination_builds_its_network
 
 @pytest.mark.parametrize("name", NAMES)
 def test_a_sweep_opens_with_its_own_command(name):
-    lines = (resources.folder("sweeps") / f"{name}.yaml").read_text().splitlines()
+    lines = (packaged.folder("sweeps") / f"{name}.yaml").read_text().splitlines()
     head = " ".join(line.removeprefix("#").strip() for line in lines if line.startswith("#"))
     assert lines[0].startswith("# ")
     assert f"dcnlab sweep {name}" in head

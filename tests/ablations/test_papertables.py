@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 import yaml
 
-from dcnlab import runs
-from dcnlab.ablations import table as tables
-from dcnlab.config import ConfigError
+from dcnlab.ablations.tables import table as tables
+from dcnlab.io.errors import ConfigError
+from dcnlab.training import run_folder
 
 RFCN = {
     "task": "detection",
@@ -51,7 +51,7 @@ def write(tmp_path, monkeypatch):
             "environment": {"git": git, "dcnlab": "1", "torch": "2", "gpu": None},
             "wandb": {"id": None, "sweep": None},
         }
-        runs.write_results(folder, results)
+        run_folder.write_results(folder, results)
         return folder
 
     return one

@@ -13,11 +13,13 @@ import pytest
 from command_line import dcnlab
 from report_runs import SCRIPT, write_curve, write_everything, write_run
 
-from dcnlab import cli, configfile, runs
 from dcnlab.ablations.report import charts, curves, gather, markup, page
 from dcnlab.ablations.report.measured import SIZES
 from dcnlab.ablations.report.pictures import Album
-from dcnlab.config import ConfigError
+from dcnlab.cli import main
+from dcnlab.config import experiment_file
+from dcnlab.io.errors import ConfigError
+from dcnlab.training import run_folder
 
 
 class Reader(HTMLParser):
@@ -244,7 +246,7 @@ def test_elements_escape_text_and_attributes():
 
 
 def test_a_packaged_sweeps_runs_show_the_trials_that_are_missing(tmp_path, monkeypatch):
-    from dcnlab.ablations.sweepfile import read, trials
+    from dcnlab.ablations.sweeps.sweep_file import read, trials
 
     monkeypatch.chdir(tmp_path)
     Path("data").mkdir()
@@ -252,7 +254,7 @@ def test_a_packaged_sweeps_runs_show_the_trials_that_are_missing(tmp_path, monke
     found = trials(read(name), ["data.root=data"])
     for trial in found[:2]:
         write_run(trial.folder, 50.0, trial.parameters)
-        (trial.folder / "config.yaml").write_text(configfile.to_yaml(trial.config))
+        (trial.folder / "config.yaml").write_text(experiment_file.to_yaml(trial.config))
     [group] = gather.report(Path("runs")).groups
     assert [(row["seeds"], row["seeds_wanted"]) for row in group.table.rows] == [(2, 3), (0, 3)]
     assert group.command == f"dcnlab sweep {name} data.root=data --out runs"
@@ -265,17 +267,17 @@ def test_the_command_in_the_page_repeats_the_run(tiny, monkeypatch):
     Path("args.json").write_text('{"model.deform_layers": 2, "seed": 5}')
     monkeypatch.setattr("sys.argv", ["dcnlab", "fit", tiny, "args.json", "id=first", "logger.wandb=false"])
     with pytest.raises(SystemExit) as ended:
-        cli.main()
+        main.main()
     assert ended.value.code is None
     read = Reader(page.write(Path("runs")).read_text())
     [command] = {word for word in read.words if word.startswith("dcnlab fit")}
     assert command == "dcnlab fit runs/tiny/first/config.yaml id=null"
     monkeypatch.setattr("sys.argv", shlex.split(command))
     with pytest.raises(SystemExit) as ended:
-        cli.main()
+        main.main()
     assert ended.value.code is None
-    [again] = [folder for folder in runs.discover([Path("runs")]) if folder.name != "first"]
-    first, second = (runs.read_results(folder) for folder in (Path("runs/tiny/first"), again))
+    [again] = [folder for folder in run_folder.discover([Path("runs")]) if folder.name != "first"]
+    first, second = (run_folder.read_results(folder) for folder in (Path("runs/tiny/first"), again))
     assert (first["metrics"], first["parameters"], first["seed"]) == (
         second["metrics"], second["parameters"], second["seed"],
     )  # fmt: skip

@@ -15,11 +15,14 @@ from PIL import Image
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
-from dcnlab import configfile, experiment, runs
-from dcnlab.ablations import rendering, robustness, views
-from dcnlab.ablations.sweepfile import read, trials
-from dcnlab.config import Config, ConfigError, OptimConfig
+from dcnlab.ablations.analysis import robustness, rotated_views
+from dcnlab.ablations.sweeps.sweep_file import read, trials
+from dcnlab.ablations.tables import render
+from dcnlab.config import experiment_file
+from dcnlab.config.schema import Config, OptimConfig
+from dcnlab.io.errors import ConfigError
 from dcnlab.tasks.classification import Classification
+from dcnlab.training import experiment, run_folder
 
 PLACES = {"top": (0, 2), "left": (2, 0), "bottom": (4, 2), "right": (2, 4), "centre": (2, 2)}
 NAMES = list(PLACES)
@@ -36,7 +39,7 @@ class PixelReader(nn.Module):
 def write_results(folder, **more):
     folder.mkdir(parents=True, exist_ok=True)
     sections = {key: {} for key in ("parameters", "metrics", "model", "cost", "environment")}
-    runs.write_results(folder, {"schema": 1, "status": "finished", "seed": 0, **sections, **more})
+    run_folder.write_results(folder, {"schema": 1, "status": "finished", "seed": 0, **sections, **more})
 
 
 @pytest.fixture
@@ -92,8 +95,8 @@ def test_the_file_in_the_run_has_the_form_that_the_report_reads(reader):
 
 def test_only_what_the_file_lacks_is_tested(reader, monkeypatch):
     tested = []
-    test = views.top1
-    monkeypatch.setattr(views, "top1", lambda folder, chosen, _: tested.append(chosen) or test(folder, chosen))
+    test = rotated_views.top1
+    monkeypatch.setattr(rotated_views, "top1", lambda folder, chosen, _: tested.append(chosen) or test(folder, chosen))
     robustness.measure(reader, [0, 90], [])
     robustness.measure(reader, [0, 90, 180], [2])
     curves = robustness.measure(reader, [90], [2])
@@ -124,7 +127,7 @@ def test_an_unfinished_run_and_one_of_another_task_are_refused(reader, monkeypat
 
 def test_a_trained_run_scores_as_its_own_test_and_as_evaluate_with_the_same_turn(tiny):
     folder = experiment.fit(
-        configfile.load(tiny, ["logger.wandb=false", "id=one", "trainer.max_steps=12", "data.train_length=256"])
+        experiment_file.load(tiny, ["logger.wandb=false", "id=one", "trainer.max_steps=12", "data.train_length=256"])
     )
     own = json.loads((folder / "results.json").read_text())["metrics"]["top1"]
     curves = robustness.measure(folder, [0, 30], [0.5, 1], ["data.batch_size=7"])
@@ -166,7 +169,7 @@ def sweep(tmp_path, monkeypatch):
         known = KNOWN.get((trial.parameters["model.deform_layers"], trial.parameters["seed"]))
         if known is not None:
             write_results(trial.folder, parameters=trial.parameters, seed=trial.parameters["seed"])
-            (trial.folder / "config.yaml").write_text(configfile.to_yaml(trial.config))
+            (trial.folder / "config.yaml").write_text(experiment_file.to_yaml(trial.config))
             curves = {"rotation": [[0, known[0]], [90, known[1]]], "scale": [[2, known[2]]]}
             (trial.folder / "robustness.json").write_text(json.dumps({"schema": 1, "metric": "top1", **curves}))
     return "ablation.yaml"
@@ -202,7 +205,7 @@ def test_tables_name_a_group_by_what_tells_it_from_the_first(sweep):
         ["deform_layers 3, modulated true (1 of 2 seeds!)", "80.0", "41.0"],
     ]
     assert (scale.header, scale.lines[0][1]) == (["", "2x"], "55.0 ± 7.1")
-    assert "72.0 ± 2.8" in rendering.render(found.rows, [rotation], "markdown")
+    assert "72.0 ± 2.8" in render.render(found.rows, [rotation], "markdown")
 
 
 def test_the_command_writes_rows_and_a_figure_and_trains_nothing(sweep):

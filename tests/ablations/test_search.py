@@ -6,8 +6,8 @@ import math
 import numpy as np
 import pytest
 
-from dcnlab.ablations import search
-from dcnlab.config import ConfigError
+from dcnlab.ablations.sweeps import search
+from dcnlab.io.errors import ConfigError
 
 DRAWS = 4000
 

@@ -15,9 +15,9 @@ import yaml
 from command_line import dcnlab, environment
 from small_experiments import write_data
 
-from dcnlab.ablations import slurm
-from dcnlab.ablations.sweepfile import read, trials
-from dcnlab.config import ConfigError
+from dcnlab.ablations.sweeps import slurm
+from dcnlab.ablations.sweeps.sweep_file import read, trials
+from dcnlab.io.errors import ConfigError
 
 absent = slurm_cluster.missing()
 needs_slurm = pytest.mark.skipif(absent is not None, reason=f"needs SLURM and munge: there is no {absent}")

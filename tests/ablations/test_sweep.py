@@ -16,14 +16,16 @@ import torch
 import yaml
 from command_line import dcnlab, environment
 
-from dcnlab import configfile, lifeline, resources, runs
-from dcnlab import environment as environment_of_runs
-from dcnlab.ablations import children
-from dcnlab.ablations import sweep as ablation
-from dcnlab.ablations import table as tables
 from dcnlab.ablations.report import gather
-from dcnlab.ablations.sweepfile import read, trials
-from dcnlab.config import ConfigError
+from dcnlab.ablations.sweeps import local as children
+from dcnlab.ablations.sweeps import run as ablation
+from dcnlab.ablations.sweeps.sweep_file import read, trials
+from dcnlab.ablations.tables import table as tables
+from dcnlab.config import experiment_file, packaged
+from dcnlab.io.errors import ConfigError
+from dcnlab.training import environment as environment_of_runs
+from dcnlab.training import run_folder
+from dcnlab.training.distributed import parent_death
 
 
 @pytest.fixture
@@ -47,7 +49,7 @@ def sweep(tiny):
 def results(path):
     """Results of a sweep's finished trials, by what was set."""
     folders = [trial.folder for trial in trials(read(path))]
-    found = {folder: runs.read_results(folder) for folder in folders}
+    found = {folder: run_folder.read_results(folder) for folder in folders}
     return {str(folder): result for folder, result in found.items() if result and result["status"] == "finished"}
 
 
@@ -200,7 +202,7 @@ def test_a_trial_that_cannot_start_and_one_of_broken_results_fail_alone(sweep):
     assert f"FAILED {blocked}: it cannot start: " in done.stdout
     assert f"FAILED {broken}: exit status 2, its log is " in done.stdout
     assert "1 finished now, 2 failed; the same command runs the 2 missing" in done.stdout
-    assert runs.read_results(good.folder)["status"] == "finished"
+    assert run_folder.read_results(good.folder)["status"] == "finished"
 
 
 @pytest.mark.slow
@@ -213,7 +215,7 @@ def test_a_trial_whose_folder_is_removed_while_it_runs_leaves_its_neighbour_alon
     process.wait(240)
     out = Path("out.txt").read_text()
     assert (kept.folder / "results.json").exists(), out
-    assert runs.read_results(kept.folder)["status"] == "finished"
+    assert run_folder.read_results(kept.folder)["status"] == "finished"
     assert f"{kept}: top1 " in out
     assert "finished now" in out.splitlines()[-1]
     assert not processes_of(Path.cwd())
@@ -229,9 +231,9 @@ def test_trial_minutes_end_one_trial_with_its_checkpoint_and_the_others_go_on(sw
     said = "it took longer than --trial-minutes 0.6; the same command goes on from its checkpoint"
     assert f"FAILED {long}: {said}, its log is " in done.stdout
     assert "1 finished now, 1 failed; the same command runs the 1 missing" in done.stdout
-    assert runs.read_results(long.folder)["status"] == "interrupted"
+    assert run_folder.read_results(long.folder)["status"] == "interrupted"
     assert (long.folder / "checkpoints/last.ckpt").exists()
-    assert runs.read_results(short.folder)["status"] == "finished"
+    assert run_folder.read_results(short.folder)["status"] == "finished"
     assert not processes_of(Path.cwd())
 
 
@@ -243,7 +245,7 @@ def test_a_trial_that_will_not_end_is_killed_with_all_that_it_started(tmp_path, 
         "for number in (signal.SIGTERM, signal.SIGUSR1): signal.signal(number, signal.SIG_IGN)\n"
         "loader = subprocess.Popen(['sleep', '60'])\nprint(loader.pid, flush=True)\ntime.sleep(60)\n"
     )
-    monkeypatch.setattr(resources, "PACKAGE", tmp_path / "dcnlab")
+    monkeypatch.setattr(packaged, "PACKAGE", tmp_path / "dcnlab")
     log = tmp_path / "log.txt"
     child = children.start(["fit"], log, children.Slot(None, 1), {})
     await_(lambda: log.read_text().endswith("\n"), 30)
@@ -399,8 +401,8 @@ def finish(trial, seconds, folder=None):
     folder.mkdir(parents=True, exist_ok=True)
     sections = {"metrics": {"top1": 50.0}, "model": {}, "cost": {"train_seconds": seconds}, "environment": {}}
     results = {"schema": 1, "status": "finished", "seed": trial.config.seed, "parameters": trial.parameters}
-    runs.write_results(folder, results | sections)
-    (folder / "config.yaml").write_text(configfile.to_yaml(trial.config))
+    run_folder.write_results(folder, results | sections)
+    (folder / "config.yaml").write_text(experiment_file.to_yaml(trial.config))
 
 
 @pytest.mark.parametrize(
@@ -462,10 +464,11 @@ def test_tables_of_sweeps_side_by_side_share_runs_and_know_those_of_other_tasks_
 
 
 def test_a_child_whose_parent_is_killed_dies_with_it(tmp_path):
-    child = "import dcnlab.lifeline as l, time; l.hold(); print('held', flush=True); time.sleep(60)"
+    module = "from dcnlab.training.distributed import parent_death"
+    child = f"{module}; import time; parent_death.hold(); print('held', flush=True); time.sleep(60)"
     parent = (
-        "import os, subprocess, sys, time; from dcnlab import lifeline\n"
-        "env = {**os.environ, lifeline.PARENT: str(os.getpid())}\n"
+        f"import os, subprocess, sys, time; {module}\n"
+        "env = {**os.environ, parent_death.PARENT: str(os.getpid())}\n"
         f"p = subprocess.Popen([sys.executable, '-c', {child!r}], env=env, start_new_session=True)\n"
         "print(p.pid, flush=True); time.sleep(60)"
     )
@@ -479,9 +482,9 @@ def test_a_child_whose_parent_is_killed_dies_with_it(tmp_path):
 
 
 def test_a_child_that_comes_too_late_ends_itself():
-    code = "import dcnlab.lifeline as l; l.hold(); print('lives')"
+    code = "import dcnlab.training.distributed.parent_death as l; l.hold(); print('lives')"
     done = subprocess.run(
-        [sys.executable, "-c", code], env=environment(**{lifeline.PARENT: "1"}), capture_output=True, text=True
+        [sys.executable, "-c", code], env=environment(**{parent_death.PARENT: "1"}), capture_output=True, text=True
     )
     assert (done.returncode, done.stdout) == (1, "")
 
@@ -509,14 +512,14 @@ def test_a_childs_environment_holds_its_gpus_its_threads_and_our_code(tmp_path, 
     (tmp_path / "dcnlab").mkdir()
     (tmp_path / "dcnlab/__init__.py").touch()  # or a PYTHONPATH of the user's with a whole package would come first
     (tmp_path / "dcnlab/__main__.py").write_text("import json, os; print(json.dumps(dict(os.environ)))")
-    monkeypatch.setattr(resources, "PACKAGE", tmp_path / "dcnlab")
+    monkeypatch.setattr(packaged, "PACKAGE", tmp_path / "dcnlab")
     monkeypatch.setenv("WANDB_RUN_ID", "another")
     child = children.start(["fit"], tmp_path / "log.txt", children.Slot("2,3", 5), {"WANDB_SWEEP_ID": "s"})
     assert child.process.wait(60) == 0
     found = json.loads((tmp_path / "log.txt").read_text())
     wanted = {"CUDA_VISIBLE_DEVICES": "2,3", "OMP_NUM_THREADS": "5", "NUMBA_NUM_THREADS": "5", "WANDB_SWEEP_ID": "s"}
     assert wanted.items() <= found.items()
-    assert found[lifeline.PARENT] == str(os.getpid())
+    assert found[parent_death.PARENT] == str(os.getpid())
     assert "WANDB_RUN_ID" not in found
     assert os.getpgid(0) != child.process.pid
 
@@ -543,12 +546,12 @@ def test_args_no_hyphens_of_wandbs_agent_are_the_parameters_that_args_json_file_
     specs = {name: {"value": value} for name, value in AGENTS.items()}
     made = create_sweep_command_args({"args": specs})
     Path("args.json").write_text(made["args_json"][0])
-    wanted = configfile.load(tiny, ["args.json", "id=one"])
+    wanted = experiment_file.load(tiny, ["args.json", "id=one"])
     monkeypatch.setenv("WANDB_SWEEP_ID", "abc")
     if file:
         save_config_file_from_dict(str(Path("wandb/params.yaml").absolute()), specs)
         monkeypatch.setenv("WANDB_SWEEP_PARAM_PATH", str(Path("wandb/params.yaml").absolute()))
-    found = configfile.load(tiny, [*made["args_no_hyphens"], "id=one"])
+    found = experiment_file.load(tiny, [*made["args_no_hyphens"], "id=one"])
     if not file:  # a key of no weight for what is computed may be the command's own
         found.sweep["logger.entity"] = None
     assert found == wanted
@@ -561,11 +564,11 @@ def test_key_value_of_the_command_beside_an_agents_parameters_is_none(tiny, monk
     save_config_file_from_dict(str(Path("wandb/params.yaml").absolute()), {"seed": {"value": 3}})
     monkeypatch.setenv("WANDB_SWEEP_ID", "abc")
     monkeypatch.setenv("WANDB_SWEEP_PARAM_PATH", str(Path("wandb/params.yaml").absolute()))
-    found = configfile.load(tiny, ["seed=3", "optim.lr=0.5"])
+    found = experiment_file.load(tiny, ["seed=3", "optim.lr=0.5"])
     assert (found.sweep, found.seed, found.optim.lr) == ({"seed": 3}, 3, 0.5)
-    assert configfile.load(tiny, ["seed=3", "seed=4"]).sweep == {"seed": 4}
+    assert experiment_file.load(tiny, ["seed=3", "seed=4"]).sweep == {"seed": 4}
     with pytest.raises(ConfigError, match="no such key sede; nearest: seed"):
-        configfile.load(tiny, ["seed=3", "sede=4"])
+        experiment_file.load(tiny, ["seed=3", "sede=4"])
 
 
 def test_variables_of_the_command_reach_its_trials(sweep):

@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 import yaml
 
-from dcnlab import configfile
-from dcnlab.ablations import search, sweepfile
-from dcnlab.config import ConfigError
+from dcnlab.ablations.sweeps import search, sweep_file
+from dcnlab.config import experiment_file
+from dcnlab.io.errors import ConfigError
 
 SCHEMA = json.loads(Path(__file__).with_name("wandb_sweep_schema.json").read_text())
 
@@ -37,7 +37,7 @@ def write(tmp_path, monkeypatch):
 
 
 def all_trials(path, overrides=(), limit=None):
-    return sweepfile.trials(sweepfile.read(path), overrides, limit)
+    return sweep_file.trials(sweep_file.read(path), overrides, limit)
 
 
 def test_quickstart_is_four_layer_counts_by_three_seeds():
@@ -46,8 +46,8 @@ def test_quickstart_is_four_layer_counts_by_three_seeds():
 
 
 def test_we_know_the_keys_and_distributions_that_wandb_knows():
-    assert set(sweepfile.KEYS) == set(SCHEMA["properties"])
-    assert set(sweepfile.METRIC_KEYS) == set(SCHEMA["definitions"]["metric"]["properties"])
+    assert set(sweep_file.KEYS) == set(SCHEMA["properties"])
+    assert set(sweep_file.METRIC_KEYS) == set(SCHEMA["definitions"]["metric"]["properties"])
     known = {}
     definitions = SCHEMA["definitions"].values()
     for form in [alternative for definition in definitions for alternative in definition.get("anyOf", [definition])]:
@@ -93,8 +93,8 @@ def test_values_that_are_mappings_are_known_by_the_keys_they_set(write):
 def test_a_new_key_at_its_default_leaves_a_trial_its_id(write, monkeypatch):
     path = write()
     before = [trial.id for trial in all_trials(path)]
-    settings = configfile.settings
-    monkeypatch.setattr(configfile, "settings", lambda config: {**settings(config), "optim.nesterov": False})
+    settings = experiment_file.settings
+    monkeypatch.setattr(experiment_file, "settings", lambda config: {**settings(config), "optim.nesterov": False})
     assert [trial.id for trial in all_trials(path)] == before
 
 
@@ -162,7 +162,7 @@ def test_a_wrong_sweep_file_is_refused_in_one_line_that_names_the_file(write, ch
 
 
 def test_what_needs_a_server_is_said_and_not_silently_dropped(write):
-    sweep = sweepfile.read(write(early_terminate={"type": "hyperband", "min_iter": 3}))
+    sweep = sweep_file.read(write(early_terminate={"type": "hyperband", "min_iter": 3}))
     assert sweep.notes == ("ablation.yaml: early_terminate has no effect without wandb's server",)
 
 
@@ -172,16 +172,16 @@ def test_the_command_that_an_error_advises_can_be_pasted(write, wrong):
     text = path.read_text()
     path.write_text(f"{text}command: {wrong}\n")
     with pytest.raises(ConfigError) as caught:
-        sweepfile.read("ablation.yaml")
+        sweep_file.read("ablation.yaml")
     [advice] = re.findall(r"\[[^\[\]]*args_json_file[^\[\]]*\]$", str(caught.value))
     assert yaml.safe_load(advice) == SWEEP["command"]
     path.write_text(f"{text}command: {advice}\n")
     assert len(all_trials("ablation.yaml")) == 6
-    assert sweepfile.read("ablation.yaml").notes == ()
+    assert sweep_file.read("ablation.yaml").notes == ()
 
 
 def test_a_file_without_a_command_is_noted_with_one_that_can_be_pasted(write):
-    [note] = sweepfile.read(write(command=None)).notes
+    [note] = sweep_file.read(write(command=None)).notes
     assert "wandb's agent would run `/usr/bin/env python one.yaml --NAME=VALUE`; write command: [" in note
     assert yaml.safe_load(note.partition("write ")[2]) == {"command": SWEEP["command"]}
 
@@ -209,7 +209,7 @@ def test_project_and_entity_of_the_file_are_those_of_its_trials(write):
     ],
 )
 def test_words_before_fit_are_followed_or_noted(write, before, noted):
-    sweep = sweepfile.read(write(command=[*before, "dcnlab", "fit", "${program}", "${args_json_file}"]))
+    sweep = sweep_file.read(write(command=[*before, "dcnlab", "fit", "${program}", "${args_json_file}"]))
     assert sweep.environment == ((("DCNLAB_FUSED", "never"),) if "DCNLAB_FUSED=never" in before else ())
     said = [note.partition("command: ")[2].partition(" before dcnlab fit is left out here")[0] for note in sweep.notes]
     assert said == ([noted] if noted else [])

@@ -11,10 +11,11 @@ from pathlib import Path
 import pytest
 import yaml
 
-from dcnlab import configfile, runs
-from dcnlab.ablations import table as tables
-from dcnlab.ablations.sweepfile import read, trials
-from dcnlab.config import ConfigError
+from dcnlab.ablations.sweeps.sweep_file import read, trials
+from dcnlab.ablations.tables import table as tables
+from dcnlab.config import experiment_file
+from dcnlab.io.errors import ConfigError
+from dcnlab.training import run_folder
 
 # layers: top-1 of seeds 0, 1 and 2; the last trial is missing.
 SCORES = {0: [70.0, 72.0, 77.0], 1: [75.0, 75.5, 76.0], 2: [80.0, 70.0, None]}
@@ -40,7 +41,7 @@ def sweep(tmp_path, monkeypatch):
 def write_run(trial, top1, git="abc", status="finished", folder=None):
     folder = folder or trial.folder
     folder.mkdir(parents=True)
-    (folder / "config.yaml").write_text(configfile.to_yaml(trial.config))
+    (folder / "config.yaml").write_text(experiment_file.to_yaml(trial.config))
     layers = trial.parameters.get("model.deform_layers", 0)
     results = {
         "schema": 1,
@@ -54,7 +55,7 @@ def write_run(trial, top1, git="abc", status="finished", folder=None):
         "environment": {"git": git, "dcnlab": "1", "torch": "2"},
         "wandb": {"id": None, "sweep": None},
     }
-    runs.write_results(folder, results)
+    run_folder.write_results(folder, results)
     return folder
 
 
@@ -337,7 +338,7 @@ def test_figures_of_single_classes_and_recalls_are_for_programs_alone(sweep):
         folder = write_run(trial, 50.0)
         results = json.loads((folder / "results.json").read_text())
         results["metrics"] |= {"iou/Sky": 80.0, "ar100": 40.0, "ar_small": 30.0, "ap_small": 20.0}
-        runs.write_results(folder, results)
+        run_folder.write_results(folder, results)
     table = tables.assemble(sweep, [Path("runs")])
     header = tables.render(table, "markdown").splitlines()[0]
     assert "ap_small (%)" in header

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import nn
 
-from dcnlab.ablations.tracing import Grid, nearest_unit, observe, stack, trace
+from dcnlab.ablations.analysis.tracing import Grid, nearest_unit, observe, stack, trace
 from dcnlab.models.backbone import backbone
 from dcnlab.models.resnet import classifier
 from dcnlab.nn import DeformConv2d

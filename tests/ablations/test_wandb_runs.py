@@ -12,9 +12,10 @@ import pytest
 import yaml
 from command_line import environment
 
-from dcnlab import configfile, mirror
-from dcnlab.ablations import table as tables
-from dcnlab.config import ConfigError
+from dcnlab.ablations.tables import table as tables
+from dcnlab.config import experiment_file
+from dcnlab.io.errors import ConfigError
+from dcnlab.training.loggers import wandb_run
 
 PAGE = 2
 """The server's largest page, whatever is asked for."""
@@ -85,7 +86,7 @@ def node(number, layers, seed, miou, **changes):
         "model": {"name": "deeplab", "deform_layers": layers},
         "trainer": {"max_steps": 1},
     }
-    config = configfile.of_text(yaml.safe_dump(tree), "test")
+    config = experiment_file.of_text(yaml.safe_dump(tree), "test")
     results = {
         "schema": 1,
         "name": "some",
@@ -98,14 +99,14 @@ def node(number, layers, seed, miou, **changes):
         "environment": {"git": "abc", "torch": "2"},
         "wandb": {"id": f"run{number}", "sweep": "s1"},
     }
-    mirrored = {"model": {"deform_layers": layers}, mirror.CONFIG: configfile.to_yaml(config)}
+    mirrored = {"model": {"deform_layers": layers}, wandb_run.CONFIG: experiment_file.to_yaml(config)}
     return {
         "id": str(number),
         "name": f"run{number}",
         "displayName": "some/x",
         "state": "finished",
         "config": json.dumps({key: {"value": value, "desc": None} for key, value in mirrored.items()}),
-        "summaryMetrics": json.dumps({"miou": 1.0, mirror.RESULTS: json.dumps(results)}),
+        "summaryMetrics": json.dumps({"miou": 1.0, wandb_run.RESULTS: json.dumps(results)}),
         "systemMetrics": "{}",
         "createdAt": f"2026-01-01T00:00:0{number % 10}Z",
         "heartbeatAt": "2026-01-01T00:00:00Z",

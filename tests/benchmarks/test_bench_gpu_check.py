@@ -25,7 +25,7 @@ import torch
 from command_line import environment
 from gpu_parts import PARTS, Part
 
-from dcnlab.ops.cuda import choice
+from dcnlab.ops.cuda import fused_dispatch
 
 HERE = Path(gpu_check.__file__).parent
 
@@ -213,13 +213,13 @@ def test_the_fused_benchmark_writes_rows_and_its_rule_by_dtype(monkeypatch, tmp_
     monkeypatch.setattr(measure, "seconds", seconds)
     words = f"fused.py --dtype bfloat16 float16 --rule --minutes 1 --rows {tmp_path / 'rows'}".split()
     monkeypatch.setattr(sys, "argv", words)
-    choice.crossovers.cache_clear()
+    fused_dispatch.crossovers.cache_clear()
     try:
         fused.main()
-        found = choice.crossovers("A GPU")
+        found = fused_dispatch.crossovers("A GPU")
     finally:
-        choice.crossovers.cache_clear()
-    assert found == {"torch.bfloat16": choice.Crossover(64, 96, 1024), "torch.float16": None}
+        fused_dispatch.crossovers.cache_clear()
+    assert found == {"torch.bfloat16": fused_dispatch.Crossover(64, 96, 1024), "torch.float16": None}
     rows = [json.loads(line) for line in (tmp_path / "rows").read_text().splitlines()]
     assert len(rows) == 2 * len(fused.CHANNELS) * len(fused.MAPS)
     look = gpu_page.look_at({"parts": {"fused": {"status": "ok", "rows": rows}}})

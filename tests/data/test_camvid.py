@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from dcnlab.data.camvid import CLASSES, camvid_pairs
 from dcnlab.data.labels import IGNORE, OUTSIDE
-from dcnlab.data.segmentation import SegmentationDataModule
+from dcnlab.data.segmentation.camvid import CLASSES, camvid_pairs
+from dcnlab.data.segmentation.data_module import SegmentationDataModule
 
 CAMVID = Path(__file__).parents[2].parent / "shared/data/camvid"
 

@@ -10,8 +10,8 @@ import pytest
 from PIL import Image
 from pycocotools.coco import COCO
 
-from dcnlab.data.coco_detection import read_coco
-from dcnlab.data.voc_detection import read_voc
+from dcnlab.data.detection.coco import read_coco
+from dcnlab.data.detection.voc import read_voc
 
 SHARED = Path(__file__).parents[2].parent / "shared/data"
 REAL = SHARED / "coco_real"

@@ -8,8 +8,8 @@ import pytest
 import torch
 from PIL import Image
 
-from dcnlab.data.annotations import Annotations, strings
-from dcnlab.data.detection import DetectionDataModule, DetectionSplit, resized
+from dcnlab.data.detection.annotations import Annotations, strings
+from dcnlab.data.detection.data_module import DetectionDataModule, DetectionSplit, resized
 
 SHARED = Path(__file__).parents[2].parent / "shared/data"
 CARDS = SHARED / "cards"

@@ -7,9 +7,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.utils.data import DataLoader
 
-from dcnlab.data import digit_rendering
-from dcnlab.data.digits import DigitClassification, DigitDetection, DigitScenes, DigitSegmentation, Geometry
-from dcnlab.data.mnist_reader import read_digits
+from dcnlab.data.digits import rendering
+from dcnlab.data.digits.mnist_reader import read_digits
+from dcnlab.data.digits.scenes import DigitClassification, DigitDetection, DigitScenes, DigitSegmentation, Geometry
 
 PLAIN = Geometry(image_size=84, rotation=0, scale=(1, 1), shear=0, warp=0, clutter=0, brightness=(1, 1))
 """One canvas pixel a digit's pixel, and nothing else happens to it."""
@@ -79,7 +79,7 @@ def test_resampling_matches_torchs_grid_sample_under_any_affine_map_and_warp():
         patch, box = np.zeros((size, size)), np.zeros(4, np.int64)
         window = np.array([0, 28, 0, 28])
         work = (patch, np.empty((30, 30)), np.empty((2 * size, 8)), matrix, waves, window, box)
-        digit_rendering._draw_patch(ink, work)
+        rendering._draw_patch(ink, work)
 
         middle = np.arange(size) + 0.5 - size / 2
         canvas = np.stack(np.meshgrid(middle, middle), -1)  # x, y

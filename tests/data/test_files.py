@@ -13,15 +13,16 @@ import pytest
 from command_line import ROOT, environment
 from PIL import Image
 
-from dcnlab import checkpoints, runs, torchfile, yamlfile
-from dcnlab.config import ConfigError
-from dcnlab.data import files, imagelist, jsonfile, loaders
-from dcnlab.data.folders import files_below
-from dcnlab.data.imagefile import read_image
-from dcnlab.data.imagefolder import ImageFolderSplit
+from dcnlab.data import image_list, loaders
+from dcnlab.data.classification.image_folder import ImageFolderSplit
 from dcnlab.data.labels import check_classes, read_label
-from dcnlab.data.voc_segmentation import read_voc_label
+from dcnlab.data.segmentation.voc import read_voc_label
+from dcnlab.io import files, json_file, torch_file, yaml_file
+from dcnlab.io.errors import ConfigError
+from dcnlab.io.folders import files_below
+from dcnlab.io.image_file import read_image
 from dcnlab.models import weights
+from dcnlab.training import checkpoint_file, run_folder
 
 
 def special(path, kind):
@@ -41,17 +42,17 @@ def special(path, kind):
 
 
 READERS = {
-    "JSON": jsonfile.load,
-    "YAML": yamlfile.read_yaml,
-    "list": imagelist.read_lines,
+    "JSON": json_file.load,
+    "YAML": yaml_file.read_yaml,
+    "list": image_list.read_lines,
     "image": read_image,
     "label": read_label,
     "SBD's label": lambda path: read_voc_label(path.rename(path.with_suffix(".mat"))),
     "weights": lambda path: weights._contents(path),
-    "checkpoint": checkpoints.read,
-    "tensors": torchfile.load,
+    "checkpoint": checkpoint_file.read,
+    "tensors": torch_file.load,
     "log": files.read_tail,
-    "results": lambda path: runs.read_results(path.rename(path.with_name("results.json")).parent),
+    "results": lambda path: run_folder.read_results(path.rename(path.with_name("results.json")).parent),
 }
 
 
@@ -68,12 +69,12 @@ def test_no_reader_waits_for_a_special_file_or_takes_it_for_data(tmp_path, reade
 
 def test_a_lock_and_a_log_that_are_pipes_do_not_block(tmp_path):
     special(tmp_path / ".lock", "pipe")
-    with pytest.raises(OSError, match="regular file"), runs.lock(tmp_path / ".lock"):
+    with pytest.raises(OSError, match="regular file"), run_folder.lock(tmp_path / ".lock"):
         pass
 
 
 def test_every_reader_of_the_package_opens_its_files_in_one_place():
-    own = {"dcnlab/data/files.py"}
+    own = {"dcnlab/io/files.py"}
     wrong = []
     for path in sorted((ROOT / "dcnlab").rglob("*.py")):
         for node in ast.walk(ast.parse(path.read_text())):
@@ -116,7 +117,7 @@ LIMITED = """
 import json, resource, sys
 from pathlib import Path
 before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-import dcnlab.data.jsonfile as jsonfile
+from dcnlab.io import json_file
 room = 192 * 2**20
 now = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
 resource.setrlimit(resource.RLIMIT_AS, (now + room, now + room))
@@ -161,19 +162,19 @@ def test_a_repeated_key_is_found_in_linear_time(tmp_path, place):
     path.write_text("{" + ", ".join([*keys, keys[place]]) + "}")
     began = time.process_time()
     with pytest.raises(ValueError, match=f"'key {place}' is there twice"):
-        jsonfile.load(path)
+        json_file.load(path)
     assert time.process_time() - began < 3  # by counting each key anew it takes minutes
 
 
 def test_lists_without_end_are_refused(tmp_path):
     path = tmp_path / "x.txt"
-    path.write_bytes(b"\n" * (imagelist.MOST_LINES + 1))
+    path.write_bytes(b"\n" * (image_list.MOST_LINES + 1))
     with pytest.raises(ValueError, match=r"x\.txt [^\n]*4000001 lines; allowed are 4000000"):
-        imagelist.read_lines(path)
+        image_list.read_lines(path)
     with path.open("wb") as file:
         file.truncate(2**40)
     with pytest.raises(ValueError, match="larger than 256 MiB"):
-        imagelist.read_lines(path)
+        image_list.read_lines(path)
     with pytest.raises(ValueError, match="names 100000 classes, should be 1 to 254"):
         check_classes([str(number) for number in range(100_000)])
 
@@ -296,7 +297,7 @@ def test_a_rename_is_brought_to_the_disk(tmp_path, monkeypatch):
     monkeypatch.setattr(
         os, "fsync", lambda number: (synced.append(os.readlink(f"/proc/self/fd/{number}")), plain(number))
     )
-    runs.write_whole(tmp_path / "x.json", "{}")
+    run_folder.write_whole(tmp_path / "x.json", "{}")
     assert synced[-1] == str(tmp_path)
     assert len(synced) == 2
 
@@ -314,10 +315,10 @@ def test_results_are_read_where_they_hold_what_a_run_writes(tmp_path):
     ):
         (tmp_path / "results.json").write_text(json.dumps(good | change))
         with pytest.raises(ConfigError, match=rf"\A[^\n]*results\.json: [^\n]*{said}[^\n]*\Z"):
-            runs.read_results(tmp_path)
+            run_folder.read_results(tmp_path)
 
 
 def test_the_reason_of_a_failure_may_quote_any_name(tmp_path):
     good = {"schema": 1, "status": "failed", "seed": 0, "parameters": {}, "model": {}, "cost": {}, "environment": {}}
-    runs.write_results(tmp_path, {**good, "metrics": {}, "reason": "caf\udce9.png is broken"})
-    assert runs.read_results(tmp_path)["reason"] == "caf\\udce9.png is broken"
+    run_folder.write_results(tmp_path, {**good, "metrics": {}, "reason": "caf\udce9.png is broken"})
+    assert run_folder.read_results(tmp_path)["reason"] == "caf\\udce9.png is broken"

@@ -9,16 +9,15 @@ import pytest
 import torch
 from PIL import Image
 
-from dcnlab.config import ConfigError
-from dcnlab.data import imagefile, imageheads
-from dcnlab.data.annotations import Annotations, strings
-from dcnlab.data.detection import DetectionSplit
-from dcnlab.data.errors import DataError
-from dcnlab.data.imagefile import MOST_PIXELS, read_image
-from dcnlab.data.imagefolder import ImageFolderSplit
+from dcnlab.data.classification.image_folder import ImageFolderSplit
+from dcnlab.data.detection.annotations import Annotations, strings
+from dcnlab.data.detection.data_module import DetectionSplit
 from dcnlab.data.labels import read_label
-from dcnlab.data.memory import enough_memory, is_out
-from dcnlab.data.segmentation import SegmentationSplit, pad_collate
+from dcnlab.data.segmentation.data_module import SegmentationSplit, pad_collate
+from dcnlab.io import image_file, image_heads
+from dcnlab.io.errors import ConfigError, DataError
+from dcnlab.io.image_file import MOST_PIXELS, read_image
+from dcnlab.io.memory import enough_memory, is_out
 from dcnlab.models.image_batch import pad_images
 from dcnlab.tasks.pictures import LARGEST, detection_panel, segmentation_panel, shown_size
 
@@ -67,8 +66,8 @@ def test_a_strip_is_refused_before_it_is_decoded_where_resizing_would_make_gigab
         "scales": (lambda: SegmentationSplit(pairs, ["a"], test_scale=50.0), "test.scales 50.0"),
     }[kind]
     decoded = []
-    plain = imagefile.decode
-    monkeypatch.setattr(imagefile, "decode", lambda image: (decoded.append(image), plain(image)))
+    plain = image_file.decode
+    monkeypatch.setattr(image_file, "decode", lambda image: (decoded.append(image), plain(image)))
     with pytest.raises(ValueError, match="pixels; allowed are 89478485") as caught:
         split()[0]
     said = str(caught.value)
@@ -178,7 +177,7 @@ def test_a_jpeg_of_endless_scans_is_refused(tmp_path):
     path = tmp_path / "x.jpg"
     path.write_bytes(scans(20))
     assert read_image(path).size == (64, 64)
-    for count in (imageheads.MOST_SCANS, 2000):
+    for count in (image_heads.MOST_SCANS, 2000):
         path.write_bytes(scans(count))
         for read in (read_image, read_label):
             with pytest.raises(ValueError, match=r"\A[^\n]*x\.jpg cannot be read[^\n]*more than 64 scans[^\n]*\Z"):

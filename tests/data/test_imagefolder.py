@@ -7,7 +7,7 @@ import pytest
 import torch
 from PIL import Image
 
-from dcnlab.data.imagefolder import ImageFolderSplit
+from dcnlab.data.classification.image_folder import ImageFolderSplit
 from dcnlab.data.module import ImageFolderDataModule
 
 FLOWERS = Path(__file__).parents[2].parent / "shared/data/flowers12"

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from dcnlab.data.imagelist import imagelist_pairs
+from dcnlab.data.image_list import imagelist_pairs
 from dcnlab.data.labels import IGNORE, OUTSIDE
 
 

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from dcnlab.data.imagefile import read_image
 from dcnlab.data.labels import IGNORE, OUTSIDE, allowed_values, counted_lookup, lookup_of, read_label
+from dcnlab.io.image_file import read_image
 
 VALUES = np.array([[0, 1, 2], [3, 1, 0]], np.uint8)
 

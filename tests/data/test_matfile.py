@@ -6,7 +6,7 @@ import struct
 import numpy as np
 import pytest
 
-from dcnlab.data.matfile import read_field
+from dcnlab.io.mat_file import read_field
 
 scipy_io = pytest.importorskip("scipy.io")
 

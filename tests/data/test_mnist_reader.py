@@ -5,7 +5,7 @@ import struct
 import numpy as np
 import pytest
 
-from dcnlab.data.mnist_reader import SPLITS, read_digits, read_idx
+from dcnlab.data.digits.mnist_reader import SPLITS, read_digits, read_idx
 
 
 def test_an_idx_file_written_by_hand_reads_back():

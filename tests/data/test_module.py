@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from dcnlab.data.digits import Geometry
+from dcnlab.data.digits.scenes import Geometry
 from dcnlab.data.module import DigitsDataModule
 
 

@@ -9,14 +9,14 @@ import pytest
 import torch
 from PIL import Image, ImageOps
 
-from dcnlab.data.coco_detection import read_coco
-from dcnlab.data.detection import DetectionDataModule, DetectionSplit
-from dcnlab.data.imagefile import image_size, read_image
-from dcnlab.data.imagefolder import ImageFolderSplit
+from dcnlab.data.classification.image_folder import ImageFolderSplit
+from dcnlab.data.detection.coco import read_coco
+from dcnlab.data.detection.data_module import DetectionDataModule, DetectionSplit
+from dcnlab.data.detection.voc import read_voc
 from dcnlab.data.module import ImageFolderDataModule
-from dcnlab.data.orientation import Orientation
-from dcnlab.data.segmentation import SegmentationSplit
-from dcnlab.data.voc_detection import read_voc
+from dcnlab.data.segmentation.data_module import SegmentationSplit
+from dcnlab.io.image_file import image_size, read_image
+from dcnlab.io.orientation import Orientation
 
 PLAIN = {"mean": (0, 0, 0), "std": (1, 1, 1)}
 

@@ -7,7 +7,7 @@ import pytest
 import torch
 from PIL import Image
 
-from dcnlab.data.segmentation import IGNORE, SegmentationDataModule, SegmentationSplit, pad_collate
+from dcnlab.data.segmentation.data_module import IGNORE, SegmentationDataModule, SegmentationSplit, pad_collate
 
 SHARED = Path(__file__).parents[2].parent / "shared/data"
 PLAIN = {"mean": (0, 0, 0), "std": (1, 1, 1)}

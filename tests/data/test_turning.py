@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from dcnlab.data.turning import turn
+from dcnlab.data.classification.rotation import turn
 
 
 @pytest.mark.parametrize("size", [8, 9])

@@ -13,11 +13,11 @@ from command_line import environment
 from PIL import Image
 from torch.utils.data import DataLoader, Dataset
 
-from dcnlab.data import detection
-from dcnlab.data.annotations import Annotations, starts, strings
-from dcnlab.data.detection import DetectionSplit
-from dcnlab.data.imagefolder import ImageFolderSplit
-from dcnlab.data.segmentation import SegmentationSplit
+from dcnlab.data.classification.image_folder import ImageFolderSplit
+from dcnlab.data.detection import data_module
+from dcnlab.data.detection.annotations import Annotations, starts, strings
+from dcnlab.data.detection.data_module import DetectionSplit
+from dcnlab.data.segmentation.data_module import SegmentationSplit
 
 IMAGES, BOXES = 118_287, 860_001
 """Of COCO's train2017."""
@@ -27,7 +27,7 @@ MEASURED = Path("/proc/self/smaps_rollup").exists()
 # The child reads and says its processor seconds and its largest memory; nothing of the test's own is in it.
 OPEN = """
 import json, resource, sys, time
-from dcnlab.data.coco_detection import read_coco
+from dcnlab.data.detection.coco import read_coco
 begun = time.process_time()
 data = read_coco(".", "train")
 usage = resource.getrusage(resource.RUSAGE_SELF)
@@ -148,7 +148,9 @@ def growth(dataset):
 @pytest.mark.filterwarnings("ignore:This DataLoader will create")
 @pytest.mark.skipif(not MEASURED, reason="needs Linux's /proc/self/smaps_rollup")
 def test_loader_processes_do_not_copy_the_annotations(monkeypatch):
-    monkeypatch.setattr(detection, "read_photograph", lambda path, height, width, *_: Image.new("RGB", (width, height)))
+    monkeypatch.setattr(
+        data_module, "read_photograph", lambda path, height, width, *_: Image.new("RGB", (width, height))
+    )
     split = DetectionSplit(annotations(), shorter_side=16)
     held = sum(
         value.nbytes for value in (*vars(split).values(), *vars(split.annotations).values()) if hasattr(value, "nbytes")

@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 from torchvision.datasets import VOCDetection
 
-from dcnlab.data.voc_detection import VOC_CLASSES, ground_truth, read_voc
+from dcnlab.data.detection.voc import VOC_CLASSES, ground_truth, read_voc
 
 SHARED = Path(__file__).parents[2].parent / "shared/data"
 VOC100, VOC_DET, TOY = SHARED / "voc100", SHARED / "loader_samples/voc_det", SHARED / "eval_oracles/voc_toy_cat"

@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from dcnlab.data.imagefile import ENDINGS, FORMATS, NamedFiles
-from dcnlab.data.imagefolder import ImageFolderSplit
-from dcnlab.data.voc_detection import read_voc
+from dcnlab.data.classification.image_folder import ImageFolderSplit
+from dcnlab.data.detection.voc import read_voc
+from dcnlab.data.segmentation.voc import voc_pairs
 from dcnlab.data.voc_lists import read_names
-from dcnlab.data.voc_segmentation import voc_pairs
+from dcnlab.io.image_file import ENDINGS, FORMATS, NamedFiles
 
 
 def read(tmp_path, text, known):

@@ -18,7 +18,7 @@ from torch.profiler import ProfilerActivity, profile
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from dcnlab.ops.cuda import products
+from dcnlab.ops.cuda import matmul
 
 PRODUCTS = ("mm", "addmm", "bmm", "baddbmm")
 _NO_KERNEL = {
@@ -68,12 +68,12 @@ def stubbed_products() -> Iterator[Counter[str]]:
 
     for name in PRODUCTS:
         setattr(torch, name, stub(name))
-    unrounded = products._unrounded
-    products._unrounded = lambda product, left, right, dtype: product(left, right, out_dtype=dtype)  # as on CUDA
+    unrounded = matmul._unrounded
+    matmul._unrounded = lambda product, left, right, dtype: product(left, right, out_dtype=dtype)  # as on CUDA
     try:
         yield called
     finally:
-        products._unrounded = unrounded
+        matmul._unrounded = unrounded
         for name, function in real.items():
             setattr(torch, name, function)
 

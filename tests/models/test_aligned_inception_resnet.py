@@ -7,14 +7,15 @@ import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from dcnlab.assembly import task_module
-from dcnlab.config import MODELS, BackboneConfig, Config, ConfigError, ModelConfig
-from dcnlab.cost import parameters
+from dcnlab.config.schema import MODELS, BackboneConfig, Config, ModelConfig
+from dcnlab.io.errors import ConfigError
 from dcnlab.models.aligned_inception_resnet import AlignedInceptionBlock, aligned_inception_resnet
 from dcnlab.models.backbone import backbone
 from dcnlab.models.resnet import classifier
 from dcnlab.nn import DeformConv2d
 from dcnlab.surgery import conv_layers
+from dcnlab.training.assembly import task_module
+from dcnlab.training.callbacks.cost import parameters
 
 NAME = "aligned_inception_resnet"
 

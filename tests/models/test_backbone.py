@@ -10,7 +10,7 @@ from torchvision.models._utils import IntermediateLayerGetter
 from torchvision.models.segmentation import fcn_resnet50
 from torchvision.ops import FrozenBatchNorm2d
 
-from dcnlab.config import ConfigError
+from dcnlab.io.errors import ConfigError
 from dcnlab.models.backbone import backbone
 from dcnlab.nn import DeformConv2d
 

@@ -6,9 +6,9 @@ import pytest
 import torch
 from torch import nn
 
-from dcnlab.cost import parameters
 from dcnlab.models.backbone import backbone
 from dcnlab.models.deeplab import DeepLab
+from dcnlab.training.callbacks.cost import parameters
 
 
 def count(deform_layers, classes, offset_groups=1):

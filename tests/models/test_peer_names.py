@@ -12,7 +12,7 @@ from torch import nn
 from torchvision.models.detection import fasterrcnn_resnet50_fpn
 from torchvision.models.resnet import BasicBlock, Bottleneck, ResNet
 
-from dcnlab.config import ConfigError
+from dcnlab.io.errors import ConfigError
 from dcnlab.models.weights import load
 from dcnlab.surgery import deform
 

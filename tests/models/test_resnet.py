@@ -7,7 +7,7 @@ import torch
 import torchvision
 from torch import nn
 
-from dcnlab.config import ConfigError
+from dcnlab.io.errors import ConfigError
 from dcnlab.models.resnet import classifier, resnet10_slim
 from dcnlab.nn import ActiveConv2d, DeformConv2d
 

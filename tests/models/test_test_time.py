@@ -8,7 +8,7 @@ from torch import nn
 from dcnlab.models.anchors import RPNSettings
 from dcnlab.models.class_aware_rpn import ClassAwareRPN
 from dcnlab.models.detector import DetectionSettings, Detector
-from dcnlab.models.test_time import average_boxes, detect, mirror
+from dcnlab.models.multi_scale import average_boxes, detect, mirror
 
 
 def detections(rows):

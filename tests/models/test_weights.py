@@ -11,7 +11,7 @@ from torch.nn.functional import conv2d
 from torchvision.models import resnet101
 from torchvision.models.resnet import Bottleneck, ResNet
 
-from dcnlab.config import ConfigError
+from dcnlab.io.errors import ConfigError
 from dcnlab.models import caffe_resnet
 from dcnlab.models.resnet import classifier, resnet10_slim
 from dcnlab.models.weights import load

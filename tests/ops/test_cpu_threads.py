@@ -14,10 +14,10 @@ import torch
 from command_line import environment
 from numba import carray
 
-from dcnlab.compiled import callback
-from dcnlab.ops.cpu import threads
-from dcnlab.ops.cpu.native import next_part, vector
-from dcnlab.ops.cpu.threads import numbers_of, parts_of, run
+from dcnlab.ops.cpu import openmp
+from dcnlab.ops.cpu.numba_callbacks import next_part, vector
+from dcnlab.ops.cpu.openmp import numbers_of, parts_of, run
+from dcnlab.ops.jit import callback
 
 WAYS = pytest.param(True, id="pool"), pytest.param(False, id="torch's team")
 
@@ -57,8 +57,8 @@ def count():
 @pytest.fixture(params=WAYS)
 def _either_way(request, monkeypatch):
     if request.param:
-        monkeypatch.setattr(threads, "_team", lambda: None)
-    elif threads._team() is None:
+        monkeypatch.setattr(openmp, "_team", lambda: None)
+    elif openmp._team() is None:
         pytest.skip("torch runs without OpenMP here")
 
 
@@ -98,9 +98,9 @@ def test_python_goes_on_while_a_loop_runs(monkeypatch):
     monkeypatch.setattr(torch, "get_num_threads", lambda: 1)
     here, meet = torch.zeros(2, dtype=torch.int64), callback(_meet)
     table = np.array((0, 2, *numbers_of(here)), np.int64)
-    other = threading.Thread(target=lambda: (time.sleep(0.2), threads._LOOP(meet)(table.ctypes.data)))
+    other = threading.Thread(target=lambda: (time.sleep(0.2), openmp._LOOP(meet)(table.ctypes.data)))
     other.start()
-    threads._LOOP(meet)(table.ctypes.data)
+    openmp._LOOP(meet)(table.ctypes.data)
     other.join()
     assert here.tolist() == [1, 1]
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from dcnlab.ops.cuda import cache, choice
+from dcnlab.ops.cuda import cache, fused_dispatch
 from dcnlab.ops.geometry import ConvGeometry
 
 sys.path.append(str(Path(__file__).resolve().parents[2] / "benchmarks"))
@@ -52,20 +52,20 @@ def gpu(monkeypatch, tmp_path):
     (tmp_path / "fused.json").write_text(json.dumps({"schema": 1, "devices": {"Measured": entry}}))
     monkeypatch.setenv("DCNLAB_CACHE_DIR", str(tmp_path))
     monkeypatch.delenv("DCNLAB_FUSED", raising=False)
-    choice.crossovers.cache_clear()
+    fused_dispatch.crossovers.cache_clear()
 
     def make(name: str = "Measured", architecture: int = 90) -> None:
-        monkeypatch.setattr(choice, "_name", lambda device: name)
-        monkeypatch.setattr(choice, "_architecture", lambda device: architecture)
+        monkeypatch.setattr(fused_dispatch, "_name", lambda device: name)
+        monkeypatch.setattr(fused_dispatch, "_architecture", lambda device: architecture)
 
     make()
     yield make
-    choice.crossovers.cache_clear()
+    fused_dispatch.crossovers.cache_clear()
 
 
 def serves(dtype=torch.bfloat16, cuda=True, **changed) -> bool:
     tensor = torch.zeros(8, dtype=dtype)
-    return choice.serves(tensor.as_subclass(OnCuda) if cuda else tensor, tensor, replace(GEOMETRY, **changed))
+    return fused_dispatch.serves(tensor.as_subclass(OnCuda) if cuda else tensor, tensor, replace(GEOMETRY, **changed))
 
 
 def test_a_measured_device_fuses_what_lies_within_the_measurement(gpu):
@@ -145,8 +145,8 @@ def test_a_broken_file_of_measurements_costs_one_warning_and_counts_as_none(gpu,
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         assert serves(channels=16)
-    assert benchmark.keep("Measured", {"torch.bfloat16": choice.Crossover(64, 64, 1)})
-    assert choice.crossovers("Measured") == {"torch.bfloat16": choice.Crossover(64, 64, 1)}
+    assert benchmark.keep("Measured", {"torch.bfloat16": fused_dispatch.Crossover(64, 64, 1)})
+    assert fused_dispatch.crossovers("Measured") == {"torch.bfloat16": fused_dispatch.Crossover(64, 64, 1)}
 
 
 def test_force_decides_whatever_was_measured(gpu, monkeypatch):
@@ -189,25 +189,28 @@ def rows(gains: dict[tuple[int, int], float]) -> list[dict[str, float]]:
 
 def test_the_crossover_ends_before_the_first_channels_that_were_not_faster_on_every_map():
     gains = {(64, 900): 1.3, (64, 4096): 1.2, (128, 900): 1.1, (128, 4096): 1.06, (256, 900): 1.04, (256, 4096): 2.0}
-    assert benchmark.crossover(rows(gains)) == choice.Crossover(64, 128, 900)
+    assert benchmark.crossover(rows(gains)) == fused_dispatch.Crossover(64, 128, 900)
     again = gains | {(512, 900): 9.0, (512, 4096): 9.0}
-    assert benchmark.crossover(rows(again)) == choice.Crossover(64, 128, 900)
+    assert benchmark.crossover(rows(again)) == fused_dispatch.Crossover(64, 128, 900)
     assert benchmark.crossover(rows(gains | {(64, 4096): 1.0})) is None
 
 
 def test_the_benchmark_writes_what_the_operator_reads_and_leaves_other_devices_alone(gpu):
-    assert benchmark.keep("Another", {"torch.float16": choice.Crossover(64, 64, 500), "torch.bfloat16": None})
-    assert choice.crossovers("Another") == {"torch.float16": choice.Crossover(64, 64, 500), "torch.bfloat16": None}
-    assert choice.crossovers("Measured") == {"torch.bfloat16": choice.Crossover(64, 128, 1024)}
-    assert benchmark.keep("Measured", {"torch.float32": choice.Crossover(64, 96, 1024)})
-    assert choice.crossovers("Another")["torch.bfloat16"] is None
-    assert list(choice.crossovers("Measured")) == ["torch.bfloat16", "torch.float32"]
+    assert benchmark.keep("Another", {"torch.float16": fused_dispatch.Crossover(64, 64, 500), "torch.bfloat16": None})
+    assert fused_dispatch.crossovers("Another") == {
+        "torch.float16": fused_dispatch.Crossover(64, 64, 500),
+        "torch.bfloat16": None,
+    }
+    assert fused_dispatch.crossovers("Measured") == {"torch.bfloat16": fused_dispatch.Crossover(64, 128, 1024)}
+    assert benchmark.keep("Measured", {"torch.float32": fused_dispatch.Crossover(64, 96, 1024)})
+    assert fused_dispatch.crossovers("Another")["torch.bfloat16"] is None
+    assert list(fused_dispatch.crossovers("Measured")) == ["torch.bfloat16", "torch.float32"]
 
 
 def test_a_first_measurement_makes_the_folder_and_a_folder_that_fails_is_said(gpu, monkeypatch, tmp_path):
     monkeypatch.setenv("DCNLAB_CACHE_DIR", str(tmp_path / "a" / "b"))
-    assert benchmark.keep("First", {"torch.float16": choice.Crossover(64, 64, 500)})
-    assert choice.crossovers("First") == {"torch.float16": choice.Crossover(64, 64, 500)}
+    assert benchmark.keep("First", {"torch.float16": fused_dispatch.Crossover(64, 64, 500)})
+    assert fused_dispatch.crossovers("First") == {"torch.float16": fused_dispatch.Crossover(64, 64, 500)}
     monkeypatch.setenv("DCNLAB_CACHE_DIR", "/proc/nowhere")
     monkeypatch.setattr(cache, "_failures", [])
     with pytest.warns(UserWarning, match="/proc/nowhere"):

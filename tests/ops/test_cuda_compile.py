@@ -10,6 +10,7 @@ import pytest
 import torch
 
 import dcnlab.ops.cuda
+from dcnlab.config.packaged import folder
 from dcnlab.ops.cuda import compile as cuda_compile
 from dcnlab.ops.cuda.compile import (
     ARCHITECTURES,
@@ -23,7 +24,6 @@ from dcnlab.ops.cuda.compile import (
     prelude_text,
     source_text,
 )
-from dcnlab.resources import folder
 
 needs_nvrtc = pytest.mark.skipif(nvrtc_problem() is not None, reason=str(nvrtc_problem()))
 

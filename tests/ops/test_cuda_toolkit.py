@@ -8,7 +8,7 @@ import warnings
 import pytest
 import torch
 
-from dcnlab import doctor
+from dcnlab.cli import doctor
 from dcnlab.ops.cuda import toolkit
 
 CUPY_IS_FOR = "cupy_backends.cuda.api"

@@ -6,9 +6,9 @@ import sys
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from dcnlab import cost
 from dcnlab.nn import DeformConv2d
 from dcnlab.ops import deform_conv2d, deform_ps_roi_pool, deform_roi_pool
+from dcnlab.training.callbacks import cost
 
 LAYER = 2 * (2 * 6 * 5 * 7) * (4 // 2 * 3 * 2)
 """Of a grouped layer's product: 2 images of 6 filters over 5x7 pixels; each of 2 channels and 3x2 taps."""

@@ -3,9 +3,10 @@
 import pytest
 import torch
 
-from dcnlab import doctor, ops
+from dcnlab import ops
+from dcnlab.cli import doctor
 from dcnlab.ops import selftest
-from dcnlab.ops.cuda import choice
+from dcnlab.ops.cuda import fused_dispatch
 
 DTYPES = list(selftest.TOLERANCES)
 
@@ -52,17 +53,17 @@ def test_a_case_for_the_fused_kernel_is_one_that_it_takes(dtype, monkeypatch):
 
 
 def test_a_fused_kernel_that_is_not_taken_is_no_success(monkeypatch):
-    monkeypatch.setattr(choice, "serves", lambda *args: False)
+    monkeypatch.setattr(fused_dispatch, "serves", lambda *args: False)
     with pytest.raises(RuntimeError, match="the fused kernel does not take a call that it should"):
         selftest.largest_error("deform_conv2d", "cpu", torch.bfloat16, "fused")
 
 
 def test_what_is_forced_is_put_back(monkeypatch):
-    monkeypatch.setenv(choice.VARIABLE, "always")
+    monkeypatch.setenv(fused_dispatch.VARIABLE, "always")
     before = torch.backends.cudnn.conv.fp32_precision
     with pytest.raises(ZeroDivisionError), selftest._forced("scalar"):
         raise ZeroDivisionError
-    assert choice.os.environ[choice.VARIABLE] == "always"
+    assert fused_dispatch.os.environ[fused_dispatch.VARIABLE] == "always"
     assert torch.backends.cudnn.conv.fp32_precision == before
 
 

@@ -10,8 +10,8 @@ import torch.multiprocessing as mp
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
-from dcnlab.config import OptimConfig
-from dcnlab.data.digits import Geometry
+from dcnlab.config.schema import OptimConfig
+from dcnlab.data.digits.scenes import Geometry
 from dcnlab.data.module import DigitsDataModule
 from dcnlab.tasks.classification import Classification, TopK
 

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from dcnlab.config import OptimConfig
+from dcnlab.config.schema import OptimConfig
 from dcnlab.nn import ActiveConv2d
 from dcnlab.surgery import transform_input
 from dcnlab.tasks.optim import optimizer_and_schedule, parameter_groups, rate_factor

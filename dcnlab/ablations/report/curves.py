@@ -11,11 +11,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from dcnlab import runs
 from dcnlab.ablations.report.gather import Row
-from dcnlab.config import ConfigError
-from dcnlab.data.files import read_bytes
-from dcnlab.data.paths import one_line
+from dcnlab.io.errors import ConfigError
+from dcnlab.io.files import read_bytes
+from dcnlab.io.text import one_line
+from dcnlab.training import run_folder as runs
 
 LARGEST = 64 * 2**20
 """Bytes of a metrics.csv; one of a million steps has about that many."""

@@ -9,15 +9,18 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from dcnlab import configfile, resources, runs
-from dcnlab.ablations import collect, paper, record, sweepfile
-from dcnlab.ablations import table as tables
-from dcnlab.ablations.record import Record
-from dcnlab.ablations.section import Section
-from dcnlab.ablations.sweepfile import Trial, digest
-from dcnlab.ablations.table import Table
-from dcnlab.config import ConfigError
-from dcnlab.data.files import read_tail
+from dcnlab.ablations.sweeps import sweep_file
+from dcnlab.ablations.sweeps.sweep_file import Trial, digest
+from dcnlab.ablations.tables import collect, paper
+from dcnlab.ablations.tables import run_record as record
+from dcnlab.ablations.tables import table as tables
+from dcnlab.ablations.tables.run_record import Record
+from dcnlab.ablations.tables.section import Section
+from dcnlab.ablations.tables.table import Table
+from dcnlab.config import experiment_file, packaged
+from dcnlab.io.errors import ConfigError
+from dcnlab.io.files import read_tail
+from dcnlab.training import run_folder
 
 
 @dataclass
@@ -132,7 +135,7 @@ def _kinds(name: str, found: list[Record]) -> list[tuple[list[str] | None, list[
         kinds.setdefault(digest(one.rest), []).append(one)
     joined: dict[str, tuple[list[str] | None, list[Record]]] = {}
     for key, kind in kinds.items():
-        overrides = _overrides(name, kind[0]) if name in resources.names("sweeps") else None
+        overrides = _overrides(name, kind[0]) if name in packaged.names("sweeps") else None
         _, members = joined.setdefault(key if overrides is None else shlex.join(overrides), (overrides, []))
         members += kind
     return list(joined.values())
@@ -140,18 +143,18 @@ def _kinds(name: str, found: list[Record]) -> list[tuple[list[str] | None, list[
 
 def _overrides(name: str, one: Record) -> list[str] | None:
     """The key=value under which a run is a trial of a packaged sweep; None where it is none."""
-    sweep = sweepfile.read(name)
+    sweep = sweep_file.read(name)
     root = one.settings.get("data.root")
     overrides = [f"data.root={root}"] if root is not None else []
     try:
-        meant = configfile.settings(sweepfile.trial(sweep, one.results["parameters"], overrides).config)
+        meant = experiment_file.settings(sweep_file.trial(sweep, one.results["parameters"], overrides).config)
         differing = [key for key, value in one.settings.items() if meant.get(key) != value]
         overrides += [f"{key}={_yaml(one.settings[key])}" for key in differing]
         trials: Sequence[Trial]
         if sweep.method == "random":
-            trials = [sweepfile.trial(sweep, one.results["parameters"], overrides)]
+            trials = [sweep_file.trial(sweep, one.results["parameters"], overrides)]
         else:
-            trials = sweepfile.trials(sweep, overrides)
+            trials = sweep_file.trials(sweep, overrides)
     except ConfigError:  # its settings are of another kind of experiment
         return None
     return overrides if one.id in {trial.id for trial in trials} else None
@@ -159,10 +162,10 @@ def _overrides(name: str, one: Record) -> list[str] | None:
 
 def _shared(name: str, overrides: list[str], finished: Sequence[Record]) -> list[Record]:
     """Runs of other sweeps that are trials of this one too, which runs none twice."""
-    sweep = sweepfile.read(name)
+    sweep = sweep_file.read(name)
     if sweep.method == "random":
         return []
-    ids = {trial.id for trial in sweepfile.trials(sweep, overrides)}
+    ids = {trial.id for trial in sweep_file.trials(sweep, overrides)}
     return [one for one in finished if one.name != name and one.id in ids]
 
 
@@ -239,7 +242,7 @@ def _unfinished(root: Path, found: Sequence[Record]) -> list[Unfinished]:
     results = {one.folder: one for one in found}
     folders = {path.parent for path in root.glob("**/parameters.json") if "wandb" not in path.relative_to(root).parts}
     broken = []
-    for folder in sorted(folders | set(runs.discover([root]))):
+    for folder in sorted(folders | set(run_folder.discover([root]))):
         one = results.get(folder)
         if one is None and (folder / "results.json").exists():
             continue  # of those that cannot be read, the notes tell
@@ -261,14 +264,14 @@ def _further(folder: Path) -> str | None:
     config = folder / "config.yaml"
     if not config.is_file():
         return None
-    if (folder / runs.CHECKPOINT).is_file():
+    if (folder / run_folder.CHECKPOINT).is_file():
         return shlex.join(["dcnlab", "resume", str(folder)])
     return shlex.join(["dcnlab", "fit", str(config)])
 
 
 def _parameters(folder: Path) -> dict[str, Any]:
     try:
-        return dict(configfile.flatten(configfile.read_json(folder / "parameters.json")))
+        return dict(experiment_file.flatten(experiment_file.read_json(folder / "parameters.json")))
     except ConfigError:
         return {}
 

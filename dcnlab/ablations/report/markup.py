@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import html
 
-from dcnlab.data.text import visible
+from dcnlab.io.text import visible
 
 
 class Markup(str):

@@ -7,11 +7,11 @@ from itertools import zip_longest
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from dcnlab import runs
-from dcnlab.ablations import rendering
-from dcnlab.configfile import read_yaml
-from dcnlab.data import jsonfile
-from dcnlab.data.paths import one_line
+from dcnlab.ablations.tables import render
+from dcnlab.config.experiment_file import read_yaml
+from dcnlab.io import json_file
+from dcnlab.io.text import one_line
+from dcnlab.training import run_folder
 
 SIZES = ("small", "medium", "large", "background")
 """What the centre of a filter lies on."""
@@ -35,7 +35,7 @@ def dilation(folder: Path) -> Dilation | None:
     tree = _read(path)
     if tree is None:
         return None
-    paper = read_yaml(Path(rendering.__file__).with_name("published.yaml"))["table2"]
+    paper = read_yaml(Path(render.__file__).with_name("published.yaml"))["table2"]
     theirs = [[row["layer"], *("{:.1f} ± {:.1f}".format(*row[size]) for size in SIZES)] for row in paper["rows"]]
     try:
         ours = [[str(row["layer"]), *(_cell(row[size]) for size in SIZES)] for row in tree["rows"]]
@@ -72,8 +72,8 @@ def robustness(folder: Path, kind: str) -> tuple[str, dict[float, float]] | None
 
 def _read(path: Path) -> Any:
     try:
-        tree = jsonfile.load(path, runs.LARGEST_RESULTS)
-        jsonfile.check_depth(tree)
+        tree = json_file.load(path, run_folder.LARGEST_RESULTS)
+        json_file.check_depth(tree)
     except FileNotFoundError:
         return None
     except (OSError, ValueError) as error:

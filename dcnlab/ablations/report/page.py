@@ -9,13 +9,13 @@ from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
-from dcnlab import runs
 from dcnlab.ablations.report import gather, sections
 from dcnlab.ablations.report.findings import finding
 from dcnlab.ablations.report.gather import Report, Unfinished
 from dcnlab.ablations.report.grid import grid
 from dcnlab.ablations.report.markup import Child, Markup, breakable, el, join
 from dcnlab.ablations.report.pictures import Album
+from dcnlab.training import run_folder
 
 
 def write(root: Path, out: Path | None = None, any_code: bool = False) -> Path:
@@ -35,7 +35,7 @@ def write(root: Path, out: Path | None = None, any_code: bool = False) -> Path:
     text = render(gather.report(root, any_code))
     path = out or root / "report.html"
     path.parent.mkdir(parents=True, exist_ok=True)
-    runs.write_whole(path, text)
+    run_folder.write_whole(path, text)
     return path
 
 

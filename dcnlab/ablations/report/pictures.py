@@ -36,7 +36,7 @@ class Album:
         """
         from PIL import Image
 
-        from dcnlab.data.imagefile import read_image
+        from dcnlab.io.image_file import read_image
 
         if self._left <= 0:
             raise ValueError("the page is full")

@@ -8,18 +8,18 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from dcnlab import yamlfile
-from dcnlab.ablations import table as tables
-from dcnlab.ablations.collect import CODE
-from dcnlab.ablations.record import Record
 from dcnlab.ablations.report import charts, curves, findings, measured
 from dcnlab.ablations.report.curves import Curve
 from dcnlab.ablations.report.gather import Group, Row
 from dcnlab.ablations.report.grid import grid
 from dcnlab.ablations.report.markup import Child, Markup, el, join
 from dcnlab.ablations.report.pictures import Album
-from dcnlab.ablations.table import Table
-from dcnlab.data.files import read_bytes
+from dcnlab.ablations.tables import table as tables
+from dcnlab.ablations.tables.collect import CODE
+from dcnlab.ablations.tables.run_record import Record
+from dcnlab.ablations.tables.table import Table
+from dcnlab.io import yaml_file
+from dcnlab.io.files import read_bytes
 
 _METRIC_CHARTS = 3
 _PICTURES_OF_A_RUN = 4
@@ -341,7 +341,7 @@ def _runs(one: Group) -> Markup:
 def _repeat(row: Row, record: Record) -> Markup:
     path = record.folder / "config.yaml"
     words = f"dcnlab fit {shlex.quote(str(path))} id=null"
-    text = read_bytes(path, yamlfile.LARGEST).decode("utf-8-sig", "replace")
+    text = read_bytes(path, yaml_file.LARGEST).decode("utf-8-sig", "replace")
     return join(
         el("h4", None, f"{record.folder.name}: {row.label}, seed {record.seed}"),
         el("p", {"class": "aside"}, _made(record)),

@@ -9,8 +9,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from dcnlab.ops.cpu.products import Factor, grouped_product
-from dcnlab.ops.cpu.threads import numbers_of, parts_of, run
+from dcnlab.ops.cpu.matmul import Factor, grouped_product
+from dcnlab.ops.cpu.openmp import numbers_of, parts_of, run
 from dcnlab.ops.geometry import ConvGeometry
 from dcnlab.ops.layout import memory_format
 

@@ -31,8 +31,8 @@ from typing import Any
 import numpy as np
 from numba import carray
 
-from dcnlab.compiled import callback, njit
-from dcnlab.ops.cpu.native import next_part, pointer, vector
+from dcnlab.ops.cpu.numba_callbacks import next_part, pointer, vector
+from dcnlab.ops.jit import callback, njit
 
 # Everything fast except assuming that there are no NaN and infinities: the bounds test relies on them.
 _OPTIONS: dict[str, Any] = {

@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from dcnlab.ops.cpu.threads import numbers_of, parts_of, run
+from dcnlab.ops.cpu.openmp import numbers_of, parts_of, run
 from dcnlab.ops.layout import memory_format
 from dcnlab.ops.pool_geometry import PoolGeometry
 

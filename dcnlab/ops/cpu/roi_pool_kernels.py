@@ -32,8 +32,8 @@ from typing import Any
 import numpy as np
 from numba import carray
 
-from dcnlab.compiled import callback, njit
-from dcnlab.ops.cpu.native import next_part, pointer, vector
+from dcnlab.ops.cpu.numba_callbacks import next_part, pointer, vector
+from dcnlab.ops.jit import callback, njit
 from dcnlab.ops.pool_geometry import MAX_SAMPLES
 
 # Places decide between pixels, and between read and skipped: a reciprocal in the place of a division may not move them.

@@ -12,11 +12,11 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
+from pathlib import Path
 
 import torch
 
 from dcnlab.ops.cuda.cache import of_cupy
-from dcnlab.resources import folder
 
 ARCHITECTURES = (75, 80, 86, 89, 90, 100, 120)
 """Compute capabilities the kernels are proven to compile for: Turing to Blackwell."""
@@ -46,6 +46,19 @@ _SHARED: Mapping[str, tuple[str, ...]] = {
 
 _HEADERS = "#include <cuda_fp16.h>\n#include <cuda_bf16.h>\n"
 _INT_MAX = 2**31 - 1
+
+
+def kernel_folder() -> Path:
+    """The folder `cuda_kernels`: within the package of a wheel, next to the package in a checkout.
+
+    Raises:
+        FileNotFoundError: neither has it.
+    """
+    package = Path(__file__).resolve().parents[2]
+    for parent in (package / "_files", package.parent):
+        if (parent / "cuda_kernels").is_dir():
+            return parent / "cuda_kernels"
+    raise FileNotFoundError(f"no folder cuda_kernels in {package / '_files'} or {package.parent}: install dcnlab again")
 
 
 class KernelCompileError(RuntimeError):
@@ -131,7 +144,7 @@ def source_text(source_file: str, prelude: Prelude) -> str:
     Raises:
         FileNotFoundError: no such file in `cuda_kernels/`.
     """
-    root = folder("cuda_kernels")
+    root = kernel_folder()
     parts = [prelude_text(prelude)]
     for name in ("common.cuh", *_SHARED.get(source_file, ()), source_file):
         parts.append(f'#line 1 "{name}"\n{(root / name).read_text(encoding="utf-8")}\n')

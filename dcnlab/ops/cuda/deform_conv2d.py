@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from dcnlab.ops.cuda import choice, chunks, depthwise, fused, products
+from dcnlab.ops.cuda import chunks, depthwise, fused, fused_dispatch, matmul
 from dcnlab.ops.cuda.chunks import CHUNK_BYTES as CHUNK_BYTES
 from dcnlab.ops.cuda.chunks import Chunk
 from dcnlab.ops.cuda.compile import C_TYPES, Prelude, Variant
@@ -271,7 +271,7 @@ def forward(
         call = _Call(input, offset, mask, weight, g, modules, chunk_bytes, backward=False)
         if depthwise.serves(g):
             pixels = depthwise.forward(call, weight, bias)
-        elif choice.serves(call.pixels, call.filters, g):
+        elif fused_dispatch.serves(call.pixels, call.filters, g):
             pixels = fused.forward(call.pixels, call.offset, call.mask, call.filters, bias, call.plan.sizes, g, modules)
         else:
             pixels = None
@@ -287,12 +287,12 @@ def forward(
             sampled = columns if size == plan.most_rows else columns[:size]
             if channels_last:
                 part = output if size == g.pixels else output[chunk.start : chunk.stop]
-                products.rows_by_filters(sampled, call.filters, bias, part, g.groups)
+                matmul.rows_by_filters(sampled, call.filters, bias, part, g.groups)
             else:
                 # The product turned round, so that it is written where it belongs.
                 first, images = chunk.start - chunk.first_image * area, chunk.images
                 part = output[chunk.first_image : chunk.first_image + images, :, first : first + size // images]
-                products.filters_by_rows(call.filters, sampled, bias, part, g.groups)
+                matmul.filters_by_rows(call.filters, sampled, bias, part, g.groups)
     if channels_last:
         return output.view(g.batch, g.out_height, g.out_width, g.out_channels).permute(0, 3, 1, 2)
     return output.view(g.batch, g.out_channels, g.out_height, g.out_width)
@@ -368,13 +368,13 @@ class _Backward:
             call.sample(chunk, columns, bins)
             if self.whole:
                 self.filters = call.empty(*call.filters.shape)
-                products.sums(grads, columns, self.filters, g.groups)
+                matmul.sums(grads, columns, self.filters, g.groups)
             else:  # of several chunks in full precision
-                self.filters = products.add_sums(grads, columns, self.filters, call.real, g.groups)
+                self.filters = matmul.add_sums(grads, columns, self.filters, call.real, g.groups)
         elif bins is not None:
             call.launch_entries(chunk, bins, None)
         if bins is not None or self.wants_places:
-            products.rows_by_depth(grads, call.filters, columns, g.groups)
+            matmul.rows_by_depth(grads, call.filters, columns, g.groups)
         begin, entries = (None, None) if bins is None else (bins.begin, bins.entries)
         if self.wants_places:
             maps = (columns, call.pixels, call.offset, call.mask, *self.places)

@@ -1,0 +1,218 @@
+"""The paper's table 2: effective dilation of a run's deformable layers, by what the filter's centre lies on."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.console import Console
+from rich.progress import track
+from torch import Tensor
+
+from dcnlab.ablations.analysis.tracing import DeformedLayer, observe_image
+from dcnlab.ablations.tables import render
+from dcnlab.ablations.tables.render import Block
+from dcnlab.config import experiment_file
+from dcnlab.config import values as options
+from dcnlab.config.schema import Config, choose
+from dcnlab.data.digits.scenes import DigitDetection
+from dcnlab.io.errors import ConfigError
+from dcnlab.metrics.effective_dilation import SIDES, SIZES, Spread, effective_dilation, size_of_positions
+from dcnlab.training import experiment, run_folder
+
+AREAS = ("original", "resized")
+"""In whose pixels a box's area is counted: the image file's, or those in which the network sees it."""
+
+FILE = "dilation.json"
+
+
+@dataclass
+class Dilation:
+    """Effective dilation at full precision."""
+
+    rows: list[dict[str, Any]]
+    """The last layer first, as in the paper: `layer`, `dilation`, and of each size None, or `mean`, `std`, `count`."""
+    images: int
+    areas: str
+    sides: tuple[float, float]
+    notes: list[str]
+
+
+def measure(
+    folder: Path,
+    overrides: Sequence[str] = (),
+    images: int | None = None,
+    areas: str = "original",
+    sides: tuple[float, float] = SIDES,
+) -> Dilation:
+    """Measure a run's deformable layers over its test split, and write FOLDER/dilation.json.
+
+    A filter belongs to the smallest annotated box that the centre of its undeformed grid lies in, difficult objects
+    included; the mean is over all positions of all images, the deviation too. Positions in crowds and in the zeros
+    beyond an image's edge count for nothing.
+
+    Args:
+        folder: the run folder.
+        overrides: key=value upon its config.
+        images: only so many, the first ones; None: all.
+        areas: original or resized, see `AREAS`. The paper does not say which it means.
+        sides: of the squares, in these pixels, that part small, medium and large.
+
+    Raises:
+        ConfigError: a run without deformable layers or without boxes, or one that diverged; one line.
+    """
+    choose("--areas", areas, AREAS)
+    config, parts = experiment.restore(folder, list(overrides))
+    data, device = parts.data, parts.trainer.strategy.root_device
+    if config.model.deform_layers == 0 or config.model.deform_kind != "deformable":
+        raise ConfigError(
+            f"{folder} has no deformable layer: its model.deform_layers is {config.model.deform_layers}, "
+            f"model.deform_kind {config.model.deform_kind}"
+        )
+    spreads: dict[str, dict[str, Spread]] = {}
+    dilations: dict[str, int | str] = {}
+    with experiment.reading_data():
+        truth = _truth(config, data)
+        count = len(data.test) if images is None else min(images, len(data.test))
+        hidden = not sys.stderr.isatty()
+        for index in track(range(count), "images", console=Console(stderr=True), transient=True, disable=hidden):
+            image = data.test[index][0].to(device)
+            for layer in _observe(folder, parts.task.model, image):
+                of_layer = spreads.setdefault(layer.name, {size: Spread() for size in SIZES})
+                vertical, horizontal = layer.dilation
+                dilations[layer.name] = vertical if vertical == horizontal else f"{vertical}x{horizontal}"
+                _count(of_layer, layer, image, truth[index], areas, sides, index)
+    rows = [
+        {"layer": name, "dilation": dilations[name], **{size: spread.summary() for size, spread in own.items()}}
+        for name, own in reversed(spreads.items())
+    ]
+    found = Dilation(rows, count, areas, sides, _notes(count, len(data.test)))
+    run_folder.write_whole(folder / FILE, json.dumps(_file(found), indent=2, allow_nan=False) + "\n")
+    return found
+
+
+@dataclass(frozen=True)
+class _Truth:
+    """Of one image, in the pixels of its file."""
+
+    height: int
+    width: int
+    boxes: Tensor
+    areas: Tensor
+    crowd: Tensor
+
+
+def _truth(config: Config, data: Any) -> list[_Truth]:
+    """Every test image's boxes."""
+    if config.task == "detection":
+        content = data.test.ground_truth
+    elif config.data.name == "digits":
+        content = DigitDetection(data.test.scenes).ground_truth
+    else:
+        raise ConfigError(
+            f"task is {config.task}, and {config.data.name} has no boxes to tell sizes by; effective dilation is "
+            "measured of detection runs, and of any on digits"
+        )
+    own: dict[int, list[dict[str, Any]]] = {image["id"]: [] for image in content["images"]}
+    for annotation in content["annotations"]:
+        own[annotation["image_id"]].append(annotation)
+    truth = []
+    for image in content["images"]:
+        boxes = torch.tensor([box["bbox"] for box in own[image["id"]]], dtype=torch.float64).reshape(-1, 4)
+        areas = boxes[:, 2:].prod(1)
+        boxes[:, 2:] += boxes[:, :2]
+        crowd = torch.tensor([bool(box["iscrowd"]) for box in own[image["id"]]], dtype=torch.bool)
+        truth.append(_Truth(image["height"], image["width"], boxes, areas, crowd))
+    return truth
+
+
+def _observe(folder: Path, model: Any, image: Tensor) -> list[DeformedLayer]:
+    try:
+        return observe_image(model, image)
+    except ConfigError as error:
+        raise ConfigError(f"{folder}: {error}") from error
+
+
+def _count(
+    spreads: dict[str, Spread],
+    layer: DeformedLayer,
+    image: Tensor,
+    truth: _Truth,
+    areas: str,
+    sides: tuple[float, float],
+    index: int,
+) -> None:
+    """Add one image's positions of one layer."""
+    values = effective_dilation(layer.offset, layer.kernel_size, layer.dilation)[0].cpu()
+    if not values.isfinite().all():
+        raise ConfigError(f"the training diverged: {layer.name} has offsets that are no numbers, in test image {index}")
+    enlarged = (image.shape[1] / truth.height, image.shape[2] / truth.width)
+    y, x = (
+        (layer.output.scale[axis] * torch.arange(size, dtype=torch.float64) + layer.output.shift[axis] + 0.5)
+        / enlarged[axis]
+        for axis, size in enumerate(values.shape)
+    )
+    counted = truth.areas * (enlarged[0] * enlarged[1] if areas == "resized" else 1)
+    sizes = size_of_positions(y, x, truth.boxes, counted, truth.crowd, sides)
+    inside = ((y >= 0) & (y < truth.height))[:, None] & ((x >= 0) & (x < truth.width))
+    for number, size in enumerate(SIZES):
+        spreads[size].update(values[inside & (sizes == number)])
+
+
+def _notes(count: int, total: int) -> list[str]:
+    notes = ["mean ± standard deviation over all positions, in pixels of the layer's own map"]
+    if count < total:
+        notes.append(f"the first {count} of {total} test images alone")
+    notes.append(
+        "the paper's are of R-FCN on ResNet-101, VOC 2007 test; it does not say in which pixels boxes are counted"
+    )
+    return notes
+
+
+def _file(found: Dilation) -> dict[str, Any]:
+    keys = ("layer", *SIZES)
+    rows = [{key: row[key] for key in keys} for row in found.rows]
+    return {"schema": 1, "rows": rows, "images": found.images, "areas": found.areas, "sides": list(found.sides)}
+
+
+def table(found: Dilation) -> tuple[list[dict[str, Any]], list[Block]]:
+    """Rows for programs and a block for people, each layer beside the paper's of the same place from the end."""
+    paper = experiment_file.read_yaml(Path(render.__file__).with_name("published.yaml"))["table2"]["rows"]
+    rows, lines = [], []
+    for number, row in enumerate(found.rows):
+        theirs = paper[number] if number < len(paper) else None
+        flat = {"layer": row["layer"], "dilation": row["dilation"]}
+        for size in SIZES:
+            flat |= {f"{size}_{key}": row[size] and row[size][key] for key in ("mean", "std", "count")}
+        flat["paper_layer"] = theirs and theirs["layer"]
+        for size in SIZES:
+            flat |= {f"paper_{size}_{key}": theirs and theirs[size][at] for at, key in enumerate(("mean", "std"))}
+        rows.append(flat)
+        lines.append([row["layer"], str(row["dilation"])])
+        lines[-1] += ["none" if row[s] is None else f"{row[s]['mean']:.2f} ± {row[s]['std']:.2f}" for s in SIZES]
+        lines[-1].append("" if theirs is None else theirs["layer"])
+        lines[-1] += ["" if theirs is None else "{:.1f} ± {:.1f}".format(*theirs[size]) for size in SIZES]
+    header = ["layer", "dilation", *SIZES, "paper", *(f"paper: {size}" for size in SIZES)]
+    low, high = (f"{side:g}" for side in found.sides)
+    caption = (
+        f"Effective dilation over {found.images} test images, by the box that the filter's centre lies in: small below "
+        f"{low}x{low}, large above {high}x{high} {found.areas} pixels"
+    )
+    return rows, [Block(caption, header, lines)]
+
+
+def parse_sides(text: str) -> tuple[float, float]:
+    """Two sides from LOW,HIGH.
+
+    Raises:
+        ConfigError: it is not of that form.
+    """
+    found = options.numbers("--sides", text, 1, 100_000)
+    if len(found) != 2:
+        raise ConfigError(f"--sides is {text!r}; it must be LOW,HIGH, two numbers of pixels such as 96,224")
+    return found[0], found[1]

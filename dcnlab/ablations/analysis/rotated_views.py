@@ -1,0 +1,58 @@
+"""A finished classifier's accuracy on several views of its test split, in one pass over it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytorch_lightning as pl
+from torch import Tensor, nn
+
+from dcnlab.data.classification.rotation import turn
+from dcnlab.io.errors import ConfigError
+from dcnlab.tasks.classification import Classification, TopK
+from dcnlab.training import experiment, run_folder
+
+View = tuple[float, float]
+"""Degrees counter-clockwise, and magnification."""
+
+
+class _Views(pl.LightningModule):
+    """Scores a classifier on several views of each batch."""
+
+    def __init__(self, task: Classification, views: Sequence[View]) -> None:
+        super().__init__()
+        self.task, self.views = task, views
+        self.top1 = [TopK(len(task.classes)) for _ in views]
+        self.scores = nn.ModuleList(self.top1)  # so that they go where the network goes
+
+    def test_step(self, batch: tuple[Tensor, Tensor], index: int) -> None:
+        images, labels = batch
+        for (rotation, magnification), top1 in zip(self.views, self.top1, strict=True):
+            top1.update(self.task(turn(images, rotation, magnification, self.task.background)), labels)
+
+
+def top1(folder: Path, views: Sequence[View], overrides: Sequence[str] = ()) -> dict[View, float]:
+    """Test a run's last checkpoint, in one process.
+
+    Args:
+        folder: the run folder.
+        views: what is done to the images, see :func:`dcnlab.data.classification.rotation.turn`.
+        overrides: key=value upon its config.
+
+    Returns:
+        Of each view, percent.
+
+    Raises:
+        ConfigError: the run is not finished, or no classifier's, or its data are not there.
+    """
+    results = run_folder.read_results(folder)
+    if results is None or results["status"] != "finished":
+        raise ConfigError(f"{folder} is not finished; robustness is of finished runs")
+    config, parts = experiment.restore(folder, list(overrides))
+    if not isinstance(parts.task, Classification):
+        raise ConfigError(f"{folder} is of task {config.task}; robustness is of classification")
+    module = _Views(parts.task, views)
+    with experiment.reading_data():
+        parts.trainer.test(module, datamodule=parts.data, verbose=False)
+    return {view: float(score.compute()) for view, score in zip(views, module.top1, strict=True)}

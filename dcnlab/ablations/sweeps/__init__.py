@@ -1,0 +1,1 @@
+"""Sweeps without a server: their files, their trials, and how trials are run."""

@@ -1,0 +1,1 @@
+"""Tables of runs, compared with the paper's."""

@@ -1,0 +1,132 @@
+"""One part of a table: rows compared with one another, each beside the paper's own."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from dcnlab.ablations.tables import paper, statistics
+from dcnlab.ablations.tables.collect import CODE, Collection, Row
+from dcnlab.ablations.tables.paper import Counterpart, Label
+from dcnlab.training import run_folder
+
+
+@dataclass
+class Section:
+    """Rows that are compared with one another, at full precision."""
+
+    title: str
+    """Which system, where a table has several; may be empty."""
+    swept: list[str]
+    """The columns that tell the rows apart."""
+    metrics: list[str]
+    """Those that any of its runs has, the most wanted first."""
+    shown: list[str]
+    """Of these, those for people: no figures of single classes, no recalls."""
+    rows: list[dict[str, Any]]
+    """See `table.Table.rows`."""
+    counterpart: Counterpart | None
+    """What of the paper stands beside."""
+
+
+def scores(row: Row, metric: str) -> dict[int, float]:
+    """A metric's figures of a row's runs, by seed."""
+    found = [(record.seed, record.results["metrics"].get(metric)) for record in row.records]
+    return dict(sorted((seed, value) for seed, value in found if value is not None))
+
+
+def section(
+    title: str, collection: Collection, table: str | None, wanted: Sequence[str] = (), only: Sequence[str] = ()
+) -> Section:
+    """Means, standard deviations (n - 1) and differences of a collection's rows.
+
+    Args:
+        title: of the section.
+        collection: the rows, each with its runs.
+        table: the paper's table that it repeats, or None.
+        wanted: metrics to go first.
+        only: metrics for people, where any run has one of them; empty: all headlines.
+    """
+    present = dict.fromkeys(key for record in collection.used for key in record.results["metrics"])
+    metrics = [*(key for key in wanted if key in present), *(key for key in present if key not in wanted)]
+    shown_metrics = [key for key in only if key in present] or [key for key in metrics if run_folder.is_headline(key)]
+    counterpart = None if table is None else paper.counterpart(table, collection.rows[0].settings)
+    labels = [None if table is None else paper.label(table, row.settings) for row in collection.rows]
+    bases: list[int | None] = [None] * len(labels) if collection.ranked else _bases(collection)
+    rows = []
+    for row, label, base in zip(collection.rows, labels, bases, strict=True):
+        other = None if base is None or collection.rows[base] is row else collection.rows[base]
+        shown: dict[str, Any] = {name: row.parameters.get(name) for name in collection.swept}
+        for metric in metrics:
+            shown |= _compared(row, metric, other)
+        if counterpart is not None and label is not None:
+            shown |= _published(counterpart, label, None if other is None else labels[base or 0])
+        results = [record.results for record in row.records]
+        shown |= {"seeds": len(results), "seeds_wanted": row.wanted}
+        shown |= {key: statistics.mean([result["model"].get(key) for result in results]) for key in ("params", "macs")}
+        shown["train_seconds"] = statistics.mean([result["cost"].get("train_seconds") for result in results])
+        shown |= {"base": base is not None and other is None, "runs": [str(record.folder) for record in row.records]}
+        if counterpart is not None:
+            shown |= {"paper": counterpart.title, "paper_differs": " ".join(counterpart.differs)}
+        rows.append(shown)
+    return Section(title, collection.swept, metrics, shown_metrics, rows, counterpart)
+
+
+def _bases(collection: Collection) -> list[int | None]:
+    """For each row the number of the one that it is compared with: `none`, or else the first; of the same code always.
+
+    `none` is that of the same other parameters, such as the same learning rate where that is swept too.
+    """
+    rows, modules = collection.rows, paper.VARIED["table3"]
+    others = [key for key in collection.swept if key not in (*modules, CODE)]
+    asked = any(key in modules for key in collection.swept)
+    plain = [row for row in rows if asked and paper.is_none(row.settings, collection.swept)]
+    bases: list[int | None] = []
+    for row in rows:
+        like = [other for other in plain if all(other.parameters[key] == row.parameters[key] for key in others)]
+        wanted = {**(like or rows)[0].parameters, CODE: row.parameters.get(CODE)}
+        same = [at for at, other in enumerate(rows) if {**other.parameters, CODE: other.parameters.get(CODE)} == wanted]
+        bases.append(same[0] if same else None)
+    return bases
+
+
+def _compared(row: Row, metric: str, other: Row | None) -> dict[str, Any]:
+    values = scores(row, metric)
+    found = statistics.spread(values, None if other is None else scores(other, metric))
+    return {
+        metric: found.mean,
+        f"{metric}_std": found.std,
+        f"{metric}_difference": found.difference,
+        f"{metric}_p": found.p,
+        f"{metric}_values": {str(seed): value for seed, value in values.items()},
+        f"{metric}_differences": {str(seed): value for seed, value in found.differences.items()},
+    }
+
+
+def _published(counterpart: Counterpart, label: Label, other: Label | None) -> dict[str, float]:
+    """The paper's cells beside a row, with differences to the row beside ours that this one is compared with."""
+    cells = {}
+    first = {} if other is None else counterpart.rows.get(other, {})
+    for metric, value in counterpart.rows.get(label, {}).items():
+        cells[f"paper_{metric}"] = value
+        if metric in first:
+            cells[f"paper_{metric}_difference"] = value - first[metric]
+    return cells
+
+
+def on_tests(sections: Sequence[Section]) -> list[str]:
+    """What there is to know about the tests over seeds."""
+    pairs = [len(row[f"{metric}_differences"]) for part in sections for row in part.rows for metric in part.metrics]
+    most = max(pairs, default=0)
+    if most < 2:
+        return []
+    if not statistics.can_be_significant(most):
+        least = 2 / 2**most
+        return [
+            f"no difference here can be significant: over {most} seeds the paired sign-flip test's smallest p is "
+            f"{least:.3g}; from 6 seeds on it is shown"
+        ]
+    return [
+        "p: exact paired sign-flip test over the seeds of both rows, two-sided, not corrected for several comparisons"
+    ]

@@ -1,0 +1,266 @@
+"""Ablation tables: a row for each setting, mean and spread over seeds, and the paper's own figures beside."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from dcnlab.ablations.sweeps import sweep_file
+from dcnlab.ablations.tables import collect, dilation_table, paper, paper_tables, run_record, statistics, wandb_runs
+from dcnlab.ablations.tables import render as rendering
+from dcnlab.ablations.tables.collect import CODE, Collection, Row
+from dcnlab.ablations.tables.paper import Counterpart
+from dcnlab.ablations.tables.render import Block
+from dcnlab.ablations.tables.run_record import Record
+from dcnlab.ablations.tables.section import Section, on_tests, scores, section
+from dcnlab.config import packaged
+from dcnlab.io.errors import ConfigError
+from dcnlab.training import run_folder
+
+FORMATS = rendering.FORMATS
+_CODE = 9
+"""Characters of a commit that people are shown."""
+
+
+@dataclass
+class Table:
+    """A table at full precision."""
+
+    title: str
+    sections: list[Section]
+    notes: list[str]
+    orientation: bool = False
+    """Whether the paper's whole table 1 stands below: a sweep of what it varies, of a network that it does not have."""
+    measured: list[dict[str, Any]] | None = None
+    """The rows of table 2, which has no sections: see `dilationtable.rows`."""
+
+    @property
+    def swept(self) -> list[str]:
+        """The columns that tell rows apart."""
+        return list(dict.fromkeys(name for section in self.sections for name in section.swept))
+
+    @property
+    def metrics(self) -> list[str]:
+        """Those of all sections."""
+        return list(dict.fromkeys(name for section in self.sections for name in section.metrics))
+
+    @property
+    def rows(self) -> list[dict[str, Any]]:
+        """All rows; what json holds, and csv, in which mappings are JSON text.
+
+        `system` where there are several; the swept parameters; of each metric, percent: METRIC, the mean;
+        METRIC_std (n - 1); METRIC_difference, of means, to the row `none` (no such row: the first); METRIC_p, of the
+        exact paired sign-flip test over the seeds that both have; METRIC_values and METRIC_differences, by seed;
+        where the paper has the row, paper_METRIC and paper_METRIC_difference, to the same row as ours. Then seeds,
+        seeds_wanted, params, macs, train_seconds (means), base, whether others are compared with this row; runs, the
+        folders; and where the paper has the system: paper, what that is, and paper_differs, in what it is not as ours.
+        None: missing, or not to be had.
+        """
+        if self.measured is not None:
+            return self.measured
+        named = len(self.sections) > 1
+        return [({"system": part.title} if named else {}) | row for part in self.sections for row in part.rows]
+
+
+def assemble(
+    name: str,
+    roots: Sequence[Path],
+    overrides: Sequence[str] = (),
+    any_code: bool = False,
+    wandb: str | None = None,
+) -> Table:
+    """The table of a sweep, of the runs of one name, or one of the paper's.
+
+    Args:
+        name: path or packaged name of a sweep file; the folder name that runs share; or table1, table2, table3, table5.
+        roots: folders to look for runs in.
+        overrides: the key=value that the sweep was run with.
+        any_code: whether runs of different code share rows.
+        wandb: ENTITY/PROJECT/SWEEP or ENTITY/PROJECT, whose runs come too.
+
+    Raises:
+        ConfigError: there is nothing to show, or it must not be mixed.
+    """
+    found, notes = run_record.records(roots)
+    if wandb is not None:
+        mirrored, more = wandb_runs.records(wandb)
+        found, notes = [*found, *mirrored], [*notes, *more]
+    return of_records(name, found, notes, overrides, any_code)
+
+
+def of_records(
+    name: str, found: Sequence[Record], notes: Sequence[str] = (), overrides: Sequence[str] = (), any_code: bool = False
+) -> Table:
+    """`assemble` of runs that were read before.
+
+    Args:
+        name: see `assemble`.
+        found: the runs.
+        notes: what there was to say about reading them.
+        overrides: see `assemble`.
+        any_code: see `assemble`.
+    """
+    if Path(name).suffix in (".yaml", ".yml") or name in packaged.names("sweeps"):
+        sweep = sweep_file.read(name)
+        collection = collect.of_sweep(sweep, found, overrides, any_code)
+        return summarise(sweep.title, collection, notes, sweep.metric, sweep.goal)
+    if overrides:
+        raise ConfigError(f"{overrides[0]}: only a sweep file's table takes key=value")
+    if name == "table2":
+        rows, said = dilation_table.rows(found)
+        return Table(f"table2: {paper.read(name)['title']}", [], [*notes, *said], measured=rows)
+    if name == "table4":
+        raise ConfigError("table4 is counted and timed, not trained: dcnlab complexity")
+    if name in paper.VARIED:
+        systems, said = paper_tables.systems(name, found, any_code)
+        sections = [section(one.title, one.collection, name, only=paper.metrics(name)) for one in systems]
+        notes = [*notes, *said, *(note for one in systems for note in one.collection.notes)]
+        notes += [note for one in systems for note in run_record.means_over(one.collection.used)]
+        return Table(f"{name}: {paper.read(name)['title']}", sections, [*notes, *on_tests(sections)])
+    return summarise(name, collect.of_name(name, found, any_code), notes)
+
+
+def summarise(
+    title: str, collection: Collection, notes: Sequence[str] = (), metric: str | None = None, goal: str | None = None
+) -> Table:
+    """A table of one section.
+
+    Args:
+        title: of the table.
+        collection: rows, each with its runs.
+        notes: to go before the collection's own.
+        metric: the sweep's metric, which comes first.
+        goal: of the metric: maximize | minimize; None: as its name says.
+    """
+    first = [] if metric is None else [metric.rpartition("/")[2]]
+    if collection.ranked and first:
+        _rank(collection, first[0], goal or run_folder.goal(first[0]))
+    table = paper.table_of(collection.swept)
+    sections = [section(title, part, table, first) for title, part in _by_system(collection)]
+    varied = [key for key in collection.swept if key != CODE]
+    orientation = varied == [paper.LAYERS] and not any(part.counterpart for part in sections)
+    notes = [*notes, *collection.notes, *run_record.means_over(collection.used)]
+    return Table(title, sections, [*notes, *on_tests(sections)], orientation)
+
+
+def _by_system(collection: Collection) -> list[tuple[str, Collection]]:
+    """A sweep over networks or data sets, and over what the paper varies: the rows of each system apart."""
+    keys = [key for key in collection.swept if key == "model.name" or key.startswith(("model.backbone.", "data."))]
+    if not keys or paper.table_of(collection.swept) is None:
+        return [("", collection)]
+    parts: dict[str, list[Row]] = {}
+    for row in collection.rows:
+        parts.setdefault(", ".join(f"{key}={row.parameters[key]}" for key in keys), []).append(row)
+    return [(title, replace(collection, rows=rows)) for title, rows in parts.items()]
+
+
+def _rank(collection: Collection, metric: str, goal: str) -> None:
+    """Best first; rows without a run last."""
+
+    def key(row: Row) -> tuple[bool, float]:
+        mean = statistics.mean(list(scores(row, metric).values()))
+        return mean is None, 0.0 if mean is None else mean if goal == "minimize" else -mean
+
+    collection.rows.sort(key=key)
+
+
+def cells(table: Table) -> tuple[list[str], list[list[str]]]:
+    """Header and rows of all sections as people read them, in one grid; see `blocks`."""
+    if table.measured is not None:
+        return dilation_table.block(table.measured, "")[1:]
+    return _grid(table.sections)
+
+
+def _grid(sections: Sequence[Section]) -> tuple[list[str], list[list[str]]]:
+    """A row short of seeds is marked, and one without a run says `missing`."""
+    labels = list(dict.fromkeys(name for part in sections for name in part.swept))
+    metrics = list(dict.fromkeys(name for part in sections for name in part.shown))
+    rows = [(part.title, row) for part in sections for row in part.rows]
+    several = len(sections) > 1
+    header = [*(["system"] if several else []), *(name.rpartition(".")[2] for name in labels)]
+    lines = [[*([title] if several else []), *(label(name, row.get(name)) for name in labels)] for title, row in rows]
+    for metric in metrics:
+        tested = any(statistics.can_be_significant(len(row.get(f"{metric}_differences", ()))) for _, row in rows)
+        published = [part.counterpart for part in sections if part.counterpart and part.counterpart.has(metric)]
+        header += [f"{metric} (%)", "difference", *(["p"] if tested else [])]
+        header += ["paper", "its difference"] if published else []
+        for line, (_, row) in zip(lines, rows, strict=True):
+            line += [_mean(row, metric), _number(row.get(f"{metric}_difference"), "+.2f")]
+            line += [_number(row.get(f"{metric}_p"), ".3g")] if tested else []
+            if published:
+                doubt = "" if all(one.confirmed for one in published) else " ?"
+                line += [_number(row.get(f"paper_{metric}"), ".1f", doubt)]
+                line += [_number(row.get(f"paper_{metric}_difference"), "+.1f", doubt)]
+    header += ["seeds", "parameters", "MACs (M)", "seconds"]
+    for line, (_, row) in zip(lines, rows, strict=True):
+        short = row["seeds"] < row["seeds_wanted"]
+        line.append(f"{row['seeds']} of {row['seeds_wanted']} (!)" if short else str(row["seeds"]))
+        macs = None if row["macs"] is None else row["macs"] / 1e6
+        line += [_number(row["params"], ",.0f"), _number(macs, ".2f"), _number(row["train_seconds"], ".1f")]
+    return header, lines
+
+
+def label(name: str, value: Any) -> str:
+    """A swept setting's value as people read it."""
+    if name == CODE and value is not None:
+        commit, dash, dirty = value.partition("-")
+        return commit[:_CODE] + dash + dirty
+    if value is None:
+        return ""
+    return str(value).lower() if isinstance(value, bool) else str(value)
+
+
+def _mean(row: dict[str, Any], metric: str) -> str:
+    mean, std = row.get(metric), row.get(f"{metric}_std")
+    if mean is None:
+        return "missing"
+    text = f"{mean:.2f}" if std is None else f"{mean:.2f} ± {std:.2f}"
+    count = len(row[f"{metric}_values"])
+    return text if count == row["seeds"] else f"{text} ({count} of {row['seeds']})"
+
+
+def _number(value: float | None, form: str, mark: str = "") -> str:
+    return "" if value is None else f"{value:{form}}{mark}"
+
+
+def render(table: Table, form: str) -> str:
+    """The table as text, without escape codes; csv and json hold `Table.rows` at full precision.
+
+    Args:
+        table: to show.
+        form: markdown, latex, csv or json; `rich` is for `show`.
+    """
+    return rendering.render(table.rows, blocks(table, ""), form)
+
+
+def show(table: Table) -> None:
+    """Print the table with rich; plain text where stdout is no terminal."""
+    rendering.show(blocks(table, table.title))
+
+
+def blocks(table: Table, caption: str) -> list[Block]:
+    """What people read: a block for each system, ours beside the paper's, and the paper's table 1 for orientation.
+
+    Args:
+        table: to show.
+        caption: of the whole; may be empty.
+    """
+    if table.measured is not None:
+        return [dilation_table.block(table.measured, caption)]
+    found = []
+    for part in table.sections:
+        said = [caption, part.title, _beside(part.counterpart)]
+        found.append(Block("; ".join(filter(None, said)), *_grid([part])))
+        caption = ""
+    return [*found, *([Block(*paper.whole_table1())] if table.orientation else [])]
+
+
+def _beside(counterpart: Counterpart | None) -> str:
+    if counterpart is None:
+        return ""
+    text = f"paper: {counterpart.title}"
+    if not counterpart.differs:
+        return text
+    return f"{text}, another {' and another '.join(counterpart.differs)} than ours: compare differences, not levels"

@@ -1,0 +1,1 @@
+"""The experiment file: its schema, its names, and how it is read."""

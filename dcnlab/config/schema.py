@@ -1,0 +1,499 @@
+"""The typed tree that every experiment file is checked against.
+
+One dataclass a section; the text under a field says what it means. Nothing here imports another part of dcnlab.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import Any
+
+from dcnlab.io.errors import ConfigError
+from dcnlab.io.text import nearest
+
+
+def choose(name: str, value: str, choices: Iterable[str]) -> None:
+    """Check that `value` is one of `choices`.
+
+    Raises:
+        ConfigError: it is not; names the nearest choice and lists them all.
+    """
+    choices = list(choices)
+    if value not in choices:
+        near = nearest(value, choices)
+        hint = f"nearest: {near}; " if near else ""
+        raise ConfigError(f"{name} is {value!r}; {hint}choose from: {', '.join(choices)}")
+
+
+def within(name: str, value: float | None, low: float, high: float = float("inf")) -> None:
+    """Check that `value`, where there is one, lies between `low` and `high`, both included.
+
+    Raises:
+        ConfigError: it does not.
+    """
+    if value is not None and not (low <= value <= high and value < float("inf")):
+        wanted = f"at least {low:g}" if high == float("inf") else f"between {low:g} and {high:g}"
+        said = f"{value:g}" if isinstance(value, float) else str(value)  # a whole number may be beyond all floats
+        raise ConfigError(f"{name} is {said}; it must be {wanted}")
+
+
+def folder_name(name: str, value: str | None) -> None:
+    """Check that `value`, where there is one, can be the name of a folder inside the runs.
+
+    Raises:
+        ConfigError: it cannot.
+    """
+    if value is not None and not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9_.+=-]*", value):
+        raise ConfigError(f"{name} is {value!r}; it names a folder: letters, digits and _ . - + = only")
+
+
+@dataclass
+class DataConfig:
+    """What the network is trained and scored on."""
+
+    name: str = "digits"
+    """digits | imagefolder (classification) | voc (segmentation, detection) | cityscapes | camvid | imagelist, any
+    folder of images and label PNGs with a list (segmentation) | coco (detection)."""
+    root: str | None = None
+    """Folder of the data set; none for the embedded digits."""
+    classes: list[str] | None = None
+    """Class names in the order of their labels; null takes the data set's own."""
+    images: str | None = None
+    """coco: folder of a split's images below the root, with {split}; null looks where such folders are."""
+    annotations: str | None = None
+    """coco: a split's JSON below the root, with {split}; null is annotations/instances_{split}.json."""
+    train: str | list[str] = "train"
+    """Split, or splits, that the network learns on; voc takes lists of year/split: [2007/trainval, 2012/trainval]."""
+    val: str | list[str] | None = "val"
+    """Split scored during training; null holds a tenth of the training split out (imagefolder), or scores none."""
+    test: str | list[str] = "test"
+    """Split of the final score."""
+    batch_size: int = 64
+    """Images a process loads at a time."""
+    workers: int = 0
+    """Loader processes; 0 loads in the training process."""
+    image_size: int = 56
+    """Height and width of the network's input, pixels (digits: of the scene's canvas; imagefolder: of the crop)."""
+    ignore: int | None = None
+    """segmentation: value in label files that counts for nothing; null is the data set's own (255, camvid 11)."""
+    exif: str = "auto"
+    """All but digits: which images are turned as their EXIF orientation says. auto: those whose annotation has the size
+    of the turned image, or a size that fits both (with one warning); those of imagefolder, which have no annotation,
+    stay as stored (with one warning) | apply: all, as viewers and detectron2 do | ignore: none."""
+    shorter_side: int | None = None
+    """segmentation, detection: images are resized to this shorter side, pixels; null keeps their size."""
+    longer_side: int | None = None
+    """detection: but no longer side grows beyond this."""
+    random_scale: tuple[float, float] = (1.0, 1.0)
+    """segmentation: range of a random factor on the size of training images."""
+    crop_size: tuple[int, int] | None = None
+    """segmentation: height and width of the random crop in training; null trains on whole images."""
+    flip: bool = True
+    """segmentation, detection: mirror half of the training images."""
+    mean: tuple[float, float, float] = (0.485, 0.456, 0.406)
+    """All but digits: red, green and blue subtracted from images in [0, 1]; ImageNet's."""
+    std: tuple[float, float, float] = (0.229, 0.224, 0.225)
+    """All but digits: what they are divided by then."""
+    protocol: str | None = None
+    """detection: coco | voc07 (11-point) | voc (area); null is coco for coco, voc07 for voc, voc for digits."""
+    digits: int = 4
+    """digits: the most digits in a scene of segmentation or detection."""
+    train_length: int | None = None
+    """digits: scenes in one pass over the training split; null is one scene a digit."""
+    test_length: int | None = None
+    """digits: scenes in the final score; null is one scene a digit."""
+    rotation: float = 180.0
+    """digits: largest rotation to either side, degrees."""
+    scale: tuple[float, float] = (1.0, 3.0)
+    """digits: range of the side of a digit's 28-pixel cell, in thirds of the canvas."""
+    shear: float = 0.3
+    """digits: largest shear, as a fraction of the height."""
+    warp: float = 0.08
+    """digits: largest displacement of the smooth warp, as a fraction of the digit's size."""
+    clutter: int = 4
+    """digits: pieces of other digits in a scene."""
+
+    def __post_init__(self) -> None:
+        choose("data.name", self.name, dict.fromkeys(name for names in DATA.values() for name in names))
+        if self.name != "digits" and self.root is None:
+            raise ConfigError(
+                f"data.root is null; data.name {self.name} needs the folder of the data set: data.root=FOLDER"
+            )
+        within("data.batch_size", self.batch_size, 1)
+        within("data.workers", self.workers, 0)
+        within("data.image_size", self.image_size, 8)
+        within("data.ignore", self.ignore, 0, 255)
+        choose("data.exif", self.exif, ("auto", "apply", "ignore"))
+        within("data.shorter_side", self.shorter_side, 16)
+        within("data.longer_side", self.longer_side, 16)
+        within("data.digits", self.digits, 1, 255)
+        if self.protocol is not None:
+            choose("data.protocol", self.protocol, ("coco", "voc07", "voc"))
+        if self.crop_size is not None and min(self.crop_size) < 16:
+            raise ConfigError(f"data.crop_size is {list(self.crop_size)}; both must be at least 16")
+        if not all(abs(value) < float("inf") for value in self.mean):
+            raise ConfigError(f"data.mean is {list(self.mean)}; it must be three numbers")
+        if not all(0 < value < float("inf") for value in self.std):
+            raise ConfigError(f"data.std is {list(self.std)}; all three must be above 0")
+        within("data.train_length", self.train_length, 1)
+        within("data.test_length", self.test_length, 1)
+        within("data.rotation", self.rotation, 0, 180)
+        within("data.shear", self.shear, 0, 1)
+        within("data.warp", self.warp, 0, 0.15)
+        within("data.clutter", self.clutter, 0)
+        for key, pair in (("scale", self.scale), ("random_scale", self.random_scale)):
+            if not 0 < pair[0] <= pair[1] < float("inf"):
+                raise ConfigError(f"data.{key} is {list(pair)}; it must be two numbers above 0, the smaller one first")
+
+
+DATA = {
+    "classification": ("digits", "imagefolder"),
+    "segmentation": ("digits", "voc", "cityscapes", "camvid", "imagelist"),
+    "detection": ("digits", "voc", "coco"),
+}
+"""Data sets of each task."""
+
+MODELS = {
+    "classification": ("resnet",),
+    "segmentation": ("deeplab",),
+    "detection": ("class_aware_rpn", "faster_rcnn", "faster_rcnn_fpn", "rfcn"),
+}
+"""Networks of each task."""
+
+TORCHVISION_BACKBONES = ("resnet18", "resnet34", "resnet50", "resnet101", "resnet152")
+"""Torchvision's networks under every task; these have ImageNet's weights."""
+
+BACKBONES = ("resnet10_slim", *TORCHVISION_BACKBONES, "aligned_inception_resnet")
+"""Networks under every task."""
+
+
+@dataclass
+class BackboneConfig:
+    """The network under the head."""
+
+    name: str = "resnet50"
+    """resnet10_slim (for the embedded digits) | resnet18 | resnet34 | resnet50 | resnet101 | resnet152 |
+    aligned_inception_resnet (the paper's second; without ImageNet's weights)."""
+    weights: str = "none"
+    """none | imagenet | a path: a state dict (.pt, .safetensors, .npz; also in the forms of Caffe, MXNet, torchvision's
+    scripts, mmdetection, detectron2 and timm), a run's checkpoint or export."""
+    stride_on_1x1: bool = False
+    """Stages stride on their first 1x1 convolution, as in the original ResNet, not on the 3x3 (dense tasks; resnet50,
+    101, 152)."""
+    freeze_norm: bool = False
+    """Keep all batch norms as the weights have them (dense tasks)."""
+    freeze_at: int = 0
+    """Stages that do not learn: 0 none, 1 the stem, 2 res2 too, up to 5 (dense tasks)."""
+
+    def __post_init__(self) -> None:
+        choose("model.backbone.name", self.name, BACKBONES)
+        within("model.backbone.freeze_at", self.freeze_at, 0, 5)
+
+
+@dataclass
+class RPNConfig:
+    """The region proposal network of the detectors; of class_aware_rpn, its whole head."""
+
+    scales: list[float] | None = None
+    """Sides of the square anchors, in strides of the map; null is 8, 16, 32 (COCO adds 4), in faster_rcnn_fpn 8."""
+    ratios: list[float] = field(default_factory=lambda: [0.5, 1.0, 2.0])
+    """Height over width of the anchors, at the same area."""
+    hidden_channels: int | None = 512
+    """Of the 3x3 convolution; null leaves it out."""
+    sampled: int = 256
+    """Anchors of an image that make the loss."""
+    candidates: int = 6000
+    """Proposals of an image, or of a pyramid's level, before non-maximum suppression."""
+    proposals: int = 300
+    """Proposals of an image after it, in training and in test."""
+    border: float | None = 0.0
+    """Pixels that an anchor may reach out of the image in training; null: any. Small images need null."""
+
+    def __post_init__(self) -> None:
+        for key in ("scales", "ratios"):
+            numbers = getattr(self, key)
+            if numbers is not None and (not numbers or min(numbers) <= 0):
+                raise ConfigError(f"model.rpn.{key} is {numbers}; it must hold numbers above 0")
+        for key in ("hidden_channels", "sampled", "candidates", "proposals"):
+            within(f"model.rpn.{key}", getattr(self, key), 1)
+        within("model.rpn.border", self.border, 0)
+
+
+@dataclass
+class ModelConfig:
+    """The network."""
+
+    name: str = "resnet"
+    """resnet (classification) | deeplab (segmentation) | class_aware_rpn | faster_rcnn | faster_rcnn_fpn | rfcn
+    (detection)."""
+    backbone: BackboneConfig = field(default_factory=BackboneConfig)
+    """See BackboneConfig."""
+    deform_layers: int = 0
+    """How many of the backbone's last 3x3 convolutions are deformable."""
+    deform_kind: str = "deformable"
+    """deformable, by offsets predicted at each place | active, by offsets learned for the layer (Jeon and Kim 2017)."""
+    spatial_transformer: bool = False
+    """Resample images by an affine map read from each (Jaderberg et al. 2015), before the network (resnet)."""
+    dilation: int | None = None
+    """Dilation of the last stage's 3x3 convolutions; null is 1 in a classifier and 2 in the dense tasks."""
+    deform_pooling: bool = False
+    """Deformable RoI pooling (faster_rcnn, faster_rcnn_fpn, rfcn)."""
+    head_channels: int | None = None
+    """Channels of the 1x1 convolution on res5, and of faster_rcnn_fpn's pyramid; null is the paper's: 1024, in
+    faster_rcnn 256."""
+    fc_channels: int = 1024
+    """faster_rcnn, faster_rcnn_fpn: width of the two fully connected layers."""
+    rois: int = 128
+    """faster_rcnn, faster_rcnn_fpn, rfcn: RoIs of an image that train the head."""
+    ohem: bool = False
+    """rfcn, faster_rcnn_fpn: they are the hardest of all RoIs, not a sample (online hard example mining)."""
+    rpn: RPNConfig = field(default_factory=RPNConfig)
+    """See RPNConfig."""
+    offset_groups: int = 1
+    """Groups of input channels that share one set of offsets."""
+    modulated: bool = False
+    """Learn a weight for every sampling point as well (deformable convolution v2)."""
+
+    def __post_init__(self) -> None:
+        choose("model.name", self.name, [name for names in MODELS.values() for name in names])
+        for key in ("head_channels", "fc_channels", "rois"):
+            within(f"model.{key}", getattr(self, key), 1)
+        within("model.deform_layers", self.deform_layers, 0)
+        choose("model.deform_kind", self.deform_kind, ("deformable", "active"))
+        if self.modulated and self.deform_kind == "active":
+            raise ConfigError("model.modulated is true; model.deform_kind active has no weights of sampling points")
+        within("model.dilation", self.dilation, 1)
+        within("model.offset_groups", self.offset_groups, 1)
+
+
+@dataclass
+class OptimConfig:
+    """The optimizer, and the course of its learning rate."""
+
+    name: str = "sgd"
+    """sgd, with momentum | adamw."""
+    lr: float = 0.05
+    """Base learning rate at the stated effective batch."""
+    momentum: float = 0.9
+    """Share of the last step kept in the next (sgd; adamw's first beta)."""
+    weight_decay: float = 5e-4
+    """On weights alone: biases and norms get none."""
+    offset_lr_scale: float = 1.0
+    """beta: the offset layers' learning rate over the base one (paper, section 2)."""
+    pooling_offset_lr_scale: float = 0.01
+    """The same of deformable RoI pooling's fully connected layer (paper, section 2)."""
+    active_offset_lr_scale: float = 0.01
+    """The same of active convolutions' offsets (0.01 in their authors' networks, at normalised gradients)."""
+    localisation_lr_scale: float = 1.0
+    """The rate of a spatial transformer's localisation net over the base one."""
+    reduce_lr_scale: float = 1.0
+    """The rate of a head's 1x1 convolution on res5 over the base one (the authors' code has 3 in R-FCN)."""
+    schedule: str = "step"
+    """step, at the milestones | cosine, from the end of the warm-up down to zero."""
+    milestones: list[float] = field(default_factory=lambda: [2 / 3])
+    """Where the rate drops tenfold: fractions of the training below 1, or steps from 1 up."""
+    warmup: int = 0
+    """Steps of linear warm-up."""
+    label_smoothing: float = 0.0
+    """classification: share of a label's weight that is spread over all classes."""
+    ema: float | None = None
+    """Decay a step of a running average of the weights, which is what is scored and kept; null averages none."""
+    clip_norm: float | None = None
+    """Largest norm of the gradient; null does not clip."""
+
+    def __post_init__(self) -> None:
+        choose("optim.name", self.name, ("sgd", "adamw"))
+        choose("optim.schedule", self.schedule, ("step", "cosine"))
+        within("optim.lr", self.lr, 0)
+        within("optim.momentum", self.momentum, 0, 1)
+        if self.momentum == 1:
+            raise ConfigError("optim.momentum is 1; it must be below 1")
+        within("optim.weight_decay", self.weight_decay, 0)
+        for key in (
+            "offset_lr_scale",
+            "pooling_offset_lr_scale",
+            "active_offset_lr_scale",
+            "localisation_lr_scale",
+            "reduce_lr_scale",
+        ):
+            within(f"optim.{key}", getattr(self, key), 0)
+        within("optim.warmup", self.warmup, 0)
+        within("optim.label_smoothing", self.label_smoothing, 0, 1)
+        within("optim.ema", self.ema, 0, 1)
+        within("optim.clip_norm", self.clip_norm, 0)
+        if any(step <= 0 for step in self.milestones) or sorted(set(self.milestones)) != self.milestones:
+            raise ConfigError(f"optim.milestones is {self.milestones}; the numbers must be above 0 and grow")
+
+
+@dataclass
+class TestConfig:
+    """How a trained network is tested."""
+
+    scales: list[float] = field(default_factory=lambda: [1.0])
+    """segmentation: factors on the image's size; class probabilities are averaged over them."""
+    flip: bool = False
+    """Mirror the image as well, and join both results."""
+    shorter_sides: list[int] | None = None
+    """detection: shorter sides in pixels, whose detections are joined; null tests at data.shorter_side."""
+    box_rounds: int = 0
+    """detection: rounds of iterative bounding box averaging (paper, table 5); 0 is none."""
+    score_floor: float = 0.001
+    """detection: boxes of a lower score are no detections."""
+    nms_iou: float = 0.3
+    """detection: of two boxes of a class that overlap more, the better stays."""
+    max_detections: int = 300
+    """detection: of an image; COCO: 100."""
+    rotation: float = 0.0
+    """classification: degrees that the network's input is turned by about its centre, counter-clockwise; the corners
+    that this lays bare are black for digits, and data.mean for photographs."""
+    magnification: float = 1.0
+    """classification: factor that it is then magnified by about its centre; the rim that a factor below 1 lays bare is
+    likewise filled."""
+    pictures: int = 4
+    """How many test images are drawn into the run folder, with what they should be and what was found."""
+
+    def __post_init__(self) -> None:
+        within("test.pictures", self.pictures, 0)
+        within("test.box_rounds", self.box_rounds, 0)
+        within("test.score_floor", self.score_floor, 0, 1)
+        within("test.nms_iou", self.nms_iou, 0, 1)
+        within("test.max_detections", self.max_detections, 1)
+        within("test.rotation", self.rotation, -360, 360)
+        within("test.magnification", self.magnification, 0.1, 10)
+        if self.shorter_sides is not None and (not self.shorter_sides or min(self.shorter_sides) < 16):
+            raise ConfigError(f"test.shorter_sides is {self.shorter_sides}; it must hold numbers of at least 16")
+        if not self.scales or not all(0 < scale < float("inf") for scale in self.scales):
+            raise ConfigError(f"test.scales is {self.scales}; it must hold numbers above 0")
+
+
+PRECISIONS = ("32-true", "64-true", "16-mixed", "bf16-mixed", "16-true", "bf16-true")
+
+
+@dataclass
+class TrainerConfig:
+    """How long, on what, how precisely."""
+
+    accelerator: str = "auto"
+    """auto | cpu | gpu."""
+    devices: int | str = "auto"
+    """Processes on a machine, one GPU each; auto takes all GPUs, or one CPU process."""
+    num_nodes: int = 1
+    """Machines."""
+    rendezvous_minutes: float = 30.0
+    """Minutes that a process waits for the others of its run to come, before it gives up."""
+    precision: str = "32-true"
+    """As Lightning writes it: 32-true | 64-true | 16-mixed | bf16-mixed | 16-true | bf16-true."""
+    max_steps: int | None = None
+    """Steps of the optimizer."""
+    max_epochs: int | None = None
+    """Passes over the training split; an experiment states one of the two, and with both the first reached ends it."""
+    val_every: int = 1
+    """Passes over the training split between two scores of the validation split."""
+    checkpoint_every: float = 10.0
+    """Minutes between two checkpoints within a pass; each pass ends with one as well."""
+    offset_limit: float | None = None
+    """A training stops where the mean length of a deformable convolution's offsets grows beyond this, pixels of its
+    map; null is ten times the map's longer side."""
+    effective_batch: int | None = None
+    """Images a step over all processes; null is batch_size on every process."""
+    deterministic: bool = False
+    """Bitwise the same weights twice."""
+    threads: int | None = None
+    """CPU threads a process computes with; null is torch's own choice."""
+    progress: bool = True
+    """Show a progress bar where there is a terminal."""
+
+    def __post_init__(self) -> None:
+        choose("trainer.accelerator", self.accelerator, ("auto", "cpu", "gpu"))
+        choose("trainer.precision", self.precision, PRECISIONS)
+        if isinstance(self.devices, int):
+            within("trainer.devices", self.devices, 1)
+        else:
+            choose("trainer.devices", self.devices, ("auto",))
+        within("trainer.num_nodes", self.num_nodes, 1)
+        within("trainer.rendezvous_minutes", self.rendezvous_minutes, 0)
+        within("trainer.max_steps", self.max_steps, 1)
+        within("trainer.max_epochs", self.max_epochs, 1)
+        within("trainer.val_every", self.val_every, 1)
+        within("trainer.checkpoint_every", self.checkpoint_every, 0)
+        within("trainer.offset_limit", self.offset_limit, 0)
+        within("trainer.effective_batch", self.effective_batch, 1)
+        within("trainer.threads", self.threads, 1)
+
+
+@dataclass
+class LoggerConfig:
+    """Where figures go beside the run folder's metrics.csv."""
+
+    wandb: bool = True
+    """Mirror to Weights & Biases: offline unless WANDB_MODE says otherwise."""
+    project: str = "dcnlab"
+    """Project on Weights & Biases."""
+    entity: str | None = None
+    """User or team there; null takes the account's own."""
+    every: int = 20
+    """Steps between two logged training losses."""
+    artifacts: bool = False
+    """Upload a finished run's last checkpoint to Weights & Biases as an artifact."""
+
+    def __post_init__(self) -> None:
+        within("logger.every", self.every, 1)
+
+
+@dataclass
+class Config:
+    """One experiment."""
+
+    name: str = "experiment"
+    """The run folder's parent: runs/NAME/ID. A file that states none is called by its own name."""
+    seed: int = 0
+    """Of the weights and of the training order; scenes and splits stay the same."""
+    task: str = "classification"
+    """classification | segmentation | detection."""
+    out: str = "runs"
+    """Where run folders are made."""
+    id: str | None = None
+    """The run folder's own name; null makes one from the time of day."""
+    data: DataConfig = field(default_factory=DataConfig)
+    """See DataConfig."""
+    model: ModelConfig = field(default_factory=ModelConfig)
+    """See ModelConfig."""
+    optim: OptimConfig = field(default_factory=OptimConfig)
+    """See OptimConfig."""
+    test: TestConfig = field(default_factory=TestConfig)
+    """See TestConfig."""
+    trainer: TrainerConfig = field(default_factory=TrainerConfig)
+    """See TrainerConfig."""
+    logger: LoggerConfig = field(default_factory=LoggerConfig)
+    """See LoggerConfig."""
+    sweep: dict[str, Any] = field(default_factory=dict)
+    """What a sweep set in this trial, as results.json's `parameters`; filled in by the loader."""
+
+    def __post_init__(self) -> None:
+        folder_name("name", self.name)
+        folder_name("id", self.id)
+        if not self.out:
+            raise ConfigError("out is ''; it must be the folder where run folders are made")
+        within("seed", self.seed, 0, 2**32 - 1)
+        choose("task", self.task, DATA)
+        for key, name, known in (("data", self.data.name, DATA), ("model", self.model.name, MODELS)):
+            if name not in known[self.task]:
+                raise ConfigError(f"{key}.name is {name!r}; task {self.task} takes {', '.join(known[self.task])}")
+        if self.task == "detection" and self.trainer.precision in ("16-true", "bf16-true"):
+            raise ConfigError(
+                f"trainer.precision is {self.trainer.precision!r}, which rounds the boxes too; "
+                "detection takes 16-mixed or bf16-mixed"
+            )
+        for wanted, key, takers in (
+            (self.model.deform_pooling, "deform_pooling", ("faster_rcnn", "faster_rcnn_fpn", "rfcn")),
+            (self.model.ohem, "ohem", ("faster_rcnn_fpn", "rfcn")),
+            (self.model.spatial_transformer, "spatial_transformer", ("resnet",)),
+        ):
+            if wanted and self.model.name not in takers:
+                raise ConfigError(f"model.{key} is true; {self.model.name} has none, {', '.join(takers)} do")
+        for key, neutral in (("rotation", 0), ("magnification", 1)):
+            value = getattr(self.test, key)
+            if value != neutral and self.task != "classification":
+                raise ConfigError(f"test.{key} is {value:g}; {self.task} has none, classification does")

@@ -1,0 +1,195 @@
+"""Any classification data set laid out as root/SPLIT/CLASS/IMAGE, as torchvision's ImageFolder reads it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from difflib import get_close_matches
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset
+from torchvision.transforms import v2
+
+from dcnlab.data.detection.annotations import strings
+from dcnlab.data.resize import resized
+from dcnlab.data.seeding import seeded
+from dcnlab.io.errors import DataError
+from dcnlab.io.folders import files_below
+from dcnlab.io.image_file import ENDINGS, read_image
+from dcnlab.io.memory import enough_memory
+from dcnlab.io.orientation import Orientation
+from dcnlab.io.text import check_encodable
+
+HELD_OUT = 10
+"""Without a validation folder, every tenth image of a class is held out of the training folder."""
+
+IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+"""Of red, green and blue in 0..1, as torchvision's weights expect."""
+
+
+def training_transform(
+    image_size: int, mean: Sequence[float] = IMAGENET_MEAN, std: Sequence[float] = IMAGENET_STD
+) -> v2.Transform:
+    """Random crop, 8 to 100% of the area, aspect 3/4 to 4/3, resized to image_size squared; flip; normalisation."""
+    return v2.Compose(
+        [
+            v2.PILToTensor(),
+            v2.RandomResizedCrop(image_size, antialias=True),
+            v2.RandomHorizontalFlip(),
+            v2.ToDtype(torch.float32, scale=True),
+            v2.Normalize(list(mean), list(std)),
+        ]
+    )
+
+
+def evaluation_transform(
+    image_size: int, mean: Sequence[float] = IMAGENET_MEAN, std: Sequence[float] = IMAGENET_STD
+) -> v2.Transform:
+    """Shorter side to 8/7 of image_size, centre crop, normalisation: 256 and 224 for the usual 224."""
+    return v2.Compose(
+        [
+            v2.PILToTensor(),
+            v2.Resize(_resized_side(image_size), antialias=True),
+            v2.CenterCrop(image_size),
+            v2.ToDtype(torch.float32, scale=True),
+            v2.Normalize(list(mean), list(std)),
+        ]
+    )
+
+
+def _classes(folder: Path, chosen: Sequence[str] | None) -> list[str]:
+    """The chosen class folders, or all of them by name."""
+    found = _folders(folder)
+    if not found:
+        raise DataError(f"{folder} has no class folders; expected {folder}/CLASS/IMAGE")
+    if chosen is not None and len(set(chosen)) < len(chosen):
+        raise DataError(f"data.classes names a class twice: {', '.join(chosen)}")
+    for name in chosen or ():
+        if name not in found:
+            near = get_close_matches(name, found, 1, 0)[0]
+            raise DataError(f"data.classes names {name!r}, which {folder} does not have; nearest is {near!r}")
+    return found if chosen is None else list(chosen)
+
+
+def _images(folder: Path, classes: Sequence[str]) -> list[tuple[str, int]]:
+    """Files and labels in torchvision's order: by class, folder and name."""
+    samples: list[tuple[str, int]] = []
+    for label, name in enumerate(classes):
+        found = files_below(folder / name, ENDINGS)
+        if not found:
+            raise DataError(f"{folder / name} holds no image; expected files ending in {', '.join(ENDINGS)}")
+        for path in (folder / name, *found):
+            check_encodable(str(path), "the name of")
+        samples += [(path, label) for path in found]
+    return samples
+
+
+def _resized_side(image_size: int) -> int:
+    return round(image_size * 8 / 7)
+
+
+class ImageFolderSplit(Dataset[tuple[Tensor, int]]):
+    """One split of an image folder as (image, label): (3, image_size, image_size) float32, normalised, and the class.
+
+    Besides an index it takes a pair (n, index): the index's image, in training under the augmentation of the n-th pass,
+    which is a function of (seed, n, index) alone, whatever the worker, the batch or other random numbers drawn.
+
+    Args:
+        root: folder of the split folders.
+        split: its folder; or null, which holds every tenth image of each class (by name) out of `train`'s folder.
+        train: folder of the training split.
+        classes: class folders in the order of their labels; null takes all, by name.
+        image_size: height and width of the images given, pixels.
+        holdout: whether those tenth images are missing from this split because validation has them.
+        augment: whether to crop and flip at random.
+        seed: of the augmentation.
+        mean: of red, green and blue, in 0..1.
+        std: likewise.
+        orientation: says which images are turned as their EXIF orientation says; null leaves all as stored, as
+            torchvision's ImageFolder does, with a warning at the first that has one.
+
+    Raises:
+        DataError: a folder is missing or empty, a class is unknown, or a file is a pipe or the like; one line that
+            says what was expected where. On taking an item: the image is broken, or too large.
+    """
+
+    def __init__(
+        self,
+        root: str | Path,
+        split: str | None,
+        train: str = "train",
+        classes: Sequence[str] | None = None,
+        image_size: int = 224,
+        holdout: bool = False,
+        augment: bool = False,
+        seed: int = 0,
+        mean: Sequence[float] = IMAGENET_MEAN,
+        std: Sequence[float] = IMAGENET_STD,
+        orientation: Orientation | None = None,
+    ) -> None:
+        folder = _split_folder(Path(root), train if split is None else split)
+        self.augment, self.seed = augment, seed
+        self.orientation = orientation or Orientation(upright=False)
+        self.classes = _classes(folder, classes)
+        samples = _images(folder, self.classes)
+        if split is None or holdout:
+            held = _every_tenth(samples)
+            samples = [s for s, is_held in zip(samples, held, strict=True) if is_held is (split is None)]
+            if not samples:
+                raise DataError(
+                    f"no class of {folder} has {HELD_OUT} images, so none is held out to validate on; "
+                    "name a folder as data.val"
+                )
+        # In two blocks of memory: loader processes share them, where each would copy a list as it counts its paths.
+        self.files, self.labels = strings([path for path, _ in samples]), np.array([label for _, label in samples])
+        make = training_transform if augment else evaluation_transform
+        self.transform = make(image_size, mean, std)
+        self.image_size = image_size
+
+    def __len__(self) -> int:
+        return len(self.files)
+
+    @property
+    def samples(self) -> list[tuple[str, int]]:
+        """Files and labels; built anew at each call."""
+        return list(zip(self.files.tolist(), self.labels.tolist(), strict=True))
+
+    def __getitem__(self, key: int | tuple[int, int]) -> tuple[Tensor, int]:
+        turn, index = (0, key) if isinstance(key, int) else key
+        path, label = str(self.files[index]), int(self.labels[index])
+        with enough_memory(path):
+            image = read_image(path, self.orientation, made=None if self.augment else self.made)
+            if not self.augment:
+                return self.transform(image), label
+            with seeded(self.seed, turn, index):
+                return self.transform(image), label
+
+    def made(self, height: int, width: int) -> tuple[int, int, str]:
+        """What the resizing of evaluation makes of an image, before it is cropped; see `imagefile.Made`."""
+        side = _resized_side(self.image_size)
+        return *resized(height, width, side, None), f"data.image_size {self.image_size}"
+
+
+def _folders(folder: Path) -> list[str]:
+    return sorted(entry.name for entry in folder.iterdir() if entry.is_dir())
+
+
+def _split_folder(root: Path, split: str) -> Path:
+    if not root.is_dir():
+        raise DataError(f"data.root {root} is not a folder; expected one that holds SPLIT/CLASS/IMAGE")
+    if not (root / split).is_dir():
+        found = ", ".join(_folders(root)) or "none"
+        raise DataError(f"data.root {root} has no split {split!r}; its folders are {found} (data.val may be null)")
+    return root / split
+
+
+def _every_tenth(samples: Sequence[tuple[str, int]]) -> list[bool]:
+    """Say which images are held out: the tenth, twentieth, ... of each class, in the order of their names."""
+    seen: dict[int, int] = {}
+    held = []
+    for _, label in samples:
+        seen[label] = seen.get(label, 0) + 1
+        held.append(seen[label] % HELD_OUT == 0)
+    return held

@@ -1,0 +1,1 @@
+"""Object detection: VOC, COCO and data sets in their formats."""

@@ -1,0 +1,1 @@
+"""Semantic segmentation: VOC, Cityscapes, CamVid and lists of images."""

@@ -1,0 +1,1 @@
+"""Reads untrusted files safely and writes files whole."""

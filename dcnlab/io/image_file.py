@@ -1,0 +1,199 @@
+"""Image files that nobody vouches for: of known formats, of a size that is known before a pixel is decoded."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+
+from PIL import Image
+
+from dcnlab.io import image_heads
+from dcnlab.io.errors import DataError
+from dcnlab.io.files import open_regular, too_large
+from dcnlab.io.orientation import Orientation, read_orientation, turn, turn_back, turned_size
+from dcnlab.io.text import one_line
+
+MOST_PIXELS = 2**30 // 12
+"""Of an image: as three channels of float32, which networks take, these are 1 GiB. A file of kilobytes can say more.
+
+The limit holds for the file's pixels and for what is made of them by resizing and padding."""
+
+LARGEST = 2**29
+"""Bytes of a file; `MOST_PIXELS` of three channels, not compressed, are half of it."""
+
+Made = Callable[[int, int], tuple[int, int, str]]
+"""From an image's height and width: the height and width of what is made of it, and the setting that says so."""
+
+FORMATS = ("JPEG", "PNG", "BMP", "PPM", "TIFF", "WEBP", "GIF")
+"""By content, whatever a file's name ends in. PIL knows more, one of which runs a program on the file (EPS)."""
+
+ENDINGS = (
+    ".jpg", ".jpeg", ".png", ".webp", ".tif", ".tiff", ".bmp", ".gif",
+    ".ppm", ".pgm", ".pbm", ".pnm", ".pfm", ".jpe", ".jfif", ".apng",
+)  # fmt: skip
+"""Of these formats' files, in any case. Of two files of one name the first in this order is taken."""
+
+
+class NamedFiles:
+    """Finds files by their name without ending; every folder is listed once.
+
+    Two files of one name are told in one warning, and the first in the order of `endings` is taken.
+
+    Args:
+        folder: that names are relative to; a name may hold sub-folders.
+        endings: in lower case; files may have them in any case.
+    """
+
+    def __init__(self, folder: Path, endings: Sequence[str] = ENDINGS) -> None:
+        self.folder, self.endings = folder, endings
+        self._listed: dict[str, dict[str, list[str]]] = {}
+        self._warned = False
+
+    def __contains__(self, name: str) -> bool:
+        return self.find(name) is not None
+
+    def find(self, name: str) -> Path | None:
+        """Find the file of a name; None where there is none."""
+        parent, _, stem = name.rpartition("/")
+        found = self._list(parent).get(stem)
+        if found is None:
+            return None
+        if len(found) > 1 and not self._warned:
+            self._warned = True
+            logging.getLogger("dcnlab").warning(
+                f"warning: {self.folder / parent} holds {' and '.join(found)}, files of one name; "
+                f"{found[0]} is taken, and so in others like it"
+            )
+        return self.folder / parent / found[0]
+
+    def names(self) -> list[str]:
+        """List the names in the folder itself, sorted."""
+        return sorted(self._list(""))
+
+    def _list(self, parent: str) -> dict[str, list[str]]:
+        if parent not in self._listed:
+            found: dict[str, list[str]] = {}
+            with contextlib.suppress(OSError), os.scandir(self.folder / parent) as entries:
+                for entry in entries:
+                    stem, ending = os.path.splitext(entry.name)
+                    if ending.lower() in self.endings and entry.is_file():
+                        found.setdefault(stem, []).append(entry.name)
+            for names in found.values():
+                names.sort(key=lambda name: (self.endings.index(os.path.splitext(name)[1].lower()), name))
+            self._listed[parent] = found
+        return self._listed[parent]
+
+
+@contextlib.contextmanager
+def opened(path: str | Path, kind: str = "an image") -> Iterator[Image.Image]:
+    """Open an image and check what its head says; its pixels are decoded when asked for.
+
+    Args:
+        path: of the file.
+        kind: what it should be, for the error.
+
+    Raises:
+        DataError: it cannot be read or has more than `MOST_PIXELS`; also for what the caller's own block raises on
+            the damaged rest of it; one line that names the file.
+    """
+    try:
+        with warnings.catch_warnings(), open_regular(path) as file:
+            warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # the limit below is ours
+            if os.fstat(file.fileno()).st_size > LARGEST:
+                raise too_large(LARGEST)
+            image_heads.check(file)
+            with Image.open(file, formats=FORMATS) as image:
+                if image.width * image.height > MOST_PIXELS:
+                    raise DataError(
+                        f"it has {image.width * image.height} pixels, {image.width} x {image.height}; allowed are "
+                        f"{MOST_PIXELS}"
+                    )
+                yield image
+    except Exception as error:  # a damaged file makes the decoders raise what they like
+        raise DataError(f"{path} cannot be read as {kind} ({one_line(error)}); replace or remove it") from error
+
+
+def decode(image: Image.Image) -> None:
+    """Decode the pixels of an opened image.
+
+    Raises:
+        DataError: it is a JPEG of more scans than any program writes; the reason, one line.
+    """
+    if image.format in ("JPEG", "MPO"):
+        image_heads.check_scans(image.fp)  # type: ignore[attr-defined]
+    image.load()
+
+
+def _too_large_made(path: str | Path, height: int, width: int, made: Made) -> str | None:
+    """Why an image is refused of which more than `MOST_PIXELS` would be made, such as a strip; None where it is not."""
+    large_height, large_width, how = made(height, width)
+    if large_height * large_width <= MOST_PIXELS:
+        return None
+    return (
+        f"{path} has height {height} and width {width}, and {how} would make height {large_height} and width "
+        f"{large_width} of it, {large_height * large_width} pixels; allowed are {MOST_PIXELS}"
+    )
+
+
+def read_image(
+    path: str | Path,
+    orientation: Orientation | None = None,
+    annotated: tuple[int, int] | None = None,
+    made: Made | None = None,
+) -> Image.Image:
+    """Read an image as RGB; every photograph of users is read here, so that one rule says which are turned.
+
+    Args:
+        path: of the file.
+        orientation: decides whether it is turned as its EXIF orientation says; None leaves it as stored.
+        annotated: height and width that its annotation states, or None.
+        made: says what the caller makes of an image of a size; None makes nothing larger.
+
+    Raises:
+        DataError: it cannot be read, is too large or would become so, or is grey of more than 8 bits; one line that
+            names the file.
+    """
+    with opened(path) as image:
+        refusal = None if made is None else _too_large_made(path, image.height, image.width, made)
+        if refusal is None:
+            picture, said, by_pillow = _decoded(image)
+    if refusal is not None:  # raised here, where the file is not called broken
+        raise DataError(refusal)
+    if said == 1:
+        return picture
+    size = (picture.height, picture.width)
+    stored = turned_size(size, by_pillow)  # to exchange the sides twice is to leave them
+    wanted = orientation is not None and orientation.turns(Path(path), said, stored, annotated)
+    if wanted == (by_pillow != 1):
+        return picture
+    return turn(picture, said) if wanted else turn_back(picture, said)
+
+
+def _decoded(image: Image.Image) -> tuple[Image.Image, int, int]:
+    """An opened image as RGB, the orientation that it states, and that by which PIL has turned it."""
+    if image.mode == "F" or image.mode.startswith("I"):  # PIL would turn all above 255 to white
+        raise DataError(f"its mode is {image.mode}: grey of more than 8 bits")
+    by_pillow = _turned_by_pillow(image)
+    decode(image)
+    return image.convert("RGB"), by_pillow if by_pillow != 1 else read_orientation(image), by_pillow
+
+
+def image_size(path: Path, orientation: Orientation) -> tuple[int, int]:
+    """Height and width of an image without an annotated size, as `read_image` gives it.
+
+    Raises:
+        DataError: it cannot be read or is too large; one line that names the file.
+    """
+    with opened(path) as image:
+        by_pillow, said = _turned_by_pillow(image), read_orientation(image)
+        stored = turned_size((image.height, image.width), by_pillow)
+    return turned_size(stored, said) if orientation.turns(path, said, stored, None) else stored
+
+
+def _turned_by_pillow(image: Image.Image) -> int:
+    """The orientation by which PIL turns an image on its own as it is decoded, as it does with TIFF; 1 is none."""
+    return read_orientation(image) if image.format == "TIFF" else 1

@@ -1,0 +1,71 @@
+"""Files of tensors that others wrote, read without running code from them."""
+
+from __future__ import annotations
+
+import os
+import zipfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from dcnlab.io.files import open_regular
+from dcnlab.io.text import one_line, shown
+
+_ARCHIVE = b"PK\x03\x04"
+MOST_UNPACKED = 64
+"""Times a file's own length that its parts may unpack to; torch's are stored as they are, weights hardly compress."""
+
+
+def load(path: Path) -> Any:
+    """What `torch.save` wrote: tensors and plain containers, on the CPU.
+
+    Raises:
+        ValueError: it is no such file, is damaged, holds other objects, or unpacks to far more than itself; the
+            reason, one line.
+    """
+    try:
+        with open_regular(path) as file:
+            check_archive(path)
+            return torch.load(file, map_location="cpu", weights_only=True)
+    except Exception as error:  # a damaged file, and every kind of file that is not torch's, raises something else
+        raise ValueError(reason(error)) from error
+
+
+def check_archive(path: Path) -> None:
+    """Refuse an archive whose checksums (CRC-32) do not hold, or that unpacks to far more than itself.
+
+    torch itself checks neither. Files of other kinds, such as torch's from before 1.6, have no checksums: nothing of
+    them is checked here.
+
+    Raises:
+        ValueError: it is damaged or too large; the reason, one line.
+    """
+    with open_regular(path) as file:
+        if file.read(len(_ARCHIVE)) != _ARCHIVE:  # what torch tells an archive by
+            return
+    with zipfile.ZipFile(path) as archive:
+        unpacked = sum(part.file_size for part in archive.infolist())
+        most = MOST_UNPACKED * os.path.getsize(path) + 2**24
+        if unpacked > most:
+            raise ValueError(f"it would unpack to {unpacked} bytes, more than the {most} allowed")
+        damaged = archive.testzip()
+    if damaged is not None:
+        raise ValueError(f"its part {shown(damaged)} does not match its checksum")
+
+
+def not_finite(tensors: Mapping[str, Tensor]) -> list[str]:
+    """Names of the tensors that hold NaN or infinity; waits for the GPU once."""
+    floats = {name: tensor for name, tensor in tensors.items() if tensor.is_floating_point() and tensor.numel()}
+    if not floats:
+        return []
+    fine = torch.stack([torch.isfinite(tensor).all() for tensor in floats.values()]).tolist()
+    return [name for name, is_fine in zip(floats, fine, strict=True) if not is_fine]
+
+
+def reason(error: BaseException) -> str:
+    """Kind and first line of an exception: torch's go on with advice on how to trust the file."""
+    first = str(error).partition("\n")[0]
+    return one_line(Exception(f"{type(error).__name__}: {first}".removesuffix(": ")))

@@ -1,0 +1,195 @@
+"""What a run ran on: versions, device, commit."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import multiprocessing.process
+import os
+import platform
+import re
+import signal
+import subprocess
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+_DEATH_SECONDS = 3.0
+"""For a process to be dead after its connections broke: the system closes them first."""
+
+CAUSES = {
+    "SIGKILL": "often the kernel's for want of memory",
+    "SIGBUS": "often for want of room in /dev/shm",
+    "SIGSEGV": "a crash in compiled code",
+}
+"""Likely cause of a process's death by a signal."""
+
+
+def version(package: str) -> str | None:
+    """The installed version of a distribution, or None."""
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return None
+
+
+def git_commit() -> str | None:
+    """The commit of the checkout that this code runs from, with `-dirty` where files differ; None in a wheel."""
+    root = Path(__file__).resolve().parents[2]
+    if not (root / ".git").exists():
+        return None
+    command = ["git", "-C", str(root), "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
+    try:
+        answer = subprocess.run(command, capture_output=True, text=True, timeout=20, check=True)
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return answer.stdout.strip()
+
+
+def ending(status: int) -> str:
+    """How a process ended, and the likely cause.
+
+    Args:
+        status: its exit status, or minus the number of the signal that killed it, as subprocess has it.
+    """
+    if status >= 0:
+        return f"exit status {status}"
+    try:
+        name = signal.Signals(-status).name
+    except ValueError:
+        name = "unknown"
+    cause = CAUSES.get(name)
+    return f"killed by signal {-status} ({name})" + (f", {cause}" if cause else "")
+
+
+@dataclass(frozen=True)
+class ProcessId:
+    """A process, also for those who ask after its end, when its number may be another's."""
+
+    machine: str
+    """The boot of a machine, and the name space of its process numbers."""
+    number: int
+    started: str
+    """When, in ticks since the boot."""
+
+    @classmethod
+    def own(cls) -> ProcessId:
+        """This process."""
+        try:
+            boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+            machine = f"{boot} {os.readlink('/proc/self/ns/pid')}"
+        except OSError:
+            machine = platform.node()
+        return cls(machine, os.getpid(), _stat(os.getpid())[1])
+
+    @property
+    def alive(self) -> bool:
+        """Whether it is at work; only for processes of this machine."""
+        if not Path("/proc/self/stat").exists():
+            try:
+                os.kill(self.number, 0)
+            except OSError:
+                return False
+            return True
+        state, started, _ = _stat(self.number)
+        return started == self.started and state not in "ZX"
+
+    @property
+    def signal(self) -> int | None:
+        """The signal that killed it, where the system still knows."""
+        state, started, status = _stat(self.number)
+        return status & 0x7F if state == "Z" and started == self.started and status & 0x7F else None
+
+
+def _stat(number: int) -> tuple[str, str, int]:
+    """State, start and wait status of a process; X where there is none."""
+    try:
+        fields = Path(f"/proc/{number}/stat").read_text().rpartition(")")[2].split()
+    except OSError:
+        return "X", "", 0
+    return fields[0], fields[19], int(fields[49])
+
+
+def dead_loader(error: BaseException, rank: int) -> str | None:
+    """Which loader process of this rank an exception tells the death of, and the cause; None for other errors."""
+    import torch
+
+    if not isinstance(error, RuntimeError | OSError | EOFError):
+        return None
+    text = str(error)
+    if not text.startswith("DataLoader worker (pid"):
+        # What it was about to hand over breaks off with an error of its own, a moment before the process is dead.
+        deadline = time.monotonic() + (_DEATH_SECONDS if isinstance(error, ConnectionError | EOFError) else 0)
+        try:
+            while True:
+                torch._C._error_if_any_worker_fails()
+                if time.monotonic() >= deadline or not multiprocessing.process._children:  # type: ignore[attr-defined]
+                    break
+                time.sleep(0.05)
+        except RuntimeError as failure:  # torch's handler of signals may raise it anywhere in the loop
+            text = str(failure)
+    found = re.match(r"DataLoader worker \(pid(?:\(s\))? ([\d, ]+)\) (?:is killed by signal: ([^.]+))?", text)
+    if found is None:
+        return None
+    numbers = {signal.strsignal(number): number for number in signal.valid_signals()}
+    number = numbers.get(found[2]) or _killed_by(found[1])
+    return f"loader process {found[1]} of rank {rank} " + (
+        f"was {ending(-number)}" if number else "ended before its time"
+    )
+
+
+def _killed_by(pids: str) -> int | None:
+    """The signal that killed the first of some child processes, where Python still knows it; torch does not say."""
+    children = getattr(multiprocessing.process, "_dangling", ())
+    codes = {str(child.pid): child.exitcode for child in list(children)}
+    code = codes.get(pids.split(",")[0].strip())
+    return -code if code is not None and code < 0 else None
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an exception says that memory ran out, of a GPU or of this machine."""
+    import torch
+
+    if isinstance(error, MemoryError | torch.OutOfMemoryError):
+        return True
+    # Of these torch has no type of exception.
+    texts = (
+        "DefaultCPUAllocator",
+        "CUBLAS_STATUS_ALLOC_FAILED",
+        "CUDNN_STATUS_ALLOC_FAILED",
+        "cudaErrorMemoryAllocation",
+    )
+    return isinstance(error, RuntimeError) and any(text in str(error) for text in texts)
+
+
+def describe(world_size: int, device: Any) -> dict[str, Any]:
+    """The `environment` of results.json.
+
+    Args:
+        world_size: processes that trained together.
+        device: the torch.device that rank 0 computed on.
+    """
+    import torch
+
+    on_gpu = device.type == "cuda"
+    return {
+        "git": git_commit(),
+        "dcnlab": version("dcnlab"),
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "lightning": version("pytorch-lightning"),
+        "cuda": torch.version.cuda if on_gpu else None,
+        "gpu": torch.cuda.get_device_name(device) if on_gpu else None,
+        "cpu": _processor(),
+        "threads": torch.get_num_threads(),
+        "world_size": world_size,
+        "platform": platform.platform(),
+    }
+
+
+def _processor() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return platform.machine()
+    return next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), platform.machine())

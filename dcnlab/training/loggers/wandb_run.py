@@ -1,0 +1,108 @@
+"""What of a run goes to Weights & Biases beside its curves: enough to build tables from there as from its folder."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import json
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from dcnlab.config import experiment_file
+from dcnlab.config.schema import Config
+from dcnlab.training import run_folder
+
+CONFIG, RESULTS = "dcnlab_config", "dcnlab_results"
+"""In a run's config the text of config.yaml, and in its summary that of results.json: as text, because wandb lets a
+sweep's parameters stand in place of whole sections of the config, and gives numbers back as it likes."""
+
+_BEST = {"train/loss": "min", "val/*": "max", "test/*": "max"}
+_AGGREGATES = ("max", "min")
+
+
+def config(config: Config) -> dict[str, Any]:
+    """The run's config there."""
+    return {**dataclasses.asdict(config), CONFIG: experiment_file.to_yaml(config)}
+
+
+def define(run: Any) -> None:
+    """Say of what is logged whether its least or its greatest is the run's summary."""
+    for name, summary in _BEST.items():
+        run.define_metric(name, summary=summary)
+
+
+def finish(run: Any, config: Config, folder: Path, results: dict[str, Any]) -> None:
+    """Close the mirror: tables, figures, the final figures in its summary, and the checkpoint where that is wanted.
+
+    Args:
+        run: wandb's.
+        config: the run's.
+        folder: the run folder.
+        results: what results.json holds.
+    """
+    import wandb
+
+    with _staged_in(folder):
+        _log_findings(run, folder, results)
+        if config.logger.artifacts and results["status"] == "finished":
+            artifact = wandb.Artifact(f"{config.name}-{config.id}", "model", metadata=results["metrics"])
+            # Where it lies, without a copy; `wandb sync` may be called from anywhere.
+            artifact.add_file(str((folder / run_folder.CHECKPOINT).resolve()), policy="immutable")
+            run.log_artifact(artifact)
+        run.summary.update(_best(dict(run.summary)))
+        costs = {key: value for key, value in results["cost"].items() if value is not None}
+        tested = {f"test/{key}": value for key, value in results["metrics"].items()}
+        run.summary.update({**results["metrics"], **tested, **results["model"], **costs, RESULTS: json.dumps(results)})
+        run.finish(exit_code=0 if results["status"] == "finished" else 1)
+
+
+@contextlib.contextmanager
+def _staged_in(folder: Path) -> Iterator[None]:
+    """Keep what waits to be uploaded in the run folder; wandb would put it into the user's home."""
+    before = os.environ.get("WANDB_DATA_DIR")
+    os.environ["WANDB_DATA_DIR"] = before or str((folder / "wandb").resolve())
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ["WANDB_DATA_DIR"]
+
+
+def _log_findings(run: Any, folder: Path, results: dict[str, Any]) -> None:
+    import wandb
+
+    found: dict[str, Any] = {}
+    for name, (columns, rows) in tables(results).items():
+        found[f"tables/{name}"] = wandb.Table(columns, rows)
+    for path in sorted((folder / "figures").glob("*.png")):
+        found[f"figures/{path.stem}"] = wandb.Image(str(path))
+    if found:
+        run.log(found)
+
+
+def tables(results: dict[str, Any]) -> dict[str, tuple[list[Any], list[Any]]]:
+    """Columns and rows of a run's tables: `metrics`, its headlines, and `classes`, each class's figures; percent."""
+    metrics: dict[str, float] = results["metrics"]
+    found: dict[str, tuple[list[Any], list[Any]]] = {}
+    headlines: list[Any] = [[key, value] for key, value in metrics.items() if run_folder.is_headline(key)]
+    if headlines:
+        found["metrics"] = (["metric", "percent"], headlines)
+    split = [key.partition("/")[::2] for key in metrics if "/" in key]
+    families = list(dict.fromkeys(family for family, _ in split))
+    names = dict.fromkeys(name for _, name in split)
+    if names:
+        rows: list[Any] = [[name, *(metrics.get(f"{family}/{name}") for family in families)] for name in names]
+        found["classes"] = (["class", *families], rows)
+    return found
+
+
+def _best(summary: dict[str, Any]) -> dict[str, float]:
+    """The metrics that were defined, as plain numbers: a sweep that names one looks for a number under its name."""
+    best = {}
+    for name, value in summary.items():
+        kinds = [kind for kind in _AGGREGATES if hasattr(value, "keys") and set(value.keys()) == {kind}]
+        if kinds:
+            best[name] = value[kinds[0]]
+    return best

@@ -3,9 +3,9 @@
     python benchmarks/cuda_host.py            # needs CuPy, gcc and x86-64 Linux; a minute
 
 Microseconds of processor time from the public function to the driver: CuPy launches on the stand-in driver of
-tests/host_cuda, products are stubbed, maps are tiny, so that nothing but the host's work is left. A pass is cut into as
-many chunks as at full size. The second table sets them beside a MODEL of the GPU's time, which nobody has measured:
-bytes through the second-level cache by the counts of `traffic.py`, products at four fifths of the peak.
+tests/helpers/host_cuda, products are stubbed, maps are tiny, so that nothing but the host's work is left. A pass is
+cut into as many chunks as at full size. The second table compares them with a MODEL of the GPU's time, which nobody
+has measured: bytes through the second-level cache by the counts of `traffic.py`, products at four fifths of the peak.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from dcnlab import ops
 from dcnlab.ops.cuda import chunks
 from dcnlab.ops.geometry import ConvGeometry
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests" / "host_cuda"))
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests" / "helpers" / "host_cuda"))
 
 Work = Callable[[], object]
 SHAPES = (

@@ -2,8 +2,8 @@
 
     python benchmarks/traffic.py --out benchmarks/results/traffic.json        # ten minutes
 
-Nothing here is a measured time. Every load and store of every thread is counted (tests/host_cuda/counting.py), at the
-shapes' full sizes. Megabytes and millions:
+Nothing here is a measured time. Every load and store of every thread is counted, by
+tests/helpers/host_cuda/counting.py, at the shapes' full sizes. Megabytes and millions:
 
     asked       what the threads' loads and stores name
     requests    the 32-byte sectors of each warp's request: what moves if no cache ever helps
@@ -35,7 +35,7 @@ from dcnlab.ops.cuda import deform_conv2d, roi_pool
 from dcnlab.ops.geometry import ConvGeometry
 from dcnlab.ops.pool_geometry import PoolGeometry
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests" / "host_cuda"))
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests" / "helpers" / "host_cuda"))
 from counting import CountedKernels, Launch
 
 BYTES_PER_SECOND, FLOPS_PER_SECOND = 4.3e12, 60e12

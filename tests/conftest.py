@@ -4,9 +4,10 @@ import os
 from pathlib import Path
 
 import pytest
+from locations import SHARED
 from small_experiments import TINY
 
-GOLDENS = Path(__file__).resolve().parents[2] / "shared" / "goldens"
+GOLDENS = SHARED / "goldens"
 
 
 @pytest.fixture

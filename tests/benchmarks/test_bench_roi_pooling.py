@@ -1,8 +1,5 @@
 """The RoI pooling benchmark's peers do the work they are said to do."""
 
-import sys
-from pathlib import Path
-
 import numpy as np
 import pytest
 import roi_pooling
@@ -10,12 +7,10 @@ import scalar_psroi
 import torch
 import torchvision
 from roi_pooling import BINS, GAMMA, SAMPLES, SCALE, Pooling
+from runner import ORDERS, HostModule, skip_without_compiler
 
 from dcnlab.ops import deform_ps_roi_pool
 from dcnlab.ops.cuda.compile import ARCHITECTURES, compile_cubin, nvrtc_problem
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "host_cuda"))
-from runner import ORDERS, HostModule, skip_without_compiler
 
 DTYPES = [torch.float32, torch.float16, torch.bfloat16]
 

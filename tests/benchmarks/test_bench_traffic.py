@@ -1,14 +1,9 @@
 """The counts of the CUDA kernels' traffic hold together, at a shape small enough to work out."""
 
-import sys
-from pathlib import Path
-
 import pytest
 import torch
 import traffic
 from operators import Shape
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "host_cuda"))
 from runner import skip_without_compiler
 
 

@@ -7,13 +7,12 @@ import os
 import subprocess
 import sys
 from collections import defaultdict
-from pathlib import Path
 
 import callgrind
 import instructions
 import pytest
+from locations import ROOT
 
-ROOT = Path(__file__).resolve().parents[2]
 PARTS = {"interpreter": 800_000, "numba: sample": 100_000, "libc": 100_000}
 ROWS = [{"path": "conv", "instructions": 1_000_000, "spread": 0.0, "parts": PARTS}]
 USED = {"processor seen": "P", "numba": "haswell", "torch": "AVX2", "oneDNN": "Intel AVX", "MKL": "SSE4.2"}

@@ -1,0 +1,31 @@
+"""Processes of a test: those of its folder, their children, and waiting for what they do."""
+
+import os
+import time
+from pathlib import Path
+
+
+def processes_of(folder):
+    """Command lines of the processes that work in `folder`, but for this one."""
+    found = []
+    for process in Path("/proc").glob("[0-9]*"):
+        try:
+            where, words = os.readlink(process / "cwd"), (process / "cmdline").read_bytes()
+        except OSError:
+            continue
+        if where == str(folder) and int(process.name) != os.getpid() and words:
+            found.append(words.replace(b"\0", b" ").decode())
+    return found
+
+
+def children_of(number):
+    """Numbers of the processes that a process has started and that are still there."""
+    return [int(child) for child in Path(f"/proc/{number}/task/{number}/children").read_text().split()]
+
+
+def await_(condition, seconds):
+    """Wait until a condition holds; fail after some seconds."""
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, "timed out"
+        time.sleep(0.05)

@@ -1,0 +1,94 @@
+"""Each process of a two-rank run is killed at chance moments: the same command ends with the same weights.
+
+Four kills, one of each process; DCNLAB_KILLS=10 kills each of them ten times.
+"""
+
+import contextlib
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from command_line import dcnlab, environment
+from processes import children_of
+from small_experiments import TINY
+
+TIMES = int(os.environ.get("DCNLAB_KILLS", "1"))
+STEPS = 60
+RUN = ["trainer.devices=2", "data.workers=1", "data.batch_size=8", f"trainer.max_steps={STEPS}", "data.val=null"]
+RUN += ["trainer.checkpoint_every=0", "logger.wandb=false", "optim.ema=0.9", "data.train_length=128"]
+VICTIMS = ["rank 0", "rank 1", "loader of rank 0", "loader of rank 1"]
+
+
+def is_rank(process):
+    return b"LOCAL_RANK=1" in Path(f"/proc/{process}/environ").read_bytes().split(b"\0")
+
+
+def find(victim, first):
+    """The process that is to be killed, once it is there; None when the run ends before."""
+    while first.poll() is None:
+        try:
+            second = [child for child in children_of(first.pid) if is_rank(child)]
+            loaders = [child for child in children_of(first.pid) if not is_rank(child)]
+            found = {
+                "rank 0": [first.pid],
+                "rank 1": second,
+                "loader of rank 0": loaders,
+                "loader of rank 1": children_of(second[0]) if second else [],
+            }[victim]
+        except OSError:
+            continue
+        if found and (victim != "rank 0" or second):
+            return found[-1]
+        time.sleep(0.01)
+    return None
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    """The checkpoint of the run that nobody killed."""
+    home = tmp_path_factory.mktemp("whole")
+    (home / "tiny.yaml").write_text(TINY)
+    with contextlib.chdir(home):
+        done = dcnlab("fit", "tiny.yaml", "id=whole", *RUN)
+    assert done.returncode == 0, done.stderr
+    return torch.load(home / "runs/tiny/whole/checkpoints/last.ckpt", weights_only=True)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(120 + 240 * TIMES)
+@pytest.mark.parametrize("victim", VICTIMS)
+def test_a_run_whose_process_is_killed_ends_with_the_same_weights(tiny, whole, victim):
+    numbers, kills = random.Random(victim), 0
+    command = [sys.executable, "-P", "-m", "dcnlab", "fit", tiny, "id=part", *RUN]
+    while kills < TIMES:
+        with Path("err.txt").open("w") as err:
+            process = subprocess.Popen(command, env=environment(), stdout=subprocess.DEVNULL, stderr=err)
+            number = find(victim, process)
+            time.sleep(numbers.uniform(0, 4))
+            if number is None or process.poll() is not None:  # the run was quicker than the kill
+                shutil.rmtree("runs/tiny/part")
+                continue
+            with contextlib.suppress(ProcessLookupError):  # it has just ended by itself
+                os.kill(number, signal.SIGKILL)
+            status = process.wait(90)
+        if status == 0:  # its last step was done
+            shutil.rmtree("runs/tiny/part")
+            continue
+        kills += 1
+        assert status == (-signal.SIGKILL if victim == "rank 0" else 2), Path("err.txt").read_text()
+        if victim != "rank 0":
+            assert "was killed by signal 9 (SIGKILL)" in Path("err.txt").read_text()
+    done = dcnlab("fit", tiny, "id=part", *RUN)
+    assert done.returncode == 0, done.stderr
+    part = torch.load("runs/tiny/part/checkpoints/last.ckpt", weights_only=True)
+    assert whole["global_step"] == part["global_step"] == STEPS
+    torch.testing.assert_close(part["state_dict"], whole["state_dict"], rtol=0, atol=0)
+    momentum, expected = ([state["state"] for state in kept["optimizer_states"]] for kept in (part, whole))
+    torch.testing.assert_close(momentum, expected, rtol=0, atol=0)

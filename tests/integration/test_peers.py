@@ -1,0 +1,239 @@
+"""Several processes of a run end together: with one line, one exit status, and none of them left."""
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from command_line import dcnlab, environment
+from processes import await_, children_of, processes_of
+from small_experiments import write_data
+
+
+@pytest.fixture
+def experiments(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    write_data()
+
+
+def results(run):
+    return json.loads((Path("runs") / run / "results.json").read_text())
+
+
+@pytest.mark.slow
+def test_a_broken_image_of_one_process_ends_both_with_one_line(experiments):
+    """The image is the second process's, while the first one waits for its gradient."""
+    broken = sorted(Path("folders/train").rglob("*.png"))[3]
+    broken.write_bytes(broken.read_bytes()[:100])
+    done = dcnlab("fit", "classification.yaml", "id=one", "trainer.devices=2")
+    assert (done.returncode, done.stdout) == (2, "")
+    [line] = done.stderr.splitlines()
+    assert line.startswith(f"dcnlab: {broken} ")
+    assert results("classification/one")["status"] == "failed"
+    assert results("classification/one")["reason"].startswith("ValueError: ")
+    await_(lambda: not processes_of(Path.cwd()), 30)
+
+
+@pytest.mark.slow
+def test_more_processes_than_training_images_are_served(experiments):
+    done = dcnlab("fit", "segmentation.yaml", "id=one", "trainer.devices=3", "data.train=pair", "trainer.max_steps=2",
+                  "trainer.effective_batch=3")  # fmt: skip
+    assert (done.returncode, done.stdout) == (0, "runs/segmentation/one\n"), done.stderr
+    assert results("segmentation/one")["environment"]["world_size"] == 3
+
+
+@pytest.mark.slow
+def test_sigterm_to_the_first_process_interrupts_both(experiments):
+    command = [sys.executable, "-P", "-m", "dcnlab", "fit", "classification.yaml", "id=one", "trainer.devices=2"]
+    command += ["trainer.max_steps=100000"]
+    process = subprocess.Popen(command, env=environment(), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    await_(Path("runs/classification/one/checkpoints/last.ckpt").exists, 240)
+    process.send_signal(signal.SIGTERM)
+    out, err = process.communicate(timeout=120)
+    said = "interrupted; go on with: dcnlab resume runs/classification/one\n"
+    assert (process.returncode, out, err) == (130, "", said)
+    assert results("classification/one")["status"] == "interrupted"
+    await_(lambda: not processes_of(Path.cwd()), 30)
+
+
+@pytest.mark.slow
+def test_torchruns_processes_make_one_run_and_die_with_it(experiments):
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    command = [*torchrun, "-m", "dcnlab", "fit", "classification.yaml", "trainer.devices=2", "id=one"]
+    process = subprocess.Popen([*command, "trainer.max_steps=100000"], env=environment())
+    checkpoint = Path("runs/classification/one/checkpoints/last.ckpt")
+    await_(checkpoint.exists, 240)
+    assert len(processes_of(Path.cwd())) == 3
+    process.kill()
+    process.wait()
+    await_(lambda: not processes_of(Path.cwd()), 60)
+    assert torch.load(checkpoint, weights_only=True)["dcnlab"]["processes"] == 2
+    assert [folder.name for folder in Path("runs/classification").iterdir()] == ["one"]
+
+
+LONG = ["logger.wandb=false", "data.val=null", "trainer.max_steps=100000", "trainer.checkpoint_every=0"]
+
+
+def start(*arguments, **more):
+    command = [sys.executable, "-P", "-m", "dcnlab", *arguments]
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    return subprocess.Popen(command, env=environment(**more), **pipes)
+
+
+def by_hand(*arguments):
+    """Two ranks of a run, as srun starts them: nobody ends one when the other ends."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        meet = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free.getsockname()[1]), "WORLD_SIZE": "2"}
+    ranks = [{"RANK": str(rank), "LOCAL_RANK": str(rank), "NODE_RANK": "0"} for rank in range(2)]
+    return [start(*arguments, "trainer.devices=2", **meet, **rank) for rank in ranks]
+
+
+@pytest.mark.slow
+def test_a_broken_image_of_rank_1_ends_both_within_seconds_where_no_launcher_does(experiments):
+    broken = sorted(Path("folders/train").rglob("*.png"))[3]
+    broken.write_bytes(broken.read_bytes()[:100])
+    first, second = by_hand("fit", "classification.yaml", "id=one")
+    said = [process.communicate(timeout=120) for process in (first, second)]
+    assert [process.returncode for process in (first, second)] == [2, 2]
+    assert sum("dcnlab: " in err for _, err in said) == 1, said
+    [line] = "".join(err for _, err in said).splitlines()
+    assert line.startswith(f"dcnlab: {broken} ")
+    assert results("classification/one")["status"] == "failed"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("failing", [0, 1])
+def test_a_rank_that_fails_before_all_met_ends_the_other_with_one_line_where_no_launcher_does(tiny, failing):
+    """The failing rank alone is given a data set that is not there, as on a machine that lacks it."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        meet = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free.getsockname()[1]), "WORLD_SIZE": "2"}
+    wrong = ["data.name=imagefolder", "data.root=missing"]
+    began = time.monotonic()
+    ranks = [
+        start(
+            *("fit", tiny, "id=one", "trainer.devices=2", *(wrong if rank == failing else [])),
+            **{"RANK": str(rank), "LOCAL_RANK": str(rank), "NODE_RANK": "0"},
+            **meet,
+        )
+        for rank in range(2)
+    ]
+    said = [process.communicate(timeout=120) for process in ranks]
+    assert time.monotonic() - began < 60
+    assert [process.returncode for process in ranks] == [2, 2]
+    [line] = "".join(err for _, err in said).splitlines()
+    assert line.startswith(f"dcnlab: {'rank 1: ' if failing else ''}data.root is ")
+    assert "missing" in line
+
+
+@pytest.mark.slow
+def test_a_killed_loader_is_named_and_the_same_command_goes_on(tiny):
+    process = start("fit", tiny, "id=one", "data.workers=1", *LONG)
+    await_(Path("runs/tiny/one/checkpoints/last.ckpt").exists, 240)
+    loader = children_of(process.pid)[-1]
+    os.kill(loader, signal.SIGKILL)
+    out, err = process.communicate(timeout=120)
+    died = f"loader process {loader} of rank 0 was killed by signal 9 (SIGKILL), often the kernel's for want of memory"
+    said = f"dcnlab: {died}: fewer data.workers (1) or a smaller data.batch_size (16) need less\n"
+    assert (process.returncode, out, err) == (2, "", said)
+    assert (results("tiny/one")["status"], results("tiny/one")["reason"]) == ("interrupted", died)
+    step = torch.load("runs/tiny/one/checkpoints/last.ckpt", weights_only=True)["global_step"]
+    done = dcnlab("resume", "runs/tiny/one", f"trainer.max_steps={step + 1}")
+    assert (done.returncode, done.stdout) == (0, "runs/tiny/one\n"), done.stderr
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("launcher", ["lightning", "hand"])
+def test_a_killed_rank_1_is_named_by_rank_0_and_the_run_can_go_on(tiny, launcher):
+    arguments = ["fit", tiny, "id=one", *LONG]
+    first, *second = [start(*arguments, "trainer.devices=2")] if launcher == "lightning" else by_hand(*arguments)
+    await_(Path("runs/tiny/one/checkpoints/last.ckpt").exists, 240)
+    killed = second[0].pid if second else children_of(first.pid)[0]
+    os.kill(killed, signal.SIGKILL)
+    began = time.monotonic()
+    out, err = first.communicate(timeout=60)
+    assert time.monotonic() - began < 20
+    died = f"rank 1 (process {killed}) was killed by signal 9 (SIGKILL), often the kernel's for want of memory"
+    said = f"dcnlab: {died}; a smaller data.batch_size or fewer data.workers need less\n"
+    assert (first.returncode, out, err) == (2, "", said)
+    assert (results("tiny/one")["status"], results("tiny/one")["reason"]) == ("interrupted", died)
+    for process in second:
+        process.communicate(timeout=10)
+    await_(lambda: not processes_of(Path.cwd()), 30)
+
+
+@pytest.mark.slow
+def test_a_killed_rank_0_is_named_by_rank_1_which_does_not_wait_for_it(tiny):
+    first, second = by_hand("fit", tiny, "id=one", *LONG)
+    await_(Path("runs/tiny/one/checkpoints/last.ckpt").exists, 240)
+    first.kill()
+    out, err = second.communicate(timeout=60)
+    died = f"rank 0 (process {first.pid}) was killed by signal 9 (SIGKILL), often the kernel's for want of memory"
+    said = f"dcnlab: {died}; a smaller data.batch_size or fewer data.workers need less\n"
+    assert (second.returncode, out, err) == (2, "", said)
+    first.communicate(timeout=10)
+    assert not Path("runs/tiny/one/results.json").exists()  # so that the same command, and resume, go on
+
+
+def test_a_process_of_a_run_dies_with_the_first_one_that_started_it(tmp_path):
+    module = "from dcnlab.training.distributed import parent_death"
+    child = f"{module}; import time; parent_death.hold(); print('held', flush=True); time.sleep(60)"
+    first = (
+        f"import os, subprocess, sys, time; {module}; parent_death.hold()\n"
+        f"p = subprocess.Popen([sys.executable, '-c', {child!r}], env={{**os.environ, 'LOCAL_RANK': '1'}})\n"
+        "print(p.pid, flush=True); time.sleep(60)"
+    )
+    process = subprocess.Popen([sys.executable, "-c", first], env=environment(), stdout=subprocess.PIPE, text=True)
+    lines = {process.stdout.readline().strip() for _ in range(2)}
+    pid = int((lines - {"held"}).pop())
+    os.kill(pid, 0)
+    process.kill()
+    process.wait()
+    await_(lambda: not Path(f"/proc/{pid}").exists(), 20)
+
+
+@pytest.mark.slow
+def test_a_process_whose_other_machine_never_comes_says_so_and_ends_by_signals_or_in_time(tiny):
+    """Rank 0 listens, rank 1 knocks at a closed port; each says one line, and neither hangs in torch's rendezvous."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    command = [sys.executable, "-P", "-m", "dcnlab", "fit", tiny, "trainer.num_nodes=2", "logger.wandb=false"]
+    meet = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    late = subprocess.Popen([*command, "id=late", "trainer.rendezvous_minutes=0.01"], env=environment(), **pipes)
+    first = subprocess.Popen([*command, "id=first"], env=environment(), **pipes)
+    second = subprocess.Popen([*command, "id=second"], env=environment(NODE_RANK="1", **meet), **pipes)
+    for process, number, name in ((second, signal.SIGTERM, "second"), (first, signal.SIGINT, "first")):
+        assert process.stderr.readline().startswith("waiting for 1 of 2 machines at 127.0.0.1:")
+        process.send_signal(number)
+        out, err = process.communicate(timeout=60)
+        said = f"interrupted; go on with: dcnlab resume runs/tiny/{name}\n"
+        assert (process.returncode, out, err) == (130, "", said)
+    assert results("tiny/first")["status"] == "interrupted"
+    out, err = late.communicate(timeout=60)
+    assert (late.returncode, out) == (2, "")
+    assert "1 of 2 machines" in err
+    assert "within 0.01 minutes (trainer.rendezvous_minutes)" in err
+    assert len(err.splitlines()) == 1
+
+
+@pytest.mark.slow
+def test_two_machines_that_meet_make_one_run(tiny):
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    command = [sys.executable, "-P", "-m", "dcnlab", "fit", tiny, "trainer.num_nodes=2", "logger.wandb=false", "id=two"]
+    meet = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    second = subprocess.Popen(command, env=environment(NODE_RANK="1", **meet))
+    done = dcnlab(*command[4:], NODE_RANK="0", **meet)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "runs/tiny/two\n", "")
+    assert second.wait(60) == 0
+    assert results("tiny/two")["environment"]["world_size"] == 2

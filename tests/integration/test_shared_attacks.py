@@ -1,0 +1,138 @@
+"""The published attacks of ../shared/attacks: the run goes on or refuses, nothing is lost, memory stays bounded."""
+
+import os
+import re
+import resource
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+from locations import SHARED
+
+ATTACKS = SHARED / "attacks"
+
+pytestmark = [
+    pytest.mark.skipif(not ATTACKS.is_dir(), reason="the attacks are not part of the project: ../shared is absent"),
+    pytest.mark.slow,
+]
+QUICK = ("trainer.max_steps=1", "data.train_length=64", "data.test_length=40", "trainer.accelerator=cpu")
+
+
+@pytest.fixture(autouse=True)
+def folder(tmp_path, monkeypatch):
+    """An empty current folder, with our `dcnlab` and `python` first on the path."""
+    monkeypatch.chdir(tmp_path)
+    programs = tmp_path / "bin"
+    programs.mkdir()
+    (programs / "dcnlab").write_text(f'#!/bin/sh\nexec {sys.executable} -m dcnlab "$@"\n')
+    (programs / "python").write_text(f'#!/bin/sh\nexec {sys.executable} "$@"\n')
+    for program in programs.iterdir():
+        program.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{programs}:{os.environ['PATH']}")
+    for name in [name for name in os.environ if name.startswith(("WANDB_", "DCNLAB_", "SLURM_"))]:
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    return tmp_path
+
+
+def run(*command: object, memory: int | None = None) -> subprocess.CompletedProcess[str]:
+    """A command in a process of its own, under a limit of its address space in bytes."""
+
+    def limit() -> None:
+        if memory is not None:
+            resource.setrlimit(resource.RLIMIT_AS, (memory, memory))
+
+    words = [str(word) for word in command]
+    return subprocess.run(words, capture_output=True, text=True, timeout=400, check=False, preexec_fn=limit)
+
+
+@pytest.mark.parametrize("name", ["1_same_fit_after_failure_erases.sh", "2_changed_setting_erases.sh"])
+def test_the_same_fit_goes_on_from_the_checkpoint(name):
+    script = Path("attack.sh")
+    script.write_text((ATTACKS / name).read_text().replace("max_steps=199", "max_steps=90"))
+    done = run("bash", script)
+    before, after = (int(step) for step in re.findall(r"holds step (\d+)", done.stdout))
+    assert 0 < before <= after, done.stdout + done.stderr
+    assert after == 90
+
+
+def test_a_small_json_takes_no_more_memory_than_it_needs():
+    done = run("bash", ATTACKS / "3_reading_two_bytes_takes_4GiB.sh")
+    assert "MemoryError" not in done.stdout
+    assert "a.jpg" in done.stdout
+
+
+def test_a_strip_is_refused_by_the_size_that_it_would_have():
+    for name in ("4_strip_bomb.py", "strip_1x60000.png"):
+        shutil.copy(ATTACKS / name, name)
+    done = run("python", "4_strip_bomb.py", memory=8_000_000_000)
+    assert done.returncode == 1
+    last = done.stderr.strip().splitlines()[-1]
+    assert last.startswith("ValueError: ")
+    assert "strip_1x60000.png" in last
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {},
+        {"method": "grid", "parameters": {"seed": {"min": 0, "max": 10**12}}},
+        {
+            "method": "grid",
+            "parameters": {"optim.lr": {"distribution": "q_uniform", "min": 0.0, "max": 1.0e9, "q": 1.0e-9}},
+        },
+    ],
+    ids=["run_cap", "whole numbers", "q_uniform"],
+)
+def test_a_sweep_of_billions_of_trials_is_refused_in_one_line(changes):
+    sweep = yaml.safe_load((ATTACKS / "5_sweep_bombs.yaml").read_text()) | changes
+    Path("sweep.yaml").write_text(yaml.safe_dump(sweep))
+    done = run("dcnlab", "sweep", "sweep.yaml", *QUICK)
+    assert done.returncode == 2, done.stderr
+    assert len(done.stderr.strip().splitlines()) == 1
+    assert "sweep.yaml" in done.stderr
+
+
+def test_links_that_lead_back_are_left_out():
+    done = run("bash", ATTACKS / "6_links_to_itself.sh")
+    assert "no end" not in done.stdout
+    assert done.stdout.split() == ["1", "images", "1"], done.stdout + done.stderr
+
+
+def test_weights_that_are_no_numbers_are_neither_scored_nor_exported():
+    fit = run("dcnlab", "fit", "classification/quickstart", *QUICK, "id=x", "logger.wandb=false")
+    folder = fit.stdout.splitlines()[-1]
+    assert run("python", ATTACKS / "7_not_a_number_is_scored.py", folder).returncode == 0
+    for words in (["evaluate", folder], ["export", folder, "--format", "safetensors"]):
+        done = run("dcnlab", *words)
+        assert done.returncode == 2, words
+        assert len(done.stderr.strip().splitlines()) == 1
+        assert "not finite" in done.stderr
+
+
+def test_results_with_a_lone_surrogate_stop_neither_table_nor_report():
+    sweep = {"program": "classification/quickstart", "method": "grid", "parameters": {"seed": {"values": [1, 2]}}}
+    sweep["command"] = ["${env}", "dcnlab", "fit", "${program}", "${args_json_file}"]
+    Path("sweep.yaml").write_text(yaml.safe_dump(sweep))
+    assert run("dcnlab", "sweep", "sweep.yaml", *QUICK, "logger.wandb=false").returncode == 0
+    victim, *_ = sorted(Path("runs").rglob("results.json"))
+    victim.write_bytes((ATTACKS / "8_surrogate_results.json").read_bytes())
+    for command in (["table", "sweep.yaml", "--runs", "runs"], ["report", "runs"]):
+        done = run("dcnlab", *command, *(QUICK if command[0] == "table" else ()))
+        assert "Traceback" not in done.stderr, done.stderr
+        assert done.returncode == 0, done.stderr
+
+
+def test_an_image_of_thousands_of_scans_is_refused():
+    target = Path("scans/train/a")
+    target.mkdir(parents=True)
+    shutil.copy(ATTACKS / "9_progressive_scans.jpg", target)
+    code = "from dcnlab.data.classification.image_folder import ImageFolderSplit as S; S('scans', 'train')[0]"
+    done = run("python", "-c", code)
+    assert done.returncode == 1
+    last = done.stderr.strip().splitlines()[-1]
+    assert last.startswith("ValueError: ")
+    assert "scans" in last

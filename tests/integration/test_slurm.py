@@ -1,0 +1,239 @@
+"""Trials as jobs of a real SLURM of two nodes, which the tests start and stop."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import slurm_cluster
+import torch
+import yaml
+from command_line import dcnlab, environment
+from processes import await_, processes_of
+from small_experiments import write_data
+
+from dcnlab.ablations.sweeps import slurm
+from dcnlab.ablations.sweeps.sweep_file import read, trials
+from dcnlab.io.errors import ConfigError
+
+absent = slurm_cluster.missing()
+needs_slurm = pytest.mark.skipif(absent is not None, reason=f"needs SLURM and munge: there is no {absent}")
+
+
+@pytest.fixture(scope="module")
+def cluster(tmp_path_factory):
+    pytest.importorskip("submitit")
+    with slurm_cluster.cluster(tmp_path_factory.mktemp("slurm")) as variables, pytest.MonkeyPatch.context() as patch:
+        for name, value in variables.items():
+            patch.setenv(name, value)
+        yield
+
+
+@pytest.fixture
+def sweep(tiny):
+    """A sweep over the number of deformable layers of the tiny experiment."""
+    tree = {"program": "tiny.yaml", "method": "grid", "parameters": {"model.deform_layers": {"values": [0, 1]}}}
+    tree["command"] = ["${env}", "dcnlab", "fit", "${program}", "${args_json_file}"]
+    Path("ablation.yaml").write_text(yaml.safe_dump(tree))
+    return "ablation.yaml"
+
+
+def results(path):
+    found = [trial.folder / "results.json" for trial in trials(read(path))]
+    return [json.loads(file.read_text()) for file in found if file.is_file()]
+
+
+def queued():
+    """Numbers of the jobs that SLURM still knows of, ended or not."""
+    command = ["squeue", "--noheader", "--array", "--states=all", "--format=%i"]
+    return set(subprocess.run(command, capture_output=True, text=True, check=True).stdout.split())
+
+
+@needs_slurm
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_trials_of_two_machines_each_are_jobs_whose_first_process_alone_writes(cluster, sweep):
+    options = ["--launcher", "slurm", "--slurm", "time=10", "--slurm", "partition=debug"]
+    shape = ["trainer.num_nodes=2", "trainer.devices=1", "data.batch_size=8"]
+    done = dcnlab("sweep", sweep, *options, *shape, timeout=800)
+    assert (done.returncode, done.stderr) == (0, ""), done.stdout + done.stderr
+    lines = done.stdout.splitlines()
+    assert lines[0] == "ablation: 2 trials in runs/ablation, 0 finished before"
+    assert sorted(line.split()[1] for line in lines[1:3]) == ["model.deform_layers=0:", "model.deform_layers=1:"]
+    assert lines[3] == "2 finished now, 0 failed"
+    folders = [trial.folder for trial in trials(read(sweep), shape)]
+    found = [json.loads((folder / "results.json").read_text()) for folder in folders]
+    assert [result["parameters"] for result in found] == [{"model.deform_layers": 0}, {"model.deform_layers": 1}]
+    for folder, result in zip(folders, found, strict=True):
+        assert (result["status"], result["environment"]["world_size"]) == ("finished", 2)
+        assert result["wandb"]["sweep"] == read(sweep).id
+        [_] = folder.glob("wandb/offline-run-*")
+        [_] = folder.glob("metrics*.csv")
+        assert (folder / "log.txt").read_text() == f"{folder}\n"
+    assert len({result["model"]["params"] for result in found}) == 2  # every process had its trial's parameters
+    before = queued()
+    again = dcnlab("sweep", sweep, *options, *shape)
+    assert (again.returncode, again.stderr) == (0, "")
+    assert again.stdout == "ablation: 2 trials in runs/ablation, 2 finished before\n"
+    assert queued() == before
+
+
+@needs_slurm
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_a_killed_launcher_finds_its_jobs_again_and_a_stopped_one_cancels_them(cluster, sweep):
+    command = [sys.executable, "-P", "-m", "dcnlab", "sweep", sweep, "--limit", "1", "--launcher", "slurm"]
+    command += ["trainer.max_steps=1000000"]
+    before, processes = queued(), []
+    for stop in (signal.SIGKILL, signal.SIGTERM):
+        with Path("out.txt").open("w") as out:
+            process = subprocess.Popen(command, env=environment(), stdout=out, stderr=subprocess.STDOUT)
+        processes.append(process)
+        await_(lambda: list(Path("runs").rglob("last.ckpt")) and len(queued() - before) == 1, 300)
+        if stop == signal.SIGTERM:
+            await_(lambda: "from before" in Path("out.txt").read_text(), 120)
+        process.send_signal(stop)
+        process.wait(200)
+    assert len(queued() - before) == 1  # nothing was submitted twice
+    assert processes[1].returncode == 128 + signal.SIGTERM
+    assert Path("out.txt").read_text().splitlines() == [
+        "ablation: 2 trials in runs/ablation, 0 finished before",
+        "1 of them are in SLURM's queue from before",
+        "stopped by SIGTERM; the same command goes on with what is missing",
+    ]
+    assert not processes_of(Path.cwd())
+    assert [result["status"] for result in results_of_all()] == ["interrupted"]
+
+
+def srun(*arguments, **more):
+    """Two ranks of a run as tasks of one srun."""
+    command = ["srun", "--nodes=1", "--ntasks-per-node=2", sys.executable, "-P", "-m", "dcnlab", *arguments]
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    return subprocess.Popen(command, env=environment(**more), **pipes)
+
+
+def rank_of(number):
+    """The process of this folder that is srun's task `number`, or None."""
+    for process in Path("/proc").glob("[0-9]*"):
+        try:
+            variables = (process / "environ").read_bytes().split(b"\0")
+            if os.readlink(process / "cwd") == os.getcwd() and f"SLURM_PROCID={number}".encode() in variables:
+                return int(process.name)
+        except OSError:
+            continue
+    return None
+
+
+@needs_slurm
+def test_what_srun_must_state_is_said_by_one_of_its_tasks(cluster, tiny):
+    command = [
+        "srun",
+        "--nodes=1",
+        "--ntasks=2",
+        sys.executable,
+        "-P",
+        "-m",
+        "dcnlab",
+        "fit",
+        tiny,
+        "id=one",
+        "trainer.devices=2",
+    ]
+    done = subprocess.run(command, env=environment(), capture_output=True, text=True, timeout=120)
+    assert done.returncode == 2
+    [line] = [line for line in done.stderr.splitlines() if not line.startswith("srun: ")]
+    assert line.startswith("dcnlab: SLURM_NTASKS is 2 and SLURM_NTASKS_PER_NODE is not set; ")
+
+
+ON_TWO = ["id=one", "trainer.devices=2", "data.batch_size=8", "logger.wandb=false", "data.val=null"]
+
+
+@needs_slurm
+@pytest.mark.slow
+@pytest.mark.parametrize("killed", [0, 1])
+def test_a_killed_task_of_srun_is_named_and_the_same_command_goes_on(cluster, tiny, killed):
+    longer = ["trainer.max_steps=100000", "trainer.checkpoint_every=0"]
+    process = srun("fit", tiny, *ON_TWO, *longer)
+    await_(Path("runs/tiny/one/checkpoints/last.ckpt").exists, 120)
+    number = rank_of(killed)
+    os.kill(number, signal.SIGKILL)
+    began = time.monotonic()
+    _, err = process.communicate(timeout=60)
+    assert time.monotonic() - began < 30
+    assert process.returncode != 0
+    assert sum(line.startswith(f"dcnlab: rank {killed} (process {number}) ") for line in err.splitlines()) == 1, err
+    await_(lambda: not processes_of(Path.cwd()), 30)
+    step = torch.load("runs/tiny/one/checkpoints/last.ckpt", weights_only=True)["global_step"]
+    process = srun("fit", tiny, *ON_TWO, f"trainer.max_steps={step + 2}")
+    out, err = process.communicate(timeout=120)
+    assert (process.returncode, out) == (0, "runs/tiny/one\n"), err
+    assert f"going on from step {step}" in err
+
+
+@needs_slurm
+@pytest.mark.slow
+def test_a_broken_image_of_one_task_of_srun_ends_both_within_seconds(cluster, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    write_data()
+    broken = sorted(Path("folders/train").rglob("*.png"))[3]
+    broken.write_bytes(broken.read_bytes()[:100])
+    began = time.monotonic()
+    process = srun("fit", "classification.yaml", "id=one", "trainer.devices=2")
+    out, err = process.communicate(timeout=120)
+    assert time.monotonic() - began < 60
+    assert (process.returncode, out) == (2, "")
+    [line] = [line for line in err.splitlines() if line.startswith("dcnlab: ")]
+    assert line.startswith(f"dcnlab: {broken} ")
+    assert json.loads(Path("runs/classification/one/results.json").read_text())["status"] == "failed"
+
+
+def results_of_all():
+    return [json.loads(file.read_text()) for file in Path("runs").rglob("results.json")]
+
+
+@needs_slurm
+@pytest.mark.parametrize(
+    ("option", "says"),
+    [
+        ("partition=nowhere", "sbatch refuses the trials: invalid partition specified: nowhere"),
+        ("nodes=3", "--slurm nodes=3, but trials take 1; state it as trainer.num_nodes=3"),
+        ("ntasks-per-node=2", "--slurm ntasks-per-node=2, but trials take 1; state it as trainer.devices=2"),
+        ("array=1-3", "--slurm array=1-3: the sweep sets array itself"),
+        ("colour=red", "sbatch refuses the trials: "),
+    ],
+)
+def test_what_slurm_does_not_take_is_one_line(cluster, sweep, option, says):
+    done = dcnlab("sweep", sweep, "--launcher", "slurm", "--slurm", option)
+    assert done.returncode == 2
+    assert done.stderr.startswith(f"dcnlab: {says}")
+    assert done.stderr.count("\n") == 1
+
+
+def test_without_slurm_the_launcher_says_what_is_missing(sweep, monkeypatch, tmp_path):
+    pytest.importorskip("submitit")
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(ConfigError, match="needs SLURM's commands, and there is no squeue here"):
+        slurm.SlurmJobs("ablation", tmp_path)
+    monkeypatch.setitem(sys.modules, "submitit", None)
+    with pytest.raises(ConfigError, match=r"needs submitit: pip install 'dcnlab\[slurm\]'"):
+        slurm.SlurmJobs("ablation", tmp_path)
+
+
+def test_a_cluster_that_does_not_answer_is_one_line(monkeypatch, tmp_path):
+    pytest.importorskip("submitit")
+    (tmp_path / "squeue").write_text("#!/bin/sh\necho 'squeue: error: Unable to contact slurm' >&2; exit 1\n")
+    (tmp_path / "squeue").chmod(0o755)
+    (tmp_path / "srun").symlink_to("squeue")
+    monkeypatch.setenv("PATH", f"{tmp_path}{os.pathsep}{os.environ['PATH']}")
+    with pytest.raises(ConfigError, match="SLURM does not answer: squeue: error: Unable to contact slurm"):
+        slurm.SlurmJobs("ablation", tmp_path)
+
+
+def test_slurm_options_without_its_launcher_are_refused(sweep):
+    done = dcnlab("sweep", sweep, "--slurm", "partition=debug")
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr == "dcnlab: --slurm partition=debug: there are no jobs to give it to; state --launcher slurm\n"

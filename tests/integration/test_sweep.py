@@ -1,0 +1,564 @@
+"""A sweep runs what is missing and nothing else, and leaves no process behind however it ends."""
+
+import contextlib
+import json
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+from command_line import dcnlab, environment
+from processes import await_, children_of, processes_of
+
+from dcnlab.ablations.report import gather
+from dcnlab.ablations.sweeps import local as children
+from dcnlab.ablations.sweeps import run as ablation
+from dcnlab.ablations.sweeps.sweep_file import read, trials
+from dcnlab.ablations.tables import table as tables
+from dcnlab.config import experiment_file, packaged
+from dcnlab.io.errors import ConfigError
+from dcnlab.training import environment as environment_of_runs
+from dcnlab.training import run_folder
+from dcnlab.training.distributed import parent_death
+
+
+@pytest.fixture
+def sweep(tiny):
+    """A function that writes a sweep file upon the tiny experiment and gives its path."""
+
+    def write(parameters, **changes):
+        tree = {
+            "program": "tiny.yaml",
+            "command": ["${env}", "dcnlab", "fit", "${program}", "${args_json_file}"],
+            "method": "grid",
+            "parameters": parameters,
+            **changes,
+        }
+        Path("ablation.yaml").write_text(yaml.safe_dump(tree))
+        return "ablation.yaml"
+
+    return write
+
+
+def results(path):
+    """Results of a sweep's finished trials, by what was set."""
+    folders = [trial.folder for trial in trials(read(path))]
+    found = {folder: run_folder.read_results(folder) for folder in folders}
+    return {str(folder): result for folder, result in found.items() if result and result["status"] == "finished"}
+
+
+def stamps():
+    return {path: path.stat().st_mtime_ns for path in Path("runs").rglob("results.json")}
+
+
+def start(*arguments):
+    """The sweep as the leader of a process group of its own, as a shell starts it."""
+    command = [sys.executable, "-P", "-m", "dcnlab", "sweep", *arguments]
+    with Path("out.txt").open("w") as out:
+        return subprocess.Popen(
+            command, env=environment(), stdout=out, stderr=subprocess.STDOUT, start_new_session=True
+        )
+
+
+def start_and_kill(path, delay):
+    """Kill a sweep and nothing else, `delay` seconds after its first trial began."""
+    print(f"killed after {delay:.2f} s")
+    process = start(path, "--jobs", "2")
+    await_(lambda: process.poll() is not None or len(processes_of(Path.cwd())) > 1, 240)
+    time.sleep(delay)
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+
+
+@pytest.mark.slow
+def test_a_sweep_killed_twice_at_random_moments_runs_only_the_missing_trials_and_leaves_no_process(sweep):
+    path = sweep({"model.deform_layers": {"values": [0, 1]}, "seed": {"values": [0, 1]}})
+    complete = {}
+    for delay in [random.uniform(0, 8) for _ in range(2)]:
+        start_and_kill(path, delay)
+        await_(lambda: not processes_of(Path.cwd()), 15)
+        assert complete.items() <= stamps().items()
+        complete = {file: stamp for file, stamp in stamps().items() if json.loads(file.read_text())}
+    done = len(results(path))
+
+    again = dcnlab("sweep", path, "--jobs", "2")
+    assert again.returncode == 0, again.stdout + again.stderr
+    assert f"4 trials in runs/ablation, {done} finished before" in again.stdout
+    if done < 4:
+        assert f"{4 - done} finished now, 0 failed" in again.stdout
+    assert complete.items() <= stamps().items()
+    found = results(path).values()
+    assert len(list(Path("runs").rglob("results.json"))) == len(found) == 4
+    assert {(r["parameters"]["model.deform_layers"], r["parameters"]["seed"]) for r in found} == {
+        (layers, seed) for layers in (0, 1) for seed in (0, 1)
+    }
+    assert not processes_of(Path.cwd())
+    assert {r["wandb"]["sweep"] for r in found} == {read(path).id}
+
+    complete = stamps()
+    began = time.monotonic()
+    third = dcnlab("sweep", path)
+    assert time.monotonic() - began < 10
+    assert (third.returncode, third.stderr) == (0, "")
+    assert "4 finished before" in third.stdout
+    assert stamps() == complete
+
+    table = dcnlab("table", path, "--runs", "runs", "--format", "json")
+    assert table.returncode == 0, table.stderr
+    assert [(row["model.deform_layers"], row["seeds"]) for row in json.loads(table.stdout)] == [(0, 2), (1, 2)]
+
+
+@pytest.mark.slow
+def test_a_failed_trial_is_shown_with_its_log_and_the_others_go_on(sweep):
+    path = sweep({"model.deform_layers": {"values": [99, 0]}})
+    done = dcnlab("sweep", path, "--jobs", "1")
+    assert (done.returncode, done.stderr) == (1, "")
+    [log] = [line.rpartition(" ")[2] for line in done.stdout.splitlines() if line.startswith("FAILED")]
+    assert Path(log).read_text().splitlines()[-1] in done.stdout
+    assert "99" in Path(log).read_text()
+    assert "1 finished now, 1 failed; the same command runs the 1 missing" in done.stdout
+    assert [r["parameters"] for r in results(path).values()] == [{"model.deform_layers": 0}]
+    assert "\x1b" not in done.stdout
+
+
+@pytest.mark.slow
+def test_a_trial_that_failed_goes_on_from_its_checkpoint_when_the_sweep_runs_again(sweep):
+    path = sweep({"seed": {"values": [0]}})
+    longer = ["trainer.max_steps=400", "data.val=null", "trainer.checkpoint_every=0"]
+    process = start(path, "--jobs", "1", *longer)
+    await_(lambda: list(Path("runs").rglob("last.ckpt")), 240)
+    os.kill(trial_of(process), signal.SIGKILL)
+    assert process.wait(60) == 1
+    [checkpoint] = Path("runs").rglob("last.ckpt")
+    step = torch.load(checkpoint, weights_only=True)["global_step"]
+    assert step < 400
+    done = dcnlab("sweep", path, "--jobs", "1", *longer)
+    assert done.returncode == 0, done.stdout
+    assert f"going on from step {step}" in (checkpoint.parents[1] / "log.txt").read_text()
+    assert torch.load(checkpoint, weights_only=True)["global_step"] == 400
+
+
+def trial_of(process):
+    """The process of a sweep's one trial."""
+    children = children_of(process.pid)
+    [trial] = [child for child in children if b"dcnlab" in Path(f"/proc/{child}/cmdline").read_bytes()]
+    return trial
+
+
+@pytest.mark.slow
+def test_a_stopped_sweep_marks_its_trials_and_says_how_to_go_on(sweep):
+    path = sweep({"seed": {"values": [0, 1]}})
+    process = start(path, "--jobs", "1", "trainer.max_steps=1000000")
+    await_(lambda: list(Path("runs").rglob("last.ckpt")), 240)
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(60) == 128 + signal.SIGTERM
+    assert Path("out.txt").read_text().splitlines()[-1] == (
+        "stopped by SIGTERM; the same command goes on with what is missing"
+    )
+    assert not processes_of(Path.cwd())
+    [file] = stamps()
+    assert json.loads(file.read_text())["status"] == "interrupted"
+
+
+@pytest.mark.slow
+def test_a_trial_that_cannot_start_and_one_of_broken_results_fail_alone(sweep):
+    path = sweep({"seed": {"values": [0, 1, 2]}})
+    blocked, broken, good = trials(read(path))
+    blocked.folder.parent.mkdir(parents=True)
+    blocked.folder.write_text("a file where the trial's folder should be")
+    broken.folder.mkdir()
+    (broken.folder / "results.json").write_text('{"schema": 1, "sta')
+    done = dcnlab("sweep", path, "--jobs", "1")
+    assert done.returncode == 1
+    [complaint] = done.stderr.splitlines()
+    assert complaint.startswith(f"{broken.folder}/results.json: not JSON")
+    assert f"FAILED {blocked}: it cannot start: " in done.stdout
+    assert f"FAILED {broken}: exit status 2, its log is " in done.stdout
+    assert "1 finished now, 2 failed; the same command runs the 2 missing" in done.stdout
+    assert run_folder.read_results(good.folder)["status"] == "finished"
+
+
+@pytest.mark.slow
+def test_a_trial_whose_folder_is_removed_while_it_runs_leaves_its_neighbour_alone(sweep):
+    path = sweep({"seed": {"values": [0, 1]}})
+    lost, kept = trials(read(path), ["trainer.max_steps=200"])
+    process = start(path, "--jobs", "2", "trainer.max_steps=200")
+    await_((lost.folder / "checkpoints/last.ckpt").exists, 240)
+    shutil.rmtree(lost.folder, ignore_errors=True)
+    process.wait(240)
+    out = Path("out.txt").read_text()
+    assert (kept.folder / "results.json").exists(), out
+    assert run_folder.read_results(kept.folder)["status"] == "finished"
+    assert f"{kept}: top1 " in out
+    assert "finished now" in out.splitlines()[-1]
+    assert not processes_of(Path.cwd())
+
+
+@pytest.mark.slow
+def test_trial_minutes_end_one_trial_with_its_checkpoint_and_the_others_go_on(sweep):
+    path = sweep({"trainer.max_steps": {"values": [1000000, 1]}})
+    overrides = ["data.workers=1", "data.val=null"]
+    done = dcnlab("sweep", path, "--jobs", "1", "--trial-minutes", "0.6", *overrides)
+    assert done.returncode == 1
+    long, short = trials(read(path), overrides)
+    said = "it took longer than --trial-minutes 0.6; the same command goes on from its checkpoint"
+    assert f"FAILED {long}: {said}, its log is " in done.stdout
+    assert "1 finished now, 1 failed; the same command runs the 1 missing" in done.stdout
+    assert run_folder.read_results(long.folder)["status"] == "interrupted"
+    assert (long.folder / "checkpoints/last.ckpt").exists()
+    assert run_folder.read_results(short.folder)["status"] == "finished"
+    assert not processes_of(Path.cwd())
+
+
+def test_a_trial_that_will_not_end_is_killed_with_all_that_it_started(tmp_path, monkeypatch):
+    (tmp_path / "dcnlab").mkdir()
+    (tmp_path / "dcnlab/__init__.py").touch()
+    (tmp_path / "dcnlab/__main__.py").write_text(
+        "import signal, subprocess, time\n"
+        "for number in (signal.SIGTERM, signal.SIGUSR1): signal.signal(number, signal.SIG_IGN)\n"
+        "loader = subprocess.Popen(['sleep', '60'])\nprint(loader.pid, flush=True)\ntime.sleep(60)\n"
+    )
+    monkeypatch.setattr(packaged, "PACKAGE", tmp_path / "dcnlab")
+    log = tmp_path / "log.txt"
+    child = children.start(["fit"], log, children.Slot(None, 1), {})
+    await_(lambda: log.read_text().endswith("\n"), 30)
+
+    def gone():
+        children.urge(child, patience=0.2)
+        return child.process.poll() is not None
+
+    await_(gone, 10)
+    assert child.process.returncode == -signal.SIGKILL
+    loader = Path("/proc") / log.read_text().strip() / "stat"
+    await_(lambda: not loader.exists() or loader.read_text().split()[2] == "Z", 10)
+
+
+def test_a_log_of_gigabytes_is_read_by_its_end_and_none_that_is_not_there(tmp_path):
+    log = tmp_path / "log.txt"
+    with log.open("wb") as file:
+        file.truncate(2**33)  # a hole, which takes no room on the disk
+        file.seek(2**33)
+        file.write(b"".join(b"line %d\n" % number for number in range(50)))
+    began = time.monotonic()
+    lines = ablation.log_end(log)
+    assert time.monotonic() - began < 1
+    assert lines == [f"line {number}" for number in range(38, 50)]
+    log.write_bytes(b"\xff" * 10**6)  # one line, and no text
+    [line] = ablation.log_end(log)
+    assert len(line) == 500
+    log.unlink()
+    assert ablation.log_end(log) == [f"there is no log {log}"]
+    os.mkfifo(log)
+    assert ablation.log_end(log) == ["its log cannot be read: is a pipe; a regular file is needed"]
+
+
+def test_a_trial_killed_by_a_signal_is_said_with_the_likely_cause():
+    assert [environment_of_runs.ending(status) for status in (2, -9, -15)] == [
+        "exit status 2",
+        "killed by signal 9 (SIGKILL), often the kernel's for want of memory",
+        "killed by signal 15 (SIGTERM)",
+    ]
+
+
+def test_one_bad_trial_is_found_before_any_starts(sweep):
+    path = sweep({"model.deform_layers": {"values": [0, "three"]}})
+    done = dcnlab("sweep", path)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr == (
+        "dcnlab: ablation.yaml: trial model.deform_layers=three: sweep: "
+        "model.deform_layers is 'three'; it must be a whole number\n"
+    )
+    assert not Path("runs").exists()
+
+
+@pytest.mark.slow
+def test_limit_starts_no_more_than_asked_and_the_next_call_goes_on(sweep):
+    path = sweep({"seed": {"values": [0, 1, 2]}})
+    first = dcnlab("sweep", path, "--limit", "1", "--out", "elsewhere")
+    assert first.returncode == 0
+    assert "1 finished now, 0 failed; the same command runs the 2 missing" in first.stdout
+    found = list(Path("elsewhere/ablation").glob("*/results.json"))
+    assert [json.loads(file.read_text())["parameters"] for file in found] == [{"seed": 0}]
+    assert not Path("runs").exists()
+
+
+@pytest.mark.slow
+def test_a_wandb_agent_and_our_sweep_make_equal_runs_of_one_file(sweep, tmp_path, monkeypatch):
+    from wandb.wandb_agent import Agent
+
+    path = sweep({"model": {"parameters": {"deform_layers": {"values": [1]}}}, "seed": {"values": [3]}})
+    assert dcnlab("sweep", path).returncode == 0
+    [ours] = results(path).values()
+
+    # wandb's agent writes the parameters and expands the macros of the command; the server alone is not there.
+    shim = tmp_path / "bin" / "dcnlab"
+    shim.parent.mkdir()
+    shim.write_text(f'#!/bin/sh\nexec "{sys.executable}" -P -m dcnlab "$@"\n')
+    shim.chmod(0o755)
+    for name, value in environment(WANDB_MODE="offline", WANDB_SWEEP_ID="s1", WANDB_DIR=str(tmp_path)).items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setenv("PATH", f"{shim.parent}{os.pathsep}{os.environ['PATH']}")
+    (tmp_path / "wandb" / "sweep-s1").mkdir(parents=True)
+    agent = Agent(api=None, queue=None, sweep_id="s1")
+    agent._sweep_command = yaml.safe_load(Path(path).read_text())["command"]
+    parameters = {"model": {"value": {"deform_layers": 1}}, "seed": {"value": 3}}
+    agent._command_run({"type": "run", "run_id": "r1", "program": "tiny.yaml", "args": parameters})
+    assert agent._run_processes["r1"].wait(240) == 0
+    theirs = json.loads(Path("runs/tiny/r1/results.json").read_text())
+    assert theirs["wandb"] == {"id": "r1", "sweep": "s1"}
+    for key in ("parameters", "metrics", "model", "seed", "status"):
+        assert theirs[key] == ours[key], key
+
+
+# The parts, without whole runs.
+
+
+@pytest.mark.parametrize(
+    ("experiment", "parameters", "threads"),
+    [({}, {}, ["trainer.threads=5"]), ({"threads": 3}, {}, []), ({}, {"trainer.threads": {"value": 2}}, [])],
+)
+def test_a_trial_computes_with_the_threads_that_the_user_chose(sweep, monkeypatch, experiment, parameters, threads):
+    path = sweep({"seed": {"value": 0}, **parameters})
+    tree = yaml.safe_load(Path("tiny.yaml").read_text())
+    tree["trainer"] = {"max_steps": 2, **experiment}
+    Path("tiny.yaml").write_text(yaml.safe_dump(tree))
+    monkeypatch.setattr(children, "start", lambda command, *_: command)
+    [trial] = trials(read(path))
+    command = ablation._start(read(path), trial, children.Slot(None, 5), [])
+    assert [word for word in command if word.startswith("trainer.threads=")] == threads
+    assert f"id={trial.id}" in command
+
+
+class Clockwork:
+    """Trials that take as long as they are told, on a clock of their own; none is a process."""
+
+    def __init__(self, monkeypatch, seconds):
+        self.now, self.seconds, self.started = 0.0, list(seconds), []
+        monkeypatch.setattr(ablation, "time", self)
+        monkeypatch.setattr(ablation, "_start", self.start)
+        for name in ("clear", "stop"):
+            monkeypatch.setattr(children, name, lambda *_: None)
+
+    def monotonic(self):
+        return self.now
+
+    def sleep(self, seconds):
+        self.now += 1.0
+
+    def start(self, sweep, trial, slot, arguments):
+        self.started.append(self.now)
+        return Ticking(self, trial, slot, self.seconds.pop(0))
+
+
+class Ticking:
+    """A child of the clockwork, and its own process."""
+
+    def __init__(self, clock, trial, slot, needs):
+        self.clock, self.trial, self.slot, self.needs, self.began = clock, trial, slot, needs, clock.now
+        self.process, self.pid, self.returncode, self.urged = self, id(self), 0, None
+
+    @property
+    def seconds(self):
+        return self.clock.now - self.began
+
+    def poll(self):
+        if self.seconds < self.needs:
+            return None
+        finish(self.trial, self.needs)
+        return 0
+
+
+def finish(trial, seconds, folder=None):
+    """Leave what a finished trial leaves."""
+    folder = folder or trial.folder
+    folder.mkdir(parents=True, exist_ok=True)
+    sections = {"metrics": {"top1": 50.0}, "model": {}, "cost": {"train_seconds": seconds}, "environment": {}}
+    results = {"schema": 1, "status": "finished", "seed": trial.config.seed, "parameters": trial.parameters}
+    run_folder.write_results(folder, results | sections)
+    (folder / "config.yaml").write_text(experiment_file.to_yaml(trial.config))
+
+
+@pytest.mark.parametrize(
+    ("jobs", "minutes", "before", "seconds", "started"),
+    [
+        (1, 10, [], [240, 240, 240], [0, 240]),  # a third would end after 12 minutes
+        (1, 12, [], [240, 240, 240], [0, 240, 480]),
+        (2, 10, [], [240, 240, 240, 240, 240], [0, 0, 240, 240]),
+        (1, 10, [], [100, 300, 100, 100], [0, 100]),  # after the longest so far
+        (2, 9, [], [100, 350, 100], [0, 0, 100, 200]),  # one at work counts for as long as it has been
+        (1, 10, [500], [240, 240], [0]),  # by what an earlier call took
+        (1, 1, [500], [240, 240], [0]),  # the first starts in any case, or no call would get anywhere
+    ],
+)
+def test_minutes_start_no_trial_that_would_end_too_late(
+    sweep, monkeypatch, capsys, jobs, minutes, before, seconds, started
+):
+    path = sweep({"seed": {"values": list(range(8))}})
+    for trial, took in zip(trials(read(path)), before, strict=False):
+        finish(trial, took)
+    clock = Clockwork(monkeypatch, seconds + [100] * 8)
+    assert ablation.run(path, jobs=jobs, minutes=minutes) == 0
+    assert clock.started == started
+    out = capsys.readouterr().out
+    assert f"--minutes {minutes} leave no time for another trial" in out
+    left = 8 - len(before) - len(started)
+    assert out.endswith(f"{len(started)} finished now, 0 failed; the same command runs the {left} missing\n")
+
+
+def test_a_trial_that_another_sweep_has_run_is_not_run_again_and_stands_in_both_tables(sweep, monkeypatch, capsys):
+    layers = sweep({"model.deform_layers": {"values": [0, 1]}, "model.dilation": {"value": 2}})
+    Path(layers).rename("layers.yaml")
+    dilation = sweep({"model": {"values": [{"deform_layers": 1, "dilation": d} for d in (1, 2, 3)]}})
+    for trial in trials(read("layers.yaml")):
+        finish(trial, 1.0)
+    clock = Clockwork(monkeypatch, [5, 5])
+    assert ablation.run(dilation, jobs=1) == 0
+    assert "3 trials in runs/ablation, 1 finished before, some of them in runs/layers" in capsys.readouterr().out
+    assert len(clock.started) == 2
+    rows = tables.assemble(dilation, [Path("runs")]).sections[0].rows
+    assert [(row["model.dilation"], row["seeds"]) for row in rows] == [(1, 1), (2, 1), (3, 1)]
+
+
+def test_tables_of_sweeps_side_by_side_share_runs_and_know_those_of_other_tasks_apart(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    names = [f"{table}_{task}_small" for task in ("classification", "segmentation") for table in ("table1", "table3")]
+    for name in names:  # as `make ablations-small` runs them
+        for trial in trials(read(name)):
+            if ablation._finished(trial) is None:
+                finish(trial, 1.0)
+    for name in names:
+        table = tables.assemble(name, [Path("runs")])
+        assert [row["seeds"] for section in table.sections for row in section.rows] == [3] * (5 if "1" in name else 4)
+        assert not [note for note in table.notes if "left out" in note], table.notes
+    report = gather.report(Path("runs"))
+    seeds = {group.name: [row["seeds"] for row in group.section.rows] for group in report.groups}
+    assert seeds == {name: [3] * (5 if "1" in name else 4) for name in names}
+    assert len(report.records) == 2 * (5 + 2) * 3
+
+
+def test_a_child_whose_parent_is_killed_dies_with_it(tmp_path):
+    module = "from dcnlab.training.distributed import parent_death"
+    child = f"{module}; import time; parent_death.hold(); print('held', flush=True); time.sleep(60)"
+    parent = (
+        f"import os, subprocess, sys, time; {module}\n"
+        "env = {**os.environ, parent_death.PARENT: str(os.getpid())}\n"
+        f"p = subprocess.Popen([sys.executable, '-c', {child!r}], env=env, start_new_session=True)\n"
+        "print(p.pid, flush=True); time.sleep(60)"
+    )
+    process = subprocess.Popen([sys.executable, "-c", parent], env=environment(), stdout=subprocess.PIPE, text=True)
+    lines = {process.stdout.readline().strip() for _ in range(2)}
+    pid = int((lines - {"held"}).pop())
+    assert Path(f"/proc/{pid}").exists()
+    process.kill()
+    process.wait()
+    await_(lambda: not Path(f"/proc/{pid}").exists(), 10)
+
+
+def test_a_child_that_comes_too_late_ends_itself():
+    code = "import dcnlab.training.distributed.parent_death as l; l.hold(); print('lives')"
+    done = subprocess.run(
+        [sys.executable, "-c", code], env=environment(**{parent_death.PARENT: "1"}), capture_output=True, text=True
+    )
+    assert (done.returncode, done.stdout) == (1, "")
+
+
+@pytest.mark.parametrize(
+    ("jobs", "devices", "accelerator", "cores", "count", "gpus", "slots"),
+    [
+        (None, 1, "auto", 2, 12, 0, [(None, 1)] * 2),
+        (None, 1, "auto", 16, 12, 0, [(None, 4)] * 4),
+        (None, 1, "auto", 16, 1, 0, [(None, 16)]),
+        (3, 1, "auto", 16, 12, 0, [(None, 5)] * 3),
+        (None, 1, "auto", 16, 12, 4, [("0", 4), ("1", 4), ("2", 4), ("3", 4)]),
+        (None, 2, "gpu", 16, 12, 4, [("0,1", 8), ("2,3", 8)]),
+        (4, 2, "gpu", 16, 12, 4, [("0,1", 4), ("2,3", 4), ("0,1", 4), ("2,3", 4)]),
+        (None, 1, "cpu", 2, 12, 4, [(None, 1)] * 2),
+    ],
+)
+def test_trials_share_gpus_and_cores_out(monkeypatch, jobs, devices, accelerator, cores, count, gpus, slots):
+    monkeypatch.setattr(children, "visible_gpus", lambda: [str(index) for index in range(gpus)])
+    found = children.slots(jobs, devices, accelerator, cores, count)
+    assert [(slot.gpus, slot.threads) for slot in found] == slots
+
+
+def test_a_childs_environment_holds_its_gpus_its_threads_and_our_code(tmp_path, monkeypatch):
+    (tmp_path / "dcnlab").mkdir()
+    (tmp_path / "dcnlab/__init__.py").touch()  # or a PYTHONPATH of the user's with a whole package would come first
+    (tmp_path / "dcnlab/__main__.py").write_text("import json, os; print(json.dumps(dict(os.environ)))")
+    monkeypatch.setattr(packaged, "PACKAGE", tmp_path / "dcnlab")
+    monkeypatch.setenv("WANDB_RUN_ID", "another")
+    child = children.start(["fit"], tmp_path / "log.txt", children.Slot("2,3", 5), {"WANDB_SWEEP_ID": "s"})
+    assert child.process.wait(60) == 0
+    found = json.loads((tmp_path / "log.txt").read_text())
+    wanted = {"CUDA_VISIBLE_DEVICES": "2,3", "OMP_NUM_THREADS": "5", "NUMBA_NUM_THREADS": "5", "WANDB_SWEEP_ID": "s"}
+    assert wanted.items() <= found.items()
+    assert found[parent_death.PARENT] == str(os.getpid())
+    assert "WANDB_RUN_ID" not in found
+    assert os.getpgid(0) != child.process.pid
+
+
+AGENTS = {
+    "model.deform_layers": 1,
+    "model.dilation": None,
+    "optim.milestones": [0.5, 0.75],
+    "optim.lr": 1e-05,
+    "logger.entity": None,
+    "data.classes": ["1", "7"],
+    "data.flip": False,
+    "optim.name": "sgd",
+    "model.rpn": {"scales": None, "ratios": [1.0], "hidden_channels": None},
+}
+
+
+@pytest.mark.parametrize("file", [True, False], ids=["with the agent's file", "without it"])
+def test_args_no_hyphens_of_wandbs_agent_are_the_parameters_that_args_json_file_gives(tiny, monkeypatch, file):
+    """The words and the file are made by wandb's own code; the fixed words of the command are no parameters."""
+    from wandb.sdk.launch.sweeps.utils import create_sweep_command_args
+    from wandb.sdk.lib.config_util import save_config_file_from_dict
+
+    specs = {name: {"value": value} for name, value in AGENTS.items()}
+    made = create_sweep_command_args({"args": specs})
+    Path("args.json").write_text(made["args_json"][0])
+    wanted = experiment_file.load(tiny, ["args.json", "id=one"])
+    monkeypatch.setenv("WANDB_SWEEP_ID", "abc")
+    if file:
+        save_config_file_from_dict(str(Path("wandb/params.yaml").absolute()), specs)
+        monkeypatch.setenv("WANDB_SWEEP_PARAM_PATH", str(Path("wandb/params.yaml").absolute()))
+    found = experiment_file.load(tiny, [*made["args_no_hyphens"], "id=one"])
+    if not file:  # a key of no weight for what is computed may be the command's own
+        found.sweep["logger.entity"] = None
+    assert found == wanted
+    assert wanted.sweep["model.rpn.ratios"] == [1.0]
+
+
+def test_key_value_of_the_command_beside_an_agents_parameters_is_none(tiny, monkeypatch):
+    from wandb.sdk.lib.config_util import save_config_file_from_dict
+
+    save_config_file_from_dict(str(Path("wandb/params.yaml").absolute()), {"seed": {"value": 3}})
+    monkeypatch.setenv("WANDB_SWEEP_ID", "abc")
+    monkeypatch.setenv("WANDB_SWEEP_PARAM_PATH", str(Path("wandb/params.yaml").absolute()))
+    found = experiment_file.load(tiny, ["seed=3", "optim.lr=0.5"])
+    assert (found.sweep, found.seed, found.optim.lr) == ({"seed": 3}, 3, 0.5)
+    assert experiment_file.load(tiny, ["seed=3", "seed=4"]).sweep == {"seed": 4}
+    with pytest.raises(ConfigError, match="no such key sede; nearest: seed"):
+        experiment_file.load(tiny, ["seed=3", "sede=4"])
+
+
+def test_variables_of_the_command_reach_its_trials(sweep):
+    words = ["${env}", "OMP_NUM_THREADS=3", "DCNLAB_PARENT=1", "dcnlab", "fit", "${program}", "${args_json_file}"]
+    path = sweep({"seed": {"value": 1}}, command=words)
+    slot = children.Slot("1", 2)
+    child = children.start(["--version"], Path("log.txt"), slot, ablation._mirror(read(path)))
+    environ = Path(f"/proc/{child.process.pid}/environ").read_bytes().split(b"\0")
+    child.process.wait()
+    assert b"OMP_NUM_THREADS=3" in environ
+    assert b"MKL_NUM_THREADS=2" in environ
+    assert f"DCNLAB_PARENT={os.getpid()}".encode() in environ

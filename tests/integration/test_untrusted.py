@@ -1,0 +1,444 @@
+"""No file that is read runs code, leaves its folder, eats the memory or carries a secret into a run."""
+
+import ast
+import io
+import json
+import os
+import pickle
+import struct
+import subprocess
+import sys
+import zipfile
+import zlib
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from command_line import dcnlab, environment
+from locations import ROOT
+
+from dcnlab.config import experiment_file
+from dcnlab.data.classification.image_folder import ImageFolderSplit
+from dcnlab.data.detection.data_module import DetectionSplit
+from dcnlab.data.labels import read_label
+from dcnlab.data.segmentation.voc import read_voc_label
+from dcnlab.io import image_file, json_file, torch_file, yaml_file
+from dcnlab.io.errors import ConfigError
+from dcnlab.models import weights
+from dcnlab.training import checkpoint_file, experiment, export, run_folder
+
+SOURCES = sorted((ROOT / "dcnlab").rglob("*.py"))
+
+
+def calls(tree):
+    """Every call of a module, by the text of what is called, with its keywords."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Call):
+            yield ast.unparse(node.func), {word.arg: ast.unparse(word.value) for word in node.keywords}, node.lineno
+
+
+def test_nothing_in_the_package_can_run_what_it_reads():
+    forbidden = {"eval", "exec", "compile", "__import__", "os.system", "os.popen", "yaml.load", "yaml.unsafe_load"}
+    modules = {"pickle", "cPickle", "dill", "marshal", "shelve", "joblib", "cloudpickle"}
+    harmless = {"UnpicklingError"}
+    wrong = []
+    for path in SOURCES:
+        tree = ast.parse(path.read_text())
+        for name, keywords, line in calls(tree):
+            where = f"{path.relative_to(ROOT)}:{line} {name}"
+            safe = {"torch.load": "True", "torch.hub.load_state_dict_from_url": "True"}
+            if name in forbidden or keywords.get("shell") == "True" or keywords.get("allow_pickle") == "True":
+                wrong.append(where)
+            if name in safe and keywords.get("weights_only") != "True":
+                wrong.append(where)
+            if name.endswith("get_state_dict") and keywords.get("weights_only") != "True":
+                wrong.append(where)
+            if name == "np.load" and keywords.get("allow_pickle") != "False":
+                wrong.append(where)
+            # Lightning reads a checkpoint in these, by pickle unless it is told not to.
+            if "ckpt_path" in keywords and keywords.get("weights_only") != "True":
+                wrong.append(where)
+            if name.endswith("load_from_checkpoint"):
+                wrong.append(where)
+        for node in ast.walk(tree):
+            names = {alias.name for alias in node.names} if isinstance(node, ast.Import | ast.ImportFrom) else set()
+            source = {node.module} if isinstance(node, ast.ImportFrom) else names
+            if source & modules and not names <= harmless:
+                wrong.append(f"{path.relative_to(ROOT)}:{node.lineno} import {sorted(names)}")
+    assert wrong == []
+    assert sum(name == "torch.load" for path in SOURCES for name, _, _ in calls(ast.parse(path.read_text()))) >= 1
+
+
+class Touch:
+    """An object whose pickle makes a file when it is loaded."""
+
+    def __init__(self, call, *arguments):
+        self.made = (call, arguments)
+
+    def __reduce__(self):
+        return self.made
+
+
+def spiteful(trap):
+    """Objects that would make the file `trap`, each by another door."""
+    return {
+        "os.system": Touch(os.system, f"touch {trap}"),
+        "eval": Touch(eval, f"open({str(trap)!r}, 'w').close()"),
+        "exec": Touch(exec, f"open({str(trap)!r}, 'w').close()"),
+        "open": Touch(open, str(trap), "w"),
+        "subprocess": Touch(subprocess.call, ["touch", str(trap)]),
+    }
+
+
+@pytest.mark.parametrize("door", ["os.system", "eval", "exec", "open", "subprocess"])
+@pytest.mark.parametrize("legacy", [False, True])
+def test_weights_and_checkpoints_that_would_run_code_are_refused_in_one_line(tmp_path, monkeypatch, door, legacy):
+    trap = tmp_path / "trap"
+    monkeypatch.chdir(tmp_path)
+    evil = {"global_step": 1, "state_dict": {"conv1.weight": spiteful(trap)[door]}}
+    path = tmp_path / "evil.pt"
+    torch.save(evil, path, _use_new_zipfile_serialization=not legacy)
+    torch.load(path, weights_only=False)  # it does what it is said to do, where it may
+    assert trap.exists()
+    trap.unlink()
+    for read in (checkpoint_file.read, weights._read):
+        with pytest.raises(ConfigError, match=r"\A[^\n]{10,900}\Z"):
+            read(path)
+    assert not trap.exists()
+
+
+def test_a_plain_pickle_and_arrays_of_objects_are_refused_in_one_line(tmp_path):
+    trap = tmp_path / "trap"
+    (tmp_path / "plain.pt").write_bytes(pickle.dumps({"w": spiteful(trap)["os.system"]}))
+    np.savez(tmp_path / "objects.npz", w=np.array([spiteful(trap)["os.system"]], dtype=object))
+    for name in ("plain.pt", "objects.npz"):
+        with pytest.raises(ConfigError, match=r"\A[^\n]*cannot be read as a state dict[^\n]*\Z"):
+            weights._read(tmp_path / name)
+    assert not trap.exists()
+
+
+@pytest.fixture
+def poisoned(tiny, tmp_path):
+    """An interrupted run whose checkpoint would make the file `trap`, and all else of which is right."""
+    folder = experiment.fit(experiment_file.load(tiny, ["id=one", "logger.wandb=false"]))
+    trap = tmp_path / "trap"
+    path = folder / run_folder.CHECKPOINT
+    kept = torch.load(path, weights_only=True)
+    kept["hyper_parameters"] = {"x": spiteful(trap)["os.system"]}
+    torch.save(kept, path)
+    results = json.loads((folder / "results.json").read_text())
+    (folder / "results.json").write_text(json.dumps(results | {"status": "interrupted"}))
+    return folder, trap
+
+
+def test_no_command_runs_what_a_checkpoint_holds(poisoned, tiny):
+    folder, trap = poisoned
+    weights_from_it = ["id=two", "logger.wandb=false", f"model.backbone.weights={folder / run_folder.CHECKPOINT}"]
+    for call in (
+        lambda: experiment.evaluate(folder, []),
+        lambda: experiment.resume(folder),
+        lambda: export.export(folder, "safetensors"),
+        lambda: experiment.fit(experiment_file.load(tiny, weights_from_it)),
+    ):
+        with pytest.raises(ConfigError, match=r"\A[^\n]*last\.ckpt[^\n]*\Z"):
+            call()
+        assert not trap.exists()
+    done = dcnlab("evaluate", folder)
+    assert (done.returncode, done.stdout, done.stderr.count("\n")) == (2, "", 1)
+    assert not trap.exists()
+    # Lightning's own door, were ours open.
+    parts = experiment.build(experiment_file.load_run(folder), folder)
+    with pytest.raises(pickle.UnpicklingError):
+        experiment._test(parts, folder / run_folder.CHECKPOINT)
+    assert not trap.exists()
+
+
+def test_an_archive_that_unpacks_to_gigabytes_is_refused_unread(tmp_path):
+    path = tmp_path / "bomb.npz"
+    with (
+        zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive,
+        archive.open("w.npy", "w", force_zip64=True) as part,
+    ):
+        np.lib.format.write_array_header_1_0(part, {"descr": "<f4", "fortran_order": False, "shape": (2**26,)})
+        for _ in range(256):
+            part.write(bytes(2**20))
+    assert path.stat().st_size < 2**20
+    with pytest.raises(ConfigError, match=r"would unpack to 268435\d+ bytes"):
+        weights._read(path)
+    with pytest.raises(ValueError, match="would unpack"):
+        torch_file.load(path)
+
+
+# YAML and JSON
+
+
+BOMB = "a0: &a0 [x, x, x, x, x, x, x, x, x]\n" + "".join(
+    f"a{turn + 1}: &a{turn + 1} [{', '.join([f'*a{turn}'] * 9)}]\n" for turn in range(9)
+)
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("a: !!python/object/apply:os.system ['touch trap']", "could not determine a constructor"),
+        ("a: !!python/name:os.system", "could not determine a constructor"),
+        (BOMB, "expansion exceeds"),
+        ("a: &a [*a]", "recursive"),
+        ("a: " + "[" * 100_000, "nested more than 24 levels"),
+        ("{a: " * 100_000, "nested more than 24 levels"),
+        ("- " * 100_000, "nested more than 24 levels"),
+        ("# " + "x" * 2**20, "larger than 1 MiB"),
+        ("a: " + "9" * 5000, "limit"),
+        ("a: 1\na: 2", "duplicate"),
+        ("a: \x00", "not YAML"),
+    ],
+    ids=["call", "name", "bomb", "circle", "lists", "mappings", "dashes", "long", "digits", "twice", "zero"],
+)
+def test_yaml_that_runs_code_or_never_ends_is_refused_in_one_line(tmp_path, monkeypatch, text, said):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "x.yaml").write_text(text)
+    for read in (experiment_file.read_yaml, lambda path: experiment_file.load(str(path))):
+        with pytest.raises(ConfigError, match=rf"(?i)\A[^\n]*{said}[^\n]*\Z") as caught:
+            read(Path("x.yaml"))
+        assert len(str(caught.value)) < 1000
+    assert not (tmp_path / "trap").exists()
+
+
+def test_deep_values_of_the_command_line_do_not_end_the_process():
+    with pytest.raises(ConfigError, match="nested more than 24 levels"):
+        experiment_file.parse_override("data.mean=" + "[" * 50_000)
+
+
+def test_references_that_multiply_without_end_are_refused(tiny):
+    lines = [f"  k{turn + 1}: ${{sweep.k{turn}}}${{sweep.k{turn}}}" for turn in range(60)]
+    Path("config.yaml").write_text("\n".join(["trainer: {max_steps: 1}", "sweep:", "  k0: xxxxxxxx", *lines]))
+    with pytest.raises(ConfigError, match=r"holds more than 12 \$\{"):
+        experiment_file.load_run(Path())
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        ('{"seed": 1, "seed": 2}', "'seed' is there twice"),
+        ('{"seed": ' + "[" * 100 + "]" * 100 + "}", "nested more than 24 levels"),
+        ("[" * 100_000, "recursion"),
+        ('{"seed": ' + "9" * 5000 + "}", "limit"),
+        (b'{"seed": "\xff"}', "utf-8"),
+    ],
+)
+def test_json_of_parameters_is_refused_in_one_line(tiny, content, said):
+    Path("args.json").write_bytes(content if isinstance(content, bytes) else content.encode())
+    with pytest.raises(ConfigError, match=rf"(?i)\Aargs\.json: not JSON: [^\n]*{said}[^\n]*\Z"):
+        experiment_file.load(tiny, ["args.json"])
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), 10**400, "12", None, True, [1]])
+def test_a_metric_that_is_no_finite_number_makes_no_table(tmp_path, value):
+    good = {"schema": 1, "status": "finished", "seed": 0, "parameters": {}, "model": {}, "cost": {}, "environment": {}}
+    for metrics in ({"top1": 5.0}, {"top1": value}):
+        (tmp_path / "results.json").write_text(json.dumps({**good, "metrics": metrics}))
+        if metrics["top1"] == 5.0:
+            assert run_folder.read_results(tmp_path)["metrics"] == metrics
+    with pytest.raises(ConfigError, match=r"\A[^\n]*results\.json: [^\n]*\Z"):
+        run_folder.read_results(tmp_path)
+
+
+def test_a_file_larger_than_its_kind_can_be_is_not_read(tmp_path):
+    path = tmp_path / "results.json"
+    with path.open("wb") as file:
+        file.truncate(2**34)
+    with pytest.raises(ConfigError, match="larger than 16 MiB"):
+        run_folder.read_results(tmp_path)
+    with pytest.raises(ValueError, match="larger than 4096 MiB"):
+        json_file.load(path)
+    with pytest.raises(ConfigError, match="larger than 1 MiB"):
+        yaml_file.read_yaml(path)
+
+
+# Images
+
+
+def chunk(kind, data):
+    """One chunk of a PNG."""
+    return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+
+def png(width, height, *more, depth=1, colour=0, pixels=b""):
+    """A PNG that says its size, of whatever it holds."""
+    head = struct.pack(">IIBBBBB", width, height, depth, colour, 0, 0, 0)
+    body = chunk(b"IHDR", head) + b"".join(more) + chunk(b"IDAT", zlib.compress(pixels)) + chunk(b"IEND", b"")
+    return b"\x89PNG\r\n\x1a\n" + body
+
+
+def jpeg(width, height):
+    """A JPEG of 1 x 1 pixel that says another size."""
+    file = io.BytesIO()
+    image_file.Image.new("RGB", (1, 1)).save(file, "JPEG")
+    content = bytearray(file.getvalue())
+    at = content.index(b"\xff\xc0") + 5
+    content[at : at + 4] = struct.pack(">HH", height, width)
+    return bytes(content)
+
+
+def readers(root):
+    """Everything that reads an image, from root/train/cat/x.png."""
+    from dcnlab.data.detection.annotations import Annotations, strings
+
+    path = root / "train/cat/x.png"
+    one = Annotations(
+        root, ("cat",), strings(["train/cat/x.png"]), np.array([1]), np.array([[60000, 60000]]), np.array([0, 0]),
+        np.zeros((0, 4)), np.zeros(0, int), np.zeros(0), np.zeros(0, bool), np.zeros(0, bool), np.array([1]),
+    )  # fmt: skip
+    return {
+        "photograph": lambda: image_file.read_image(path),
+        "label": lambda: read_label(path),
+        "detection": lambda: DetectionSplit(one)[0],
+        "classification": lambda: ImageFolderSplit(root, "train")[0],
+    }
+
+
+@pytest.mark.parametrize("kind", ["photograph", "label", "detection", "classification"])
+@pytest.mark.parametrize(
+    "content", [png(60000, 60000), png(30000, 3000, depth=8), jpeg(60000, 60000), jpeg(9460, 9460)]
+)
+def test_an_image_of_too_many_pixels_is_refused_before_it_is_decoded(tmp_path, monkeypatch, kind, content):
+    def decode(*arguments):
+        raise AssertionError("a pixel was decoded")
+
+    monkeypatch.setattr("PIL.ImageFile.ImageFile.load", decode)
+    (tmp_path / "train/cat").mkdir(parents=True)
+    (tmp_path / "train/cat/x.png").write_bytes(content)
+    with pytest.raises(ValueError, match=r"\A[^\n]*x\.png cannot be read as [^\n]*pixels[^\n]*\Z"):
+        readers(tmp_path)[kind]()
+
+
+def test_the_largest_image_allowed_is_a_gibibyte_to_the_network_whatever_pil_would_say(tmp_path, monkeypatch):
+    assert image_file.MOST_PIXELS * 3 * 4 <= 2**30 < (image_file.MOST_PIXELS + 1) * 3 * 4
+    monkeypatch.setattr("PIL.Image.MAX_IMAGE_PIXELS", None)  # as some scripts have it
+    path = tmp_path / "x.png"
+    for width, height, fits in ((29826161, 3, True), (29826162, 3, False)):
+        path.write_bytes(png(width, height))
+        with pytest.raises(ValueError, match="cannot be read") as caught:
+            image_file.read_image(path)
+        assert ("allowed are 89478485" in str(caught.value)) is not fits
+
+
+@pytest.mark.parametrize(
+    "more",
+    [
+        chunk(b"iCCP", b"p\0\0" + zlib.compress(bytes(2**28), 9)),
+        chunk(b"zTXt", b"t\0\0" + zlib.compress(bytes(2**28), 9)),
+        chunk(b"iTXt", b"t\0\1\0\0\0" + zlib.compress(bytes(2**28), 9)),
+    ],
+    ids=["iCCP", "zTXt", "iTXt"],
+)
+def test_a_bomb_beside_the_pixels_takes_no_memory(tmp_path, more):
+    (tmp_path / "x.png").write_bytes(png(8, 2, more, pixels=b"\0\1\0\2"))
+    code = (
+        "import resource, sys\n"
+        "from pathlib import Path\n"
+        "from dcnlab.data.labels import read_label\n"
+        "before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss\n"
+        "try:\n    read_label(Path('x.png'))\n"
+        "except ValueError as error:\n    assert chr(10) not in str(error)\n"
+        "print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, env=environment(), capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert int(done.stdout) < 40_000  # KiB; unpacked it would be 262,144
+
+
+def test_a_file_that_wants_a_program_run_on_it_is_no_image(tmp_path, monkeypatch):
+    path = tmp_path / "x.jpg"
+    path.write_text("%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n%%EndComments\n(%pipe%touch trap) (w) file\n")
+    with image_file.Image.open(path) as image:
+        assert image.format == "EPS"  # PIL would hand it to Ghostscript
+    with pytest.raises(ValueError, match="cannot identify image file"):
+        image_file.read_image(path)
+
+
+def test_one_of_sbds_labels_that_unpacks_to_gigabytes_is_refused(tmp_path):
+    savemat = pytest.importorskip("scipy.io").savemat
+    path = tmp_path / "x.mat"
+    savemat(path, {"GTcls": {"Segmentation": np.zeros((12000, 12000), np.uint8)}}, do_compression=True)
+    assert path.stat().st_size < 200_000
+    with pytest.raises(
+        ValueError,
+        match=r"\A[^\n]*x\.mat cannot be read as [^\n]*unpacks to more than 64 MiB[^\n]*\Z",
+    ):
+        read_voc_label(path)
+
+
+# Secrets
+
+
+MARKER = "5ecre7" * 7
+
+
+def everything(folder):
+    """All files below a folder."""
+    return [path for path in folder.rglob("*") if path.is_file()]
+
+
+@pytest.mark.parametrize(
+    "variables",
+    [
+        {"WANDB_API_KEY": MARKER[:40], "WANDB_BASE_URL": f"https://user:{MARKER[:40]}@wandb.example.org"},
+        {"WANDB_API_KEY": f"local-{MARKER[:40]}", "WANDB_BASE_URL": "https://wandb.example.org"},
+    ],
+    ids=["key and address", "key of a server of one's own"],
+)
+def test_no_secret_is_in_a_run_folder_or_on_the_console(tiny, variables):
+    done = dcnlab("fit", tiny, "id=one", **variables)
+    assert done.returncode == 0, done.stderr
+    files = everything(Path("runs"))
+    assert any("wandb" in path.parts for path in files)
+    assert [path for path in files if MARKER[:40].encode() in path.read_bytes()] == []
+    assert MARKER[:40] not in done.stdout + done.stderr
+
+
+@pytest.mark.parametrize(
+    "text", ["${oc.env:WANDB_API_KEY}", "${oc.decode:${oc.env:HOME}}", "x${${a}:HOME}", "\\${oc.env:A}"]
+)
+@pytest.mark.parametrize("where", ["file", "command line", "sweep", "parameters"])
+def test_the_environment_cannot_be_read_through_an_experiment(tiny, text, where):
+    args = []
+    if where == "file":
+        Path("evil.yaml").write_text(f"extends: tiny.yaml\ndata: {{root: {json.dumps(text)}}}\n")
+        tiny = "evil.yaml"
+    elif where == "parameters":
+        Path("args.json").write_text(json.dumps({"logger": {"entity": text}}))
+        args = ["args.json"]
+    elif where == "command line":
+        args = [f"logger.project={text}"]
+    with pytest.raises(ConfigError, match=r"\A[^\n]*the environment is not read\Z"):
+        experiment_file.load(tiny, args, {"data.classes": [text]} if where == "sweep" else None)
+
+
+def test_keys_of_the_experiment_may_still_stand_for_one_another(tiny):
+    Path("other.yaml").write_text("extends: tiny.yaml\nlogger:\n  project: of_${name}\n  every: ${trainer.threads}\n")
+    found = experiment_file.load("other.yaml", ["trainer.threads=3"])
+    assert (found.logger.project, found.logger.every) == ("of_other", 3)
+
+
+def test_a_key_written_into_an_experiment_is_refused_and_not_shown(tiny):
+    Path("key.yaml").write_text(f"extends: tiny.yaml\nlogger: {{api_key: {MARKER}}}\n")
+    for arguments in (("key.yaml",), (tiny, f"logger.api_key={MARKER}")):
+        done = dcnlab("fit", *arguments)
+        assert done.returncode == 2
+        assert "no such key logger.api_key" in done.stderr
+        assert MARKER not in done.stderr
+    assert not Path("runs").exists()
+
+
+# Paths
+
+
+def test_a_tilde_is_the_home_folder(tiny, tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    found = experiment_file.load(tiny, ["out=~/results", "data.root=~/pictures", "model.backbone.weights=~/w.pt"])
+    assert (found.out, found.data.root) == (f"{tmp_path}/results", f"{tmp_path}/pictures")
+    assert found.model.backbone.weights == f"{tmp_path}/w.pt"
+    (tmp_path / "base.yaml").write_text("extends: ~/tiny.yaml\nseed: 4\n")
+    assert experiment_file.load("base.yaml").seed == 4

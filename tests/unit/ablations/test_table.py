@@ -1,0 +1,347 @@
+"""Tables hold worked-out means, spreads and differences, and never mix runs silently."""
+
+import csv
+import io
+import json
+import os
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+import yaml
+from locations import SHARED
+
+from dcnlab.ablations.sweeps.sweep_file import read, trials
+from dcnlab.ablations.tables import table as tables
+from dcnlab.config import experiment_file
+from dcnlab.io.errors import ConfigError
+from dcnlab.training import run_folder
+
+# layers: top-1 of seeds 0, 1 and 2; the last trial is missing.
+SCORES = {0: [70.0, 72.0, 77.0], 1: [75.0, 75.5, 76.0], 2: [80.0, 70.0, None]}
+# Worked out by hand: mean, standard deviation (n - 1), difference to layers 0.
+ROWS = {0: (73.0, 13**0.5, 0.0, 3), 1: (75.5, 0.5, 2.5, 3), 2: (75.0, 50**0.5, 2.0, 2)}
+
+
+@pytest.fixture
+def sweep(tmp_path, monkeypatch):
+    """A sweep file in an empty folder."""
+    monkeypatch.chdir(tmp_path)
+    Path("one.yaml").write_text("trainer: {max_steps: 2}\n")
+    tree = {
+        "program": "one.yaml",
+        "method": "grid",
+        "metric": {"name": "test/top1", "goal": "maximize"},
+        "parameters": {"model.deform_layers": {"values": [0, 1, 2]}, "seed": {"values": [0, 1, 2]}},
+    }
+    Path("ablation.yaml").write_text(yaml.safe_dump(tree))
+    return "ablation.yaml"
+
+
+def write_run(trial, top1, git="abc", status="finished", folder=None):
+    folder = folder or trial.folder
+    folder.mkdir(parents=True)
+    (folder / "config.yaml").write_text(experiment_file.to_yaml(trial.config))
+    layers = trial.parameters.get("model.deform_layers", 0)
+    results = {
+        "schema": 1,
+        "name": trial.config.name,
+        "status": status,
+        "seed": trial.config.seed,
+        "parameters": trial.parameters,
+        "metrics": {"loss": 0.5, "top1": top1} if status == "finished" else {},
+        "model": {"params": 1000 + layers, "macs": 2_000_000 + layers},
+        "cost": {"train_seconds": 10.0 + trial.config.seed, "images_per_second": 1.0, "peak_memory_bytes": 1},
+        "environment": {"git": git, "dcnlab": "1", "torch": "2"},
+        "wandb": {"id": None, "sweep": None},
+    }
+    run_folder.write_results(folder, results)
+    return folder
+
+
+@pytest.fixture
+def finished(sweep):
+    """The sweep with its runs."""
+    for trial in trials(read(sweep)):
+        top1 = SCORES[trial.parameters["model.deform_layers"]][trial.parameters["seed"]]
+        if top1 is not None:
+            write_run(trial, top1)
+    return sweep
+
+
+def assemble(name, *overrides, roots=("runs",)):
+    return tables.assemble(name, [Path(root) for root in roots], overrides)
+
+
+def notes(found):
+    """What is said beyond the three seeds' being too few for a test."""
+    return [note for note in found.notes if "sign-flip" not in note]
+
+
+def assert_worked_out(rows):
+    assert [row["model.deform_layers"] for row in rows] == list(ROWS)
+    for row, (mean, std, difference, seeds) in zip(rows, ROWS.values(), strict=True):
+        assert row["top1"] == pytest.approx(mean, abs=1e-12)
+        assert row["top1_std"] == pytest.approx(std, abs=1e-12)
+        assert (row["top1_difference"] or 0) == pytest.approx(difference, abs=1e-12)
+        assert (row["seeds"], row["seeds_wanted"]) == (seeds, 3)
+
+
+def test_means_spreads_and_differences_are_the_worked_out_ones(finished):
+    found = assemble(finished)
+    assert_worked_out(found.rows)
+    assert found.metrics == ["top1", "loss"]  # the sweep's own metric first
+    assert found.rows[0]["top1_difference"] is None
+    assert [row["train_seconds"] for row in found.rows] == [11.0, 11.0, 10.5]
+    assert [(row["params"], row["macs"]) for row in found.rows] == [(1000 + n, 2_000_000 + n) for n in range(3)]
+    assert notes(found) == []
+
+
+def test_json_and_csv_are_the_rows_at_full_precision(finished):
+    found = assemble(finished)
+    assert_worked_out(json.loads(tables.render(found, "json")))
+    rows = list(csv.DictReader(io.StringIO(tables.render(found, "csv"))))
+    assert [row["model.deform_layers"] for row in rows] == ["0", "1", "2"]
+    assert float(rows[0]["top1_std"]) == 13**0.5
+    assert (rows[0]["top1_difference"], rows[0]["params"], rows[2]["seeds"]) == ("", "1000", "2")
+
+
+def test_markdown_marks_a_row_that_is_short_of_seeds_and_labels_the_papers_table(finished):
+    text = tables.render(assemble(finished), "markdown")
+    ours, caption, paper = text.split("\n\n")
+    cells = [[cell.strip() for cell in line.strip("|").split("|")] for line in ours.splitlines()]
+    assert cells[0][:5] == ["deform_layers", "top1 (%)", "difference", "loss (%)", "difference"]
+    assert cells[0][5:] == ["seeds", "parameters", "MACs (M)", "seconds"]
+    assert cells[2] == ["0", "73.00 ± 3.61", "", "0.50 ± 0.00", "", "3", "1,000", "2.00", "11.0"]
+    assert cells[4][:3] == ["2", "75.00 ± 7.07", "+2.00"]
+    assert cells[4][5] == "2 of 3 (!)"
+    assert "For orientation" in caption
+    assert "another data set" in caption
+    assert [line.split("|")[1].strip() for line in paper.splitlines()[2:]] == ["0", "1", "2", "3", "6"]
+    assert "75.2 (+5.5)" in paper  # DeepLab, VOC, three layers: 75.2 - 69.7
+
+
+def test_a_row_without_any_run_says_missing(finished):
+    for trial in trials(read(finished)):
+        if trial.parameters["model.deform_layers"] == 1:
+            shutil.rmtree(trial.folder)
+    found = assemble(finished)
+    assert (found.rows[1]["top1"], found.rows[1]["seeds"]) == (None, 0)
+    line = tables.render(found, "markdown").splitlines()[3]
+    assert "missing" in line
+    assert "0 of 3 (!)" in line
+    rows = list(csv.DictReader(io.StringIO(tables.render(found, "csv"))))
+    assert (rows[1]["top1"], rows[1]["seeds"], rows[0]["params"]) == ("", "0", "1000")
+
+
+def test_without_a_first_row_there_are_no_differences(finished):
+    for trial in trials(read(finished)):
+        if trial.parameters["model.deform_layers"] == 0:
+            shutil.rmtree(trial.folder)
+    assert [row["top1_difference"] for row in assemble(finished).rows] == [None, None, None]
+
+
+def test_plain_output_has_no_escape_codes(finished, capsys):
+    tables.show(assemble(finished))
+    out = capsys.readouterr().out
+    assert "\x1b" not in out
+    assert "73.00 ± 3.61" in out
+    assert "For orientation" in out
+    assert all(line == line.rstrip() for line in out.splitlines())
+
+
+@pytest.mark.skipif(shutil.which("pdflatex") is None, reason="no pdflatex")
+def test_latex_compiles(finished, tmp_path):
+    body = tables.render(assemble(finished), "latex")
+    document = "\\documentclass{article}\\usepackage{booktabs}\\begin{document}\\tiny\n" + body + "\n\\end{document}\n"
+    (tmp_path / "table.tex").write_text(document)
+    command = ["pdflatex", "-interaction=nonstopmode", "-halt-on-error", "table.tex"]
+    subprocess.run(command, cwd=tmp_path, check=True, capture_output=True, timeout=60)
+
+
+def test_latex_escapes_what_latex_reads_otherwise(finished):
+    text = tables.render(assemble(finished), "latex")
+    assert r"deform\_layers" in text
+    assert r"top1 (\%)" in text
+    assert r"73.00 $\pm$ 3.61" in text
+    assert text.splitlines()[0] == r"\begin{tabular}{lrrrrrrrr}"
+
+
+def test_of_many_settings_that_differ_three_are_named_and_another_task_is_not_spoken_of(finished):
+    changes = ["optim.lr=0.9", "optim.weight_decay=0.5", "data.batch_size=7", "trainer.max_steps=9", "out=others"]
+    write_run(trials(read(finished), changes)[0], 99.0)
+    write_run(trials(read(finished), ["task=segmentation", "model.name=deeplab", "out=others"])[0], 98.0)
+    [note] = notes(assemble(finished, roots=("runs", "others")))
+    assert note.count(" is ") == 3
+    assert note.endswith(", and 1 more setting")
+
+
+def test_a_name_whose_runs_all_failed_has_rows_that_say_missing(sweep):
+    for trial in trials(read(sweep))[:2]:
+        write_run(trial, 0.0, status="failed")
+    found = assemble("ablation")
+    assert [(row["seeds"], row["seeds_wanted"]) for row in found.rows] == [(0, 2)]
+    assert notes(found) == ["2 runs failed and not counted"]
+
+
+@pytest.mark.parametrize("name", ["ablation.yaml", "ablation"])
+def test_seeds_that_two_codes_share_are_wanted_once_of_each(sweep, name):
+    for trial in trials(read(sweep)):
+        write_run(trial, 70.0, git="abc")
+        write_run(trial, 71.0, git="def", folder=Path("more", "ablation", trial.folder.name))
+    found = assemble(name, roots=("runs", "more"))
+    assert [(row["seeds"], row["seeds_wanted"]) for row in found.rows] == [(3, 3)] * 6
+
+
+def test_runs_of_other_settings_are_left_out_with_the_field_named(finished):
+    other = trials(read(finished), ["optim.lr=0.9", "out=others"])[0]
+    write_run(other, 99.0)
+    found = assemble(finished, roots=("runs", "others"))
+    assert_worked_out(found.rows)
+    [note] = notes(found)
+    assert "left out: others/ablation/" in note
+    assert note.endswith("optim.lr is 0.9 there and 0.05 in the table")
+    # The settings of the sweep call choose the others.
+    assert assemble(finished, "optim.lr=0.9", roots=("runs", "others")).rows[0]["top1"] == 99.0
+
+
+def test_runs_that_all_differ_from_the_file_are_shown_with_a_note(sweep):
+    for trial in trials(read(sweep), ["trainer.max_steps=7"]):
+        write_run(trial, 50.0)
+    found = assemble(sweep)
+    assert found.rows[0]["top1"] == 50.0
+    [note] = notes(found)
+    assert note.endswith("trainer.max_steps is 7 in the runs and 2 in the file")
+
+
+def test_a_mixture_of_settings_is_refused_with_the_field_named(sweep):
+    for steps in (7, 8):
+        write_run(trials(read(sweep), [f"trainer.max_steps={steps}"])[0], 50.0)
+    with pytest.raises(ConfigError, match=r"trainer\.max_steps is [78] in runs/.* and [78] in runs/"):
+        assemble(sweep)
+
+
+def test_runs_of_different_code_have_rows_of_their_own(finished):
+    [last] = [trial for trial in trials(read(finished)) if trial.parameters == {"model.deform_layers": 2, "seed": 2}]
+    write_run(last, 71.0, git="def-dirty")
+    found = assemble(finished)
+    [note] = notes(found)
+    assert note.startswith("the runs are of different code: abc (8), def-dirty (1); told apart in the column code")
+    rows = [
+        (row["model.deform_layers"], row["code"], row["top1"], row["seeds"], row["seeds_wanted"]) for row in found.rows
+    ]
+    assert rows[2:] == [(2, "abc", 75.0, 2, 3), (2, "def-dirty", 71.0, 1, 3)]
+    # Row 0 is of the other code, and no row to compare with.
+    assert [row["top1_difference"] for row in found.rows] == [None, 2.5, 2.0, None]
+    assert "def-dirty" in tables.render(found, "markdown")
+
+
+def test_runs_of_different_code_are_joined_on_demand_alone_and_that_is_said(finished):
+    [last] = [trial for trial in trials(read(finished)) if trial.parameters == {"model.deform_layers": 2, "seed": 2}]
+    write_run(last, 72.0, git="def")
+    found = tables.assemble(finished, [Path("runs")], any_code=True)
+    assert [row["seeds"] for row in found.rows] == [3, 3, 3]
+    assert found.rows[2]["top1"] == pytest.approx((80 + 70 + 72) / 3)
+    assert notes(found) == ["the runs are of different code: abc (8), def (1); joined, as asked"]
+
+
+def test_of_two_runs_of_one_trial_the_newer_counts_and_a_note_says_so(finished):
+    trial = trials(read(finished))[0]
+    newer = write_run(trial, 100.0, folder=Path("runs/ablation/again"))
+    os.utime(newer / "results.json", (2e9, 2e9))
+    found = assemble(finished)
+    assert found.rows[0]["top1"] == pytest.approx((100 + 72 + 77) / 3)
+    assert notes(found) == [f"of two runs of the same, {newer} counts and {trial.folder} does not"]
+
+
+def test_failed_runs_do_not_count_and_are_mentioned(finished):
+    [last] = [trial for trial in trials(read(finished)) if trial.parameters == {"model.deform_layers": 2, "seed": 2}]
+    write_run(last, None, status="failed")
+    found = assemble(finished)
+    assert found.rows[2]["seeds"] == 2
+    assert notes(found) == ["1 run failed and not counted"]
+
+
+def test_a_diverged_run_that_began_again_elsewhere_is_no_failed_run_of_the_table(finished):
+    first = trials(read(finished))[0]
+    write_run(first, 0.0, status="failed", folder=first.folder.with_name(f"{first.folder.name}.diverged-1"))
+    alone = write_run(first, 0.0, status="failed", folder=Path("runs/ablation/gone.diverged-1"))
+    found = assemble(finished)
+    assert_worked_out(found.rows)
+    assert "left out: 1 diverged run that began again in another folder" in notes(found)
+    assert any("failed" in note for note in notes(found)), alone
+
+
+def test_a_name_shows_the_runs_of_that_folder(finished):
+    found = assemble("ablation")
+    assert [row["top1"] for row in found.rows] == [73.0, 75.5, 75.0]
+    assert [row["seeds"] for row in found.rows] == [3, 3, 2]
+
+
+def test_seeds_given_on_the_command_line_are_runs_of_their_own(sweep):
+    tree = yaml.safe_load(Path(sweep).read_text())
+    tree["parameters"] = {"model.deform_layers": {"values": [0]}}
+    Path(sweep).write_text(yaml.safe_dump(tree))
+    for seed, top1 in ((4, 60.0), (5, 70.0)):
+        write_run(trials(read(sweep), [f"seed={seed}"])[0], top1)
+    for name in ("ablation", sweep):
+        [row] = assemble(name).rows
+        assert (row["top1"], row["seeds"]) == (65.0, 2), name
+    [row] = assemble(sweep, "seed=5").rows
+    assert (row["top1"], row["seeds"]) == (70.0, 1)
+
+
+def test_values_that_are_mappings_have_a_column_for_each_key(sweep):
+    tree = yaml.safe_load(Path(sweep).read_text())
+    tree["parameters"] = {"model": {"values": [{"deform_layers": 1, "modulated": True}, {"deform_layers": 2}]}}
+    Path(sweep).write_text(yaml.safe_dump(tree))
+    for trial, top1 in zip(trials(read(sweep)), (60.0, 70.0), strict=True):
+        write_run(trial, top1)
+    rows = assemble(sweep).rows
+    assert [(row["model.deform_layers"], row["model.modulated"], row["top1"]) for row in rows] == [
+        (1, True, 60.0),
+        (2, None, 70.0),
+    ]
+
+
+def test_runs_below_a_folder_called_wandb_are_found(finished):
+    Path("wandb").mkdir()
+    shutil.move("runs", "wandb/runs")
+    assert_worked_out(assemble(finished, roots=("wandb",)).rows)
+
+
+@pytest.mark.parametrize(
+    ("name", "roots", "says"),
+    [
+        ("ablatoin", ("runs",), "ablatoin is neither a sweep nor the name of runs; there are: ablation"),
+        ("ablation.yaml", ("rusn",), "--runs rusn: no such folder"),
+        ("ablation.yaml", ("empty",), r"no run of ablation.yaml found; make them with: dcnlab sweep ablation.yaml"),
+        ("ablatio.yaml", ("runs",), "nearest: ablation.yaml"),
+    ],
+)
+def test_a_table_of_nothing_says_what_there_is(finished, name, roots, says):
+    Path("empty").mkdir()
+    with pytest.raises(ConfigError, match=says):
+        assemble(name, roots=roots)
+
+
+def test_the_packaged_figures_are_those_of_the_transcription():
+    shared = SHARED / "paper" / "tables.yaml"
+    if not shared.is_file():
+        pytest.skip("the transcription of the paper's tables is not here")
+    packaged = Path(tables.__file__).with_name("published.yaml")
+    assert packaged.read_text() == shared.read_text()
+
+
+def test_figures_of_single_classes_and_recalls_are_for_programs_alone(sweep):
+    for trial in trials(read(sweep), []):
+        folder = write_run(trial, 50.0)
+        results = json.loads((folder / "results.json").read_text())
+        results["metrics"] |= {"iou/Sky": 80.0, "ar100": 40.0, "ar_small": 30.0, "ap_small": 20.0}
+        run_folder.write_results(folder, results)
+    table = tables.assemble(sweep, [Path("runs")])
+    header = tables.render(table, "markdown").splitlines()[0]
+    assert "ap_small (%)" in header
+    assert not [name for name in ("iou/Sky", "ar100", "ar_small") if name in header]
+    assert json.loads(tables.render(table, "json"))[0]["iou/Sky"] == 80.0

@@ -1,0 +1,325 @@
+"""Special files never block and never count as data; links are followed by one rule; lists and JSON stay bounded."""
+
+import ast
+import json
+import os
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from command_line import environment
+from locations import ROOT
+from PIL import Image
+
+from dcnlab.data import image_list, loaders
+from dcnlab.data.classification.image_folder import ImageFolderSplit
+from dcnlab.data.labels import check_classes, read_label
+from dcnlab.data.segmentation.voc import read_voc_label
+from dcnlab.io import files, json_file, torch_file, yaml_file
+from dcnlab.io.errors import ConfigError
+from dcnlab.io.folders import files_below
+from dcnlab.io.image_file import read_image
+from dcnlab.models import weights
+from dcnlab.training import checkpoint_file, run_folder
+
+
+def special(path, kind):
+    """Make something at a path that is no regular file."""
+    if kind == "pipe":
+        os.mkfifo(path)
+    elif kind == "folder":
+        path.mkdir()
+    elif kind == "device":
+        path.symlink_to("/dev/zero")
+    elif kind == "socket":
+        here = os.getcwd()
+        os.chdir(path.parent)  # a socket's path is short
+        with socket.socket(socket.AF_UNIX) as made:
+            made.bind(path.name)
+        os.chdir(here)
+
+
+READERS = {
+    "JSON": json_file.load,
+    "YAML": yaml_file.read_yaml,
+    "list": image_list.read_lines,
+    "image": read_image,
+    "label": read_label,
+    "SBD's label": lambda path: read_voc_label(path.rename(path.with_suffix(".mat"))),
+    "weights": lambda path: weights._contents(path),
+    "checkpoint": checkpoint_file.read,
+    "tensors": torch_file.load,
+    "log": files.read_tail,
+    "results": lambda path: run_folder.read_results(path.rename(path.with_name("results.json")).parent),
+}
+
+
+@pytest.mark.parametrize("kind", ["pipe", "folder", "device", "socket"])
+@pytest.mark.parametrize("reader", READERS)
+def test_no_reader_waits_for_a_special_file_or_takes_it_for_data(tmp_path, reader, kind):
+    path = tmp_path / "x"
+    special(path, kind)
+    began = time.monotonic()
+    with pytest.raises((OSError, ValueError), match=r"\A[^\n]*a regular file is needed[^\n]*\Z"):
+        READERS[reader](path)
+    assert time.monotonic() - began < 5
+
+
+def test_a_lock_and_a_log_that_are_pipes_do_not_block(tmp_path):
+    special(tmp_path / ".lock", "pipe")
+    with pytest.raises(OSError, match="regular file"), run_folder.lock(tmp_path / ".lock"):
+        pass
+
+
+def test_every_reader_of_the_package_opens_its_files_in_one_place():
+    own = {"dcnlab/io/files.py"}
+    wrong = []
+    for path in sorted((ROOT / "dcnlab").rglob("*.py")):
+        for node in ast.walk(ast.parse(path.read_text())):
+            name = ast.unparse(node.func) if isinstance(node, ast.Call) else ""
+            last = name.rpartition(".")[2]
+            if last not in ("open", "read_text", "read_bytes") or str(path.relative_to(ROOT)) in own:
+                continue
+            wrong.append(f"{path.relative_to(ROOT)}: {ast.unparse(node)}")
+    # What is left: our own packaged files, the system's, what was just written, and images of an open file.
+    allowed = (
+        "Image.open(file, formats=FORMATS)", "os.open(", "read_bytes(path,", "read_bytes(", "temporary.open('wb')",
+        "self._path.open('ab')", "RULE.read_text", "(root / name).read_text", "Path('/sys", "Path('/proc",
+        "status.read_text", "Path(f'/proc", "Path(__file__)", "(folder / 't10k",
+    )  # fmt: skip
+    assert [line for line in wrong if not line.partition(": ")[2].startswith(allowed)] == []
+
+
+def test_a_file_that_grows_while_it_is_read_stays_within_the_limit(tmp_path, monkeypatch):
+    path = tmp_path / "x"
+    path.write_bytes(b"x" * 10)
+    monkeypatch.setattr(files.os, "fstat", lambda number: os.stat_result((0o100644, *[0] * 9)))  # no size, as in /proc
+    assert files.read_bytes(path, 10) == b"x" * 10
+    with pytest.raises(ValueError, match="larger than"):
+        files.read_bytes(path, 9)
+
+
+def test_the_end_of_a_log_is_read_without_its_beginning(tmp_path):
+    path = tmp_path / "log.txt"
+    with path.open("wb") as file:
+        file.truncate(2**36)
+        file.seek(2**36)
+        file.write(b"\nlast but one\nlast\xff")
+    assert files.read_tail(path)[-2:] == ["last but one", "last\N{REPLACEMENT CHARACTER}"]
+
+
+# Memory and time
+
+
+LIMITED = """
+import json, resource, sys
+from pathlib import Path
+before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+from dcnlab.io import json_file
+room = 192 * 2**20
+now = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+resource.setrlimit(resource.RLIMIT_AS, (now + room, now + room))
+"""
+
+
+def limited(code, folder):
+    """Run code in a process that may take 192 MiB more than it has."""
+    command = [sys.executable, "-c", LIMITED + code]
+    return subprocess.run(command, cwd=folder, env=environment(), capture_output=True, text=True, timeout=60)
+
+
+def test_two_bytes_of_json_are_read_where_memory_is_short(tmp_path):
+    (tmp_path / "x.json").write_text("{}")
+    done = limited("print(jsonfile.load(Path('x.json')))", tmp_path)
+    assert (done.returncode, done.stdout) == (0, "{}\n"), done.stderr
+
+
+def test_json_larger_than_the_memory_is_refused_in_one_line(tmp_path):
+    with (tmp_path / "x.json").open("wb") as file:
+        file.truncate(2**31)
+    (tmp_path / "y.json").write_text("[" + "[]," * 4_000_000 + "[]]")
+    code = """
+for name in ("x.json", "y.json"):
+    try:
+        jsonfile.load(Path(name))
+    except ValueError as error:
+        print(error)
+"""
+    done = limited(code, tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert (
+        done.stdout
+        == "its 2147483648 bytes do not fit into the memory that is left\nthere is not enough memory for it\n"
+    )
+
+
+@pytest.mark.parametrize("place", [0, 149_999])
+def test_a_repeated_key_is_found_in_linear_time(tmp_path, place):
+    keys = [f'"key {number}": 0' for number in range(150_000)]
+    path = tmp_path / "x.json"
+    path.write_text("{" + ", ".join([*keys, keys[place]]) + "}")
+    began = time.process_time()
+    with pytest.raises(ValueError, match=f"'key {place}' is there twice"):
+        json_file.load(path)
+    assert time.process_time() - began < 3  # by counting each key anew it takes minutes
+
+
+def test_lists_without_end_are_refused(tmp_path):
+    path = tmp_path / "x.txt"
+    path.write_bytes(b"\n" * (image_list.MOST_LINES + 1))
+    with pytest.raises(ValueError, match=r"x\.txt [^\n]*4000001 lines; allowed are 4000000"):
+        image_list.read_lines(path)
+    with path.open("wb") as file:
+        file.truncate(2**40)
+    with pytest.raises(ValueError, match="larger than 256 MiB"):
+        image_list.read_lines(path)
+    with pytest.raises(ValueError, match="names 100000 classes, should be 1 to 254"):
+        check_classes([str(number) for number in range(100_000)])
+
+
+# Links
+
+
+@pytest.fixture
+def one_image(tmp_path):
+    """An image folder of one image, at train/a/1.png."""
+    (tmp_path / "train/a").mkdir(parents=True)
+    Image.new("RGB", (8, 8)).save(tmp_path / "train/a/1.png")
+    return tmp_path
+
+
+def names(root):
+    return [os.path.relpath(path, root) for path, _ in ImageFolderSplit(root, "train").samples]
+
+
+@pytest.mark.parametrize("links", [["x"], ["x", "y"], ["x", "y", "z"]])
+def test_links_to_the_folder_itself_count_no_image_twice(one_image, links, caplog):
+    for name in links:
+        (one_image / "train/a" / name).symlink_to(".")
+    assert names(one_image) == ["train/a/1.png"]
+    assert [record.getMessage().count("read already") for record in caplog.records] == [1]
+    assert str(one_image / "train/a/x") in caplog.text
+
+
+def test_folders_linked_crosswise_end(one_image):
+    inner = one_image / "train/a"
+    for _ in range(40):  # 2^40 ways through 40 folders
+        (inner / "deep").mkdir()
+        for name in ("x", "y"):
+            (inner / name).symlink_to("deep")
+        inner = inner / "deep"
+    Image.new("RGB", (8, 8)).save(inner / "2.png")
+    assert [Path(name).name for name in names(one_image)] == ["1.png", "2.png"]
+
+
+def test_links_out_of_the_root_are_followed(one_image, tmp_path_factory):
+    elsewhere = tmp_path_factory.mktemp("disk")
+    Image.new("RGB", (8, 8)).save(elsewhere / "3.png")
+    (one_image / "train/b").symlink_to(elsewhere)
+    (one_image / "train/a/more").symlink_to(elsewhere)
+    (one_image / "train/a/4.png").symlink_to(elsewhere / "3.png")
+    assert names(one_image) == ["train/a/1.png", "train/a/4.png", "train/a/more/3.png", "train/b/3.png"]
+
+
+def test_a_folder_goes_by_its_own_name_where_a_link_leads_to_it_too(one_image):
+    (one_image / "train/a/b").mkdir()
+    (one_image / "train/a/a").symlink_to("b")
+    Image.new("RGB", (8, 8)).save(one_image / "train/a/b/2.png")
+    assert names(one_image) == ["train/a/1.png", "train/a/b/2.png"]
+
+
+@pytest.mark.parametrize(
+    ("make", "said"),
+    [
+        (lambda path: os.mkfifo(path), "is a pipe; images are regular files"),
+        (lambda path: path.symlink_to("nowhere"), "No such file"),
+        (lambda path: path.symlink_to(path.name), "Too many levels of symbolic links"),
+    ],
+    ids=["pipe", "link to nothing", "link to itself"],
+)
+def test_an_image_that_is_no_file_is_refused_before_training(one_image, make, said):
+    make(one_image / "train/a/2.png")
+    with pytest.raises(ValueError, match=rf"\A[^\n]*2\.png[^\n]*{said}[^\n]*\Z"):
+        ImageFolderSplit(one_image, "train")
+
+
+def test_other_links_to_nothing_are_no_business_of_an_image_folder(one_image):
+    (one_image / "train/a/notes").symlink_to("notes")
+    os.mkfifo(one_image / "train/a/pipe")
+    assert names(one_image) == ["train/a/1.png"]
+
+
+def test_a_name_that_is_not_utf8_is_refused_in_one_line(one_image):
+    os.rename(one_image / "train/a/1.png", os.fsencode(one_image / "train/a") + b"/caf\xe9.png")
+    with pytest.raises(ValueError, match=r"\Athe name of \S*caf\\udce9\.png is not UTF-8; rename it\Z"):
+        ImageFolderSplit(one_image, "train")
+
+
+def test_scored_folders_follow_the_same_rule(one_image):
+    (one_image / "train/a/x").symlink_to(".")
+    assert files_below(one_image / "train", (".png",)) == [str(one_image / "train/a/1.png")]
+
+
+# The folder of the loaders' sockets
+
+
+def test_a_killed_run_leaves_no_folder_of_sockets_for_long(tmp_path):
+    code = "import os, signal; from dcnlab.data import loaders; print(loaders.claim_folder(), flush=True); "
+    env = environment(TMPDIR=str(tmp_path))
+    (tmp_path / f"{loaders.PREFIX}mine").mkdir()
+    (tmp_path / f"{loaders.PREFIX}mine" / "thesis.txt").write_text("not ours")
+
+    def run(end):
+        return subprocess.run(
+            [sys.executable, "-c", code + end], env=env, capture_output=True, text=True
+        ).stdout.strip()
+
+    killed = Path(run("os.kill(os.getpid(), signal.SIGKILL)"))
+    assert killed.is_dir()
+    assert killed.parent == tmp_path
+    alive = subprocess.Popen(
+        [sys.executable, "-c", code + "input()"], env=env, stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    )
+    held = Path(alive.stdout.readline().decode().strip())
+    assert not killed.exists()
+    assert not Path(run("")).exists()  # ended by itself
+    assert held.is_dir()  # at work still
+    alive.communicate(b"\n")
+    assert not held.exists()
+    assert [path.name for path in tmp_path.iterdir()] == [f"{loaders.PREFIX}mine"]
+
+
+def test_a_rename_is_brought_to_the_disk(tmp_path, monkeypatch):
+    synced = []
+    plain = os.fsync
+    monkeypatch.setattr(
+        os, "fsync", lambda number: (synced.append(os.readlink(f"/proc/self/fd/{number}")), plain(number))
+    )
+    run_folder.write_whole(tmp_path / "x.json", "{}")
+    assert synced[-1] == str(tmp_path)
+    assert len(synced) == 2
+
+
+def test_results_are_read_where_they_hold_what_a_run_writes(tmp_path):
+    good = {"schema": 1, "status": "finished", "seed": 0, "parameters": {}, "model": {}, "cost": {}, "environment": {}}
+    for change, said in (
+        ({"metrics": {"top1": 1.0, "\ud800": 2.0}}, "lone surrogate"),
+        ({"metrics": {}, "reason": "\udcff"}, "lone surrogate"),
+        ({"metrics": {}, "parameters": {f"k{n}": 0 for n in range(1001)}}, "1001 entries; allowed are 1000"),
+        ({"metrics": {f"k{n}": 0 for n in range(101)}}, "101 of the whole test; allowed are 100"),
+        ({"metrics": {"x" * 1001: 0}}, "1001 characters"),
+        ({"metrics": {}, "environment": {"world_size": "8"}}, "must be a whole number"),
+        ({"metrics": {}, "environment": {"gpu": 8}}, "must be text"),
+    ):
+        (tmp_path / "results.json").write_text(json.dumps(good | change))
+        with pytest.raises(ConfigError, match=rf"\A[^\n]*results\.json: [^\n]*{said}[^\n]*\Z"):
+            run_folder.read_results(tmp_path)
+
+
+def test_the_reason_of_a_failure_may_quote_any_name(tmp_path):
+    good = {"schema": 1, "status": "failed", "seed": 0, "parameters": {}, "model": {}, "cost": {}, "environment": {}}
+    run_folder.write_results(tmp_path, {**good, "metrics": {}, "reason": "caf\udce9.png is broken"})
+    assert run_folder.read_results(tmp_path)["reason"] == "caf\\udce9.png is broken"

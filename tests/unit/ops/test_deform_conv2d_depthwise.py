@@ -1,0 +1,204 @@
+"""Deformable convolution of a group a channel on CUDA: its kernels, compiled by g++, under the operator's own code."""
+
+import random
+
+import pytest
+import torch
+import torchvision
+from conv_cases import (
+    NAMES,
+    Case,
+    assert_alike,
+    by_autograd,
+    by_kernels,
+    by_reference,
+    factor_everywhere,
+    random_case,
+)
+from counting import CountedKernels
+from runner import HostKernels, skip_without_compiler
+from tester import TOLERANCES, assert_near
+
+from dcnlab.ops.cuda import deform_conv2d as cuda
+from dcnlab.ops.geometry import ConvGeometry
+
+ORDERS = ("forward", "reverse", "random")
+DTYPES = [torch.float64, torch.float32, torch.float16, torch.bfloat16]
+
+
+@pytest.fixture(autouse=True)
+def _needs_a_compiler():
+    skip_without_compiler()
+
+
+def depthwise_case(seed: int, **fixed: object) -> Case:
+    """A random configuration of a group a channel, with one to three filters each."""
+    r = random.Random(seed)
+    offset_groups = r.choice([1, 1, 2, 4])
+    channels = offset_groups * r.choice([2, 3, 4, 8, 12, 16, 40])
+    sizes = {"channels": channels, "groups": channels, "offset_groups": offset_groups}
+    return random_case(seed, **(sizes | {"filters": channels * r.choice([1, 1, 1, 2, 3])} | fixed))
+
+
+@pytest.mark.parametrize("seed", range(24))
+def test_kernels_equal_the_reference_in_every_order_of_their_threads(seed):
+    case = depthwise_case(seed, dtype=DTYPES[seed % 4])
+    kernels = [HostKernels(order, sanitize=False) for order in ORDERS]
+    found = [by_kernels(case, modules) for modules in kernels]
+    assert kernels[0].launched[0] == "depthwise"
+    assert_near(found[0], by_reference(case), case)
+    for other in found[1:]:
+        for name, value in other.items():
+            assert value is None or torch.equal(value, found[0][name]), (
+                f"{name} depends on the order of threads: {case}"
+            )
+
+
+@pytest.mark.parametrize("seed", range(100, 108))
+def test_kernels_equal_torchvisions_operator(seed):
+    case = depthwise_case(seed)
+    assert_near(by_kernels(case, HostKernels(sanitize=False)), by_autograd(torchvision.ops.deform_conv2d, case), case)
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("channels", [8, 36, 21, 34, 288])
+def test_every_width_of_loads_is_right_in_every_dtype(dtype, channels):
+    case = Case(
+        1, channels, channels, 5, 6, groups=channels, dtype=dtype, modulated=True, biased=True
+    )  # 288: more channels than a block has threads and loads
+    assert_near(by_kernels(case, HostKernels("random", sanitize=False)), by_reference(case), case)
+
+
+@pytest.mark.parametrize("taps", [(1, 1), (5, 7), (7, 7)], ids=str)
+def test_more_taps_than_a_block_finds_at_a_time_are_all_added(taps):
+    case = Case(1, 4, 4, 9, 9, taps, padding=(2, 3), groups=4, modulated=True, dtype=torch.float32)
+    assert_near(by_kernels(case, HostKernels(sanitize=False)), by_reference(case), case)
+
+
+def test_runs_of_output_pixels_and_batches_sorted_image_by_image_add_up():
+    case = Case(3, 6, 12, 13, 11, groups=6, offset_groups=2, modulated=True)  # 143 pixels an image, runs of 64
+    expected = by_reference(case)
+    assert_near(by_kernels(case, HostKernels(sanitize=False)), expected, case)
+    kernels = HostKernels(sanitize=False)
+    assert_near(by_kernels(case, kernels, chunk_bytes=1000), expected, case)
+    assert kernels.launched.count("depthwise_gather") == 3
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float16], ids=str)
+@pytest.mark.parametrize(("channels", "multiplier"), [(16, 1), (5, 1), (3, 2)])
+def test_sanitizers_find_no_stray_access_on_ragged_sizes(dtype, channels, multiplier):
+    case = Case(
+        1, channels, channels * multiplier, 3, 5, groups=channels, reach=9.0, dtype=dtype, modulated=True, biased=True
+    )
+    assert_near(by_kernels(case, HostKernels(sanitize=True)), by_reference(case), case)
+
+
+@pytest.mark.parametrize("place", [float("nan"), float("inf"), 1e20])
+def test_sanitizers_find_no_stray_access_at_places_that_are_no_pixels(place):
+    case = Case(batch=1, height=4, width=4, groups=4, filters=4)
+    tensors = case.tensors()
+    tensors["offset"][0, ::3, 1:3, 2] = place
+    case.tensors = lambda: {k: None if t is None else t.clone() for k, t in tensors.items()}
+    found = by_kernels(case, HostKernels(sanitize=True))
+    assert_near(found, by_reference(case), case)
+    assert all(value is None or value.isfinite().all() for value in found.values())
+
+
+@pytest.mark.parametrize("value", [float("inf"), -float("inf"), float("nan")], ids=str)
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float16], ids=str)
+def test_a_factor_that_is_not_finite_counts_as_in_the_reference(value, dtype):
+    case = factor_everywhere(value, dtype)
+    tensors = case.tensors() | {"weight": case.tensors()["weight"][:, :1].contiguous()}
+    case.groups, case.tensors = 8, lambda: {k: None if t is None else t.clone() for k, t in tensors.items()}
+    found, expected = by_kernels(case, HostKernels(sanitize=False)), by_reference(case)
+    assert_alike(found, expected, ("output", "input", "mask", "weight"), TOLERANCES[dtype])
+    assert torch.equal(found["offset"].isfinite(), expected["offset"].isfinite())
+
+
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last], ids=str)
+@pytest.mark.parametrize("stride", [(1, 1), (8, 8)], ids=["a map", "one pixel"])
+def test_results_come_in_the_inputs_memory_format(stride, layout):
+    case = Case(batch=2, channels=8, filters=8, groups=8, stride=stride, biased=True, dtype=torch.float32)
+    tensors = case.tensors()
+    tensors["input"] = tensors["input"].to(memory_format=layout)
+    case.tensors = lambda: tensors
+    found = by_kernels(case, HostKernels(sanitize=False))
+    strides = torch.empty(found["output"].shape).to(memory_format=layout).stride()
+    assert found["output"].stride() == strides
+    assert found["input"].is_contiguous(memory_format=layout)
+    assert found["weight"].is_contiguous()
+    assert_near(found, by_reference(case), case)
+
+
+def test_64_bit_indices_give_what_32_bit_ones_give(monkeypatch):
+    case = Case(channels=8, filters=8, groups=8, offset_groups=2, modulated=True)
+    narrow = by_kernels(case, HostKernels(sanitize=False))
+    monkeypatch.setattr(cuda, "INT_MAX", 0)
+    assert_near(by_kernels(case, HostKernels(sanitize=False)), narrow, case, tolerance=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("needed", "launched"),
+    [
+        ((True, False, False, False), {"entries", "depthwise_gather"}),
+        ((False, True, False, False), {"depthwise_places_backward"}),
+        ((False, False, True, False), {"depthwise_places_backward"}),
+        ((False, False, False, True), {"depthwise_places_backward"}),
+    ],
+    ids=str,
+)
+def test_only_the_gradients_that_are_needed_launch_kernels(needed, launched):
+    case, kernels = Case(modulated=True, groups=4, filters=4), HostKernels(sanitize=False)
+    input, offset, mask, weight, _ = (case.tensors()[name] for name in NAMES)
+    geometry = ConvGeometry.of(input, offset, weight, case.stride, case.padding, case.dilation)
+    grads = cuda.backward(case.grad(), input, offset, mask, weight, geometry, needed, kernels)
+    assert set(kernels.launched) == launched
+    assert tuple(grad.numel() > 0 for grad in grads) == needed
+
+
+def test_an_empty_batch_gives_empty_results_and_no_gradient_of_the_weight():
+    case = Case(batch=0, groups=4, filters=4)
+    found = by_kernels(case, HostKernels(sanitize=False))
+    assert found["output"].shape == (0, 4, 7, 8)
+    assert not found["weight"].any()
+
+
+@pytest.mark.parametrize("order", ORDERS)
+def test_channels_beyond_a_blocks_own_wait_for_the_sums_of_those_before(order):
+    case = Case(1, 288, 288, 9, 9, groups=288, dtype=torch.float32)  # three rounds of 32 threads of 4 channels
+    assert_near(by_kernels(case, HostKernels(order, sanitize=False)), by_reference(case), case)
+
+
+@pytest.mark.parametrize("order", ORDERS)
+@pytest.mark.parametrize("alone", [0, 1, 2, 3])
+def test_a_gradient_asked_for_alone_is_the_one_asked_for_with_others(alone, order):
+    case = Case(2, 8, 8, 7, 8, groups=8, modulated=True)
+    input, offset, mask, weight, _ = (case.tensors()[name] for name in NAMES)
+    geometry = ConvGeometry.of(input, offset, weight, case.stride, case.padding, case.dilation)
+    needed = tuple(number == alone for number in range(4))
+    kernels = HostKernels(order, sanitize=False)
+    found = cuda.backward(case.grad(), input, offset, mask, weight, geometry, needed, kernels)[alone]
+    expected = by_reference(case)[NAMES[alone]]
+    torch.testing.assert_close(found, expected, rtol=1e-10, atol=1e-10)
+
+
+def test_an_infinite_gradient_leaves_offsets_off_the_map_alone():
+    case = Case(1, 4, 4, 4, 4, (1, 1), padding=(0, 0), groups=4, dtype=torch.float32)
+    tensors = case.tensors()
+    tensors["offset"].zero_()
+    tensors["offset"][0, 0, 0] = -9.0  # the first row reads nothing
+    case.tensors = lambda: {k: None if t is None else t.clone() for k, t in tensors.items()}
+    case.grad = lambda: torch.full((1, 4, 4, 4), float("inf"))
+    found = by_kernels(case, HostKernels(sanitize=False))
+    assert not found["offset"][0, :, 0].any()
+
+
+def test_sampling_locations_and_columns_are_not_read_again_for_each_channel():
+    case = Case(1, 32, 32, 8, 8, groups=32, dtype=torch.float32)
+    kernels = CountedKernels()
+    by_kernels(case, kernels)
+    forward = kernels.launches[0]
+    assert forward.kernel == "depthwise"
+    assert forward.loads["shift"].bytes == 4 * 2 * 9 * 64  # once a location; by columns it was 32 times single loads
+    assert forward.loads["pixels"].requests <= 4 * 9 * 64 // 2  # a warp reads four locations' corners at once
+    assert forward.stores["output"].bytes == 4 * 64 * 32

@@ -1,0 +1,248 @@
+"""The CUDA path of deformable convolution on this machine's CPU: its own orchestration, kernels compiled by g++."""
+
+import numpy as np
+import pytest
+import torch
+from conv_cases import (
+    NAMES,
+    Case,
+    assert_alike,
+    by_kernels,
+    by_reference,
+    factor_everywhere,
+    random_case,
+)
+from counting import CountedKernels
+from runner import HostKernels, HostModule, skip_without_compiler
+from tester import TOLERANCES, assert_near
+
+from dcnlab.ops.cuda import deform_conv2d as cuda
+from dcnlab.ops.cuda.compile import source_text
+from dcnlab.ops.cuda.launch import DIVISOR, divisor
+from dcnlab.ops.geometry import ConvGeometry
+
+ORDERS = ("forward", "reverse", "random")
+
+
+@pytest.fixture(autouse=True)
+def _needs_a_compiler():
+    skip_without_compiler()
+
+
+@pytest.mark.parametrize("seed", range(30))
+def test_kernels_equal_the_reference_in_every_order_of_their_threads(seed):
+    case = random_case(seed)
+    expected = by_reference(case)
+    found = [by_kernels(case, HostKernels(order, sanitize=False)) for order in ORDERS]
+    assert_near(found[0], expected, case)
+    for other in found[1:]:
+        for name, value in other.items():
+            assert value is None or torch.equal(value, found[0][name]), (
+                f"{name} depends on the order of threads: {case}"
+            )
+
+
+@pytest.mark.parametrize("size", [3, 5, 12])
+def test_pixels_that_every_place_reads_sum_their_entries_in_one_order(size):
+    case = Case(batch=1, channels=4, filters=4, height=size, width=size, modulated=True, dtype=torch.float32)
+    tensors = case.tensors()
+    grid = torch.arange(size)
+    y = 1.25 - (grid.view(1, 1, size, 1) - 1 + torch.arange(3).view(3, 1, 1, 1))  # from each tap's own row to 1.25
+    y = y.expand(3, 3, size, size).reshape(9, size, size)
+    x = 1.5 - (grid.view(1, 1, 1, size) - 1 + torch.arange(3).view(1, 3, 1, 1))
+    x = x.expand(3, 3, size, size).reshape(9, size, size)
+    tensors["offset"] = torch.stack((y, x), 1).reshape(1, 18, size, size).float()
+    case.tensors = lambda: {k: None if t is None else t.clone() for k, t in tensors.items()}
+    found = [by_kernels(case, HostKernels(order, sanitize=False))["input"] for order in ORDERS]
+    expected = by_reference(case)["input"]
+    assert (expected != 0).any(1).sum() == 4  # pixels, with 9 * size^2 entries each
+    torch.testing.assert_close(found[0].double(), expected, rtol=1e-5, atol=1e-4)
+    assert torch.equal(found[0], found[1])
+    assert torch.equal(found[0], found[2])
+
+
+def test_a_fresh_layers_places_are_one_entry_each_and_masked_ones_none():
+    """Offsets of zero stand on pixels: three of four corners weigh nothing, and all four where the mask is zero."""
+    case = Case(batch=1, channels=8, filters=8, height=6, width=6, modulated=True, dtype=torch.float32)
+    tensors = case.tensors()
+    tensors["offset"].zero_()
+    tensors["mask"][:, :, :, 3:] = 0
+    case.tensors = lambda: {k: None if t is None else t.clone() for k, t in tensors.items()}
+    kernels = CountedKernels()
+    assert_near(by_kernels(case, kernels), by_reference(case), case)
+    on_map = (3 * 6 - 2) * (3 * 3 - 1)  # rows but those above and below the map, columns of the left half but one
+    gather = next(launch for launch in kernels.launches if launch.kernel == "gather")
+    assert gather.loads["grad_columns"].bytes == on_map * 8 * 4
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+def test_a_key_that_all_places_read_is_summed_by_a_whole_block(dtype):
+    """Every place reads one pixel: the warps of its block take equal parts of the entries."""
+    size = 12
+    case = Case(batch=1, channels=64, filters=8, height=size, width=size, dtype=dtype)
+    tensors, grid, taps = case.tensors(), torch.arange(size), torch.arange(3)
+    y = 5.0 - (grid.view(1, 1, size, 1) - 1 + taps.view(3, 1, 1, 1)).expand(3, 3, size, size).reshape(9, size, size)
+    x = 7.0 - (grid.view(1, 1, 1, size) - 1 + taps.view(1, 3, 1, 1)).expand(3, 3, size, size).reshape(9, size, size)
+    tensors["offset"] = torch.stack((y, x), 1).reshape(1, 18, size, size).float()
+    case.tensors = lambda: {k: None if t is None else t.clone() for k, t in tensors.items()}
+    found = [by_kernels(case, HostKernels(order, sanitize=False)) for order in ORDERS]
+    assert_near(found[0], by_reference(case), case)
+    assert all(torch.equal(found[0]["input"], other["input"]) for other in found[1:])
+    kernels = CountedKernels()
+    by_kernels(case, kernels)
+    gather = next(launch for launch in kernels.launches if launch.kernel == "gather")
+    entries, lanes = 9 * size * size, 64 * dtype.itemsize // 16
+    alone = entries * -(-lanes // 32)  # requests of a warp that sums them all
+    # As many threads a key as channels take; the block's other threads share the entries, so a warp holds several.
+    assert gather.loads["grad_columns"].requests <= alone * lanes / 32 * 1.1
+
+
+@pytest.mark.parametrize("seed", range(10))
+def test_chunks_of_part_of_an_image_add_up(seed):
+    case = random_case(seed, batch=3)
+    assert_near(by_kernels(case, HostKernels(sanitize=False), chunk_bytes=2000), by_reference(case), case)
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.float16, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("channels", [8, 40, 7, 288, 36, 34])
+def test_wide_loads_and_single_ones_are_right_in_every_dtype(dtype, channels):
+    case = Case(channels=channels, filters=8, height=5, width=6, dtype=dtype, modulated=True, biased=True)
+    assert_near(by_kernels(case, HostKernels("random", sanitize=False)), by_reference(case), case)
+
+
+@pytest.mark.parametrize(
+    ("dtype", "channels", "offset_groups", "width"),
+    [
+        (torch.bfloat16, 36, 1, 4),
+        (torch.float16, 68, 1, 4),
+        (torch.bfloat16, 72, 2, 4),
+        (torch.float16, 34, 1, 2),
+        (torch.float32, 34, 1, 2),
+        (torch.bfloat16, 21, 1, 1),
+    ],
+    ids=str,
+)
+def test_channels_that_the_widest_load_does_not_divide_are_read_by_the_next(dtype, channels, offset_groups, width):
+    case = Case(1, channels, 4, 5, 6, offset_groups=offset_groups, dtype=dtype, modulated=True)
+    kernels, asked = HostKernels(sanitize=False), set()
+
+    def modules(source_file, prelude):
+        asked.add(prelude["VEC"])
+        return kernels(source_file, prelude)
+
+    assert_near(by_kernels(case, modules), by_reference(case), case)
+    assert asked == {width}
+
+
+def test_maps_at_odd_addresses_are_read_by_narrower_loads():
+    case = Case(1, 16, 4, 5, 6, dtype=torch.float16)
+    tensors = case.tensors()
+    held = torch.empty(tensors["input"].numel() + 2, dtype=torch.float16)
+    held[2:] = tensors["input"].permute(0, 2, 3, 1).reshape(-1)
+    tensors["input"] = held[2:].view(1, 5, 6, 16).permute(0, 3, 1, 2)  # 4 bytes behind a multiple of 16
+    case.tensors = lambda: tensors
+    assert_near(by_kernels(case, HostKernels(sanitize=False)), by_reference(case), case)
+    assert cuda.widest(torch.float16, 4, False, (16, 16)) == (2, False)
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float16], ids=str)
+@pytest.mark.parametrize("channels", [16, 5])
+def test_sanitizers_find_no_stray_access_on_ragged_sizes(dtype, channels):
+    case = Case(batch=1, channels=channels, filters=3, height=3, width=5, reach=9.0, dtype=dtype, modulated=True)
+    assert_near(by_kernels(case, HostKernels(sanitize=True)), by_reference(case), case)
+
+
+@pytest.mark.parametrize("place", [float("nan"), float("inf"), 1e20])
+def test_sanitizers_find_no_stray_access_at_places_that_are_no_pixels(place):
+    case = Case(batch=1, height=4, width=4)
+    tensors = case.tensors()
+    tensors["offset"][0, ::3, 1:3, 2] = place
+    case.tensors = lambda: {k: None if t is None else t.clone() for k, t in tensors.items()}
+    found = by_kernels(case, HostKernels(sanitize=True))
+    assert_near(found, by_reference(case), case)
+    assert all(value is None or value.isfinite().all() for value in found.values())
+
+
+@pytest.mark.parametrize("value", [float("inf"), -float("inf"), float("nan")], ids=str)
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.float16], ids=str)
+def test_a_factor_that_is_not_finite_counts_as_in_the_reference(value, dtype):
+    case = factor_everywhere(value, dtype)
+    found, expected = by_kernels(case, HostKernels(sanitize=False)), by_reference(case)
+    assert_alike(found, expected, ("output", "input", "mask", "weight"), TOLERANCES[dtype])
+    assert torch.equal(found["offset"].isfinite(), expected["offset"].isfinite())
+
+
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last], ids=str)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("chunk_bytes", [2000, 7000, None])
+@pytest.mark.parametrize("groups", [1, 2])
+def test_results_come_in_the_inputs_memory_format_however_chunks_cut_the_images(groups, chunk_bytes, dtype, layout):
+    case = Case(batch=3, channels=8, groups=groups, modulated=True, biased=True, dtype=dtype)
+    tensors = case.tensors()
+    tensors["input"] = tensors["input"].to(memory_format=layout)
+    case.tensors = lambda: tensors
+    found = by_kernels(case, HostKernels(sanitize=False), chunk_bytes)
+    assert found["output"].is_contiguous(memory_format=layout)
+    assert found["input"].is_contiguous(memory_format=layout)
+    assert_near(found, by_reference(case), case)
+
+
+def test_64_bit_indices_give_what_32_bit_ones_give(monkeypatch):
+    case = Case(channels=8, groups=2, offset_groups=2, modulated=True)
+    narrow = by_kernels(case, HostKernels(sanitize=False))
+    monkeypatch.setattr(cuda, "INT_MAX", 0)
+    wide = by_kernels(case, HostKernels(sanitize=False))
+    for name, value in narrow.items():
+        assert value is None or torch.equal(value, wide[name])
+
+
+@pytest.mark.parametrize(
+    ("needed", "launched"),
+    [
+        ((True, False, False, False), ["entries", "entries", "gather"]),
+        ((False, True, False, False), ["places_backward"]),
+        ((False, False, True, False), ["places_backward"]),
+        ((False, False, False, True), ["sample"]),
+        ((True, False, False, True), ["sample_and_count", "entries", "gather"]),
+        ((True, True, False, False), ["entries", "places_backward", "gather"]),
+        ((True, True, True, True), ["sample_and_count", "places_backward", "gather"]),
+    ],
+    ids=str,
+)
+@pytest.mark.parametrize("chunk_bytes", [2000, None])
+def test_only_the_gradients_that_are_needed_launch_kernels_and_they_are_right(chunk_bytes, needed, launched):
+    case, kernels = Case(modulated=True), HostKernels(sanitize=False)
+    input, offset, mask, weight, _ = (case.tensors()[name] for name in NAMES)
+    geometry = ConvGeometry.of(input, offset, weight, case.stride, case.padding, case.dilation)
+    grads = cuda.backward(case.grad(), input, offset, mask, weight, geometry, needed, kernels, chunk_bytes)
+    assert kernels.launched == launched * (len(kernels.launched) // len(launched))
+    assert (len(kernels.launched) > len(launched)) == (chunk_bytes is not None)
+    assert tuple(grad.numel() > 0 for grad in grads) == needed
+    expected = by_reference(case)
+    for name, grad, need in zip(NAMES, grads, needed, strict=False):
+        if need:
+            torch.testing.assert_close(grad, expected[name], rtol=1e-9, atol=1e-9, msg=name)
+
+
+def test_dividing_by_multiplication_is_exact_up_to_the_largest_index():
+    prelude = next(v.prelude for v in cuda.variants() if v.main and v.prelude["scalar_t"] == "float")
+    kernel = """
+extern "C" __global__ void quotients(const int* __restrict__ n, int* __restrict__ out, Divisor by, int count) {
+    for (int i = 0; i < count; ++i) out[i] = divide(n[i], by);
+}
+"""
+    module = HostModule(source_text("deform_conv2d.cu", prelude) + kernel, sanitize=False)
+    random = np.random.default_rng(0)
+    powers = [2**k + d for k in range(31) for d in (-1, 0, 1)]
+    for value in sorted(
+        {v for v in (*range(1, 70), *powers, *random.integers(1, 2**31, 50).tolist()) if 0 < v < 2**31}
+    ):
+        multiples = random.integers(0, (2**31 - 1) // value + 1, 200) * value
+        n = np.concatenate(
+            [multiples, multiples - 1, multiples + value - 1, random.integers(0, 2**31, 200), [2**31 - 1]]
+        )
+        n = n.clip(0, 2**31 - 1).astype(np.int32)
+        out = torch.zeros(len(n), dtype=torch.int32)
+        by = np.array(divisor(value), dtype=DIVISOR)[()]
+        module.launch("quotients", (1,), (1,), (torch.from_numpy(n), out, by, np.int32(len(n))))
+        np.testing.assert_array_equal(out.numpy(), n // value, err_msg=str(value))

@@ -1,0 +1,251 @@
+"""The CUDA path of both RoI poolings on this machine's CPU: its own orchestration, kernels compiled by g++."""
+
+import numpy as np
+import pytest
+import torch
+from counting import CountedKernels
+from roi_cases import NAMES, RULES, Case, by_kernels, by_reference, geometry_of, random_case
+from runner import HostKernels, HostModule, skip_without_compiler
+from test_roi_pool import GOLDEN, golden
+from tester import assert_near
+
+from dcnlab.ops.cuda import roi_pool as cuda
+from dcnlab.ops.cuda.compile import source_text
+from dcnlab.ops.pool_geometry import PoolGeometry
+
+ORDERS = ("forward", "reverse", "random")
+DTYPES = [torch.float64, torch.float32, torch.float16, torch.bfloat16]
+
+
+@pytest.fixture(autouse=True)
+def _needs_a_compiler():
+    skip_without_compiler()
+
+
+@pytest.mark.parametrize(("rule", "name"), GOLDEN)
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32], ids=str)
+def test_kernels_equal_the_published_ones_with_all_gradients_at_kinks_too(goldens, rule, name, dtype):
+    arrays, sizes = golden(goldens / f"{name}.npz", rule)
+    input, boxes, grad = (arrays[k].to(dtype) for k in ("input", "boxes", "grad_output"))
+    offset = arrays["offset"].to(dtype) if "offset" in arrays else None
+    if rule == "ps":
+        geometry = PoolGeometry.of_ps_roi_pool(input, boxes, offset, **sizes)
+    else:
+        geometry = PoolGeometry.of_roi_pool(input, boxes, offset, **sizes)
+    modules = HostKernels(sanitize=False)
+    found = {"output": cuda.forward(input, boxes, offset, geometry, modules)}
+    needed = (True, offset is not None)
+    found["grad"], grad_offset = cuda.backward(grad, input, boxes, offset, geometry, needed, modules)
+    if offset is not None:
+        found["grad_offset"] = grad_offset
+    for key, value in found.items():
+        tolerance = 1e-10 if dtype == torch.float64 else 1e-5
+        error = (value.double() - arrays[key]).abs().max() / max(1, arrays[key].abs().max())
+        assert error <= tolerance, f"{key}: {error}"
+
+
+@pytest.mark.parametrize("rule", RULES)
+@pytest.mark.parametrize("seed", range(25))
+def test_kernels_equal_the_reference_in_every_order_of_their_threads(seed, rule):
+    case = random_case(seed, rule, dtype=DTYPES[seed % 4])
+    expected = by_reference(case)
+    found = [by_kernels(case, HostKernels(order, sanitize=False)) for order in ORDERS]
+    assert_near(found[0], expected, case)
+    for other in found[1:]:
+        for name, value in other.items():
+            assert value is None or torch.equal(value, found[0][name]), (
+                f"{name} depends on the order of threads: {case}"
+            )
+
+
+@pytest.mark.parametrize("rule", RULES)
+def test_many_random_configurations_equal_the_reference(rule):
+    for seed in range(2000, 2200):
+        case = random_case(seed, rule, dtype=DTYPES[seed % 2])
+        assert_near(by_kernels(case, HostKernels(sanitize=False)), by_reference(case), case)
+
+
+@pytest.mark.parametrize("rule", RULES)
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("channels", [8, 40, 7, 288, 36, 34])
+def test_wide_loads_and_single_ones_are_right_in_every_dtype(dtype, channels, rule):
+    case = Case(rule, channels=channels, dtype=dtype, rois=3)
+    modules = HostKernels("random", sanitize=False)
+    assert_near(by_kernels(case, modules), by_reference(case), case)
+
+
+@pytest.mark.parametrize("rule", RULES)
+@pytest.mark.parametrize(
+    ("dtype", "channels", "width"),
+    [(torch.bfloat16, 36, 4), (torch.float16, 68, 4), (torch.bfloat16, 34, 2), (torch.float32, 34, 2)],
+    ids=str,
+)
+def test_channels_that_the_widest_load_does_not_divide_are_read_by_the_next(rule, dtype, channels, width):
+    case, kernels, asked = Case(rule, channels=channels, rois=3, dtype=dtype), HostKernels(sanitize=False), set()
+
+    def modules(source_file, prelude):
+        asked.add(prelude["VEC"])
+        return kernels(source_file, prelude)
+
+    assert_near(by_kernels(case, modules), by_reference(case), case)
+    assert asked == {width}
+
+
+@pytest.mark.parametrize(
+    ("dtype", "channels", "width"),
+    [(torch.bfloat16, 21, 8), (torch.float16, 81, 8), (torch.float32, 21, 4), (torch.bfloat16, 9, 2)],
+    ids=str,
+)
+def test_scores_of_an_odd_number_of_classes_are_padded_for_wide_loads(dtype, channels, width):
+    case, kernels, asked = Case(channels=channels, group=2, rois=3, dtype=dtype), HostKernels(sanitize=False), set()
+
+    def modules(source_file, prelude):
+        asked.add(prelude["VEC"])
+        return kernels(source_file, prelude)
+
+    found = by_kernels(case, modules)
+    assert asked == {width}
+    assert_near(found, by_reference(case), case)
+    assert all(value.is_contiguous() for value in found.values())
+
+
+def test_infinite_scores_stay_in_their_channels_when_channels_are_padded():
+    case = Case(channels=21, group=2, rois=3, scale=1.0, dtype=torch.float32)
+    tensors = case.tensors()
+    tensors["input"][:, :4] = float("inf")
+    case.tensors = lambda: {k: t.clone() for k, t in tensors.items()}
+    found = by_kernels(case, HostKernels(sanitize=False))
+    assert found["output"][:, 1:].isfinite().all()
+    assert found["input"].isfinite().all()
+
+
+def test_classes_of_few_and_of_many_channels_keep_to_their_own_offsets():
+    for classes, channels in ((21, 21), (4, 32), (2, 80), (3, 9)):
+        case = Case(channels=channels, classes=classes, group=3, rois=3, dtype=torch.float32)
+        assert_near(by_kernels(case, HostKernels(sanitize=False)), by_reference(case), case)
+
+
+@pytest.mark.parametrize("rule", RULES)
+def test_bins_and_maps_larger_than_a_warps_tile_equal_the_reference(rule):
+    samples = 45 if rule == "ps" else 0  # so that more than 32 rows and columns are read by one bin
+    case = Case(rule, 1, 2, 50, 45, 2, (1, 1), part=1, samples=samples, scale=0.9177, seed=3)
+    tensors = case.tensors()
+    tensors["boxes"][:] = torch.tensor([[0.0, 2, 3, 45.5, 48.5], [0, -7, 8, 60, 70]])
+    case.tensors = lambda: {k: t.clone() for k, t in tensors.items()}
+    assert_near(by_kernels(case, HostKernels(sanitize=False)), by_reference(case), case)
+
+
+@pytest.mark.parametrize("rule", RULES)
+def test_more_boxes_than_one_round_of_a_block_are_all_added(rule):
+    case = Case(rule, 2, 3, 9, 10, rois=60, samples=1)
+    found = [by_kernels(case, HostKernels(order, sanitize=False)) for order in ORDERS]
+    assert_near(found[0], by_reference(case), case)
+    assert torch.equal(found[0]["input"], found[1]["input"])
+    assert torch.equal(found[0]["input"], found[2]["input"])
+
+
+@pytest.mark.parametrize("rule", RULES)
+@pytest.mark.parametrize("rois", [31, 32, 33, 64, 65, 150])
+def test_every_bin_of_a_full_tile_is_added_once_whatever_their_number(rule, rois):
+    case = Case(rule, 1, 8, 6, 6, rois, (1, 1), part=1, samples=1, scale=1.0, shifted=False, dtype=torch.float32)
+    input, _, _ = (case.tensors()[name] for name in NAMES)
+    boxes = torch.tensor([[0.0, 1, 1, 3, 3]]).repeat(rois, 1)
+    boxes[64::3, 0] = -1  # of no image: words are full, then not
+    grad = torch.ones(rois, 8, 1, 1)
+    geometry = geometry_of(case, input, boxes, None)
+    found, _ = cuda.backward(grad, input, boxes, None, geometry, (True, False), HostKernels("random", sanitize=False))
+    added = float((boxes[:, 0] == 0).sum())  # the weights of each are one altogether
+    torch.testing.assert_close(found.sum((0, 2, 3)), torch.full((8,), added))
+
+
+@pytest.mark.parametrize("rule", RULES)
+def test_tiles_look_only_at_boxes_whose_bins_read_them(rule):
+    case = Case(rule, 2, 8, 32, 32, 40, (2, 2), part=2, samples=1, scale=1.0, shifted=False, dtype=torch.float32)
+    input, _, _ = (case.tensors()[name] for name in NAMES)
+    boxes = torch.tensor([[0.0, 1, 1, 2, 2]]).repeat(40, 1)  # all bins within the first tile of the first image
+    kernels = CountedKernels()
+    cuda.backward(case.grad(), input, boxes, None, geometry_of(case, input, boxes, None), (True, False), kernels)
+    lists, sums = kernels.launches
+    assert (lists.kernel, sums.kernel) == ("list_bins", "input_backward")
+    assert lists.loads["boxes"].bytes == sums.loads["boxes"].bytes == 4 * 40 * 5 * 4  # four bins a box
+    assert sums.loads["grad"].bytes >= 4 * 40 * 8 * 4
+
+
+@pytest.mark.parametrize("rule", RULES)
+def test_sizes_are_handed_to_the_kernels_as_numpy_scalars(rule):
+    given = []
+
+    class Witness(HostModule):
+        def launch(self, kernel, grid, block, args, shared_bytes=0):
+            given.extend((kernel, arg) for arg in args if not isinstance(arg, torch.Tensor | None))
+            super().launch(kernel, grid, block, args, shared_bytes)
+
+    case = Case(rule)
+    by_kernels(case, lambda file, prelude: Witness(source_text(file, prelude), sanitize=False))
+    assert {kernel for kernel, _ in given} == {"pool", "list_bins", "input_backward", "offset_backward"}
+    assert all(isinstance(arg, np.generic) for _, arg in given)  # CuPy takes 17 us over a 0-d array
+
+
+@pytest.mark.parametrize("rule", RULES)
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float16], ids=str)
+@pytest.mark.parametrize("channels", [16, 5])
+def test_sanitizers_find_no_stray_access_on_ragged_sizes(rule, dtype, channels):
+    group = 2 if rule == "ps" else 1
+    case = Case(rule, 2, channels, 3, 11, 4, (3, 3), group=group, part=2, reach=3.0, dtype=dtype)
+    assert_near(by_kernels(case, HostKernels(sanitize=True)), by_reference(case), case)
+
+
+@pytest.mark.parametrize("rule", RULES)
+@pytest.mark.parametrize("samples", [0, 2])
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), 1e20])
+def test_sanitizers_find_no_stray_access_at_places_and_images_that_are_none(rule, samples, value):
+    case = Case(rule, rois=6, samples=max(samples, 1) if rule == "ps" else samples)
+    tensors = case.tensors()
+    tensors["offset"][0, :, 1] = value
+    for number, column in enumerate(range(5)):
+        tensors["boxes"][1 + number, column] = value
+    tensors["boxes"][0, 0] = -1
+    case.tensors = lambda: {k: t.clone() for k, t in tensors.items()}
+    found = by_kernels(case, HostKernels(sanitize=True))
+    assert all(result.isfinite().all() for result in found.values())
+    assert not any(found["output"][number].any() for number in range(2))
+
+
+@pytest.mark.parametrize("rule", RULES)
+def test_a_gradient_of_nan_reaches_only_the_pixels_that_its_bin_reads(rule):
+    case = Case(rule, 1, 1, 16, 16, 1, (1, 1), part=1, samples=2, scale=1.0)
+    input, *_ = case.tensors().values()
+    boxes = torch.tensor([[0.0, 3, 3, 5, 5]], dtype=torch.float64)
+    geometry = geometry_of(case, input, boxes, None)
+    grad = torch.full((1, 1, 1, 1), float("nan"), dtype=torch.float64)
+    found, _ = cuda.backward(grad, input, boxes, None, geometry, (True, False), HostKernels(sanitize=False))
+    ones, _ = cuda.backward(torch.ones_like(grad), input, boxes, None, geometry, (True, False), HostKernels())
+    assert torch.equal(found.isnan(), ones != 0)
+
+
+@pytest.mark.parametrize("rule", RULES)
+@pytest.mark.parametrize("sizes", [{"rois": 0}, {"batch": 0}])
+def test_no_boxes_and_an_empty_batch_give_empty_results(rule, sizes):
+    found = by_kernels(Case(rule, **sizes), HostKernels(sanitize=False))
+    assert not any(value.any() for value in found.values())
+
+
+@pytest.mark.parametrize("rule", RULES)
+def test_gradients_that_are_not_needed_launch_nothing(rule):
+    case = Case(rule)
+    tensors = [case.tensors()[k] for k in NAMES]
+    geometry = geometry_of(case, *tensors)
+    for needed, kernels in (((False, True), ["offset_backward"]), ((True, False), ["list_bins", "input_backward"])):
+        modules = HostKernels(sanitize=False)
+        found = cuda.backward(case.grad(), *tensors, geometry, needed, modules)
+        assert modules.launched == kernels
+        assert [grad.numel() > 0 for grad in found] == list(needed)
+
+
+@pytest.mark.parametrize("rule", RULES)
+def test_64_bit_indices_give_what_32_bit_ones_give(rule, monkeypatch):
+    case = Case(rule, channels=8, group=2 if rule == "ps" else 1, dtype=torch.float32)
+    narrow = by_kernels(case, HostKernels(sanitize=False))
+    monkeypatch.setattr(cuda, "INT_MAX", 0)
+    wide = by_kernels(case, HostKernels(sanitize=False))
+    assert_near(wide, narrow, case, tolerance=1e-6)  # single loads add in another order

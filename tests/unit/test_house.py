@@ -1,0 +1,37 @@
+"""The rooms of the package: their list, and imports that run downward only."""
+
+import house
+from locations import ROOT
+
+
+def test_rooms_are_those_of_the_plan_and_imports_run_downward():
+    assert house.faults(house.modules()) == []
+
+
+def test_the_operators_import_nothing_of_ours():
+    known = house.modules()
+    assert [pair for pair in house.arrows(known) if pair[0] == "ops"] == []
+
+
+def test_the_top_of_the_package_holds_rooms_and_nothing_else():
+    rooms = {name for floor in house.FLOORS for name in floor}
+    names = {
+        path.stem for path in (ROOT / "dcnlab").iterdir() if path.name not in ("__pycache__", "_files", "py.typed")
+    }
+    assert names == rooms | {"__init__"}
+    assert len(rooms) <= 17
+    assert len(house.FLOORS) <= 9
+
+
+def test_an_import_that_runs_upward_and_a_circle_are_found(tmp_path, monkeypatch):
+    package = tmp_path / "dcnlab"
+    for name in sorted({name for floor in house.FLOORS for name in floor}):
+        (package / name).mkdir(parents=True)
+        (package / name / "__init__.py").write_text("")
+    (package / "ops/one.py").write_text("def late():\n    from dcnlab.cli import two\n")
+    (package / "cli/two.py").write_text("import dcnlab.ops.one\n")
+    monkeypatch.setattr(house, "ROOT", tmp_path)
+    assert house.faults(house.modules()) == [
+        "dcnlab.ops.one imports dcnlab.cli.two, which is not below it",
+        "a circle of imports: dcnlab.cli.two -> dcnlab.ops.one -> dcnlab.cli.two",
+    ]

@@ -1,4 +1,4 @@
-"""Making layers of any CNN deformable: "readily replace their plain counterparts" (paper, section 2).
+"""Surgery: makes layers of any CNN deformable, "readily replace their plain counterparts" (paper, section 2).
 
 And dilated, or active, or their input transformed: what the paper compares with (section 3).
 """
@@ -59,7 +59,7 @@ def deform(model: Model, layers: int | str | Iterable[str], offset_groups: int =
         layers: n, for the last n 3x3 convolutions (:func:`conv_layers`); or names and glob patterns, as in
             `"layer4.*.conv2"`. A name may be any nn.Conv2d; a pattern picks among those larger than 1x1. Layers
             that are deformable already stay as they are.
-        offset_groups: groups of input channels, each with offsets of its own.
+        offset_groups: groups of input channels, each with separate offsets.
         modulated: deformable convolution version 2.
 
     Returns:
@@ -67,7 +67,7 @@ def deform(model: Model, layers: int | str | Iterable[str], offset_groups: int =
 
     Raises:
         LayerNotFoundError: a name or pattern that matches nothing, with the nearest names; or too large an n.
-        TypeError: a layer of a class of its own (weight-standardised, say) or with hooks, lost in a replacement.
+        TypeError: a layer of another class (weight-standardised, say) or with hooks, lost in a replacement.
     """
     return _exchange(model, layers, DeformConv2d, lambda conv: DeformConv2d.from_conv(conv, offset_groups, modulated))
 
@@ -78,7 +78,7 @@ def activate(model: Model, layers: int | str | Iterable[str], offset_groups: int
     Args:
         model: changed in place.
         layers: as for :func:`deform`. Layers that are active already stay as they are.
-        offset_groups: groups of input channels, each with offsets of its own.
+        offset_groups: groups of input channels, each with separate offsets.
 
     Returns:
         The model.

@@ -1,4 +1,4 @@
-"""Anchors and the layers that classify and shift them: what the RPN and the class-aware RPN share."""
+"""Anchors, and the layers of the RPN and the class-aware RPN that classify and regress them."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ class AnchorPredictions(NamedTuple):
 
 
 class AnchorHead(nn.Module):
-    """Class scores and box deltas for the anchors of every place of one map or several.
+    """Class scores and box deltas for the anchors at every pixel of one map or several.
 
     Args:
         in_channels: of every map.

@@ -1,4 +1,4 @@
-"""Residual networks as features of dense tasks (paper, section 4.1): output stride 16, dilated, deformable."""
+"""Backbones of dense tasks: residual networks (paper, section 4.1): output stride 16, dilated, deformable."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ class Backbone(nn.Module):
         stride = self.conv1.stride[0] * (2 if has_pool else 1)
         for name, stage in zip(STAGES, self.stages(), strict=True):
             convs = [module for module in stage[0].modules() if isinstance(module, nn.Conv2d)]
-            # The shortcut, where there is one, takes the whole step; other layers share it.
+            # The shortcut, if present, takes the whole step; other layers divide it.
             stride *= max(conv.stride[0] for conv in convs)
             norms = [module for module in stage.modules() if isinstance(module, nn.BatchNorm2d)]
             # The last norm is the sum's or the shortcut's, of as many channels.
@@ -82,7 +82,7 @@ def backbone(
         dilation: of all the 3x3 convolutions of res5, deformable or not.
         offset_groups: groups of input channels that share one set of offsets.
         modulated: whether deformable layers also learn a weight for every sampling point.
-        deform_kind: deformable, or active for active convolutions in their place.
+        deform_kind: deformable, or active for active convolutions.
         stride_on_1x1: let the first 1x1 convolution of a stage take its stride, as in the original ResNet; else the
             3x3 does, as in torchvision's.
         freeze_norm: keep statistics, scale and shift of the batch norms as they are.

@@ -3,7 +3,7 @@
 The authors' MXNet files are Caffe's, converted: `res4b22_branch2c_weight`, `bn4b22_branch2c_gamma`. Caffe's own blobs
 are numbered: `res4b22_branch2c.0`; its norms come in two layers, `bn...` for the statistics and `scale...` for the
 rest. One difference of the networks stays: the first pooling's windows start at the map's first pixel in theirs, one
-before it in torchvision's, so that features see the image shifted by 2 pixels.
+before it in torchvision's, so that features see the image moved by 2 pixels.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ def recognises(names: Iterable[str]) -> bool:
 def to_torchvision(state: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], list[str]]:
     """Give the tensors of a ResNet of bottlenecks torchvision's names, and its norms one layer each.
 
-    Caffe's statistics are sums, divided here by the number beside them; a convolution's bias, which the first layer of
+    Caffe's statistics are sums, divided here by the number next to them; a convolution's bias, which the first layer of
     some has, goes into the norm behind it; and conv1 of Caffe's own files takes blue first, the result red. Epsilon is
     1e-5 in the authors' networks, in Caffe and in torchvision. The offset convolutions of the authors' deformable
     networks become ours, which have the same order of channels.
@@ -73,7 +73,7 @@ def to_torchvision(state: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], list
 
 
 def _target(layer: str) -> str | None:
-    """The name of torchvision's layer, or None where there is none."""
+    """The name of torchvision's layer, or None."""
     if layer in ("conv1", "bn_conv1", "scale_conv1"):
         return "conv1" if layer == "conv1" else "bn1"
     if re.fullmatch(r"fc\d+", layer):

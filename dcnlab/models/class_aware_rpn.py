@@ -49,7 +49,7 @@ class ClassAwareRPN(Detector):
         init_new_layers(self.reduce)
 
     def predict(self, images: Tensor) -> AnchorPredictions:
-        """What the head says of every anchor of images (N, 3, H, W)."""
+        """The head's scores and deltas for every anchor of images (N, 3, H, W)."""
         return self.rpn([functional.relu(self.reduce(self.backbone(images)["res5"]))])
 
     def losses(self, batch: ImageList, targets: Sequence[dict[str, Any]]) -> dict[str, Tensor]:

@@ -16,7 +16,7 @@ class DeepLab(nn.Module):
 
     Args:
         backbone: its res5 carries the head.
-        num_classes: the background, where there is one, counts.
+        num_classes: includes the background, if the data set has one.
         channels: between the two convolutions.
     """
 

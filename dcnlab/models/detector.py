@@ -1,4 +1,4 @@
-"""What every detector does: batches, scored boxes, and of them those that stay."""
+"""Base class of detectors: batching, score threshold, NMS."""
 
 from __future__ import annotations
 

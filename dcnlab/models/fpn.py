@@ -33,7 +33,7 @@ class PyramidRoIPool(nn.Module):
         channels: of every level.
         strides: of the levels, finest first, in pixels: powers of two, each twice the one before.
         output_size: bins along each side of a box.
-        deformable: each level learns offsets of its own, as in the authors' code.
+        deformable: each level learns separate offsets, as in the authors' code.
     """
 
     def __init__(self, channels: int, strides: list[int], output_size: int = 7, deformable: bool = False) -> None:
@@ -71,7 +71,7 @@ class FPNFasterRCNN(TwoStageDetector):
     Args:
         backbone: of output stride 32.
         num_classes: C, without the background.
-        deform_pooling: pool at places learned from the plainly pooled features (:class:`dcnlab.nn.DeformRoIPool`).
+        deform_pooling: learn sampling locations from the plainly pooled features (:class:`dcnlab.nn.DeformRoIPool`).
         ohem: draw no sample of RoIs, but train with the hardest `sampling.rois` of all.
         channels: of the pyramid.
         fc_channels: of the fully connected layers.

@@ -1,4 +1,4 @@
-"""How the layers that no pretrained network has are initialised."""
+"""Initialisation of layers without pretrained weights."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Table 5's options of the test: several image sizes, and iterative bounding box averaging."""
+"""Test-time options of the paper's table 5: several image sizes, and iterative bounding box averaging."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def detect(
 
     Args:
         model: any detector.
-        image: (3, H, W), normalised, of its own size.
+        image: (3, H, W), normalised, at its original size.
         shorter_sides: sizes to detect at, in pixels (`TABLE5_SIDES`); None: the image as it is.
         longer_side: no image is made longer than this; None: no limit.
         flip: detect in the mirrored images too.

@@ -1,4 +1,4 @@
-"""What the batch norms of a network have to average in training."""
+"""Number of values that each batch norm averages in training."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ class _Found(Exception):
 
 
 def norm_of_one_value(network: nn.Module, images: Tensor) -> tuple[str, list[int]] | None:
-    """The first batch norm that sees one value a channel in training, where there is nothing to average.
+    """The first batch norm that sees one value a channel in training, which has no variance.
 
     Only shapes are computed, and of a detector or a segmentation network those of its backbone, which has all norms.
 

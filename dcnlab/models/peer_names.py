@@ -1,4 +1,4 @@
-"""Weights as other programs save them: what they wrap a state dict in, their prefixes, and their layers' names.
+"""Weights of other programs: their wrappers of a state dict, prefixes and layer names.
 
 Wrappers and prefixes are those of torch's own scripts, DataParallel, torch.compile, mmdetection, detectron2,
 torchvision's detectors, timm and self-supervised learners. Names of layers are detectron2's ResNets', and the
@@ -22,7 +22,7 @@ _COPIES = set(
     "encoder_k momentum_encoder key_encoder target_encoder student "
     "ema model_ema ema_model state_dict_ema ema_state_dict params_ema".split()
 )
-"""Of two networks in one file, those that are not taken: the program that wrote it goes on with the other one."""
+"""Of two networks in one file, those that are not taken: that program resumes with the other one."""
 
 _DEEPEST = 8
 _INSERTED = re.compile(r"(^|\.)(?:(?:_orig_mod|_fsdp_wrapped_module|_checkpoint_wrapped_module)\.)+")

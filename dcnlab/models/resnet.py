@@ -1,4 +1,4 @@
-"""Residual networks that classify, with their last 3x3 convolutions deformable (paper, section 4.2)."""
+"""Classifiers: residual networks whose last 3x3 convolutions are deformable (paper, section 4.2)."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ from dcnlab.surgery import activate, deform, dilate, transform_input
 
 
 class GlobalMaxPool(nn.Module):
-    """The maximum over all places, (N, C, H, W) to (N, C); unlike AdaptiveMaxPool2d deterministic on a GPU too."""
+    """The maximum over all pixels, (N, C, H, W) to (N, C); unlike AdaptiveMaxPool2d deterministic on a GPU too."""
 
     def forward(self, features: Tensor) -> Tensor:
-        """Pool; places of the same maximum share its gradient."""
+        """Pool; pixels of the same maximum divide its gradient."""
         return features.amax((2, 3))
 
 
@@ -84,7 +84,7 @@ def operate(
         dilation: of the last stage's 3x3 convolutions, deformable or not.
         offset_groups: groups of input channels that share one set of offsets.
         modulated: whether deformable layers also learn a weight for every sampling point.
-        deform_kind: deformable, or active for active convolutions in their place.
+        deform_kind: deformable, or active for active convolutions.
 
     Raises:
         ConfigError: the network has fewer layers, or channels that the groups do not divide.

@@ -26,8 +26,8 @@ class RFCN(TwoStageDetector):
     """R-FCN: RPN on res4; on res5 a 1x1 convolution, score and box maps, position-sensitive pooling, the bins' mean.
 
     With `deform_pooling` a 1x1 convolution makes offset maps of 2 k^2 (C + 1) channels for the scores, so every class
-    has offsets of its own. The paper says nothing of the boxes' offsets; here they are those of the authors' code, one
-    field of 2 k^2 channels from a convolution of its own. With it a ResNet-101 on VOC gains 2.46M parameters, without
+    has separate offsets. The paper does not mention the boxes' offsets; here they are as in the authors' code, one
+    field of 2 k^2 channels from a separate convolution. With it a ResNet-101 on VOC gains 2.46M parameters, without
     it 2.36M; table 4 has 2.4M.
 
     Args:

@@ -1,4 +1,4 @@
-"""RoI pooling without offsets: the plain twin of the deformable poolings, for a fair comparison with them."""
+"""RoI pooling without offsets, the plain baseline of the deformable poolings."""
 
 from __future__ import annotations
 

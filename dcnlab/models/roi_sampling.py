@@ -1,4 +1,4 @@
-"""Which proposals train a detection head, as what, and with which loss."""
+"""Sampling of proposals that train a detection head, their targets and loss."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ class RoISampling:
 
         Args:
             proposals: (n, 4) for each image.
-            targets: `boxes` (m, 4) and `labels` (m,) 1..C of each; `seed`, where there is one, is that of the draw.
+            targets: `boxes` (m, 4) and `labels` (m,) 1..C of each; `seed`, if present, is that of the draw.
         """
         boxes, labels, box_targets = zip(
             *(
@@ -90,7 +90,7 @@ class RoISampling:
 def roi_losses(scores: Tensor, deltas: Tensor, rois: SampledRoIs, hardest: int | None = None) -> tuple[Tensor, Tensor]:
     """Cross-entropy, and smooth L1 with sigma 1 of the positive RoIs, each over the number of an image's RoIs.
 
-    Both are means over the images, so that a batch trains as its images do on processes of their own.
+    Both are means over the images, so that a batch trains as its images do on separate ranks.
 
     Args:
         scores: (R, C + 1) before softmax.

@@ -49,11 +49,11 @@ class TwoStageDetector(Detector):
 
     @abstractmethod
     def propose(self, maps: Maps) -> AnchorPredictions:
-        """What the RPN says of the maps."""
+        """The RPN's scores and deltas."""
 
     @abstractmethod
     def classify(self, maps: Maps, boxes: list[Tensor]) -> tuple[Tensor, Tensor]:
-        """What the head says of boxes (L, 4) of each image, R in all.
+        """The head's scores and deltas of boxes (L, 4) of each image, R in all.
 
         Returns:
             (R, C + 1) scores before softmax and (R, K, 4) deltas, K either C + 1 or 2.
@@ -84,7 +84,7 @@ class TwoStageDetector(Detector):
         lengths = [len(boxes) for boxes in rois]
         parts = zip(rois, scores.softmax(1).split(lengths), deltas.split(lengths), batch.image_sizes, strict=True)
         for own, probabilities, own_deltas, size in parts:
-            # The first box is the background's, whether each class has one or all share the second.
+            # The first box is the background's, whether each class has a box or all classes have the second.
             boxes = coder.decode_single(own_deltas[:, 1:].flatten(1), own).unflatten(1, (-1, 4))
             found.append(self.detections.scored(probabilities[:, 1:], boxes, size))
         return found

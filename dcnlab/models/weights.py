@@ -1,4 +1,4 @@
-"""Weights for a backbone, from a file of torch's, safetensors', numpy's or a run's, and what of them did not match."""
+"""Weights of a backbone, from a torch, safetensors or numpy file or a run; reports what did not match."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which implementation computes a call, by the derivatives that are wanted of it.
+"""Choice of the implementation of a call, by the derivatives that are asked for.
 
 The kernels have first derivatives in reverse mode, through a torch.autograd.Function. Forward mode and the transforms
 of torch.func differentiate the reference implementation instead, which consists of torch's own operators.
@@ -28,7 +28,7 @@ def needs_reference() -> bool:
 
 
 def needs_function(*tensors: Tensor | None) -> bool:
-    """Whether a call goes through the torch.autograd.Function directly, which saves it a turn through the dispatcher.
+    """Whether a call goes through the torch.autograd.Function directly, which saves it a call of the dispatcher.
 
     torch.jit.trace records a Function as a call into Python, which cannot be saved; it gets the registered operator.
     """

@@ -1,4 +1,4 @@
-"""What the operators' arguments must be, said in one line that starts with the argument's name."""
+"""Checks of the operators' arguments; each error is one line that starts with the argument's name."""
 
 from __future__ import annotations
 

@@ -61,7 +61,7 @@ def deform_conv2d(
         input: (N, C, H, W), float64, float32, float16 or bfloat16; contiguous, channels-last or strided. Channels-last
             saves a copy.
         offset: (N, 2 * offset_groups * kh * kw, Ho, Wo), in pixels of the input; y before x for each tap. Any floating
-            dtype: places are computed in float32, or in float64 for a float64 input.
+            dtype: sampling locations are computed in float32, or in float64 for a float64 input.
         weight: (F, C / groups, kh, kw), of the input's dtype.
         bias: (F,), of the input's dtype.
         stride: int or (y, x), at least 1.

@@ -27,7 +27,7 @@ def deform_ps_roi_pool(
 ) -> Tensor:
     """Deformable position-sensitive RoI pooling; with group_size 1, deformable RoI pooling on plain features.
 
-    A box is cut into output_size x output_size bins; each is shifted by its offset times gamma times the box's size,
+    A box is cut into output_size x output_size bins; each is moved by its offset times gamma times the box's size,
     and is the mean of samples_per_bin x samples_per_bin bilinear readings (Dai et al. 2017, section 2.2).
 
     Results are those of the authors' kernel: corners are rounded to whole image pixels, halves away from zero, and the
@@ -44,9 +44,9 @@ def deform_ps_roi_pool(
         input: (N, channels * group_size^2, H, W), float64, float32, float16 or bfloat16, in any layout; channel
             (k * group_size + i) * group_size + j is read for output channel k in the bins of group cell (i, j).
         boxes: (R, 5): image number, x1, y1, x2, y2 in pixels of the image; or a list with (L, 4) for each image. Any
-            floating dtype: places are computed in float32, or in float64 for a float64 input.
-        offset: (R, 2 * classes, part_size, part_size), x before y, as a share of the box's width and height before
-            gamma; output channels are cut into `classes` equal runs. Any floating dtype. None: no shifts.
+            floating dtype: sampling locations are computed in float32, or in float64 for a float64 input.
+        offset: (R, 2 * classes, part_size, part_size), x before y, as a fraction of the box's width and height before
+            gamma; output channels are cut into `classes` equal runs. Any floating dtype. None: no offsets.
         output_size: bins along each side; an int, or a pair of equal ones.
         spatial_scale: pixels of the map per pixel of the image.
         group_size: group cells along each side of a box.

@@ -23,15 +23,15 @@ def deform_roi_pool(
     sampling_ratio: int = 0,
     gamma: float = 0.1,
 ) -> Tensor:
-    """RoIAlign whose bins are shifted by offsets: the deformable RoI pooling that mmcv ships.
+    """RoIAlign whose bins are moved by offsets: the deformable RoI pooling that mmcv ships.
 
     Without offsets it equals `torchvision.ops.roi_align(..., aligned=True)`. With them, each bin moves by its offset
     times gamma times the box's size, and the forward equals mmcv's.
 
     The gradient of the offsets is the true derivative, where mmcv's backward departs from it: mmcv weights the slope by
-    the distance to pixels before it clamps the place to the map. So a sample in the last half row or column (a place of
-    at least H - 1 or W - 1) loses the gradient of the other axis, and one before the first (a place below 0) gets a
-    slope where its value is constant, and an extrapolated one on the other axis. Here a place that is clamped has slope
+    the distance to pixels before it clamps the sampling location to the map. So a sample in the last half row or column
+    (at H - 1 or W - 1, or beyond) loses the gradient of the other axis, and one before the first (below 0) gets a slope
+    where its value is constant, and an extrapolated one on the other axis. Here a location that is clamped has slope
     0 on that axis and the right slope on the other; at a kink, the right-hand derivative counts.
 
     A box whose image number is not one of 0 to N - 1, and a box or offset that is NaN or infinite, pools zero; with
@@ -43,9 +43,9 @@ def deform_roi_pool(
     Args:
         input: (N, C, H, W), float64, float32, float16 or bfloat16, in any layout. Channels-last saves a copy.
         boxes: (R, 5): image number, x1, y1, x2, y2 in pixels of the image, not rounded; or a list with (L, 4) for each
-            image. Any floating dtype: places are computed in float32, or in float64 for a float64 input.
-        offset: (R, 2, h, w), x before y, as a share of the box's width and height before gamma. Any floating dtype.
-            None: no shifts.
+            image. Any floating dtype: sampling locations are computed in float32, or in float64 for a float64 input.
+        offset: (R, 2, h, w), x before y, as a fraction of the box's width and height before gamma. Any floating dtype.
+            None: no offsets.
         output_size: bins along each side, int or (h, w).
         spatial_scale: pixels of the map per pixel of the image.
         sampling_ratio: samples along each side of a bin; 0: as many as the bin is pixels of the map long.

@@ -1,4 +1,4 @@
-"""numba's compiler, with a cache on disk that may fail: what cannot be kept is compiled in memory, with a warning."""
+"""numba's njit with a cache on disk; where the cache fails, it compiles in memory and warns once."""
 
 # mypy: disable-error-code="no-untyped-call"
 from __future__ import annotations
@@ -21,7 +21,7 @@ class _Cache(FunctionCache):
 
     def __init__(self, function: Callable[..., Any]) -> None:
         super().__init__(function)
-        # numba would look at the function's own file alone, and not at those beside it, whose functions it takes in.
+        # numba would look at the function's own file alone, and not at the other files whose functions it inlines.
         files = sorted(Path(function.__code__.co_filename).parent.glob("*.py"))
         found = ((file.name, file.stat()) for file in files)
         self._cache_file._source_stamp = tuple((name, stat.st_mtime, stat.st_size) for name, stat in found)
@@ -49,7 +49,7 @@ class _Cache(FunctionCache):
 def njit(**options: Any) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
     """Decorate a function as `numba.njit` does, and cache what it becomes.
 
-    The cache is the folder NUMBA_CACHE_DIR, or else `__pycache__` beside the function's file, or else the user's own
+    The cache is the folder NUMBA_CACHE_DIR, or else `__pycache__` next to the function's file, or else the user's own
     cache folder, whichever can be written.
 
     Args:

@@ -1,4 +1,4 @@
-"""Memory formats: an operator's output lies in memory as its input does."""
+"""Memory formats: an operator's output has its input's."""
 
 from __future__ import annotations
 

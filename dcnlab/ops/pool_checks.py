@@ -1,4 +1,4 @@
-"""What the arguments of RoI poolings must be, said in one line that starts with the argument's name."""
+"""Checks of the RoI poolings' arguments; each error is one line that starts with the argument's name."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The precision of the operators' matrix products: a convolution's.
+"""Precision of the operators' matrix products, which is torch's setting for convolutions.
 
 A deformable convolution is a convolution, though its products are matrix products. So torch's switch for convolutions
 says whether float32 may be multiplied with fewer bits: `torch.backends.cudnn.conv.fp32_precision` (or the older

@@ -1,4 +1,4 @@
-"""What both RoI poolings share: the operators registered with torch, their gradient, and the choice of a path.
+"""Registration of both RoI poolings with torch, their gradient, and the choice of a path.
 
 Each pooling is two torch.library operators, forward and backward, with a CPU and a CUDA implementation, and a
 torch.autograd.Function around them.

@@ -1,4 +1,4 @@
-"""Every operator and its gradients beside the reference, on small random tensors: what `dcnlab doctor` runs."""
+"""Self-test of `dcnlab doctor`: operators and their gradients compared with the reference on small random tensors."""
 
 from __future__ import annotations
 

@@ -27,19 +27,19 @@ PARTS = 4
 """Chunks at least, where they keep that many rows: a small map's columns are a large part of the memory."""
 
 FEW_PIXELS = 16
-"""A thread's share of a loop at least."""
+"""Smallest part of a loop that a thread takes."""
 
 PIECE_BYTES = 2 << 20
 """The weight's gradient is added up piece by piece, each while it is in the second-level cache."""
 
 
 class _Call:
-    """What forward and backward share: arguments as numba and the products want them."""
+    """Arguments of forward and backward in the form that numba and the products take."""
 
     def __init__(self, input: Tensor, offset: Tensor, mask: Tensor | None, weight: Tensor, geometry: ConvGeometry):
         g = self.geometry = geometry
         self.weight = weight
-        # Columns lie tap by tap, a contiguous weight channel by channel: the smaller of both is turned round.
+        # Columns lie tap by tap, a contiguous weight channel by channel: the smaller of both is transposed.
         self.turns = weight.is_contiguous() and g.taps > 1 and g.pixels < g.group_filters
         self.dtype = torch.float64 if input.dtype == torch.float64 else torch.float32
         pixels = input.to(self.dtype).permute(0, 2, 3, 1).contiguous().view(-1)
@@ -233,7 +233,7 @@ def _scatter(call: _Call, start: int, stop: int, grad_columns: Tensor, grad_pixe
     bands = -(-torch.get_num_threads() // len(images))
     parts = []
     for image, *rows in images:
-        # The bands share out the pixels that the chunk stands on; the first and the last take what lies beyond.
+        # The bands divide the pixels that the chunk covers; the first and the last take what lies beyond.
         ends = [
             image * size + ((rows[0] + (rows[1] - rows[0]) * band // bands) % area) * size // area
             for band in range(1, bands)

@@ -1,14 +1,14 @@
 """The loops of deformable convolution on a CPU, compiled by numba on first use and cached on disk.
 
 Columns are S X with S sparse: a row for each (pixel, tap, offset group), four entries, the same for every channel of
-the group. So places and weights are computed once a row, and channels are the contiguous, vectorised axis.
+the group. So sampling locations and weights are computed once a row, and channels are the contiguous, vectorised axis.
 
 ============  ==========================================  =====================================================
 array         shape                                       meaning
 ============  ==========================================  =====================================================
 pixels        (N * H * W * C,)                            input map, channels last
 shift         (N, 2 * offset_groups * kh * kw, Ho * Wo)   offsets, y before x
-mask          (N, offset_groups * kh * kw, Ho * Wo)       modulation; of size 0 where there is none
+mask          (N, offset_groups * kh * kw, Ho * Wo)       modulation; of size 0 without one
 taps          (K, 2)                                      row and column of each tap for the first output pixel
 segments      (S, 4)                                      runs of channels within one convolution group and one offset
                                                           group: first channel, length, offset group, column at tap 0
@@ -46,7 +46,7 @@ _ALL = 15  # bits of the four corners
 
 @njit(**_INLINE)
 def _corners(y, x, height, width, zero):
-    """Four pixel numbers and weights around a place, the fractions, and which corners are on the map (bits 0 to 3).
+    """Four pixel numbers and weights around a location, the fractions, and the corners on the map (bits 0 to 3).
 
     Corners off the map weigh nothing and give the number of some pixel, which may be infinite: it is not to be read.
     Bits are 0 where nothing is read, as for NaN, which fails the test.
@@ -80,7 +80,7 @@ def _corners(y, x, height, width, zero):
 
 @njit(**_INLINE)
 def _row(shift, mask, taps, sizes, image, position, out_y, out_x, tap, group, zero):
-    """Corners of the place that a tap reads for an output pixel, numbered over the batch, and the mask's factor."""
+    """Corners of a tap's sampling location for an output pixel, numbered over the batch, and the mask's factor."""
     height, width, _, _, _, stride_y, stride_x, _ = sizes
     real, number = type(zero), group * taps.shape[0] + tap
     y = real(out_y * stride_y + taps[tap, 0]) + shift[image, 2 * number, position]
@@ -312,7 +312,7 @@ def _shared(table, real):
 
 @cache
 def sampling(real: type) -> int:
-    """The address of `sample`; of its own: the columns."""
+    """The address of `sample`; in addition: the columns."""
 
     def body(address):
         table = carray(address, (30,), np.int64)
@@ -331,7 +331,7 @@ def sampling(real: type) -> int:
 
 @cache
 def gradients_of_places(real: type) -> int:
-    """The address of `places_backward`; of its own: the columns' gradient, the columns, the places' gradient."""
+    """The address of `places_backward`; in addition: the columns' gradient, the columns, the offsets' gradient."""
 
     def body(address):
         table = carray(address, (37,), np.int64)
@@ -352,7 +352,7 @@ def gradients_of_places(real: type) -> int:
 
 @cache
 def scattering(real: type) -> int:
-    """The address of `scatter`; of its own: each part's first, last, low and high, both gradients."""
+    """The address of `scatter`; in addition: each part's first, last, low and high, both gradients."""
 
     def body(address):
         table = carray(address, (35,), np.int64)

@@ -1,4 +1,4 @@
-"""What compiled loops need to run on threads that know nothing of Python: arguments by address, and parts by counting.
+"""Helpers for numba callbacks that run without the GIL: arguments by address, parts by a shared counter.
 
 A thread that enters Python takes its global lock, and waits for whoever has it: on two cores that costs 40 to 50
 microseconds a loop, as long as the loops of small maps take. So a loop is a function of one address. There lies a table

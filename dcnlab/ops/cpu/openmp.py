@@ -1,7 +1,7 @@
 """Running compiled loops on torch's own threads.
 
 Where torch runs on OpenMP, its team of threads takes the parts, through the entry point that GCC's and LLVM's OpenMP
-share. Threads of our own would have to wait for it: after a product OpenMP's threads keep their processors busy for
+share. A second set of threads would have to wait: after a product OpenMP's threads keep their processors busy for
 a while in case another one follows, and the loops between products took up to twice as long. Without OpenMP a
 pool of Python threads serves. numba's own threading layers are no choice: they abort the process when two threads call
 them at once (workqueue) or after a fork (GNU OpenMP), and compile several times longer.

@@ -15,7 +15,7 @@ BLOCK = 64
 
 
 class _Call:
-    """What forward and backward share: arguments as numba wants them."""
+    """Arguments of forward and backward in the form that numba takes."""
 
     def __init__(self, input: Tensor, boxes: Tensor, offset: Tensor | None, geometry: PoolGeometry):
         g = self.geometry = geometry

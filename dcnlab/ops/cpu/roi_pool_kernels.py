@@ -9,12 +9,12 @@ array       shape                                         meaning
 ==========  ============================================  ===================================================
 pixels      (N * G * G * H * W * K,)                      input map by group cell, its K channels last
 boxes       (R, 5)                                        image number, x1, y1, x2, y2
-offset      (R, 2 * classes, parts y, parts x)            x before y; of size 0 where there is none
+offset      (R, 2 * classes, parts y, parts x)            x before y; of size 0 without offsets
 parts       (out height), (out width)                     the offset's cell for each row and column of bins
 segments    (S, 3)                                        runs of channels within one class: first, length, class
 output      (R * out height * out width * K,)             channels last
 grad        flat                                          gradient of the output, wherever its strides lead
-partial     (S, R, out height, out width, 2)              gradient of each bin's shift, x before y
+partial     (S, R, out height, out width, 2)              gradient of each bin's offset, x before y
 ==========  ============================================  ===================================================
 
 ``sizes`` is (N, H, W, K, G, out height, out width, samples along an axis or 0); ``factors`` is (spatial_scale, gamma);
@@ -86,7 +86,7 @@ def _samples(sensitive, wanted, size, bins):
 def _axis(sensitive, adaptive, start, bin_size, samples, size, dense, at, weight, slope):
     """Merge the samples of a bin along one axis by pixel.
 
-    Writes the pixels, the weight of each and the weight's derivative by the place; returns how many there are.
+    Writes the pixels, their weights and the weights' derivatives by the sampling location; returns their number.
     `dense` is (2, size) and all zero, before and after.
     """
     real = type(start)
@@ -234,7 +234,7 @@ def pool(pixels, boxes, offset, parts_y, parts_x, segments, sizes, factors, sens
 
 @njit(**_FAST, **_INLINE)
 def _return(pixels, grad_pixels, origin, sizes, scratch, rows, columns, grad, length, wants_shift):
-    """Take a bin's gradient back to its pixels, where `grad_pixels` is not empty, and to its place: x and y, pixels."""
+    """Add a bin's gradient to its pixels, unless `grad_pixels` is empty, and to its location: x and y, pixels."""
     line_width, channels = sizes[2] * sizes[3], sizes[3]
     _, at, weight, slope = scratch
     zero = type(pixels[0])(0)
@@ -357,7 +357,7 @@ def _shared(table, real):
 
 @cache
 def pooling(real: type) -> int:
-    """The address of `pool`; of its own: the output."""
+    """The address of `pool`; in addition: the output."""
 
     def body(address):
         table = carray(address, (33,), np.int64)
@@ -375,7 +375,7 @@ def pooling(real: type) -> int:
 
 @cache
 def returning(real: type) -> int:
-    """The address of `backward`; of its own: each part's image, cell and segments, the gradients and their strides."""
+    """The address of `backward`; in addition: each part's image, cell and segments, the gradients and their strides."""
 
     def body(address):
         table = carray(address, (48,), np.int64)

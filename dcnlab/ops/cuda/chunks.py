@@ -1,4 +1,4 @@
-"""How the output pixels of a call are cut into chunks, whose columns are held at a time."""
+"""Chunks of output pixels, whose columns are in memory at the same time."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Deformable convolution of a group a channel on CUDA: `cuda_kernels/deform_conv2d_depthwise.cu`, without columns.
+"""Depthwise deformable convolution on CUDA: `cuda_kernels/deform_conv2d_depthwise.cu`, without columns.
 
 Matrix products of one channel a group would be as many as there are channels, each of a vector. Here a thread takes the
 channels of a 16-byte load, and a sampling location serves all channels of its offset group. The plan of the call, its

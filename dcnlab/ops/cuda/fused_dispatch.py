@@ -1,4 +1,4 @@
-"""Whether a deformable convolution goes through the fused kernel or through columns in chunks.
+"""Choice between the fused kernel and columns in chunks.
 
 `benchmarks/fused.py --rule` measures up to how many channels the fused kernel is the faster one on a device, and keeps
 that in the user's cache folder. What was not measured there follows PRIOR.

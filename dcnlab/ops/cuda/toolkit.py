@@ -1,4 +1,4 @@
-"""Which CuPy the installed torch wants, and what is wrong with the one that is there."""
+"""CuPy: which build the installed torch needs, and what is wrong with the installed one."""
 
 from __future__ import annotations
 

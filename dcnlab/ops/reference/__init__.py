@@ -1,4 +1,4 @@
-"""Every operator in plain, differentiable PyTorch: slow, short, and what the other paths are held against."""
+"""Every operator in plain, differentiable PyTorch: slow, short, and the oracle of the other paths."""
 
 from dcnlab.ops.reference.deform_conv2d import deform_conv2d
 from dcnlab.ops.reference.deform_ps_roi_pool import deform_ps_roi_pool

@@ -51,7 +51,7 @@ def deform_roi_pool(
 
     (x, count_x), (y, count_y) = places(0), places(1)
     taps_x, taps_y = _taps(x, width), _taps(y, height)
-    # One pixel more, for places outside, and one image more, for boxes of none: both zero.
+    # One pixel more, for sampling locations outside, and one image more, for boxes of none: both zero.
     pixels = functional.pad(input.to(real).flatten(2), (0, 1, 0, 0, 0, 1))
     image = torch.where(on_batch, image, batch)[:, None, None]
     total = pixels[image, :, height * width].expand(-1, *output_size, -1)  # zero, and a function of the input
@@ -67,7 +67,7 @@ def deform_roi_pool(
 
 
 def _taps(place: Tensor, size: int) -> list[tuple[Tensor, Tensor]]:
-    """The two pixels along an axis that a place is read from, with their weights; pixel -1 outside [-1, size].
+    """The two pixels along an axis that a location is read from, with their weights; pixel -1 outside [-1, size].
 
     The value is constant over [-1, 0] and [size - 1, size]. Autograd through floor gives the right-hand derivative at
     integers, and none where the value is constant.

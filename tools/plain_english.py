@@ -1,0 +1,56 @@
+"""Finds words that house style bans in docstrings and comments of dcnlab: `python tools/plain_english.py`."""
+
+from __future__ import annotations
+
+import ast
+import io
+import re
+import sys
+import tokenize
+from collections.abc import Iterator
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+BANNED = {
+    r"goes? on\b|going on\b": "resume, continue",
+    r"\bof (?:its|our|their) own\b": "say it straight",
+    r"\bturned and magnified\b": "rotated and scaled",
+    r"\bone (?:pass|turn) over\b|\bpasses over the data\b": "epoch",
+    r"\bthe first process\b": "rank 0",
+    r"\bwhere there (?:is|are) (?:one|some)\b": "say it straight",
+    r"\bno numbers? any more\b": "not finite",
+}
+"""What not to write, and what to write instead."""
+
+
+def texts(path: Path) -> Iterator[tuple[int, str]]:
+    """The docstrings and comments of a file, with their lines."""
+    source = path.read_text()
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant) and isinstance(node.value.value, str):
+            yield from enumerate(node.value.value.splitlines(), node.lineno)
+    for token in tokenize.generate_tokens(io.StringIO(source).readline):
+        if token.type == tokenize.COMMENT:
+            yield token.start[0], token.string
+
+
+def faults(folder: Path) -> list[str]:
+    """Each banned wording below a folder, as a line with its place and the better word."""
+    return [
+        f"{path.relative_to(folder.parent)}:{number}: {found.group()!r}; write: {better}"
+        for path in sorted(folder.rglob("*.py"))
+        for number, line in texts(path)
+        for wording, better in BANNED.items()
+        if (found := re.search(wording, line, re.IGNORECASE))
+    ]
+
+
+def main() -> int:
+    """Print what is found; the exit status is 1 where anything is."""
+    found = faults(ROOT / "dcnlab")
+    print("\n".join(found), end="\n" if found else "")
+    return 1 if found else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cached_property, lru_cache
 
 import numpy as np
 import torch
@@ -207,8 +207,12 @@ class _Call:
         self.filters = weight.permute(0, 2, 3, 1).reshape(geometry.out_channels, -1)
         alignment = math.gcd(self.pixels.data_ptr(), 16)
         limit = chunks.budget() if chunk_bytes is None else chunk_bytes
-        plan = self.plan = _plan(geometry, input.dtype, alignment, backward, limit, INT_MAX)
-        self.kernels: KernelModule = modules(_SOURCE, plan.prelude)
+        self.plan = _plan(geometry, input.dtype, alignment, backward, limit, INT_MAX)
+
+    @cached_property
+    def kernels(self) -> KernelModule:
+        """Those of the chunks, which a fused call does not need."""
+        return self.modules(_SOURCE, self.plan.prelude)
 
     def empty(self, *shape: int, dtype: torch.dtype | None = None) -> Tensor:
         return scratch(shape, dtype or self.dtype, self.device)

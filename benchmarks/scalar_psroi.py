@@ -84,7 +84,7 @@ class ScalarPool:
         batch, channels, height, width = input.shape
         factors, counts = self.settings
         numbers = (batch, height, width, channels // self.group**2, self.group, classes, *counts)
-        sizes = np.array((out.numel(), *factors, *numbers), dtype=_SIZES)
+        sizes = np.array((out.numel(), *factors, *numbers), dtype=_SIZES)[()]
         grid = (-(-out.numel() // THREADS),)
         self.modules(input.dtype).launch(kernel, grid, (THREADS,), [*args, sizes])
 

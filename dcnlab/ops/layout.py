@@ -20,8 +20,9 @@ def memory_format(input: Tensor) -> torch.memory_format:
         `torch.channels_last` where the strides say so, also those of a slice; else `torch.contiguous_format`. Strides
         that fit both, as those of one pixel or one channel, count as contiguous where torch's convolutions say so.
     """
-    if type(input) in _REAL and input.shape[1] > 1 and input.shape[2] * input.shape[3] > 1:
-        # Strides of a dense map say it at once; torch's own function, in Python, takes microseconds.
+    if type(input) in _REAL and min(input.shape[1:]) > 1:
+        # Strides of a dense map say it at once; torch's own function, in Python, takes microseconds. It also reads the
+        # stride of an axis of one pixel, which `is_contiguous` does not.
         if input.is_contiguous():
             return torch.contiguous_format
         if input.is_contiguous(memory_format=torch.channels_last):

@@ -1,8 +1,7 @@
 """The kernels' texts, compiled by NVRTC without a GPU."""
 
-from __future__ import os
-
 import importlib
+import os
 import pkgutil
 import re
 
@@ -10,7 +9,6 @@ import pytest
 import torch
 
 import dcnlab.ops.cuda
-from dcnlab.config.packaged import folder
 from dcnlab.ops.cuda import compile as cuda_compile
 from dcnlab.ops.cuda.compile import (
     ARCHITECTURES,
@@ -39,6 +37,7 @@ def _variants() -> list[Variant]:
 VARIANTS = _variants()
 
 
+ALL = "DCNLAB_ALL_VARIANTS" in os.environ
 SAMPLE = (75, 90, 120)
 """For which architectures each variant compiles in the suite; the main ones compile for all. DCNLAB_ALL_VARIANTS=1 and
 benchmarks/kernels.py compile all for all."""
@@ -65,7 +64,7 @@ def test_every_variant_compiles_and_the_main_ones_stay_in_registers(variant, arc
 
 
 def test_every_kernel_file_is_compiled_in_some_variant_and_on_the_main_path():
-    files = {path.name for path in folder("cuda_kernels").glob("*.cu")}
+    files = {path.name for path in cuda_compile.kernel_folder().glob("*.cu")}
     assert files
     assert {variant.source_file for variant in VARIANTS} == files
     assert {variant.source_file for variant in VARIANTS if variant.main} == files

@@ -12,7 +12,8 @@ from pytorch_lightning.callbacks import RichProgressBar
 from pytorch_lightning.loggers import WandbLogger
 from pytorch_lightning.utilities import rank_zero_only
 
-from dcnlab.config.schema import Config, choose
+from dcnlab.config.schema import Config
+from dcnlab.config.validation import choose
 from dcnlab.io.errors import ConfigError
 from dcnlab.io.text import VisibleFormatter
 from dcnlab.training.loggers import wandb_run

@@ -16,6 +16,7 @@ from pytorch_lightning.strategies import DDPStrategy
 from pytorch_lightning.utilities.exceptions import MisconfigurationException
 
 from dcnlab.config import identity
+from dcnlab.config.names import DATA_SETS, NETWORKS
 from dcnlab.config.schema import Config, DataConfig, TrainerConfig
 from dcnlab.config.validation import check_paths
 from dcnlab.io.errors import ConfigError, DataError
@@ -165,8 +166,8 @@ def _check_norms(config: Config, data: Any, task: Any, processes: int) -> None:
 
 def data_module(config: Config) -> Any:
     """The three splits that `config.data` names, as the task takes them."""
+    from dcnlab.data.classification.data_module import ImageFolderDataModule
     from dcnlab.data.detection.data_module import DetectionDataModule
-    from dcnlab.data.module import ImageFolderDataModule
     from dcnlab.data.segmentation.data_module import SegmentationDataModule
 
     data = config.data
@@ -179,7 +180,7 @@ def data_module(config: Config) -> Any:
         "workers": data.workers,
         "seed": config.seed,
     }
-    if data.name in ("digits", "imagefolder"):
+    if DATA_SETS[data.name].is_square:
         for key, split in (("train", data.train), ("val", data.val), ("test", data.test)):
             if isinstance(split, list):
                 raise ConfigError(f"data.{key} is {split}; {data.name} takes the name of one split")
@@ -217,8 +218,8 @@ def data_module(config: Config) -> Any:
 
 
 def _digits(data: DataConfig, task: str, common: dict[str, Any]) -> Any:
+    from dcnlab.data.digits.data_module import DigitsDataModule
     from dcnlab.data.digits.rendering import Geometry
-    from dcnlab.data.module import DigitsDataModule
 
     geometry = Geometry(data.image_size, data.rotation, data.scale, data.shear, data.warp, data.clutter)
     lengths: dict[str, Any] = {"train_length": data.train_length, "test_length": data.test_length}
@@ -266,7 +267,7 @@ def task_module(config: Config, classes: list[str]) -> pl.LightningModule:
     features = backbone(
         feet.name,
         feet.weights,
-        output_stride=32 if model.name == "faster_rcnn_fpn" else 16,
+        output_stride=NETWORKS[model.name].output_stride,
         stride_on_1x1=feet.stride_on_1x1,
         freeze_norm=feet.freeze_norm,
         freeze_at=feet.freeze_at,
@@ -276,7 +277,7 @@ def task_module(config: Config, classes: list[str]) -> pl.LightningModule:
     if config.task == "segmentation":
         deeplab = DeepLab(features, len(classes), model.head_channels or 1024)
         return Segmentation(deeplab, classes, config.optim, config.test, mean, std)
-    protocol = data.protocol or {"coco": "coco", "voc": "voc07", "digits": "voc"}[data.name]
+    protocol = data.protocol or DATA_SETS[data.name].protocol
     return Detection(
         _detector(config, features, len(classes)),
         classes,
@@ -302,7 +303,7 @@ def _detector(config: Config, features: Backbone, classes: int) -> Detector:
     model, rpn, test = config.model, config.model.rpn, config.test
     common: dict[str, Any] = {
         "rpn": RPNSettings(
-            scales=tuple(rpn.scales or ((8,) if model.name == "faster_rcnn_fpn" else (8, 16, 32))),
+            scales=tuple(rpn.scales or NETWORKS[model.name].anchor_scales),
             ratios=tuple(rpn.ratios),
             hidden_channels=rpn.hidden_channels,
             sampled=rpn.sampled,
@@ -349,7 +350,7 @@ def _trainer(
             accelerator=run.accelerator,
             devices=run.devices,
             num_nodes=run.num_nodes,
-            precision=run.precision,  # type: ignore[arg-type]  # checked against config.PRECISIONS
+            precision=run.precision,  # type: ignore[arg-type]  # checked against validation.PRECISIONS
             max_steps=run.max_steps or -1,
             max_epochs=run.max_epochs or -1,
             gradient_clip_val=config.optim.clip_norm,

@@ -19,6 +19,7 @@ from typing import Any
 from dcnlab.config import identity
 from dcnlab.config.keys import flatten
 from dcnlab.config.load import load_run, to_yaml
+from dcnlab.config.names import DATA_SETS
 from dcnlab.config.overrides import parse_override
 from dcnlab.config.schema import Config
 from dcnlab.data import census
@@ -461,7 +462,7 @@ def _of_size(error: BaseException, config: Config) -> str | None:
         "batch_size",
         *(key for key in ("shorter_side", "longer_side", "crop_size") if getattr(data, key) is not None),
     ]
-    if data.name in ("digits", "imagefolder"):
+    if DATA_SETS[data.name].is_square:
         keys = ["batch_size", "image_size"]
     sizes = ", ".join(f"data.{key} is {getattr(data, key)}" for key in keys)
     if environment.is_out_of_memory(error):

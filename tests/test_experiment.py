@@ -19,7 +19,7 @@ from torch import nn
 
 from dcnlab.config.load import load_experiment, load_run
 from dcnlab.io.errors import ConfigError
-from dcnlab.training import assembly, experiment, run_folder
+from dcnlab.training import assembly, experiment, outcome, run_folder
 from dcnlab.training.callbacks import cost
 from dcnlab.training.loggers import console
 
@@ -99,7 +99,7 @@ def test_an_interrupted_run_resumes_to_the_weights_of_an_uninterrupted_one(tiny,
     whole = fit(tiny, "id=whole", "trainer.max_steps=6")
     with monkeypatch.context() as patch:
         patch.setattr(assembly, "Cost", _Stop)
-        with pytest.raises(run_folder.Interrupted):
+        with pytest.raises(outcome.Interrupted):
             fit(tiny, "id=part", "trainer.max_steps=6")
     part = Path("runs/tiny/part")
     assert results(part)["status"] == "interrupted"
@@ -159,7 +159,7 @@ def test_a_longer_training_that_was_killed_goes_on_without_saying_its_length_aga
 
     with monkeypatch.context() as patch:
         patch.setattr(experiment, "_test", stop)
-        with pytest.raises(run_folder.Interrupted):
+        with pytest.raises(outcome.Interrupted):
             experiment.resume(part, ["trainer.max_steps=4"])
     assert there == old  # what kill -9 leaves
     for path, content in zip(files, old, strict=True):
@@ -277,7 +277,7 @@ class _Finalising(assembly.Cost):
 def test_a_sigterm_that_comes_while_a_finaliser_runs_stops_the_run(tiny, monkeypatch):
     monkeypatch.setattr(assembly, "Cost", _Finalising)
     before = signal.getsignal(signal.SIGTERM)
-    with pytest.raises(run_folder.Interrupted):
+    with pytest.raises(outcome.Interrupted):
         fit(tiny, "id=one", "trainer.max_steps=1000")
     assert signal.getsignal(signal.SIGTERM) == before
     assert results(Path("runs/tiny/one"))["status"] == "interrupted"
@@ -572,7 +572,7 @@ def test_an_averaging_run_that_was_stopped_resumes_to_the_same_weights(tiny, mon
     whole = fit(tiny, "id=whole", "trainer.max_steps=6", "optim.ema=0.8")
     with monkeypatch.context() as patch:
         patch.setattr(assembly, "Cost", _Stop)
-        with pytest.raises(run_folder.Interrupted):
+        with pytest.raises(outcome.Interrupted):
             fit(tiny, "id=part", "trainer.max_steps=6", "optim.ema=0.8")
     part = Path("runs/tiny/part")
     experiment.resume(part)

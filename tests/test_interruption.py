@@ -19,7 +19,7 @@ from dcnlab.config import identity
 from dcnlab.config.load import load_experiment
 from dcnlab.data.samplers import TrainingSampler
 from dcnlab.io.errors import ConfigError
-from dcnlab.training import assembly, checkpoint_file, experiment, run_folder
+from dcnlab.training import assembly, checkpoint_file, experiment, outcome, run_folder
 from dcnlab.training.distributed import slurm_requeue
 from dcnlab.training.loggers import metrics_csv
 
@@ -115,7 +115,7 @@ ONE_PASS = (
 )  # of 32 steps: no checkpoint but asked
 SIGNAL = """
 import signal
-from dcnlab import assembly
+from dcnlab.training import assembly
 class Cost(assembly.Cost):
     def on_train_batch_end(self, trainer, *arguments):
         super().on_train_batch_end(trainer, *arguments)
@@ -204,22 +204,22 @@ def test_a_job_whose_command_would_begin_a_new_run_stays_out_of_the_queue(monkey
 def test_a_job_whose_test_outlasts_its_time_limit_does_not_come_back_for_ever(tiny, monkeypatch):
     class Cost(assembly.Cost):
         def on_test_start(self, *arguments):
-            raise checkpoint_file.TimeLimit
+            raise outcome.TimeLimit
 
     asked = []
     monkeypatch.setattr(assembly, "Cost", Cost)
     monkeypatch.setattr(slurm_requeue, "requeue", lambda *arguments: asked.append(arguments))
     for _ in range(2):  # the first job trains; the second one finds all trained, and has only the test to do
-        with pytest.raises(run_folder.Interrupted):
+        with pytest.raises(outcome.Interrupted):
             experiment.fit(load_experiment(tiny, ["id=one", "trainer.max_steps=1"]))
     assert asked == [(True, True), (True, False)]
 
 
 def test_several_gpus_are_asked_every_tenth_step_whether_to_save(tiny, monkeypatch):
     steps = []
-    monkeypatch.setattr(checkpoint_file, "waits_to_ask", lambda trainer: True)
+    monkeypatch.setattr(checkpoint_file, "waits_for_gpu", lambda trainer: True)
     monkeypatch.setattr(
-        checkpoint_file, "in_any_process", lambda trainer, *flags: steps.append(trainer.global_step) or list(flags)
+        checkpoint_file, "true_on_any_rank", lambda trainer, *flags: steps.append(trainer.global_step) or list(flags)
     )
     experiment.fit(load_experiment(tiny, ["id=one", *ONE_PASS]))
     assert steps == [10]  # of 14

@@ -18,8 +18,8 @@ from small_experiments import TINY
 from dcnlab.config.load import load_experiment
 from dcnlab.io.errors import ConfigError
 from dcnlab.models import weights
-from dcnlab.training import assembly, checkpoint_file, experiment, export, run_folder
-from dcnlab.training.callbacks.divergence import Diverged
+from dcnlab.training import assembly, checkpoint_file, experiment, export, outcome, run_folder
+from dcnlab.training.outcome import Diverged
 
 STEPS = 4
 """That the checkpoint of `unfinished` holds, of 6."""
@@ -46,7 +46,7 @@ def unfinished(tmp_path_factory):
     sigint = signal.getsignal(signal.SIGINT)
     with pytest.MonkeyPatch.context() as patch, contextlib.chdir(home):
         patch.setattr(assembly, "Cost", Stopping)
-        with pytest.raises(run_folder.Interrupted):
+        with pytest.raises(outcome.Interrupted):
             experiment.fit(load_experiment("tiny.yaml", [*BASE, "trainer.checkpoint_every=0"]))
     signal.signal(signal.SIGINT, sigint)
     return home / "runs"
@@ -165,7 +165,7 @@ def test_a_finished_run_stays_unless_it_is_to_train_longer_and_a_job_that_is_bac
 
 ENDS = {
     "interrupted": KeyboardInterrupt(),
-    "time limit": checkpoint_file.TimeLimit(),
+    "time limit": outcome.TimeLimit(),
     "mend": OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "last.ckpt"),
     "bug": RuntimeError("CUDA error: an illegal memory access was encountered"),
     "diverged": Diverged("the training diverged in step 5"),
@@ -178,7 +178,7 @@ def test_results_say_how_a_run_ended_and_no_exception_takes_the_checkpoint(run, 
         patch.setattr(assembly, "Cost", Stopping)
         patch.setattr(Stopping, "error", ENDS[end])
         sigint = signal.getsignal(signal.SIGINT)
-        with pytest.raises((run_folder.Interrupted, OSError, RuntimeError, ConfigError)):
+        with pytest.raises((outcome.Interrupted, OSError, RuntimeError, ConfigError)):
             experiment.fit(load_experiment(tiny, [*BASE, "data.workers=0"]))
         signal.signal(signal.SIGINT, sigint)
     results = run_folder.read_results(run)

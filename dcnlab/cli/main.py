@@ -19,7 +19,7 @@ from dcnlab.io import memory
 from dcnlab.io.errors import ConfigError
 from dcnlab.io.text import nearest, one_line, say, show_warnings_visibly, visible
 from dcnlab.training.distributed import parent_death
-from dcnlab.training.run_folder import Interrupted, PeerFailed
+from dcnlab.training.outcome import Interrupted, PeerFailed
 
 app = typer.Typer(
     help="Deformable convolutional networks: train, sweep and compare ablations.",
@@ -379,9 +379,9 @@ def preview(
 
 def _print_once(text: object) -> None:
     """Print lines, from the first of the processes that made the run together."""
-    from dcnlab.training.loggers.console import is_first_process
+    from dcnlab.training.distributed.rank import is_rank_0
 
-    if is_first_process():
+    if is_rank_0():
         say(text, block=True)
 
 
@@ -461,6 +461,6 @@ def _fail_as_rank(line: str, status: int, tell: Callable[[], None]) -> None:
             time.sleep(OTHERS_SECONDS)
         tell()
         return
-    from dcnlab.training.distributed import failures
+    from dcnlab.training.distributed import early_failure
 
-    failures.tell_those_who_wait(line, status, tell)
+    early_failure.report(line, status, tell)

@@ -27,7 +27,8 @@ from dcnlab.training.callbacks.divergence import Watch
 from dcnlab.training.callbacks.watchdog import Watchdog
 from dcnlab.training.checkpoint_file import Saving, WholeFiles
 from dcnlab.training.distributed import slurm_requeue
-from dcnlab.training.distributed.failures import Peers, watch_rendezvous
+from dcnlab.training.distributed.failures import FailurePropagation
+from dcnlab.training.distributed.rendezvous import watch_rendezvous
 from dcnlab.training.loggers import console
 from dcnlab.training.run_folder import CHECKPOINT
 
@@ -46,7 +47,7 @@ class Parts:
     trainer: pl.Trainer
     cost: Cost
     saving: Saving
-    peers: Peers
+    failures: FailurePropagation
 
 
 def build(config: Config, folder: Path, trains: bool = True, alone: bool = False) -> Parts:
@@ -69,7 +70,7 @@ def build(config: Config, folder: Path, trains: bool = True, alone: bool = False
         torch.set_num_threads(config.trainer.threads)
     processes = _check_devices(config.trainer, alone)
     pl.seed_everything(config.seed, workers=True, verbose=False)
-    peers, cost, watch = Peers(), Cost(), Watch(config.trainer.offset_limit, config.logger.every)
+    failures, cost, watch = FailurePropagation(), Cost(), Watch(config.trainer.offset_limit, config.logger.every)
     saving = Saving(folder / CHECKPOINT, identity.settings(config), config.trainer.checkpoint_every, check=watch.check)
     try:
         data = data_module(config)
@@ -77,8 +78,8 @@ def build(config: Config, folder: Path, trains: bool = True, alone: bool = False
         _check_kernels(config.trainer, task)
         if trains:
             _check_norms(config, data, task, processes)
-        trainer = _trainer(config, folder, [peers, cost, watch, saving, Watchdog()], data.val is not None, alone)
-        return Parts(config, data, task, trainer, cost, saving, peers)
+        trainer = _trainer(config, folder, [failures, cost, watch, saving, Watchdog()], data.val is not None, alone)
+        return Parts(config, data, task, trainer, cost, saving, failures)
     except (DataError, OSError) as error:
         raise ConfigError(one_line(error)) from error
     except (MemoryError, RuntimeError) as error:

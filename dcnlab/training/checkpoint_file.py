@@ -15,7 +15,6 @@ from typing import Any
 
 import pytorch_lightning as pl
 import torch
-import torch.distributed as dist
 from lightning_fabric.plugins.io.torch_io import TorchCheckpointIO
 from pytorch_lightning.callbacks import Checkpoint
 
@@ -27,7 +26,9 @@ from dcnlab.io import torch_file
 from dcnlab.io.errors import ConfigError
 from dcnlab.io.text import one_line, shown
 from dcnlab.training import environment, run_folder
-from dcnlab.training.loggers import console
+from dcnlab.training.distributed.collectives import true_on_any_rank, waits_for_gpu
+from dcnlab.training.distributed.rank import is_rank_0
+from dcnlab.training.outcome import TimeLimit
 from dcnlab.training.run_folder import CHECKPOINT, PREVIOUS
 
 _MAY_DIFFER = (
@@ -46,10 +47,6 @@ MAY_CHANGE = (
 """Beginnings of keys that `dcnlab resume` takes."""
 ASKED_EVERY = 10
 """Steps between two times that several GPUs agree on whether to save: each time is a wait for them."""
-
-
-class TimeLimit(BaseException):
-    """The time limit is near: what was learnt is saved, and the training is to end."""
 
 
 class Damaged(ConfigError):
@@ -152,10 +149,10 @@ class Saving(Checkpoint):
         if trainer.global_step == self._seen:  # within a step of several batches
             return
         self._seen = trainer.global_step
-        if waits_to_ask(trainer) and (self._seen - self._began) % ASKED_EVERY:
+        if waits_for_gpu(trainer) and (self._seen - self._began) % ASKED_EVERY:
             return
         due = time.monotonic() - self._when >= 60 * self.minutes
-        due, limit = in_any_process(trainer, due, self.limit_is_near)
+        due, limit = true_on_any_rank(trainer, due, self.limit_is_near)
         if (due or limit) and trainer.global_step > self._saved:
             progress = trainer.fit_loop.epoch_loop.batch_progress
             ready, last = (progress.total.ready, progress.current.ready), progress.is_last_batch
@@ -226,29 +223,6 @@ def _set_rates(trainer: pl.Trainer) -> None:
             group["lr"] = rate * factor(schedule.last_epoch)
 
 
-def waits_to_ask(trainer: pl.Trainer) -> bool:
-    """Whether `in_any_process` waits for a GPU."""
-    return trainer.world_size > 1 and trainer.strategy.root_device.type != "cpu"
-
-
-def in_any_process(trainer: pl.Trainer, *flags: bool) -> list[bool]:
-    """Which of the flags are set in any process; to be called by all of them."""
-    if trainer.world_size == 1 or not dist.is_initialized():
-        return list(flags)
-    numbers = torch.tensor(flags, dtype=torch.int32, device=trainer.strategy.root_device)
-    dist.all_reduce(numbers, dist.ReduceOp.MAX)
-    return [bool(number) for number in numbers.tolist()]
-
-
-def from_all_processes(trainer: pl.Trainer, text: str | None) -> list[str | None]:
-    """What each process has to say; to be called by all of them."""
-    if trainer.world_size == 1 or not dist.is_initialized():
-        return [text]
-    texts: list[str | None] = [None] * trainer.world_size
-    dist.all_gather_object(texts, text)
-    return texts
-
-
 def paths_in(folder: Path) -> list[Path]:
     """The checkpoints of a run folder, the newest first: two, one or none."""
     return [folder / name for name in (CHECKPOINT, PREVIOUS) if (folder / name).is_file()]
@@ -269,7 +243,7 @@ def newest(folder: Path) -> tuple[Path, dict[str, Any]]:
         except Damaged as error:
             if path == paths[-1]:
                 raise
-            if console.is_first_process():
+            if is_rank_0():
                 text = f"{path} is damaged ({error.reason}); taking the one before it, {paths[-1].name}"
                 logging.getLogger("dcnlab").warning(text)
         else:

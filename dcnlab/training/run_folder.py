@@ -21,13 +21,11 @@ from dcnlab.io import json_file
 from dcnlab.io.errors import ConfigError
 from dcnlab.io.files import open_regular
 from dcnlab.io.text import nearest, one_line, shown, visible
+from dcnlab.training.outcome import ENDS, STATUSES
 
 SCHEMA = 1
 LARGEST_RESULTS = 2**24
 """Bytes of a results.json; ours have some thousand."""
-STATUSES = ("finished", "failed", "interrupted")
-ENDS = ("finished", "interrupted", "time limit", "diverged", "killed", "mend", "bug")
-"""Why a run ended: the `end` of results.json. `mend` is something that the user can mend, such as a full disk."""
 CHECKPOINT = Path("checkpoints") / "last.ckpt"
 PREVIOUS = CHECKPOINT.with_name("previous.ckpt")
 """The checkpoint before the last one."""
@@ -64,24 +62,6 @@ LONGEST_NAME = 1000
 """Characters of an entry's name."""
 
 
-class Interrupted(BaseException):
-    """Somebody stopped the run: Ctrl-C, SIGTERM or a machine that shuts down."""
-
-    def __init__(self, folder: Path) -> None:
-        super().__init__(str(folder))
-        self.folder = folder
-
-    def advice(self) -> str:
-        """How to continue the run."""
-        if not any((self.folder / name).is_file() for name in (CHECKPOINT, PREVIOUS)):
-            return "interrupted before the first checkpoint; the same command begins again"
-        return f"interrupted; go on with: dcnlab resume {shlex.quote(str(self.folder))}"
-
-
-class PeerFailed(RuntimeError):
-    """Another process of the run failed by a bug, whose traceback it has shown."""
-
-
 def folder_of(config: Config) -> Path:
     """Where this run lies: OUT/NAME/ID; without an ID that which a wandb agent gave, or else the time of day.
 
@@ -97,6 +77,11 @@ def folder_of(config: Config) -> Path:
         own = os.environ.get("WANDB_RUN_ID") or f"{time.strftime('%Y%m%d-%H%M%S')}-{os.getpid()}"
         config.id = os.environ.setdefault("DCNLAB_RUN_ID", own)
     return Path(config.out) / config.name / config.id
+
+
+def has_checkpoint(folder: Path) -> bool:
+    """Whether a run can be resumed from its folder."""
+    return any((folder / name).is_file() for name in (CHECKPOINT, PREVIOUS))
 
 
 def create(folder: Path) -> Path | None:

@@ -18,6 +18,7 @@ from command_line import dcnlab, environment
 from torch import nn
 
 from dcnlab.config.load import load_experiment, load_run
+from dcnlab.io.atomic import write_whole
 from dcnlab.io.errors import ConfigError
 from dcnlab.training import assembly, experiment, outcome, run_folder
 from dcnlab.training.callbacks import cost
@@ -325,14 +326,14 @@ def test_a_results_file_that_is_not_ours_is_refused_in_one_line(tmp_path, text):
 
 def test_a_writer_that_dies_leaves_the_old_results_whole(tmp_path, monkeypatch):
     path = tmp_path / "results.json"
-    run_folder.write_whole(path, "old")
+    write_whole(path, "old")
 
     def crash(*_):
         raise OSError("disk full")
 
     monkeypatch.setattr(os, "fsync", crash)
     with pytest.raises(OSError, match="disk full"):
-        run_folder.write_whole(path, "new")
+        write_whole(path, "new")
     assert path.read_text() == "old"
 
 

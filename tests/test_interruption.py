@@ -18,6 +18,7 @@ from command_line import environment
 from dcnlab.config import identity
 from dcnlab.config.load import load_experiment
 from dcnlab.data.samplers import TrainingSampler
+from dcnlab.io.atomic import write_whole
 from dcnlab.io.errors import ConfigError
 from dcnlab.training import assembly, checkpoint_file, experiment, outcome, run_folder
 from dcnlab.training.distributed import slurm_requeue
@@ -360,7 +361,7 @@ def test_a_writer_that_fails_leaves_no_part_and_a_killed_ones_part_is_cleared_aw
     with monkeypatch.context() as patch:
         patch.setattr(os, "fsync", lambda _: (_ for _ in ()).throw(OSError(28, "No space left on device")))
         with pytest.raises(OSError, match="No space") as caught:
-            run_folder.write_whole(checkpoint, b"new")
+            write_whole(checkpoint, b"new")
     assert caught.value.filename == str(checkpoint)
     assert not list(checkpoint.parent.iterdir())
     names = ("checkpoints/.last.ckpt.123", ".results.json.9", ".metrics.csv.77", ".lock", ".notes.txt.5", ".env")

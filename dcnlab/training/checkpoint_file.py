@@ -23,9 +23,10 @@ from dcnlab.config.keys import flatten
 from dcnlab.config.schema import Config
 from dcnlab.data.listing import listing
 from dcnlab.io import torch_file
+from dcnlab.io.atomic import write_whole
 from dcnlab.io.errors import ConfigError
 from dcnlab.io.text import one_line, shown
-from dcnlab.training import environment, run_folder
+from dcnlab.training import environment
 from dcnlab.training.distributed.collectives import true_on_any_rank, waits_for_gpu
 from dcnlab.training.distributed.rank import is_rank_0
 from dcnlab.training.outcome import TimeLimit
@@ -75,7 +76,7 @@ class WholeFiles(TorchCheckpointIO):
         path = Path(path)
         path.parent.mkdir(parents=True, exist_ok=True)
         self._keep(path)
-        run_folder.write_whole(path, buffer.getbuffer())
+        write_whole(path, buffer.getbuffer())
         self._written = path
 
     def _keep(self, path: Path) -> None:

@@ -20,6 +20,7 @@ from dcnlab.config.load import load_run, to_yaml
 from dcnlab.config.overrides import parse_override
 from dcnlab.config.schema import Config
 from dcnlab.data import census
+from dcnlab.io.atomic import write_whole
 from dcnlab.io.errors import ConfigError, DataError
 from dcnlab.training import checkpoint_file, environment, run_folder
 from dcnlab.training.assembly import Parts, build
@@ -106,7 +107,7 @@ def _begin(config: Config, folder: Path) -> None:
     aside = run_folder.create(folder)
     if aside is not None:
         logging.getLogger("dcnlab").info(f"{folder} diverged; it is kept as {aside}, and the run begins anew")
-    run_folder.write_whole(folder / "config.yaml", to_yaml(config))
+    write_whole(folder / "config.yaml", to_yaml(config))
 
 
 def _left_in(folder: Path, config: Config) -> _GoingOn | None:
@@ -369,7 +370,7 @@ def _run(
             elif end == FINISHED or not going_on.in_vain(trainer.global_step):
                 if resumed := going_on.record():
                     results["resumed"] = resumed
-                run_folder.write_whole(folder / "config.yaml", to_yaml(going_on.config))
+                write_whole(folder / "config.yaml", to_yaml(going_on.config))
                 run_folder.write_results(folder, results)
             if wandb_logger is not None:
                 wandb_run.finish(wandb_logger.experiment, config, folder, results)
@@ -412,7 +413,7 @@ def _keep_findings(parts: Parts, folder: Path, wandb_logger: Any) -> None:
         return
     if hasattr(parts.task, "detections"):
         found = parts.data.test.own_names(parts.task.detections)
-        run_folder.write_whole(folder / "detections.json", json.dumps(found))
+        write_whole(folder / "detections.json", json.dumps(found))
     pictures = getattr(parts.task, "pictures", [])
     for number, picture in enumerate(pictures):
         (folder / "pictures").mkdir(exist_ok=True)

@@ -18,9 +18,10 @@ from dcnlab.config.load import load_run, to_yaml
 from dcnlab.config.names import DATA_SETS
 from dcnlab.config.schema import Config
 from dcnlab.config.validation import choose
+from dcnlab.io.atomic import write_whole
 from dcnlab.io.errors import ConfigError, DataError
 from dcnlab.io.text import one_line
-from dcnlab.training import assembly, checkpoint_file, run_folder
+from dcnlab.training import assembly, checkpoint_file
 
 FORMATS = {"safetensors": ".safetensors", "torch-export": ".pt2", "onnx": ".onnx"}
 """Formats, and how their files' names end."""
@@ -80,7 +81,7 @@ def export(folder: Path, form: str, out: Path | None = None, size: tuple[int, in
             warnings.simplefilter("ignore")  # the exporters' own words to their developers
             written = (_torch_export if form == "torch-export" else _onnx)(network, image, metadata)
     try:
-        run_folder.write_whole(path, written)
+        write_whole(path, written)
     except OSError as error:
         raise ConfigError(f"{path} cannot be written: {error.strerror}") from error
     return Exported(path, notes)

@@ -18,6 +18,7 @@ from typing import Any
 from dcnlab.config.schema import Config
 from dcnlab.config.validation import check_folder_name
 from dcnlab.io import json_file
+from dcnlab.io.atomic import write_whole
 from dcnlab.io.errors import ConfigError
 from dcnlab.io.files import open_regular
 from dcnlab.io.text import nearest, one_line, shown, visible
@@ -185,39 +186,6 @@ def lock(path: Path) -> Iterator[None]:
         except (BlockingIOError, PermissionError) as error:
             raise ConfigError(f"{path.parent} is in use by another dcnlab process") from error
         yield
-
-
-def write_whole(path: Path, content: str | bytes | memoryview) -> None:
-    """Write a file, text as UTF-8, so that readers see the old one or the new one, and never a part.
-
-    Raises:
-        OSError: it cannot be written, with the path; the old file stays.
-    """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        with temporary.open("wb") as file:
-            file.write(content.encode() if isinstance(content, str) else content)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-        _sync_folder(path.parent)
-    except OSError as error:
-        if error.errno is not None:
-            error.filename = str(path)  # a full disk names none
-        raise
-    finally:
-        with contextlib.suppress(OSError):
-            temporary.unlink(missing_ok=True)
-
-
-def _sync_folder(folder: Path) -> None:
-    """Bring a folder's list of files to the disk: without it a power cut may undo a rename that others have seen."""
-    with contextlib.suppress(OSError):  # some network drives know no such thing
-        descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
 
 
 def remove_temporaries(folder: Path) -> None:

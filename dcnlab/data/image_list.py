@@ -14,12 +14,11 @@ from dcnlab.data.labels import (
     ignored_value,
     lookup_of,
     names_of,
-    nearest,
 )
 from dcnlab.io.errors import DataError
 from dcnlab.io.files import read_bytes
 from dcnlab.io.paths import inside
-from dcnlab.io.text import one_line, shown
+from dcnlab.io.text import nearest_and_all, one_line, shown
 
 CLASSES_FILE = "classes.txt"
 
@@ -72,7 +71,7 @@ def find_list(folder: Path, split: str, root: Path) -> Path:
     path = folder / f"{split}.txt"
     found = sorted(entry.stem for entry in folder.glob("*.txt") if entry.name not in (CLASSES_FILE, "README.txt"))
     if split not in found:
-        raise DataError(f"data.root {root} has no split {split!r} ({path} is missing); {nearest(split, found)}")
+        raise DataError(f"data.root {root} has no split {split!r} ({path} is missing); {nearest_and_all(split, found)}")
     return path
 
 

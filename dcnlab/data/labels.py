@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from difflib import get_close_matches
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +13,7 @@ from numpy.typing import NDArray
 from dcnlab.io.errors import DataError
 from dcnlab.io.files import open_regular
 from dcnlab.io.image_file import decode, opened
+from dcnlab.io.text import nearest_and_all
 
 IGNORE = 255
 """Label of pixels that neither train nor score, whatever value the files use."""
@@ -107,15 +107,10 @@ def choose_classes(chosen: Sequence[str] | None, own: Sequence[str], data_set: s
     names = check_classes(own if chosen is None else chosen)
     for name in names:
         if name not in own:
-            raise DataError(f"data.classes names {name!r}, which {data_set} does not have; {nearest(name, own)}")
+            raise DataError(
+                f"data.classes names {name!r}, which {data_set} does not have; {nearest_and_all(name, own)}"
+            )
     return {name: label for label, name in enumerate(names)}
-
-
-def nearest(word: str, known: Iterable[str]) -> str:
-    """Say which known name is nearest and which there are."""
-    known = sorted(known)
-    near = get_close_matches(word, known, 1, 0.4)
-    return (f"nearest is {near[0]!r}; " if near else "") + f"there are {', '.join(known) or 'none'}"
 
 
 def names_of(splits: str | Sequence[str]) -> list[str]:

@@ -120,9 +120,9 @@ def _check_kernels(run: TrainerConfig, task: pl.LightningModule) -> None:
         ConfigError: they cannot, for want of CuPy or on AMD's GPUs; says what to do.
     """
     from dcnlab import nn
-    from dcnlab.models.roi_pool import RoIPool
+    from dcnlab.models.roi_pool import PlainRoIPool
 
-    layers = (nn.ActiveConv2d, nn.DeformConv2d, nn.DeformPSRoIPool, nn.DeformRoIPool, RoIPool)
+    layers = (nn.ActiveConv2d, nn.DeformConv2d, nn.DeformPSRoIPool, nn.DeformRoIPool, PlainRoIPool)
     if run.accelerator == "cpu" or not torch.cuda.device_count():
         return
     if not any(isinstance(module, layers) for module in task.modules()):

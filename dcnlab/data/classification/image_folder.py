@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from difflib import get_close_matches
 from pathlib import Path
 
 import numpy as np
@@ -20,7 +19,7 @@ from dcnlab.io.folders import files_below
 from dcnlab.io.image_file import ENDINGS, read_image
 from dcnlab.io.memory import enough_memory
 from dcnlab.io.orientation import Orientation
-from dcnlab.io.text import check_encodable
+from dcnlab.io.text import check_encodable, closest
 
 HELD_OUT = 10
 """Without a validation folder, every tenth image of a class is held out of the training folder."""
@@ -68,7 +67,7 @@ def _classes(folder: Path, chosen: Sequence[str] | None) -> list[str]:
         raise DataError(f"data.classes names a class twice: {', '.join(chosen)}")
     for name in chosen or ():
         if name not in found:
-            near = get_close_matches(name, found, 1, 0)[0]
+            near = closest(name, found, cutoff=0)[0]
             raise DataError(f"data.classes names {name!r}, which {folder} does not have; nearest is {near!r}")
     return found if chosen is None else list(chosen)
 

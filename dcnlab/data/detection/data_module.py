@@ -11,10 +11,11 @@ from dcnlab.data.detection.annotations import Annotations
 from dcnlab.data.detection.coco import read_coco
 from dcnlab.data.detection.split import DetectionSplit
 from dcnlab.data.detection.voc import read_voc
-from dcnlab.data.labels import names_of, nearest
+from dcnlab.data.labels import names_of
 from dcnlab.data.module import SplitsDataModule, collate_lists
 from dcnlab.io.errors import DataError
 from dcnlab.io.orientation import Orientation
+from dcnlab.io.text import nearest_and_all
 
 Templates = Mapping[str, str | None]
 """Templates of paths: `annotations` and `images`."""
@@ -99,7 +100,7 @@ class DetectionDataModule(SplitsDataModule):
     ) -> None:
         orientation = Orientation(exif)
         if name not in READERS:
-            raise DataError(f"data.name is {name!r}, which has no boxes; {nearest(name, READERS)}")
+            raise DataError(f"data.name is {name!r}, which has no boxes; {nearest_and_all(name, READERS)}")
         templates = {"annotations": annotations, "images": images}
 
         @cache  # VOC's customary validation split is its test split: read once

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from dcnlab.data.classification.image_folder import IMAGENET_MEAN, IMAGENET_STD
 from dcnlab.data.image_list import imagelist_pairs
-from dcnlab.data.labels import LabelledImages, nearest
+from dcnlab.data.labels import LabelledImages
 from dcnlab.data.module import SplitsDataModule
 from dcnlab.data.segmentation.camvid import camvid_pairs
 from dcnlab.data.segmentation.cityscapes import cityscapes_pairs
@@ -16,6 +16,7 @@ from dcnlab.data.segmentation.split import SegmentationSplit
 from dcnlab.data.segmentation.voc import voc_pairs
 from dcnlab.io.errors import DataError
 from dcnlab.io.orientation import Orientation
+from dcnlab.io.text import nearest_and_all
 
 READERS: dict[str, Callable[..., LabelledImages]] = {
     "voc": voc_pairs,
@@ -77,7 +78,9 @@ class SegmentationDataModule(SplitsDataModule):
     ) -> None:
         orientation = Orientation(exif)
         if name not in READERS:
-            raise DataError(f"data.name is {name!r}, no data set with a label a pixel; {nearest(name, READERS)}")
+            raise DataError(
+                f"data.name is {name!r}, no data set with a label a pixel; {nearest_and_all(name, READERS)}"
+            )
 
         def split(names: str | Sequence[str], augment: bool = False, scale: float = 1.0) -> SegmentationSplit:
             found = READERS[name](root, names, classes, ignore)

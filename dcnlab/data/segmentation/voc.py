@@ -17,7 +17,6 @@ from dcnlab.data.labels import (
     counted_lookup,
     ignored_value,
     names_of,
-    nearest,
     read_label,
 )
 from dcnlab.data.voc_lists import read_names
@@ -26,7 +25,7 @@ from dcnlab.io.errors import DataError
 from dcnlab.io.files import read_bytes
 from dcnlab.io.image_file import NamedFiles
 from dcnlab.io.paths import inside
-from dcnlab.io.text import one_line
+from dcnlab.io.text import nearest_and_all, one_line
 
 CLASSES = (
     "background",
@@ -131,7 +130,8 @@ def _year_folder(root: Path, split: str) -> tuple[Path, str]:
         year = YEAR if YEAR in years else years[0]
     if year not in years:
         raise DataError(
-            f"data.root {root} has no year {year!r} with segmentations, as of split {split!r}; {nearest(year, years)}"
+            f"data.root {root} has no year {year!r} with segmentations, as of split {split!r}; "
+            f"{nearest_and_all(year, years)}"
         )
     return devkit / f"VOC{year}", name
 
@@ -139,7 +139,9 @@ def _year_folder(root: Path, split: str) -> tuple[Path, str]:
 def _listed(folder: Path, split: str) -> list[tuple[Path, Path]]:
     found = [path.stem for path in (folder / _LISTS).glob("*.txt")]
     if split not in found:
-        raise DataError(f"{folder / _LISTS} has no split {split!r}; {nearest(split, found)} ({_AUGMENTED[0]}: SBD)")
+        raise DataError(
+            f"{folder / _LISTS} has no split {split!r}; {nearest_and_all(split, found)} ({_AUGMENTED[0]}: SBD)"
+        )
     files = _Folder(folder)
     return [(files.image(id), files.label(id)) for id in files.ids(split)]
 

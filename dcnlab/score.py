@@ -1,4 +1,4 @@
-"""Score files of anyone's predictions: label images by mIoU, boxes by VOC's or COCO's rules."""
+"""Scores files of anyone's predictions: label images by mIoU, boxes by VOC's or COCO's rules."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What works on this machine, what does not, and what is missing for what."""
+"""`dcnlab doctor`: checks what works on this machine, and tells what is missing."""
 
 from __future__ import annotations
 
@@ -185,10 +185,10 @@ def files() -> Findings:
 
 def wandb_mode() -> Findings:
     """Where wandb would write."""
-    from dcnlab.training.loggers import console as tracking
+    from dcnlab.training.loggers import console
 
-    said = "as WANDB_MODE says" if os.environ.get("WANDB_MODE") else "the default; WANDB_MODE=online uploads"
-    return [_attempt("mode", lambda: f"{tracking.wandb_mode()}, {said}")]
+    source = "as WANDB_MODE says" if os.environ.get("WANDB_MODE") else "the default; WANDB_MODE=online uploads"
+    return [_attempt("mode", lambda: f"{console.wandb_mode()}, {source}")]
 
 
 def _has_gpu() -> bool:

@@ -1,4 +1,4 @@
-"""Images and their labels: which files belong together, which label value means which class, how they are read."""
+"""Labels of segmentation: their files, the class of each value, and how the values are read."""
 
 from __future__ import annotations
 
@@ -96,7 +96,7 @@ def check_classes(classes: Sequence[str], field_name: str = "data.classes") -> l
 
 
 def choose_classes(chosen: Sequence[str] | None, own: Sequence[str], data_set: str) -> dict[str, int]:
-    """Number the chosen classes of a data set that has its own; null chooses all.
+    """Number the chosen classes of a data set that has its own; None chooses all.
 
     Returns:
         Label of each chosen name, in the order chosen.
@@ -125,7 +125,7 @@ def names_of(splits: str | Sequence[str]) -> list[str]:
 
 
 def ignored_value(ignore: int | None, own: int = IGNORE) -> int:
-    """Check the label value to leave out; null is the data set's own.
+    """Check the label value to leave out; None is the data set's own.
 
     Raises:
         DataError: it is no value that a label file can hold; one line.

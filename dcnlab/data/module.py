@@ -21,16 +21,16 @@ class SplitsDataModule(LightningDataModule):
     """Loaders over three data sets: a seeded new order in training, each image once in evaluation.
 
     Args:
-        train: takes pairs (pass, index), see `TrainingSampler`.
-        val: scored during training; null scores none.
+        train: takes pairs (epoch, index), see `TrainingSampler`.
+        val: scored during training; None scores none.
         test: scored at the end.
         classes: class names in the order of their labels.
-        batch_size: images a process loads at a time.
+        batch_size: images a rank loads at a time.
         workers: loader processes; 0 loads in the training process. Where the CPUs or the shared memory do not serve so
-            many, a warning says how many it takes.
+            many, a warning states how many are started.
         seed: of the training order.
-        collate: makes a batch of a list of items; null stacks their tensors.
-        evaluation_batch_size: images at a time in evaluation; null is batch_size.
+        collate: makes a batch of a list of items; None stacks their tensors.
+        evaluation_batch_size: images at a time in evaluation; None is batch_size.
     """
 
     def __init__(
@@ -51,13 +51,13 @@ class SplitsDataModule(LightningDataModule):
         self.classes = list(classes)
         self.batch_size, self.workers, self.seed = batch_size, workers, seed
         self.start = (0, 0)
-        """Where a resumed training goes on: the pass, and how many batches of it this process has had."""
+        """Where a resumed training continues: the epoch, and how many of its batches this rank has had."""
         self._told: set[str] = set()
 
     def train_dataloader(self) -> DataLoader[Any]:
-        """Batches in a new order every pass; a last step that is not full sits out, where there is a full one.
+        """Batches in a new order every epoch; an incomplete last step is left out, unless it is the only one.
 
-        Of fewer images than there are ranks, each rank takes one, and some are taken twice.
+        With fewer images than ranks, each rank takes one image, and some images are taken twice.
         """
         images, (_, world) = _length(self.train), self._share()
         if images < world:
@@ -70,23 +70,23 @@ class SplitsDataModule(LightningDataModule):
         return self._loader(self.train, sampler, self.batch_size, drop_last)
 
     def val_dataloader(self) -> DataLoader[Any] | list[Any]:
-        """Batches of the validation split, each image once over all processes; none where there is no such split."""
+        """Batches of the validation split, each image once over all ranks; no batch without a split."""
         return [] if self.val is None else self._evaluation("val")
 
     def test_dataloader(self) -> DataLoader[Any]:
-        """Batches of the test split, each image once over all processes."""
+        """Batches of the test split, each image once over all ranks."""
         return self._evaluation("test")
 
     def _evaluation(self, key: str) -> DataLoader[Any]:
         dataset = getattr(self, key)
         sampler = EvaluationSampler(_length(dataset), *self._share())
         if not len(sampler):
-            # Lightning leaves a process without batches out of the evaluation, and the others would wait for it.
+            # Lightning leaves a rank without batches out of the evaluation, and the other ranks would wait for it.
             return DataLoader(_NoImages(dataset, self.collate or default_collate), batch_size=None)
         return self._loader(dataset, sampler, self.evaluation_batch_size)
 
     def _share(self) -> tuple[int, int]:
-        """Rank and number of processes, of the trainer where there is one."""
+        """Rank and world size; (0, 1) without a trainer."""
         return (0, 1) if self.trainer is None else (self.trainer.global_rank, self.trainer.world_size)
 
     def _loader(self, dataset: Dataset[Any], sampler: Any, batch_size: int, drop_last: bool = False) -> DataLoader[Any]:
@@ -108,14 +108,14 @@ class SplitsDataModule(LightningDataModule):
         )
 
     def _tell(self, note: str) -> None:
-        """Say it once, from rank 0."""
+        """Print a note once, on rank 0."""
         if self._share()[0] == 0 and note not in self._told:
             self._told.add(note)
             loader_processes.tell(note)
 
 
 class _NoImages(Dataset[Any]):
-    """One batch of no images, otherwise of the form that a data set's batches have."""
+    """A single batch of no images, in the form of a data set's batches."""
 
     def __init__(self, dataset: Dataset[Any], collate: Callable[[list[Any]], Any]) -> None:
         self.dataset, self.collate = dataset, collate

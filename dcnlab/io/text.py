@@ -1,4 +1,4 @@
-"""Text that others wrote, made safe to print: names are data, whatever characters they hold."""
+"""Text of errors and tables: made safe to print, shortened, with the nearest known name."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Boxes to be scored, as flat arrays: of the ground truth and of a detector, both from COCO's form."""
+"""Boxes to be scored, in flat arrays: ground truth and detections, both read from COCO's form."""
 
 from __future__ import annotations
 

@@ -49,7 +49,7 @@ class FasterRCNN(TwoStageDetector):
         backbone: its res4 carries the RPN, its res5 the head.
         num_classes: C, without the background.
         deform_pooling: pool at places learned from the plainly pooled features (:class:`dcnlab.nn.DeformRoIPool`; the
-            paper trains its `offset_fc` at 0.01 times the base rate), else by :class:`dcnlab.models.roi_pool.PlainRoIPool`.
+            paper trains its `offset_fc` at 0.01 times the base rate), else by :class:`.PlainRoIPool`.
         channels: of the 1x1 convolution.
         fc_channels: of the fully connected layers.
         pooled_size: bins along each side of a box.

@@ -33,7 +33,7 @@ class RFCN(TwoStageDetector):
     Args:
         backbone: its res4 carries the RPN, its res5 the head.
         num_classes: C, without the background.
-        deform_pooling: pool by :class:`dcnlab.nn.DeformPSRoIPool`, else by :class:`dcnlab.models.roi_pool.PlainRoIPool`.
+        deform_pooling: pool by :class:`dcnlab.nn.DeformPSRoIPool`, else by :class:`.PlainRoIPool`.
         ohem: draw no sample of RoIs, but train with the hardest `sampling.rois` of all (the authors' code does).
         channels: of the 1x1 convolution `reduce`, which the authors' code trains at 3 times the base rate.
         pooled_size: k, bins along each side of a box.

@@ -18,11 +18,11 @@ class ImageFolderDataModule(SplitsDataModule):
     Args:
         root: folder of the split folders.
         train: folder of the training images.
-        val: folder of the validation images; null holds every tenth image of each class out of the training folder.
+        val: folder of the validation images; None holds every tenth image of each class out of the training folder.
         test: folder of the test images.
-        classes: class folders in the order of their labels; null takes the training folder's, by name.
+        classes: class folders in the order of their labels; None takes the training folder's, by name.
         image_size: height and width of the network's input, pixels.
-        batch_size: images a process loads at a time.
+        batch_size: images a rank loads at a time.
         workers: loader processes.
         seed: of the training order and the augmentation.
         mean: of red, green and blue, in 0..1.

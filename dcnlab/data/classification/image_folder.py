@@ -92,21 +92,21 @@ def _resized_side(image_size: int) -> int:
 class ImageFolderSplit(Dataset[tuple[Tensor, int]]):
     """One split of an image folder as (image, label): (3, image_size, image_size) float32, normalised, and the class.
 
-    Besides an index it takes a pair (n, index): the index's image, in training under the augmentation of the n-th pass,
-    which is a function of (seed, n, index) alone, whatever the worker, the batch or other random numbers drawn.
+    Besides an index it takes a pair (n, index): the index's image, in training under the augmentation of the n-th
+    epoch, which is a function of (seed, n, index) alone, whatever the worker, the batch or other random numbers drawn.
 
     Args:
         root: folder of the split folders.
-        split: its folder; or null, which holds every tenth image of each class (by name) out of `train`'s folder.
+        split: its folder; or None, which holds every tenth image of each class (by name) out of `train`'s folder.
         train: folder of the training split.
-        classes: class folders in the order of their labels; null takes all, by name.
+        classes: class folders in the order of their labels; None takes all, by name.
         image_size: height and width of the images given, pixels.
         holdout: whether those tenth images are missing from this split because validation has them.
         augment: whether to crop and flip at random.
         seed: of the augmentation.
         mean: of red, green and blue, in 0..1.
         std: likewise.
-        orientation: says which images are turned as their EXIF orientation says; null leaves all as stored, as
+        orientation: says which images are turned as their EXIF orientation says; None leaves all as stored, as
             torchvision's ImageFolder does, with a warning at the first that has one.
 
     Raises:

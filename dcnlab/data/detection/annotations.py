@@ -1,4 +1,4 @@
-"""Boxes of a detection data set in memory, the same whichever format they were read from."""
+"""Annotations: the boxes of a detection data set in flat arrays, whatever format they were read from."""
 
 from __future__ import annotations
 

@@ -41,8 +41,8 @@ def read_coco(
         splits: what stands for {split} in the templates, one or a list.
         classes: class names in the order of their labels; boxes of others are left out. Null takes the file's
             categories in the order of their ids, which may have gaps.
-        annotations: template of the JSON files' path, relative to the root; null is annotations/instances_{split}.json.
-        images: template of the images' folder, relative to the root; null takes the first of {split}, images/{split},
+        annotations: template of the JSON files' path, relative to the root; None is annotations/instances_{split}.json.
+        images: template of the images' folder, relative to the root; None takes the first of {split}, images/{split},
             images and JPEGImages that exists.
 
     Raises:

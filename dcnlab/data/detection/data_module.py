@@ -54,21 +54,21 @@ class DetectionDataModule(SplitsDataModule):
         name: voc | coco, the form of the annotations.
         root: see `read_voc` and `read_coco`.
         train: split, or splits, that the network learns on: `train`, `[2007/trainval, 2012/trainval]`.
-        val: scored during training; null scores none.
+        val: scored during training; None scores none.
         test: scored at the end.
-        classes: class names in the order of their labels; null takes the data set's own.
+        classes: class names in the order of their labels; None takes the data set's own.
         images: coco: template of the images' folder.
         annotations: coco: template of the annotations' path.
-        shorter_side: of the resized image, pixels; null keeps its own size.
-        longer_side: the most its longer side may have, pixels; null sets no limit.
+        shorter_side: of the resized image, pixels; None keeps its own size.
+        longer_side: the most its longer side may have, pixels; None sets no limit.
         flip: whether half of the training images are mirrored.
         mean: of red, green and blue, in 0..1.
         std: likewise.
-        batch_size: images a process loads at a time.
+        batch_size: images a rank loads at a time.
         workers: loader processes.
         seed: of the training order and the augmentation.
-        evaluation_batch_size: images at a time in evaluation; null is batch_size.
-        test_sides: shorter sides that the test itself resizes its images to, which come at their own size then; null
+        evaluation_batch_size: images at a time in evaluation; None is batch_size.
+        test_sides: shorter sides that the test itself resizes its images to, which come at their own size then; None
             resizes them as the others.
         exif: auto, apply or ignore: which images are turned as their EXIF orientation says, see `Orientation`.
 

@@ -54,21 +54,21 @@ class DetectionSplit(Dataset[tuple[Tensor, Target]]):
     y2 in the resized image's pixels, continuous, from 0; `labels` (n,) int64 from 1, 0 is the background; `image_id`,
     the index; `size`, height and width of the original. An image may have no box.
 
-    Besides an index it takes a pair (n, index): the index's image, in training under the augmentation of the n-th pass,
-    which is a function of (seed, n, index) alone.
+    Besides an index it takes a pair (n, index): the index's image, in training under the augmentation of the n-th
+    epoch, which is a function of (seed, n, index) alone.
 
     Args:
         annotations: of the split.
-        shorter_side: of the resized image, pixels; null keeps its own size.
-        longer_side: the most its longer side may have, pixels; null sets no limit.
+        shorter_side: of the resized image, pixels; None keeps its own size.
+        longer_side: the most its longer side may have, pixels; None sets no limit.
         flip: training: whether half of the images are mirrored.
         mean: of red, green and blue, in 0..1.
         std: likewise.
         augment: whether this is the training split.
         seed: of the augmentation.
-        orientation: says which images are turned as their EXIF orientation says; null is `auto`.
-        test_sides: shorter sides that a test resizes these images to later; null resizes them no more.
-        test_longer_side: the most that their longer side may have then; null sets no limit.
+        orientation: says which images are turned as their EXIF orientation says; None is `auto`.
+        test_sides: shorter sides that a test resizes these images to later; None resizes them no more.
+        test_longer_side: the most that their longer side may have then; None sets no limit.
 
     Raises:
         DataError: on taking an item: the image is broken, too large to be decoded or resized safely, or not of the

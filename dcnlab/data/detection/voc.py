@@ -50,7 +50,7 @@ def read_voc(
     Args:
         root: folder that holds VOCdevkit; VOCdevkit itself; or one VOC-style folder, with Annotations, JPEGImages and
             ImageSets/Main/SPLIT.txt.
-        splits: `train`, or `2007/trainval` where there are several years, one or a list; null takes every annotation
+        splits: `train`, or `2007/trainval` where there are several years, one or a list; None takes every annotation
             of a VOC-style folder.
         classes: class names in the order of their labels; objects of others are left out. Null takes those of
             root/classes.txt, VOC's twenty where there is no such file.
@@ -160,7 +160,7 @@ def _years(root: Path) -> dict[str, Path]:
 
 
 def _listed(root: Path, years: dict[str, Path], split: str | None, pictures: dict[Path, NamedFiles]) -> list[_Listed]:
-    """List the images of a split; null: all that have annotations."""
+    """List the images of a split; None: all that have annotations."""
     number, _, name = ("", "", split) if split is None else split.rpartition("/")
     number = number.removeprefix("VOC")
     if not number and len(years) > 1:

@@ -13,19 +13,19 @@ from dcnlab.io.errors import DataError
 
 
 class DigitsDataModule(SplitsDataModule):
-    """The embedded digits; every training pass shows its digits in new poses.
+    """The embedded digits; every training epoch shows its digits in new poses.
 
     The scenes do not follow the seed, so that runs with different seeds train on and are scored on the same ones.
 
     Args:
         geometry: how digits are laid on the canvas.
         train: split names, of train, val and test.
-        val: likewise; null scores none during training.
+        val: likewise; None scores none during training.
         test: likewise.
-        classes: digits to tell apart, in the order of their labels; null takes all ten.
-        train_length: scenes in a pass over the training split; null is one a digit.
-        test_length: scenes to score; null is one a digit.
-        batch_size: scenes a process loads at a time.
+        classes: digits to tell apart, in the order of their labels; None takes all ten.
+        train_length: scenes in an epoch; None is one a digit.
+        test_length: scenes to score; None is one a digit.
+        batch_size: scenes a rank loads at a time.
         workers: loader processes.
         seed: of the training order.
         task: classification, of scenes of one digit, segmentation or detection.

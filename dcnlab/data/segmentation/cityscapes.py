@@ -49,8 +49,8 @@ def cityscapes_pairs(
     Args:
         root: folder of leftImg8bit and gtFine.
         splits: train, val or any other folder of leftImg8bit, one or several.
-        classes: names out of VALUES in the order of their labels, pixels of the others ignored; null takes all 19.
-        ignore: null; which values are ignored is part of the data set.
+        classes: names out of VALUES in the order of their labels, pixels of the others ignored; None takes all 19.
+        ignore: None; which values are ignored is part of the data set.
 
     Raises:
         DataError: data are missing or a class is unknown; one line that says what is expected where.

@@ -34,18 +34,18 @@ class SegmentationDataModule(SplitsDataModule):
         name: voc, cityscapes, camvid or imagelist; each reader's file says what it expects in root.
         root: folder of the data set.
         train: split, or splits, to learn on.
-        val: split, or splits, scored during training; null scores none.
+        val: split, or splits, scored during training; None scores none.
         test: split, or splits, scored at the end.
-        classes: class names; null takes the data set's own. voc, imagelist: in the order of the label values.
+        classes: class names; None takes the data set's own. voc, imagelist: in the order of the label values.
             cityscapes, camvid: which of their classes, in the order of their labels, the others being ignored.
-        ignore: label value of pixels to leave out; null is the data set's own.
-        shorter_side: of the resized images, pixels; null keeps their own sizes.
-        random_scale: training: least and largest factor on that; null draws none.
-        crop_size: training: height and width of the random crop, pixels; null takes whole images.
+        ignore: label value of pixels to leave out; None is the data set's own.
+        shorter_side: of the resized images, pixels; None keeps their own sizes.
+        random_scale: training: smallest and largest factor on that; None draws none.
+        crop_size: training: height and width of the random crop, pixels; None takes whole images.
         flip: training: whether half of the images are mirrored.
         mean: of red, green and blue, in 0..1.
         std: likewise.
-        batch_size: training images a process loads at a time.
+        batch_size: training images a rank loads at a time.
         workers: loader processes.
         seed: of the training order and the augmentation.
         exif: auto, apply or ignore: which images are turned as their EXIF orientation says, see `Orientation`.

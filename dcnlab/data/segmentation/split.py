@@ -38,8 +38,8 @@ class Rescale(v2.Transform):
     """Resize image and label together: the shorter side to `shorter_side`, times a factor drawn evenly from a range.
 
     Args:
-        shorter_side: pixels; null keeps the image's own.
-        random_scale: least and largest factor; null draws none.
+        shorter_side: pixels; None keeps the image's own.
+        random_scale: smallest and largest factor; None draws none.
     """
 
     def __init__(self, shorter_side: int | None = None, random_scale: tuple[float, float] | None = None) -> None:
@@ -77,17 +77,17 @@ class SegmentationSplit(Dataset[tuple[Tensor, Tensor]]):
 
     In training both are resized, cropped and flipped together; in evaluation the image is resized and the label keeps
     its own size. Besides an index it takes a pair (n, index): the index's image, in training under the augmentation
-    of the n-th pass, which is a function of (seed, n, index) alone.
+    of the n-th epoch, which is a function of (seed, n, index) alone.
 
     Args:
         pairs: image and label files.
         classes: class names in the order of their labels.
-        lookup: (256,), the label of each value in the files, see `LabelledImages`; null takes values from 0 up.
+        lookup: (256,), the label of each value in the files, see `LabelledImages`; None takes values from 0 up.
         ignore: without a lookup: the value to leave out.
-        shorter_side: of the resized image, pixels; null keeps the image's own size.
-        random_scale: training: least and largest factor on that size; null draws none.
+        shorter_side: of the resized image, pixels; None keeps the image's own size.
+        random_scale: training: smallest and largest factor on that size; None draws none.
         crop_size: training: height and width of the random crop, pixels; an image smaller than that is padded with
-            the mean colour and IGNORE; null keeps the whole image.
+            the mean colour and IGNORE; None keeps the whole image.
         flip: training: whether half of the images are mirrored.
         mean: of red, green and blue, in 0..1.
         std: likewise.
@@ -95,7 +95,7 @@ class SegmentationSplit(Dataset[tuple[Tensor, Tensor]]):
         seed: of the augmentation.
         read: reads the values of a label file.
         orientation: says which images are turned as their EXIF orientation says, by the size of the label, which is
-            taken as stored; null is `auto`.
+            taken as stored; None is `auto`.
         test_scale: the largest factor that a test resizes these images by later.
 
     Raises:

@@ -73,8 +73,8 @@ def voc_pairs(
             ImageSets/Segmentation/trainaug.txt names, with labels in SegmentationClassAug; or, without that file,
             VOC's train and SBD's train and val without VOC's val, SBD being benchmark_RELEASE beside one of the
             folders that root may be.
-        classes: class names in the order of the label values from 0 up, background among them; null takes VOC's 21.
-        ignore: label value of pixels to leave out; null is 255.
+        classes: class names in the order of the label values from 0 up, background among them; None takes VOC's 21.
+        ignore: label value of pixels to leave out; None is 255.
 
     Raises:
         DataError: data are missing or a split is unknown; one line that says what is expected where.

@@ -31,7 +31,7 @@ class DataConfig:
     test: str | list[str] = "test"
     """Split of the final score."""
     batch_size: int = 64
-    """Images a process loads at a time."""
+    """Images a rank loads at a time."""
     workers: int = 0
     """Loader processes; 0 loads in the training process."""
     image_size: int = 56
@@ -61,7 +61,7 @@ class DataConfig:
     digits: int = 4
     """digits: the most digits in a scene of segmentation or detection."""
     train_length: int | None = None
-    """digits: scenes in one pass over the training split; null is one scene a digit."""
+    """digits: scenes in an epoch; null is one scene a digit."""
     test_length: int | None = None
     """digits: scenes in the final score; null is one scene a digit."""
     rotation: float = 180.0
@@ -127,7 +127,7 @@ class ModelConfig:
     deform_layers: int = 0
     """How many of the backbone's last 3x3 convolutions are deformable."""
     deform_kind: str = "deformable"
-    """deformable, by offsets predicted at each place | active, by offsets learned for the layer (Jeon and Kim 2017)."""
+    """deformable, by offsets predicted at each position | active, by offsets learned by layer (Jeon and Kim 2017)."""
     spatial_transformer: bool = False
     """Resample images by an affine map read from each (Jaderberg et al. 2015), before the network (resnet)."""
     dilation: int | None = None
@@ -148,7 +148,7 @@ class ModelConfig:
     offset_groups: int = 1
     """Groups of input channels that share one set of offsets."""
     modulated: bool = False
-    """Learn a weight for every sampling point as well (deformable convolution v2)."""
+    """Learn a weight for every sampling location as well (deformable convolution v2)."""
 
 
 @dataclass
@@ -160,7 +160,7 @@ class OptimConfig:
     lr: float = 0.05
     """Base learning rate at the stated effective batch."""
     momentum: float = 0.9
-    """Share of the last step kept in the next (sgd; adamw's first beta)."""
+    """Fraction of the last step kept in the next (sgd; adamw's first beta)."""
     weight_decay: float = 5e-4
     """On weights alone: biases and norms get none."""
     offset_lr_scale: float = 1.0
@@ -180,7 +180,7 @@ class OptimConfig:
     warmup: int = 0
     """Steps of linear warm-up."""
     label_smoothing: float = 0.0
-    """classification: share of a label's weight that is spread over all classes."""
+    """classification: fraction of a label's weight that is spread over all classes."""
     ema: float | None = None
     """Decay a step of a running average of the weights, which is what is scored and kept; null averages none."""
     clip_norm: float | None = None
@@ -206,10 +206,10 @@ class TestConfig:
     max_detections: int = 300
     """detection: of an image; COCO: 100."""
     rotation: float = 0.0
-    """classification: degrees that the network's input is turned by about its centre, counter-clockwise; the corners
+    """classification: degrees that the network's input is rotated by about its centre, counter-clockwise; the corners
     that this lays bare are black for digits, and data.mean for photographs."""
     magnification: float = 1.0
-    """classification: factor that it is then magnified by about its centre; the rim that a factor below 1 lays bare is
+    """classification: factor that it is then scaled by about its centre; the rim that a factor below 1 lays bare is
     likewise filled."""
     pictures: int = 4
     """How many test images are drawn into the run folder, with what they should be and what was found."""
@@ -222,37 +222,37 @@ class TrainerConfig:
     accelerator: str = "auto"
     """auto | cpu | gpu."""
     devices: int | str = "auto"
-    """Processes on a machine, one GPU each; auto takes all GPUs, or one CPU process."""
+    """Ranks on a machine, one GPU each; auto takes all GPUs, or one CPU rank."""
     num_nodes: int = 1
     """Machines."""
     rendezvous_minutes: float = 30.0
-    """Minutes that a process waits for the others of its run to come, before it gives up."""
+    """Minutes that a rank waits for the others to join, before it gives up."""
     precision: str = "32-true"
     """As Lightning writes it: 32-true | 64-true | 16-mixed | bf16-mixed | 16-true | bf16-true."""
     max_steps: int | None = None
     """Steps of the optimizer."""
     max_epochs: int | None = None
-    """Passes over the training split; an experiment states one of the two, and with both the first reached ends it."""
+    """Epochs of training; an experiment states max_steps, max_epochs or both, and the first reached ends it."""
     val_every: int = 1
-    """Passes over the training split between two scores of the validation split."""
+    """Epochs between two scores of the validation split."""
     checkpoint_every: float = 10.0
-    """Minutes between two checkpoints within a pass; each pass ends with one as well."""
+    """Minutes between two checkpoints within an epoch; each epoch ends with one as well."""
     offset_limit: float | None = None
     """A training stops where the mean length of a deformable convolution's offsets grows beyond this, pixels of its
     map; null is ten times the map's longer side."""
     effective_batch: int | None = None
-    """Images a step over all processes; null is batch_size on every process."""
+    """Images of a step over all ranks; null is batch_size on every rank."""
     deterministic: bool = False
     """Bitwise the same weights twice."""
     threads: int | None = None
-    """CPU threads a process computes with; null is torch's own choice."""
+    """CPU threads a rank computes with; null is torch's own choice."""
     progress: bool = True
     """Show a progress bar where there is a terminal."""
 
 
 @dataclass
 class LoggerConfig:
-    """Where figures go beside the run folder's metrics.csv."""
+    """Where metrics go in addition to the run folder's metrics.csv."""
 
     wandb: bool = True
     """Mirror to Weights & Biases: offline unless WANDB_MODE says otherwise."""

@@ -1,4 +1,4 @@
-"""Score files of anyone's predictions: label images by mIoU, boxes by VOC's or COCO's rules."""
+"""Scores files of anyone's predictions: label images by mIoU, boxes by VOC's or COCO's rules."""
 
 from __future__ import annotations
 
@@ -9,7 +9,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from dcnlab.config.schema import choose
+from dcnlab.config.names import PROTOCOLS
+from dcnlab.config.validation import choose
 from dcnlab.io import json_file
 from dcnlab.io.errors import ConfigError
 from dcnlab.io.folders import files_below
@@ -17,7 +18,6 @@ from dcnlab.io.text import markdown, nearest, visible
 
 FORMATS = ("text", "markdown", "json")
 PICTURES = (".png", ".pdf", ".svg")
-PROTOCOLS = ("coco", "voc07", "voc")
 _NAMED = 20
 """Classes that the means leave out and that are named; of more there is the number alone."""
 IOUS = (0.5, 0.7, 0.75)

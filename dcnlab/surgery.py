@@ -5,7 +5,6 @@ And dilated, or active, or their input transformed: what the paper compares with
 
 from __future__ import annotations
 
-import difflib
 import warnings
 from collections import OrderedDict
 from collections.abc import Callable, Iterable
@@ -14,6 +13,7 @@ from typing import TypeVar
 
 from torch import Tensor, nn
 
+from dcnlab.io.text import closest
 from dcnlab.nn import ActiveConv2d, DeformConv2d, SpatialTransformer, trial_pass
 from dcnlab.nn.offset_branch import OffsetBranch
 
@@ -232,7 +232,7 @@ def _select(model: nn.Module, layers: int | str | Iterable[str], convs: dict[str
 
 def _nearest(pattern: str, names: Iterable[str]) -> str:
     known = list(names)
-    near = difflib.get_close_matches(pattern, known, n=3, cutoff=0.0)
+    near = closest(pattern, known, count=3, cutoff=0)
     return f"; nearest: {', '.join(near)}" if near else "; the model has none"
 
 

@@ -54,7 +54,7 @@ def fill(page: Path, check: bool = False, only: str = "") -> bool:
         check: leave the page as it is.
         only: how the commands begin that are run; the others' blocks stay.
     """
-    from dcnlab.training.run_folder import write_whole
+    from dcnlab.io.atomic import write_whole
 
     def filled(found: re.Match[str]) -> str:
         asked = found["command"].startswith(only)

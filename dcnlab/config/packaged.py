@@ -1,4 +1,4 @@
-"""Where the folders that are not Python lie: beside `dcnlab/` in a checkout, inside the package in a wheel."""
+"""Finds the packaged experiments and sweeps: next to `dcnlab/` in a checkout, inside the package in a wheel."""
 
 from __future__ import annotations
 

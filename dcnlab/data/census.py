@@ -1,4 +1,4 @@
-"""Which classes occur in the labels of a split: counted when a run starts, and what is said of those that do not."""
+"""Counts the classes in a split's labels when a run starts, and reports those that are absent."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Any folder of images and label PNGs and lists: root/SPLIT.txt, a line an image, `image label`, paths inside root."""
+"""Lists of images and labels: root/SPLIT.txt, a line `image label` for each image, paths inside root."""
 
 from __future__ import annotations
 
@@ -14,12 +14,11 @@ from dcnlab.data.labels import (
     ignored_value,
     lookup_of,
     names_of,
-    nearest,
 )
 from dcnlab.io.errors import DataError
 from dcnlab.io.files import read_bytes
 from dcnlab.io.paths import inside
-from dcnlab.io.text import one_line, shown
+from dcnlab.io.text import nearest_and_all, one_line, shown
 
 CLASSES_FILE = "classes.txt"
 
@@ -40,9 +39,9 @@ def imagelist_pairs(
     Args:
         root: folder of the lists; the paths in them are relative to it and stay inside.
         splits: names of the lists without their ending, one or several.
-        classes: class names in the order of the label values from 0 up, the ignored value left out; null reads
+        classes: class names in the order of the label values from 0 up, the ignored value left out; None reads
             root/classes.txt, a line a class: its name, or its value and its name.
-        ignore: label value of pixels to leave out; null is 255.
+        ignore: label value of pixels to leave out; None is 255.
 
     Raises:
         DataError: a list, a file or the classes are missing or not right; one line that names them.
@@ -72,7 +71,7 @@ def find_list(folder: Path, split: str, root: Path) -> Path:
     path = folder / f"{split}.txt"
     found = sorted(entry.stem for entry in folder.glob("*.txt") if entry.name not in (CLASSES_FILE, "README.txt"))
     if split not in found:
-        raise DataError(f"data.root {root} has no split {split!r} ({path} is missing); {nearest(split, found)}")
+        raise DataError(f"data.root {root} has no split {split!r} ({path} is missing); {nearest_and_all(split, found)}")
     return path
 
 

@@ -1,11 +1,10 @@
-"""Images and their labels: which files belong together, which label value means which class, how they are read."""
+"""Labels of segmentation: their files, the class of each value, and how the values are read."""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from difflib import get_close_matches
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +13,7 @@ from numpy.typing import NDArray
 from dcnlab.io.errors import DataError
 from dcnlab.io.files import open_regular
 from dcnlab.io.image_file import decode, opened
+from dcnlab.io.text import nearest_and_all
 
 IGNORE = 255
 """Label of pixels that neither train nor score, whatever value the files use."""
@@ -96,7 +96,7 @@ def check_classes(classes: Sequence[str], field_name: str = "data.classes") -> l
 
 
 def choose_classes(chosen: Sequence[str] | None, own: Sequence[str], data_set: str) -> dict[str, int]:
-    """Number the chosen classes of a data set that has its own; null chooses all.
+    """Number the chosen classes of a data set that has its own; None chooses all.
 
     Returns:
         Label of each chosen name, in the order chosen.
@@ -107,15 +107,10 @@ def choose_classes(chosen: Sequence[str] | None, own: Sequence[str], data_set: s
     names = check_classes(own if chosen is None else chosen)
     for name in names:
         if name not in own:
-            raise DataError(f"data.classes names {name!r}, which {data_set} does not have; {nearest(name, own)}")
+            raise DataError(
+                f"data.classes names {name!r}, which {data_set} does not have; {nearest_and_all(name, own)}"
+            )
     return {name: label for label, name in enumerate(names)}
-
-
-def nearest(word: str, known: Iterable[str]) -> str:
-    """Say which known name is nearest and which there are."""
-    known = sorted(known)
-    near = get_close_matches(word, known, 1, 0.4)
-    return (f"nearest is {near[0]!r}; " if near else "") + f"there are {', '.join(known) or 'none'}"
 
 
 def names_of(splits: str | Sequence[str]) -> list[str]:
@@ -130,7 +125,7 @@ def names_of(splits: str | Sequence[str]) -> list[str]:
 
 
 def ignored_value(ignore: int | None, own: int = IGNORE) -> int:
-    """Check the label value to leave out; null is the data set's own.
+    """Check the label value to leave out; None is the data set's own.
 
     Raises:
         DataError: it is no value that a label file can hold; one line.

@@ -1,4 +1,4 @@
-"""The list of a split's images in short: its length and a hash, to tell whether a data set has changed."""
+"""Length and hash of a split's list of images, by which a changed data set is noticed."""
 
 from __future__ import annotations
 

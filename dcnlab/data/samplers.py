@@ -1,4 +1,4 @@
-"""Which images a rank loads, in training and in evaluation, on one rank or many."""
+"""Samplers: which images a rank loads, in training and in evaluation."""
 
 from __future__ import annotations
 

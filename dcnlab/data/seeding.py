@@ -1,4 +1,4 @@
-"""Random numbers of an image's own, whatever the worker, the batch or other random numbers drawn."""
+"""Seeds of an image's random numbers, independent of the worker, the batch and other draws."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""VOC's lists of images: a name in each line, or, in the list of one class, a name and whether the class is there."""
+"""VOC's lists of images: a name in each line; in the list of a class, also whether the class is present."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How many loader processes a rank starts: no more than the CPUs and the shared memory can serve."""
+"""Number of loader processes of a rank, limited to what the CPUs and the shared memory can serve."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The one place that opens files to read: regular files only, never more of them than a limit."""
+"""Opens files to read: regular files only, up to a limit of bytes. No other module opens them."""
 
 from __future__ import annotations
 

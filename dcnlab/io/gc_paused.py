@@ -1,4 +1,4 @@
-"""Python's garbage collector, held off."""
+"""Pauses Python's garbage collector."""
 
 from __future__ import annotations
 

@@ -9,6 +9,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from dcnlab.io.text import nearest
+
 LONGEST = 1024
 """Characters of an id that is text."""
 
@@ -37,6 +39,24 @@ def alike(ids: Iterable[Any]) -> tuple[Any, Any] | None:
         if text in seen:
             return seen[text], value
         seen[text] = value
+    return None
+
+
+def nearest_id(value: object, known: Iterable[Any]) -> Any:
+    """The known id that a wrong one may stand for; None where none is similar.
+
+    It is the same id of another type, else the nearest number of a number, or the most similar text of a text.
+    """
+    if not isinstance(value, str | int | float):
+        return None
+    known = list(known)
+    same = [other for other in known if str(other) == str(value)]
+    if same:
+        return same[0]
+    if isinstance(value, str):
+        return nearest(value, [other for other in known if isinstance(other, str)])
+    if type(value) is int:
+        return min((other for other in known if not isinstance(other, str)), key=lambda n: abs(n - value), default=None)
     return None
 
 

@@ -1,4 +1,4 @@
-"""Image files that nobody vouches for: of known formats, of a size that is known before a pixel is decoded."""
+"""Reads untrusted image files: known formats only, their size checked before a pixel is decoded."""
 
 from __future__ import annotations
 

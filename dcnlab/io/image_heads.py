@@ -1,4 +1,4 @@
-"""Heads of image files that would keep their decoders busy without end, found before these begin."""
+"""Checks the heads of image files for what would keep their decoders busy without end."""
 
 from __future__ import annotations
 

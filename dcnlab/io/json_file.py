@@ -1,4 +1,4 @@
-"""JSON that others wrote: bounded in size, every key once."""
+"""Reads untrusted JSON: limited in size, every key once."""
 
 from __future__ import annotations
 

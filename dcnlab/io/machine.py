@@ -1,4 +1,4 @@
-"""What this machine lets a process use."""
+"""Number of CPU cores that this process may use."""
 
 from __future__ import annotations
 

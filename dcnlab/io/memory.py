@@ -1,4 +1,4 @@
-"""Memory that does not suffice, said in one line that names the file."""
+"""Errors of too little memory, as one line that names the file."""
 
 from __future__ import annotations
 
@@ -8,20 +8,20 @@ from pathlib import Path
 
 from dcnlab.io.errors import DataError
 
-_SAID = ("can't allocate memory", "out of memory")
-"""What torch says, which has no error of one type for it."""
+_MESSAGES = ("can't allocate memory", "out of memory")
+"""In torch's errors, which have no common type."""
 
 
 def is_out(error: BaseException) -> bool:
     """Whether an error means that there is not enough memory, of the machine or of a GPU."""
     if isinstance(error, MemoryError):
         return True
-    return isinstance(error, RuntimeError) and any(said in str(error) for said in _SAID)
+    return isinstance(error, RuntimeError) and any(message in str(error) for message in _MESSAGES)
 
 
 @contextlib.contextmanager
 def enough_memory(path: str | Path) -> Iterator[None]:
-    """Say of which file it is that the memory does not suffice.
+    """Turn errors of too little memory into one that names the file.
 
     Raises:
         DataError: it does not; one line that names the file.

@@ -1,4 +1,4 @@
-"""EXIF orientation: whether an image is turned as its file says, and one warning where nothing decides it."""
+"""EXIF orientation: decides whether an image is rotated as its file says; warns once where nothing decides it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Names that come from files: kept inside their folder, and shown on one line."""
+"""Checks file names that come from files: relative, inside their folder, printable."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Text that others wrote, made safe to print: names are data, whatever characters they hold."""
+"""Text of errors and tables: made safe to print, shortened, with the nearest known name."""
 
 from __future__ import annotations
 
@@ -35,11 +35,11 @@ def visible(text: object, keep: str = "") -> str:
     text = text if isinstance(text, str) else str(text)
     if text.isascii() and text.isprintable():
         return text
-    return "".join(sign if sign in keep else _shown(sign) for sign in text)
+    return "".join(sign if sign in keep else _escaped(sign) for sign in text)
 
 
 @cache
-def _shown(sign: str) -> str:
+def _escaped(sign: str) -> str:
     unsafe = unicodedata.category(sign) in ("Cc", "Cf", "Cs", "Zl", "Zp") and sign not in _JOINERS
     if not unsafe:
         return sign
@@ -95,10 +95,28 @@ def check_encodable(name: str, source: str) -> None:
         raise DataError(f"{source} {visible(name)} is not UTF-8; rename it") from error
 
 
+def closest(word: str, known: Iterable[str], count: int = 1, cutoff: float = 0.6) -> list[str]:
+    """The known names most like `word`, the most similar first.
+
+    Args:
+        word: that is not known.
+        known: to choose from.
+        count: of names, at most.
+        cutoff: similarity, 0 to 1, that a name must have; 0 takes any.
+    """
+    return difflib.get_close_matches(str(word), list(known), n=count, cutoff=cutoff)
+
+
 def nearest(word: str, known: Iterable[str]) -> str | None:
-    """The known name most like `word`, or None where none is like it at all."""
-    found = difflib.get_close_matches(str(word), list(known), n=1, cutoff=0.6)
-    return found[0] if found else None
+    """The known name most like `word`; None where none is similar."""
+    return next(iter(closest(word, known)), None)
+
+
+def nearest_and_all(word: str, known: Iterable[str]) -> str:
+    """The end of an error about an unknown name: the nearest one, and all that are known."""
+    names = sorted(known)
+    near = closest(word, names, cutoff=0.4)
+    return (f"nearest is {near[0]!r}; " if near else "") + f"there are {', '.join(names) or 'none'}"
 
 
 def shown(value: object) -> str:

@@ -1,4 +1,4 @@
-"""Files of tensors that others wrote, read without running code from them."""
+"""Reads untrusted files of tensors without running code from them."""
 
 from __future__ import annotations
 

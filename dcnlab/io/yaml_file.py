@@ -1,4 +1,4 @@
-"""YAML that others wrote: through the safe loader, its size and depth known before anything is built of it."""
+"""Reads untrusted YAML through the safe loader, its size and depth checked first."""
 
 from __future__ import annotations
 

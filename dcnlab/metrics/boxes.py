@@ -1,8 +1,7 @@
-"""Boxes to be scored, as flat arrays: of the ground truth and of a detector, both from COCO's form."""
+"""Boxes to be scored, in flat arrays: ground truth and detections, both read from COCO's form."""
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -10,7 +9,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from dcnlab.io.ids import alike, is_id
+from dcnlab.io.ids import alike, is_id, nearest_id
+from dcnlab.io.text import shown
 
 
 @dataclass(frozen=True)
@@ -141,7 +141,7 @@ def _positions(ids: Sequence[Any], kind: str) -> dict[Any, int]:
     found: dict[Any, int] = {}
     for at, name in enumerate(ids):
         if not isinstance(name, str) and not is_id(name):
-            raise ValueError(f"{kind} {at}, counted from 0, has the id {_shown(name)}; it must be a number or text")
+            raise ValueError(f"{kind} {at}, counted from 0, has the id {shown(name)}; it must be a number or text")
         if name in found:
             raise ValueError(f"{kind} {name!r} is there twice; each must be there once")
         found[name] = at
@@ -205,20 +205,22 @@ def _wrong(
     """Say what is wrong with an entry; None where nothing is."""
     needed = ["image_id", class_key, "bbox", *([number] if default is None else [])]
     if not isinstance(entry, Mapping):
-        return f"is {_shown(entry)}; it must be an object with {', '.join(needed)}"
+        return f"is {shown(entry)}; it must be an object with {', '.join(needed)}"
     for key in needed:
         if key not in entry:
             return f"has no {key}; it has {', '.join(map(str, entry)) or 'nothing'}"
     for key, known in (("image_id", image_of), (class_key, class_of)):
         value = entry[key]
         if not isinstance(value, Hashable) or value not in known:
-            return f"has the {key} {_shown(value)}, which the annotations do not have{_nearest(value, known)}"
+            near = nearest_id(value, known)
+            hint = "" if near is None else f"; nearest: {shown(near)}"
+            return f"has the {key} {shown(value)}, which the annotations do not have{hint}"
     box, value = entry["bbox"], entry.get(number, default)
     if not isinstance(box, Sequence | np.ndarray) or len(box) != 4 or not all(map(_is_number, box)):
-        return f"has the bbox {_shown(box)}; it must be x, y, width, height: four finite numbers"
+        return f"has the bbox {shown(box)}; it must be x, y, width, height: four finite numbers"
     if box[2] < 0 or box[3] < 0:
-        return f"has the bbox {_shown(box)}; width and height must not be negative (are they x2, y2?)"
-    return None if _is_number(value) else f"has the {number} {_shown(value)}; it must be a finite number"
+        return f"has the bbox {shown(box)}; width and height must not be negative (are they x2, y2?)"
+    return None if _is_number(value) else f"has the {number} {shown(value)}; it must be a finite number"
 
 
 def _is_number(value: Any) -> bool:
@@ -226,18 +228,3 @@ def _is_number(value: Any) -> bool:
         return _is_numeric(type(value)) and bool(np.isfinite(float(value)))
     except OverflowError:  # a whole number beyond all floats
         return False
-
-
-def _shown(value: object) -> str:
-    text = repr(value)
-    return text if len(text) <= 100 else f"{text[:97]}..."
-
-
-def _nearest(value: object, known: Mapping[Hashable, int]) -> str:
-    """A hint at the known id most like one that is not; nothing where none is like it."""
-    if type(value) is int:
-        numbers = [other for other in known if type(other) is int]
-        return f"; nearest: {min(numbers, key=lambda other: abs(other - value))}" if numbers else ""
-    names = [other for other in known if isinstance(other, str)]
-    found = difflib.get_close_matches(str(value), names, 1)
-    return f"; nearest: {found[0]!r}" if found else ""

@@ -1,4 +1,4 @@
-"""Mean intersection over union of a whole data set: one confusion matrix, summed over images and processes."""
+"""Mean intersection over union of a whole data set: one confusion matrix, summed over images and ranks."""
 
 from __future__ import annotations
 
@@ -103,11 +103,11 @@ class MeanIoU(Metric):
         return 100 * mean_iou(self.confusion, self.ignore)
 
     def per_class(self) -> Tensor:
-        """`iou_per_class` over all processes' pixels, (C,) percent; every process calls it."""
+        """`iou_per_class` over all ranks' pixels, (C,) percent; every process calls it."""
         return 100 * iou_per_class(self.total(), self.ignore)
 
     def accuracy(self) -> Tensor:
-        """Pixel accuracy over all processes' pixels, percent; every process calls it."""
+        """Pixel accuracy over all ranks' pixels, percent; every process calls it."""
         return 100 * pixel_accuracy(self.total())
 
     def total(self) -> Tensor:

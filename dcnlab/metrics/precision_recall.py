@@ -1,4 +1,4 @@
-"""The precision-recall picture: one panel, a curve a class."""
+"""Plot of precision over recall: one panel, a curve for each class."""
 
 from __future__ import annotations
 

@@ -10,7 +10,7 @@ from dcnlab.models.anchors import AnchorPredictions, RPNSettings
 from dcnlab.models.backbone import Backbone
 from dcnlab.models.detector import DetectionSettings
 from dcnlab.models.initialisation import init_new_layers
-from dcnlab.models.roi_pool import RoIPool
+from dcnlab.models.roi_pool import PlainRoIPool
 from dcnlab.models.roi_sampling import RoISampling
 from dcnlab.models.rpn import RPN
 from dcnlab.models.two_stage import Maps, TwoStageDetector
@@ -49,7 +49,7 @@ class FasterRCNN(TwoStageDetector):
         backbone: its res4 carries the RPN, its res5 the head.
         num_classes: C, without the background.
         deform_pooling: learn sampling locations from the plainly pooled features (:class:`dcnlab.nn.DeformRoIPool`; the
-            paper trains its `offset_fc` at 0.01 times the base rate), else by :class:`dcnlab.models.roi_pool.RoIPool`.
+            paper trains its `offset_fc` at 0.01 times the base rate), else by :class:`.PlainRoIPool`.
         channels: of the 1x1 convolution.
         fc_channels: of the fully connected layers.
         pooled_size: bins along each side of a box.
@@ -76,7 +76,7 @@ class FasterRCNN(TwoStageDetector):
         self.backbone = backbone
         self.reduce = nn.Conv2d(in_channels["res5"], channels, 1)
         scale = 1 / strides["res5"]
-        self.pool = DeformRoIPool(channels, pooled_size, scale) if deform_pooling else RoIPool(pooled_size, scale)
+        self.pool = DeformRoIPool(channels, pooled_size, scale) if deform_pooling else PlainRoIPool(pooled_size, scale)
         self.head = TwoFCHead(channels * pooled_size**2, num_classes, fc_channels)
         init_new_layers(self.reduce)
 

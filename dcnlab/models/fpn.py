@@ -16,7 +16,7 @@ from dcnlab.models.backbone import STAGES, Backbone
 from dcnlab.models.detector import DetectionSettings
 from dcnlab.models.faster_rcnn import TwoFCHead
 from dcnlab.models.initialisation import init_new_layers
-from dcnlab.models.roi_pool import RoIPool
+from dcnlab.models.roi_pool import PlainRoIPool
 from dcnlab.models.roi_sampling import RoISampling
 from dcnlab.models.rpn import RPN
 from dcnlab.models.two_stage import Maps, TwoStageDetector
@@ -46,7 +46,7 @@ class PyramidRoIPool(nn.Module):
             )
         self.level_of = LevelMapper(first, first + len(strides) - 1)
         self.levels = nn.ModuleList(
-            DeformRoIPool(channels, output_size, 1 / stride) if deformable else RoIPool(output_size, 1 / stride)
+            DeformRoIPool(channels, output_size, 1 / stride) if deformable else PlainRoIPool(output_size, 1 / stride)
             for stride in strides
         )
 

@@ -12,7 +12,7 @@ from dcnlab.models.anchors import AnchorPredictions, RPNSettings
 from dcnlab.models.backbone import Backbone
 from dcnlab.models.detector import DetectionSettings
 from dcnlab.models.initialisation import init_new_layers
-from dcnlab.models.roi_pool import RoIPool
+from dcnlab.models.roi_pool import PlainRoIPool
 from dcnlab.models.roi_sampling import RoISampling
 from dcnlab.models.rpn import RPN
 from dcnlab.models.two_stage import Maps, TwoStageDetector
@@ -33,7 +33,7 @@ class RFCN(TwoStageDetector):
     Args:
         backbone: its res4 carries the RPN, its res5 the head.
         num_classes: C, without the background.
-        deform_pooling: pool by :class:`dcnlab.nn.DeformPSRoIPool`, else by :class:`dcnlab.models.roi_pool.RoIPool`.
+        deform_pooling: pool by :class:`dcnlab.nn.DeformPSRoIPool`, else by :class:`.PlainRoIPool`.
         ohem: draw no sample of RoIs, but train with the hardest `sampling.rois` of all (the authors' code does).
         channels: of the 1x1 convolution `reduce`, which the authors' code trains at 3 times the base rate.
         pooled_size: k, bins along each side of a box.
@@ -68,8 +68,8 @@ class RFCN(TwoStageDetector):
         self.score_maps = nn.Conv2d(channels, pooled_size**2 * (num_classes + 1), 1)
         self.box_maps = nn.Conv2d(channels, pooled_size**2 * 4 * BOXES, 1)
         scale = 1 / strides["res5"]
-        self.score_pool: nn.Module = RoIPool(pooled_size, scale, pooled_size)
-        self.box_pool: nn.Module = RoIPool(pooled_size, scale, pooled_size)
+        self.score_pool: nn.Module = PlainRoIPool(pooled_size, scale, pooled_size)
+        self.box_pool: nn.Module = PlainRoIPool(pooled_size, scale, pooled_size)
         if deform_pooling:
             self.score_pool = DeformPSRoIPool(channels, num_classes + 1, pooled_size, scale)
             self.box_pool = DeformPSRoIPool(channels, 1, pooled_size, scale)

@@ -1,4 +1,4 @@
-"""RoI pooling without offsets, the plain baseline of the deformable poolings."""
+"""PlainRoIPool: the average pooling of deformable RoI pooling, without its offsets."""
 
 from __future__ import annotations
 
@@ -9,11 +9,12 @@ from torch import Tensor, nn
 from dcnlab.ops import deform_ps_roi_pool
 
 
-class RoIPool(nn.Module):
-    """Average pooling of boxes by the deformable poolings' own rule, every bin in its place.
+class PlainRoIPool(nn.Module):
+    """Average each bin of a box as deformable RoI pooling does, with all offsets zero.
 
-    A detector with it computes what its deformable twin computes before that has learned an offset. The authors' plain
-    networks pool otherwise: Faster R-CNN takes the maximum, R-FCN the mean over whole pixels.
+    A detector with it computes what its deformable counterpart computes before it has learned an offset. It is not
+    torchvision's `RoIPool`, which takes the maximum. The authors' plain networks differ from it too: Faster R-CNN takes
+    the maximum of a bin, R-FCN the mean over whole pixels.
 
     Args:
         output_size: bins along each side of a box.

@@ -15,8 +15,10 @@ from pytorch_lightning.callbacks import EMAWeightAveraging
 from pytorch_lightning.strategies import DDPStrategy
 from pytorch_lightning.utilities.exceptions import MisconfigurationException
 
-from dcnlab.config import experiment_file
+from dcnlab.config import identity
+from dcnlab.config.names import DATA_SETS, NETWORKS
 from dcnlab.config.schema import Config, DataConfig, TrainerConfig
+from dcnlab.config.validation import check_paths
 from dcnlab.io.errors import ConfigError, DataError
 from dcnlab.io.text import one_line
 from dcnlab.training import environment
@@ -25,7 +27,8 @@ from dcnlab.training.callbacks.divergence import Watch
 from dcnlab.training.callbacks.watchdog import Watchdog
 from dcnlab.training.checkpoint_file import Saving, WholeFiles
 from dcnlab.training.distributed import slurm_requeue
-from dcnlab.training.distributed.failures import Peers, watch_rendezvous
+from dcnlab.training.distributed.failures import FailurePropagation
+from dcnlab.training.distributed.rendezvous import watch_rendezvous
 from dcnlab.training.loggers import console
 from dcnlab.training.run_folder import CHECKPOINT
 
@@ -44,7 +47,7 @@ class Parts:
     trainer: pl.Trainer
     cost: Cost
     saving: Saving
-    peers: Peers
+    failures: FailurePropagation
 
 
 def build(config: Config, folder: Path, trains: bool = True, alone: bool = False) -> Parts:
@@ -59,7 +62,7 @@ def build(config: Config, folder: Path, trains: bool = True, alone: bool = False
     Raises:
         ConfigError: the data, the weights or the device are not there or do not fit.
     """
-    experiment_file.check_paths(config)
+    check_paths(config)
     if config.logger.wandb:
         console.wandb_mode()
     console.quiet()
@@ -67,18 +70,16 @@ def build(config: Config, folder: Path, trains: bool = True, alone: bool = False
         torch.set_num_threads(config.trainer.threads)
     processes = _check_devices(config.trainer, alone)
     pl.seed_everything(config.seed, workers=True, verbose=False)
-    peers, cost, watch = Peers(), Cost(), Watch(config.trainer.offset_limit, config.logger.every)
-    saving = Saving(
-        folder / CHECKPOINT, experiment_file.settings(config), config.trainer.checkpoint_every, check=watch.check
-    )
+    failures, cost, watch = FailurePropagation(), Cost(), Watch(config.trainer.offset_limit, config.logger.every)
+    saving = Saving(folder / CHECKPOINT, identity.settings(config), config.trainer.checkpoint_every, check=watch.check)
     try:
         data = data_module(config)
         task = network_of(config, data.classes)
         _check_kernels(config.trainer, task)
         if trains:
             _check_norms(config, data, task, processes)
-        trainer = _trainer(config, folder, [peers, cost, watch, saving, Watchdog()], data.val is not None, alone)
-        return Parts(config, data, task, trainer, cost, saving, peers)
+        trainer = _trainer(config, folder, [failures, cost, watch, saving, Watchdog()], data.val is not None, alone)
+        return Parts(config, data, task, trainer, cost, saving, failures)
     except (DataError, OSError) as error:
         raise ConfigError(one_line(error)) from error
     except (MemoryError, RuntimeError) as error:
@@ -119,9 +120,9 @@ def _check_kernels(run: TrainerConfig, task: pl.LightningModule) -> None:
         ConfigError: they cannot, for want of CuPy or on AMD's GPUs; says what to do.
     """
     from dcnlab import nn
-    from dcnlab.models.roi_pool import RoIPool
+    from dcnlab.models.roi_pool import PlainRoIPool
 
-    layers = (nn.ActiveConv2d, nn.DeformConv2d, nn.DeformPSRoIPool, nn.DeformRoIPool, RoIPool)
+    layers = (nn.ActiveConv2d, nn.DeformConv2d, nn.DeformPSRoIPool, nn.DeformRoIPool, PlainRoIPool)
     if run.accelerator == "cpu" or not torch.cuda.device_count():
         return
     if not any(isinstance(module, layers) for module in task.modules()):
@@ -166,8 +167,8 @@ def _check_norms(config: Config, data: Any, task: Any, processes: int) -> None:
 
 def data_module(config: Config) -> Any:
     """The three splits that `config.data` names, as the task takes them."""
+    from dcnlab.data.classification.data_module import ImageFolderDataModule
     from dcnlab.data.detection.data_module import DetectionDataModule
-    from dcnlab.data.module import ImageFolderDataModule
     from dcnlab.data.segmentation.data_module import SegmentationDataModule
 
     data = config.data
@@ -180,7 +181,7 @@ def data_module(config: Config) -> Any:
         "workers": data.workers,
         "seed": config.seed,
     }
-    if data.name in ("digits", "imagefolder"):
+    if DATA_SETS[data.name].is_square:
         for key, split in (("train", data.train), ("val", data.val), ("test", data.test)):
             if isinstance(split, list):
                 raise ConfigError(f"data.{key} is {split}; {data.name} takes the name of one split")
@@ -218,8 +219,8 @@ def data_module(config: Config) -> Any:
 
 
 def _digits(data: DataConfig, task: str, common: dict[str, Any]) -> Any:
+    from dcnlab.data.digits.data_module import DigitsDataModule
     from dcnlab.data.digits.rendering import Geometry
-    from dcnlab.data.module import DigitsDataModule
 
     geometry = Geometry(data.image_size, data.rotation, data.scale, data.shear, data.warp, data.clutter)
     lengths: dict[str, Any] = {"train_length": data.train_length, "test_length": data.test_length}
@@ -267,7 +268,7 @@ def task_module(config: Config, classes: list[str]) -> pl.LightningModule:
     features = backbone(
         feet.name,
         feet.weights,
-        output_stride=32 if model.name == "faster_rcnn_fpn" else 16,
+        output_stride=NETWORKS[model.name].output_stride,
         stride_on_1x1=feet.stride_on_1x1,
         freeze_norm=feet.freeze_norm,
         freeze_at=feet.freeze_at,
@@ -277,7 +278,7 @@ def task_module(config: Config, classes: list[str]) -> pl.LightningModule:
     if config.task == "segmentation":
         deeplab = DeepLab(features, len(classes), model.head_channels or 1024)
         return Segmentation(deeplab, classes, config.optim, config.test, mean, std)
-    protocol = data.protocol or {"coco": "coco", "voc": "voc07", "digits": "voc"}[data.name]
+    protocol = data.protocol or DATA_SETS[data.name].protocol
     return Detection(
         _detector(config, features, len(classes)),
         classes,
@@ -303,7 +304,7 @@ def _detector(config: Config, features: Backbone, classes: int) -> Detector:
     model, rpn, test = config.model, config.model.rpn, config.test
     common: dict[str, Any] = {
         "rpn": RPNSettings(
-            scales=tuple(rpn.scales or ((8,) if model.name == "faster_rcnn_fpn" else (8, 16, 32))),
+            scales=tuple(rpn.scales or NETWORKS[model.name].anchor_scales),
             ratios=tuple(rpn.ratios),
             hidden_channels=rpn.hidden_channels,
             sampled=rpn.sampled,
@@ -350,7 +351,7 @@ def _trainer(
             accelerator=run.accelerator,
             devices=run.devices,
             num_nodes=run.num_nodes,
-            precision=run.precision,  # type: ignore[arg-type]  # checked against config.PRECISIONS
+            precision=run.precision,  # type: ignore[arg-type]  # checked against validation.PRECISIONS
             max_steps=run.max_steps or -1,
             max_epochs=run.max_epochs or -1,
             gradient_clip_val=config.optim.clip_norm,

@@ -15,18 +15,21 @@ from typing import Any
 
 import pytorch_lightning as pl
 import torch
-import torch.distributed as dist
 from lightning_fabric.plugins.io.torch_io import TorchCheckpointIO
 from pytorch_lightning.callbacks import Checkpoint
 
-from dcnlab.config import experiment_file
+from dcnlab.config import identity
+from dcnlab.config.keys import flatten
 from dcnlab.config.schema import Config
 from dcnlab.data.listing import listing
 from dcnlab.io import torch_file
+from dcnlab.io.atomic import write_whole
 from dcnlab.io.errors import ConfigError
 from dcnlab.io.text import one_line, shown
-from dcnlab.training import environment, run_folder
-from dcnlab.training.loggers import console
+from dcnlab.training import environment
+from dcnlab.training.distributed.collectives import true_on_any_rank, waits_for_gpu
+from dcnlab.training.distributed.rank import is_rank_0
+from dcnlab.training.outcome import TimeLimit
 from dcnlab.training.run_folder import CHECKPOINT, PREVIOUS
 
 _MAY_DIFFER = (
@@ -45,10 +48,6 @@ MAY_CHANGE = (
 """Beginnings of keys that `dcnlab resume` takes."""
 ASKED_EVERY = 10
 """Steps between two times that several GPUs agree on whether to save: each time is a wait for them."""
-
-
-class TimeLimit(BaseException):
-    """The time limit is near: what was learnt is saved, and the training is to end."""
 
 
 class Damaged(ConfigError):
@@ -77,7 +76,7 @@ class WholeFiles(TorchCheckpointIO):
         path = Path(path)
         path.parent.mkdir(parents=True, exist_ok=True)
         self._keep(path)
-        run_folder.write_whole(path, buffer.getbuffer())
+        write_whole(path, buffer.getbuffer())
         self._written = path
 
     def _keep(self, path: Path) -> None:
@@ -151,10 +150,10 @@ class Saving(Checkpoint):
         if trainer.global_step == self._seen:  # within a step of several batches
             return
         self._seen = trainer.global_step
-        if waits_to_ask(trainer) and (self._seen - self._began) % ASKED_EVERY:
+        if waits_for_gpu(trainer) and (self._seen - self._began) % ASKED_EVERY:
             return
         due = time.monotonic() - self._when >= 60 * self.minutes
-        due, limit = in_any_process(trainer, due, self.limit_is_near)
+        due, limit = true_on_any_rank(trainer, due, self.limit_is_near)
         if (due or limit) and trainer.global_step > self._saved:
             progress = trainer.fit_loop.epoch_loop.batch_progress
             ready, last = (progress.total.ready, progress.current.ready), progress.is_last_batch
@@ -225,29 +224,6 @@ def _set_rates(trainer: pl.Trainer) -> None:
             group["lr"] = rate * factor(schedule.last_epoch)
 
 
-def waits_to_ask(trainer: pl.Trainer) -> bool:
-    """Whether `in_any_process` waits for a GPU."""
-    return trainer.world_size > 1 and trainer.strategy.root_device.type != "cpu"
-
-
-def in_any_process(trainer: pl.Trainer, *flags: bool) -> list[bool]:
-    """Which of the flags are set in any process; to be called by all of them."""
-    if trainer.world_size == 1 or not dist.is_initialized():
-        return list(flags)
-    numbers = torch.tensor(flags, dtype=torch.int32, device=trainer.strategy.root_device)
-    dist.all_reduce(numbers, dist.ReduceOp.MAX)
-    return [bool(number) for number in numbers.tolist()]
-
-
-def from_all_processes(trainer: pl.Trainer, text: str | None) -> list[str | None]:
-    """What each process has to say; to be called by all of them."""
-    if trainer.world_size == 1 or not dist.is_initialized():
-        return [text]
-    texts: list[str | None] = [None] * trainer.world_size
-    dist.all_gather_object(texts, text)
-    return texts
-
-
 def paths_in(folder: Path) -> list[Path]:
     """The checkpoints of a run folder, the newest first: two, one or none."""
     return [folder / name for name in (CHECKPOINT, PREVIOUS) if (folder / name).is_file()]
@@ -268,7 +244,7 @@ def newest(folder: Path) -> tuple[Path, dict[str, Any]]:
         except Damaged as error:
             if path == paths[-1]:
                 raise
-            if console.is_first_process():
+            if is_rank_0():
                 text = f"{path} is damaged ({error.reason}); taking the one before it, {paths[-1].name}"
                 logging.getLogger("dcnlab").warning(text)
         else:
@@ -502,7 +478,7 @@ def check_changes(before: Config, after: Config, folder: Path) -> dict[str, Any]
     Raises:
         ConfigError: names a key whose change would make it another run.
     """
-    old, new = (dict(experiment_file.flatten(asdict(config))) for config in (before, after))
+    old, new = (dict(flatten(asdict(config))) for config in (before, after))
     changed = {key: value for key, value in new.items() if key not in old or old[key] != value}
     # A sweep's record of its parameters is no key of the command line.
     words = " ".join(shlex.quote(f"{key}={value}") for key, value in changed.items() if not key.startswith("sweep."))
@@ -542,10 +518,10 @@ def check_fits(kept: dict[str, Any], config: Config, processes: int, checkpoint:
         ConfigError: another training made it; names the first key that differs.
     """
     about = kept["dcnlab"]
-    theirs, ours = experiment_file.changed(about["settings"]), experiment_file.changed(experiment_file.settings(config))
+    theirs, ours = identity.changed(about["settings"]), identity.changed(identity.settings(config))
     for key in {**theirs, **ours}:
         if not key.startswith(_MAY_DIFFER) and theirs.get(key) != ours.get(key):
-            defaults = experiment_file.settings(Config())
+            defaults = identity.settings(Config())
             was, now = (found.get(key, defaults.get(key)) for found in (theirs, ours))
             raise ConfigError(
                 f"{checkpoint} was trained with {key} {was!r}, which is {now!r} now; put it back, or begin a new run"

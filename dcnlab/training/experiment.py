@@ -9,27 +9,28 @@ import logging
 import math
 import os
 import shlex
-import signal
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
-from dcnlab.config import experiment_file
+from dcnlab.config import identity
+from dcnlab.config.keys import flatten
+from dcnlab.config.load import load_run, to_yaml
+from dcnlab.config.overrides import parse_override
 from dcnlab.config.schema import Config
 from dcnlab.data import census
+from dcnlab.io.atomic import write_whole
 from dcnlab.io.errors import ConfigError, DataError
-from dcnlab.io.text import one_line
 from dcnlab.training import checkpoint_file, environment, run_folder
 from dcnlab.training.assembly import Parts, build
 from dcnlab.training.callbacks.cost import macs, parameters
-from dcnlab.training.callbacks.divergence import Diverged
-from dcnlab.training.checkpoint_file import TimeLimit
 from dcnlab.training.distributed import slurm_requeue
-from dcnlab.training.distributed.failures import End, RankDied
+from dcnlab.training.distributed.rank import is_rank_0
+from dcnlab.training.interruption import same_end_on_all_ranks
 from dcnlab.training.loggers import console, wandb_run
 from dcnlab.training.loggers.metrics_csv import MetricsFile
+from dcnlab.training.outcome import FINISHED, Diverged, End
 
 
 def fit(config: Config) -> Path:
@@ -52,7 +53,7 @@ def fit(config: Config) -> Path:
         with _sole_user(folder):
             going_on = _left_in(folder, config)
             if going_on is None:
-                if console.is_first_process():
+                if is_rank_0():
                     _begin(config, folder)
             elif not going_on.complete:
                 logging.getLogger("dcnlab").info(f"{folder} {going_on}")
@@ -83,7 +84,7 @@ def resume(folder: Path, overrides: Sequence[str] = ()) -> Path:
     with _sole_user(folder):
 
         def wanted(before: Config, length: list[str]) -> Config:
-            after = experiment_file.load_run(folder, [*length, *overrides])
+            after = load_run(folder, [*length, *overrides])
             _note_parameters(after, overrides)
             return after
 
@@ -106,7 +107,7 @@ def _begin(config: Config, folder: Path) -> None:
     aside = run_folder.create(folder)
     if aside is not None:
         logging.getLogger("dcnlab").info(f"{folder} diverged; it is kept as {aside}, and the run begins anew")
-    run_folder.write_whole(folder / "config.yaml", experiment_file.to_yaml(config))
+    write_whole(folder / "config.yaml", to_yaml(config))
 
 
 def _left_in(folder: Path, config: Config) -> _GoingOn | None:
@@ -126,7 +127,7 @@ def _left_in(folder: Path, config: Config) -> _GoingOn | None:
     def wanted(before: Config, length: list[str]) -> Config:
         after = copy.deepcopy(config)
         before.out, before.name, before.id = after.out, after.name, after.id  # however the folder's path is written
-        used = dict(experiment_file.flatten(asdict(after)))
+        used = dict(flatten(asdict(after)))
         recorded = {key: used.get(key, value) for key, value in before.sweep.items()}
         before.sweep = after.sweep = recorded | after.sweep
         return after
@@ -145,7 +146,7 @@ def _decide(folder: Path, named: Path, wanted: Callable[[Config, list[str]], Con
     Raises:
         ConfigError: it cannot go on under that config; names the key.
     """
-    before, results = experiment_file.load_run(folder), run_folder.read_results(folder)
+    before, results = load_run(folder), run_folder.read_results(folder)
     checkpoint, kept = checkpoint_file.newest(folder)
     checkpoint_file.check_trainable(kept, checkpoint)
     length = _unrecorded_length(before, kept)
@@ -153,21 +154,21 @@ def _decide(folder: Path, named: Path, wanted: Callable[[Config, list[str]], Con
     changed = checkpoint_file.check_changes(before, after, named)
     finished = results is not None and results["status"] == "finished"
     complete = not checkpoint_file.goes_beyond(kept, after, named) and finished and not length
-    old = dict(experiment_file.flatten(asdict(before)))
+    old = dict(flatten(asdict(before)))
     about: dict[str, Any] = {key: kept[key] for key in ("global_step", "dcnlab")}  # the weights are not held twice
     return _GoingOn(after, changed, {key: old.get(key) for key in changed}, results, checkpoint, about, complete)
 
 
 def _unrecorded_length(config: Config, kept: dict[str, Any]) -> list[str]:
     """As key=value, the length of a longer training that was killed: its checkpoint has it, its config.yaml not yet."""
-    own = experiment_file.settings(config)
+    own = identity.settings(config)
     length = {key: value for key, value in checkpoint_file.recorded_length(kept).items() if value != own[key]}
     return [f"{key}={'null' if value is None else value}" for key, value in length.items()]
 
 
 def _note_parameters(config: Config, overrides: Sequence[str]) -> None:
     """Record a sweep's parameter that the command line overrules as it is used."""
-    used = dict(experiment_file.flatten(dict(map(experiment_file.parse_override, overrides))))
+    used = dict(flatten(dict(map(parse_override, overrides))))
     config.sweep = {key: used.get(key, value) for key, value in config.sweep.items()}
 
 
@@ -232,10 +233,10 @@ def evaluate(folder: Path, overrides: list[str]) -> dict[str, float]:
     Returns:
         The metrics, percent.
     """
-    parts, checkpoint, _ = _trained(experiment_file.load_run(folder, overrides), folder, overrides)
+    parts, checkpoint, _ = _trained(load_run(folder, overrides), folder, overrides)
     _count_classes(parts, ("test",))
     checkpoint_file.refuse_what_does_not_fit(parts.trainer, checkpoint)
-    with _together(parts, folder, lambda end: None):
+    with same_end_on_all_ranks(parts, folder, lambda end: None):
         metrics = _metrics(_test(parts, checkpoint))
     _say_classes(_covered(parts))
     return metrics
@@ -255,7 +256,7 @@ def _count_classes(parts: Parts, splits: Sequence[str]) -> None:
     train = counted.get("data.train")
     if train is not None and train.empty:
         raise ConfigError(f"data.train has {train.nothing}; training needs a split with labels")
-    if console.is_first_process():
+    if is_rank_0():
         for line in census.warnings_of(counted):
             logging.getLogger("dcnlab").warning(line)
 
@@ -268,7 +269,7 @@ def _covered(parts: Parts) -> dict[str, Any]:
 
 def _say_classes(covered: dict[str, Any]) -> None:
     text = run_folder.means_over(covered)
-    if text is not None and console.is_first_process():
+    if text is not None and is_rank_0():
         logging.getLogger("dcnlab").warning(f"note: {text}")
 
 
@@ -284,7 +285,7 @@ def restore(folder: Path, overrides: list[str]) -> tuple[Config, Parts]:
     Raises:
         ConfigError: there is no such run, or its data, weights or device are not there or do not fit.
     """
-    config = experiment_file.load_run(folder, overrides)
+    config = load_run(folder, overrides)
     config.trainer.devices, config.trainer.num_nodes = 1, 1
     config.test.shorter_sides, config.logger.wandb = None, False
     parts, _, weights = _trained(config, folder, overrides, alone=True)
@@ -335,11 +336,11 @@ def _run(
         checkpoint, kept = going_on.checkpoint, going_on.kept
         checkpoint_file.check_fits(kept, config, trainer.world_size, checkpoint)
         changed = checkpoint_file.check_data(kept, data.train, checkpoint)
-        if changed is not None and console.is_first_process():
+        if changed is not None and is_rank_0():
             logging.getLogger("dcnlab").warning(changed)
         checkpoint_file.refuse_what_does_not_fit(trainer, checkpoint)
         step, data.start = kept["global_step"], (kept["dcnlab"]["pass"], kept["dcnlab"]["batches"])
-    if console.is_first_process():
+    if is_rank_0():
         run_folder.remove_temporaries(folder)
     wandb_logger = console.wandb_logger(config, folder)
     trainer.loggers = [MetricsFile(folder / "metrics.csv", step), *([wandb_logger] if wandb_logger else [])]
@@ -354,14 +355,11 @@ def _run(
         "model": {},
     }
 
-    def write(end: End | None) -> None:
+    def write(end: End) -> None:
         parts.cost.stop()
-        if end is None:
-            results.update(status="finished", end="finished")
-        else:
-            results["end"] = end.kind
-            if end.reason:
-                results.update(status="interrupted" if end.kind == "killed" else "failed", reason=end.reason)
+        results.update(status=end.status, end=end.kind)
+        if end.reason:
+            results["reason"] = end.reason
         if trainer.is_global_zero:
             device = trainer.strategy.root_device
             results["cost"] = parts.cost.summary(device)
@@ -369,17 +367,17 @@ def _run(
             results["wandb"] = _wandb_ids(wandb_logger)
             if going_on is None:
                 run_folder.write_results(folder, results)
-            elif end is None or not going_on.in_vain(trainer.global_step):
+            elif end == FINISHED or not going_on.in_vain(trainer.global_step):
                 if resumed := going_on.record():
                     results["resumed"] = resumed
-                run_folder.write_whole(folder / "config.yaml", experiment_file.to_yaml(going_on.config))
+                write_whole(folder / "config.yaml", to_yaml(going_on.config))
                 run_folder.write_results(folder, results)
             if wandb_logger is not None:
                 wandb_run.finish(wandb_logger.experiment, config, folder, results)
-            if end is not None and end.kind == "time limit":
+            if end.kind == "time limit":
                 slurm_requeue.requeue(comes_back, parts.saving.got_on)
 
-    with _together(parts, folder, write):
+    with same_end_on_all_ranks(parts, folder, write):
         if trainer.is_global_zero:
             results["model"] = {"params": parameters(task), "macs": _macs(task, data)}
         trainer.fit(task, datamodule=data, ckpt_path=checkpoint, weights_only=True)
@@ -387,90 +385,7 @@ def _run(
         results |= _covered(parts)
         _say_classes(results)
         _keep_findings(parts, folder, wandb_logger)
-    write(None)
-
-
-@contextlib.contextmanager
-def _together(parts: Parts, folder: Path, write: Callable[[End | None], None]) -> Iterator[None]:
-    """End all processes of the run where one ends, under one word, written by `write`.
-
-    Raises:
-        ConfigError: there is something that the user can mend.
-        Interrupted: somebody stopped the run.
-        PeerFailed: another process failed by a bug.
-        SystemExit: in all but the first process, which says the same.
-    """
-    peers = parts.peers
-    peers.last_words = write
-    with _terminable(parts):
-        try:
-            yield
-        except BaseException as error:
-            peers.take_turn()
-            own = _end(error, parts.config)
-            end = peers.agree(own)
-            try:
-                write(end)
-            finally:
-                peers.written()
-            spoken = not peers.speaks()
-            if end == own and end.kind == "bug":  # nobody else has its traceback
-                raise
-            if spoken:
-                raise SystemExit(end.status) from error
-            if end == own and end.kind == "mend" and isinstance(error, OSError | ConfigError):
-                raise
-            if end.kind in ("mend", "diverged", "killed"):
-                raise ConfigError(end.text) from error
-            raise (run_folder.PeerFailed(end.text) if end.kind == "bug" else run_folder.Interrupted(folder)) from error
-        else:
-            peers.take_turn()
-        finally:
-            peers.close()
-
-
-def _end(error: BaseException, config: Config) -> End:
-    """What an exception in a run means to the user."""
-    if isinstance(error, TimeLimit):
-        return End("time limit")
-    if isinstance(error, RankDied):
-        return error.end
-    if isinstance(error, KeyboardInterrupt | SystemExit | _Terminated):  # Lightning turns Ctrl-C into SystemExit
-        return End("interrupted")
-    reason = f"{type(error).__name__}: {one_line(error)}"
-    if isinstance(error, Diverged):
-        return End("diverged", str(error), reason)
-    loader = environment.dead_loader(error, console.rank())
-    if loader is not None:
-        need = f"fewer data.workers ({config.data.workers}) or a smaller data.batch_size ({config.data.batch_size})"
-        return End("killed", f"{loader}: {need} need less", loader)
-    known = isinstance(error, ConfigError | DataError | OSError)
-    complaint = str(error) if known else _of_size(error, config)
-    if complaint is None:
-        return End("bug", f"another process of the run failed: {reason}", reason)
-    return End("mend", complaint, reason)
-
-
-def _of_size(error: BaseException, config: Config) -> str | None:
-    """What to change where a batch is too much for the memory, or too little for batch norm; None for other errors."""
-    data = config.data
-    keys = [
-        "batch_size",
-        *(key for key in ("shorter_side", "longer_side", "crop_size") if getattr(data, key) is not None),
-    ]
-    if data.name in ("digits", "imagefolder"):
-        keys = ["batch_size", "image_size"]
-    sizes = ", ".join(f"data.{key} is {getattr(data, key)}" for key in keys)
-    if environment.is_out_of_memory(error):
-        return (
-            f"out of memory: {sizes}; smaller ones need less (trainer.effective_batch keeps the images of a step), and "
-            "so does trainer.precision=bf16-mixed"
-        )
-    text = str(error)
-    # Images differ in size, and were not all looked at before.
-    if isinstance(error, ValueError) and text.startswith("Expected more than 1 value per channel when training"):
-        return f"an image is too small for batch norm in training: {sizes}; take more or larger images at a time"
-    return None
+    write(FINISHED)
 
 
 def _test(parts: Parts, checkpoint: Path | None = None) -> dict[str, float]:
@@ -498,7 +413,7 @@ def _keep_findings(parts: Parts, folder: Path, wandb_logger: Any) -> None:
         return
     if hasattr(parts.task, "detections"):
         found = parts.data.test.own_names(parts.task.detections)
-        run_folder.write_whole(folder / "detections.json", json.dumps(found))
+        write_whole(folder / "detections.json", json.dumps(found))
     pictures = getattr(parts.task, "pictures", [])
     for number, picture in enumerate(pictures):
         (folder / "pictures").mkdir(exist_ok=True)
@@ -533,41 +448,5 @@ def _wandb_ids(logger: Any) -> dict[str, str | None]:
 @contextlib.contextmanager
 def _sole_user(folder: Path) -> Iterator[None]:
     """The first of the run's processes locks the folder for all of them."""
-    with run_folder.lock(folder / ".lock") if console.is_first_process() else contextlib.nullcontext():
+    with run_folder.lock(folder / ".lock") if is_rank_0() else contextlib.nullcontext():
         yield
-
-
-class _Terminated(BaseException):
-    pass
-
-
-@contextlib.contextmanager
-def _terminable(parts: Parts) -> Iterator[None]:
-    """Turn SIGTERM into an exception at once, not after the batch: Lightning calls a handler that it finds.
-
-    SIGUSR1, by which SLURM says that the time limit is near (`--signal=USR1@120`), waits for the step's end in training
-    and for nothing elsewhere.
-    """
-
-    def stop(number: int, frame: FrameType | None) -> None:
-        if parts.peers.ending:  # results.json is being written
-            return
-        signal.signal(signal.SIGTERM, signal.SIG_IGN)
-        signal.signal(signal.SIGUSR1, signal.SIG_IGN)
-        # Python drops an exception that is raised in a finaliser: the next batch raises it once more.
-        parts.saving.asked = TimeLimit if number == signal.SIGUSR1 else _Terminated
-        raise parts.saving.asked
-
-    def limit(number: int, frame: FrameType | None) -> None:
-        if parts.trainer.training:
-            parts.saving.limit_is_near = True
-        else:
-            stop(number, frame)
-
-    handlers = {signal.SIGTERM: stop, signal.SIGUSR1: limit}
-    before = {number: signal.signal(number, handler) for number, handler in handlers.items()}
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)

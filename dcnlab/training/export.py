@@ -14,11 +14,14 @@ import torch
 from safetensors.torch import save as safetensors_bytes
 from torch import Tensor, nn
 
-from dcnlab.config import experiment_file
-from dcnlab.config.schema import Config, choose
+from dcnlab.config.load import load_run, to_yaml
+from dcnlab.config.names import DATA_SETS
+from dcnlab.config.schema import Config
+from dcnlab.config.validation import choose
+from dcnlab.io.atomic import write_whole
 from dcnlab.io.errors import ConfigError, DataError
 from dcnlab.io.text import one_line
-from dcnlab.training import assembly, checkpoint_file, run_folder
+from dcnlab.training import assembly, checkpoint_file
 
 FORMATS = {"safetensors": ".safetensors", "torch-export": ".pt2", "onnx": ".onnx"}
 """Formats, and how their files' names end."""
@@ -58,7 +61,7 @@ def export(folder: Path, form: str, out: Path | None = None, size: tuple[int, in
     """
     choose("--format", form, FORMATS)
     path = _place(folder, form, out)
-    config = experiment_file.load_run(folder)
+    config = load_run(folder)
     config.model.backbone.weights = "none"  # the checkpoint brings them
     if form != "safetensors" and config.task == "detection":
         raise ConfigError(
@@ -78,7 +81,7 @@ def export(folder: Path, form: str, out: Path | None = None, size: tuple[int, in
             warnings.simplefilter("ignore")  # the exporters' own words to their developers
             written = (_torch_export if form == "torch-export" else _onnx)(network, image, metadata)
     try:
-        run_folder.write_whole(path, written)
+        write_whole(path, written)
     except OSError as error:
         raise ConfigError(f"{path} cannot be written: {error.strerror}") from error
     return Exported(path, notes)
@@ -175,7 +178,7 @@ def _network(config: Config, state: dict[str, Tensor]) -> nn.Module:
 
 def _metadata(config: Config, notes: list[str]) -> dict[str, str]:
     """What a file says of itself; classes as a JSON list, the config as YAML."""
-    known = {"name": config.name, "task": config.task, "config": experiment_file.to_yaml(config)}
+    known = {"name": config.name, "task": config.task, "config": to_yaml(config)}
     try:
         classes = config.data.classes or assembly.data_module(config).classes
     except (DataError, OSError) as error:
@@ -186,7 +189,7 @@ def _metadata(config: Config, notes: list[str]) -> dict[str, str]:
 
 def _size(config: Config) -> tuple[int, int]:
     data = config.data
-    if data.name in ("digits", "imagefolder"):
+    if DATA_SETS[data.name].is_square:
         return data.image_size, data.image_size
     if data.crop_size is None:
         raise ConfigError(f"images of {data.name} have no one size; give one: --size HxW")

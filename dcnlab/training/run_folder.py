@@ -15,18 +15,18 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from dcnlab.config.schema import Config, folder_name
+from dcnlab.config.schema import Config
+from dcnlab.config.validation import check_folder_name
 from dcnlab.io import json_file
+from dcnlab.io.atomic import write_whole
 from dcnlab.io.errors import ConfigError
 from dcnlab.io.files import open_regular
 from dcnlab.io.text import nearest, one_line, shown, visible
+from dcnlab.training.outcome import ENDS, STATUSES
 
 SCHEMA = 1
 LARGEST_RESULTS = 2**24
 """Bytes of a results.json; ours have some thousand."""
-STATUSES = ("finished", "failed", "interrupted")
-ENDS = ("finished", "interrupted", "time limit", "diverged", "killed", "mend", "bug")
-"""Why a run ended: the `end` of results.json. `mend` is something that the user can mend, such as a full disk."""
 CHECKPOINT = Path("checkpoints") / "last.ckpt"
 PREVIOUS = CHECKPOINT.with_name("previous.ckpt")
 """The checkpoint before the last one."""
@@ -63,24 +63,6 @@ LONGEST_NAME = 1000
 """Characters of an entry's name."""
 
 
-class Interrupted(BaseException):
-    """Somebody stopped the run: Ctrl-C, SIGTERM or a machine that shuts down."""
-
-    def __init__(self, folder: Path) -> None:
-        super().__init__(str(folder))
-        self.folder = folder
-
-    def advice(self) -> str:
-        """How to continue the run."""
-        if not any((self.folder / name).is_file() for name in (CHECKPOINT, PREVIOUS)):
-            return "interrupted before the first checkpoint; the same command begins again"
-        return f"interrupted; go on with: dcnlab resume {shlex.quote(str(self.folder))}"
-
-
-class PeerFailed(RuntimeError):
-    """Another process of the run failed by a bug, whose traceback it has shown."""
-
-
 def folder_of(config: Config) -> Path:
     """Where this run lies: OUT/NAME/ID; without an ID that which a wandb agent gave, or else the time of day.
 
@@ -92,10 +74,15 @@ def folder_of(config: Config) -> Path:
         several = int(os.environ.get("WORLD_SIZE", os.environ.get("SLURM_NTASKS", "1"))) > 1
         if several and "DCNLAB_RUN_ID" not in os.environ:
             raise ConfigError("id is null, and several processes share the run; state one for all of them: id=NAME")
-        folder_name("WANDB_RUN_ID", os.environ.get("WANDB_RUN_ID") or None)
+        check_folder_name("WANDB_RUN_ID", os.environ.get("WANDB_RUN_ID") or None)
         own = os.environ.get("WANDB_RUN_ID") or f"{time.strftime('%Y%m%d-%H%M%S')}-{os.getpid()}"
         config.id = os.environ.setdefault("DCNLAB_RUN_ID", own)
     return Path(config.out) / config.name / config.id
+
+
+def has_checkpoint(folder: Path) -> bool:
+    """Whether a run can be resumed from its folder."""
+    return any((folder / name).is_file() for name in (CHECKPOINT, PREVIOUS))
 
 
 def create(folder: Path) -> Path | None:
@@ -199,39 +186,6 @@ def lock(path: Path) -> Iterator[None]:
         except (BlockingIOError, PermissionError) as error:
             raise ConfigError(f"{path.parent} is in use by another dcnlab process") from error
         yield
-
-
-def write_whole(path: Path, content: str | bytes | memoryview) -> None:
-    """Write a file, text as UTF-8, so that readers see the old one or the new one, and never a part.
-
-    Raises:
-        OSError: it cannot be written, with the path; the old file stays.
-    """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        with temporary.open("wb") as file:
-            file.write(content.encode() if isinstance(content, str) else content)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-        _sync_folder(path.parent)
-    except OSError as error:
-        if error.errno is not None:
-            error.filename = str(path)  # a full disk names none
-        raise
-    finally:
-        with contextlib.suppress(OSError):
-            temporary.unlink(missing_ok=True)
-
-
-def _sync_folder(folder: Path) -> None:
-    """Bring a folder's list of files to the disk: without it a power cut may undo a rename that others have seen."""
-    with contextlib.suppress(OSError):  # some network drives know no such thing
-        descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
 
 
 def remove_temporaries(folder: Path) -> None:

@@ -17,15 +17,16 @@ import torch
 from command_line import dcnlab, environment
 from torch import nn
 
-from dcnlab.config import experiment_file
+from dcnlab.config.load import load_experiment, load_run
+from dcnlab.io.atomic import write_whole
 from dcnlab.io.errors import ConfigError
-from dcnlab.training import assembly, experiment, run_folder
+from dcnlab.training import assembly, experiment, outcome, run_folder
 from dcnlab.training.callbacks import cost
 from dcnlab.training.loggers import console
 
 
 def fit(path, *overrides):
-    return experiment.fit(experiment_file.load(path, ["logger.wandb=false", *overrides]))
+    return experiment.fit(load_experiment(path, ["logger.wandb=false", *overrides]))
 
 
 def results(folder):
@@ -35,7 +36,7 @@ def results(folder):
 def test_a_run_folder_holds_what_the_contract_names(tiny, tmp_path):
     args = tmp_path / "args.json"
     args.write_text('{"model.deform_layers": 1, "seed": 3}')
-    folder = experiment.fit(experiment_file.load(tiny, [str(args), "id=one"]))
+    folder = experiment.fit(load_experiment(tiny, [str(args), "id=one"]))
     assert folder == Path("runs/tiny/one")
     found = results(folder)
     assert list(found) == [
@@ -48,7 +49,7 @@ def test_a_run_folder_holds_what_the_contract_names(tiny, tmp_path):
     assert found["cost"]["peak_memory_bytes"] > 1e8
     assert {"git", "torch", "cuda", "gpu", "world_size"} <= set(found["environment"])
     assert found["environment"]["world_size"] == 1
-    assert experiment_file.load_run(folder).model.deform_layers == 1
+    assert load_run(folder).model.deform_layers == 1
     checkpoint = torch.load(folder / "checkpoints/last.ckpt", weights_only=True)
     assert checkpoint["global_step"] == 2
     with (folder / "metrics.csv").open() as file:
@@ -99,7 +100,7 @@ def test_an_interrupted_run_resumes_to_the_weights_of_an_uninterrupted_one(tiny,
     whole = fit(tiny, "id=whole", "trainer.max_steps=6")
     with monkeypatch.context() as patch:
         patch.setattr(assembly, "Cost", _Stop)
-        with pytest.raises(run_folder.Interrupted):
+        with pytest.raises(outcome.Interrupted):
             fit(tiny, "id=part", "trainer.max_steps=6")
     part = Path("runs/tiny/part")
     assert results(part)["status"] == "interrupted"
@@ -143,7 +144,7 @@ def test_a_finished_run_trained_longer_is_the_run_that_was_never_shorter(tiny, f
     assert (found["status"], found["metrics"]) == ("finished", results(whole)["metrics"])
     changed = {"trainer.max_steps": 5, "trainer.checkpoint_every": 1.0}
     assert found["resumed"] == [{"step": first, "changed": changed, "metrics": before["metrics"]}]
-    own = experiment_file.load_run(part)
+    own = load_run(part)
     assert (own.trainer.max_steps, own.id, own.out) == (5, "part", "runs")
 
 
@@ -159,7 +160,7 @@ def test_a_longer_training_that_was_killed_goes_on_without_saying_its_length_aga
 
     with monkeypatch.context() as patch:
         patch.setattr(experiment, "_test", stop)
-        with pytest.raises(run_folder.Interrupted):
+        with pytest.raises(outcome.Interrupted):
             experiment.resume(part, ["trainer.max_steps=4"])
     assert there == old  # what kill -9 leaves
     for path, content in zip(files, old, strict=True):
@@ -277,7 +278,7 @@ class _Finalising(assembly.Cost):
 def test_a_sigterm_that_comes_while_a_finaliser_runs_stops_the_run(tiny, monkeypatch):
     monkeypatch.setattr(assembly, "Cost", _Finalising)
     before = signal.getsignal(signal.SIGTERM)
-    with pytest.raises(run_folder.Interrupted):
+    with pytest.raises(outcome.Interrupted):
         fit(tiny, "id=one", "trainer.max_steps=1000")
     assert signal.getsignal(signal.SIGTERM) == before
     assert results(Path("runs/tiny/one"))["status"] == "interrupted"
@@ -325,14 +326,14 @@ def test_a_results_file_that_is_not_ours_is_refused_in_one_line(tmp_path, text):
 
 def test_a_writer_that_dies_leaves_the_old_results_whole(tmp_path, monkeypatch):
     path = tmp_path / "results.json"
-    run_folder.write_whole(path, "old")
+    write_whole(path, "old")
 
     def crash(*_):
         raise OSError("disk full")
 
     monkeypatch.setattr(os, "fsync", crash)
     with pytest.raises(OSError, match="disk full"):
-        run_folder.write_whole(path, "new")
+        write_whole(path, "new")
     assert path.read_text() == "old"
 
 
@@ -481,12 +482,12 @@ def test_an_offline_run_opens_no_connection(tiny):
 )
 def test_accumulation_makes_the_effective_batch(tiny, effective, batch, world, batches):
     overrides = [f"trainer.effective_batch={'null' if effective is None else effective}", f"data.batch_size={batch}"]
-    assert assembly.accumulation(experiment_file.load(tiny, overrides), world) == batches
+    assert assembly.accumulation(load_experiment(tiny, overrides), world) == batches
 
 
 @pytest.mark.parametrize(("effective", "batch", "world", "fits"), [(8, 16, 1, 8), (8, 8, 4, 2), (24, 16, 1, 8)])
 def test_an_effective_batch_that_cannot_be_made_names_a_batch_size_that_can(tiny, effective, batch, world, fits):
-    config = experiment_file.load(tiny, [f"trainer.effective_batch={effective}", f"data.batch_size={batch}"])
+    config = load_experiment(tiny, [f"trainer.effective_batch={effective}", f"data.batch_size={batch}"])
     with pytest.raises(ConfigError, match=rf"effective_batch is {effective}; .*; data.batch_size={fits} would do"):
         assembly.accumulation(config, world)
 
@@ -572,7 +573,7 @@ def test_an_averaging_run_that_was_stopped_resumes_to_the_same_weights(tiny, mon
     whole = fit(tiny, "id=whole", "trainer.max_steps=6", "optim.ema=0.8")
     with monkeypatch.context() as patch:
         patch.setattr(assembly, "Cost", _Stop)
-        with pytest.raises(run_folder.Interrupted):
+        with pytest.raises(outcome.Interrupted):
             fit(tiny, "id=part", "trainer.max_steps=6", "optim.ema=0.8")
     part = Path("runs/tiny/part")
     experiment.resume(part)

@@ -15,10 +15,12 @@ import pytest
 import torch
 from command_line import environment
 
-from dcnlab.config import experiment_file
+from dcnlab.config import identity
+from dcnlab.config.load import load_experiment
 from dcnlab.data.samplers import TrainingSampler
+from dcnlab.io.atomic import write_whole
 from dcnlab.io.errors import ConfigError
-from dcnlab.training import assembly, checkpoint_file, experiment, run_folder
+from dcnlab.training import assembly, checkpoint_file, experiment, outcome, run_folder
 from dcnlab.training.distributed import slurm_requeue
 from dcnlab.training.loggers import metrics_csv
 
@@ -114,7 +116,7 @@ ONE_PASS = (
 )  # of 32 steps: no checkpoint but asked
 SIGNAL = """
 import signal
-from dcnlab import assembly
+from dcnlab.training import assembly
 class Cost(assembly.Cost):
     def on_train_batch_end(self, trainer, *arguments):
         super().on_train_batch_end(trainer, *arguments)
@@ -203,24 +205,24 @@ def test_a_job_whose_command_would_begin_a_new_run_stays_out_of_the_queue(monkey
 def test_a_job_whose_test_outlasts_its_time_limit_does_not_come_back_for_ever(tiny, monkeypatch):
     class Cost(assembly.Cost):
         def on_test_start(self, *arguments):
-            raise checkpoint_file.TimeLimit
+            raise outcome.TimeLimit
 
     asked = []
     monkeypatch.setattr(assembly, "Cost", Cost)
     monkeypatch.setattr(slurm_requeue, "requeue", lambda *arguments: asked.append(arguments))
     for _ in range(2):  # the first job trains; the second one finds all trained, and has only the test to do
-        with pytest.raises(run_folder.Interrupted):
-            experiment.fit(experiment_file.load(tiny, ["id=one", "trainer.max_steps=1"]))
+        with pytest.raises(outcome.Interrupted):
+            experiment.fit(load_experiment(tiny, ["id=one", "trainer.max_steps=1"]))
     assert asked == [(True, True), (True, False)]
 
 
 def test_several_gpus_are_asked_every_tenth_step_whether_to_save(tiny, monkeypatch):
     steps = []
-    monkeypatch.setattr(checkpoint_file, "waits_to_ask", lambda trainer: True)
+    monkeypatch.setattr(checkpoint_file, "waits_for_gpu", lambda trainer: True)
     monkeypatch.setattr(
-        checkpoint_file, "in_any_process", lambda trainer, *flags: steps.append(trainer.global_step) or list(flags)
+        checkpoint_file, "true_on_any_rank", lambda trainer, *flags: steps.append(trainer.global_step) or list(flags)
     )
-    experiment.fit(experiment_file.load(tiny, ["id=one", *ONE_PASS]))
+    experiment.fit(load_experiment(tiny, ["id=one", *ONE_PASS]))
     assert steps == [10]  # of 14
 
 
@@ -291,14 +293,14 @@ def test_a_read_only_folder_is_one_line_to_those_who_write_and_none_to_those_who
 
 
 def test_an_edit_of_what_was_trained_is_refused_by_its_key_and_a_longer_training_is_not(tiny):
-    config = experiment_file.load(tiny)
-    kept = {"dcnlab": {"settings": experiment_file.settings(config), "pass": 1, "batches": 3, "processes": 2}}
+    config = load_experiment(tiny)
+    kept = {"dcnlab": {"settings": identity.settings(config), "pass": 1, "batches": 3, "processes": 2}}
     path = Path("last.ckpt")
     for edit in ("trainer.max_steps=9", "data.workers=3", "test.pictures=0", "trainer.devices=2"):
-        checkpoint_file.check_fits(kept, experiment_file.load(tiny, [edit]), 2, path)
+        checkpoint_file.check_fits(kept, load_experiment(tiny, [edit]), 2, path)
     for edit, says in (("optim.lr=0.01", "optim.lr 0.05, which is 0.01"), ("seed=1", "seed 0, which is 1")):
         with pytest.raises(ConfigError, match=rf"^last\.ckpt was trained with {says} now; put it back"):
-            checkpoint_file.check_fits(kept, experiment_file.load(tiny, [edit]), 2, path)
+            checkpoint_file.check_fits(kept, load_experiment(tiny, [edit]), 2, path)
     with pytest.raises(ConfigError, match="middle of a pass of 2 processes, and there are 1 now"):
         checkpoint_file.check_fits(kept, config, 1, path)
     kept["dcnlab"]["batches"] = 0
@@ -359,7 +361,7 @@ def test_a_writer_that_fails_leaves_no_part_and_a_killed_ones_part_is_cleared_aw
     with monkeypatch.context() as patch:
         patch.setattr(os, "fsync", lambda _: (_ for _ in ()).throw(OSError(28, "No space left on device")))
         with pytest.raises(OSError, match="No space") as caught:
-            run_folder.write_whole(checkpoint, b"new")
+            write_whole(checkpoint, b"new")
     assert caught.value.filename == str(checkpoint)
     assert not list(checkpoint.parent.iterdir())
     names = ("checkpoints/.last.ckpt.123", ".results.json.9", ".metrics.csv.77", ".lock", ".notes.txt.5", ".env")

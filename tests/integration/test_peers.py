@@ -36,7 +36,7 @@ def test_a_broken_image_of_one_process_ends_both_with_one_line(experiments):
     [line] = done.stderr.splitlines()
     assert line.startswith(f"dcnlab: {broken} ")
     assert results("classification/one")["status"] == "failed"
-    assert results("classification/one")["reason"].startswith("ValueError: ")
+    assert results("classification/one")["reason"].startswith("DataError: ")
     await_(lambda: not processes_of(Path.cwd()), 30)
 
 

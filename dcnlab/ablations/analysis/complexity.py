@@ -12,8 +12,13 @@ from torch import Tensor, nn
 from dcnlab.ablations.analysis import timing
 from dcnlab.ablations.tables import paper
 from dcnlab.ablations.tables.render import Block
-from dcnlab.config import experiment_file, packaged
+from dcnlab.config import packaged
+from dcnlab.config.keys import flatten
+from dcnlab.config.load import extends_chain, load_experiment
+from dcnlab.config.names import DATA_SETS
+from dcnlab.config.overrides import parse_override
 from dcnlab.config.schema import Config, DataConfig
+from dcnlab.config.validation import check_paths
 from dcnlab.io.errors import ConfigError, DataError
 from dcnlab.io.text import one_line
 from dcnlab.models.class_aware_rpn import ClassAwareRPN
@@ -33,8 +38,6 @@ PAPER = (
 
 _NOWHERE = "not-needed"
 """Stands for the data set's folder where an experiment states none: only its classes and image size are asked for."""
-_USUAL_SIZES = {"voc": (375, 500), "cityscapes": (1024, 2048), "camvid": (360, 480), "coco": (480, 640)}
-"""Height and width of most images of a data set."""
 _COCO_CLASSES = 80
 _PAPER_GPU = "Titan X (Maxwell)"
 
@@ -104,15 +107,15 @@ def assemble(
 
 
 def _subject(experiment: str, overrides: Sequence[str], size: tuple[int, int] | None, notes: list[str]) -> _Subject:
-    layers = [layer for _, layer in experiment_file.chain(packaged.find("experiments", experiment))]
-    stated = [dict(experiment_file.flatten(layer)) for layer in layers]
-    stated.append(dict(experiment_file.parse_override(override) for override in overrides))
+    layers = [layer for _, layer in extends_chain(packaged.find("experiments", experiment))]
+    stated = [dict(flatten(layer)) for layer in layers]
+    stated.append(dict(parse_override(override) for override in overrides))
     located = any(layer.get("data.root") is not None for layer in stated)
-    config = experiment_file.load(experiment, [*overrides, *([] if located else [f"data.root={_NOWHERE}"])])
+    config = load_experiment(experiment, [*overrides, *([] if located else [f"data.root={_NOWHERE}"])])
     model = config.model
     config = replace(config, model=replace(model, backbone=replace(model.backbone, weights="none")))
     if located:
-        experiment_file.check_paths(config)
+        check_paths(config)
     if config.trainer.threads is not None:
         torch.set_num_threads(config.trainer.threads)
     classes = _classes(config, located)
@@ -157,11 +160,12 @@ def _sizes(config: Config) -> tuple[tuple[int, int], tuple[int, int]]:
     from dcnlab.data.resize import resized
 
     data = config.data
-    if data.name in ("digits", "imagefolder"):
+    data_set = DATA_SETS[data.name]
+    if data_set.is_square:
         return (data.image_size, data.image_size), (data.image_size, data.image_size)
-    if data.name not in _USUAL_SIZES:
+    if data_set.usual_size is None:
         raise ConfigError(f"{config.name}: images of {data.name} have no usual size; give one: --size HxW")
-    height, width = _USUAL_SIZES[data.name]
+    height, width = data_set.usual_size
     shorter = data.shorter_side or min(height, width)
     return resized(height, width, shorter, data.longer_side or shorter * max(height, width)), (height, width)
 

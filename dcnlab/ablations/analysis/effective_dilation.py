@@ -17,13 +17,14 @@ from torch import Tensor
 from dcnlab.ablations.analysis.tracing import DeformedLayer, observe_image
 from dcnlab.ablations.tables import render
 from dcnlab.ablations.tables.render import Block
-from dcnlab.config import experiment_file
-from dcnlab.config import values as options
-from dcnlab.config.schema import Config, choose
+from dcnlab.config.schema import Config
+from dcnlab.config.validation import choose
 from dcnlab.data.digits.scenes import DigitDetection
+from dcnlab.io.atomic import write_whole
 from dcnlab.io.errors import ConfigError
+from dcnlab.io.yaml_file import read_yaml
 from dcnlab.metrics.effective_dilation import SIDES, SIZES, Spread, effective_dilation, size_of_positions
-from dcnlab.training import experiment, run_folder
+from dcnlab.training import experiment
 
 AREAS = ("original", "resized")
 """In whose pixels a box's area is counted: the image file's, or those in which the network sees it."""
@@ -92,7 +93,7 @@ def measure(
         for name, own in reversed(spreads.items())
     ]
     found = Dilation(rows, count, areas, sides, _notes(count, len(data.test)))
-    run_folder.write_whole(folder / FILE, json.dumps(_file(found), indent=2, allow_nan=False) + "\n")
+    write_whole(folder / FILE, json.dumps(_file(found), indent=2, allow_nan=False) + "\n")
     return found
 
 
@@ -182,7 +183,7 @@ def _file(found: Dilation) -> dict[str, Any]:
 
 def table(found: Dilation) -> tuple[list[dict[str, Any]], list[Block]]:
     """Rows for programs and a block for people, each layer beside the paper's of the same place from the end."""
-    paper = experiment_file.read_yaml(Path(render.__file__).with_name("published.yaml"))["table2"]["rows"]
+    paper = read_yaml(Path(render.__file__).with_name("published.yaml"))["table2"]["rows"]
     rows, lines = [], []
     for number, row in enumerate(found.rows):
         theirs = paper[number] if number < len(paper) else None
@@ -204,15 +205,3 @@ def table(found: Dilation) -> tuple[list[dict[str, Any]], list[Block]]:
         f"{low}x{low}, large above {high}x{high} {found.areas} pixels"
     )
     return rows, [Block(caption, header, lines)]
-
-
-def parse_sides(text: str) -> tuple[float, float]:
-    """Two sides from LOW,HIGH.
-
-    Raises:
-        ConfigError: it is not of that form.
-    """
-    found = options.numbers("--sides", text, 1, 100_000)
-    if len(found) != 2:
-        raise ConfigError(f"--sides is {text!r}; it must be LOW,HIGH, two numbers of pixels such as 96,224")
-    return found[0], found[1]

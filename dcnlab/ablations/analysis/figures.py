@@ -15,11 +15,12 @@ from dcnlab.ablations.analysis import figure_drawing as drawing
 from dcnlab.ablations.analysis.figure_rois import has_deformable_pooling, pooled_rois
 from dcnlab.ablations.analysis.figure_subjects import Subject, load, places
 from dcnlab.ablations.analysis.tracing import DeformedLayer, observe_image, stack, trace
-from dcnlab.config.schema import choose
+from dcnlab.config.validation import choose
+from dcnlab.io.atomic import write_whole
 from dcnlab.io.errors import ConfigError
 from dcnlab.io.text import nearest
 from dcnlab.metrics.effective_dilation import effective_dilation
-from dcnlab.training import experiment, run_folder
+from dcnlab.training import experiment
 
 KINDS = ("sampling", "rois", "offsets", "dilation")
 ENDINGS = ("png", "pdf", "svg")
@@ -97,7 +98,7 @@ def draw(
         else:
             figure = (_offsets if name == "offsets" else _dilation)(subject, chain)
         path = _place(folder, subject, out, name, several=kind == "all")
-        run_folder.write_whole(path, drawing.encode(figure, ending))
+        write_whole(path, drawing.encode(figure, ending))
         drawn.paths.append(path)
     return drawn
 

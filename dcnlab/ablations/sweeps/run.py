@@ -19,8 +19,9 @@ from dcnlab.ablations.sweeps import local, sweep_file
 from dcnlab.ablations.sweeps.local import Child, Slot
 from dcnlab.ablations.sweeps.slurm import POLL_SECONDS, SlurmJobs
 from dcnlab.ablations.sweeps.sweep_file import Sweep, Trial
-from dcnlab.config import experiment_file
+from dcnlab.config.validation import check_paths
 from dcnlab.io import machine
+from dcnlab.io.atomic import write_whole
 from dcnlab.io.errors import ConfigError
 from dcnlab.io.files import read_tail
 from dcnlab.io.text import one_line, say, visible
@@ -66,7 +67,7 @@ def run(
     arguments = [*overrides, *([f"out={out}"] if out is not None else [])]
     trials = sweep_file.trials(sweep, arguments, limit)
     for trial in trials:
-        experiment_file.check_paths(trial.config)
+        check_paths(trial.config)
     for note in sweep.notes:
         say(note, file=sys.stderr)
     home = trials[0].folder.parent
@@ -252,7 +253,7 @@ def _command(sweep: Sweep, trial: Trial, arguments: Sequence[str], threads: int 
     """What follows `dcnlab` to run a trial, whose folder and parameters it then finds."""
     trial.folder.mkdir(parents=True, exist_ok=True)
     parameters = trial.folder / "parameters.json"
-    run_folder.write_whole(parameters, json.dumps(trial.parameters) + "\n")
+    write_whole(parameters, json.dumps(trial.parameters) + "\n")
     where = [f"name={trial.config.name}", f"out={trial.config.out}", f"id={trial.id}", "trainer.progress=false"]
     if trial.config.trainer.threads is None and threads is not None:
         where.append(f"trainer.threads={threads}")

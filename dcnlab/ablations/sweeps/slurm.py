@@ -20,6 +20,7 @@ from dcnlab.ablations.sweeps.sweep_file import Trial
 from dcnlab.config import packaged
 from dcnlab.config.schema import TrainerConfig
 from dcnlab.io import json_file
+from dcnlab.io.atomic import write_whole
 from dcnlab.io.errors import ConfigError
 from dcnlab.io.text import one_line
 from dcnlab.training import run_folder
@@ -105,7 +106,7 @@ class SlurmJobs:
                 for job, trial in zip(jobs, group, strict=True):
                     self._jobs[job.job_id] = trial
                     with contextlib.suppress(OSError):  # without it a later call does not know the job
-                        run_folder.write_whole(trial.folder / _RECORD, json.dumps({"job": job.job_id}) + "\n")
+                        write_whole(trial.folder / _RECORD, json.dumps({"job": job.job_id}) + "\n")
             except self._submitit.core.utils.FailedJobError as error:
                 raise ConfigError(f"sbatch refuses the trials: {_reason(error)}") from error
             finally:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from difflib import get_close_matches
 from pathlib import Path
 
 import numpy as np
@@ -20,7 +19,7 @@ from dcnlab.io.folders import files_below
 from dcnlab.io.image_file import ENDINGS, read_image
 from dcnlab.io.memory import enough_memory
 from dcnlab.io.orientation import Orientation
-from dcnlab.io.text import check_encodable
+from dcnlab.io.text import check_encodable, closest
 
 HELD_OUT = 10
 """Without a validation folder, every tenth image of a class is held out of the training folder."""
@@ -68,7 +67,7 @@ def _classes(folder: Path, chosen: Sequence[str] | None) -> list[str]:
         raise DataError(f"data.classes names a class twice: {', '.join(chosen)}")
     for name in chosen or ():
         if name not in found:
-            near = get_close_matches(name, found, 1, 0)[0]
+            near = closest(name, found, cutoff=0)[0]
             raise DataError(f"data.classes names {name!r}, which {folder} does not have; nearest is {near!r}")
     return found if chosen is None else list(chosen)
 
@@ -93,21 +92,21 @@ def _resized_side(image_size: int) -> int:
 class ImageFolderSplit(Dataset[tuple[Tensor, int]]):
     """One split of an image folder as (image, label): (3, image_size, image_size) float32, normalised, and the class.
 
-    Besides an index it takes a pair (n, index): the index's image, in training under the augmentation of the n-th pass,
-    which is a function of (seed, n, index) alone, whatever the worker, the batch or other random numbers drawn.
+    Besides an index it takes a pair (n, index): the index's image, in training under the augmentation of the n-th
+    epoch, which is a function of (seed, n, index) alone, whatever the worker, the batch or other random numbers drawn.
 
     Args:
         root: folder of the split folders.
-        split: its folder; or null, which holds every tenth image of each class (by name) out of `train`'s folder.
+        split: its folder; or None, which holds every tenth image of each class (by name) out of `train`'s folder.
         train: folder of the training split.
-        classes: class folders in the order of their labels; null takes all, by name.
+        classes: class folders in the order of their labels; None takes all, by name.
         image_size: height and width of the images given, pixels.
         holdout: whether those tenth images are missing from this split because validation has them.
         augment: whether to crop and flip at random.
         seed: of the augmentation.
         mean: of red, green and blue, in 0..1.
         std: likewise.
-        orientation: says which images are turned as their EXIF orientation says; null leaves all as stored, as
+        orientation: says which images are turned as their EXIF orientation says; None leaves all as stored, as
             torchvision's ImageFolder does, with a warning at the first that has one.
 
     Raises:

@@ -1,4 +1,4 @@
-"""Images turned and magnified about their centre, for tests of how much of it a network bears."""
+"""Images rotated and scaled about their centre, for tests of a classifier's robustness."""
 
 from __future__ import annotations
 

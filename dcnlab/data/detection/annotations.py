@@ -1,4 +1,4 @@
-"""Boxes of a detection data set in memory, the same whichever format they were read from."""
+"""Annotations: the boxes of a detection data set in flat arrays, whatever format they were read from."""
 
 from __future__ import annotations
 
@@ -10,10 +10,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from dcnlab.data.labels import nearest
 from dcnlab.io.errors import DataError
 from dcnlab.io.ids import column, plain
-from dcnlab.io.text import shown
+from dcnlab.io.text import nearest_and_all, shown
 
 
 @dataclass(frozen=True)
@@ -160,7 +159,7 @@ def check_class(name: str, known: Sequence[str], source: str, whose: str, hint: 
     """
     if name not in known:
         raise DataError(
-            f"{source} names the class {shown(name)}, not one of {whose}; {nearest(name[:60], known)}{hint}"
+            f"{source} names the class {shown(name)}, not one of {whose}; {nearest_and_all(name[:60], known)}{hint}"
         )
 
 

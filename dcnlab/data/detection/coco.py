@@ -6,7 +6,6 @@ import math
 import os
 from array import array
 from collections.abc import Callable, Hashable, Iterable, Sequence
-from difflib import get_close_matches
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -17,7 +16,7 @@ from dcnlab.data.labels import names_of
 from dcnlab.io import json_file
 from dcnlab.io.errors import DataError
 from dcnlab.io.gc_paused import no_collector
-from dcnlab.io.ids import alike, column, in_order, is_id
+from dcnlab.io.ids import alike, column, in_order, is_id, nearest_id
 from dcnlab.io.paths import check_relative, inside
 from dcnlab.io.text import shown
 
@@ -42,8 +41,8 @@ def read_coco(
         splits: what stands for {split} in the templates, one or a list.
         classes: class names in the order of their labels; boxes of others are left out. Null takes the file's
             categories in the order of their ids, which may have gaps.
-        annotations: template of the JSON files' path, relative to the root; null is annotations/instances_{split}.json.
-        images: template of the images' folder, relative to the root; null takes the first of {split}, images/{split},
+        annotations: template of the JSON files' path, relative to the root; None is annotations/instances_{split}.json.
+        images: template of the images' folder, relative to the root; None takes the first of {split}, images/{split},
             images and JPEGImages that exists.
 
     Raises:
@@ -251,7 +250,7 @@ def _wrong(
     for key, known, kind in (("category_id", label_of, "category"), ("image_id", index_of, "image")):
         value = entry.get(key)
         if not isinstance(value, Hashable) or value not in known:
-            near = _nearest(value, known)
+            near = nearest_id(value, known)
             hint = "" if near is None else f"; nearest is {shown(near)}"
             return DataError(f"{source} has the {key} {shown(value)}, which is no {kind}'s id{hint}")
     if entry.get("iscrowd", 0) not in (0, 1):
@@ -259,14 +258,3 @@ def _wrong(
     rule = "should be x, y, width, height: four finite numbers, width and height not negative"
     area = f" and the area {shown(entry['area'])}" if "area" in entry else ""
     return DataError(f"{source} has the bbox {shown(entry.get('bbox'))}{area}; {rule}")
-
-
-def _nearest(value: object, known: Iterable[Any]) -> Any:
-    """The known id that a wrong one may stand for: the same in another type, else the nearest number or text."""
-    known = list(known)
-    near = [other for other in known if str(other) == str(value)]
-    if isinstance(value, str) and not near:
-        near = get_close_matches(value, [other for other in known if isinstance(other, str)], 1)
-    elif type(value) is int and not near:
-        near = sorted((other for other in known if not isinstance(other, str)), key=lambda other: abs(other - value))
-    return next(iter(near), None)

@@ -13,13 +13,12 @@ import numpy as np
 
 from dcnlab.data.detection.annotations import Annotations, check_class, check_names, starts, strings
 from dcnlab.data.image_list import read_lines
-from dcnlab.data.labels import nearest
 from dcnlab.data.voc_lists import read_names
 from dcnlab.io.errors import DataError
 from dcnlab.io.files import read_bytes
 from dcnlab.io.image_file import NamedFiles, image_size
 from dcnlab.io.orientation import Orientation
-from dcnlab.io.text import one_line, shown
+from dcnlab.io.text import nearest_and_all, one_line, shown
 
 VOC_CLASSES = (
     "aeroplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "cat", "chair", "cow",
@@ -51,7 +50,7 @@ def read_voc(
     Args:
         root: folder that holds VOCdevkit; VOCdevkit itself; or one VOC-style folder, with Annotations, JPEGImages and
             ImageSets/Main/SPLIT.txt.
-        splits: `train`, or `2007/trainval` where there are several years, one or a list; null takes every annotation
+        splits: `train`, or `2007/trainval` where there are several years, one or a list; None takes every annotation
             of a VOC-style folder.
         classes: class names in the order of their labels; objects of others are left out. Null takes those of
             root/classes.txt, VOC's twenty where there is no such file.
@@ -161,7 +160,7 @@ def _years(root: Path) -> dict[str, Path]:
 
 
 def _listed(root: Path, years: dict[str, Path], split: str | None, pictures: dict[Path, NamedFiles]) -> list[_Listed]:
-    """List the images of a split; null: all that have annotations."""
+    """List the images of a split; None: all that have annotations."""
     number, _, name = ("", "", split) if split is None else split.rpartition("/")
     number = number.removeprefix("VOC")
     if not number and len(years) > 1:
@@ -169,7 +168,7 @@ def _listed(root: Path, years: dict[str, Path], split: str | None, pictures: dic
         what = f"no split of {root} is named" if split is None else f"split {split!r} of {root} names no year"
         raise DataError(f"{what}, which holds {len(years)} years; say one of {forms}")
     if number and number not in years:
-        raise DataError(f"split {split!r} is of a year that data.root {root} lacks; {nearest(number, years)}")
+        raise DataError(f"split {split!r} is of a year that data.root {root} lacks; {nearest_and_all(number, years)}")
     year = years[number] if number else next(iter(years.values()))
     if name is None:
         found = sorted(path.stem for path in (year / "Annotations").glob("*.xml"))
@@ -179,7 +178,7 @@ def _listed(root: Path, years: dict[str, Path], split: str | None, pictures: dic
     path = year / "ImageSets" / "Main" / f"{name}.txt"
     if not path.is_file():
         lists = [entry.stem for entry in path.parent.glob("*.txt")]
-        raise DataError(f"{path}, the list of split {split!r}, is missing; {nearest(name, lists)}")
+        raise DataError(f"{path}, the list of split {split!r}, is missing; {nearest_and_all(name, lists)}")
     annotated = NamedFiles(year / "Annotations", (".xml",))
     lines = read_names(path, lambda stem: stem in annotated or stem in pictures[year])
     images = [_Listed(year, stem, f"{path} line {line_number}") for line_number, stem in lines]

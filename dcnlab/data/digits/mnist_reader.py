@@ -1,4 +1,4 @@
-"""The handwritten digits embedded beside this module: MNIST's test half, in its own idx format."""
+"""Reader of the embedded handwritten digits: MNIST's test half, in its idx format."""
 
 from __future__ import annotations
 

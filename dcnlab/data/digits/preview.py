@@ -1,4 +1,4 @@
-"""A contact sheet: what a network is about to be trained on, to be looked at."""
+"""Contact sheet of training images, with their labels."""
 
 from __future__ import annotations
 

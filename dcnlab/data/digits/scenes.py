@@ -56,9 +56,9 @@ class DigitScenes(Dataset[Scene]):
     Args:
         split: train (7,000 digits), val (1,000) or test (2,000).
         geometry: how digits are laid on the canvas.
-        length: number of scenes, null is one a digit; more re-use the digits in other poses.
+        length: number of scenes, None is one a digit; more re-use the digits in other poses.
         digits: the most digits in a scene.
-        classes: class names in the order of their labels, of these digits alone; null takes all ten.
+        classes: class names in the order of their labels, of these digits alone; None takes all ten.
         seed: 0 and up; another seed gives other scenes of the same digits.
     """
 
@@ -124,7 +124,7 @@ class DigitScenes(Dataset[Scene]):
 class DigitClassification(Dataset[tuple[Tensor, int]]):
     """Scenes of one digit as (image, label): (3, S, S) float32, standardised, and the digit's class.
 
-    Besides an index it takes a pair (n, index): the index's scene in the n-th pass, a new pose in every pass.
+    Besides an index it takes a pair (n, index): the index's scene in the n-th pass, a new pose in every epoch.
     """
 
     def __init__(self, scenes: DigitScenes) -> None:
@@ -153,7 +153,7 @@ class DigitClassification(Dataset[tuple[Tensor, int]]):
 class DigitSegmentation(Dataset[tuple[Tensor, Tensor]]):
     """Scenes as (image, label): (3, S, S) float32, standardised, and (S, S) int64, 0 background, else the class + 1.
 
-    Besides an index it takes a pair (n, index): the index's scene in the n-th pass, a new one in every pass.
+    Besides an index it takes a pair (n, index): the index's scene in the n-th pass, a new one in every epoch.
     """
 
     def __init__(self, scenes: DigitScenes) -> None:
@@ -185,7 +185,7 @@ class DigitDetection(Dataset[tuple[Tensor, dict[str, Any]]]):
     The target holds `boxes` (n, 4) float32, x1, y1, x2, y2, pixels; `labels` (n,) int64, the class + 1; `image_id`, the
     index; `size`, height and width. A scene whose ink is too faint for a mask has no box.
 
-    Besides an index it takes a pair (n, index): the index's scene in the n-th pass, a new one in every pass.
+    Besides an index it takes a pair (n, index): the index's scene in the n-th pass, a new one in every epoch.
     """
 
     def __init__(self, scenes: DigitScenes) -> None:

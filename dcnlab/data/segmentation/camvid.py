@@ -40,8 +40,8 @@ def camvid_pairs(
         root: folder of train.txt, val.txt and test.txt; the paths in them are relative to it, or start with
             /SegNet/CamVid/ as in the original lists.
         splits: names of the lists without their ending, one or several.
-        classes: names out of CLASSES in the order of their labels, pixels of the others ignored; null takes all.
-        ignore: label value of pixels to leave out; null is 11.
+        classes: names out of CLASSES in the order of their labels, pixels of the others ignored; None takes all.
+        ignore: label value of pixels to leave out; None is 11.
 
     Raises:
         DataError: data are missing or a class is unknown; one line that says what is expected where.

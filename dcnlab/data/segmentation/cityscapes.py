@@ -8,9 +8,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from dcnlab.data.labels import IGNORE, LabelledImages, check_files, choose_classes, lookup_of, names_of, nearest
+from dcnlab.data.labels import IGNORE, LabelledImages, check_files, choose_classes, lookup_of, names_of
 from dcnlab.io.errors import DataError
 from dcnlab.io.image_file import NamedFiles
+from dcnlab.io.text import nearest_and_all
 
 VALUES = {
     "road": 7,
@@ -48,8 +49,8 @@ def cityscapes_pairs(
     Args:
         root: folder of leftImg8bit and gtFine.
         splits: train, val or any other folder of leftImg8bit, one or several.
-        classes: names out of VALUES in the order of their labels, pixels of the others ignored; null takes all 19.
-        ignore: null; which values are ignored is part of the data set.
+        classes: names out of VALUES in the order of their labels, pixels of the others ignored; None takes all 19.
+        ignore: None; which values are ignored is part of the data set.
 
     Raises:
         DataError: data are missing or a class is unknown; one line that says what is expected where.
@@ -81,7 +82,7 @@ def cityscapes_pairs(
 def _images(folder: Path, split: str) -> list[Path]:
     found = sorted(entry.name for entry in (folder / "leftImg8bit").iterdir() if entry.is_dir())
     if split not in found:
-        raise DataError(f"{folder}/leftImg8bit has no split {split!r}; {nearest(split, found)}")
+        raise DataError(f"{folder}/leftImg8bit has no split {split!r}; {nearest_and_all(split, found)}")
     cities = sorted(path for path in (folder / "leftImg8bit" / split).iterdir() if path.is_dir())
     listed = [(files, name) for files in map(NamedFiles, cities) for name in files.names() if name.endswith(_IMAGE)]
     images = [path for files, name in listed if (path := files.find(name))]

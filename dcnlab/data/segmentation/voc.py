@@ -17,7 +17,6 @@ from dcnlab.data.labels import (
     counted_lookup,
     ignored_value,
     names_of,
-    nearest,
     read_label,
 )
 from dcnlab.data.voc_lists import read_names
@@ -26,7 +25,7 @@ from dcnlab.io.errors import DataError
 from dcnlab.io.files import read_bytes
 from dcnlab.io.image_file import NamedFiles
 from dcnlab.io.paths import inside
-from dcnlab.io.text import one_line
+from dcnlab.io.text import nearest_and_all, one_line
 
 CLASSES = (
     "background",
@@ -74,8 +73,8 @@ def voc_pairs(
             ImageSets/Segmentation/trainaug.txt names, with labels in SegmentationClassAug; or, without that file,
             VOC's train and SBD's train and val without VOC's val, SBD being benchmark_RELEASE beside one of the
             folders that root may be.
-        classes: class names in the order of the label values from 0 up, background among them; null takes VOC's 21.
-        ignore: label value of pixels to leave out; null is 255.
+        classes: class names in the order of the label values from 0 up, background among them; None takes VOC's 21.
+        ignore: label value of pixels to leave out; None is 255.
 
     Raises:
         DataError: data are missing or a split is unknown; one line that says what is expected where.
@@ -131,7 +130,8 @@ def _year_folder(root: Path, split: str) -> tuple[Path, str]:
         year = YEAR if YEAR in years else years[0]
     if year not in years:
         raise DataError(
-            f"data.root {root} has no year {year!r} with segmentations, as of split {split!r}; {nearest(year, years)}"
+            f"data.root {root} has no year {year!r} with segmentations, as of split {split!r}; "
+            f"{nearest_and_all(year, years)}"
         )
     return devkit / f"VOC{year}", name
 
@@ -139,7 +139,9 @@ def _year_folder(root: Path, split: str) -> tuple[Path, str]:
 def _listed(folder: Path, split: str) -> list[tuple[Path, Path]]:
     found = [path.stem for path in (folder / _LISTS).glob("*.txt")]
     if split not in found:
-        raise DataError(f"{folder / _LISTS} has no split {split!r}; {nearest(split, found)} ({_AUGMENTED[0]}: SBD)")
+        raise DataError(
+            f"{folder / _LISTS} has no split {split!r}; {nearest_and_all(split, found)} ({_AUGMENTED[0]}: SBD)"
+        )
     files = _Folder(folder)
     return [(files.image(id), files.label(id)) for id in files.ids(split)]
 

@@ -17,7 +17,8 @@ from torch.utils.hooks import RemovableHandle
 from dcnlab.io.errors import ConfigError
 from dcnlab.io.torch_file import not_finite
 from dcnlab.nn import ActiveConv2d, DeformConv2d, DeformPSRoIPool, DeformRoIPool
-from dcnlab.training.checkpoint_file import from_all_processes, in_any_process
+from dcnlab.training.distributed.collectives import texts_of_all_ranks, true_on_any_rank
+from dcnlab.training.outcome import Diverged
 
 CONVOLUTIONS = (DeformConv2d, ActiveConv2d)
 POOLINGS = (DeformRoIPool, DeformPSRoIPool)
@@ -25,10 +26,6 @@ FAR = 10
 """Longer sides of the map that the mean offset may reach where no limit is stated. One would be too strict: on maps of
 a few pixels a high learning rate leads there within steps, in trainings that go on."""
 _ADVICE = "a smaller optim.lr or optim.offset_lr_scale may help, or optim.clip_norm"
-
-
-class Diverged(ConfigError):
-    """A training has gone wrong in a way that no further step mends."""
 
 
 @dataclass(frozen=True)
@@ -282,7 +279,7 @@ class Watch(pl.Callback):
     def _judge_loss(self, trainer: pl.Trainer, pl_module: pl.LightningModule, loss: Tensor | None) -> None:
         first = torch.iinfo(torch.int64).max if self._first_bad is None else int(self._first_bad)
         bad = first <= trainer.global_step
-        if in_any_process(trainer, bad)[0]:
+        if true_on_any_rank(trainer, bad)[0]:
             self._agree(trainer, self._cause(pl_module, loss) if bad else None, first if bad else None)
 
     def _cause(self, pl_module: pl.LightningModule, loss: Tensor | None) -> str:
@@ -319,10 +316,10 @@ class Watch(pl.Callback):
 
     def _agree(self, trainer: pl.Trainer, complaint: str | None, step: int | None = None) -> None:
         """Raise in all processes where one has something to complain of."""
-        if not in_any_process(trainer, complaint is not None)[0]:
+        if not true_on_any_rank(trainer, complaint is not None)[0]:
             return
         text = self._text(trainer, complaint, step) if complaint is not None else None
-        raise Diverged(next(found for found in from_all_processes(trainer, text) if found is not None))
+        raise Diverged(next(found for found in texts_of_all_ranks(trainer, text) if found is not None))
 
     def _text(self, trainer: pl.Trainer, complaint: str, step: int | None) -> str:
         wide = max(

@@ -10,11 +10,12 @@ from typing import Any
 
 from pytorch_lightning.callbacks import RichProgressBar
 from pytorch_lightning.loggers import WandbLogger
-from pytorch_lightning.utilities import rank_zero_only
 
-from dcnlab.config.schema import Config, choose
+from dcnlab.config.schema import Config
+from dcnlab.config.validation import choose
 from dcnlab.io.errors import ConfigError
 from dcnlab.io.text import VisibleFormatter
+from dcnlab.training.distributed.rank import is_rank_0
 from dcnlab.training.loggers import wandb_run
 
 _NOISE = (
@@ -34,7 +35,7 @@ _NOISE = (
 def quiet() -> None:
     """Silence what Lightning says to developers; its errors and other warnings stay, and our own words go to stderr."""
     ours = logging.getLogger("dcnlab")
-    if not ours.handlers and is_first_process():
+    if not ours.handlers and is_rank_0():
         handler = logging.StreamHandler()
         handler.setFormatter(VisibleFormatter())
         ours.addHandler(handler)
@@ -54,16 +55,6 @@ class ProgressBar(RichProgressBar):
 
     def _get_train_description(self, current_epoch: int) -> str:
         return f"pass {current_epoch + 1}"
-
-
-def rank() -> int:
-    """This process's rank; known before the ranks have met."""
-    return int(getattr(rank_zero_only, "rank", None) or 0)
-
-
-def is_first_process() -> bool:
-    """Whether this is rank 0, which alone writes."""
-    return rank() == 0
 
 
 def wandb_mode() -> str:
@@ -86,7 +77,7 @@ def wandb_mode() -> str:
 def wandb_logger(config: Config, folder: Path) -> WandbLogger | None:
     """A logger to Weights & Biases, its files in the run folder; None where config or WANDB_MODE want none."""
     mode: Any = wandb_mode() if config.logger.wandb else "disabled"
-    if mode == "disabled" or not is_first_process():
+    if mode == "disabled" or not is_rank_0():
         return None
     if mode == "offline":  # the mode of a run alone does not keep wandb's own telemetry from the network
         os.environ.setdefault("WANDB_MODE", mode)

@@ -12,7 +12,8 @@ from PIL import Image
 
 from dcnlab.data.labels import IGNORE, OUTSIDE
 from dcnlab.data.segmentation.cityscapes import VALUES, cityscapes_pairs
-from dcnlab.data.segmentation.data_module import SegmentationDataModule, SegmentationSplit
+from dcnlab.data.segmentation.data_module import SegmentationDataModule
+from dcnlab.data.segmentation.split import SegmentationSplit
 
 SAMPLE = SHARED / "data/camvid_cityscapes"
 OFFICIAL = torchvision.datasets.Cityscapes.classes

@@ -19,6 +19,7 @@ from dcnlab.data.classification.image_folder import ImageFolderSplit
 from dcnlab.data.labels import check_classes, read_label
 from dcnlab.data.segmentation.voc import read_voc_label
 from dcnlab.io import files, json_file, torch_file, yaml_file
+from dcnlab.io.atomic import write_whole
 from dcnlab.io.errors import ConfigError
 from dcnlab.io.folders import files_below
 from dcnlab.io.image_file import read_image
@@ -298,7 +299,7 @@ def test_a_rename_is_brought_to_the_disk(tmp_path, monkeypatch):
     monkeypatch.setattr(
         os, "fsync", lambda number: (synced.append(os.readlink(f"/proc/self/fd/{number}")), plain(number))
     )
-    run_folder.write_whole(tmp_path / "x.json", "{}")
+    write_whole(tmp_path / "x.json", "{}")
     assert synced[-1] == str(tmp_path)
     assert len(synced) == 2
 

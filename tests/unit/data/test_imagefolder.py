@@ -8,8 +8,8 @@ import torch
 from locations import SHARED
 from PIL import Image
 
+from dcnlab.data.classification.data_module import ImageFolderDataModule
 from dcnlab.data.classification.image_folder import ImageFolderSplit
-from dcnlab.data.module import ImageFolderDataModule
 
 FLOWERS = SHARED / "data/flowers12"
 

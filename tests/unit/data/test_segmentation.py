@@ -6,7 +6,10 @@ import torch
 from locations import SHARED
 from PIL import Image
 
-from dcnlab.data.segmentation.data_module import IGNORE, SegmentationDataModule, SegmentationSplit, pad_collate
+from dcnlab.data.labels import IGNORE
+from dcnlab.data.segmentation.data_module import SegmentationDataModule
+from dcnlab.data.segmentation.padding import pad_collate
+from dcnlab.data.segmentation.split import SegmentationSplit
 
 SHARED = SHARED / "data"
 PLAIN = {"mean": (0, 0, 0), "std": (1, 1, 1)}

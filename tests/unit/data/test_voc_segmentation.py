@@ -8,7 +8,8 @@ import torchvision
 from locations import SHARED
 from PIL import Image
 
-from dcnlab.data.segmentation.data_module import SegmentationDataModule, SegmentationSplit
+from dcnlab.data.segmentation.data_module import SegmentationDataModule
+from dcnlab.data.segmentation.split import SegmentationSplit
 from dcnlab.data.segmentation.voc import read_voc_label, voc_pairs
 
 SAMPLE = SHARED / "data/loader_samples/voc_seg"

@@ -5,6 +5,7 @@ import statistics
 
 import pytest
 import torch
+import torchvision
 from detection_cases import EVERY, SAMPLING, TWO_STAGE, faster_rcnn, four_scenes, made, parameters, same, two_scenes
 from torch import nn
 
@@ -15,6 +16,7 @@ from dcnlab.models.class_aware_rpn import ClassAwareRPN
 from dcnlab.models.faster_rcnn import FasterRCNN
 from dcnlab.models.fpn import FPNFasterRCNN
 from dcnlab.models.rfcn import RFCN
+from dcnlab.models.roi_pool import PlainRoIPool
 from dcnlab.models.roi_sampling import RoISampling
 from dcnlab.tasks.detection import coco_results
 
@@ -260,3 +262,12 @@ def test_the_pyramid_has_the_parameters_counted_by_hand(deformable):
     head = 49 * 256 * 1024 + 1024 + 1024 * 1024 + 1024 + (1024 + 1) * (81 + 4 * 81)
     by_hand = RESNET101 + pyramid + rpn + head
     assert parameters(model) == by_hand + deformable * (OFFSETS + 4 * (49 * 256 * 98 + 98))
+
+
+def test_plain_roi_pooling_averages_where_torchvisions_takes_the_maximum():
+    features = torch.arange(16.0).reshape(1, 1, 4, 4)
+    boxes = [torch.tensor([[0.0, 0.0, 4.0, 4.0]])]
+    pooled = PlainRoIPool(output_size=1)(features, boxes)
+    assert pooled.shape == (1, 1, 1, 1)
+    assert 5 < pooled.item() < 10  # the mean is 7.5
+    assert torchvision.ops.roi_pool(features, boxes, 1).item() == 15

@@ -75,7 +75,7 @@ def test_variants_are_listed_once():
 
 
 def test_kernel_files_include_nothing_that_the_cache_would_not_see():
-    for path in folder("cuda_kernels").iterdir():
+    for path in cuda_compile.kernel_folder().iterdir():
         assert not re.search(r"^\s*#\s*include", path.read_text(), re.MULTILINE), path.name
 
 

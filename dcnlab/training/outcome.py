@@ -1,0 +1,147 @@
+"""The ways a run ends: their names and exit statuses, the exceptions, and what an exception means to the user."""
+
+from __future__ import annotations
+
+import shlex
+from dataclasses import dataclass
+from pathlib import Path
+
+from dcnlab.config.names import DATA_SETS
+from dcnlab.config.schema import Config
+from dcnlab.io.errors import ConfigError, DataError
+from dcnlab.io.text import one_line
+from dcnlab.training import environment
+
+STATUSES = ("finished", "failed", "interrupted")
+"""Values of `status` in results.json."""
+
+EXIT_STATUS = {
+    "finished": 0,
+    "interrupted": 130,  # Ctrl-C or SIGTERM
+    "time limit": 130,  # SIGUSR1, by which SLURM announces it
+    "diverged": 2,
+    "killed": 2,  # a rank or a loader process, as the system kills for want of memory
+    "mend": 2,  # the user can mend it: a full disk, a damaged image
+    "bug": 1,
+}
+"""Values of `end` in results.json, each with the exit status of the command."""
+ENDS = tuple(EXIT_STATUS)
+
+
+@dataclass(frozen=True)
+class End:
+    """How a run ended."""
+
+    kind: str
+    """One of `ENDS`."""
+    text: str = ""
+    """The line that the command prints."""
+    reason: str = ""
+    """The `reason` of results.json; empty for a run that finished or that somebody stopped."""
+
+    @property
+    def exit_status(self) -> int:
+        """The exit status of the command."""
+        return EXIT_STATUS[self.kind]
+
+    @property
+    def status(self) -> str:
+        """The `status` of results.json."""
+        if self.kind == "finished":
+            return "finished"
+        return "failed" if self.reason and self.kind != "killed" else "interrupted"
+
+
+FINISHED = End("finished")
+
+
+class Interrupted(BaseException):
+    """Somebody stopped the run, by Ctrl-C or SIGTERM, or its time was up.
+
+    Args:
+        folder: the run folder.
+        resumable: whether it holds a checkpoint.
+    """
+
+    def __init__(self, folder: Path, resumable: bool) -> None:
+        super().__init__(str(folder))
+        self.folder, self.resumable = folder, resumable
+
+    def advice(self) -> str:
+        """How to continue the run."""
+        if not self.resumable:
+            return "interrupted before the first checkpoint; the same command begins again"
+        return f"interrupted; go on with: dcnlab resume {shlex.quote(str(self.folder))}"
+
+
+class Terminated(BaseException):
+    """SIGTERM arrived."""
+
+
+class TimeLimit(BaseException):
+    """The time limit is near and the checkpoint is saved, so the training ends."""
+
+
+class Diverged(ConfigError):
+    """The training diverged, and no further step repairs it."""
+
+
+class RankDied(RuntimeError):
+    """A rank that this process started ended before all ranks had met."""
+
+    def __init__(self, end: End) -> None:
+        super().__init__(end.reason)
+        self.end = end
+
+
+class PeerFailed(RuntimeError):
+    """Another rank failed by a bug, and has printed its traceback."""
+
+
+def end_of(error: BaseException, config: Config, rank: int) -> End:
+    """What an exception in a run means to the user.
+
+    Args:
+        error: what the training or the test raised.
+        config: of the run.
+        rank: the one on which it was raised.
+    """
+    if isinstance(error, TimeLimit):
+        return End("time limit")
+    if isinstance(error, RankDied):
+        return error.end
+    if isinstance(error, KeyboardInterrupt | SystemExit | Terminated):  # Lightning turns Ctrl-C into SystemExit
+        return End("interrupted")
+    reason = f"{type(error).__name__}: {one_line(error)}"
+    if isinstance(error, Diverged):
+        return End("diverged", str(error), reason)
+    loader = environment.dead_loader(error, rank)
+    if loader is not None:
+        need = f"fewer data.workers ({config.data.workers}) or a smaller data.batch_size ({config.data.batch_size})"
+        return End("killed", f"{loader}: {need} need less", loader)
+    if isinstance(error, ConfigError | DataError | OSError):
+        return End("mend", str(error), reason)
+    advice = _size_advice(error, config)
+    if advice is not None:
+        return End("mend", advice, reason)
+    return End("bug", f"another process of the run failed: {reason}", reason)
+
+
+def _size_advice(error: BaseException, config: Config) -> str | None:
+    """What to change where a batch needs too much memory, or is too small for batch norm; None for other errors."""
+    data = config.data
+    if DATA_SETS[data.name].is_square:
+        keys = ["batch_size", "image_size"]
+    else:
+        sides = ("shorter_side", "longer_side", "crop_size")
+        keys = ["batch_size", *(key for key in sides if getattr(data, key) is not None)]
+    sizes = ", ".join(f"data.{key} is {getattr(data, key)}" for key in keys)
+    if environment.is_out_of_memory(error):
+        return (
+            f"out of memory: {sizes}; smaller ones need less (trainer.effective_batch keeps the images of a step), and "
+            "so does trainer.precision=bf16-mixed"
+        )
+    # Images differ in size, and only the first one was checked before the training.
+    if isinstance(error, ValueError) and str(error).startswith("Expected more than 1 value per channel when training"):
+        return f"an image is too small for batch norm in training: {sizes}; take more or larger images at a time"
+    return None

@@ -15,6 +15,7 @@ from torchvision.models import ResNet101_Weights
 
 from dcnlab.ablations.analysis import complexity, timing
 from dcnlab.ablations.tables import render
+from dcnlab.config import packaged
 from dcnlab.io.errors import ConfigError
 
 DEEPLABS = ["segmentation/deeplab_voc", "segmentation/deeplab_cityscapes"]
@@ -177,7 +178,7 @@ def test_without_an_experiment_the_command_counts_the_papers_ten_networks(write)
     done = dcnlab("complexity", "--no-time", "--format", "json", "--size", "64x96")
     assert done.returncode == 0, done.stderr
     rows = json.loads(done.stdout)
-    published = yaml.safe_load(Path(complexity.__file__).with_name("published.yaml").read_text())["table4"]["rows"]
+    published = yaml.safe_load((packaged.PACKAGE / "ablations/tables/published.yaml").read_text())["table4"]["rows"]
     assert [row["paper_params"] for row in rows] == [round(1e6 * n) for row in published for n in row["params"]]
     assert [row["experiment"].removesuffix("_voc") for row in rows[4::2]] == ["class_aware_rpn", "faster_rcnn", "rfcn"]
 

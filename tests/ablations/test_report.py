@@ -14,11 +14,11 @@ from command_line import dcnlab
 from report_runs import SCRIPT, write_curve, write_everything, write_run
 
 from dcnlab.ablations.report import charts, curves, gather, markup, page
-from dcnlab.ablations.report.measured import SIZES
 from dcnlab.ablations.report.pictures import Album
 from dcnlab.cli import main
 from dcnlab.config import experiment_file
 from dcnlab.io.errors import ConfigError
+from dcnlab.metrics.effective_dilation import SIZES
 from dcnlab.training import run_folder
 
 

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from dcnlab.ablations.numbers import mean_and_std
 from dcnlab.ablations.sweeps import sweep_file
 from dcnlab.ablations.tables import collect, run_record
 from dcnlab.ablations.tables.render import Block
@@ -231,22 +232,16 @@ def blocks(found: Robustness) -> list[Block]:
         if amounts:
             caption = f"{found.title}: top1 (%) against {what}" + (f"; base: {found.base}" if found.base else "")
             cells = [
-                [label + ("" if short is None else f" ({short} seeds!)"), *map(_cell, line)]
+                [label + _short(line[0]), *(mean_and_std(row["top1"], row["top1_std"], 1) for row in line)]
                 for label, line in zip(found.labels, lines, strict=True)
-                for short in [_short(line[0])]
             ]
             made.append(Block(caption, ["", *(f"{amount:g}{unit}" for amount in amounts)], cells))
     return made
 
 
-def _short(row: dict[str, Any]) -> str | None:
-    return f"{row['seeds']} of {row['seeds_wanted']}" if row["seeds"] < row["seeds_wanted"] else None
-
-
-def _cell(row: dict[str, Any]) -> str:
-    if row["top1"] is None:
-        return "missing"
-    return f"{row['top1']:.1f}" + ("" if row["top1_std"] is None else f" ± {row['top1_std']:.1f}")
+def _short(row: dict[str, Any]) -> str:
+    """A mark behind the label of a group that is short of seeds."""
+    return f" ({row['seeds']} of {row['seeds_wanted']} seeds!)" if row["seeds"] < row["seeds_wanted"] else ""
 
 
 def draw(found: Robustness) -> bytes:

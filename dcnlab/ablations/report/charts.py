@@ -6,6 +6,7 @@ import math
 import statistics
 from collections.abc import Iterator, Sequence
 
+from dcnlab.ablations.numbers import mean_and_std
 from dcnlab.ablations.report.curves import Curve
 from dcnlab.ablations.report.markup import Markup, el
 
@@ -99,17 +100,11 @@ def dots(metric: str, caption: str, rows: Sequence[tuple[str, Sequence[float]]],
         y = number * _ROW + 30
         mean = across(statistics.fmean(seeds))
         parts.append(_text(2, y - 14, label if len(label) <= 40 else f"{label[:39]}…", "start", "label"))
-        parts.append(_text(WIDTH - 2, y - 14, mean_and_spread(seeds), "end", "label"))
+        parts.append(_text(WIDTH - 2, y - 14, _spread(seeds), "end", "label"))
         parts += [el("circle", {"class": "dot", "cx": _n(across(seed)), "cy": y, "r": 4}) for seed in seeds]
         parts.append(el("line", {"class": "mean", "x1": _n(mean), "y1": y - 8, "x2": _n(mean), "y2": y + 8}))
-    said = [f"{label}: {mean_and_spread(seeds)}" for label, seeds in rows]
+    said = [f"{label}: {_spread(seeds)}" for label, seeds in rows]
     return _figure(metric, caption, said, height, parts)
-
-
-def mean_and_spread(values: Sequence[float]) -> str:
-    """Mean and standard deviation (n - 1), as tables print them."""
-    mean = f"{statistics.fmean(values):.2f}"
-    return f"{mean} ± {statistics.stdev(values):.2f}" if len(values) > 1 else mean
 
 
 def ticks(low: float, high: float, about: int) -> list[float]:
@@ -128,6 +123,10 @@ def ticks(low: float, high: float, about: int) -> list[float]:
     step = next(step * power for step in (1, 2, 5, 10) if step * power >= raw * 0.999)
     first, last = math.floor(low / step + 1e-9), math.ceil(high / step - 1e-9)
     return [number * step for number in range(first, last + 1)]
+
+
+def _spread(values: Sequence[float]) -> str:
+    return mean_and_std(statistics.fmean(values), statistics.stdev(values) if len(values) > 1 else None)
 
 
 def _tick(value: float, among: Sequence[float]) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dcnlab.ablations.numbers import mean_and_std
 from dcnlab.ablations.report.gather import Group, Row
 from dcnlab.ablations.tables import statistics
 from dcnlab.ablations.tables.collect import CODE
@@ -65,8 +66,7 @@ def rank(row: Row, metric: str | None) -> tuple[bool, float]:
 
 def figure(row: Row, metric: str) -> str:
     """A row's mean and spread."""
-    mean, std = row.figures[metric], row.figures[f"{metric}_std"]
-    return f"{mean:.2f} %" if std is None else f"{mean:.2f} ± {std:.2f} %"
+    return f"{mean_and_std(row.figures[metric], row.figures[f'{metric}_std'])} %"
 
 
 def _count(number: int, noun: str) -> str:

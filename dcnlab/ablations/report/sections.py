@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from dcnlab.ablations.numbers import MISSING, mean_and_std
 from dcnlab.ablations.report import charts, curves, findings, measured
 from dcnlab.ablations.report.curves import Curve
 from dcnlab.ablations.report.gather import Group, Row
@@ -19,6 +20,7 @@ from dcnlab.ablations.tables.collect import CODE
 from dcnlab.ablations.tables.run_record import Record
 from dcnlab.ablations.tables.table import Table
 from dcnlab.io import yaml_file
+from dcnlab.io.errors import ConfigError
 from dcnlab.io.files import read_bytes
 
 _METRIC_CHARTS = 3
@@ -58,7 +60,7 @@ def kinds(name: str, groups: Sequence[Group]) -> Markup:
         metric = findings.metric_of(one)
         top = min(one.rows, key=lambda row: findings.rank(row, metric))
         scored = metric is not None and top.figures.get(metric) is not None
-        score = findings.figure(top, str(metric)).removesuffix(" %") if scored else "missing"
+        score = findings.figure(top, str(metric)).removesuffix(" %") if scored else MISSING
         lines.append([one.title, *(one.apart.get(key, "") for key in keys), metric, score])
     more = len(own[0].apart) - len(keys)
     caption = f"{name}: runs that no one table can hold, and their best score"
@@ -180,8 +182,8 @@ def _classes(one: Group) -> Markup:
 def _in_class(row: dict[str, Any], metric: str) -> str:
     mean, std, difference = (row.get(f"{metric}{ending}") for ending in ("", "_std", "_difference"))
     if mean is None:
-        return "missing"
-    text = f"{mean:.1f}" if std is None else f"{mean:.1f} ± {std:.1f}"
+        return MISSING
+    text = mean_and_std(mean, std, 1)
     return text if difference is None else f"{text} ({difference:+.1f})"
 
 
@@ -192,11 +194,11 @@ def _dilation(one: Group) -> Markup:
         for record in row.records:
             try:
                 found = measured.dilation(record.folder)
-            except ValueError as error:
+            except ConfigError as error:
                 broken.append(str(error))
                 continue
             if found is not None:
-                parts.append(grid(f"{row.label}, {record.folder}: {found.said}", found.header, found.lines))
+                parts.append(grid(f"{row.label}, {record.folder}: {found.caption}", found.header, found.lines))
     if not parts and not broken:
         return Markup()
     said = "Mean distance between adjacent sampling points of a filter, pixels of the layer's own map; ± over filters."
@@ -216,7 +218,7 @@ def _robustness(one: Group) -> Markup:
             for record in row.records:
                 try:
                     found = measured.robustness(record.folder, kind)
-                except ValueError as error:
+                except ConfigError as error:
                     broken.append(str(error))
                     continue
                 if found is not None:
@@ -255,7 +257,7 @@ def _swept(one: Group) -> list[str]:
 
 def _mean(sections: Sequence[dict[str, Any]], key: str, factor: float, form: str) -> str:
     values = [section[key] * factor for section in sections if section.get(key) is not None]
-    return f"{statistics.fmean(values):{form}}" if values else "missing"
+    return f"{statistics.fmean(values):{form}}" if values else MISSING
 
 
 def _pictures(one: Group, album: Album) -> Markup:

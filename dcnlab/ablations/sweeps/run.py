@@ -15,6 +15,7 @@ from typing import Any
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 
+from dcnlab.ablations.numbers import mean_and_std
 from dcnlab.ablations.sweeps import local, sweep_file
 from dcnlab.ablations.sweeps.local import Child, Slot
 from dcnlab.ablations.sweeps.slurm import POLL_SECONDS, SlurmJobs
@@ -306,7 +307,7 @@ class _Display:
         self._progress.update(self._all, completed=self._done)
         if results is not None and finished:
             shown = {key: value for key, value in results["metrics"].items() if run_folder.is_headline(key)}
-            scores = ", ".join(f"{key} {value:.2f}" for key, value in shown.items())
+            scores = ", ".join(f"{key} {mean_and_std(value)}" for key, value in shown.items())
             self.say(f"[{self._done}/{self._total}] {trial}: {scores}, {seconds:.0f} s")
             return True
         log = trial.folder / "log.txt"

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from dcnlab.ablations.numbers import mean_and_std, number
 from dcnlab.ablations.sweeps import sweep_file
 from dcnlab.ablations.tables import collect, dilation_table, paper, paper_tables, run_record, statistics, wandb_runs
 from dcnlab.ablations.tables import render as rendering
@@ -20,6 +21,8 @@ from dcnlab.io.errors import ConfigError
 from dcnlab.training import run_folder
 
 FORMATS = rendering.FORMATS
+TABLE2 = ("system", "layer", "seeds")
+"""The leading columns of table 2 over all runs."""
 _CODE = 9
 """Characters of a commit that people are shown."""
 
@@ -34,7 +37,7 @@ class Table:
     orientation: bool = False
     """Whether the paper's whole table 1 stands below: a sweep of what it varies, of a network that it does not have."""
     measured: list[dict[str, Any]] | None = None
-    """The rows of table 2, which has no sections: see `dilationtable.rows`."""
+    """The rows of table 2, which has no sections: see `dilation_table.of_records`."""
 
     @property
     def swept(self) -> list[str]:
@@ -109,7 +112,7 @@ def of_records(
     if overrides:
         raise ConfigError(f"{overrides[0]}: only a sweep file's table takes key=value")
     if name == "table2":
-        rows, said = dilation_table.rows(found)
+        rows, said = dilation_table.of_records(found)
         return Table(f"table2: {paper.read(name)['title']}", [], [*notes, *said], measured=rows)
     if name == "table4":
         raise ConfigError("table4 is counted and timed, not trained: dcnlab complexity")
@@ -169,7 +172,7 @@ def _rank(collection: Collection, metric: str, goal: str) -> None:
 def cells(table: Table) -> tuple[list[str], list[list[str]]]:
     """Header and rows of all sections as people read them, in one grid; see `blocks`."""
     if table.measured is not None:
-        return dilation_table.block(table.measured, "")[1:]
+        return dilation_table.layout(table.measured, TABLE2)[1:]
     return _grid(table.sections)
 
 
@@ -187,18 +190,18 @@ def _grid(sections: Sequence[Section]) -> tuple[list[str], list[list[str]]]:
         header += [f"{metric} (%)", "difference", *(["p"] if tested else [])]
         header += ["paper", "its difference"] if published else []
         for line, (_, row) in zip(lines, rows, strict=True):
-            line += [_mean(row, metric), _number(row.get(f"{metric}_difference"), "+.2f")]
-            line += [_number(row.get(f"{metric}_p"), ".3g")] if tested else []
+            line += [_mean(row, metric), number(row.get(f"{metric}_difference"), "+.2f")]
+            line += [number(row.get(f"{metric}_p"), ".3g")] if tested else []
             if published:
                 doubt = "" if all(one.confirmed for one in published) else " ?"
-                line += [_number(row.get(f"paper_{metric}"), ".1f", doubt)]
-                line += [_number(row.get(f"paper_{metric}_difference"), "+.1f", doubt)]
+                line += [number(row.get(f"paper_{metric}"), ".1f", doubt)]
+                line += [number(row.get(f"paper_{metric}_difference"), "+.1f", doubt)]
     header += ["seeds", "parameters", "MACs (M)", "seconds"]
     for line, (_, row) in zip(lines, rows, strict=True):
         short = row["seeds"] < row["seeds_wanted"]
         line.append(f"{row['seeds']} of {row['seeds_wanted']} (!)" if short else str(row["seeds"]))
         macs = None if row["macs"] is None else row["macs"] / 1e6
-        line += [_number(row["params"], ",.0f"), _number(macs, ".2f"), _number(row["train_seconds"], ".1f")]
+        line += [number(row["params"], ",.0f"), number(macs, ".2f"), number(row["train_seconds"], ".1f")]
     return header, lines
 
 
@@ -214,15 +217,11 @@ def label(name: str, value: Any) -> str:
 
 def _mean(row: dict[str, Any], metric: str) -> str:
     mean, std = row.get(metric), row.get(f"{metric}_std")
+    text = mean_and_std(mean, std)
     if mean is None:
-        return "missing"
-    text = f"{mean:.2f}" if std is None else f"{mean:.2f} ± {std:.2f}"
+        return text
     count = len(row[f"{metric}_values"])
     return text if count == row["seeds"] else f"{text} ({count} of {row['seeds']})"
-
-
-def _number(value: float | None, form: str, mark: str = "") -> str:
-    return "" if value is None else f"{value:{form}}{mark}"
 
 
 def render(table: Table, form: str) -> str:
@@ -248,7 +247,7 @@ def blocks(table: Table, caption: str) -> list[Block]:
         caption: of the whole; may be empty.
     """
     if table.measured is not None:
-        return [dilation_table.block(table.measured, caption)]
+        return [dilation_table.layout(table.measured, TABLE2, caption)]
     found = []
     for part in table.sections:
         said = [caption, part.title, _beside(part.counterpart)]

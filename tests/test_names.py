@@ -17,7 +17,7 @@ from report_runs import write_curve, write_run
 
 from dcnlab import score
 from dcnlab.ablations.report import markup, page
-from dcnlab.ablations.tables import render, table
+from dcnlab.ablations.tables import render, run_record, table
 from dcnlab.ablations.tables.render import Block
 from dcnlab.config import experiment_file
 from dcnlab.io import text
@@ -197,7 +197,7 @@ def test_a_table_of_hostile_runs_is_safe_to_look_at(folders, capsys):
 
 
 def test_table2_leaves_out_what_is_no_measurement(folders):
-    found, notes = table.record.records([Path("runs/good")])
+    found, notes = run_record.records([Path("runs/good")])
     with pytest.raises(ConfigError, match=r"left out: \S*s1/dilation\.json: not what dcnlab dilation writes"):
         table.of_records("table2", found, notes)
     measured = {"mean": 2.0, "std": 0.5, "count": 7}

@@ -13,7 +13,7 @@ from typing import Any
 
 from dcnlab.ablations.numbers import mean_and_std
 from dcnlab.ablations.sweeps import sweep_file
-from dcnlab.ablations.tables import collect, run_record
+from dcnlab.ablations.tables import run_record, sweep_runs
 from dcnlab.ablations.tables.render import Block
 from dcnlab.config import experiment_file, packaged
 from dcnlab.io.errors import ConfigError
@@ -198,7 +198,7 @@ def _groups(
         raise ConfigError(f"{' '.join(words)}: robustness takes one sweep file, or run folders")
     sweep = sweep_file.read(sweeps[0])
     found, notes = run_record.records(roots)
-    collection = collect.of_sweep(sweep, found, overrides)
+    collection = sweep_runs.of_sweep(sweep, found, overrides)
     groups = [Group(row.parameters, [run.folder for run in row.records], row.wanted) for row in collection.rows]
     return sweep.title, groups, [*notes, *collection.notes]
 

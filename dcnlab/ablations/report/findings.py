@@ -58,10 +58,9 @@ def _against(group: Group, top: Row, metric: str) -> str:
 
 def rank(row: Row, metric: str | None) -> tuple[bool, float]:
     """Sorts rows, the best first and those without the metric last."""
-    mean = None if metric is None else row.figures.get(metric)
-    if metric is None or mean is None:
+    if metric is None:
         return True, 0.0
-    return False, mean if run_folder.goal(metric) == "minimize" else -mean
+    return statistics.rank(row.figures.get(metric), run_folder.goal(metric))
 
 
 def figure(row: Row, metric: str) -> str:

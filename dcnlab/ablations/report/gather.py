@@ -11,9 +11,10 @@ from typing import Any
 
 from dcnlab.ablations.sweeps import sweep_file
 from dcnlab.ablations.sweeps.sweep_file import Trial, digest
-from dcnlab.ablations.tables import collect, paper
+from dcnlab.ablations.tables import collect, layout, paper
 from dcnlab.ablations.tables import run_record as record
 from dcnlab.ablations.tables import table as tables
+from dcnlab.ablations.tables.layout import value_text
 from dcnlab.ablations.tables.run_record import Record
 from dcnlab.ablations.tables.section import Section
 from dcnlab.ablations.tables.table import Table
@@ -173,7 +174,7 @@ def _apart(one: Record, all_of_them: Sequence[Record]) -> dict[str, str]:
     """The settings of a run that not all have."""
     keys = dict.fromkeys(key for other in all_of_them for key in other.rest)
     differing = [key for key in keys if any(other.rest.get(key) != one.rest.get(key) for other in all_of_them)]
-    return {key: _plain(one.rest.get(key)) for key in differing}
+    return {key: value_text(one.rest.get(key), "not set") for key in differing}
 
 
 def _table(name: str, overrides: list[str] | None, found: list[Record], any_code: bool) -> Table:
@@ -210,7 +211,7 @@ def _groups(
 
 
 def _row(figures: dict[str, Any], swept: Sequence[str], folders: dict[str, Record]) -> Row:
-    values = [tables.label(name, figures.get(name)) or "not set" for name in swept]
+    values = [layout.label(name, figures.get(name)) or "not set" for name in swept]
     named = [f"{name.rpartition('.')[2]} {value}" for name, value in zip(swept, values, strict=True)]
     own = sorted((folders[folder] for folder in figures["runs"]), key=lambda one: one.seed)
     return Row(figures, values or ["all seeds"], ", ".join(named) or "all seeds", own)
@@ -233,10 +234,6 @@ def _yaml(value: Any) -> str:
     return value if isinstance(value, str) else json.dumps(value)
 
 
-def _plain(value: Any) -> str:
-    return "not set" if value is None else str(value).lower() if isinstance(value, bool) else str(value)
-
-
 def _unfinished(root: Path, found: Sequence[Record]) -> list[Unfinished]:
     """Runs without a score: failed, interrupted, still at work, killed, or not even begun."""
     results = {one.folder: one for one in found}
@@ -255,7 +252,7 @@ def _unfinished(root: Path, found: Sequence[Record]) -> list[Unfinished]:
             reason = "stopped from outside"
         if not reason:
             reason = f"no results: at work still, or killed. {_last_line(folder / 'log.txt')}".strip()
-        settings = ", ".join(f"{key} {_plain(value)}" for key, value in parameters.items())
+        settings = ", ".join(f"{key} {value_text(value, 'not set')}" for key, value in parameters.items())
         broken.append(Unfinished(folder, status, settings, reason, _further(folder)))
     return broken
 

@@ -15,6 +15,7 @@ from dcnlab.ablations.report.gather import Group, Row
 from dcnlab.ablations.report.grid import grid
 from dcnlab.ablations.report.markup import Child, Markup, el, join
 from dcnlab.ablations.report.pictures import Album
+from dcnlab.ablations.tables import layout
 from dcnlab.ablations.tables import table as tables
 from dcnlab.ablations.tables.collect import CODE
 from dcnlab.ablations.tables.run_record import Record
@@ -315,7 +316,7 @@ def _runs(one: Group) -> Markup:
                     record.seed,
                     *scores,
                     "" if seconds is None else f"{seconds:.1f}",
-                    *([] if apart else [tables.label(CODE, record.code)]),
+                    *([] if apart else [layout.label(CODE, record.code)]),
                 ]
             )
             repeats.append(_repeat(row, record))

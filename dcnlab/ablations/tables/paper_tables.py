@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from dcnlab.ablations.sweeps.sweep_file import digest
-from dcnlab.ablations.tables import paper
+from dcnlab.ablations.tables import paper, paper_rows
 from dcnlab.ablations.tables.collect import Collection, Row, newest, tell_apart
 from dcnlab.ablations.tables.run_record import Record
 from dcnlab.config import packaged
@@ -41,8 +41,8 @@ def systems(table: str, found: Sequence[Record], any_code: bool = False) -> tupl
     Raises:
         ConfigError: none is of any row.
     """
-    rows = paper.labels(table)
-    labelled = [(one, paper.label(table, one.settings)) for one in found if _has_place(table, one)]
+    rows = paper_rows.labels(table)
+    labelled = [(one, paper_rows.label(table, one.settings)) for one in found if _has_place(table, one)]
     placed = [(one, label) for one, label in labelled if label in rows]
     groups: dict[str, list[tuple[Record, paper.Label]]] = {}
     for one, label in placed:
@@ -66,11 +66,11 @@ def _collection(table: str, members: Sequence[tuple[Record, paper.Label]], any_c
     label = {id(one): name for one, name in members}
     best = newest([one for one, _ in members], collection.notes, any_code, lambda one: [label[id(one)], one.seed])
     pools = members[0][0].settings["model.name"] in paper.POOLING_MODELS
-    runs_of = {name: [one for one in best if label[id(one)] == name] for name in paper.labels(table, pools)}
+    runs_of = {name: [one for one in best if label[id(one)] == name] for name in paper_rows.labels(table, pools)}
     wanted = max(len({one.seed for one in own}) for own in runs_of.values())
     for name, own in runs_of.items():
         own.sort(key=lambda one: one.seed)
-        settings = own[0].settings if own else paper.settings_of(table, name, members[0][0].settings)
+        settings = own[0].settings if own else paper_rows.settings_of(table, name, members[0][0].settings)
         collection.rows.append(Row({ROW[table]: name}, own, wanted, settings))
     tell_apart(collection, any_code)
     return collection
@@ -83,7 +83,7 @@ def _has_place(table: str, one: Record) -> bool:
 def _shared(table: str, one: Record) -> dict[str, Any]:
     """What a system's runs have in common; a dilation that is not stated is the one that it comes to."""
     shared = one.without(paper.VARIED.get(table, ()))
-    return {**shared, paper.DILATION: paper.dilation(one.settings)} if paper.DILATION in shared else shared
+    return {**shared, paper.DILATION: paper_rows.dilation(one.settings)} if paper.DILATION in shared else shared
 
 
 def _stray(table: str, members: Sequence[tuple[Record, paper.Label]]) -> bool:

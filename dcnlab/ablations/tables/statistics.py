@@ -56,6 +56,18 @@ def mean(values: Sequence[float | None]) -> float | None:
     return statistics.fmean(present)
 
 
+def rank(mean: float | None, goal: str) -> tuple[bool, float]:
+    """A key that sorts means, the best first and None last.
+
+    Args:
+        mean: of a row; None where it has no run.
+        goal: maximize or minimize.
+    """
+    if mean is None:
+        return True, 0.0
+    return False, mean if goal == "minimize" else -mean
+
+
 def sign_flip(differences: Sequence[float]) -> float:
     """Two-sided p of paired differences by the sign-flip permutation test (Fisher's randomization test).
 

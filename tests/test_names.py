@@ -16,7 +16,7 @@ from command_line import dcnlab, environment
 from report_runs import write_curve, write_run
 
 from dcnlab import score
-from dcnlab.ablations.report import markup, page
+from dcnlab.ablations.report import page, template
 from dcnlab.ablations.tables import render, run_record, table
 from dcnlab.ablations.tables.render import Block
 from dcnlab.config import experiment_file
@@ -118,7 +118,7 @@ def test_scores_of_hostile_classes_are_tables_still():
 
 def test_the_report_shows_hostile_names_as_text():
     for name in HOSTILE + SURROGATES:
-        made = markup.el("p", {"title": name}, name)
+        made = template.environment().from_string('<p title="{{ name }}">{{ name }}</p>').render(name=name)
         assert is_safe(made, "\n\t")
         made.encode()
 

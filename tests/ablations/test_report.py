@@ -13,7 +13,7 @@ import pytest
 from command_line import dcnlab
 from report_runs import SCRIPT, write_curve, write_everything, write_run
 
-from dcnlab.ablations.report import charts, curves, gather, markup, page
+from dcnlab.ablations.report import charts, curves, gather, page, template
 from dcnlab.ablations.report.pictures import Album
 from dcnlab.cli import main
 from dcnlab.config import experiment_file
@@ -240,9 +240,14 @@ def test_ticks_of_a_single_value_stand_around_it():
     assert found[0] < 0 < found[-1]
 
 
-def test_elements_escape_text_and_attributes():
-    made = markup.el("p", {"title": '"<&', "hidden": True, "id": None}, "a<b", markup.el("br"), "\x00")
-    assert made == '<p title="&quot;&lt;&amp;" hidden>a&lt;b<br>\\u0000</p>'
+def test_templates_escape_text_and_attributes():
+    source = '<p title="{{ title }}" id="{{ none }}">{{ text }}{{ bell }}</p>'
+    made = template.environment().from_string(source).render(title='"<&', none=None, text="a<b", bell="\x00")
+    assert made == '<p title="&#34;&lt;&amp;" id="">a&lt;b\\u0000</p>'
+
+
+def test_long_names_break_behind_underscores_and_stay_text():
+    assert template.breakable("a_<b>_\u202e") == "a_<wbr>&lt;b&gt;_<wbr>\\u202e"
 
 
 def test_a_packaged_sweeps_runs_show_the_trials_that_are_missing(tmp_path, monkeypatch):

@@ -3,14 +3,41 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from pathlib import Path
+from typing import NamedTuple
 
+from dcnlab.ablations.report.gather import Row
+from dcnlab.ablations.report.grid import Grid, arrange
 from dcnlab.ablations.tables import dilation_file, dilation_table, paper
 from dcnlab.ablations.tables.render import Block
 from dcnlab.io import json_file
 from dcnlab.io.errors import ConfigError
 from dcnlab.io.text import one_line
 from dcnlab.training import run_folder
+
+
+class Measured(NamedTuple):
+    """What was measured of the runs of a table, and notes on files that cannot be read."""
+
+    tables: list[Grid]
+    notes: list[str]
+
+
+def dilations(rows: Sequence[Row]) -> Measured:
+    """The effective dilation of every run that has a dilation.json."""
+    found = Measured([], [])
+    for row in rows:
+        for record in row.records:
+            try:
+                block = dilation(record.folder)
+            except ConfigError as error:
+                found.notes.append(str(error))
+                continue
+            if block is not None:
+                caption = f"{row.label}, {record.folder}: {block.caption}"
+                found.tables.append(arrange(caption, block.header, block.lines))
+    return found
 
 
 def dilation(folder: Path) -> Block | None:

@@ -241,8 +241,8 @@ def test_ticks_of_a_single_value_stand_around_it():
 
 
 def test_templates_escape_text_and_attributes():
-    source = '<p title="{{ title }}" id="{{ none }}">{{ text }}{{ bell }}</p>'
-    made = template.environment().from_string(source).render(title='"<&', none=None, text="a<b", bell="\x00")
+    source = '<p title="{{ title }}" id="{{ nothing }}">{{ text }}{{ bell }}</p>'
+    made = template.environment().from_string(source).render(title='"<&', nothing=None, text="a<b", bell="\x00")
     assert made == '<p title="&#34;&lt;&amp;" id="">a&lt;b\\u0000</p>'
 
 
@@ -251,12 +251,13 @@ def test_long_names_break_behind_underscores_and_stay_text():
 
 
 def test_a_packaged_sweeps_runs_show_the_trials_that_are_missing(tmp_path, monkeypatch):
-    from dcnlab.ablations.sweeps.sweep_file import read, trials
+    from dcnlab.ablations.sweeps.sweep_file import read
+    from dcnlab.ablations.sweeps.trial import trials_of
 
     monkeypatch.chdir(tmp_path)
     Path("data").mkdir()
     name = "table1_deeplab_camvid_small"
-    found = trials(read(name), ["data.root=data"])
+    found = trials_of(read(name), ["data.root=data"])
     for trial in found[:2]:
         write_run(trial.folder, 50.0, trial.parameters)
         (trial.folder / "config.yaml").write_text(experiment_file.to_yaml(trial.config))

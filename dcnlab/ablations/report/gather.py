@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from dcnlab.ablations.sweeps import sweep_file
-from dcnlab.ablations.sweeps.sweep_file import Trial, digest
+from dcnlab.ablations.sweeps.hashing import digest
+from dcnlab.ablations.sweeps.trial import Trial, trial_at, trials_of
 from dcnlab.ablations.tables import collect, layout, paper
 from dcnlab.ablations.tables import run_record as record
 from dcnlab.ablations.tables import table as tables
@@ -148,14 +149,14 @@ def _overrides(name: str, one: Record) -> list[str] | None:
     root = one.settings.get("data.root")
     overrides = [f"data.root={root}"] if root is not None else []
     try:
-        meant = experiment_file.settings(sweep_file.trial(sweep, one.results["parameters"], overrides).config)
+        meant = experiment_file.settings(trial_at(sweep, one.results["parameters"], overrides).config)
         differing = [key for key, value in one.settings.items() if meant.get(key) != value]
         overrides += [f"{key}={_yaml(one.settings[key])}" for key in differing]
         trials: Sequence[Trial]
         if sweep.method == "random":
-            trials = [sweep_file.trial(sweep, one.results["parameters"], overrides)]
+            trials = [trial_at(sweep, one.results["parameters"], overrides)]
         else:
-            trials = sweep_file.trials(sweep, overrides)
+            trials = trials_of(sweep, overrides)
     except ConfigError:  # its settings are of another kind of experiment
         return None
     return overrides if one.id in {trial.id for trial in trials} else None
@@ -166,7 +167,7 @@ def _shared(name: str, overrides: list[str], finished: Sequence[Record]) -> list
     sweep = sweep_file.read(name)
     if sweep.method == "random":
         return []
-    ids = {trial.id for trial in sweep_file.trials(sweep, overrides)}
+    ids = {trial.id for trial in trials_of(sweep, overrides)}
     return [one for one in finished if one.name != name and one.id in ids]
 
 

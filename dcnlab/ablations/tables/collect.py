@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from dcnlab.ablations.sweeps.sweep_file import digest
+from dcnlab.ablations.sweeps.hashing import digest
 from dcnlab.ablations.tables.run_record import Record, differences
 from dcnlab.io.errors import ConfigError
 

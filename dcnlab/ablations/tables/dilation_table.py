@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from dcnlab.ablations.numbers import mean_and_std
-from dcnlab.ablations.sweeps.sweep_file import digest
+from dcnlab.ablations.sweeps.hashing import digest
 from dcnlab.ablations.tables import dilation_file, paper, paper_tables, statistics
 from dcnlab.ablations.tables.dilation_file import CELL, FILE
 from dcnlab.ablations.tables.render import Block

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from dcnlab.ablations.sweeps.sweep_file import digest
+from dcnlab.ablations.sweeps.hashing import digest
 from dcnlab.ablations.tables import paper, paper_rows
 from dcnlab.ablations.tables.collect import Collection, Row, newest, tell_apart
 from dcnlab.ablations.tables.run_record import Record

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from dcnlab.ablations.sweeps.sweep_file import digest
+from dcnlab.ablations.sweeps.hashing import digest
 from dcnlab.config import experiment_file
 from dcnlab.io.errors import ConfigError
 from dcnlab.training import run_folder

@@ -7,8 +7,9 @@ import shlex
 from collections.abc import Sequence
 from typing import Any
 
-from dcnlab.ablations.sweeps import sweep_file
-from dcnlab.ablations.sweeps.sweep_file import Sweep, Trial, digest
+from dcnlab.ablations.sweeps.hashing import digest
+from dcnlab.ablations.sweeps.sweep_file import Sweep
+from dcnlab.ablations.sweeps.trial import Trial, trial_at, trials_of
 from dcnlab.ablations.tables.collect import Collection, Row, key_of, newest, refuse_mixture, seeds_of, tell_apart
 from dcnlab.ablations.tables.run_record import Record, differences
 from dcnlab.config import experiment_file, packaged
@@ -37,7 +38,7 @@ def of_sweep(
         ConfigError: no run fits, or those that do differ in their settings.
     """
     drawn = sweep.method == "random"
-    trials = _trials_of_runs(sweep, found, overrides) if drawn else sweep_file.trials(sweep, overrides)
+    trials = _trials_of_runs(sweep, found, overrides) if drawn else trials_of(sweep, overrides)
     # Values that are mappings set several keys each.
     names = dict.fromkeys(key for trial in trials for key in trial.parameters)
     swept = [key for key in names if any(f"{key}.".startswith(f"{name}.") for name in sweep.swept)]
@@ -93,7 +94,7 @@ def _trials_of_runs(sweep: Sweep, found: Sequence[Record], overrides: Sequence[s
     trials = []
     for parameters in points.values():
         with contextlib.suppress(ConfigError):  # a run of another experiment, whose settings this one cannot have
-            trials.append(sweep_file.trial(sweep, parameters, overrides))
+            trials.append(trial_at(sweep, parameters, overrides))
     ids = {record.id for record in found}
     return [trial for trial in trials if trial.id in ids] or trials
 

@@ -13,7 +13,8 @@ import pytest
 from command_line import dcnlab
 from report_runs import SCRIPT, write_curve, write_everything, write_run
 
-from dcnlab.ablations.report import charts, curves, gather, page, template
+from dcnlab.ablations.plots import charts
+from dcnlab.ablations.report import curves, gather, page, template
 from dcnlab.ablations.report.pictures import Album
 from dcnlab.cli import main
 from dcnlab.config import experiment_file

@@ -11,10 +11,11 @@ import numpy as np
 import torch
 from matplotlib.figure import Figure
 
-from dcnlab.ablations.analysis import figure_drawing as drawing
 from dcnlab.ablations.analysis.figure_rois import has_deformable_pooling, pooled_rois
 from dcnlab.ablations.analysis.figure_subjects import Subject, load, places
 from dcnlab.ablations.analysis.tracing import DeformedLayer, observe_image, stack, trace
+from dcnlab.ablations.plots import image_panels as drawing
+from dcnlab.ablations.plots import style
 from dcnlab.config.schema import choose
 from dcnlab.io.errors import ConfigError
 from dcnlab.io.text import nearest
@@ -97,7 +98,7 @@ def draw(
         else:
             figure = (_offsets if name == "offsets" else _dilation)(subject, chain)
         path = _place(folder, subject, out, name, several=kind == "all")
-        run_folder.write_whole(path, drawing.encode(figure, ending))
+        run_folder.write_whole(path, style.encode(figure, ending))
         drawn.paths.append(path)
     return drawn
 

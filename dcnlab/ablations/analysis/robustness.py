@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import io
 import json
-import math
 import statistics
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -27,10 +25,6 @@ FIGURE = "robustness.png"
 
 HERE = ("data.root", "data.workers", "data.batch_size", "trainer.accelerator", "trainer.threads")
 """Keys that say where the data lie and what computes; they leave the figures of a run as they are."""
-
-
-_TICKS = 12
-"""More amounts than this are not all named on an axis."""
 
 
 @dataclass
@@ -217,13 +211,6 @@ def _labels(settings: Sequence[dict[str, Any]]) -> tuple[list[str], str]:
     return [said({k: v for k, v in group.items() if v != first[k]}) or "base" for group in settings], said(first)
 
 
-def _lines(found: Robustness, change: str) -> tuple[list[float], list[list[dict[str, Any]]]]:
-    """The amounts of a change, and each group's rows at them."""
-    rows = [row for row in found.rows if row["change"] == change]
-    count = len(found.labels)
-    return [row["amount"] for row in rows[::count]], [rows[at::count] for at in range(count)]
-
-
 def blocks(found: Robustness) -> list[Block]:
     """What people read: a table for the rotations and one for the scales, a row each group."""
     made = []
@@ -244,41 +231,17 @@ def _short(row: dict[str, Any]) -> str:
     return f" ({row['seeds']} of {row['seeds_wanted']} seeds!)" if row["seeds"] < row["seeds_wanted"] else ""
 
 
-def draw(found: Robustness) -> bytes:
-    """The curves as a PNG: the mean of a group's seeds, and a band of one standard deviation to either side."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
+def _lines(found: Robustness, change: str) -> tuple[list[float], list[list[dict[str, Any]]]]:
+    """The amounts of a change, and each group's rows at them."""
+    rows = [row for row in found.rows if row["change"] == change]
+    count = len(found.labels)
+    return [row["amount"] for row in rows[::count]], [rows[at::count] for at in range(count)]
 
-    panels = [
-        (change, axis)
-        for change, axis in (
-            ("rotation", "rotation of the test image (degrees)"),
-            ("scale", "magnification of the test image"),
-        )
-        if _lines(found, change)[0]
-    ]
-    figure = Figure(figsize=(1 + 4.5 * len(panels), 5.2), dpi=100, layout="constrained")
-    FigureCanvasAgg(figure)
-    for at, (change, axis) in enumerate(panels):
-        axes = figure.add_subplot(1, len(panels), at + 1)
-        amounts, lines = _lines(found, change)
-        for number, (label, line) in enumerate(zip(found.labels, lines, strict=True)):
-            mean = [math.nan if row["top1"] is None else row["top1"] for row in line]
-            std = [row["top1_std"] or 0.0 for row in line]
-            look: dict[str, Any] = {"color": f"C{number % 10}", "marker": "osD^vP"[number % 6], "markersize": 4}
-            axes.plot(amounts, mean, label=label.replace("$", r"\$"), **look)
-            low, high = ([m + sign * s for m, s in zip(mean, std, strict=True)] for sign in (-1, 1))
-            axes.fill_between(amounts, low, high, color=look["color"], alpha=0.12, linewidth=0)
-        if change == "scale":
-            axes.set_xscale("log", base=2)
-            axes.minorticks_off()
-        if len(amounts) <= _TICKS:
-            axes.set_xticks(amounts, [f"{amount:g}" for amount in amounts])
-        axes.set(xlabel=axis, ylabel="top-1 (%), mean and standard deviation over seeds" if at == 0 else "")
-        axes.grid(alpha=0.3)
-    handles, labels = figure.axes[0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside lower center", ncols=min(3, len(labels)), frameon=False)
-    figure.suptitle(found.title.replace("$", r"\$"))
-    file = io.BytesIO()
-    figure.savefig(file, format="png", pil_kwargs={"optimize": True})
-    return file.getvalue()
+
+def draw(found: Robustness) -> bytes:
+    """The curves as a PNG, a panel for each change that was measured."""
+    from dcnlab.ablations.plots import robustness_curves
+
+    axes = {"rotation": "rotation of the test image (degrees)", "scale": "magnification of the test image"}
+    panels = [robustness_curves.Panel(change, axis, *_lines(found, change)) for change, axis in axes.items()]
+    return robustness_curves.draw(found.title, found.labels, [panel for panel in panels if panel.amounts])

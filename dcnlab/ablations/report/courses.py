@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from dcnlab.ablations.report import charts, curves, measured
-from dcnlab.ablations.report.charts import Chart, Shape
-from dcnlab.ablations.report.curves import Curve
+from dcnlab.ablations.plots import charts
+from dcnlab.ablations.plots.charts import Chart, Curve, Shape
+from dcnlab.ablations.report import curves, measured
 from dcnlab.ablations.report.gather import Group, Row
 from dcnlab.io.errors import ConfigError
 

@@ -9,8 +9,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from dcnlab.ablations.numbers import MISSING, mean_and_std
-from dcnlab.ablations.report import charts, findings
-from dcnlab.ablations.report.charts import Chart
+from dcnlab.ablations.plots import charts
+from dcnlab.ablations.plots.charts import Chart
+from dcnlab.ablations.report import findings
 from dcnlab.ablations.report.courses import Charted, learning_curves, robustness
 from dcnlab.ablations.report.gather import Group, Row
 from dcnlab.ablations.report.grid import Grid, Value, arrange

@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from dcnlab.ablations.numbers import mean_and_std
-from dcnlab.ablations.report.curves import Curve
 
 LINES = 8
 """The most rows that one chart tells apart."""
@@ -17,6 +16,18 @@ LINES = 8
 WIDTH, HEIGHT = 360.0, 230.0
 _LEFT, _RIGHT, _TOP, _BOTTOM = 42.0, 10.0, 10.0, 36.0
 _ROW = 44.0
+
+
+@dataclass
+class Curve:
+    """One row's course: mean over its runs, and the lowest and highest of them."""
+
+    label: str
+    x: list[float]
+    mean: list[float]
+    low: list[float]
+    high: list[float]
+    runs: int
 
 
 class Shape(NamedTuple):

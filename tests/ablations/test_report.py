@@ -147,7 +147,7 @@ def test_runs_without_a_score_are_listed_with_the_reason_and_the_way_on(read):
         "stopped from outside",
         "dcnlab resume runs/broken/stopped",
     ]
-    assert rows["runs/broken/killed"][2] == "no results: at work still, or killed."
+    assert rows["runs/broken/killed"][2] == "no results: still running, or killed."
     assert rows["runs/broken/killed"][3] == "dcnlab fit runs/broken/killed/config.yaml"
     assert rows["runs/broken/unborn"][3] == "run its sweep again"
     assert rows["runs/broken/unborn"][1] == "model.deform_layers 9"

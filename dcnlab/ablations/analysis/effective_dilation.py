@@ -1,4 +1,4 @@
-"""The paper's table 2: effective dilation of a run's deformable layers, by what the filter's centre lies on."""
+"""Measures the effective dilation of a run's deformable layers by object size (paper, table 2)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The paper's figures of any run: where its filters sample, and where its RoIs' bins lie."""
+"""Draws the paper's figures for any run: sampling locations, RoI bins, offsets, effective dilation."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Accuracy of finished classifiers against how far the test images are turned and magnified, over seeds."""
+"""Accuracy of finished classifiers on rotated and scaled test images, over seeds."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ FIGURE = "robustness.png"
 """In --out."""
 
 HERE = ("data.root", "data.workers", "data.batch_size", "trainer.accelerator", "trainer.threads")
-"""Keys that say where the data lie and what computes; they leave the figures of a run as they are."""
+"""Keys that say where the data lie and what computes; they do not change a run's scores."""
 
 
 @dataclass

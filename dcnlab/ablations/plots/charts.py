@@ -1,4 +1,4 @@
-"""Charts as inline SVG: legible in print and on a phone, told apart by shape as well as by colour."""
+"""Charts of the report as shapes of SVG; lines differ in colour and in marker."""
 
 from __future__ import annotations
 

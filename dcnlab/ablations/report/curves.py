@@ -1,4 +1,4 @@
-"""Courses over steps, angles and sizes: a line a row, with how far its runs lie apart."""
+"""Curves over steps: the mean of a row's runs, and the lowest and highest of them."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def _validates(name: str) -> bool:
 
 
 def read_metrics(path: Path) -> dict[str, dict[float, float]]:
-    """Finite figures of a metrics.csv by column and step; empty where there is none.
+    """Finite values of a metrics.csv by column and step; empty where there is none.
 
     Raises:
         ConfigError: it is not CSV, or too large.

@@ -1,4 +1,4 @@
-"""What a table shows, in a sentence: figures alone, no judgement that they do not bear."""
+"""One sentence on a table: its best row, compared with the row `none` or the first."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a report is made of, gathered from run folders."""
+"""Gathers run folders into the groups, tables and failures of a report."""
 
 from __future__ import annotations
 
@@ -71,11 +71,11 @@ class Unfinished:
 
     folder: Path
     status: str
-    """failed | interrupted | unfinished, which is at work still or was killed."""
+    """failed | interrupted | unfinished: still running, or killed."""
     settings: str
     reason: str
     further: str | None
-    """The command that goes on with it, or begins it again where there is no checkpoint."""
+    """The command that resumes it, or starts it again without a checkpoint."""
 
 
 @dataclass
@@ -236,7 +236,7 @@ def _yaml(value: Any) -> str:
 
 
 def _unfinished(root: Path, found: Sequence[Record]) -> list[Unfinished]:
-    """Runs without a score: failed, interrupted, still at work, killed, or not even begun."""
+    """Runs without a score: failed, interrupted, still running, killed or never started."""
     results = {one.folder: one for one in found}
     folders = {path.parent for path in root.glob("**/parameters.json") if "wandb" not in path.relative_to(root).parts}
     broken = []
@@ -252,7 +252,7 @@ def _unfinished(root: Path, found: Sequence[Record]) -> list[Unfinished]:
         if not reason and status == "interrupted":
             reason = "stopped from outside"
         if not reason:
-            reason = f"no results: at work still, or killed. {_last_line(folder / 'log.txt')}".strip()
+            reason = f"no results: still running, or killed. {_last_line(folder / 'log.txt')}".strip()
         settings = ", ".join(f"{key} {value_text(value, 'not set')}" for key, value in parameters.items())
         broken.append(Unfinished(folder, status, settings, reason, _further(folder)))
     return broken

@@ -1,4 +1,4 @@
-"""What other commands left in a run folder, checked before it is shown."""
+"""The dilation.json and robustness.json of run folders, checked before they are shown."""
 
 from __future__ import annotations
 

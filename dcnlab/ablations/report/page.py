@@ -98,7 +98,7 @@ def _unfinished(runs: Sequence[Unfinished]) -> Grid | None:
     for run in runs:
         further = "run its sweep again" if run.further is None else Command(run.further)
         lines.append([str(run.folder), run.status, run.settings, run.reason, further])
-    header = ["run", "status", "settings", "reason", "go on"]
+    header = ["run", "status", "settings", "reason", "continue with"]
     return arrange("Failed, interrupted and unfinished runs", header, lines)
 
 

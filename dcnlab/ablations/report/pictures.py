@@ -1,4 +1,4 @@
-"""Pictures of runs, made small and put into the page itself."""
+"""Pictures of runs, scaled down and embedded in the page."""
 
 from __future__ import annotations
 

@@ -35,8 +35,8 @@ def run(
         out: folder of the runs; None takes the experiment's own.
         jobs: trials at once; None takes one a GPU, or one a core up to four; of SLURM, as many as it runs.
         limit: start no more trials than this, and leave the rest for the next call.
-        minutes: start no trial that would not end in this time, going by the longest one before it, and leave the rest
-            for the next call. The first one starts in any case.
+        minutes: stop starting trials that cannot finish in this time, by the longest one before, and leave the rest
+            for the next call. The first one always starts.
         overrides: key=value for every trial.
         launcher: local, where trials are children of this process | slurm, where they are jobs of a cluster.
         slurm: options of sbatch for every trial, key=value.

@@ -1,4 +1,4 @@
-"""Trials as SLURM jobs: submitit puts them into the queue as an array, and they are waited for, or cancelled."""
+"""Trials as SLURM jobs: submits them as arrays through submitit, waits for them, or cancels them."""
 
 from __future__ import annotations
 

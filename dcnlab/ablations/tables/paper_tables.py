@@ -1,4 +1,4 @@
-"""The paper's tables 1, 3 and 5 from whatever runs there are: which system each is of, and which row."""
+"""The paper's tables 1, 3 and 5, filled from any runs: systems and their rows."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Runs that hold results, wherever they come from, and what tells them apart."""
+"""Runs with results, from run folders or Weights & Biases, and the settings in which they differ."""
 
 from __future__ import annotations
 

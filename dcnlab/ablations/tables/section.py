@@ -1,4 +1,4 @@
-"""One part of a table: rows compared with one another, each beside the paper's own."""
+"""One section of a table: rows that are compared with one another, and the paper's values."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class Section:
     metrics: list[str]
     """Those that any of its runs has, the most wanted first."""
     shown: list[str]
-    """Of these, those for people: no figures of single classes, no recalls."""
+    """Of these, those for people: no metrics of single classes, no recalls."""
     rows: list[dict[str, Any]]
     """See `table.Table.rows`."""
     counterpart: Counterpart | None
@@ -32,7 +32,7 @@ class Section:
 
 
 def scores(row: Row, metric: str) -> dict[int, float]:
-    """A metric's figures of a row's runs, by seed."""
+    """A metric's values of a row's runs, by seed."""
     found = [(record.seed, record.results["metrics"].get(metric)) for record in row.records]
     return dict(sorted((seed, value) for seed, value in found if value is not None))
 

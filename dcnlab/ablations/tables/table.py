@@ -1,4 +1,4 @@
-"""Ablation tables: a row for each setting, mean and spread over seeds, and the paper's own figures beside."""
+"""Ablation tables: a row for each setting, mean and spread over seeds, and the paper's values."""
 
 from __future__ import annotations
 

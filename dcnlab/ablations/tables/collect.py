@@ -43,11 +43,6 @@ class Collection:
     """Whether the rows have no order of their own, as a random search's."""
 
     @property
-    def lines(self) -> list[tuple[dict[str, Any], Record | None]]:
-        """One for each run, with its row's parameters; a row without any has one."""
-        return [(row.parameters, record) for row in self.rows for record in (*row.records, *[None] * (not row.records))]
-
-    @property
     def used(self) -> list[Record]:
         """The runs of all rows."""
         return [record for row in self.rows for record in row.records]

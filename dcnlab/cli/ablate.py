@@ -42,12 +42,12 @@ def run_sweep(
         if value is not None and not value < float("inf"):
             raise ConfigError(f"{option} is {value:g}; it must be a number of minutes")
     from dcnlab.ablations.sweeps import run as trials
-    from dcnlab.ablations.sweeps.local import Stopped
+    from dcnlab.ablations.sweeps.stopping import Stopped
 
     try:
         status = trials.run(sweep, out, jobs, limit, minutes, overrides or [], launcher, slurm or [], trial_minutes)
     except Stopped as stopped:
-        say(f"stopped by {stopped}; the same command goes on with what is missing", file=sys.stderr)
+        say(f"stopped by {stopped}; the same command continues with what is missing", file=sys.stderr)
         raise typer.Exit(128 + stopped.number) from stopped
     raise typer.Exit(status)
 

@@ -101,6 +101,7 @@ def sweep(numbers):
 def attempts(kind, folder):
     """What writes a file from random numbers, and what reads it in every way there is."""
     from dcnlab.ablations.sweeps import sweep_file
+    from dcnlab.ablations.sweeps.trial import trials_of
     from dcnlab.config.load import load_experiment
     from dcnlab.data import image_list
     from dcnlab.data.classification.image_folder import ImageFolderSplit
@@ -132,9 +133,7 @@ def attempts(kind, folder):
         config = lambda: load_experiment(str(path))  # noqa: E731
         return lambda numbers: path.write_text(tree(numbers)), [lambda: yaml_file.read_yaml(path), config]
     if kind == "sweeps":
-        return lambda numbers: path.write_text(sweep(numbers)), [
-            lambda: sweep_file.trials(sweep_file.read(str(path)), limit=2)
-        ]
+        return lambda numbers: path.write_text(sweep(numbers)), [lambda: trials_of(sweep_file.read(str(path)), limit=2)]
     if kind == "lists":
         lines = (b"a\n", b"\n", b"a b\n", b"x" * 999, b"a\tb\r\n", b"\x0b", b"1 a\n")
         reads = [

@@ -16,8 +16,8 @@ from command_line import dcnlab, environment
 from report_runs import write_curve, write_run
 
 from dcnlab import score
-from dcnlab.ablations.report import markup, page
-from dcnlab.ablations.tables import render, table
+from dcnlab.ablations.report import page, template
+from dcnlab.ablations.tables import render, run_record, table
 from dcnlab.ablations.tables.render import Block
 from dcnlab.config.load import load_experiment
 from dcnlab.io import text
@@ -118,7 +118,7 @@ def test_scores_of_hostile_classes_are_tables_still():
 
 def test_the_report_shows_hostile_names_as_text():
     for name in HOSTILE + SURROGATES:
-        made = markup.el("p", {"title": name}, name)
+        made = template.environment().from_string('<p title="{{ name }}">{{ name }}</p>').render(name=name)
         assert is_safe(made, "\n\t")
         made.encode()
 
@@ -197,7 +197,7 @@ def test_a_table_of_hostile_runs_is_safe_to_look_at(folders, capsys):
 
 
 def test_table2_leaves_out_what_is_no_measurement(folders):
-    found, notes = table.record.records([Path("runs/good")])
+    found, notes = run_record.records([Path("runs/good")])
     with pytest.raises(ConfigError, match=r"left out: \S*s1/dilation\.json: not what dcnlab dilation writes"):
         table.of_records("table2", found, notes)
     measured = {"mean": 2.0, "std": 0.5, "count": 7}

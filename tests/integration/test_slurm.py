@@ -17,7 +17,8 @@ from processes import await_, processes_of
 from small_experiments import write_data
 
 from dcnlab.ablations.sweeps import slurm
-from dcnlab.ablations.sweeps.sweep_file import read, trials
+from dcnlab.ablations.sweeps.sweep_file import read
+from dcnlab.ablations.sweeps.trial import trials_of
 from dcnlab.io.errors import ConfigError
 
 absent = slurm_cluster.missing()
@@ -43,7 +44,7 @@ def sweep(tiny):
 
 
 def results(path):
-    found = [trial.folder / "results.json" for trial in trials(read(path))]
+    found = [trial.folder / "results.json" for trial in trials_of(read(path))]
     return [json.loads(file.read_text()) for file in found if file.is_file()]
 
 
@@ -65,7 +66,7 @@ def test_trials_of_two_machines_each_are_jobs_whose_first_process_alone_writes(c
     assert lines[0] == "ablation: 2 trials in runs/ablation, 0 finished before"
     assert sorted(line.split()[1] for line in lines[1:3]) == ["model.deform_layers=0:", "model.deform_layers=1:"]
     assert lines[3] == "2 finished now, 0 failed"
-    folders = [trial.folder for trial in trials(read(sweep), shape)]
+    folders = [trial.folder for trial in trials_of(read(sweep), shape)]
     found = [json.loads((folder / "results.json").read_text()) for folder in folders]
     assert [result["parameters"] for result in found] == [{"model.deform_layers": 0}, {"model.deform_layers": 1}]
     for folder, result in zip(folders, found, strict=True):
@@ -105,7 +106,7 @@ def test_a_killed_launcher_finds_its_jobs_again_and_a_stopped_one_cancels_them(c
     assert Path("out.txt").read_text().splitlines() == [
         "ablation: 2 trials in runs/ablation, 0 finished before",
         "1 of them are in SLURM's queue from before",
-        "stopped by SIGTERM; the same command goes on with what is missing",
+        "stopped by SIGTERM; the same command continues with what is missing",
     ]
     assert not processes_of(Path.cwd())
     assert [result["status"] for result in results_of_all()] == ["interrupted"]

@@ -18,9 +18,11 @@ from command_line import dcnlab, environment
 from processes import await_, children_of, processes_of
 
 from dcnlab.ablations.report import gather
-from dcnlab.ablations.sweeps import local as children
+from dcnlab.ablations.sweeps import child as children
+from dcnlab.ablations.sweeps import display, launch, local, pace
 from dcnlab.ablations.sweeps import run as ablation
-from dcnlab.ablations.sweeps.sweep_file import read, trials
+from dcnlab.ablations.sweeps.sweep_file import read
+from dcnlab.ablations.sweeps.trial import trials_of
 from dcnlab.ablations.tables import table as tables
 from dcnlab.config import packaged
 from dcnlab.config.load import load_experiment, to_yaml
@@ -50,7 +52,7 @@ def sweep(tiny):
 
 def results(path):
     """Results of a sweep's finished trials, by what was set."""
-    folders = [trial.folder for trial in trials(read(path))]
+    folders = [trial.folder for trial in trials_of(read(path))]
     found = {folder: run_folder.read_results(folder) for folder in folders}
     return {str(folder): result for folder, result in found.items() if result and result["status"] == "finished"}
 
@@ -162,7 +164,7 @@ def test_a_stopped_sweep_marks_its_trials_and_says_how_to_go_on(sweep):
     process.send_signal(signal.SIGTERM)
     assert process.wait(60) == 128 + signal.SIGTERM
     assert Path("out.txt").read_text().splitlines()[-1] == (
-        "stopped by SIGTERM; the same command goes on with what is missing"
+        "stopped by SIGTERM; the same command continues with what is missing"
     )
     assert not processes_of(Path.cwd())
     [file] = stamps()
@@ -172,7 +174,7 @@ def test_a_stopped_sweep_marks_its_trials_and_says_how_to_go_on(sweep):
 @pytest.mark.slow
 def test_a_trial_that_cannot_start_and_one_of_broken_results_fail_alone(sweep):
     path = sweep({"seed": {"values": [0, 1, 2]}})
-    blocked, broken, good = trials(read(path))
+    blocked, broken, good = trials_of(read(path))
     blocked.folder.parent.mkdir(parents=True)
     blocked.folder.write_text("a file where the trial's folder should be")
     broken.folder.mkdir()
@@ -190,7 +192,7 @@ def test_a_trial_that_cannot_start_and_one_of_broken_results_fail_alone(sweep):
 @pytest.mark.slow
 def test_a_trial_whose_folder_is_removed_while_it_runs_leaves_its_neighbour_alone(sweep):
     path = sweep({"seed": {"values": [0, 1]}})
-    lost, kept = trials(read(path), ["trainer.max_steps=200"])
+    lost, kept = trials_of(read(path), ["trainer.max_steps=200"])
     process = start(path, "--jobs", "2", "trainer.max_steps=200")
     await_((lost.folder / "checkpoints/last.ckpt").exists, 240)
     shutil.rmtree(lost.folder, ignore_errors=True)
@@ -209,8 +211,8 @@ def test_trial_minutes_end_one_trial_with_its_checkpoint_and_the_others_go_on(sw
     overrides = ["data.workers=1", "data.val=null"]
     done = dcnlab("sweep", path, "--jobs", "1", "--trial-minutes", "0.6", *overrides)
     assert done.returncode == 1
-    long, short = trials(read(path), overrides)
-    said = "it took longer than --trial-minutes 0.6; the same command goes on from its checkpoint"
+    long, short = trials_of(read(path), overrides)
+    said = "it took longer than --trial-minutes 0.6; the same command resumes it from its checkpoint"
     assert f"FAILED {long}: {said}, its log is " in done.stdout
     assert "1 finished now, 1 failed; the same command runs the 1 missing" in done.stdout
     assert run_folder.read_results(long.folder)["status"] == "interrupted"
@@ -249,16 +251,16 @@ def test_a_log_of_gigabytes_is_read_by_its_end_and_none_that_is_not_there(tmp_pa
         file.seek(2**33)
         file.write(b"".join(b"line %d\n" % number for number in range(50)))
     began = time.monotonic()
-    lines = ablation.log_end(log)
+    lines = display.log_end(log)
     assert time.monotonic() - began < 1
     assert lines == [f"line {number}" for number in range(38, 50)]
     log.write_bytes(b"\xff" * 10**6)  # one line, and no text
-    [line] = ablation.log_end(log)
+    [line] = display.log_end(log)
     assert len(line) == 500
     log.unlink()
-    assert ablation.log_end(log) == [f"there is no log {log}"]
+    assert display.log_end(log) == [f"there is no log {log}"]
     os.mkfifo(log)
-    assert ablation.log_end(log) == ["its log cannot be read: is a pipe; a regular file is needed"]
+    assert display.log_end(log) == ["its log cannot be read: is a pipe; a regular file is needed"]
 
 
 def test_a_trial_killed_by_a_signal_is_said_with_the_likely_cause():
@@ -326,14 +328,13 @@ def test_a_wandb_agent_and_our_sweep_make_equal_runs_of_one_file(sweep, tmp_path
     ("experiment", "parameters", "threads"),
     [({}, {}, ["trainer.threads=5"]), ({"threads": 3}, {}, []), ({}, {"trainer.threads": {"value": 2}}, [])],
 )
-def test_a_trial_computes_with_the_threads_that_the_user_chose(sweep, monkeypatch, experiment, parameters, threads):
+def test_a_trial_computes_with_the_threads_that_the_user_chose(sweep, experiment, parameters, threads):
     path = sweep({"seed": {"value": 0}, **parameters})
     tree = yaml.safe_load(Path("tiny.yaml").read_text())
     tree["trainer"] = {"max_steps": 2, **experiment}
     Path("tiny.yaml").write_text(yaml.safe_dump(tree))
-    monkeypatch.setattr(children, "start", lambda command, *_: command)
-    [trial] = trials(read(path))
-    command = ablation._start(read(path), trial, children.Slot(None, 5), [])
+    [trial] = trials_of(read(path))
+    command = launch.command(read(path), trial, [], 5)
     assert [word for word in command if word.startswith("trainer.threads=")] == threads
     assert f"id={trial.id}" in command
 
@@ -343,8 +344,9 @@ class Clockwork:
 
     def __init__(self, monkeypatch, seconds):
         self.now, self.seconds, self.started = 0.0, list(seconds), []
-        monkeypatch.setattr(ablation, "time", self)
-        monkeypatch.setattr(ablation, "_start", self.start)
+        for module in (local, pace):
+            monkeypatch.setattr(module, "time", self)
+        monkeypatch.setattr(local, "start", self.start)
         for name in ("clear", "stop"):
             monkeypatch.setattr(children, name, lambda *_: None)
 
@@ -403,7 +405,7 @@ def test_minutes_start_no_trial_that_would_end_too_late(
     sweep, monkeypatch, capsys, jobs, minutes, before, seconds, started
 ):
     path = sweep({"seed": {"values": list(range(8))}})
-    for trial, took in zip(trials(read(path)), before, strict=False):
+    for trial, took in zip(trials_of(read(path)), before, strict=False):
         finish(trial, took)
     clock = Clockwork(monkeypatch, seconds + [100] * 8)
     assert ablation.run(path, jobs=jobs, minutes=minutes) == 0
@@ -418,7 +420,7 @@ def test_a_trial_that_another_sweep_has_run_is_not_run_again_and_stands_in_both_
     layers = sweep({"model.deform_layers": {"values": [0, 1]}, "model.dilation": {"value": 2}})
     Path(layers).rename("layers.yaml")
     dilation = sweep({"model": {"values": [{"deform_layers": 1, "dilation": d} for d in (1, 2, 3)]}})
-    for trial in trials(read("layers.yaml")):
+    for trial in trials_of(read("layers.yaml")):
         finish(trial, 1.0)
     clock = Clockwork(monkeypatch, [5, 5])
     assert ablation.run(dilation, jobs=1) == 0
@@ -432,7 +434,7 @@ def test_tables_of_sweeps_side_by_side_share_runs_and_know_those_of_other_tasks_
     monkeypatch.chdir(tmp_path)
     names = [f"{table}_{task}_small" for task in ("classification", "segmentation") for table in ("table1", "table3")]
     for name in names:  # as `make ablations-small` runs them
-        for trial in trials(read(name)):
+        for trial in trials_of(read(name)):
             if ablation._finished(trial) is None:
                 finish(trial, 1.0)
     for name in names:

@@ -1,4 +1,4 @@
-"""What networks cost, plain and deformable, beside the paper's table 4; needs no data and no weights."""
+"""Parameters, multiply-adds and times of plain and deformable networks, with the paper's table 4."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from dcnlab.ablations.analysis import timing
+from dcnlab.ablations.numbers import number
 from dcnlab.ablations.tables import paper
 from dcnlab.ablations.tables.render import Block
 from dcnlab.config import packaged
@@ -320,14 +321,14 @@ def blocks(found: Complexity) -> list[Block]:
         unconfirmed = row["paper_unconfirmed"].split()
         line = [row["experiment"], row["network"], str(row["deform_layers"]), str(row["classes"])]
         line.append(f"{row['height']}x{row['width']}")
-        line += [f"{row['params'] / 1e6:.3f}", _millions(row["params_difference"], 3)]
-        line += [_number(row["params_without_rpn"], 1e6, 3)] if proposing else []
-        line += [_number(row["paper_params"], 1e6, 1), _millions(row["paper_params_difference"], 1)]
+        line += [_millions(row["params"], ".3f"), _millions(row["params_difference"], "+.3f")]
+        line += [_millions(row["params_without_rpn"], ".3f")] if proposing else []
+        line += [_millions(row["paper_params"], ".1f"), _millions(row["paper_params_difference"], "+.1f")]
         line.append(f"{row['macs'] / 1e9:.3f}")
         if timed:
             line += [f"{row['network_seconds']:.3f}", f"{row['total_seconds']:.3f}"]
         for column, key in (("paper_network_seconds", "net_forward"), ("paper_total_seconds", "runtime")):
-            line.append(_number(row[column], 1, 3) + (" ?" if key in unconfirmed else ""))
+            line.append(number(row[column], ".3f") + (" ?" if key in unconfirmed else ""))
         lines.append(line)
     caption = "Complexity of one forward pass, batch 1"
     caption += f"; times: {found.timing}" if timed else ""
@@ -335,9 +336,5 @@ def blocks(found: Complexity) -> list[Block]:
     return [Block(caption, header, lines)]
 
 
-def _number(value: float | None, unit: float, digits: int) -> str:
-    return "" if value is None else f"{value / unit:.{digits}f}"
-
-
-def _millions(difference: int | None, digits: int) -> str:
-    return "" if difference is None else f"{difference / 1e6:+.{digits}f}"
+def _millions(value: int | None, form: str) -> str:
+    return number(None if value is None else value / 1e6, form)

@@ -1,4 +1,4 @@
-"""The paper's table 2: effective dilation of a run's deformable layers, by what the filter's centre lies on."""
+"""Measures the effective dilation of a run's deformable layers by object size (paper, table 2)."""
 
 from __future__ import annotations
 
@@ -15,21 +15,19 @@ from rich.progress import track
 from torch import Tensor
 
 from dcnlab.ablations.analysis.tracing import DeformedLayer, observe_image
-from dcnlab.ablations.tables import render
+from dcnlab.ablations.tables import dilation_table
+from dcnlab.ablations.tables.dilation_file import FILE
 from dcnlab.ablations.tables.render import Block
 from dcnlab.config.schema import Config
 from dcnlab.config.validation import choose
 from dcnlab.data.digits.scenes import DigitDetection
 from dcnlab.io.atomic import write_whole
 from dcnlab.io.errors import ConfigError
-from dcnlab.io.yaml_file import read_yaml
 from dcnlab.metrics.effective_dilation import SIDES, SIZES, Spread, effective_dilation, size_of_positions
 from dcnlab.training import experiment
 
 AREAS = ("original", "resized")
 """In whose pixels a box's area is counted: the image file's, or those in which the network sees it."""
-
-FILE = "dilation.json"
 
 
 @dataclass
@@ -183,25 +181,11 @@ def _file(found: Dilation) -> dict[str, Any]:
 
 def table(found: Dilation) -> tuple[list[dict[str, Any]], list[Block]]:
     """Rows for programs and a block for people, each layer beside the paper's of the same place from the end."""
-    paper = read_yaml(Path(render.__file__).with_name("published.yaml"))["table2"]["rows"]
-    rows, lines = [], []
-    for number, row in enumerate(found.rows):
-        theirs = paper[number] if number < len(paper) else None
-        flat = {"layer": row["layer"], "dilation": row["dilation"]}
-        for size in SIZES:
-            flat |= {f"{size}_{key}": row[size] and row[size][key] for key in ("mean", "std", "count")}
-        flat["paper_layer"] = theirs and theirs["layer"]
-        for size in SIZES:
-            flat |= {f"paper_{size}_{key}": theirs and theirs[size][at] for at, key in enumerate(("mean", "std"))}
-        rows.append(flat)
-        lines.append([row["layer"], str(row["dilation"])])
-        lines[-1] += ["none" if row[s] is None else f"{row[s]['mean']:.2f} ± {row[s]['std']:.2f}" for s in SIZES]
-        lines[-1].append("" if theirs is None else theirs["layer"])
-        lines[-1] += ["" if theirs is None else "{:.1f} ± {:.1f}".format(*theirs[size]) for size in SIZES]
-    header = ["layer", "dilation", *SIZES, "paper", *(f"paper: {size}" for size in SIZES)]
     low, high = (f"{side:g}" for side in found.sides)
     caption = (
         f"Effective dilation over {found.images} test images, by the box that the filter's centre lies in: small below "
         f"{low}x{low}, large above {high}x{high} {found.areas} pixels"
     )
-    return rows, [Block(caption, header, lines)]
+    keys = ("layer", "dilation")
+    rows = dilation_table.of_run(found.rows, keys)
+    return rows, [dilation_table.layout(rows, keys, caption)]

@@ -1,4 +1,4 @@
-"""Where the bins of deformable RoI pooling look (paper, figure 7)."""
+"""The shifted bins of deformable RoI pooling (paper, figure 7)."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def shifted_bins(boxes: Tensor, offset: Tensor, gamma: float) -> Tensor:
 
     Args:
         boxes: (R, 4), x1, y1, x2, y2 in pixels of the image; corners count as whole pixels, the last one included.
-        offset: (R, 2, k, k), x before y, as a share of the box's width and height before gamma.
+        offset: (R, 2, k, k), x before y, as a fraction of the box's width and height before gamma.
         gamma: factor of the offsets.
 
     Returns:

@@ -1,4 +1,4 @@
-"""What a figure is drawn of: an image as the network sees it, what is on it, and units to look from."""
+"""The image of a figure, the objects on it, and the units whose sampling locations are drawn."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The paper's figures of any run: where its filters sample, and where its RoIs' bins lie."""
+"""Draws the paper's figures for any run: sampling locations, RoI bins, offsets, effective dilation."""
 
 from __future__ import annotations
 
@@ -11,10 +11,11 @@ import numpy as np
 import torch
 from matplotlib.figure import Figure
 
-from dcnlab.ablations.analysis import figure_drawing as drawing
 from dcnlab.ablations.analysis.figure_rois import has_deformable_pooling, pooled_rois
 from dcnlab.ablations.analysis.figure_subjects import Subject, load, places
 from dcnlab.ablations.analysis.tracing import DeformedLayer, observe_image, stack, trace
+from dcnlab.ablations.plots import image_panels as drawing
+from dcnlab.ablations.plots import style
 from dcnlab.config.validation import choose
 from dcnlab.io.atomic import write_whole
 from dcnlab.io.errors import ConfigError
@@ -98,7 +99,7 @@ def draw(
         else:
             figure = (_offsets if name == "offsets" else _dilation)(subject, chain)
         path = _place(folder, subject, out, name, several=kind == "all")
-        write_whole(path, drawing.encode(figure, ending))
+        write_whole(path, style.encode(figure, ending))
         drawn.paths.append(path)
     return drawn
 

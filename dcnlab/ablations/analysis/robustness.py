@@ -1,18 +1,17 @@
-"""Accuracy of finished classifiers against how far the test images are turned and magnified, over seeds."""
+"""Accuracy of finished classifiers on rotated and scaled test images, over seeds."""
 
 from __future__ import annotations
 
-import io
 import json
-import math
 import statistics
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from dcnlab.ablations.numbers import mean_and_std
 from dcnlab.ablations.sweeps import sweep_file
-from dcnlab.ablations.tables import collect, run_record
+from dcnlab.ablations.tables import run_record, sweep_runs
 from dcnlab.ablations.tables.render import Block
 from dcnlab.config import packaged
 from dcnlab.config.load import read_parameters
@@ -28,11 +27,7 @@ FIGURE = "robustness.png"
 """In --out."""
 
 HERE = ("data.root", "data.workers", "data.batch_size", "trainer.accelerator", "trainer.threads")
-"""Keys that say where the data lie and what computes; they leave the figures of a run as they are."""
-
-
-_TICKS = 12
-"""More amounts than this are not all named on an axis."""
+"""Keys that say where the data lie and what computes; they do not change a run's scores."""
 
 
 @dataclass
@@ -200,7 +195,7 @@ def _groups(
         raise ConfigError(f"{' '.join(words)}: robustness takes one sweep file, or run folders")
     sweep = sweep_file.read(sweeps[0])
     found, notes = run_record.records(roots)
-    collection = collect.of_sweep(sweep, found, overrides)
+    collection = sweep_runs.of_sweep(sweep, found, overrides)
     groups = [Group(row.parameters, [run.folder for run in row.records], row.wanted) for row in collection.rows]
     return sweep.title, groups, [*notes, *collection.notes]
 
@@ -219,13 +214,6 @@ def _labels(settings: Sequence[dict[str, Any]]) -> tuple[list[str], str]:
     return [said({k: v for k, v in group.items() if v != first[k]}) or "base" for group in settings], said(first)
 
 
-def _lines(found: Robustness, change: str) -> tuple[list[float], list[list[dict[str, Any]]]]:
-    """The amounts of a change, and each group's rows at them."""
-    rows = [row for row in found.rows if row["change"] == change]
-    count = len(found.labels)
-    return [row["amount"] for row in rows[::count]], [rows[at::count] for at in range(count)]
-
-
 def blocks(found: Robustness) -> list[Block]:
     """What people read: a table for the rotations and one for the scales, a row each group."""
     made = []
@@ -234,59 +222,29 @@ def blocks(found: Robustness) -> list[Block]:
         if amounts:
             caption = f"{found.title}: top1 (%) against {what}" + (f"; base: {found.base}" if found.base else "")
             cells = [
-                [label + ("" if short is None else f" ({short} seeds!)"), *map(_cell, line)]
+                [label + _short(line[0]), *(mean_and_std(row["top1"], row["top1_std"], 1) for row in line)]
                 for label, line in zip(found.labels, lines, strict=True)
-                for short in [_short(line[0])]
             ]
             made.append(Block(caption, ["", *(f"{amount:g}{unit}" for amount in amounts)], cells))
     return made
 
 
-def _short(row: dict[str, Any]) -> str | None:
-    return f"{row['seeds']} of {row['seeds_wanted']}" if row["seeds"] < row["seeds_wanted"] else None
+def _short(row: dict[str, Any]) -> str:
+    """A mark behind the label of a group that is short of seeds."""
+    return f" ({row['seeds']} of {row['seeds_wanted']} seeds!)" if row["seeds"] < row["seeds_wanted"] else ""
 
 
-def _cell(row: dict[str, Any]) -> str:
-    if row["top1"] is None:
-        return "missing"
-    return f"{row['top1']:.1f}" + ("" if row["top1_std"] is None else f" ± {row['top1_std']:.1f}")
+def _lines(found: Robustness, change: str) -> tuple[list[float], list[list[dict[str, Any]]]]:
+    """The amounts of a change, and each group's rows at them."""
+    rows = [row for row in found.rows if row["change"] == change]
+    count = len(found.labels)
+    return [row["amount"] for row in rows[::count]], [rows[at::count] for at in range(count)]
 
 
 def draw(found: Robustness) -> bytes:
-    """The curves as a PNG: the mean of a group's seeds, and a band of one standard deviation to either side."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
+    """The curves as a PNG, a panel for each change that was measured."""
+    from dcnlab.ablations.plots import robustness_curves
 
-    panels = [
-        (change, axis)
-        for change, axis in (
-            ("rotation", "rotation of the test image (degrees)"),
-            ("scale", "magnification of the test image"),
-        )
-        if _lines(found, change)[0]
-    ]
-    figure = Figure(figsize=(1 + 4.5 * len(panels), 5.2), dpi=100, layout="constrained")
-    FigureCanvasAgg(figure)
-    for at, (change, axis) in enumerate(panels):
-        axes = figure.add_subplot(1, len(panels), at + 1)
-        amounts, lines = _lines(found, change)
-        for number, (label, line) in enumerate(zip(found.labels, lines, strict=True)):
-            mean = [math.nan if row["top1"] is None else row["top1"] for row in line]
-            std = [row["top1_std"] or 0.0 for row in line]
-            look: dict[str, Any] = {"color": f"C{number % 10}", "marker": "osD^vP"[number % 6], "markersize": 4}
-            axes.plot(amounts, mean, label=label.replace("$", r"\$"), **look)
-            low, high = ([m + sign * s for m, s in zip(mean, std, strict=True)] for sign in (-1, 1))
-            axes.fill_between(amounts, low, high, color=look["color"], alpha=0.12, linewidth=0)
-        if change == "scale":
-            axes.set_xscale("log", base=2)
-            axes.minorticks_off()
-        if len(amounts) <= _TICKS:
-            axes.set_xticks(amounts, [f"{amount:g}" for amount in amounts])
-        axes.set(xlabel=axis, ylabel="top-1 (%), mean and standard deviation over seeds" if at == 0 else "")
-        axes.grid(alpha=0.3)
-    handles, labels = figure.axes[0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside lower center", ncols=min(3, len(labels)), frameon=False)
-    figure.suptitle(found.title.replace("$", r"\$"))
-    file = io.BytesIO()
-    figure.savefig(file, format="png", pil_kwargs={"optimize": True})
-    return file.getvalue()
+    axes = {"rotation": "rotation of the test image (degrees)", "scale": "magnification of the test image"}
+    panels = [robustness_curves.Panel(change, axis, *_lines(found, change)) for change, axis in axes.items()]
+    return robustness_curves.draw(found.title, found.labels, [panel for panel in panels if panel.amounts])

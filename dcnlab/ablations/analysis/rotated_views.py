@@ -1,4 +1,4 @@
-"""A finished classifier's accuracy on several views of its test split, in one pass over it."""
+"""A finished classifier's accuracy on rotated and scaled views of its test split, each image read once."""
 
 from __future__ import annotations
 

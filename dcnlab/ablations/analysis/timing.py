@@ -1,4 +1,4 @@
-"""How long a network takes for one image, alone and from the photograph to the result."""
+"""Seconds of a network for one image: the forward pass alone, and with pre- and postprocessing."""
 
 from __future__ import annotations
 

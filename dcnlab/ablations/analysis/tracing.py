@@ -1,4 +1,4 @@
-"""Where deformable layers look: their sampling points, through a stack of them, in pixels of the image.
+"""Traces the sampling locations of stacked deformable layers back to pixels of the image.
 
 A map's units lie on a grid over the image, which every convolution and pooling on the way makes coarser and may shift.
 It is followed through the operators that a forward pass really calls, so it holds for any network: strides, dilations,

@@ -1,4 +1,4 @@
-"""Courses over steps, angles and sizes: a line a row, with how far its runs lie apart."""
+"""Curves over steps: the mean of a row's runs, and the lowest and highest of them."""
 
 from __future__ import annotations
 
@@ -7,10 +7,10 @@ import io
 import math
 import statistics
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from dcnlab.ablations.plots.charts import Curve
 from dcnlab.ablations.report.gather import Row
 from dcnlab.io.errors import ConfigError
 from dcnlab.io.files import read_bytes
@@ -19,18 +19,6 @@ from dcnlab.training import run_folder as runs
 
 LARGEST = 64 * 2**20
 """Bytes of a metrics.csv; one of a million steps has about that many."""
-
-
-@dataclass
-class Curve:
-    """One row's course: mean over its runs, and the lowest and highest of them."""
-
-    label: str
-    x: list[float]
-    mean: list[float]
-    low: list[float]
-    high: list[float]
-    runs: int
 
 
 def curves(rows: Sequence[Row], points: int = 100, broken: list[str] | None = None) -> dict[str, list[Curve | None]]:
@@ -70,7 +58,7 @@ def _validates(name: str) -> bool:
 
 
 def read_metrics(path: Path) -> dict[str, dict[float, float]]:
-    """Finite figures of a metrics.csv by column and step; empty where there is none.
+    """Finite values of a metrics.csv by column and step; empty where there is none.
 
     Raises:
         ConfigError: it is not CSV, or too large.

@@ -1,7 +1,8 @@
-"""What a table shows, in a sentence: figures alone, no judgement that they do not bear."""
+"""One sentence on a table: its best row, compared with the row `none` or the first."""
 
 from __future__ import annotations
 
+from dcnlab.ablations.numbers import mean_and_std
 from dcnlab.ablations.report.gather import Group, Row
 from dcnlab.ablations.tables import statistics
 from dcnlab.ablations.tables.collect import CODE
@@ -57,16 +58,14 @@ def _against(group: Group, top: Row, metric: str) -> str:
 
 def rank(row: Row, metric: str | None) -> tuple[bool, float]:
     """Sorts rows, the best first and those without the metric last."""
-    mean = None if metric is None else row.figures.get(metric)
-    if metric is None or mean is None:
+    if metric is None:
         return True, 0.0
-    return False, mean if run_folder.goal(metric) == "minimize" else -mean
+    return statistics.rank(row.figures.get(metric), run_folder.goal(metric))
 
 
 def figure(row: Row, metric: str) -> str:
     """A row's mean and spread."""
-    mean, std = row.figures[metric], row.figures[f"{metric}_std"]
-    return f"{mean:.2f} %" if std is None else f"{mean:.2f} ± {std:.2f} %"
+    return f"{mean_and_std(row.figures[metric], row.figures[f'{metric}_std'])} %"
 
 
 def _count(number: int, noun: str) -> str:

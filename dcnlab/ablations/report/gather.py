@@ -1,4 +1,4 @@
-"""What a report is made of, gathered from run folders."""
+"""Gathers run folders into the groups, tables and failures of a report."""
 
 from __future__ import annotations
 
@@ -10,10 +10,12 @@ from pathlib import Path
 from typing import Any
 
 from dcnlab.ablations.sweeps import sweep_file
-from dcnlab.ablations.sweeps.sweep_file import Trial, digest
-from dcnlab.ablations.tables import collect, paper
+from dcnlab.ablations.sweeps.hashing import digest
+from dcnlab.ablations.sweeps.trial import Trial, trial_at, trials_of
+from dcnlab.ablations.tables import collect, layout, paper
 from dcnlab.ablations.tables import run_record as record
 from dcnlab.ablations.tables import table as tables
+from dcnlab.ablations.tables.layout import value_text
 from dcnlab.ablations.tables.run_record import Record
 from dcnlab.ablations.tables.section import Section
 from dcnlab.ablations.tables.table import Table
@@ -71,11 +73,11 @@ class Unfinished:
 
     folder: Path
     status: str
-    """failed | interrupted | unfinished, which is at work still or was killed."""
+    """failed | interrupted | unfinished: still running, or killed."""
     settings: str
     reason: str
     further: str | None
-    """The command that goes on with it, or begins it again where there is no checkpoint."""
+    """The command that resumes it, or starts it again without a checkpoint."""
 
 
 @dataclass
@@ -149,14 +151,14 @@ def _overrides(name: str, one: Record) -> list[str] | None:
     root = one.settings.get("data.root")
     overrides = [f"data.root={root}"] if root is not None else []
     try:
-        meant = identity.settings(sweep_file.trial(sweep, one.results["parameters"], overrides).config)
+        meant = identity.settings(trial_at(sweep, one.results["parameters"], overrides).config)
         differing = [key for key, value in one.settings.items() if meant.get(key) != value]
         overrides += [f"{key}={_yaml(one.settings[key])}" for key in differing]
         trials: Sequence[Trial]
         if sweep.method == "random":
-            trials = [sweep_file.trial(sweep, one.results["parameters"], overrides)]
+            trials = [trial_at(sweep, one.results["parameters"], overrides)]
         else:
-            trials = sweep_file.trials(sweep, overrides)
+            trials = trials_of(sweep, overrides)
     except ConfigError:  # its settings are of another kind of experiment
         return None
     return overrides if one.id in {trial.id for trial in trials} else None
@@ -167,7 +169,7 @@ def _shared(name: str, overrides: list[str], finished: Sequence[Record]) -> list
     sweep = sweep_file.read(name)
     if sweep.method == "random":
         return []
-    ids = {trial.id for trial in sweep_file.trials(sweep, overrides)}
+    ids = {trial.id for trial in trials_of(sweep, overrides)}
     return [one for one in finished if one.name != name and one.id in ids]
 
 
@@ -175,7 +177,7 @@ def _apart(one: Record, all_of_them: Sequence[Record]) -> dict[str, str]:
     """The settings of a run that not all have."""
     keys = dict.fromkeys(key for other in all_of_them for key in other.rest)
     differing = [key for key in keys if any(other.rest.get(key) != one.rest.get(key) for other in all_of_them)]
-    return {key: _plain(one.rest.get(key)) for key in differing}
+    return {key: value_text(one.rest.get(key), "not set") for key in differing}
 
 
 def _table(name: str, overrides: list[str] | None, found: list[Record], any_code: bool) -> Table:
@@ -212,7 +214,7 @@ def _groups(
 
 
 def _row(figures: dict[str, Any], swept: Sequence[str], folders: dict[str, Record]) -> Row:
-    values = [tables.label(name, figures.get(name)) or "not set" for name in swept]
+    values = [layout.label(name, figures.get(name)) or "not set" for name in swept]
     named = [f"{name.rpartition('.')[2]} {value}" for name, value in zip(swept, values, strict=True)]
     own = sorted((folders[folder] for folder in figures["runs"]), key=lambda one: one.seed)
     return Row(figures, values or ["all seeds"], ", ".join(named) or "all seeds", own)
@@ -235,12 +237,8 @@ def _yaml(value: Any) -> str:
     return value if isinstance(value, str) else json.dumps(value)
 
 
-def _plain(value: Any) -> str:
-    return "not set" if value is None else str(value).lower() if isinstance(value, bool) else str(value)
-
-
 def _unfinished(root: Path, found: Sequence[Record]) -> list[Unfinished]:
-    """Runs without a score: failed, interrupted, still at work, killed, or not even begun."""
+    """Runs without a score: failed, interrupted, still running, killed or never started."""
     results = {one.folder: one for one in found}
     folders = {path.parent for path in root.glob("**/parameters.json") if "wandb" not in path.relative_to(root).parts}
     broken = []
@@ -256,8 +254,8 @@ def _unfinished(root: Path, found: Sequence[Record]) -> list[Unfinished]:
         if not reason and status == "interrupted":
             reason = "stopped from outside"
         if not reason:
-            reason = f"no results: at work still, or killed. {_last_line(folder / 'log.txt')}".strip()
-        settings = ", ".join(f"{key} {_plain(value)}" for key, value in parameters.items())
+            reason = f"no results: still running, or killed. {_last_line(folder / 'log.txt')}".strip()
+        settings = ", ".join(f"{key} {value_text(value, 'not set')}" for key, value in parameters.items())
         broken.append(Unfinished(folder, status, settings, reason, _further(folder)))
     return broken
 

@@ -1,87 +1,81 @@
-"""What other commands left in a run folder, checked before it is shown."""
+"""The dilation.json and robustness.json of run folders, checked before they are shown."""
 
 from __future__ import annotations
 
 import math
-from itertools import zip_longest
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
-from dcnlab.ablations.tables import render
+from dcnlab.ablations.report.gather import Row
+from dcnlab.ablations.report.grid import Grid, arrange
+from dcnlab.ablations.tables import dilation_file, dilation_table, paper
+from dcnlab.ablations.tables.render import Block
 from dcnlab.io import json_file
+from dcnlab.io.errors import ConfigError
 from dcnlab.io.text import one_line
-from dcnlab.io.yaml_file import read_yaml
 from dcnlab.training import run_folder
 
-SIZES = ("small", "medium", "large", "background")
-"""What the centre of a filter lies on."""
+
+class Measured(NamedTuple):
+    """What was measured of the runs of a table, and notes on files that cannot be read."""
+
+    tables: list[Grid]
+    notes: list[str]
 
 
-class Dilation(NamedTuple):
-    """A run's effective dilation beside the paper's, as people read it."""
+def dilations(rows: Sequence[Row]) -> Measured:
+    """The effective dilation of every run that has a dilation.json."""
+    found = Measured([], [])
+    for row in rows:
+        for record in row.records:
+            try:
+                block = dilation(record.folder)
+            except ConfigError as error:
+                found.notes.append(str(error))
+                continue
+            if block is not None:
+                caption = f"{row.label}, {record.folder}: {block.caption}"
+                found.tables.append(arrange(caption, block.header, block.lines))
+    return found
 
-    said: str
-    header: list[str]
-    lines: list[list[str]]
 
-
-def dilation(folder: Path) -> Dilation | None:
-    """A run's dilation.json, each layer beside the paper's of the same place from the end; None where it has none.
+def dilation(folder: Path) -> Block | None:
+    """A run's dilation.json, each layer beside the paper's; None where it has none.
 
     Raises:
-        ValueError: it is not what `dcnlab dilation` writes.
+        ConfigError: it is not what `dcnlab dilation` writes.
     """
-    path = folder / "dilation.json"
-    tree = _read(path)
-    if tree is None:
+    measured = dilation_file.read(folder)
+    if measured is None:
         return None
-    paper = read_yaml(Path(render.__file__).with_name("published.yaml"))["table2"]
-    theirs = [[row["layer"], *("{:.1f} ± {:.1f}".format(*row[size]) for size in SIZES)] for row in paper["rows"]]
-    try:
-        ours = [[str(row["layer"]), *(_cell(row[size]) for size in SIZES)] for row in tree["rows"]]
-        images = f"{tree['images']} images; " if "images" in tree else ""
-    except (KeyError, TypeError, ValueError, OverflowError) as error:
-        raise ValueError(f"{path}: not what dcnlab dilation writes") from error
-    lines = [[*own, *other] for own, other in zip_longest(ours, theirs[: len(ours)], fillvalue=[""] * 5)]
-    header = ["layer", *SIZES, "paper's layer", *(f"paper: {size}" for size in SIZES)]
-    return Dilation(f"{images}the paper's table 2 is of {paper['data']}", header, lines)
+    images = "" if measured.images is None else f"{measured.images} images; "
+    caption = f"{images}the paper's table 2 is of {paper.read('table2')['data']}"
+    return dilation_table.layout(dilation_table.of_run(measured.layers), caption=caption, missing="–")
 
 
 def robustness(folder: Path, kind: str) -> tuple[str, dict[float, float]] | None:
-    """The metric and the course of a run's robustness.json; None where it has none.
+    """The metric and the curve of a run's robustness.json; None where it has none.
 
     Args:
         folder: the run's.
         kind: rotation, by degrees, or scale, by factor.
 
     Raises:
-        ValueError: it is not of that form.
+        ConfigError: it is not of that form.
     """
     path = folder / "robustness.json"
-    tree = _read(path)
-    if tree is None:
-        return None
-    try:
-        course = {float(x): float(y) for x, y in tree[kind]}
-        if not all(map(math.isfinite, (*course, *course.values()))):
-            raise ValueError("a number that is none")
-        return str(tree["metric"]), course
-    except (KeyError, TypeError, ValueError, OverflowError) as error:
-        raise ValueError(f"{path}: not a metric with pairs of {kind} and percent") from error
-
-
-def _read(path: Path) -> Any:
     try:
         tree = json_file.load(path, run_folder.LARGEST_RESULTS)
         json_file.check_depth(tree)
     except FileNotFoundError:
         return None
     except (OSError, ValueError) as error:
-        raise ValueError(f"{path}: not JSON ({one_line(error)})") from error
-    return tree
-
-
-def _cell(cell: dict[str, Any] | None) -> str:
-    if cell is None or cell["mean"] is None:
-        return "–"
-    return f"{cell['mean']:.2f}" if cell["std"] is None else f"{cell['mean']:.2f} ± {cell['std']:.2f}"
+        raise ConfigError(f"{path}: not JSON ({one_line(error)})") from error
+    try:
+        curve = {float(x): float(y) for x, y in tree[kind]}
+        if not all(map(math.isfinite, (*curve, *curve.values()))):
+            raise ValueError("not finite")
+        return str(tree["metric"]), curve
+    except (KeyError, TypeError, ValueError, OverflowError) as error:
+        raise ConfigError(f"{path}: not a metric with pairs of {kind} and percent") from error

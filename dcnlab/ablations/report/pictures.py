@@ -1,17 +1,24 @@
-"""Pictures of runs, made small and put into the page itself."""
+"""Pictures of runs, scaled down and embedded in the page."""
 
 from __future__ import annotations
 
 import base64
 import io
+from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
+
+from dcnlab.ablations.report.gather import Row
 
 LARGEST = 640
 """Longer side in the page, pixels."""
 
 BUDGET = 8_000_000
 """Bytes of all pictures in the page."""
+
+_OF_A_RUN = 4
+_NAMED = 8
+"""Pictures that are left out and named; of more there is the number alone."""
 
 
 class Picture(NamedTuple):
@@ -20,6 +27,21 @@ class Picture(NamedTuple):
     uri: str
     width: int
     height: int
+
+
+class PictureRow(NamedTuple):
+    """One picture of several runs."""
+
+    title: str
+    pictures: list[tuple[str, str, Picture]]
+    """Label, description and content of each."""
+
+
+class Pictures(NamedTuple):
+    """The pictures of a table's runs, and notes on what is left out."""
+
+    albums: list[PictureRow]
+    notes: list[str]
 
 
 class Album:
@@ -50,3 +72,34 @@ class Album:
         data = base64.b64encode(stream.getvalue()).decode()
         self._left -= len(data)
         return Picture(f"data:image/webp;base64,{data}", *small.size)
+
+
+def of_rows(rows: Sequence[Row], album: Album) -> Pictures:
+    """The pictures of the first run of each row, those of one name next to each other.
+
+    Args:
+        rows: those that the page has room for.
+        album: takes them until it is full.
+    """
+    albums: list[PictureRow] = []
+    left_out: list[str] = []
+    for folder in ("pictures", "figures"):
+        by_name: dict[str, list[tuple[Row, Path]]] = {}
+        for row in rows:
+            for path in (row.records[0].folder / folder).glob("*.png") if row.records else ():
+                by_name.setdefault(path.name, []).append((row, path))
+        names = sorted(by_name, key=lambda name: (len(name), name))
+        for name in names[:_OF_A_RUN]:
+            made = PictureRow(f"{folder}/{name}", [])
+            for row, path in by_name[name]:
+                try:
+                    picture = album.take(path)
+                except ValueError as error:
+                    left_out.append(f"{path}: {error}")
+                    continue
+                described = f"{folder}/{name} of {row.label}, seed {row.records[0].seed}"
+                made.pictures.append((row.label, described, picture))
+            albums += [made] if made.pictures else []
+        left_out += [f"{folder}/{name} of every run" for name in names[_OF_A_RUN:]]
+    more = [f"and {len(left_out) - _NAMED} more"] if left_out[_NAMED:] else []
+    return Pictures(albums, [f"left out: {line}" for line in [*left_out[:_NAMED], *more]])

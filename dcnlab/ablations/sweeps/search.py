@@ -1,4 +1,4 @@
-"""The points of a sweep: every one of a grid, or drawn at random, with the distributions that wandb knows."""
+"""The points of a sweep: a whole grid, or random draws from wandb's distributions."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Trials as SLURM jobs: submitit puts them into the queue as an array, and they are waited for, or cancelled."""
+"""Trials as SLURM jobs: submits them as arrays through submitit, waits for them, or cancels them."""
 
 from __future__ import annotations
 
@@ -16,7 +16,11 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any
 
-from dcnlab.ablations.sweeps.sweep_file import Trial
+from dcnlab.ablations.sweeps import launch
+from dcnlab.ablations.sweeps.display import Display
+from dcnlab.ablations.sweeps.stopping import stoppable
+from dcnlab.ablations.sweeps.sweep_file import Sweep
+from dcnlab.ablations.sweeps.trial import Trial
 from dcnlab.config import packaged
 from dcnlab.config.schema import TrainerConfig
 from dcnlab.io import json_file
@@ -208,6 +212,38 @@ class SlurmJobs:
             additional_parameters=flags | self._options,
         )
         return executor
+
+
+def queue_all(
+    sweep: Sweep, trials: Sequence[Trial], queue: SlurmJobs, arguments: Sequence[str], display: Display
+) -> int:
+    """Have SLURM run the trials that it has not got already, and wait for all; how many failed."""
+    failed = 0
+    with stoppable():
+        try:
+            others = queue.adopt(trials)
+            if len(others) < len(trials):
+                display.say(f"{len(trials) - len(others)} of them are in SLURM's queue from before")
+            commands = {}
+            for trial in others:
+                try:
+                    commands[trial.id] = launch.command(sweep, trial, arguments, queue.threads)
+                    (trial.folder / "log.txt").write_bytes(b"")
+                except OSError as error:
+                    commands.pop(trial.id, None)
+                    display.started(trial)
+                    failed += not display.ended(trial, 0.0, f"it cannot start: {one_line(error)}")
+            queue.submit([trial for trial in others if trial.id in commands], commands, launch.variables(sweep))
+            while queue.waiting:
+                time.sleep(POLL_SECONDS)
+                began, ended = queue.poll()
+                for trial in began:
+                    display.started(trial)
+                for trial, seconds, how in ended:
+                    failed += not display.ended(trial, seconds, how)
+        finally:
+            queue.stop()
+    return failed
 
 
 def become(arguments: list[str], log: str, variables: dict[str, str]) -> None:

@@ -1,4 +1,4 @@
-"""Tables as text: for people in rich, Markdown or LaTeX, for programs in CSV or JSON."""
+"""Renders tables: rich, Markdown or LaTeX for people, CSV or JSON for programs."""
 
 from __future__ import annotations
 

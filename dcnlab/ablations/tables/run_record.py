@@ -1,4 +1,4 @@
-"""Runs that hold results, wherever they come from, and what tells them apart."""
+"""Runs with results, from run folders or Weights & Biases, and the settings in which they differ."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from dcnlab.ablations.sweeps.sweep_file import digest
+from dcnlab.ablations.sweeps.hashing import digest
 from dcnlab.config import identity
 from dcnlab.config.load import load_run
 from dcnlab.io.errors import ConfigError

@@ -1,4 +1,4 @@
-"""One part of a table: rows compared with one another, each beside the paper's own."""
+"""One section of a table: rows that are compared with one another, and the paper's values."""
 
 from __future__ import annotations
 
@@ -6,9 +6,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from dcnlab.ablations.tables import paper, statistics
+from dcnlab.ablations.tables import paper, paper_rows, statistics
 from dcnlab.ablations.tables.collect import CODE, Collection, Row
-from dcnlab.ablations.tables.paper import Counterpart, Label
+from dcnlab.ablations.tables.counterpart import Counterpart, beside
+from dcnlab.ablations.tables.paper import Label
 from dcnlab.training import run_folder
 
 
@@ -23,7 +24,7 @@ class Section:
     metrics: list[str]
     """Those that any of its runs has, the most wanted first."""
     shown: list[str]
-    """Of these, those for people: no figures of single classes, no recalls."""
+    """Of these, those for people: no metrics of single classes, no recalls."""
     rows: list[dict[str, Any]]
     """See `table.Table.rows`."""
     counterpart: Counterpart | None
@@ -31,7 +32,7 @@ class Section:
 
 
 def scores(row: Row, metric: str) -> dict[int, float]:
-    """A metric's figures of a row's runs, by seed."""
+    """A metric's values of a row's runs, by seed."""
     found = [(record.seed, record.results["metrics"].get(metric)) for record in row.records]
     return dict(sorted((seed, value) for seed, value in found if value is not None))
 
@@ -51,8 +52,8 @@ def section(
     present = dict.fromkeys(key for record in collection.used for key in record.results["metrics"])
     metrics = [*(key for key in wanted if key in present), *(key for key in present if key not in wanted)]
     shown_metrics = [key for key in only if key in present] or [key for key in metrics if run_folder.is_headline(key)]
-    counterpart = None if table is None else paper.counterpart(table, collection.rows[0].settings)
-    labels = [None if table is None else paper.label(table, row.settings) for row in collection.rows]
+    counterpart = None if table is None else beside(table, collection.rows[0].settings)
+    labels = [None if table is None else paper_rows.label(table, row.settings) for row in collection.rows]
     bases: list[int | None] = [None] * len(labels) if collection.ranked else _bases(collection)
     rows = []
     for row, label, base in zip(collection.rows, labels, bases, strict=True):
@@ -81,7 +82,7 @@ def _bases(collection: Collection) -> list[int | None]:
     rows, modules = collection.rows, paper.VARIED["table3"]
     others = [key for key in collection.swept if key not in (*modules, CODE)]
     asked = any(key in modules for key in collection.swept)
-    plain = [row for row in rows if asked and paper.is_none(row.settings, collection.swept)]
+    plain = [row for row in rows if asked and paper_rows.is_none(row.settings, collection.swept)]
     bases: list[int | None] = []
     for row in rows:
         like = [other for other in plain if all(other.parameters[key] == row.parameters[key] for key in others)]

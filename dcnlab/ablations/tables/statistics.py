@@ -1,4 +1,4 @@
-"""What several seeds say: mean, spread, and a paired test against the row that a table compares with."""
+"""Mean, standard deviation and a paired test over seeds, against the row that a table compares with."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def spread(values: Mapping[int, float], base: Mapping[int, float] | None = None)
 
 
 def mean(values: Sequence[float | None]) -> float | None:
-    """Of those that are there; equal ones as they are, so that whole numbers stay whole."""
+    """The mean of the values that are not None; equal values stay as they are, so that integers stay integers."""
     present = [value for value in values if value is not None]
     if not present:
         return None
@@ -56,10 +56,22 @@ def mean(values: Sequence[float | None]) -> float | None:
     return statistics.fmean(present)
 
 
+def rank(mean: float | None, goal: str) -> tuple[bool, float]:
+    """A key that sorts means, the best first and None last.
+
+    Args:
+        mean: of a row; None where it has no run.
+        goal: maximize or minimize.
+    """
+    if mean is None:
+        return True, 0.0
+    return False, mean if goal == "minimize" else -mean
+
+
 def sign_flip(differences: Sequence[float]) -> float:
     """Two-sided p of paired differences by the sign-flip permutation test (Fisher's randomization test).
 
-    Were there no effect, each seed's difference might as well have had the other sign: p is the share of all sign
+    Were there no effect, each seed's difference might as well have had the other sign: p is the fraction of all sign
     assignments whose sum is at least as far from zero as the one that was seen. No distribution is assumed. Exact up
     to twenty pairs; of more, a hundred thousand assignments are drawn, the same ones every time.
 
@@ -82,5 +94,5 @@ def sign_flip(differences: Sequence[float]) -> float:
 
 
 def can_be_significant(pairs: int) -> bool:
-    """Whether the test over so many pairs has a p below `LEVEL` at all: the smallest there is is 2 / 2**pairs."""
+    """Whether the test over so many pairs has a p below `LEVEL` at all: the smallest possible one is 2 / 2**pairs."""
     return pairs > 0 and 2.0 / 2**pairs < LEVEL

@@ -1,4 +1,4 @@
-"""Ablation tables: a row for each setting, mean and spread over seeds, and the paper's own figures beside."""
+"""Ablation tables: a row for each setting, mean and spread over seeds, and the paper's values."""
 
 from __future__ import annotations
 
@@ -8,10 +8,20 @@ from pathlib import Path
 from typing import Any
 
 from dcnlab.ablations.sweeps import sweep_file
-from dcnlab.ablations.tables import collect, dilation_table, paper, paper_tables, run_record, statistics, wandb_runs
+from dcnlab.ablations.tables import (
+    collect,
+    dilation_table,
+    layout,
+    paper,
+    paper_rows,
+    paper_tables,
+    run_record,
+    statistics,
+    sweep_runs,
+    wandb_runs,
+)
 from dcnlab.ablations.tables import render as rendering
 from dcnlab.ablations.tables.collect import CODE, Collection, Row
-from dcnlab.ablations.tables.paper import Counterpart
 from dcnlab.ablations.tables.render import Block
 from dcnlab.ablations.tables.run_record import Record
 from dcnlab.ablations.tables.section import Section, on_tests, scores, section
@@ -20,8 +30,8 @@ from dcnlab.io.errors import ConfigError
 from dcnlab.training import run_folder
 
 FORMATS = rendering.FORMATS
-_CODE = 9
-"""Characters of a commit that people are shown."""
+TABLE2 = ("system", "layer", "seeds")
+"""The leading columns of table 2 over all runs."""
 
 
 @dataclass
@@ -34,7 +44,7 @@ class Table:
     orientation: bool = False
     """Whether the paper's whole table 1 stands below: a sweep of what it varies, of a network that it does not have."""
     measured: list[dict[str, Any]] | None = None
-    """The rows of table 2, which has no sections: see `dilationtable.rows`."""
+    """The rows of table 2, which has no sections: see `dilation_table.of_records`."""
 
     @property
     def swept(self) -> list[str]:
@@ -104,12 +114,12 @@ def of_records(
     """
     if Path(name).suffix in (".yaml", ".yml") or name in packaged.names("sweeps"):
         sweep = sweep_file.read(name)
-        collection = collect.of_sweep(sweep, found, overrides, any_code)
+        collection = sweep_runs.of_sweep(sweep, found, overrides, any_code)
         return summarise(sweep.title, collection, notes, sweep.metric, sweep.goal)
     if overrides:
         raise ConfigError(f"{overrides[0]}: only a sweep file's table takes key=value")
     if name == "table2":
-        rows, said = dilation_table.rows(found)
+        rows, said = dilation_table.of_records(found)
         return Table(f"table2: {paper.read(name)['title']}", [], [*notes, *said], measured=rows)
     if name == "table4":
         raise ConfigError("table4 is counted and timed, not trained: dcnlab complexity")
@@ -137,7 +147,7 @@ def summarise(
     first = [] if metric is None else [metric.rpartition("/")[2]]
     if collection.ranked and first:
         _rank(collection, first[0], goal or run_folder.goal(first[0]))
-    table = paper.table_of(collection.swept)
+    table = paper_rows.table_of(collection.swept)
     sections = [section(title, part, table, first) for title, part in _by_system(collection)]
     varied = [key for key in collection.swept if key != CODE]
     orientation = varied == [paper.LAYERS] and not any(part.counterpart for part in sections)
@@ -148,7 +158,7 @@ def summarise(
 def _by_system(collection: Collection) -> list[tuple[str, Collection]]:
     """A sweep over networks or data sets, and over what the paper varies: the rows of each system apart."""
     keys = [key for key in collection.swept if key == "model.name" or key.startswith(("model.backbone.", "data."))]
-    if not keys or paper.table_of(collection.swept) is None:
+    if not keys or paper_rows.table_of(collection.swept) is None:
         return [("", collection)]
     parts: dict[str, list[Row]] = {}
     for row in collection.rows:
@@ -160,8 +170,7 @@ def _rank(collection: Collection, metric: str, goal: str) -> None:
     """Best first; rows without a run last."""
 
     def key(row: Row) -> tuple[bool, float]:
-        mean = statistics.mean(list(scores(row, metric).values()))
-        return mean is None, 0.0 if mean is None else mean if goal == "minimize" else -mean
+        return statistics.rank(statistics.mean(list(scores(row, metric).values())), goal)
 
     collection.rows.sort(key=key)
 
@@ -169,60 +178,8 @@ def _rank(collection: Collection, metric: str, goal: str) -> None:
 def cells(table: Table) -> tuple[list[str], list[list[str]]]:
     """Header and rows of all sections as people read them, in one grid; see `blocks`."""
     if table.measured is not None:
-        return dilation_table.block(table.measured, "")[1:]
-    return _grid(table.sections)
-
-
-def _grid(sections: Sequence[Section]) -> tuple[list[str], list[list[str]]]:
-    """A row short of seeds is marked, and one without a run says `missing`."""
-    labels = list(dict.fromkeys(name for part in sections for name in part.swept))
-    metrics = list(dict.fromkeys(name for part in sections for name in part.shown))
-    rows = [(part.title, row) for part in sections for row in part.rows]
-    several = len(sections) > 1
-    header = [*(["system"] if several else []), *(name.rpartition(".")[2] for name in labels)]
-    lines = [[*([title] if several else []), *(label(name, row.get(name)) for name in labels)] for title, row in rows]
-    for metric in metrics:
-        tested = any(statistics.can_be_significant(len(row.get(f"{metric}_differences", ()))) for _, row in rows)
-        published = [part.counterpart for part in sections if part.counterpart and part.counterpart.has(metric)]
-        header += [f"{metric} (%)", "difference", *(["p"] if tested else [])]
-        header += ["paper", "its difference"] if published else []
-        for line, (_, row) in zip(lines, rows, strict=True):
-            line += [_mean(row, metric), _number(row.get(f"{metric}_difference"), "+.2f")]
-            line += [_number(row.get(f"{metric}_p"), ".3g")] if tested else []
-            if published:
-                doubt = "" if all(one.confirmed for one in published) else " ?"
-                line += [_number(row.get(f"paper_{metric}"), ".1f", doubt)]
-                line += [_number(row.get(f"paper_{metric}_difference"), "+.1f", doubt)]
-    header += ["seeds", "parameters", "MACs (M)", "seconds"]
-    for line, (_, row) in zip(lines, rows, strict=True):
-        short = row["seeds"] < row["seeds_wanted"]
-        line.append(f"{row['seeds']} of {row['seeds_wanted']} (!)" if short else str(row["seeds"]))
-        macs = None if row["macs"] is None else row["macs"] / 1e6
-        line += [_number(row["params"], ",.0f"), _number(macs, ".2f"), _number(row["train_seconds"], ".1f")]
-    return header, lines
-
-
-def label(name: str, value: Any) -> str:
-    """A swept setting's value as people read it."""
-    if name == CODE and value is not None:
-        commit, dash, dirty = value.partition("-")
-        return commit[:_CODE] + dash + dirty
-    if value is None:
-        return ""
-    return str(value).lower() if isinstance(value, bool) else str(value)
-
-
-def _mean(row: dict[str, Any], metric: str) -> str:
-    mean, std = row.get(metric), row.get(f"{metric}_std")
-    if mean is None:
-        return "missing"
-    text = f"{mean:.2f}" if std is None else f"{mean:.2f} ± {std:.2f}"
-    count = len(row[f"{metric}_values"])
-    return text if count == row["seeds"] else f"{text} ({count} of {row['seeds']})"
-
-
-def _number(value: float | None, form: str, mark: str = "") -> str:
-    return "" if value is None else f"{value:{form}}{mark}"
+        return dilation_table.layout(table.measured, TABLE2)[1:]
+    return layout.grid(table.sections)
 
 
 def render(table: Table, form: str) -> str:
@@ -248,19 +205,5 @@ def blocks(table: Table, caption: str) -> list[Block]:
         caption: of the whole; may be empty.
     """
     if table.measured is not None:
-        return [dilation_table.block(table.measured, caption)]
-    found = []
-    for part in table.sections:
-        said = [caption, part.title, _beside(part.counterpart)]
-        found.append(Block("; ".join(filter(None, said)), *_grid([part])))
-        caption = ""
-    return [*found, *([Block(*paper.whole_table1())] if table.orientation else [])]
-
-
-def _beside(counterpart: Counterpart | None) -> str:
-    if counterpart is None:
-        return ""
-    text = f"paper: {counterpart.title}"
-    if not counterpart.differs:
-        return text
-    return f"{text}, another {' and another '.join(counterpart.differs)} than ours: compare differences, not levels"
+        return [dilation_table.layout(table.measured, TABLE2, caption)]
+    return layout.blocks(table.sections, caption, table.orientation)

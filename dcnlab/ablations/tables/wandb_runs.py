@@ -1,4 +1,4 @@
-"""Runs on Weights & Biases in the form of run folders, from its API, every page of it."""
+"""Reads runs from the API of Weights & Biases in the form of run folders."""
 
 from __future__ import annotations
 

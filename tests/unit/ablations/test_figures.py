@@ -10,10 +10,11 @@ from command_line import dcnlab
 from matplotlib.colors import to_hex
 from PIL import Image
 
-from dcnlab.ablations.analysis import figure_drawing, figures
+from dcnlab.ablations.analysis import figures
 from dcnlab.ablations.analysis.figure_subjects import Subject, places
 from dcnlab.ablations.analysis.figures import draw
 from dcnlab.ablations.analysis.tracing import DeformedLayer, Grid
+from dcnlab.ablations.plots import image_panels, style
 from dcnlab.config.load import load_experiment
 from dcnlab.io.errors import ConfigError
 from dcnlab.training import experiment
@@ -82,7 +83,7 @@ def scatters(figure):
     found = []
     for axis in figure.axes:
         marks = {to_hex(one.get_facecolor()[0]): np.asarray(one.get_offsets()) for one in axis.collections}
-        found.append((axis.get_title(), marks[figure_drawing.RED], marks[figure_drawing.GREEN]))
+        found.append((axis.get_title(), marks[style.RED], marks[style.GREEN]))
     return found
 
 
@@ -90,8 +91,8 @@ def scatters(figure):
 def drawn(monkeypatch):
     """The figures that were written."""
     kept = []
-    real = figure_drawing.encode
-    monkeypatch.setattr(figure_drawing, "encode", lambda figure, ending: kept.append(figure) or real(figure, ending))
+    real = style.encode
+    monkeypatch.setattr(style, "encode", lambda figure, ending: kept.append(figure) or real(figure, ending))
     return kept
 
 
@@ -135,9 +136,9 @@ def test_offsets_are_drawn_in_the_images_pixels_and_dilation_over_its_units(run,
     np.testing.assert_allclose(image.get_array(), 2)
     assert heat.axes[0].get_title() == "layer4.0.conv1, dilation 2"
     box, *rest = bins.axes[0].patches[::-1]
-    assert to_hex(box.get_edgecolor()) == figure_drawing.YELLOW
+    assert to_hex(box.get_edgecolor()) == style.YELLOW
     assert len(rest) == 49
-    assert {to_hex(one.get_edgecolor()) for one in rest} == {figure_drawing.RED}
+    assert {to_hex(one.get_edgecolor()) for one in rest} == {style.RED}
     left = min(one.get_x() for one in rest)
     assert left == pytest.approx(box.get_x(), abs=0.51)  # zero offsets: bins fill the box of whole pixels
 
@@ -148,7 +149,7 @@ def test_files_are_of_the_kind_that_their_ending_says_and_the_same_twice(run, tm
     for ending, start in starts.items():
         assert draw(run, "test:0", tmp_path / f"a.{ending}", "dilation").paths[0].read_bytes().startswith(start)
         one, two = (
-            figure_drawing.encode(figure_drawing.heat(Image.new("RGB", (48, 48)), [field], np.zeros((0, 4))), ending)
+            style.encode(image_panels.heat(Image.new("RGB", (48, 48)), [field], np.zeros((0, 4))), ending)
             for _ in range(2)
         )
         assert one == two

@@ -12,6 +12,7 @@ import torch
 import yaml
 
 from dcnlab.ablations.sweeps import sweep_file
+from dcnlab.ablations.sweeps.trial import trials_of
 from dcnlab.config import identity, packaged
 from dcnlab.config.keys import all_keys
 from dcnlab.models import backbone
@@ -37,7 +38,7 @@ PAIRS = [
 
 @functools.cache
 def trials(name):
-    return sweep_file.trials(sweep_file.read(name), ["data.root=somewhere", "model.backbone.weights=none"])
+    return trials_of(sweep_file.read(name), ["data.root=somewhere", "model.backbone.weights=none"])
 
 
 def points(name):
@@ -52,7 +53,7 @@ def of_one_seed(name):
     sweep = sweep_file.read(name)
     one = {key: {"distribution": "constant", "value": spec["values"][0]} for key, spec in seeds(sweep).items()}
     sweep = dataclasses.replace(sweep, parameters={**sweep.parameters, **one})
-    return sweep_file.trials(sweep, ["data.root=somewhere", "model.backbone.weights=none"])
+    return trials_of(sweep, ["data.root=somewhere", "model.backbone.weights=none"])
 
 
 def seeds(sweep):

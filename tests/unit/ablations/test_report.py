@@ -13,12 +13,13 @@ import pytest
 from command_line import dcnlab
 from report_runs import SCRIPT, write_curve, write_everything, write_run
 
-from dcnlab.ablations.report import charts, curves, gather, markup, page
-from dcnlab.ablations.report.measured import SIZES
+from dcnlab.ablations.plots import charts
+from dcnlab.ablations.report import curves, gather, page, template
 from dcnlab.ablations.report.pictures import Album
 from dcnlab.cli import main
 from dcnlab.config.load import to_yaml
 from dcnlab.io.errors import ConfigError
+from dcnlab.metrics.effective_dilation import SIZES
 from dcnlab.training import run_folder
 
 
@@ -146,7 +147,7 @@ def test_runs_without_a_score_are_listed_with_the_reason_and_the_way_on(read):
         "stopped from outside",
         "dcnlab resume runs/broken/stopped",
     ]
-    assert rows["runs/broken/killed"][2] == "no results: at work still, or killed."
+    assert rows["runs/broken/killed"][2] == "no results: still running, or killed."
     assert rows["runs/broken/killed"][3] == "dcnlab fit runs/broken/killed/config.yaml"
     assert rows["runs/broken/unborn"][3] == "run its sweep again"
     assert rows["runs/broken/unborn"][1] == "model.deform_layers 9"
@@ -240,18 +241,24 @@ def test_ticks_of_a_single_value_stand_around_it():
     assert found[0] < 0 < found[-1]
 
 
-def test_elements_escape_text_and_attributes():
-    made = markup.el("p", {"title": '"<&', "hidden": True, "id": None}, "a<b", markup.el("br"), "\x00")
-    assert made == '<p title="&quot;&lt;&amp;" hidden>a&lt;b<br>\\u0000</p>'
+def test_templates_escape_text_and_attributes():
+    source = '<p title="{{ title }}" id="{{ nothing }}">{{ text }}{{ bell }}</p>'
+    made = template.environment().from_string(source).render(title='"<&', nothing=None, text="a<b", bell="\x00")
+    assert made == '<p title="&#34;&lt;&amp;" id="">a&lt;b\\u0000</p>'
+
+
+def test_long_names_break_behind_underscores_and_stay_text():
+    assert template.breakable("a_<b>_\u202e") == "a_<wbr>&lt;b&gt;_<wbr>\\u202e"
 
 
 def test_a_packaged_sweeps_runs_show_the_trials_that_are_missing(tmp_path, monkeypatch):
-    from dcnlab.ablations.sweeps.sweep_file import read, trials
+    from dcnlab.ablations.sweeps.sweep_file import read
+    from dcnlab.ablations.sweeps.trial import trials_of
 
     monkeypatch.chdir(tmp_path)
     Path("data").mkdir()
     name = "table1_deeplab_camvid_small"
-    found = trials(read(name), ["data.root=data"])
+    found = trials_of(read(name), ["data.root=data"])
     for trial in found[:2]:
         write_run(trial.folder, 50.0, trial.parameters)
         (trial.folder / "config.yaml").write_text(to_yaml(trial.config))

@@ -16,7 +16,8 @@ from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
 from dcnlab.ablations.analysis import robustness, rotated_views
-from dcnlab.ablations.sweeps.sweep_file import read, trials
+from dcnlab.ablations.sweeps.sweep_file import read
+from dcnlab.ablations.sweeps.trial import trials_of
 from dcnlab.ablations.tables import render
 from dcnlab.config.load import load_experiment, to_yaml
 from dcnlab.config.schema import Config, OptimConfig
@@ -165,7 +166,7 @@ def sweep(tmp_path, monkeypatch):
         "parameters": {"model": {"values": model}, "seed": {"values": [0, 1]}},
     }
     Path("ablation.yaml").write_text(yaml.safe_dump(tree))
-    for trial in trials(read("ablation.yaml")):
+    for trial in trials_of(read("ablation.yaml")):
         known = KNOWN.get((trial.parameters["model.deform_layers"], trial.parameters["seed"]))
         if known is not None:
             write_results(trial.folder, parameters=trial.parameters, seed=trial.parameters["seed"])

@@ -8,6 +8,7 @@ import pytest
 import yaml
 
 from dcnlab.ablations.sweeps import search, sweep_file
+from dcnlab.ablations.sweeps.trial import trials_of
 from dcnlab.config import identity
 from dcnlab.io.errors import ConfigError
 
@@ -37,7 +38,7 @@ def write(tmp_path, monkeypatch):
 
 
 def all_trials(path, overrides=(), limit=None):
-    return sweep_file.trials(sweep_file.read(path), overrides, limit)
+    return trials_of(sweep_file.read(path), overrides, limit)
 
 
 def test_quickstart_is_four_layer_counts_by_three_seeds():

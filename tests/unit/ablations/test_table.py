@@ -12,7 +12,8 @@ import pytest
 import yaml
 from locations import SHARED
 
-from dcnlab.ablations.sweeps.sweep_file import read, trials
+from dcnlab.ablations.sweeps.sweep_file import read
+from dcnlab.ablations.sweeps.trial import trials_of
 from dcnlab.ablations.tables import table as tables
 from dcnlab.config.load import to_yaml
 from dcnlab.io.errors import ConfigError
@@ -63,7 +64,7 @@ def write_run(trial, top1, git="abc", status="finished", folder=None):
 @pytest.fixture
 def finished(sweep):
     """The sweep with its runs."""
-    for trial in trials(read(sweep)):
+    for trial in trials_of(read(sweep)):
         top1 = SCORES[trial.parameters["model.deform_layers"]][trial.parameters["seed"]]
         if top1 is not None:
             write_run(trial, top1)
@@ -123,7 +124,7 @@ def test_markdown_marks_a_row_that_is_short_of_seeds_and_labels_the_papers_table
 
 
 def test_a_row_without_any_run_says_missing(finished):
-    for trial in trials(read(finished)):
+    for trial in trials_of(read(finished)):
         if trial.parameters["model.deform_layers"] == 1:
             shutil.rmtree(trial.folder)
     found = assemble(finished)
@@ -136,7 +137,7 @@ def test_a_row_without_any_run_says_missing(finished):
 
 
 def test_without_a_first_row_there_are_no_differences(finished):
-    for trial in trials(read(finished)):
+    for trial in trials_of(read(finished)):
         if trial.parameters["model.deform_layers"] == 0:
             shutil.rmtree(trial.folder)
     assert [row["top1_difference"] for row in assemble(finished).rows] == [None, None, None]
@@ -170,15 +171,15 @@ def test_latex_escapes_what_latex_reads_otherwise(finished):
 
 def test_of_many_settings_that_differ_three_are_named_and_another_task_is_not_spoken_of(finished):
     changes = ["optim.lr=0.9", "optim.weight_decay=0.5", "data.batch_size=7", "trainer.max_steps=9", "out=others"]
-    write_run(trials(read(finished), changes)[0], 99.0)
-    write_run(trials(read(finished), ["task=segmentation", "model.name=deeplab", "out=others"])[0], 98.0)
+    write_run(trials_of(read(finished), changes)[0], 99.0)
+    write_run(trials_of(read(finished), ["task=segmentation", "model.name=deeplab", "out=others"])[0], 98.0)
     [note] = notes(assemble(finished, roots=("runs", "others")))
     assert note.count(" is ") == 3
     assert note.endswith(", and 1 more setting")
 
 
 def test_a_name_whose_runs_all_failed_has_rows_that_say_missing(sweep):
-    for trial in trials(read(sweep))[:2]:
+    for trial in trials_of(read(sweep))[:2]:
         write_run(trial, 0.0, status="failed")
     found = assemble("ablation")
     assert [(row["seeds"], row["seeds_wanted"]) for row in found.rows] == [(0, 2)]
@@ -187,7 +188,7 @@ def test_a_name_whose_runs_all_failed_has_rows_that_say_missing(sweep):
 
 @pytest.mark.parametrize("name", ["ablation.yaml", "ablation"])
 def test_seeds_that_two_codes_share_are_wanted_once_of_each(sweep, name):
-    for trial in trials(read(sweep)):
+    for trial in trials_of(read(sweep)):
         write_run(trial, 70.0, git="abc")
         write_run(trial, 71.0, git="def", folder=Path("more", "ablation", trial.folder.name))
     found = assemble(name, roots=("runs", "more"))
@@ -195,7 +196,7 @@ def test_seeds_that_two_codes_share_are_wanted_once_of_each(sweep, name):
 
 
 def test_runs_of_other_settings_are_left_out_with_the_field_named(finished):
-    other = trials(read(finished), ["optim.lr=0.9", "out=others"])[0]
+    other = trials_of(read(finished), ["optim.lr=0.9", "out=others"])[0]
     write_run(other, 99.0)
     found = assemble(finished, roots=("runs", "others"))
     assert_worked_out(found.rows)
@@ -207,7 +208,7 @@ def test_runs_of_other_settings_are_left_out_with_the_field_named(finished):
 
 
 def test_runs_that_all_differ_from_the_file_are_shown_with_a_note(sweep):
-    for trial in trials(read(sweep), ["trainer.max_steps=7"]):
+    for trial in trials_of(read(sweep), ["trainer.max_steps=7"]):
         write_run(trial, 50.0)
     found = assemble(sweep)
     assert found.rows[0]["top1"] == 50.0
@@ -217,13 +218,13 @@ def test_runs_that_all_differ_from_the_file_are_shown_with_a_note(sweep):
 
 def test_a_mixture_of_settings_is_refused_with_the_field_named(sweep):
     for steps in (7, 8):
-        write_run(trials(read(sweep), [f"trainer.max_steps={steps}"])[0], 50.0)
+        write_run(trials_of(read(sweep), [f"trainer.max_steps={steps}"])[0], 50.0)
     with pytest.raises(ConfigError, match=r"trainer\.max_steps is [78] in runs/.* and [78] in runs/"):
         assemble(sweep)
 
 
 def test_runs_of_different_code_have_rows_of_their_own(finished):
-    [last] = [trial for trial in trials(read(finished)) if trial.parameters == {"model.deform_layers": 2, "seed": 2}]
+    [last] = [trial for trial in trials_of(read(finished)) if trial.parameters == {"model.deform_layers": 2, "seed": 2}]
     write_run(last, 71.0, git="def-dirty")
     found = assemble(finished)
     [note] = notes(found)
@@ -238,7 +239,7 @@ def test_runs_of_different_code_have_rows_of_their_own(finished):
 
 
 def test_runs_of_different_code_are_joined_on_demand_alone_and_that_is_said(finished):
-    [last] = [trial for trial in trials(read(finished)) if trial.parameters == {"model.deform_layers": 2, "seed": 2}]
+    [last] = [trial for trial in trials_of(read(finished)) if trial.parameters == {"model.deform_layers": 2, "seed": 2}]
     write_run(last, 72.0, git="def")
     found = tables.assemble(finished, [Path("runs")], any_code=True)
     assert [row["seeds"] for row in found.rows] == [3, 3, 3]
@@ -247,7 +248,7 @@ def test_runs_of_different_code_are_joined_on_demand_alone_and_that_is_said(fini
 
 
 def test_of_two_runs_of_one_trial_the_newer_counts_and_a_note_says_so(finished):
-    trial = trials(read(finished))[0]
+    trial = trials_of(read(finished))[0]
     newer = write_run(trial, 100.0, folder=Path("runs/ablation/again"))
     os.utime(newer / "results.json", (2e9, 2e9))
     found = assemble(finished)
@@ -256,7 +257,7 @@ def test_of_two_runs_of_one_trial_the_newer_counts_and_a_note_says_so(finished):
 
 
 def test_failed_runs_do_not_count_and_are_mentioned(finished):
-    [last] = [trial for trial in trials(read(finished)) if trial.parameters == {"model.deform_layers": 2, "seed": 2}]
+    [last] = [trial for trial in trials_of(read(finished)) if trial.parameters == {"model.deform_layers": 2, "seed": 2}]
     write_run(last, None, status="failed")
     found = assemble(finished)
     assert found.rows[2]["seeds"] == 2
@@ -264,7 +265,7 @@ def test_failed_runs_do_not_count_and_are_mentioned(finished):
 
 
 def test_a_diverged_run_that_began_again_elsewhere_is_no_failed_run_of_the_table(finished):
-    first = trials(read(finished))[0]
+    first = trials_of(read(finished))[0]
     write_run(first, 0.0, status="failed", folder=first.folder.with_name(f"{first.folder.name}.diverged-1"))
     alone = write_run(first, 0.0, status="failed", folder=Path("runs/ablation/gone.diverged-1"))
     found = assemble(finished)
@@ -284,7 +285,7 @@ def test_seeds_given_on_the_command_line_are_runs_of_their_own(sweep):
     tree["parameters"] = {"model.deform_layers": {"values": [0]}}
     Path(sweep).write_text(yaml.safe_dump(tree))
     for seed, top1 in ((4, 60.0), (5, 70.0)):
-        write_run(trials(read(sweep), [f"seed={seed}"])[0], top1)
+        write_run(trials_of(read(sweep), [f"seed={seed}"])[0], top1)
     for name in ("ablation", sweep):
         [row] = assemble(name).rows
         assert (row["top1"], row["seeds"]) == (65.0, 2), name
@@ -296,7 +297,7 @@ def test_values_that_are_mappings_have_a_column_for_each_key(sweep):
     tree = yaml.safe_load(Path(sweep).read_text())
     tree["parameters"] = {"model": {"values": [{"deform_layers": 1, "modulated": True}, {"deform_layers": 2}]}}
     Path(sweep).write_text(yaml.safe_dump(tree))
-    for trial, top1 in zip(trials(read(sweep)), (60.0, 70.0), strict=True):
+    for trial, top1 in zip(trials_of(read(sweep)), (60.0, 70.0), strict=True):
         write_run(trial, top1)
     rows = assemble(sweep).rows
     assert [(row["model.deform_layers"], row["model.modulated"], row["top1"]) for row in rows] == [
@@ -335,7 +336,7 @@ def test_the_packaged_figures_are_those_of_the_transcription():
 
 
 def test_figures_of_single_classes_and_recalls_are_for_programs_alone(sweep):
-    for trial in trials(read(sweep), []):
+    for trial in trials_of(read(sweep), []):
         folder = write_run(trial, 50.0)
         results = json.loads((folder / "results.json").read_text())
         results["metrics"] |= {"iou/Sky": 80.0, "ar100": 40.0, "ar_small": 30.0, "ap_small": 20.0}

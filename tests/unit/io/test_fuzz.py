@@ -27,6 +27,7 @@ from safetensors.torch import save
 
 from dcnlab import score
 from dcnlab.ablations.sweeps import sweep_file
+from dcnlab.ablations.sweeps.trial import trials_of
 from dcnlab.ablations.tables import table
 from dcnlab.ablations.tables.run_record import Record, records
 from dcnlab.config import identity
@@ -301,7 +302,7 @@ def test_sweeps(here):
     def read():
         sweep = sweep_file.read(str(path))
         if sweep.swept and len(sweep.title) % 5 == 0:  # the trials' configs take long
-            sweep_file.trials(sweep, limit=1)
+            trials_of(sweep, limit=1)
 
     fuzz(2000, writer(path, lambda numbers: mutations.of_yaml(numbers, SWEEP, tree)), read)
 

@@ -1,4 +1,4 @@
-"""The figures themselves, in matplotlib: an image a panel, and what is laid over it.
+"""Panels of images and what is laid over them: sampling points, bins, arrows, colours.
 
 Everything here is in an image's pixels, a pixel's centre being its index, y before x but for boxes: x1, y1, x2, y2,
 continuous, from 0.
@@ -6,12 +6,11 @@ continuous, from 0.
 
 from __future__ import annotations
 
-import io
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-from matplotlib import colormaps, patheffects, rc_context
+from matplotlib import colormaps, patheffects
 from matplotlib.cm import ScalarMappable
 from matplotlib.colors import Colormap, ListedColormap, Normalize
 from matplotlib.figure import Figure
@@ -20,10 +19,10 @@ from matplotlib.patches import Patch, Rectangle
 from numpy.typing import NDArray
 from PIL import Image
 
-RED, GREEN, YELLOW = "#e8000b", "#00d000", "#ffd400"
+from dcnlab.ablations.plots.style import GREEN, RED, TEXT, TITLE, YELLOW
+
 _PANEL = 3.4
 """Inches that a panel's longer side has."""
-_TITLE, _TEXT = 11, 9
 _RASTERED = 4000
 """Points from which PDF and SVG hold a panel's points as pixels."""
 _MOST_ARROWS = 24
@@ -47,7 +46,7 @@ def sampling(
     """
     figure, axes = _panels([picture] * len(units), f"Sampling points through {_series(layers)}", below=0.1)
     for axis, (title, place, points) in zip(axes, units, strict=True):
-        axis.set_title(title, fontsize=_TITLE)
+        axis.set_title(title, fontsize=TITLE)
         size = 30 if len(points) <= 9 else 14 if len(points) <= 81 else 5
         axis.scatter(
             points[:, 1], points[:, 0], s=size, c=RED, alpha=0.75, linewidths=0, rasterized=len(points) > _RASTERED
@@ -75,7 +74,7 @@ def rois(
     """
     figure, axes = _panels([picture] * len(found), f"Shifted bins of {poolings}", below=0.1)
     for axis, (title, box, bins) in zip(axes, found, strict=True):
-        axis.set_title(title, fontsize=_TITLE)
+        axis.set_title(title, fontsize=TITLE)
         for one in bins.reshape(-1, 4):
             axis.add_patch(_rectangle(one, RED, 0.9, alpha=0.9))
         axis.add_patch(_rectangle(box, YELLOW, 2.4))
@@ -103,7 +102,7 @@ def arrows(picture: Image.Image, fields: Sequence[tuple[str, Array, Array]]) -> 
     drawn = "" if factor == 1 else f", drawn {factor:g} times as long"
     figure, axes = _panels([_faded(picture)] * len(fields), f"Offsets, mean over a filter's points{drawn}", beside=0.8)
     for axis, (name, places, shifts) in zip(axes, thinned, strict=True):
-        axis.set_title(name, fontsize=_TITLE)
+        axis.set_title(name, fontsize=TITLE)
         axis.quiver(
             places[..., 1],
             places[..., 0],
@@ -141,7 +140,7 @@ def heat(
         low, high = low - 0.5, high + 0.5
     colours = Normalize(low, high)
     for axis, (name, edges, values) in zip(axes, fields, strict=True):
-        axis.set_title(name, fontsize=_TITLE)
+        axis.set_title(name, fontsize=TITLE)
         limits = axis.get_xlim(), axis.get_ylim()
         axis.imshow(values, extent=edges, norm=colours, cmap="viridis", alpha=0.62, interpolation="nearest")
         axis.set(xlim=limits[0], ylim=limits[1])
@@ -149,15 +148,6 @@ def heat(
             axis.add_patch(_rectangle(box, "white", 1.2))
     _colours(figure, axes, colours, "viridis", "pixels of the layer's map")
     return figure
-
-
-def encode(figure: Figure, ending: str) -> bytes:
-    """The figure as a file's content; png, pdf or svg. Figures drawn alike give the same bytes."""
-    file = io.BytesIO()
-    undated = {"png": {"Software": None}, "pdf": {"CreationDate": None}, "svg": {"Date": None}}[ending]
-    with rc_context({"svg.hashsalt": "dcnlab", "pdf.fonttype": 42}):
-        figure.savefig(file, format=ending, dpi=170, bbox_inches="tight", pad_inches=0.08, metadata=undated)
-    return file.getvalue()
 
 
 def _panels(
@@ -173,7 +163,7 @@ def _panels(
         rows * (_PANEL * height / longer + 0.32) + below + 0.4,
     )
     figure = Figure(figsize=size, layout="constrained")
-    figure.suptitle(title, fontsize=_TITLE + 1, fontweight="bold")
+    figure.suptitle(title, fontsize=TITLE + 1, fontweight="bold")
     axes = list(np.atleast_1d(figure.subplots(rows, columns)).ravel())
     for axis in axes[len(pictures) :]:
         axis.remove()
@@ -216,7 +206,7 @@ def _mark(colour: str, label: str, size: float) -> Line2D:
 
 
 def _legend(figure: Figure, marks: Sequence[Any]) -> None:
-    figure.legend(handles=list(marks), loc="outside lower center", ncols=len(marks), frameon=False, fontsize=_TEXT)
+    figure.legend(handles=list(marks), loc="outside lower center", ncols=len(marks), frameon=False, fontsize=TEXT)
 
 
 def _colours(
@@ -230,8 +220,8 @@ def _colours(
         pad=0.015,
         extend="max" if clipped else "neither",
     )
-    bar.set_label(label, fontsize=_TEXT)
-    bar.ax.tick_params(labelsize=_TEXT)
+    bar.set_label(label, fontsize=TEXT)
+    bar.ax.tick_params(labelsize=TEXT)
 
 
 def _thinned(places: Array, shifts: Array) -> tuple[Array, Array]:

@@ -1,13 +1,14 @@
-"""Charts as inline SVG: legible in print and on a phone, told apart by shape as well as by colour."""
+"""Charts of the report as shapes of SVG; lines differ in colour and in marker."""
 
 from __future__ import annotations
 
 import math
 import statistics
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
 
-from dcnlab.ablations.report.curves import Curve
-from dcnlab.ablations.report.markup import Markup, el
+from dcnlab.ablations.numbers import mean_and_std
 
 LINES = 8
 """The most rows that one chart tells apart."""
@@ -17,17 +18,49 @@ _LEFT, _RIGHT, _TOP, _BOTTOM = 42.0, 10.0, 10.0, 36.0
 _ROW = 44.0
 
 
-def legend(labels: Sequence[str]) -> Markup:
-    """What the lines and markers of the charts beside it stand for."""
-    items = []
-    for at, text in enumerate(labels[:LINES]):
-        line = el("line", {"class": f"line s{at}", "x1": 1, "y1": 7, "x2": 27, "y2": 7})
-        key = el("svg", {"class": "key", "viewBox": "0 0 28 14", "aria-hidden": "true"}, line, _marker(at, 14, 7))
-        items.append(el("li", None, key, " ", text))
-    return el("ul", {"class": "legend"}, *items)
+@dataclass
+class Curve:
+    """One row's course: mean over its runs, and the lowest and highest of them."""
+
+    label: str
+    x: list[float]
+    mean: list[float]
+    low: list[float]
+    high: list[float]
+    runs: int
 
 
-def lines(name: str, caption: str, curves: Sequence[Curve | None], x_label: str) -> Markup:
+class Shape(NamedTuple):
+    """An element of SVG."""
+
+    tag: str
+    attributes: dict[str, str | float]
+    text: str = ""
+
+
+@dataclass(frozen=True)
+class Chart:
+    """A figure of the page."""
+
+    caption: str
+    described: str
+    """What it shows, in words."""
+    width: str
+    height: str
+    shapes: list[Shape]
+    """The first drawn first."""
+
+
+def legend(labels: Sequence[str]) -> list[tuple[str, list[Shape]]]:
+    """What the lines and markers of charts stand for: labels, and the shapes of their keys, 28 by 14 pixels."""
+    line = {"x1": 1, "y1": 7, "x2": 27, "y2": 7}
+    return [
+        (label, [Shape("line", {"class": f"line s{at}", **line}), _marker(at, 14, 7)])
+        for at, label in enumerate(labels[:LINES])
+    ]
+
+
+def lines(name: str, caption: str, curves: Sequence[Curve | None], x_label: str) -> Chart:
     """A figure with a line a row: the mean of its runs, in the band from their lowest to their highest.
 
     Args:
@@ -48,10 +81,10 @@ def lines(name: str, caption: str, curves: Sequence[Curve | None], x_label: str)
         up = (y - y_low) / (y_high - y_low or 1)
         return _LEFT + across * (WIDTH - _LEFT - _RIGHT), HEIGHT - _BOTTOM - up * (HEIGHT - _TOP - _BOTTOM)
 
-    parts: list[Markup] = []
+    parts: list[Shape] = []
     for y in y_ticks:
         (left, height), (right, _) = at(x_low, y), at(x_high, y)
-        parts.append(el("line", {"class": "grid", "x1": left, "y1": _n(height), "x2": right, "y2": _n(height)}))
+        parts.append(Shape("line", {"class": "grid", "x1": left, "y1": _n(height), "x2": right, "y2": _n(height)}))
         parts.append(_text(left - 5, height + 4, _tick(y, y_ticks), "end"))
     for x in [x for x in x_ticks if x_low <= x <= x_high]:
         parts.append(_text(at(x, y_low)[0], HEIGHT - _BOTTOM + 15, _tick(x, x_ticks), "middle"))
@@ -60,16 +93,16 @@ def lines(name: str, caption: str, curves: Sequence[Curve | None], x_label: str)
         if curve.runs > 1:
             outline = [at(*point) for point in zip(curve.x, curve.high, strict=True)]
             outline += [at(*point) for point in zip(curve.x[::-1], curve.low[::-1], strict=True)]
-            parts.append(el("path", {"class": f"band s{number}", "d": _path(outline) + "Z"}))
+            parts.append(Shape("path", {"class": f"band s{number}", "d": _path(outline) + "Z"}))
     for number, curve in present:
         course = [at(*point) for point in zip(curve.x, curve.mean, strict=True)]
-        parts.append(el("path", {"class": f"line s{number}", "d": _path(course)}))
+        parts.append(Shape("path", {"class": f"line s{number}", "d": _path(course)}))
         step = max(1, len(course) // 5)
         parts += [_marker(number, *point) for point in course[number * step // len(curves) :: step]]
-    return _figure(name, caption, list(_ends([curve for _, curve in present])), HEIGHT, parts)
+    return _chart(name, caption, list(_ends([curve for _, curve in present])), HEIGHT, parts)
 
 
-def dots(metric: str, caption: str, rows: Sequence[tuple[str, Sequence[float]]], base: float | None = None) -> Markup:
+def dots(metric: str, caption: str, rows: Sequence[tuple[str, Sequence[float]]], base: float | None = None) -> Chart:
     """A figure with a line of dots for each row: a dot a seed, their mean, and its distance to the base.
 
     Args:
@@ -86,30 +119,24 @@ def dots(metric: str, caption: str, rows: Sequence[tuple[str, Sequence[float]]],
         return 16 + (value - low) / (high - low or 1) * (WIDTH - 32)
 
     height = _ROW * len(rows) + 40
-    parts = []
+    parts: list[Shape] = []
     for value in marks:
         x = _n(across(value))
-        parts.append(el("line", {"class": "grid", "x1": x, "y1": 4, "x2": x, "y2": _n(height - 34)}))
+        parts.append(Shape("line", {"class": "grid", "x1": x, "y1": 4, "x2": x, "y2": _n(height - 34)}))
         parts.append(_text(across(value), height - 20, _tick(value, marks), "middle"))
     parts.append(_text(WIDTH / 2, height - 4, f"{metric} (%)", "middle"))
     if base is not None:
         x = _n(across(base))
-        parts.append(el("line", {"class": "base", "x1": x, "y1": 4, "x2": x, "y2": _n(height - 34)}))
+        parts.append(Shape("line", {"class": "base", "x1": x, "y1": 4, "x2": x, "y2": _n(height - 34)}))
     for number, (label, seeds) in enumerate(rows):
         y = number * _ROW + 30
         mean = across(statistics.fmean(seeds))
         parts.append(_text(2, y - 14, label if len(label) <= 40 else f"{label[:39]}…", "start", "label"))
-        parts.append(_text(WIDTH - 2, y - 14, mean_and_spread(seeds), "end", "label"))
-        parts += [el("circle", {"class": "dot", "cx": _n(across(seed)), "cy": y, "r": 4}) for seed in seeds]
-        parts.append(el("line", {"class": "mean", "x1": _n(mean), "y1": y - 8, "x2": _n(mean), "y2": y + 8}))
-    said = [f"{label}: {mean_and_spread(seeds)}" for label, seeds in rows]
-    return _figure(metric, caption, said, height, parts)
-
-
-def mean_and_spread(values: Sequence[float]) -> str:
-    """Mean and standard deviation (n - 1), as tables print them."""
-    mean = f"{statistics.fmean(values):.2f}"
-    return f"{mean} ± {statistics.stdev(values):.2f}" if len(values) > 1 else mean
+        parts.append(_text(WIDTH - 2, y - 14, _spread(seeds), "end", "label"))
+        parts += [Shape("circle", {"class": "dot", "cx": _n(across(seed)), "cy": y, "r": 4}) for seed in seeds]
+        parts.append(Shape("line", {"class": "mean", "x1": _n(mean), "y1": y - 8, "x2": _n(mean), "y2": y + 8}))
+    said = [f"{label}: {_spread(seeds)}" for label, seeds in rows]
+    return _chart(metric, caption, said, height, parts)
 
 
 def ticks(low: float, high: float, about: int) -> list[float]:
@@ -130,6 +157,10 @@ def ticks(low: float, high: float, about: int) -> list[float]:
     return [number * step for number in range(first, last + 1)]
 
 
+def _spread(values: Sequence[float]) -> str:
+    return mean_and_std(statistics.fmean(values), statistics.stdev(values) if len(values) > 1 else None)
+
+
 def _tick(value: float, among: Sequence[float]) -> str:
     step = among[1] - among[0]
     if step >= 1000:
@@ -137,15 +168,8 @@ def _tick(value: float, among: Sequence[float]) -> str:
     return f"{round(value, 9) + 0.0:.{max(0, -math.floor(math.log10(step) + 1e-9))}f}"
 
 
-def _figure(name: str, caption: str, said: Sequence[str], height: float, parts: Sequence[Markup]) -> Markup:
-    described = f"{name}. {'; '.join(said)}"
-    frame: dict[str, object] = {
-        "class": "chart",
-        "viewBox": f"0 0 {_n(WIDTH)} {_n(height)}",
-        "role": "img",
-        "aria-label": described,
-    }
-    return el("figure", None, el("figcaption", None, caption), el("svg", frame, *parts))
+def _chart(name: str, caption: str, words: Sequence[str], height: float, shapes: list[Shape]) -> Chart:
+    return Chart(caption, f"{name}. {'; '.join(words)}", _n(WIDTH), _n(height), shapes)
 
 
 def _ends(curves: Sequence[Curve]) -> Iterator[str]:
@@ -154,7 +178,7 @@ def _ends(curves: Sequence[Curve]) -> Iterator[str]:
         yield f"{curve.label} ends at {curve.mean[-1]:.3g}{spread}"
 
 
-def _marker(number: int, x: float, y: float) -> Markup:
+def _marker(number: int, x: float, y: float) -> Shape:
     """A shape of its own for each line."""
     shapes = (
         None,
@@ -169,12 +193,13 @@ def _marker(number: int, x: float, y: float) -> Markup:
     name = f"marker s{number}"
     shape = shapes[number % len(shapes)]
     if shape is None:
-        return el("circle", {"class": name, "cx": _n(x), "cy": _n(y), "r": 3.7})
-    return el("path", {"class": name, "d": shape, "transform": f"translate({_n(x)} {_n(y)})"})
+        return Shape("circle", {"class": name, "cx": _n(x), "cy": _n(y), "r": 3.7})
+    return Shape("path", {"class": name, "d": shape, "transform": f"translate({_n(x)} {_n(y)})"})
 
 
-def _text(x: float, y: float, text: str, anchor: str, name: str | None = None) -> Markup:
-    return el("text", {"x": _n(x), "y": _n(y), "text-anchor": anchor, "class": name}, text)
+def _text(x: float, y: float, text: str, anchor: str, name: str | None = None) -> Shape:
+    kind = {} if name is None else {"class": name}
+    return Shape("text", {"x": _n(x), "y": _n(y), "text-anchor": anchor, **kind}, text)
 
 
 def _path(points: Sequence[tuple[float, float]]) -> str:

@@ -1,0 +1,25 @@
+"""Numbers as people read them: a mean and its spread, and cells that may be empty."""
+
+from __future__ import annotations
+
+MISSING = "missing"
+"""The cell of a row without a run."""
+
+
+def mean_and_std(mean: float | None, std: float | None = None, digits: int = 2, missing: str = MISSING) -> str:
+    """A mean with its standard deviation, such as `73.00 ± 3.61`.
+
+    Args:
+        mean: None where there is no value.
+        std: None where there is one value alone; the mean then stands alone.
+        digits: behind the point, of both.
+        missing: the text without a mean.
+    """
+    if mean is None:
+        return missing
+    return f"{mean:.{digits}f}" if std is None else f"{mean:.{digits}f} ± {std:.{digits}f}"
+
+
+def number(value: float | None, form: str, mark: str = "") -> str:
+    """A number in a format such as `+.2f`, with a mark behind it; empty for None."""
+    return "" if value is None else f"{value:{form}}{mark}"

@@ -1,0 +1,80 @@
+"""Charts of what changes over steps, angles and factors: learning curves and robustness."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from dcnlab.ablations.plots import charts
+from dcnlab.ablations.plots.charts import Chart, Curve, Shape
+from dcnlab.ablations.report import curves, measured
+from dcnlab.ablations.report.gather import Group, Row
+from dcnlab.io.errors import ConfigError
+
+_CAPTIONS = {"train/loss": "Training loss by step", "val/loss": "Validation loss by step"}
+_CHANGES = {"rotation": ("under rotation", "angle, degrees"), "scale": ("under scaling", "factor")}
+
+
+@dataclass(frozen=True)
+class Charted:
+    """Charts under one heading and one legend."""
+
+    charts: list[Chart] | None = None
+    """None where there is nothing to show, and no heading either."""
+    legend: list[tuple[str, list[Shape]]] = field(default_factory=list)
+    more: int = 0
+    """Rows that the charts leave out."""
+    notes: list[str] = field(default_factory=list)
+
+
+def learning_curves(group: Group, rows: Sequence[Row]) -> Charted:
+    """The losses and scores of a table's rows by step.
+
+    Args:
+        group: the table's runs.
+        rows: those that charts have room for.
+    """
+    notes: list[str] = []
+    by_metric = curves.curves(rows, broken=notes)
+    if not by_metric:
+        return Charted(notes=notes)
+    made = [
+        charts.lines(name, _CAPTIONS.get(name, f"{name.partition('/')[2]} in validation by step"), lines, "step")
+        for name, lines in by_metric.items()
+    ]
+    return _charted(group, rows, made, notes)
+
+
+def robustness(group: Group, rows: Sequence[Row]) -> Charted:
+    """The scores of a table's rows on rotated and scaled images.
+
+    Args:
+        group: the table's runs.
+        rows: those that charts have room for.
+    """
+    made: list[Chart] = []
+    notes: list[str] = []
+    for change, (words, axis) in _CHANGES.items():
+        lines: list[Curve | None] = []
+        metrics: list[str] = []
+        for row in rows:
+            courses = []
+            for record in row.records:
+                try:
+                    found = measured.robustness(record.folder, change)
+                except ConfigError as error:
+                    notes.append(str(error))
+                    continue
+                if found is not None:
+                    metrics.append(found[0])
+                    courses.append(found[1])
+            lines.append(curves.envelope(row.label, courses, 1000))
+        if any(lines):
+            metric = ", ".join(dict.fromkeys(metrics))
+            made.append(charts.lines(f"{metric} {words}", f"{metric} (%) {words}", lines, axis))
+    return _charted(group, rows, made, notes) if made or notes else Charted()
+
+
+def _charted(group: Group, rows: Sequence[Row], made: list[Chart], notes: list[str]) -> Charted:
+    labels = [row.label for row in rows]
+    return Charted(made, charts.legend(labels) if len(labels) > 1 else [], len(group.rows) - len(rows), notes)

@@ -1,0 +1,120 @@
+"""A trial as a child process that never outlives the sweep."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from dcnlab.config import packaged
+from dcnlab.io.files import open_regular
+from dcnlab.training.distributed import parent_death
+
+_THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMBA_NUM_THREADS")
+
+
+_ONE_RUNS_OWN = (
+    *("WANDB_RUN_ID", "DCNLAB_RUN_ID", "WANDB_SWEEP_PARAM_PATH"),
+    # Not srun starts the processes of a trial, but the trial itself.
+    *(f"SLURM_{name}" for name in ("NTASKS", "NPROCS", "NTASKS_PER_NODE", "PROCID", "LOCALID", "NODEID")),
+)
+
+
+@dataclass(frozen=True)
+class Slot:
+    """What one trial at a time computes on."""
+
+    gpus: str | None
+    """Its CUDA_VISIBLE_DEVICES; None leaves the variable as it is."""
+    threads: int
+
+
+@dataclass
+class Child:
+    """A running trial."""
+
+    process: subprocess.Popen[bytes]
+    slot: Slot
+    started: float
+    urged: float | None = None
+    """When it was first asked to end, on the clock of `started`."""
+    told: bool = False
+    """Whether it was then told to."""
+
+    @property
+    def seconds(self) -> float:
+        """How long it has been running."""
+        return time.monotonic() - self.started
+
+
+def start(arguments: Sequence[str], log: Path, slot: Slot, environment: dict[str, str]) -> Child:
+    """Start `dcnlab ARGUMENTS` in a session of its own, its output in `log`.
+
+    Call it from the main thread: the system ties a child's life to the thread that started it.
+    """
+    inherited = {name: value for name, value in os.environ.items() if name not in _ONE_RUNS_OWN}
+    variables = inherited | dict.fromkeys(_THREAD_VARIABLES, str(slot.threads))
+    if slot.gpus is not None:
+        variables["CUDA_VISIBLE_DEVICES"] = slot.gpus
+    variables |= {**environment, parent_death.PARENT: str(os.getpid())}
+    # The children run the code that we run, however Python found it.
+    variables["PYTHONPATH"] = os.pathsep.join(
+        [str(packaged.PACKAGE.parent), *filter(None, [variables.get("PYTHONPATH")])]
+    )
+    with open_regular(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, "wb") as output:
+        process = subprocess.Popen(
+            [sys.executable, "-P", "-m", "dcnlab", *arguments],
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            env=variables,
+            start_new_session=True,
+        )
+    return Child(process, slot, time.monotonic())
+
+
+def urge(child: Child, patience: float = 20.0) -> None:
+    """End a trial step by step, without a wait: call it again until the trial is gone.
+
+    Asked to save and end first, as SLURM does before a time limit; after `patience` seconds told to end; then killed.
+    """
+    if child.urged is None:
+        child.urged = time.monotonic()
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            os.kill(child.process.pid, signal.SIGUSR1)  # only rank 0, which has the others save too
+        return
+    waited = time.monotonic() - child.urged
+    if waited > 2 * patience:
+        clear(child)
+    elif waited > patience and not child.told:
+        child.told = True
+        _signal_group(child, signal.SIGTERM)
+
+
+def stop(children: Sequence[Child], patience: float = 20.0) -> None:
+    """End the children and all that they started: asked first, so that they note the interruption, then killed."""
+    for child in children:
+        _signal_group(child, signal.SIGTERM)
+    deadline = time.monotonic() + patience
+    for child in children:
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            child.process.wait(max(0.0, deadline - time.monotonic()))
+    for child in children:
+        clear(child)
+        child.process.wait()
+
+
+def clear(child: Child) -> None:
+    """Kill what is left of a child's session, such as loader processes of a trial that crashed."""
+    _signal_group(child, signal.SIGKILL)
+
+
+def _signal_group(child: Child, number: int) -> None:
+    with contextlib.suppress(ProcessLookupError, PermissionError):
+        os.killpg(child.process.pid, number)

@@ -1,0 +1,90 @@
+"""How a sweep shows its trials: bars on a terminal, a line a trial elsewhere, and the end of a failed one's log."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
+
+from dcnlab.ablations.numbers import mean_and_std
+from dcnlab.ablations.sweeps.trial import Trial
+from dcnlab.io.errors import ConfigError
+from dcnlab.io.files import read_tail
+from dcnlab.io.text import visible
+from dcnlab.training import run_folder
+
+LOG_LINES = 12
+
+
+_LINE_LENGTH = 500
+
+
+def log_end(path: Path) -> list[str]:
+    """The last lines of a log of any size, or why there are none."""
+    try:
+        return [line[:_LINE_LENGTH] for line in read_tail(path)[-LOG_LINES:]]
+    except FileNotFoundError:
+        return [f"there is no log {path}"]
+    except OSError as error:
+        return [f"its log cannot be read: {error.strerror or error}"]
+
+
+def results_of(folder: Path) -> tuple[dict[str, Any] | None, str | None]:
+    """A trial's results.json, and what is wrong with it: neither ends the sweep."""
+    try:
+        return run_folder.read_results(folder), None
+    except ConfigError as error:
+        return None, str(error)
+
+
+class Display:
+    """Live bars on a terminal, a plain line a trial elsewhere."""
+
+    def __init__(self, total: int, done: int) -> None:
+        self._console = Console(highlight=False, markup=False, emoji=False, soft_wrap=True)
+        self._progress = Progress(
+            TextColumn("{task.description}", markup=False),
+            BarColumn(bar_width=24),
+            MofNCompleteColumn(),
+            TimeElapsedColumn(),
+            console=self._console,
+            disable=not self._console.is_terminal,
+        )
+        self._all = self._progress.add_task("trials", total=total, completed=done)
+        self._total, self._done = total, done
+        self._tasks: dict[str, TaskID] = {}
+
+    def __enter__(self) -> Display:
+        self._progress.start()
+        return self
+
+    def __exit__(self, *exception: Any) -> None:
+        self._progress.stop()
+
+    def started(self, trial: Trial) -> None:
+        """Show a trial at work."""
+        self._tasks[trial.id] = self._progress.add_task(f"  {visible(trial)}", total=1)
+
+    def say(self, text: str) -> None:
+        """Print a line above the bars."""
+        self._console.print(visible(text))
+
+    def ended(self, trial: Trial, seconds: float, how: str) -> bool:
+        """Say how a trial went, with the end of its log where it failed; whether it finished."""
+        self._progress.remove_task(self._tasks.pop(trial.id))
+        results, complaint = results_of(trial.folder)
+        finished = results is not None and results["status"] == "finished"
+        self._done += finished
+        self._progress.update(self._all, completed=self._done)
+        if results is not None and finished:
+            shown = {key: value for key, value in results["metrics"].items() if run_folder.is_headline(key)}
+            scores = ", ".join(f"{key} {mean_and_std(value)}" for key, value in shown.items())
+            self.say(f"[{self._done}/{self._total}] {trial}: {scores}, {seconds:.0f} s")
+            return True
+        log = trial.folder / "log.txt"
+        self.say(f"FAILED {trial}: {how}, its log is {log}")
+        for line in [*log_end(log), *([complaint] if complaint else [])]:
+            self.say(f"    {line}")
+        return False

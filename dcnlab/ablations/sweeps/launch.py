@@ -1,0 +1,28 @@
+"""What starts a trial: its folder, its command and its environment variables."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Sequence
+
+from dcnlab.ablations.sweeps.sweep_file import Sweep
+from dcnlab.ablations.sweeps.trial import Trial
+from dcnlab.io.atomic import write_whole
+
+
+def command(sweep: Sweep, trial: Trial, arguments: Sequence[str], threads: int | None) -> list[str]:
+    """What follows `dcnlab` to run a trial, whose folder and parameters it then finds."""
+    trial.folder.mkdir(parents=True, exist_ok=True)
+    parameters = trial.folder / "parameters.json"
+    write_whole(parameters, json.dumps(trial.parameters) + "\n")
+    where = [f"name={trial.config.name}", f"out={trial.config.out}", f"id={trial.id}", "trainer.progress=false"]
+    if trial.config.trainer.threads is None and threads is not None:
+        where.append(f"trainer.threads={threads}")
+    return ["fit", sweep.program, str(parameters), *sweep.logger, *sweep.overrides, *arguments, *where]
+
+
+def variables(sweep: Sweep) -> dict[str, str]:
+    """Environment variables of the trials, for their mirror on wandb and by the sweep's command."""
+    mode = {"WANDB_MODE": os.environ.get("WANDB_MODE") or "offline"}
+    return {**mode, **dict(sweep.environment), "WANDB_SWEEP_ID": sweep.id}

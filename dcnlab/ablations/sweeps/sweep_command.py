@@ -1,0 +1,76 @@
+"""The command of a sweep file: which experiment it runs, and what wandb's agent would make of it."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from collections.abc import Sequence
+from typing import Any
+
+from dcnlab.config.overrides import parse_override
+from dcnlab.io.errors import ConfigError
+
+MACROS = ("env", "interpreter", "program", "args_json_file", "args_no_hyphens")
+"""Of wandb's macros, those that `dcnlab fit` has a use for."""
+
+
+USUAL = '["${env}", dcnlab, fit, "${program}", "${args_json_file}"]'
+"""As YAML that can be pasted: a brace in a list needs quotes."""
+
+
+_INTERPRETER = re.compile(r"\$\{(env|interpreter)\}|(.*/)?env|(.*/)?python[0-9.]*|-m|(.*/)?dcnlab")
+"""Words before `fit` that say which program runs; here it is this one."""
+
+
+VARIABLE = re.compile(r"([A-Za-z_][A-Za-z0-9_]*)=(.*)", re.DOTALL)
+
+
+def notes(tree: dict[str, Any], before: Sequence[str]) -> list[str]:
+    """What wandb's agent would do otherwise with the command.
+
+    Args:
+        tree: the file.
+        before: the words of its command before `fit`.
+    """
+    if "command" not in tree:
+        return [
+            f"command is missing; trials run by dcnlab fit here, but wandb's agent would run `/usr/bin/env python "
+            f"{tree.get('program')} --NAME=VALUE`; write command: {USUAL}"
+        ]
+    dropped = [word for word in before if not _INTERPRETER.fullmatch(word) and not VARIABLE.fullmatch(word)]
+    if not dropped:
+        return []
+    words = shlex.join(dropped)
+    return [
+        f"command: {words} before dcnlab fit is left out here; processes and machines of a trial are trainer.devices "
+        "and trainer.num_nodes"
+    ]
+
+
+def parse(tree: dict[str, Any]) -> tuple[str, tuple[str, ...], list[str]]:
+    """The experiment, the key=value, and the words before `fit` of a sweep's command.
+
+    Raises:
+        ConfigError: the command does not call `dcnlab fit` with the sweep's parameters.
+    """
+    program = tree.get("program")
+    command = tree.get("command", ["dcnlab", "fit", "${program}", "${args_json_file}"])
+    if not isinstance(command, list) or not command:
+        raise ConfigError(f"command is {command!r}; it must be a list: command: {USUAL}")
+    words = [str(word) for word in command]
+    for word in words:
+        macro = re.fullmatch(r"\$\{(.*)\}", word)
+        if macro and macro[1] not in MACROS:
+            raise ConfigError(f"command: {word} is no argument of dcnlab fit; write command: {USUAL}")
+    calls = [at for at in range(1, len(words)) if words[at] == "fit" and words[at - 1].endswith("dcnlab")]
+    if not calls or not {"${args_json_file}", "${args_no_hyphens}"} & set(words):
+        raise ConfigError(f"command must call dcnlab fit with the sweep's parameters: command: {USUAL}")
+    experiment, *rest = words[calls[0] + 1 :]
+    if experiment == "${program}":
+        if not isinstance(program, str):
+            raise ConfigError("program is missing; it names the experiment file")
+        experiment = program
+    overrides = [word for word in rest if not word.startswith("${")]
+    for word in overrides:
+        parse_override(word)
+    return experiment, tuple(overrides), words[: calls[0] - 1]

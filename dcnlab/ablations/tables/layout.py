@@ -1,0 +1,94 @@
+"""Sections of a table as people read them: headers and cells of text."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from dcnlab.ablations.numbers import mean_and_std, number
+from dcnlab.ablations.tables import statistics
+from dcnlab.ablations.tables.collect import CODE
+from dcnlab.ablations.tables.counterpart import Counterpart, whole_table1
+from dcnlab.ablations.tables.render import Block
+from dcnlab.ablations.tables.section import Section
+
+_COMMIT = 9
+"""Characters of a commit that people are shown."""
+
+
+def blocks(sections: Sequence[Section], caption: str, orientation: bool = False) -> list[Block]:
+    """A block for each section, ours next to the paper's.
+
+    Args:
+        sections: of the table.
+        caption: of the whole; may be empty.
+        orientation: whether the paper's whole table 1 stands below.
+    """
+    made = []
+    for part in sections:
+        words = [caption, part.title, _paper(part.counterpart)]
+        made.append(Block("; ".join(filter(None, words)), *grid([part])))
+        caption = ""
+    return [*made, *([Block(*whole_table1())] if orientation else [])]
+
+
+def grid(sections: Sequence[Section]) -> tuple[list[str], list[list[str]]]:
+    """Header and rows of sections in one grid; marks a row short of seeds, and says `missing` without a run."""
+    labels = list(dict.fromkeys(name for part in sections for name in part.swept))
+    metrics = list(dict.fromkeys(name for part in sections for name in part.shown))
+    rows = [(part.title, row) for part in sections for row in part.rows]
+    several = len(sections) > 1
+    header = [*(["system"] if several else []), *(name.rpartition(".")[2] for name in labels)]
+    lines = [[*([title] if several else []), *(label(name, row.get(name)) for name in labels)] for title, row in rows]
+    for metric in metrics:
+        tested = any(statistics.can_be_significant(len(row.get(f"{metric}_differences", ()))) for _, row in rows)
+        published = [part.counterpart for part in sections if part.counterpart and part.counterpart.has(metric)]
+        header += [f"{metric} (%)", "difference", *(["p"] if tested else [])]
+        header += ["paper", "its difference"] if published else []
+        for line, (_, row) in zip(lines, rows, strict=True):
+            line += [_mean(row, metric), number(row.get(f"{metric}_difference"), "+.2f")]
+            line += [number(row.get(f"{metric}_p"), ".3g")] if tested else []
+            if published:
+                doubt = "" if all(one.confirmed for one in published) else " ?"
+                line += [number(row.get(f"paper_{metric}"), ".1f", doubt)]
+                line += [number(row.get(f"paper_{metric}_difference"), "+.1f", doubt)]
+    header += ["seeds", "parameters", "MACs (M)", "seconds"]
+    for line, (_, row) in zip(lines, rows, strict=True):
+        short = row["seeds"] < row["seeds_wanted"]
+        line.append(f"{row['seeds']} of {row['seeds_wanted']} (!)" if short else str(row["seeds"]))
+        macs = None if row["macs"] is None else row["macs"] / 1e6
+        line += [number(row["params"], ",.0f"), number(macs, ".2f"), number(row["train_seconds"], ".1f")]
+    return header, lines
+
+
+def label(name: str, value: Any) -> str:
+    """A swept setting's value as people read it."""
+    if name == CODE and value is not None:
+        commit, dash, dirty = value.partition("-")
+        return commit[:_COMMIT] + dash + dirty
+    return value_text(value)
+
+
+def value_text(value: Any, missing: str = "") -> str:
+    """A setting's value as YAML writes it; `missing` for None."""
+    if value is None:
+        return missing
+    return str(value).lower() if isinstance(value, bool) else str(value)
+
+
+def _mean(row: dict[str, Any], metric: str) -> str:
+    mean, std = row.get(metric), row.get(f"{metric}_std")
+    text = mean_and_std(mean, std)
+    if mean is None:
+        return text
+    count = len(row[f"{metric}_values"])
+    return text if count == row["seeds"] else f"{text} ({count} of {row['seeds']})"
+
+
+def _paper(counterpart: Counterpart | None) -> str:
+    if counterpart is None:
+        return ""
+    text = f"paper: {counterpart.title}"
+    if not counterpart.differs:
+        return text
+    return f"{text}, another {' and another '.join(counterpart.differs)} than ours: compare differences, not levels"

@@ -29,7 +29,7 @@ from tabulate import tabulate
 from torch.nn import functional
 from torchvision.transforms import v2
 
-from dcnlab.config import experiment_file
+from dcnlab.config.load import load_experiment
 from dcnlab.training import assembly
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
@@ -49,7 +49,7 @@ _BOX = (
 def ours(root: str, split: str) -> Any:
     """Our training split, items by (pass, index)."""
     words = [f"data.root={root}", f"data.train={split}", f"data.test={split}", "data.workers=0"]
-    return assembly.data_module(experiment_file.load("detection/rfcn_voc", words)).train
+    return assembly.data_module(load_experiment("detection/rfcn_voc", words)).train
 
 
 def peer(root: Path, split: str) -> Any:
@@ -101,7 +101,7 @@ def waiting(root: Path, workers: int | None, steps: int, device: str, limit: flo
     """Share of a training's time that its steps wait for their batch, after the first five; `limit` in seconds."""
     words = [f"data.root={root}", "model.backbone.name=resnet18", "model.backbone.weights=none", "data.batch_size=2"]
     words += [] if workers is None else [f"data.workers={workers}"]
-    config = experiment_file.load("segmentation/deeplab_camvid", words)
+    config = load_experiment("segmentation/deeplab_camvid", words)
     data = assembly.data_module(config)
     network = assembly.task_module(config, data.classes).model.to(device)
     data.trainer = type("Alone", (), {"global_rank": 0, "world_size": 1, "accumulate_grad_batches": 1})()

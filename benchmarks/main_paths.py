@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from dcnlab import ops
-from dcnlab.config import experiment_file
+from dcnlab.config.load import load_experiment
 from dcnlab.data.detection.coco import read_coco
 from dcnlab.data.detection.data_module import DetectionSplit
 from dcnlab.data.detection.voc import read_voc
@@ -112,7 +112,7 @@ def layer_forward() -> Work:
 
 def configured_classifier(deform_layers: int) -> Any:
     """The quickstart's LightningModule."""
-    config = experiment_file.load("classification/quickstart", [f"model.deform_layers={deform_layers}"])
+    config = load_experiment("classification/quickstart", [f"model.deform_layers={deform_layers}"])
     return assembly.task_module(config, [str(digit) for digit in range(10)])
 
 

@@ -24,7 +24,7 @@ from tabulate import tabulate
 from torch import Tensor, nn
 from torch.nn import functional
 
-from dcnlab.config import experiment_file
+from dcnlab.config.load import load_experiment
 from dcnlab.data.detection.voc import VOC_CLASSES
 from dcnlab.data.segmentation.voc import CLASSES
 from dcnlab.models.detector import Detector
@@ -53,7 +53,7 @@ def build(name: str, kind: str, backbone: str, device: str) -> nn.Module:
     words = ["data.root=not-needed", "model.backbone.weights=none", f"model.backbone.name={backbone}"]
     if kind != "plain":
         words += ["model.deform_layers=3", f"model.deform_pooling={str(name == 'rfcn').lower()}"]
-    config = experiment_file.load(EXPERIMENTS[name], words)
+    config = load_experiment(EXPERIMENTS[name], words)
     torch.manual_seed(0)
     task: Any = assembly.task_module(config, list(VOC_CLASSES if name == "rfcn" else CLASSES))
     for module in task.model.modules():
@@ -93,7 +93,7 @@ def make(
             return found if isinstance(network, Detector) else found.argmax(1)
 
         return infer
-    optim = experiment_file.load(EXPERIMENTS[name], ["data.root=not-needed"]).optim
+    optim = load_experiment(EXPERIMENTS[name], ["data.root=not-needed"]).optim
     optimizer, _ = optimizer_and_schedule(network, replace(optim, lr=1e-6), 1000)
 
     def step() -> None:

@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from dcnlab.config.schema import choose
+from dcnlab.config.validation import choose
 from dcnlab.io import json_file
 from dcnlab.io.errors import ConfigError
 from dcnlab.io.folders import files_below

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from PIL import Image
 
-from dcnlab.config import experiment_file
+from dcnlab.config.load import load_experiment, to_yaml
 from dcnlab.training import run_folder
 
 SCRIPT = "<script>document.title='run'</script>"
@@ -20,8 +20,8 @@ def write_run(folder, top1=None, parameters=None, settings=(), seed=0, **more):
     folder.mkdir(parents=True)
     Path("one.yaml").write_text("trainer: {max_steps: 2}\n")
     overrides = [f"name={folder.parent.name}", f"id={folder.name}", f"seed={seed}", *settings]
-    config = experiment_file.load("one.yaml", overrides, parameters or {})
-    (folder / "config.yaml").write_text(experiment_file.to_yaml(config))
+    config = load_experiment("one.yaml", overrides, parameters or {})
+    (folder / "config.yaml").write_text(to_yaml(config))
     results = {
         "schema": 1,
         "name": folder.parent.name,

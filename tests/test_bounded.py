@@ -100,7 +100,7 @@ def sweep(numbers):
 def attempts(kind, folder):
     """What writes a file from random numbers, and what reads it in every way there is."""
     from dcnlab.ablations.sweeps import sweep_file
-    from dcnlab.config import experiment_file
+    from dcnlab.config.load import load_experiment
     from dcnlab.data import image_list
     from dcnlab.data.classification.image_folder import ImageFolderSplit
     from dcnlab.data.detection.coco import read_coco
@@ -128,7 +128,7 @@ def attempts(kind, folder):
     if kind == "json":
         return lambda numbers: path.write_text(tree(numbers)), [lambda: json_file.load(path)]
     if kind == "yaml":
-        config = lambda: experiment_file.load(str(path))  # noqa: E731
+        config = lambda: load_experiment(str(path))  # noqa: E731
         return lambda numbers: path.write_text(tree(numbers)), [lambda: yaml_file.read_yaml(path), config]
     if kind == "sweeps":
         return lambda numbers: path.write_text(sweep(numbers)), [

@@ -9,7 +9,7 @@ import torch
 from command_line import dcnlab
 from PIL import Image
 
-from dcnlab.config import experiment_file
+from dcnlab.config.load import load_experiment
 from dcnlab.training import assembly, experiment
 
 SMALL = {
@@ -39,7 +39,7 @@ def checkpoint(tmp_path, monkeypatch):
     """The last checkpoint of a classification run with a spatial transformer in front."""
     monkeypatch.chdir(tmp_path)
     path = write("classification", spatial_transformer=True)
-    return experiment.fit(experiment_file.load(path, ["id=one"])) / "checkpoints" / "last.ckpt"
+    return experiment.fit(load_experiment(path, ["id=one"])) / "checkpoints" / "last.ckpt"
 
 
 @pytest.mark.parametrize("task", ["segmentation", "detection"])
@@ -57,7 +57,7 @@ def test_a_classification_run_begins_another_task_and_the_rest_is_named(checkpoi
         f"tensors loaded; not used: fc.weight, fc.bias, transformer.*; not in the file and new: {offsets}"
     )
     learnt = torch.load(checkpoint, weights_only=True)["state_dict"]
-    config = experiment_file.load(path, arguments)
+    config = load_experiment(path, arguments)
     features = assembly.task_module(config, [str(number) for number in range(10)]).model.backbone.state_dict()
     taken = [key for key in features if f"model.backbone.{key}" in learnt]
     assert set(features) - set(taken) == set(offsets.split(", "))
@@ -104,7 +104,7 @@ def read(folder):
 
 def test_the_imagenet_recipe_with_all_its_options_resumes_to_the_same_weights(imagenet, monkeypatch):
     options = [imagenet, *RECIPE, "data.batch_size=8"]
-    whole = experiment.fit(experiment_file.load("classification/resnet50_imagenet", [*options, "id=whole"]))
+    whole = experiment.fit(load_experiment("classification/resnet50_imagenet", [*options, "id=whole"]))
     results, end = read(whole)
     assert end["global_step"] == 4  # 36 images in two full steps of 16, twice
     assert set(results["metrics"]) == {"top1", "top5"}
@@ -120,7 +120,7 @@ def test_the_imagenet_recipe_with_all_its_options_resumes_to_the_same_weights(im
     with monkeypatch.context() as patch:
         patch.setattr(assembly, "Cost", Stop)
         with pytest.raises(RuntimeError, match="power cut"):
-            experiment.fit(experiment_file.load("classification/resnet50_imagenet", [*options, "id=part"]))
+            experiment.fit(load_experiment("classification/resnet50_imagenet", [*options, "id=part"]))
     part = whole.parent / "part"
     experiment.resume(part)
     again, resumed = read(part)

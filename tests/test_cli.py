@@ -129,8 +129,8 @@ def test_version_is_printed():
 
 def test_our_own_bug_keeps_its_traceback(tiny):
     code = (
-        "from dcnlab.cli import main as cli\nfrom dcnlab.config import experiment_file as configfile\n"
-        "configfile.load = lambda *a: 1 / 0\n"
+        "from dcnlab.cli import main as cli\nfrom dcnlab.config import load\n"
+        "load.load_experiment = lambda *a: 1 / 0\n"
         "import sys; sys.argv = ['dcnlab', 'fit', 'tiny.yaml']\n"
         "cli.main()"
     )

@@ -7,8 +7,10 @@ import json
 
 import pytest
 
-from dcnlab.config import experiment_file, packaged, schema
+from dcnlab.config import identity, packaged, schema
+from dcnlab.config.load import load_experiment, load_run, to_yaml
 from dcnlab.config.schema import Config
+from dcnlab.config.validation import check_paths
 from dcnlab.io.errors import ConfigError
 
 
@@ -43,7 +45,7 @@ def test_precedence_runs_from_defaults_over_extends_file_and_sweep_to_the_comman
     leaf = experiment("extends: middle.yaml\noptim: {weight_decay: 0.3, warmup: 3}\n", "leaf.yaml")
     args = tmp_path / "args.json"
     args.write_text(json.dumps({"optim": {"warmup": 4}, "model.deform_layers": 1, "seed": 8}))
-    tree = experiment_file.load(leaf, ["seed=9", str(args)])
+    tree = load_experiment(leaf, ["seed=9", str(args)])
     assert tree.data.batch_size == Config().data.batch_size
     assert (tree.optim.lr, tree.optim.momentum, tree.optim.weight_decay, tree.optim.warmup) == (1, 0.2, 0.3, 4)
     assert (tree.model.dilation, tree.model.deform_layers, tree.seed) == (7, 1, 9)
@@ -51,46 +53,44 @@ def test_precedence_runs_from_defaults_over_extends_file_and_sweep_to_the_comman
 
 
 def test_a_file_without_a_name_is_called_by_its_own(experiment):
-    assert experiment_file.load(experiment(STEPS, "mine.yaml")).name == "mine"
-    assert experiment_file.load(experiment("name: other\n" + STEPS)).name == "other"
+    assert load_experiment(experiment(STEPS, "mine.yaml")).name == "mine"
+    assert load_experiment(experiment("name: other\n" + STEPS)).name == "other"
 
 
 def test_extends_is_relative_to_the_file_that_says_it(experiment):
     experiment("seed: 5\n" + STEPS, "bases/base.yaml")
-    assert experiment_file.load(experiment("extends: ../bases/base.yaml\n", "leaves/leaf.yaml")).seed == 5
+    assert load_experiment(experiment("extends: ../bases/base.yaml\n", "leaves/leaf.yaml")).seed == 5
 
 
 def test_an_extends_circle_is_named(experiment):
     experiment("extends: b.yaml\n", "a.yaml")
-    text = message(experiment_file.load, experiment("extends: a.yaml\n", "b.yaml"))
+    text = message(load_experiment, experiment("extends: a.yaml\n", "b.yaml"))
     assert "a.yaml: extends b.yaml, which extends it in turn" in text
 
 
 def test_a_missing_base_is_named_with_the_nearest(experiment):
     experiment(STEPS, "base.yaml")
-    text = message(experiment_file.load, experiment("extends: bace.yaml\n"))
+    text = message(load_experiment, experiment("extends: bace.yaml\n"))
     assert "quick.yaml: extends bace.yaml" in text
     assert "nearest: base.yaml" in text
 
 
 def test_a_misspelt_key_names_the_file_and_the_nearest_key(experiment):
-    text = message(experiment_file.load, experiment("model: {deform_layer: 3}\n" + STEPS))
+    text = message(load_experiment, experiment("model: {deform_layer: 3}\n" + STEPS))
     assert text.endswith("quick.yaml: no such key model.deform_layer; nearest: model.deform_layers")
 
 
 def test_a_misspelt_override_names_the_command_line(experiment):
-    text = message(experiment_file.load, experiment(STEPS), ["model.deform_layer=3"])
+    text = message(load_experiment, experiment(STEPS), ["model.deform_layer=3"])
     assert text == "command line: no such key model.deform_layer; nearest: model.deform_layers"
 
 
 def test_a_key_without_its_section_finds_the_section(experiment):
-    assert message(experiment_file.load, experiment(STEPS), ["deform_layers=3"]).endswith(
-        "nearest: model.deform_layers"
-    )
+    assert message(load_experiment, experiment(STEPS), ["deform_layers=3"]).endswith("nearest: model.deform_layers")
 
 
 def test_a_key_like_no_other_lists_what_there_is(experiment):
-    assert "there are: name, seed, task" in message(experiment_file.load, experiment(STEPS), ["qqqq=3"])
+    assert "there are: name, seed, task" in message(load_experiment, experiment(STEPS), ["qqqq=3"])
 
 
 @pytest.mark.parametrize(
@@ -129,7 +129,7 @@ def test_a_key_like_no_other_lists_what_there_is(experiment):
     ],
 )
 def test_a_wrong_value_names_the_field_the_value_and_what_is_wanted(experiment, override, says):
-    assert says in message(experiment_file.load, experiment(STEPS), [override])
+    assert says in message(load_experiment, experiment(STEPS), [override])
 
 
 @pytest.mark.parametrize(
@@ -147,27 +147,25 @@ def test_a_wrong_value_names_the_field_the_value_and_what_is_wanted(experiment, 
     ],
 )
 def test_text_on_the_command_line_is_taken_as_it_stands(experiment, override, key, value):
-    assert getattr(experiment_file.load(experiment(STEPS), [override]), key) == value
+    assert getattr(load_experiment(experiment(STEPS), [override]), key) == value
 
 
 def test_a_file_of_parameters_below_a_folder_with_an_equals_sign_is_a_file(experiment, tmp_path):
     args = tmp_path / "lr=1" / "parameters.json"
     args.parent.mkdir()
     args.write_text('{"seed": 4}')
-    assert experiment_file.load(experiment(STEPS), [str(args)]).sweep == {"seed": 4}
+    assert load_experiment(experiment(STEPS), [str(args)]).sweep == {"seed": 4}
 
 
 def test_a_value_out_of_range_is_blamed_on_where_it_stands(experiment):
     held, broken = experiment(STEPS), experiment("optim: {lr: -1}\n" + STEPS, "broken.yaml")
-    assert message(experiment_file.load, held, ["optim.lr=-1"]) == "command line: optim.lr is -1; it must be at least 0"
-    assert message(experiment_file.load, held, ["data.name=imagefolder"]).startswith("command line: data.root is null")
-    assert message(experiment_file.load, broken, ["seed=1"]) == f"{broken}: optim.lr is -1; it must be at least 0"
+    assert message(load_experiment, held, ["optim.lr=-1"]) == "command line: optim.lr is -1; it must be at least 0"
+    assert message(load_experiment, held, ["data.name=imagefolder"]).startswith("command line: data.root is null")
+    assert message(load_experiment, broken, ["seed=1"]) == f"{broken}: optim.lr is -1; it must be at least 0"
 
 
 def test_an_experiment_without_an_end_is_refused(experiment):
-    assert "trainer.max_steps and trainer.max_epochs are both null" in message(
-        experiment_file.load, experiment("seed: 1\n")
-    )
+    assert "trainer.max_steps and trainer.max_epochs are both null" in message(load_experiment, experiment("seed: 1\n"))
 
 
 @pytest.mark.parametrize(
@@ -182,11 +180,11 @@ def test_an_experiment_without_an_end_is_refused(experiment):
     ],
 )
 def test_a_broken_file_is_refused_in_one_line(experiment, text, says):
-    assert says in message(experiment_file.load, experiment(text))
+    assert says in message(load_experiment, experiment(text))
 
 
 def test_an_empty_section_is_the_same_as_none(experiment):
-    tree = experiment_file.load(experiment("model:\n" + STEPS))
+    tree = load_experiment(experiment("model:\n" + STEPS))
     assert tree.model == Config().model
 
 
@@ -201,19 +199,19 @@ def test_an_empty_section_is_the_same_as_none(experiment):
 def test_a_broken_args_file_is_refused_in_one_line(experiment, tmp_path, text, says):
     args = tmp_path / "args.json"
     args.write_text(text)
-    line = message(experiment_file.load, experiment(STEPS), [str(args)])
+    line = message(load_experiment, experiment(STEPS), [str(args)])
     assert says in line
     assert line.startswith(str(args))
 
 
 def test_an_argument_that_is_neither_override_nor_file_is_refused(experiment):
-    text = message(experiment_file.load, experiment(STEPS), ["deform"])
+    text = message(load_experiment, experiment(STEPS), ["deform"])
     assert text.startswith("deform: no such file; after the experiment")
 
 
 def test_a_missing_experiment_names_the_nearest_file(experiment):
     path = experiment(STEPS)
-    assert f"nearest: {path}" in message(experiment_file.load, path.replace("quick", "quik"))
+    assert f"nearest: {path}" in message(load_experiment, path.replace("quick", "quik"))
 
 
 def test_a_packaged_name_is_found_without_its_ending(tmp_path, monkeypatch):
@@ -240,46 +238,46 @@ def test_the_folder_in_a_wheel_comes_before_the_checkouts(tmp_path, monkeypatch)
 def test_a_saved_config_reads_back_equal(experiment, tmp_path):
     args = tmp_path / "args.json"
     args.write_text('{"model.deform_layers": 2, "data.scale": [1, 2]}')
-    tree = experiment_file.load(experiment(STEPS), [str(args), "data.train=[a,b]", "data.classes=['1','2']"])
-    (tmp_path / "config.yaml").write_text(experiment_file.to_yaml(tree))
-    assert experiment_file.load_run(tmp_path) == tree
+    tree = load_experiment(experiment(STEPS), [str(args), "data.train=[a,b]", "data.classes=['1','2']"])
+    (tmp_path / "config.yaml").write_text(to_yaml(tree))
+    assert load_run(tmp_path) == tree
 
 
 def test_settings_leave_out_where_a_run_happens(experiment):
     path = experiment(STEPS)
-    plain = experiment_file.settings(experiment_file.load(path))
+    plain = identity.settings(load_experiment(path))
     where = ["out=a", "id=b", "trainer.threads=1", "trainer.progress=false", "logger.wandb=false"]
-    elsewhere = experiment_file.load(path, where)
-    assert experiment_file.settings(elsewhere) == plain
-    assert experiment_file.settings(experiment_file.load(path, ["optim.lr=3"])) != plain
+    elsewhere = load_experiment(path, where)
+    assert identity.settings(elsewhere) == plain
+    assert identity.settings(load_experiment(path, ["optim.lr=3"])) != plain
 
 
 def test_only_what_is_not_a_default_counts_as_changed(experiment):
     path = experiment(STEPS)
-    assert experiment_file.changed(experiment_file.settings(experiment_file.load(path, ["optim.lr=3"]))) == {
+    assert identity.changed(identity.settings(load_experiment(path, ["optim.lr=3"]))) == {
         "optim.lr": 3,
         "trainer.max_steps": 2,
     }
     # A version that knew one key less.
-    found = experiment_file.settings(experiment_file.load(path))
+    found = identity.settings(load_experiment(path))
     older = {key: value for key, value in found.items() if key != "optim.schedule"}
-    assert experiment_file.changed(older) == experiment_file.changed(found)
+    assert identity.changed(older) == identity.changed(found)
 
 
 def test_a_missing_data_root_and_missing_weights_are_named(experiment, tmp_path):
     (tmp_path / "flowers").mkdir()
     path = experiment(STEPS)
-    tree = experiment_file.load(path, ["data.name=imagefolder", f"data.root={tmp_path}/flowrs"])
-    assert f"nearest: {tmp_path}/flowers" in message(experiment_file.check_paths, tree)
-    tree = experiment_file.load(path, ["model.backbone.weights=imagnet"])
-    assert "it must be none, imagenet or a file" in message(experiment_file.check_paths, tree)
+    tree = load_experiment(path, ["data.name=imagefolder", f"data.root={tmp_path}/flowrs"])
+    assert f"nearest: {tmp_path}/flowers" in message(check_paths, tree)
+    tree = load_experiment(path, ["model.backbone.weights=imagnet"])
+    assert "it must be none, imagenet or a file" in message(check_paths, tree)
 
 
 @pytest.mark.parametrize("override", ["test.rotation=10", "test.magnification=2"])
 @pytest.mark.parametrize("task", ["segmentation", "detection"])
 def test_tasks_that_cannot_turn_their_images_say_which_can(task, override):
     key, _, value = override.partition("=")
-    said = message(experiment_file.load, f"{task}/quickstart", [override])
+    said = message(load_experiment, f"{task}/quickstart", [override])
     assert said.endswith(f"{key} is {value}; {task} has none, classification does")
 
 

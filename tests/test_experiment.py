@@ -17,7 +17,7 @@ import torch
 from command_line import dcnlab, environment
 from torch import nn
 
-from dcnlab.config import experiment_file
+from dcnlab.config.load import load_experiment, load_run
 from dcnlab.io.errors import ConfigError
 from dcnlab.training import assembly, experiment, outcome, run_folder
 from dcnlab.training.callbacks import cost
@@ -25,7 +25,7 @@ from dcnlab.training.loggers import console
 
 
 def fit(path, *overrides):
-    return experiment.fit(experiment_file.load(path, ["logger.wandb=false", *overrides]))
+    return experiment.fit(load_experiment(path, ["logger.wandb=false", *overrides]))
 
 
 def results(folder):
@@ -35,7 +35,7 @@ def results(folder):
 def test_a_run_folder_holds_what_the_contract_names(tiny, tmp_path):
     args = tmp_path / "args.json"
     args.write_text('{"model.deform_layers": 1, "seed": 3}')
-    folder = experiment.fit(experiment_file.load(tiny, [str(args), "id=one"]))
+    folder = experiment.fit(load_experiment(tiny, [str(args), "id=one"]))
     assert folder == Path("runs/tiny/one")
     found = results(folder)
     assert list(found) == [
@@ -48,7 +48,7 @@ def test_a_run_folder_holds_what_the_contract_names(tiny, tmp_path):
     assert found["cost"]["peak_memory_bytes"] > 1e8
     assert {"git", "torch", "cuda", "gpu", "world_size"} <= set(found["environment"])
     assert found["environment"]["world_size"] == 1
-    assert experiment_file.load_run(folder).model.deform_layers == 1
+    assert load_run(folder).model.deform_layers == 1
     checkpoint = torch.load(folder / "checkpoints/last.ckpt", weights_only=True)
     assert checkpoint["global_step"] == 2
     with (folder / "metrics.csv").open() as file:
@@ -143,7 +143,7 @@ def test_a_finished_run_trained_longer_is_the_run_that_was_never_shorter(tiny, f
     assert (found["status"], found["metrics"]) == ("finished", results(whole)["metrics"])
     changed = {"trainer.max_steps": 5, "trainer.checkpoint_every": 1.0}
     assert found["resumed"] == [{"step": first, "changed": changed, "metrics": before["metrics"]}]
-    own = experiment_file.load_run(part)
+    own = load_run(part)
     assert (own.trainer.max_steps, own.id, own.out) == (5, "part", "runs")
 
 
@@ -481,12 +481,12 @@ def test_an_offline_run_opens_no_connection(tiny):
 )
 def test_accumulation_makes_the_effective_batch(tiny, effective, batch, world, batches):
     overrides = [f"trainer.effective_batch={'null' if effective is None else effective}", f"data.batch_size={batch}"]
-    assert assembly.accumulation(experiment_file.load(tiny, overrides), world) == batches
+    assert assembly.accumulation(load_experiment(tiny, overrides), world) == batches
 
 
 @pytest.mark.parametrize(("effective", "batch", "world", "fits"), [(8, 16, 1, 8), (8, 8, 4, 2), (24, 16, 1, 8)])
 def test_an_effective_batch_that_cannot_be_made_names_a_batch_size_that_can(tiny, effective, batch, world, fits):
-    config = experiment_file.load(tiny, [f"trainer.effective_batch={effective}", f"data.batch_size={batch}"])
+    config = load_experiment(tiny, [f"trainer.effective_batch={effective}", f"data.batch_size={batch}"])
     with pytest.raises(ConfigError, match=rf"effective_batch is {effective}; .*; data.batch_size={fits} would do"):
         assembly.accumulation(config, world)
 

@@ -15,7 +15,7 @@ from PIL import Image
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
-from dcnlab.config import experiment_file
+from dcnlab.config.load import load_experiment
 from dcnlab.training import experiment
 
 TINY = """
@@ -91,7 +91,7 @@ def shapes(folder, tmp_path, monkeypatch):
 
 
 def fit(*overrides):
-    run = experiment.fit(experiment_file.load("tiny.yaml", list(overrides)))
+    run = experiment.fit(load_experiment("tiny.yaml", list(overrides)))
     return run, json.loads((run / "results.json").read_text())
 
 
@@ -151,7 +151,7 @@ def test_every_detector_trains_and_is_scored(shapes, overrides):
 
 
 def test_offset_layers_learn_at_rates_of_their_own(shapes):
-    config = experiment_file.load("tiny.yaml", ["model.name=faster_rcnn", "optim.lr=0.1", "optim.reduce_lr_scale=3"])
+    config = load_experiment("tiny.yaml", ["model.name=faster_rcnn", "optim.lr=0.1", "optim.reduce_lr_scale=3"])
     from dcnlab.tasks.optim import parameter_groups
     from dcnlab.training.assembly import data_module, task_module
 
@@ -164,7 +164,7 @@ def test_offset_layers_learn_at_rates_of_their_own(shapes):
 
 KILLED = """
 import os, signal, sys
-from dcnlab.config import experiment_file
+from dcnlab.config.load import load_experiment
 from dcnlab.training import experiment
 from dcnlab.tasks.detection import Detection
 step = Detection.training_step
@@ -173,7 +173,7 @@ def dies_in_the_second_pass(self, batch, index):
         os.kill(os.getpid(), signal.SIGKILL)
     return step(self, batch, index)
 Detection.training_step = dies_in_the_second_pass
-experiment.fit(experiment_file.load("tiny.yaml", sys.argv[1:]))
+experiment.fit(load_experiment("tiny.yaml", sys.argv[1:]))
 """
 
 

@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from dcnlab.config import experiment_file, packaged
-from dcnlab.config.schema import DATA, MODELS
+from dcnlab.config import names, packaged
+from dcnlab.config.load import load_experiment
 from dcnlab.training.assembly import task_module
 
 NAMES = [name for name in packaged.names("experiments") if not Path(name).name.startswith("base")]
@@ -24,11 +24,11 @@ PAPER |= {
 
 
 def load(name, *overrides):
-    return experiment_file.load(name, ["data.root=somewhere", *overrides])
+    return load_experiment(name, ["data.root=somewhere", *overrides])
 
 
 def test_every_task_has_its_experiments():
-    assert {load(name).task for name in NAMES} == set(DATA) == set(MODELS)
+    assert {load(name).task for name in NAMES} == set(names.TASKS)
     assert set(PAPER) <= set(NAMES)
 
 

@@ -10,7 +10,7 @@ from command_line import dcnlab, kill_after_its_first_checkpoint
 from PIL import Image
 from torch.nn.functional import interpolate
 
-from dcnlab.config import experiment_file
+from dcnlab.config.load import load_experiment, load_run
 from dcnlab.io.errors import ConfigError
 from dcnlab.training import assembly, experiment
 
@@ -52,7 +52,7 @@ def scenes(tmp_path, monkeypatch):
 
 
 def fit(*overrides):
-    return experiment.fit(experiment_file.load("tiny.yaml", list(overrides)))
+    return experiment.fit(load_experiment("tiny.yaml", list(overrides)))
 
 
 def test_a_run_learns_scores_and_draws_what_it_found(scenes):
@@ -97,7 +97,7 @@ def iou_by_hand(net, scales, flip):
 
 def test_resized_images_are_scored_at_their_labels_own_size_over_scales_and_mirrors(scenes):
     folder = fit("id=half", "data.shorter_side=20", "trainer.max_steps=20")
-    config = experiment_file.load_run(folder, [])
+    config = load_run(folder, [])
     task = assembly.build(config, folder).task
     task.load_state_dict(torch.load(folder / "checkpoints/last.ckpt", weights_only=True)["state_dict"])
     for scales, flip in (([1.0], False), ([0.5, 1.0, 1.5], True)):
@@ -207,7 +207,7 @@ def test_evaluating_another_network_than_the_checkpoints_is_one_line(scenes):
 )
 def test_numbers_that_are_none_are_refused_by_name(scenes, override):
     with pytest.raises(ConfigError, match=override.partition("=")[0].replace(".", r"\.")):
-        experiment_file.load("tiny.yaml", [override])
+        load_experiment("tiny.yaml", [override])
 
 
 def test_pictures_of_several_sizes_are_mirrored_to_wandb_without_a_word(scenes):

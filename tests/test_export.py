@@ -17,7 +17,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file
 from torch import nn
 
-from dcnlab.config import experiment_file
+from dcnlab.config.load import load_experiment, load_run, to_yaml
 from dcnlab.io.errors import ConfigError
 from dcnlab.models.backbone import backbone
 from dcnlab.models.resnet import classifier
@@ -62,7 +62,7 @@ def run(tmp_path, monkeypatch):
 
     def make(tree, *overrides):
         Path("e.yaml").write_text(json.dumps(tree))
-        config = experiment_file.load("e.yaml", ["name=tried", "trainer.max_steps=1", *overrides])
+        config = load_experiment("e.yaml", ["name=tried", "trainer.max_steps=1", *overrides])
         torch.manual_seed(0)
         task = assembly.task_module(config, assembly.data_module(config).classes).eval()
         for name, value in task.named_parameters():
@@ -70,7 +70,7 @@ def run(tmp_path, monkeypatch):
                 nn.init.normal_(value, std=0.1)
         folder = Path("runs/tried/one")
         (folder / "checkpoints").mkdir(parents=True, exist_ok=True)
-        (folder / "config.yaml").write_text(experiment_file.to_yaml(config))
+        (folder / "config.yaml").write_text(to_yaml(config))
         torch.save({"global_step": 1, "state_dict": task.state_dict()}, folder / "checkpoints/last.ckpt")
         return task.model.requires_grad_(False), folder
 
@@ -246,7 +246,7 @@ def test_safetensors_from_the_command_line_are_the_same_networks_weights(run):
     assert json.loads(metadata["classes"]) == list("0123456789")
     Path("again").mkdir()
     Path("again/config.yaml").write_text(metadata["config"])
-    assert experiment_file.load_run(Path("again")) == experiment_file.load_run(folder)
+    assert load_run(Path("again")) == load_run(folder)
     images = torch.randn(2, 3, 32, 32)
     assert torch.equal(classifier("resnet10_slim", 10, path, deform_layers=2).eval()(images), network(images))
 

@@ -29,7 +29,9 @@ from dcnlab import score
 from dcnlab.ablations.sweeps import sweep_file
 from dcnlab.ablations.tables import table
 from dcnlab.ablations.tables.run_record import Record, records
-from dcnlab.config import experiment_file
+from dcnlab.config import identity
+from dcnlab.config.keys import all_keys
+from dcnlab.config.load import load_experiment, load_run, to_yaml
 from dcnlab.data.detection.coco import read_coco
 from dcnlab.data.detection.data_module import DetectionSplit
 from dcnlab.data.detection.voc import read_voc
@@ -310,7 +312,7 @@ def test_experiments(here):
     fuzz(
         500,
         writer(path, lambda numbers: mutations.of_yaml(numbers, EXPERIMENT, tree)),
-        lambda: experiment_file.to_yaml(experiment_file.load(str(path))),
+        lambda: to_yaml(load_experiment(str(path))),
     )
 
 
@@ -320,19 +322,19 @@ def test_parameters_of_a_sweep(here):
     fuzz(
         200,
         writer(path, lambda numbers: mutations.of_json(numbers, content)),
-        lambda: experiment_file.load("tiny.yaml", [str(path)]),
+        lambda: load_experiment("tiny.yaml", [str(path)]),
     )
 
 
 def test_overrides(here):
-    keys = experiment_file.keys()
+    keys = all_keys()
     args = []
 
     def mutate(numbers):
         broken = mutations.of_bytes(numbers, b"[1, 2.5]").decode("latin-1")
         args[:] = [f"{numbers.choice(keys)}={numbers.choice((broken, numbers.choice(mutations.LEAVES)))}"]
 
-    fuzz(300, mutate, lambda: experiment_file.load("tiny.yaml", args))
+    fuzz(300, mutate, lambda: load_experiment("tiny.yaml", args))
 
 
 RESULTS = {
@@ -346,9 +348,9 @@ RESULTS = {
 def test_results(here):
     run = here / "runs/tiny/a"
     run.mkdir(parents=True)
-    (run / "config.yaml").write_text(experiment_file.to_yaml(experiment_file.load("tiny.yaml")))
+    (run / "config.yaml").write_text(to_yaml(load_experiment("tiny.yaml")))
     content = json.dumps(RESULTS).encode()
-    known = experiment_file.settings(experiment_file.load_run(run))
+    known = identity.settings(load_run(run))
     path = run / "results.json"
 
     def read():
@@ -363,7 +365,7 @@ def test_results(here):
 def test_configs_of_runs(here):
     run = here / "runs/tiny/a"
     run.mkdir(parents=True)
-    content = experiment_file.to_yaml(experiment_file.load("tiny.yaml")).encode()
+    content = to_yaml(load_experiment("tiny.yaml")).encode()
     (run / "results.json").write_text(json.dumps(RESULTS))
     path, tree = run / "config.yaml", yaml.safe_load(content)
 

@@ -15,7 +15,8 @@ import pytest
 import torch
 from command_line import environment
 
-from dcnlab.config import experiment_file
+from dcnlab.config import identity
+from dcnlab.config.load import load_experiment
 from dcnlab.data.samplers import TrainingSampler
 from dcnlab.io.errors import ConfigError
 from dcnlab.training import assembly, checkpoint_file, experiment, outcome, run_folder
@@ -210,7 +211,7 @@ def test_a_job_whose_test_outlasts_its_time_limit_does_not_come_back_for_ever(ti
     monkeypatch.setattr(slurm_requeue, "requeue", lambda *arguments: asked.append(arguments))
     for _ in range(2):  # the first job trains; the second one finds all trained, and has only the test to do
         with pytest.raises(outcome.Interrupted):
-            experiment.fit(experiment_file.load(tiny, ["id=one", "trainer.max_steps=1"]))
+            experiment.fit(load_experiment(tiny, ["id=one", "trainer.max_steps=1"]))
     assert asked == [(True, True), (True, False)]
 
 
@@ -220,7 +221,7 @@ def test_several_gpus_are_asked_every_tenth_step_whether_to_save(tiny, monkeypat
     monkeypatch.setattr(
         checkpoint_file, "true_on_any_rank", lambda trainer, *flags: steps.append(trainer.global_step) or list(flags)
     )
-    experiment.fit(experiment_file.load(tiny, ["id=one", *ONE_PASS]))
+    experiment.fit(load_experiment(tiny, ["id=one", *ONE_PASS]))
     assert steps == [10]  # of 14
 
 
@@ -291,14 +292,14 @@ def test_a_read_only_folder_is_one_line_to_those_who_write_and_none_to_those_who
 
 
 def test_an_edit_of_what_was_trained_is_refused_by_its_key_and_a_longer_training_is_not(tiny):
-    config = experiment_file.load(tiny)
-    kept = {"dcnlab": {"settings": experiment_file.settings(config), "pass": 1, "batches": 3, "processes": 2}}
+    config = load_experiment(tiny)
+    kept = {"dcnlab": {"settings": identity.settings(config), "pass": 1, "batches": 3, "processes": 2}}
     path = Path("last.ckpt")
     for edit in ("trainer.max_steps=9", "data.workers=3", "test.pictures=0", "trainer.devices=2"):
-        checkpoint_file.check_fits(kept, experiment_file.load(tiny, [edit]), 2, path)
+        checkpoint_file.check_fits(kept, load_experiment(tiny, [edit]), 2, path)
     for edit, says in (("optim.lr=0.01", "optim.lr 0.05, which is 0.01"), ("seed=1", "seed 0, which is 1")):
         with pytest.raises(ConfigError, match=rf"^last\.ckpt was trained with {says} now; put it back"):
-            checkpoint_file.check_fits(kept, experiment_file.load(tiny, [edit]), 2, path)
+            checkpoint_file.check_fits(kept, load_experiment(tiny, [edit]), 2, path)
     with pytest.raises(ConfigError, match="middle of a pass of 2 processes, and there are 1 now"):
         checkpoint_file.check_fits(kept, config, 1, path)
     kept["dcnlab"]["batches"] = 0

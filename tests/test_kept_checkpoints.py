@@ -15,7 +15,7 @@ import torch
 from PIL import Image
 from small_experiments import TINY
 
-from dcnlab.config import experiment_file
+from dcnlab.config.load import load_experiment
 from dcnlab.io.errors import ConfigError
 from dcnlab.models import weights
 from dcnlab.training import assembly, checkpoint_file, experiment, export, outcome, run_folder
@@ -47,7 +47,7 @@ def unfinished(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch, contextlib.chdir(home):
         patch.setattr(assembly, "Cost", Stopping)
         with pytest.raises(outcome.Interrupted):
-            experiment.fit(experiment_file.load("tiny.yaml", [*BASE, "trainer.checkpoint_every=0"]))
+            experiment.fit(load_experiment("tiny.yaml", [*BASE, "trainer.checkpoint_every=0"]))
     signal.signal(signal.SIGINT, sigint)
     return home / "runs"
 
@@ -118,7 +118,7 @@ def test_fit_goes_on_with_whatever_was_not_finished_and_refuses_what_would_make_
     for change in GOES_ON:
         caplog.clear()
         with caplog.at_level("INFO", "dcnlab"):
-            experiment.fit(experiment_file.load(tiny, [*BASE, change]))
+            experiment.fit(load_experiment(tiny, [*BASE, change]))
         [line] = [record.getMessage() for record in caplog.records]
         assert f"{run} " in line
         assert f"going on from step {STEPS}" in line
@@ -126,7 +126,7 @@ def test_fit_goes_on_with_whatever_was_not_finished_and_refuses_what_would_make_
     assert trained == [STEPS] * len(GOES_ON)
     for change, says in FORBIDDEN.items():
         with pytest.raises(ConfigError, match=rf"^{re.escape(says)}.*put it back, or begin a new run: dcnlab fit"):
-            experiment.fit(experiment_file.load(tiny, [*BASE, change]))
+            experiment.fit(load_experiment(tiny, [*BASE, change]))
     assert {path: path.read_bytes() for path in Path("runs").rglob("*") if path.is_file()} == files
 
 
@@ -135,7 +135,7 @@ def test_fit_goes_on_with_whatever_was_not_finished_and_refuses_what_would_make_
 def test_a_diverged_run_begins_anew_and_its_folder_is_kept_aside(run, tiny, trained, reason, change, caplog):
     leave_as(run, "failed", **reason)
     with caplog.at_level("INFO", "dcnlab"):
-        experiment.fit(experiment_file.load(tiny, [*BASE, change]))
+        experiment.fit(load_experiment(tiny, [*BASE, change]))
     aside = Path("runs/tiny/one.diverged-1")
     assert [record.getMessage() for record in caplog.records] == [
         f"{run} diverged; it is kept as {aside}, and the run begins anew"
@@ -153,13 +153,13 @@ def test_a_finished_run_stays_unless_it_is_to_train_longer_and_a_job_that_is_bac
     leave_as(run, "finished")
     for change, says in (("trainer.threads=1", "holds a finished run; choose another id"), *FORBIDDEN.items()):
         with pytest.raises(ConfigError, match=re.escape(says)):
-            experiment.fit(experiment_file.load(tiny, [*BASE, change]))
+            experiment.fit(load_experiment(tiny, [*BASE, change]))
     monkeypatch.setenv("SLURM_RESTART_COUNT", "1")
     with caplog.at_level("INFO", "dcnlab"):
-        assert experiment.fit(experiment_file.load(tiny, BASE)) == run
+        assert experiment.fit(load_experiment(tiny, BASE)) == run
     assert caplog.records[-1].getMessage() == f"{run} is finished; the job that is back has nothing left to do"
     assert trained == []
-    experiment.fit(experiment_file.load(tiny, [*BASE, "trainer.max_steps=9"]))
+    experiment.fit(load_experiment(tiny, [*BASE, "trainer.max_steps=9"]))
     assert trained == [6]
 
 
@@ -179,13 +179,13 @@ def test_results_say_how_a_run_ended_and_no_exception_takes_the_checkpoint(run, 
         patch.setattr(Stopping, "error", ENDS[end])
         sigint = signal.getsignal(signal.SIGINT)
         with pytest.raises((outcome.Interrupted, OSError, RuntimeError, ConfigError)):
-            experiment.fit(experiment_file.load(tiny, [*BASE, "data.workers=0"]))
+            experiment.fit(load_experiment(tiny, [*BASE, "data.workers=0"]))
         signal.signal(signal.SIGINT, sigint)
     results = run_folder.read_results(run)
     assert results["end"] == end
     assert results["status"] == ("interrupted" if end in ("interrupted", "time limit") else "failed")
     assert max(kept_steps()) >= STEPS
-    experiment.fit(experiment_file.load(tiny, BASE))
+    experiment.fit(load_experiment(tiny, BASE))
     assert run_folder.read_results(run)["end"] == "finished"
     assert step(run / run_folder.CHECKPOINT) == 6
     aside = run.with_name("one.diverged-1") / run_folder.CHECKPOINT
@@ -203,7 +203,7 @@ def test_a_checkpoint_that_cannot_be_read_is_no_reason_to_begin_anew(run, tiny, 
         whole = (run / name).read_bytes()
         (run / name).write_bytes(content)
         with pytest.raises(ConfigError, match=r"\A[^\n]*" + re.escape(name) + r"[^\n]*\Z"):
-            experiment.fit(experiment_file.load(tiny, BASE))
+            experiment.fit(load_experiment(tiny, BASE))
         assert (run / name).read_bytes() == content
         (run / name).write_bytes(whole)
     assert trained == []
@@ -246,7 +246,7 @@ def test_a_damaged_checkpoint_does_not_push_the_whole_one_before_it_out(run, tin
 
     keep = checkpoint_file.WholeFiles._keep
     monkeypatch.setattr(checkpoint_file.WholeFiles, "_keep", note)
-    experiment.fit(experiment_file.load(tiny, [*BASE, "trainer.checkpoint_every=0"]))
+    experiment.fit(load_experiment(tiny, [*BASE, "trainer.checkpoint_every=0"]))
     assert found == [STEPS - 1, STEPS, STEPS + 1]  # after saving at 4, 5 and 6 steps; 3 is kept beside the damaged one
     assert step(run / run_folder.CHECKPOINT) == 6
 
@@ -338,7 +338,7 @@ def test_weights_that_are_not_finite_are_neither_scored_nor_exported_nor_trained
         lambda: export.export(run, "safetensors"),
         lambda: experiment.resume(run),
         lambda: experiment.restore(run, []),
-        lambda: experiment.fit(experiment_file.load(tiny, BASE)),
+        lambda: experiment.fit(load_experiment(tiny, BASE)),
     ):
         with pytest.raises(ConfigError, match=r"last\.ckpt: layer1\.0\.conv1\.weight is not finite; [^\n]*\Z"):
             door()
@@ -393,7 +393,7 @@ def test_images_that_came_or_went_since_the_checkpoint_are_said_or_refused_in_th
     tiny, tmp_path, caplog, steps, batches
 ):
     root = folders(tmp_path, 4)
-    folder = experiment.fit(experiment_file.load(tiny, [*FOLDER, f"data.root={root}", f"trainer.max_steps={steps}"]))
+    folder = experiment.fit(load_experiment(tiny, [*FOLDER, f"data.root={root}", f"trainer.max_steps={steps}"]))
     assert torch.load(folder / run_folder.CHECKPOINT, weights_only=True)["dcnlab"]["batches"] == batches
     shutil.copytree(folder, "copy/tiny/two")
     longer = ["trainer.max_steps=6"]
@@ -415,7 +415,7 @@ def test_images_that_came_or_went_since_the_checkpoint_are_said_or_refused_in_th
 
 def test_as_many_other_images_are_said(tiny, tmp_path, caplog):
     root = folders(tmp_path, 4)
-    folder = experiment.fit(experiment_file.load(tiny, [*FOLDER, f"data.root={root}", "trainer.max_steps=3"]))
+    folder = experiment.fit(load_experiment(tiny, [*FOLDER, f"data.root={root}", "trainer.max_steps=3"]))
     (Path(root) / "train/a/0.png").rename(Path(root) / "train/a/9.png")
     with caplog.at_level("WARNING", "dcnlab"):
         experiment.resume(folder, ["trainer.max_steps=4"])

@@ -11,7 +11,8 @@ import yaml
 from command_line import dcnlab
 from PIL import Image
 
-from dcnlab.config import experiment_file
+from dcnlab.config import identity
+from dcnlab.config.load import from_yaml, load_run
 from dcnlab.training import run_folder
 from dcnlab.training.loggers import wandb_run
 
@@ -43,8 +44,8 @@ def test_an_offline_runs_file_holds_its_config_results_and_goals(tiny):
     results = json.loads((folder / "results.json").read_text())
     assert json.loads(summary[wandb_run.RESULTS]) == results
     assert config["seed"] == 3
-    kept = experiment_file.of_text(config[wandb_run.CONFIG], "wandb")
-    assert experiment_file.settings(kept) == experiment_file.settings(experiment_file.load_run(folder))
+    kept = from_yaml(config[wandb_run.CONFIG], "wandb")
+    assert identity.settings(kept) == identity.settings(load_run(folder))
     for key, value in {**results["metrics"], **results["model"]}.items():
         assert summary[key] == value
     # A sweep finds a number under the name of its metric, and of what is scored several times the best.
@@ -78,7 +79,7 @@ def run(tmp_path, monkeypatch):
 def test_tables_and_figures_are_logged_and_no_checkpoint_unless_asked_for(run, tmp_path):
     (tmp_path / "figures").mkdir()
     Image.new("RGB", (8, 6)).save(tmp_path / "figures" / "offsets.png")
-    config = experiment_file.of_text(yaml.safe_dump({"trainer": {"max_steps": 1}, "id": "one"}), "test")
+    config = from_yaml(yaml.safe_dump({"trainer": {"max_steps": 1}, "id": "one"}), "test")
     wandb_run.define(run)
     run.log({"val/miou": 50.0})
     run.log({"val/miou": 40.0})

@@ -19,7 +19,7 @@ from dcnlab import score
 from dcnlab.ablations.report import markup, page
 from dcnlab.ablations.tables import render, table
 from dcnlab.ablations.tables.render import Block
-from dcnlab.config import experiment_file
+from dcnlab.config.load import load_experiment
 from dcnlab.io import text
 from dcnlab.io.errors import ConfigError
 
@@ -236,6 +236,6 @@ def test_a_chain_of_extends_has_an_end(tiny):
     for number in range(30):
         Path(f"e{number}.yaml").write_text(f"extends: e{number + 1}.yaml\n")
     Path("e30.yaml").write_text("seed: 4\n")
-    assert experiment_file.load("e12.yaml", ["trainer.max_steps=1"]).seed == 4
+    assert load_experiment("e12.yaml", ["trainer.max_steps=1"]).seed == 4
     with pytest.raises(ConfigError, match=r"\Ae0\.yaml: extends a chain of more than 20 files; [^\n]*e20\.yaml is one"):
-        experiment_file.load("e0.yaml")
+        load_experiment("e0.yaml")

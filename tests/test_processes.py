@@ -10,7 +10,7 @@ import pytest
 import torch
 from small_experiments import COMMON, EXPERIMENTS, MIXED, write_data, write_shapes
 
-from dcnlab.config import experiment_file
+from dcnlab.config.load import load_experiment
 from dcnlab.tasks.classification import Classification
 from dcnlab.training import experiment
 
@@ -36,7 +36,7 @@ def run_all(rank: int, world: int, home: str, port: int, accelerator: str, fits:
         for name in EXPERIMENTS:
             where = [f"trainer.devices={world}", f"trainer.accelerator={accelerator}"]
             if fits:
-                experiment.fit(experiment_file.load(f"{name}.yaml", [f"id=on{world}", *where]))
+                experiment.fit(load_experiment(f"{name}.yaml", [f"id=on{world}", *where]))
             for split in ("test", "pair"):
                 found = experiment.evaluate(Path("runs") / name / "on1", [*where, f"data.test={split}"])
                 if rank == 0:
@@ -117,7 +117,7 @@ def train_mixed(rank: int, world: int, home: str, port: int) -> None:
     if world > 1:  # as a launcher does
         os.environ |= {"LOCAL_RANK": str(rank), "RANK": str(rank), "NODE_RANK": "0", "WORLD_SIZE": str(world)}
         os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
-    experiment.fit(experiment_file.load("mixed.yaml", [f"id=on{world}", f"trainer.devices={world}"]))
+    experiment.fit(load_experiment("mixed.yaml", [f"id=on{world}", f"trainer.devices={world}"]))
 
 
 @pytest.mark.slow

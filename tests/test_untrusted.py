@@ -17,13 +17,15 @@ import pytest
 import torch
 from command_line import ROOT, dcnlab, environment
 
-from dcnlab.config import experiment_file
+from dcnlab.config.load import load_experiment, load_run
+from dcnlab.config.overrides import parse_override
 from dcnlab.data.classification.image_folder import ImageFolderSplit
 from dcnlab.data.detection.data_module import DetectionSplit
 from dcnlab.data.labels import read_label
 from dcnlab.data.segmentation.voc import read_voc_label
 from dcnlab.io import image_file, json_file, torch_file, yaml_file
 from dcnlab.io.errors import ConfigError
+from dcnlab.io.yaml_file import read_yaml
 from dcnlab.models import weights
 from dcnlab.training import checkpoint_file, experiment, export, run_folder
 
@@ -120,7 +122,7 @@ def test_a_plain_pickle_and_arrays_of_objects_are_refused_in_one_line(tmp_path):
 @pytest.fixture
 def poisoned(tiny, tmp_path):
     """An interrupted run whose checkpoint would make the file `trap`, and all else of which is right."""
-    folder = experiment.fit(experiment_file.load(tiny, ["id=one", "logger.wandb=false"]))
+    folder = experiment.fit(load_experiment(tiny, ["id=one", "logger.wandb=false"]))
     trap = tmp_path / "trap"
     path = folder / run_folder.CHECKPOINT
     kept = torch.load(path, weights_only=True)
@@ -138,7 +140,7 @@ def test_no_command_runs_what_a_checkpoint_holds(poisoned, tiny):
         lambda: experiment.evaluate(folder, []),
         lambda: experiment.resume(folder),
         lambda: export.export(folder, "safetensors"),
-        lambda: experiment.fit(experiment_file.load(tiny, weights_from_it)),
+        lambda: experiment.fit(load_experiment(tiny, weights_from_it)),
     ):
         with pytest.raises(ConfigError, match=r"\A[^\n]*last\.ckpt[^\n]*\Z"):
             call()
@@ -147,7 +149,7 @@ def test_no_command_runs_what_a_checkpoint_holds(poisoned, tiny):
     assert (done.returncode, done.stdout, done.stderr.count("\n")) == (2, "", 1)
     assert not trap.exists()
     # Lightning's own door, were ours open.
-    parts = experiment.build(experiment_file.load_run(folder), folder)
+    parts = experiment.build(load_run(folder), folder)
     with pytest.raises(pickle.UnpicklingError):
         experiment._test(parts, folder / run_folder.CHECKPOINT)
     assert not trap.exists()
@@ -197,7 +199,7 @@ BOMB = "a0: &a0 [x, x, x, x, x, x, x, x, x]\n" + "".join(
 def test_yaml_that_runs_code_or_never_ends_is_refused_in_one_line(tmp_path, monkeypatch, text, said):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "x.yaml").write_text(text)
-    for read in (experiment_file.read_yaml, lambda path: experiment_file.load(str(path))):
+    for read in (read_yaml, lambda path: load_experiment(str(path))):
         with pytest.raises(ConfigError, match=rf"(?i)\A[^\n]*{said}[^\n]*\Z") as caught:
             read(Path("x.yaml"))
         assert len(str(caught.value)) < 1000
@@ -206,14 +208,14 @@ def test_yaml_that_runs_code_or_never_ends_is_refused_in_one_line(tmp_path, monk
 
 def test_deep_values_of_the_command_line_do_not_end_the_process():
     with pytest.raises(ConfigError, match="nested more than 24 levels"):
-        experiment_file.parse_override("data.mean=" + "[" * 50_000)
+        parse_override("data.mean=" + "[" * 50_000)
 
 
 def test_references_that_multiply_without_end_are_refused(tiny):
     lines = [f"  k{turn + 1}: ${{sweep.k{turn}}}${{sweep.k{turn}}}" for turn in range(60)]
     Path("config.yaml").write_text("\n".join(["trainer: {max_steps: 1}", "sweep:", "  k0: xxxxxxxx", *lines]))
     with pytest.raises(ConfigError, match=r"holds more than 12 \$\{"):
-        experiment_file.load_run(Path())
+        load_run(Path())
 
 
 @pytest.mark.parametrize(
@@ -229,7 +231,7 @@ def test_references_that_multiply_without_end_are_refused(tiny):
 def test_json_of_parameters_is_refused_in_one_line(tiny, content, said):
     Path("args.json").write_bytes(content if isinstance(content, bytes) else content.encode())
     with pytest.raises(ConfigError, match=rf"(?i)\Aargs\.json: not JSON: [^\n]*{said}[^\n]*\Z"):
-        experiment_file.load(tiny, ["args.json"])
+        load_experiment(tiny, ["args.json"])
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), 10**400, "12", None, True, [1]])
@@ -412,12 +414,12 @@ def test_the_environment_cannot_be_read_through_an_experiment(tiny, text, where)
     elif where == "command line":
         args = [f"logger.project={text}"]
     with pytest.raises(ConfigError, match=r"\A[^\n]*the environment is not read\Z"):
-        experiment_file.load(tiny, args, {"data.classes": [text]} if where == "sweep" else None)
+        load_experiment(tiny, args, {"data.classes": [text]} if where == "sweep" else None)
 
 
 def test_keys_of_the_experiment_may_still_stand_for_one_another(tiny):
     Path("other.yaml").write_text("extends: tiny.yaml\nlogger:\n  project: of_${name}\n  every: ${trainer.threads}\n")
-    found = experiment_file.load("other.yaml", ["trainer.threads=3"])
+    found = load_experiment("other.yaml", ["trainer.threads=3"])
     assert (found.logger.project, found.logger.every) == ("of_other", 3)
 
 
@@ -436,8 +438,8 @@ def test_a_key_written_into_an_experiment_is_refused_and_not_shown(tiny):
 
 def test_a_tilde_is_the_home_folder(tiny, tmp_path, monkeypatch):
     monkeypatch.setenv("HOME", str(tmp_path))
-    found = experiment_file.load(tiny, ["out=~/results", "data.root=~/pictures", "model.backbone.weights=~/w.pt"])
+    found = load_experiment(tiny, ["out=~/results", "data.root=~/pictures", "model.backbone.weights=~/w.pt"])
     assert (found.out, found.data.root) == (f"{tmp_path}/results", f"{tmp_path}/pictures")
     assert found.model.backbone.weights == f"{tmp_path}/w.pt"
     (tmp_path / "base.yaml").write_text("extends: ~/tiny.yaml\nseed: 4\n")
-    assert experiment_file.load("base.yaml").seed == 4
+    assert load_experiment("base.yaml").seed == 4

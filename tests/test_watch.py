@@ -10,7 +10,7 @@ import pytest
 import pytorch_lightning as pl
 import torch
 
-from dcnlab.config import experiment_file
+from dcnlab.config.load import load_experiment
 from dcnlab.io.errors import ConfigError
 from dcnlab.nn import ActiveConv2d, DeformConv2d, DeformRoIPool
 from dcnlab.training import assembly, experiment, run_folder
@@ -19,7 +19,7 @@ from dcnlab.training.callbacks import divergence
 
 def fit(path, *overrides):
     small = ["logger.wandb=false", "data.classes=[1,7]", "model.deform_layers=2", "id=one"]
-    return experiment.fit(experiment_file.load(path, [*small, *overrides]))
+    return experiment.fit(load_experiment(path, [*small, *overrides]))
 
 
 def moved(layer, y, x):

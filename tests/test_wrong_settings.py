@@ -8,7 +8,7 @@ import pytest
 import torch
 from small_experiments import write_data
 
-from dcnlab.config import experiment_file
+from dcnlab.config.load import load_experiment
 from dcnlab.io.errors import ConfigError
 from dcnlab.training import assembly, environment, experiment, run_folder
 
@@ -17,7 +17,7 @@ TORCHRUN = {"LOCAL_RANK": "0", "RANK": "0"}
 
 
 def fit(path, *overrides):
-    return experiment.fit(experiment_file.load(path, ["logger.wandb=false", "id=one", *overrides]))
+    return experiment.fit(load_experiment(path, ["logger.wandb=false", "id=one", *overrides]))
 
 
 def assert_refused(path, overrides, says):
@@ -44,7 +44,7 @@ def test_frozen_norms_train_on_one_value(tmp_path, monkeypatch, name):
     monkeypatch.chdir(tmp_path)
     write_data()
     small = ["data.shorter_side=16", "data.batch_size=1"]
-    config = experiment_file.load(f"{name}.yaml", [*small, "logger.wandb=false"])
+    config = load_experiment(f"{name}.yaml", [*small, "logger.wandb=false"])
     assembly.build(config, Path("runs/x"))
     config.model.backbone.freeze_norm, config.data.shorter_side = False, None  # 8x8 and more
     assembly.build(config, Path("runs/x"))
@@ -97,7 +97,7 @@ def test_a_rank_left_over_from_another_launcher_is_refused(tiny, monkeypatch, na
     with pytest.raises(
         ConfigError, match=rf"^{name} is 1, and trainer.devices 1 x trainer.num_nodes 1 leave it 0 to 0"
     ):
-        experiment.fit(experiment_file.load(tiny, []))
+        experiment.fit(load_experiment(tiny, []))
     assert not Path("runs").exists()
 
 
@@ -177,10 +177,10 @@ def test_a_gpu_on_which_the_operators_cannot_run_is_refused_before_the_run(tiny,
 def test_neither_a_network_without_our_operators_nor_a_run_on_the_cpu_needs_cupy(tiny, monkeypatch):
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
     monkeypatch.setitem(sys.modules, "cupy", None)
-    task = assembly.task_module(experiment_file.load(tiny, ["model.deform_layers=1"]), ["a", "b"])
-    plain = assembly.task_module(experiment_file.load(tiny, []), ["a", "b"])
-    run = experiment_file.load(tiny, ["trainer.accelerator=auto"]).trainer
+    task = assembly.task_module(load_experiment(tiny, ["model.deform_layers=1"]), ["a", "b"])
+    plain = assembly.task_module(load_experiment(tiny, []), ["a", "b"])
+    run = load_experiment(tiny, ["trainer.accelerator=auto"]).trainer
     assembly._check_kernels(run, plain)
-    assembly._check_kernels(experiment_file.load(tiny, []).trainer, task)
+    assembly._check_kernels(load_experiment(tiny, []).trainer, task)
     with pytest.raises(ConfigError, match="need CuPy"):
         assembly._check_kernels(run, task)

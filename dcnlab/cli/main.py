@@ -14,7 +14,7 @@ import typer
 
 from dcnlab.cli import score as cli_score
 from dcnlab.config import values
-from dcnlab.config.schema import choose
+from dcnlab.config.validation import choose
 from dcnlab.io import memory
 from dcnlab.io.errors import ConfigError
 from dcnlab.io.text import nearest, one_line, say, show_warnings_visibly, visible
@@ -59,10 +59,11 @@ def fit(
     args: Annotated[list[str] | None, typer.Argument(metavar="[KEY=VALUE | ARGS.json]...", show_default=False)] = None,
 ) -> None:
     """Train, then score; prints the run folder last."""
-    from dcnlab.config import experiment_file
+    from dcnlab.config.load import load_experiment
+    from dcnlab.config.validation import check_paths
 
-    config = experiment_file.load(experiment, args or [])  # before the seconds that torch takes to import
-    experiment_file.check_paths(config)
+    config = load_experiment(experiment, args or [])  # before the seconds that torch takes to import
+    check_paths(config)
     from dcnlab.training import experiment as one
 
     _print_once(visible(one.fit(config)))
@@ -202,7 +203,7 @@ def complexity(
     Without an experiment: the ten networks of the paper's table 4.
     """
     from dcnlab.ablations.tables import render
-    from dcnlab.config import experiment_file
+    from dcnlab.config.overrides import is_override
 
     choose("--format", form, render.FORMATS)
     if device is not None:
@@ -211,8 +212,8 @@ def complexity(
     from dcnlab.ablations.analysis import timing
 
     pixels = values.size("--size", size)
-    experiments = [word for word in words or [] if not experiment_file.is_override(word)]
-    overrides = [word for word in words or [] if experiment_file.is_override(word)]
+    experiments = [word for word in words or [] if not is_override(word)]
+    overrides = [word for word in words or [] if is_override(word)]
     found = costs.assemble(
         experiments or costs.PAPER,
         overrides,
@@ -270,13 +271,13 @@ def robustness(
 ) -> None:
     """Accuracy of finished classifiers on test images turned and magnified; keeps it in each run folder."""
     from dcnlab.ablations.tables import render
-    from dcnlab.config import experiment_file
+    from dcnlab.config.overrides import is_override
 
     choose("--format", form, render.FORMATS)
     from dcnlab.ablations.analysis import robustness as curves
     from dcnlab.training.run_folder import write_whole
 
-    names = [word for word in words if not experiment_file.is_override(word) or Path(word).is_dir()]
+    names = [word for word in words if not is_override(word) or Path(word).is_dir()]
     found = curves.assemble(
         names,
         runs or [Path("runs")],

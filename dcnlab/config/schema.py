@@ -1,52 +1,12 @@
-"""The typed tree that every experiment file is checked against.
+"""The sections of an experiment, one dataclass each; the text under a field says what it means.
 
-One dataclass a section; the text under a field says what it means. Nothing here imports another part of dcnlab.
+The dataclasses check nothing: see `validation`. The names that they list stand in `names`.
 """
 
 from __future__ import annotations
 
-import re
-from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
-
-from dcnlab.io.errors import ConfigError
-from dcnlab.io.text import nearest
-
-
-def choose(name: str, value: str, choices: Iterable[str]) -> None:
-    """Check that `value` is one of `choices`.
-
-    Raises:
-        ConfigError: it is not; names the nearest choice and lists them all.
-    """
-    choices = list(choices)
-    if value not in choices:
-        near = nearest(value, choices)
-        hint = f"nearest: {near}; " if near else ""
-        raise ConfigError(f"{name} is {value!r}; {hint}choose from: {', '.join(choices)}")
-
-
-def within(name: str, value: float | None, low: float, high: float = float("inf")) -> None:
-    """Check that `value`, where there is one, lies between `low` and `high`, both included.
-
-    Raises:
-        ConfigError: it does not.
-    """
-    if value is not None and not (low <= value <= high and value < float("inf")):
-        wanted = f"at least {low:g}" if high == float("inf") else f"between {low:g} and {high:g}"
-        said = f"{value:g}" if isinstance(value, float) else str(value)  # a whole number may be beyond all floats
-        raise ConfigError(f"{name} is {said}; it must be {wanted}")
-
-
-def folder_name(name: str, value: str | None) -> None:
-    """Check that `value`, where there is one, can be the name of a folder inside the runs.
-
-    Raises:
-        ConfigError: it cannot.
-    """
-    if value is not None and not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9_.+=-]*", value):
-        raise ConfigError(f"{name} is {value!r}; it names a folder: letters, digits and _ . - + = only")
 
 
 @dataclass
@@ -115,59 +75,6 @@ class DataConfig:
     clutter: int = 4
     """digits: pieces of other digits in a scene."""
 
-    def __post_init__(self) -> None:
-        choose("data.name", self.name, dict.fromkeys(name for names in DATA.values() for name in names))
-        if self.name != "digits" and self.root is None:
-            raise ConfigError(
-                f"data.root is null; data.name {self.name} needs the folder of the data set: data.root=FOLDER"
-            )
-        within("data.batch_size", self.batch_size, 1)
-        within("data.workers", self.workers, 0)
-        within("data.image_size", self.image_size, 8)
-        within("data.ignore", self.ignore, 0, 255)
-        choose("data.exif", self.exif, ("auto", "apply", "ignore"))
-        within("data.shorter_side", self.shorter_side, 16)
-        within("data.longer_side", self.longer_side, 16)
-        within("data.digits", self.digits, 1, 255)
-        if self.protocol is not None:
-            choose("data.protocol", self.protocol, ("coco", "voc07", "voc"))
-        if self.crop_size is not None and min(self.crop_size) < 16:
-            raise ConfigError(f"data.crop_size is {list(self.crop_size)}; both must be at least 16")
-        if not all(abs(value) < float("inf") for value in self.mean):
-            raise ConfigError(f"data.mean is {list(self.mean)}; it must be three numbers")
-        if not all(0 < value < float("inf") for value in self.std):
-            raise ConfigError(f"data.std is {list(self.std)}; all three must be above 0")
-        within("data.train_length", self.train_length, 1)
-        within("data.test_length", self.test_length, 1)
-        within("data.rotation", self.rotation, 0, 180)
-        within("data.shear", self.shear, 0, 1)
-        within("data.warp", self.warp, 0, 0.15)
-        within("data.clutter", self.clutter, 0)
-        for key, pair in (("scale", self.scale), ("random_scale", self.random_scale)):
-            if not 0 < pair[0] <= pair[1] < float("inf"):
-                raise ConfigError(f"data.{key} is {list(pair)}; it must be two numbers above 0, the smaller one first")
-
-
-DATA = {
-    "classification": ("digits", "imagefolder"),
-    "segmentation": ("digits", "voc", "cityscapes", "camvid", "imagelist"),
-    "detection": ("digits", "voc", "coco"),
-}
-"""Data sets of each task."""
-
-MODELS = {
-    "classification": ("resnet",),
-    "segmentation": ("deeplab",),
-    "detection": ("class_aware_rpn", "faster_rcnn", "faster_rcnn_fpn", "rfcn"),
-}
-"""Networks of each task."""
-
-TORCHVISION_BACKBONES = ("resnet18", "resnet34", "resnet50", "resnet101", "resnet152")
-"""Torchvision's networks under every task; these have ImageNet's weights."""
-
-BACKBONES = ("resnet10_slim", *TORCHVISION_BACKBONES, "aligned_inception_resnet")
-"""Networks under every task."""
-
 
 @dataclass
 class BackboneConfig:
@@ -186,10 +93,6 @@ class BackboneConfig:
     """Keep all batch norms as the weights have them (dense tasks)."""
     freeze_at: int = 0
     """Stages that do not learn: 0 none, 1 the stem, 2 res2 too, up to 5 (dense tasks)."""
-
-    def __post_init__(self) -> None:
-        choose("model.backbone.name", self.name, BACKBONES)
-        within("model.backbone.freeze_at", self.freeze_at, 0, 5)
 
 
 @dataclass
@@ -210,15 +113,6 @@ class RPNConfig:
     """Proposals of an image after it, in training and in test."""
     border: float | None = 0.0
     """Pixels that an anchor may reach out of the image in training; null: any. Small images need null."""
-
-    def __post_init__(self) -> None:
-        for key in ("scales", "ratios"):
-            numbers = getattr(self, key)
-            if numbers is not None and (not numbers or min(numbers) <= 0):
-                raise ConfigError(f"model.rpn.{key} is {numbers}; it must hold numbers above 0")
-        for key in ("hidden_channels", "sampled", "candidates", "proposals"):
-            within(f"model.rpn.{key}", getattr(self, key), 1)
-        within("model.rpn.border", self.border, 0)
 
 
 @dataclass
@@ -256,17 +150,6 @@ class ModelConfig:
     modulated: bool = False
     """Learn a weight for every sampling point as well (deformable convolution v2)."""
 
-    def __post_init__(self) -> None:
-        choose("model.name", self.name, [name for names in MODELS.values() for name in names])
-        for key in ("head_channels", "fc_channels", "rois"):
-            within(f"model.{key}", getattr(self, key), 1)
-        within("model.deform_layers", self.deform_layers, 0)
-        choose("model.deform_kind", self.deform_kind, ("deformable", "active"))
-        if self.modulated and self.deform_kind == "active":
-            raise ConfigError("model.modulated is true; model.deform_kind active has no weights of sampling points")
-        within("model.dilation", self.dilation, 1)
-        within("model.offset_groups", self.offset_groups, 1)
-
 
 @dataclass
 class OptimConfig:
@@ -303,29 +186,6 @@ class OptimConfig:
     clip_norm: float | None = None
     """Largest norm of the gradient; null does not clip."""
 
-    def __post_init__(self) -> None:
-        choose("optim.name", self.name, ("sgd", "adamw"))
-        choose("optim.schedule", self.schedule, ("step", "cosine"))
-        within("optim.lr", self.lr, 0)
-        within("optim.momentum", self.momentum, 0, 1)
-        if self.momentum == 1:
-            raise ConfigError("optim.momentum is 1; it must be below 1")
-        within("optim.weight_decay", self.weight_decay, 0)
-        for key in (
-            "offset_lr_scale",
-            "pooling_offset_lr_scale",
-            "active_offset_lr_scale",
-            "localisation_lr_scale",
-            "reduce_lr_scale",
-        ):
-            within(f"optim.{key}", getattr(self, key), 0)
-        within("optim.warmup", self.warmup, 0)
-        within("optim.label_smoothing", self.label_smoothing, 0, 1)
-        within("optim.ema", self.ema, 0, 1)
-        within("optim.clip_norm", self.clip_norm, 0)
-        if any(step <= 0 for step in self.milestones) or sorted(set(self.milestones)) != self.milestones:
-            raise ConfigError(f"optim.milestones is {self.milestones}; the numbers must be above 0 and grow")
-
 
 @dataclass
 class TestConfig:
@@ -353,22 +213,6 @@ class TestConfig:
     likewise filled."""
     pictures: int = 4
     """How many test images are drawn into the run folder, with what they should be and what was found."""
-
-    def __post_init__(self) -> None:
-        within("test.pictures", self.pictures, 0)
-        within("test.box_rounds", self.box_rounds, 0)
-        within("test.score_floor", self.score_floor, 0, 1)
-        within("test.nms_iou", self.nms_iou, 0, 1)
-        within("test.max_detections", self.max_detections, 1)
-        within("test.rotation", self.rotation, -360, 360)
-        within("test.magnification", self.magnification, 0.1, 10)
-        if self.shorter_sides is not None and (not self.shorter_sides or min(self.shorter_sides) < 16):
-            raise ConfigError(f"test.shorter_sides is {self.shorter_sides}; it must hold numbers of at least 16")
-        if not self.scales or not all(0 < scale < float("inf") for scale in self.scales):
-            raise ConfigError(f"test.scales is {self.scales}; it must hold numbers above 0")
-
-
-PRECISIONS = ("32-true", "64-true", "16-mixed", "bf16-mixed", "16-true", "bf16-true")
 
 
 @dataclass
@@ -405,23 +249,6 @@ class TrainerConfig:
     progress: bool = True
     """Show a progress bar where there is a terminal."""
 
-    def __post_init__(self) -> None:
-        choose("trainer.accelerator", self.accelerator, ("auto", "cpu", "gpu"))
-        choose("trainer.precision", self.precision, PRECISIONS)
-        if isinstance(self.devices, int):
-            within("trainer.devices", self.devices, 1)
-        else:
-            choose("trainer.devices", self.devices, ("auto",))
-        within("trainer.num_nodes", self.num_nodes, 1)
-        within("trainer.rendezvous_minutes", self.rendezvous_minutes, 0)
-        within("trainer.max_steps", self.max_steps, 1)
-        within("trainer.max_epochs", self.max_epochs, 1)
-        within("trainer.val_every", self.val_every, 1)
-        within("trainer.checkpoint_every", self.checkpoint_every, 0)
-        within("trainer.offset_limit", self.offset_limit, 0)
-        within("trainer.effective_batch", self.effective_batch, 1)
-        within("trainer.threads", self.threads, 1)
-
 
 @dataclass
 class LoggerConfig:
@@ -437,9 +264,6 @@ class LoggerConfig:
     """Steps between two logged training losses."""
     artifacts: bool = False
     """Upload a finished run's last checkpoint to Weights & Biases as an artifact."""
-
-    def __post_init__(self) -> None:
-        within("logger.every", self.every, 1)
 
 
 @dataclass
@@ -470,30 +294,3 @@ class Config:
     """See LoggerConfig."""
     sweep: dict[str, Any] = field(default_factory=dict)
     """What a sweep set in this trial, as results.json's `parameters`; filled in by the loader."""
-
-    def __post_init__(self) -> None:
-        folder_name("name", self.name)
-        folder_name("id", self.id)
-        if not self.out:
-            raise ConfigError("out is ''; it must be the folder where run folders are made")
-        within("seed", self.seed, 0, 2**32 - 1)
-        choose("task", self.task, DATA)
-        for key, name, known in (("data", self.data.name, DATA), ("model", self.model.name, MODELS)):
-            if name not in known[self.task]:
-                raise ConfigError(f"{key}.name is {name!r}; task {self.task} takes {', '.join(known[self.task])}")
-        if self.task == "detection" and self.trainer.precision in ("16-true", "bf16-true"):
-            raise ConfigError(
-                f"trainer.precision is {self.trainer.precision!r}, which rounds the boxes too; "
-                "detection takes 16-mixed or bf16-mixed"
-            )
-        for wanted, key, takers in (
-            (self.model.deform_pooling, "deform_pooling", ("faster_rcnn", "faster_rcnn_fpn", "rfcn")),
-            (self.model.ohem, "ohem", ("faster_rcnn_fpn", "rfcn")),
-            (self.model.spatial_transformer, "spatial_transformer", ("resnet",)),
-        ):
-            if wanted and self.model.name not in takers:
-                raise ConfigError(f"model.{key} is true; {self.model.name} has none, {', '.join(takers)} do")
-        for key, neutral in (("rotation", 0), ("magnification", 1)):
-            value = getattr(self.test, key)
-            if value != neutral and self.task != "classification":
-                raise ConfigError(f"test.{key} is {value:g}; {self.task} has none, classification does")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-from dcnlab.config.schema import within
+from dcnlab.config.validation import within
 from dcnlab.io.errors import ConfigError
 
 SMALLEST = 32

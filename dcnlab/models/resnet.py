@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torchvision import models
 from torchvision.models.resnet import BasicBlock, conv1x1
 
-from dcnlab.config.schema import BACKBONES
+from dcnlab.config.names import BACKBONES
 from dcnlab.io.errors import ConfigError
 from dcnlab.models.aligned_inception_resnet import aligned_inception_resnet
 from dcnlab.models.weights import load

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torchvision import models
 from torchvision.models.resnet import Bottleneck
 
-from dcnlab.config.schema import TORCHVISION_BACKBONES
+from dcnlab.config.names import BACKBONES
 from dcnlab.io import torch_file
 from dcnlab.io.errors import ConfigError
 from dcnlab.io.files import open_regular
@@ -87,7 +87,7 @@ def report(source: str, loaded: int, unused: Collection[str], new: Collection[st
 
 def _imagenet(name: str) -> dict[str, Tensor]:
     """ImageNet's weights from torchvision's cache or its server."""
-    if name not in TORCHVISION_BACKBONES:
+    if not BACKBONES[name].imagenet:
         raise ConfigError(f"model.backbone.weights is 'imagenet', which {name} does not have; none or a path")
     try:
         # By default neither hashed, so that a download cut short would be read, nor kept from running code in a cache

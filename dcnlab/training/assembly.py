@@ -15,8 +15,9 @@ from pytorch_lightning.callbacks import EMAWeightAveraging
 from pytorch_lightning.strategies import DDPStrategy
 from pytorch_lightning.utilities.exceptions import MisconfigurationException
 
-from dcnlab.config import experiment_file
+from dcnlab.config import identity
 from dcnlab.config.schema import Config, DataConfig, TrainerConfig
+from dcnlab.config.validation import check_paths
 from dcnlab.io.errors import ConfigError, DataError
 from dcnlab.io.text import one_line
 from dcnlab.training import environment
@@ -60,7 +61,7 @@ def build(config: Config, folder: Path, trains: bool = True, alone: bool = False
     Raises:
         ConfigError: the data, the weights or the device are not there or do not fit.
     """
-    experiment_file.check_paths(config)
+    check_paths(config)
     if config.logger.wandb:
         console.wandb_mode()
     console.quiet()
@@ -69,9 +70,7 @@ def build(config: Config, folder: Path, trains: bool = True, alone: bool = False
     processes = _check_devices(config.trainer, alone)
     pl.seed_everything(config.seed, workers=True, verbose=False)
     failures, cost, watch = FailurePropagation(), Cost(), Watch(config.trainer.offset_limit, config.logger.every)
-    saving = Saving(
-        folder / CHECKPOINT, experiment_file.settings(config), config.trainer.checkpoint_every, check=watch.check
-    )
+    saving = Saving(folder / CHECKPOINT, identity.settings(config), config.trainer.checkpoint_every, check=watch.check)
     try:
         data = data_module(config)
         task = network_of(config, data.classes)

@@ -18,7 +18,8 @@ import torch
 from lightning_fabric.plugins.io.torch_io import TorchCheckpointIO
 from pytorch_lightning.callbacks import Checkpoint
 
-from dcnlab.config import experiment_file
+from dcnlab.config import identity
+from dcnlab.config.keys import flatten
 from dcnlab.config.schema import Config
 from dcnlab.data.listing import listing
 from dcnlab.io import torch_file
@@ -476,7 +477,7 @@ def check_changes(before: Config, after: Config, folder: Path) -> dict[str, Any]
     Raises:
         ConfigError: names a key whose change would make it another run.
     """
-    old, new = (dict(experiment_file.flatten(asdict(config))) for config in (before, after))
+    old, new = (dict(flatten(asdict(config))) for config in (before, after))
     changed = {key: value for key, value in new.items() if key not in old or old[key] != value}
     # A sweep's record of its parameters is no key of the command line.
     words = " ".join(shlex.quote(f"{key}={value}") for key, value in changed.items() if not key.startswith("sweep."))
@@ -516,10 +517,10 @@ def check_fits(kept: dict[str, Any], config: Config, processes: int, checkpoint:
         ConfigError: another training made it; names the first key that differs.
     """
     about = kept["dcnlab"]
-    theirs, ours = experiment_file.changed(about["settings"]), experiment_file.changed(experiment_file.settings(config))
+    theirs, ours = identity.changed(about["settings"]), identity.changed(identity.settings(config))
     for key in {**theirs, **ours}:
         if not key.startswith(_MAY_DIFFER) and theirs.get(key) != ours.get(key):
-            defaults = experiment_file.settings(Config())
+            defaults = identity.settings(Config())
             was, now = (found.get(key, defaults.get(key)) for found in (theirs, ours))
             raise ConfigError(
                 f"{checkpoint} was trained with {key} {was!r}, which is {now!r} now; put it back, or begin a new run"

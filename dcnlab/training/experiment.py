@@ -14,7 +14,10 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from dcnlab.config import experiment_file
+from dcnlab.config import identity
+from dcnlab.config.keys import flatten
+from dcnlab.config.load import load_run, to_yaml
+from dcnlab.config.overrides import parse_override
 from dcnlab.config.schema import Config
 from dcnlab.data import census
 from dcnlab.io.errors import ConfigError, DataError
@@ -80,7 +83,7 @@ def resume(folder: Path, overrides: Sequence[str] = ()) -> Path:
     with _sole_user(folder):
 
         def wanted(before: Config, length: list[str]) -> Config:
-            after = experiment_file.load_run(folder, [*length, *overrides])
+            after = load_run(folder, [*length, *overrides])
             _note_parameters(after, overrides)
             return after
 
@@ -103,7 +106,7 @@ def _begin(config: Config, folder: Path) -> None:
     aside = run_folder.create(folder)
     if aside is not None:
         logging.getLogger("dcnlab").info(f"{folder} diverged; it is kept as {aside}, and the run begins anew")
-    run_folder.write_whole(folder / "config.yaml", experiment_file.to_yaml(config))
+    run_folder.write_whole(folder / "config.yaml", to_yaml(config))
 
 
 def _left_in(folder: Path, config: Config) -> _GoingOn | None:
@@ -123,7 +126,7 @@ def _left_in(folder: Path, config: Config) -> _GoingOn | None:
     def wanted(before: Config, length: list[str]) -> Config:
         after = copy.deepcopy(config)
         before.out, before.name, before.id = after.out, after.name, after.id  # however the folder's path is written
-        used = dict(experiment_file.flatten(asdict(after)))
+        used = dict(flatten(asdict(after)))
         recorded = {key: used.get(key, value) for key, value in before.sweep.items()}
         before.sweep = after.sweep = recorded | after.sweep
         return after
@@ -142,7 +145,7 @@ def _decide(folder: Path, named: Path, wanted: Callable[[Config, list[str]], Con
     Raises:
         ConfigError: it cannot go on under that config; names the key.
     """
-    before, results = experiment_file.load_run(folder), run_folder.read_results(folder)
+    before, results = load_run(folder), run_folder.read_results(folder)
     checkpoint, kept = checkpoint_file.newest(folder)
     checkpoint_file.check_trainable(kept, checkpoint)
     length = _unrecorded_length(before, kept)
@@ -150,21 +153,21 @@ def _decide(folder: Path, named: Path, wanted: Callable[[Config, list[str]], Con
     changed = checkpoint_file.check_changes(before, after, named)
     finished = results is not None and results["status"] == "finished"
     complete = not checkpoint_file.goes_beyond(kept, after, named) and finished and not length
-    old = dict(experiment_file.flatten(asdict(before)))
+    old = dict(flatten(asdict(before)))
     about: dict[str, Any] = {key: kept[key] for key in ("global_step", "dcnlab")}  # the weights are not held twice
     return _GoingOn(after, changed, {key: old.get(key) for key in changed}, results, checkpoint, about, complete)
 
 
 def _unrecorded_length(config: Config, kept: dict[str, Any]) -> list[str]:
     """As key=value, the length of a longer training that was killed: its checkpoint has it, its config.yaml not yet."""
-    own = experiment_file.settings(config)
+    own = identity.settings(config)
     length = {key: value for key, value in checkpoint_file.recorded_length(kept).items() if value != own[key]}
     return [f"{key}={'null' if value is None else value}" for key, value in length.items()]
 
 
 def _note_parameters(config: Config, overrides: Sequence[str]) -> None:
     """Record a sweep's parameter that the command line overrules as it is used."""
-    used = dict(experiment_file.flatten(dict(map(experiment_file.parse_override, overrides))))
+    used = dict(flatten(dict(map(parse_override, overrides))))
     config.sweep = {key: used.get(key, value) for key, value in config.sweep.items()}
 
 
@@ -229,7 +232,7 @@ def evaluate(folder: Path, overrides: list[str]) -> dict[str, float]:
     Returns:
         The metrics, percent.
     """
-    parts, checkpoint, _ = _trained(experiment_file.load_run(folder, overrides), folder, overrides)
+    parts, checkpoint, _ = _trained(load_run(folder, overrides), folder, overrides)
     _count_classes(parts, ("test",))
     checkpoint_file.refuse_what_does_not_fit(parts.trainer, checkpoint)
     with same_end_on_all_ranks(parts, folder, lambda end: None):
@@ -281,7 +284,7 @@ def restore(folder: Path, overrides: list[str]) -> tuple[Config, Parts]:
     Raises:
         ConfigError: there is no such run, or its data, weights or device are not there or do not fit.
     """
-    config = experiment_file.load_run(folder, overrides)
+    config = load_run(folder, overrides)
     config.trainer.devices, config.trainer.num_nodes = 1, 1
     config.test.shorter_sides, config.logger.wandb = None, False
     parts, _, weights = _trained(config, folder, overrides, alone=True)
@@ -366,7 +369,7 @@ def _run(
             elif end == FINISHED or not going_on.in_vain(trainer.global_step):
                 if resumed := going_on.record():
                     results["resumed"] = resumed
-                run_folder.write_whole(folder / "config.yaml", experiment_file.to_yaml(going_on.config))
+                run_folder.write_whole(folder / "config.yaml", to_yaml(going_on.config))
                 run_folder.write_results(folder, results)
             if wandb_logger is not None:
                 wandb_run.finish(wandb_logger.experiment, config, folder, results)

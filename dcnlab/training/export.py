@@ -14,8 +14,9 @@ import torch
 from safetensors.torch import save as safetensors_bytes
 from torch import Tensor, nn
 
-from dcnlab.config import experiment_file
-from dcnlab.config.schema import Config, choose
+from dcnlab.config.load import load_run, to_yaml
+from dcnlab.config.schema import Config
+from dcnlab.config.validation import choose
 from dcnlab.io.errors import ConfigError, DataError
 from dcnlab.io.text import one_line
 from dcnlab.training import assembly, checkpoint_file, run_folder
@@ -58,7 +59,7 @@ def export(folder: Path, form: str, out: Path | None = None, size: tuple[int, in
     """
     choose("--format", form, FORMATS)
     path = _place(folder, form, out)
-    config = experiment_file.load_run(folder)
+    config = load_run(folder)
     config.model.backbone.weights = "none"  # the checkpoint brings them
     if form != "safetensors" and config.task == "detection":
         raise ConfigError(
@@ -175,7 +176,7 @@ def _network(config: Config, state: dict[str, Tensor]) -> nn.Module:
 
 def _metadata(config: Config, notes: list[str]) -> dict[str, str]:
     """What a file says of itself; classes as a JSON list, the config as YAML."""
-    known = {"name": config.name, "task": config.task, "config": experiment_file.to_yaml(config)}
+    known = {"name": config.name, "task": config.task, "config": to_yaml(config)}
     try:
         classes = config.data.classes or assembly.data_module(config).classes
     except (DataError, OSError) as error:

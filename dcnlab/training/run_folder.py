@@ -15,7 +15,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from dcnlab.config.schema import Config, folder_name
+from dcnlab.config.schema import Config
+from dcnlab.config.validation import check_folder_name
 from dcnlab.io import json_file
 from dcnlab.io.errors import ConfigError
 from dcnlab.io.files import open_regular
@@ -72,7 +73,7 @@ def folder_of(config: Config) -> Path:
         several = int(os.environ.get("WORLD_SIZE", os.environ.get("SLURM_NTASKS", "1"))) > 1
         if several and "DCNLAB_RUN_ID" not in os.environ:
             raise ConfigError("id is null, and several processes share the run; state one for all of them: id=NAME")
-        folder_name("WANDB_RUN_ID", os.environ.get("WANDB_RUN_ID") or None)
+        check_folder_name("WANDB_RUN_ID", os.environ.get("WANDB_RUN_ID") or None)
         own = os.environ.get("WANDB_RUN_ID") or f"{time.strftime('%Y%m%d-%H%M%S')}-{os.getpid()}"
         config.id = os.environ.setdefault("DCNLAB_RUN_ID", own)
     return Path(config.out) / config.name / config.id

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from dcnlab.config import experiment_file
+from dcnlab.config.load import load_experiment
 from dcnlab.training import experiment
 from dcnlab.training.run_folder import CHECKPOINT
 
@@ -33,7 +33,7 @@ def detection_run(tmp_path_factory):
     """Of one step; its offsets are zero."""
     folder = tmp_path_factory.mktemp("detection")
     (folder / "tiny.yaml").write_text(DETECTION)
-    return experiment.fit(experiment_file.load(str(folder / "tiny.yaml"), [f"out={folder}", "id=one"]))
+    return experiment.fit(load_experiment(str(folder / "tiny.yaml"), [f"out={folder}", "id=one"]))
 
 
 @pytest.fixture

@@ -12,7 +12,8 @@ import torch
 import yaml
 
 from dcnlab.ablations.sweeps import sweep_file
-from dcnlab.config import experiment_file, packaged
+from dcnlab.config import identity, packaged
+from dcnlab.config.keys import all_keys
 from dcnlab.models import backbone
 from dcnlab.training.assembly import task_module
 
@@ -67,11 +68,11 @@ def test_every_sweep_is_valid_for_wandb_and_every_combination_builds_its_network
     built = set()
     for name in NAMES:
         jsonschema.validate(yaml.safe_load((packaged.folder("sweeps") / f"{name}.yaml").read_text()), SCHEMA)
-        assert set(sweep_file.read(name).parameters) <= set(experiment_file.keys()), name
+        assert set(sweep_file.read(name).parameters) <= set(all_keys()), name
         found = of_one_seed(name)
         assert len({trial.id for trial in found}) == len(found) > 0, name
         for trial in found:
-            leaves = experiment_file.settings(trial.config)
+            leaves = identity.settings(trial.config)
             network = json.dumps([trial.config.task, {key: leaves[key] for key in leaves if key.startswith("model.")}])
             if network not in built:
                 with torch.device("meta"):

@@ -17,7 +17,7 @@ from dcnlab.ablations.report import charts, curves, gather, markup, page
 from dcnlab.ablations.report.measured import SIZES
 from dcnlab.ablations.report.pictures import Album
 from dcnlab.cli import main
-from dcnlab.config import experiment_file
+from dcnlab.config.load import to_yaml
 from dcnlab.io.errors import ConfigError
 from dcnlab.training import run_folder
 
@@ -254,7 +254,7 @@ def test_a_packaged_sweeps_runs_show_the_trials_that_are_missing(tmp_path, monke
     found = trials(read(name), ["data.root=data"])
     for trial in found[:2]:
         write_run(trial.folder, 50.0, trial.parameters)
-        (trial.folder / "config.yaml").write_text(experiment_file.to_yaml(trial.config))
+        (trial.folder / "config.yaml").write_text(to_yaml(trial.config))
     [group] = gather.report(Path("runs")).groups
     assert [(row["seeds"], row["seeds_wanted"]) for row in group.table.rows] == [(2, 3), (0, 3)]
     assert group.command == f"dcnlab sweep {name} data.root=data --out runs"

@@ -18,7 +18,7 @@ from torch.utils.data import DataLoader, TensorDataset
 from dcnlab.ablations.analysis import robustness, rotated_views
 from dcnlab.ablations.sweeps.sweep_file import read, trials
 from dcnlab.ablations.tables import render
-from dcnlab.config import experiment_file
+from dcnlab.config.load import load_experiment, to_yaml
 from dcnlab.config.schema import Config, OptimConfig
 from dcnlab.io.errors import ConfigError
 from dcnlab.tasks.classification import Classification
@@ -127,7 +127,7 @@ def test_an_unfinished_run_and_one_of_another_task_are_refused(reader, monkeypat
 
 def test_a_trained_run_scores_as_its_own_test_and_as_evaluate_with_the_same_turn(tiny):
     folder = experiment.fit(
-        experiment_file.load(tiny, ["logger.wandb=false", "id=one", "trainer.max_steps=12", "data.train_length=256"])
+        load_experiment(tiny, ["logger.wandb=false", "id=one", "trainer.max_steps=12", "data.train_length=256"])
     )
     own = json.loads((folder / "results.json").read_text())["metrics"]["top1"]
     curves = robustness.measure(folder, [0, 30], [0.5, 1], ["data.batch_size=7"])
@@ -169,7 +169,7 @@ def sweep(tmp_path, monkeypatch):
         known = KNOWN.get((trial.parameters["model.deform_layers"], trial.parameters["seed"]))
         if known is not None:
             write_results(trial.folder, parameters=trial.parameters, seed=trial.parameters["seed"])
-            (trial.folder / "config.yaml").write_text(experiment_file.to_yaml(trial.config))
+            (trial.folder / "config.yaml").write_text(to_yaml(trial.config))
             curves = {"rotation": [[0, known[0]], [90, known[1]]], "scale": [[2, known[2]]]}
             (trial.folder / "robustness.json").write_text(json.dumps({"schema": 1, "metric": "top1", **curves}))
     return "ablation.yaml"

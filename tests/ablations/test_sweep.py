@@ -21,7 +21,8 @@ from dcnlab.ablations.sweeps import local as children
 from dcnlab.ablations.sweeps import run as ablation
 from dcnlab.ablations.sweeps.sweep_file import read, trials
 from dcnlab.ablations.tables import table as tables
-from dcnlab.config import experiment_file, packaged
+from dcnlab.config import packaged
+from dcnlab.config.load import load_experiment, to_yaml
 from dcnlab.io.errors import ConfigError
 from dcnlab.training import environment as environment_of_runs
 from dcnlab.training import run_folder
@@ -402,7 +403,7 @@ def finish(trial, seconds, folder=None):
     sections = {"metrics": {"top1": 50.0}, "model": {}, "cost": {"train_seconds": seconds}, "environment": {}}
     results = {"schema": 1, "status": "finished", "seed": trial.config.seed, "parameters": trial.parameters}
     run_folder.write_results(folder, results | sections)
-    (folder / "config.yaml").write_text(experiment_file.to_yaml(trial.config))
+    (folder / "config.yaml").write_text(to_yaml(trial.config))
 
 
 @pytest.mark.parametrize(
@@ -546,12 +547,12 @@ def test_args_no_hyphens_of_wandbs_agent_are_the_parameters_that_args_json_file_
     specs = {name: {"value": value} for name, value in AGENTS.items()}
     made = create_sweep_command_args({"args": specs})
     Path("args.json").write_text(made["args_json"][0])
-    wanted = experiment_file.load(tiny, ["args.json", "id=one"])
+    wanted = load_experiment(tiny, ["args.json", "id=one"])
     monkeypatch.setenv("WANDB_SWEEP_ID", "abc")
     if file:
         save_config_file_from_dict(str(Path("wandb/params.yaml").absolute()), specs)
         monkeypatch.setenv("WANDB_SWEEP_PARAM_PATH", str(Path("wandb/params.yaml").absolute()))
-    found = experiment_file.load(tiny, [*made["args_no_hyphens"], "id=one"])
+    found = load_experiment(tiny, [*made["args_no_hyphens"], "id=one"])
     if not file:  # a key of no weight for what is computed may be the command's own
         found.sweep["logger.entity"] = None
     assert found == wanted
@@ -564,11 +565,11 @@ def test_key_value_of_the_command_beside_an_agents_parameters_is_none(tiny, monk
     save_config_file_from_dict(str(Path("wandb/params.yaml").absolute()), {"seed": {"value": 3}})
     monkeypatch.setenv("WANDB_SWEEP_ID", "abc")
     monkeypatch.setenv("WANDB_SWEEP_PARAM_PATH", str(Path("wandb/params.yaml").absolute()))
-    found = experiment_file.load(tiny, ["seed=3", "optim.lr=0.5"])
+    found = load_experiment(tiny, ["seed=3", "optim.lr=0.5"])
     assert (found.sweep, found.seed, found.optim.lr) == ({"seed": 3}, 3, 0.5)
-    assert experiment_file.load(tiny, ["seed=3", "seed=4"]).sweep == {"seed": 4}
+    assert load_experiment(tiny, ["seed=3", "seed=4"]).sweep == {"seed": 4}
     with pytest.raises(ConfigError, match="no such key sede; nearest: seed"):
-        experiment_file.load(tiny, ["seed=3", "sede=4"])
+        load_experiment(tiny, ["seed=3", "sede=4"])
 
 
 def test_variables_of_the_command_reach_its_trials(sweep):

@@ -8,7 +8,7 @@ import pytest
 import yaml
 
 from dcnlab.ablations.sweeps import search, sweep_file
-from dcnlab.config import experiment_file
+from dcnlab.config import identity
 from dcnlab.io.errors import ConfigError
 
 SCHEMA = json.loads(Path(__file__).with_name("wandb_sweep_schema.json").read_text())
@@ -93,8 +93,8 @@ def test_values_that_are_mappings_are_known_by_the_keys_they_set(write):
 def test_a_new_key_at_its_default_leaves_a_trial_its_id(write, monkeypatch):
     path = write()
     before = [trial.id for trial in all_trials(path)]
-    settings = experiment_file.settings
-    monkeypatch.setattr(experiment_file, "settings", lambda config: {**settings(config), "optim.nesterov": False})
+    settings = identity.settings
+    monkeypatch.setattr(identity, "settings", lambda config: {**settings(config), "optim.nesterov": False})
     assert [trial.id for trial in all_trials(path)] == before
 
 

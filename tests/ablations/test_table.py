@@ -13,7 +13,7 @@ import yaml
 
 from dcnlab.ablations.sweeps.sweep_file import read, trials
 from dcnlab.ablations.tables import table as tables
-from dcnlab.config import experiment_file
+from dcnlab.config.load import to_yaml
 from dcnlab.io.errors import ConfigError
 from dcnlab.training import run_folder
 
@@ -41,7 +41,7 @@ def sweep(tmp_path, monkeypatch):
 def write_run(trial, top1, git="abc", status="finished", folder=None):
     folder = folder or trial.folder
     folder.mkdir(parents=True)
-    (folder / "config.yaml").write_text(experiment_file.to_yaml(trial.config))
+    (folder / "config.yaml").write_text(to_yaml(trial.config))
     layers = trial.parameters.get("model.deform_layers", 0)
     results = {
         "schema": 1,

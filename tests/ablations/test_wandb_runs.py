@@ -13,7 +13,7 @@ import yaml
 from command_line import environment
 
 from dcnlab.ablations.tables import table as tables
-from dcnlab.config import experiment_file
+from dcnlab.config.load import from_yaml, to_yaml
 from dcnlab.io.errors import ConfigError
 from dcnlab.training.loggers import wandb_run
 
@@ -86,7 +86,7 @@ def node(number, layers, seed, miou, **changes):
         "model": {"name": "deeplab", "deform_layers": layers},
         "trainer": {"max_steps": 1},
     }
-    config = experiment_file.of_text(yaml.safe_dump(tree), "test")
+    config = from_yaml(yaml.safe_dump(tree), "test")
     results = {
         "schema": 1,
         "name": "some",
@@ -99,7 +99,7 @@ def node(number, layers, seed, miou, **changes):
         "environment": {"git": "abc", "torch": "2"},
         "wandb": {"id": f"run{number}", "sweep": "s1"},
     }
-    mirrored = {"model": {"deform_layers": layers}, wandb_run.CONFIG: experiment_file.to_yaml(config)}
+    mirrored = {"model": {"deform_layers": layers}, wandb_run.CONFIG: to_yaml(config)}
     return {
         "id": str(number),
         "name": f"run{number}",

@@ -7,7 +7,8 @@ import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from dcnlab.config.schema import MODELS, BackboneConfig, Config, ModelConfig
+from dcnlab.config import names
+from dcnlab.config.schema import BackboneConfig, Config, ModelConfig
 from dcnlab.io.errors import ConfigError
 from dcnlab.models.aligned_inception_resnet import AlignedInceptionBlock, aligned_inception_resnet
 from dcnlab.models.backbone import backbone
@@ -188,7 +189,7 @@ def test_the_last_n_layers_count_single_convolutions_and_nine_are_all_of_res5():
     assert dilated == {*names[-9:], *(f"layer4.2.{conv}.offset_conv" for conv in block)}
 
 
-@pytest.mark.parametrize(("task", "name"), [(task, name) for task in MODELS for name in MODELS[task]])
+@pytest.mark.parametrize(("task", "name"), [(network.task, name) for name, network in names.NETWORKS.items()])
 def test_every_network_stands_on_it_from_an_experiment_file(task, name):
     def size(of):
         model = ModelConfig(name=name, backbone=BackboneConfig(name=of))

@@ -12,8 +12,12 @@ from torch import Tensor, nn
 from dcnlab.ablations.analysis import timing
 from dcnlab.ablations.tables import paper
 from dcnlab.ablations.tables.render import Block
-from dcnlab.config import experiment_file, packaged
+from dcnlab.config import packaged
+from dcnlab.config.keys import flatten
+from dcnlab.config.load import extends_chain, load_experiment
+from dcnlab.config.overrides import parse_override
 from dcnlab.config.schema import Config, DataConfig
+from dcnlab.config.validation import check_paths
 from dcnlab.io.errors import ConfigError, DataError
 from dcnlab.io.text import one_line
 from dcnlab.models.class_aware_rpn import ClassAwareRPN
@@ -104,15 +108,15 @@ def assemble(
 
 
 def _subject(experiment: str, overrides: Sequence[str], size: tuple[int, int] | None, notes: list[str]) -> _Subject:
-    layers = [layer for _, layer in experiment_file.chain(packaged.find("experiments", experiment))]
-    stated = [dict(experiment_file.flatten(layer)) for layer in layers]
-    stated.append(dict(experiment_file.parse_override(override) for override in overrides))
+    layers = [layer for _, layer in extends_chain(packaged.find("experiments", experiment))]
+    stated = [dict(flatten(layer)) for layer in layers]
+    stated.append(dict(parse_override(override) for override in overrides))
     located = any(layer.get("data.root") is not None for layer in stated)
-    config = experiment_file.load(experiment, [*overrides, *([] if located else [f"data.root={_NOWHERE}"])])
+    config = load_experiment(experiment, [*overrides, *([] if located else [f"data.root={_NOWHERE}"])])
     model = config.model
     config = replace(config, model=replace(model, backbone=replace(model.backbone, weights="none")))
     if located:
-        experiment_file.check_paths(config)
+        check_paths(config)
     if config.trainer.threads is not None:
         torch.set_num_threads(config.trainer.threads)
     classes = _classes(config, located)

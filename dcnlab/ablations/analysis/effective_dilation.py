@@ -17,11 +17,12 @@ from torch import Tensor
 from dcnlab.ablations.analysis.tracing import DeformedLayer, observe_image
 from dcnlab.ablations.tables import render
 from dcnlab.ablations.tables.render import Block
-from dcnlab.config import experiment_file
 from dcnlab.config import values as options
-from dcnlab.config.schema import Config, choose
+from dcnlab.config.schema import Config
+from dcnlab.config.validation import choose
 from dcnlab.data.digits.scenes import DigitDetection
 from dcnlab.io.errors import ConfigError
+from dcnlab.io.yaml_file import read_yaml
 from dcnlab.metrics.effective_dilation import SIDES, SIZES, Spread, effective_dilation, size_of_positions
 from dcnlab.training import experiment, run_folder
 
@@ -182,7 +183,7 @@ def _file(found: Dilation) -> dict[str, Any]:
 
 def table(found: Dilation) -> tuple[list[dict[str, Any]], list[Block]]:
     """Rows for programs and a block for people, each layer beside the paper's of the same place from the end."""
-    paper = experiment_file.read_yaml(Path(render.__file__).with_name("published.yaml"))["table2"]["rows"]
+    paper = read_yaml(Path(render.__file__).with_name("published.yaml"))["table2"]["rows"]
     rows, lines = [], []
     for number, row in enumerate(found.rows):
         theirs = paper[number] if number < len(paper) else None

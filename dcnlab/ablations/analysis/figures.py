@@ -15,7 +15,7 @@ from dcnlab.ablations.analysis import figure_drawing as drawing
 from dcnlab.ablations.analysis.figure_rois import has_deformable_pooling, pooled_rois
 from dcnlab.ablations.analysis.figure_subjects import Subject, load, places
 from dcnlab.ablations.analysis.tracing import DeformedLayer, observe_image, stack, trace
-from dcnlab.config.schema import choose
+from dcnlab.config.validation import choose
 from dcnlab.io.errors import ConfigError
 from dcnlab.io.text import nearest
 from dcnlab.metrics.effective_dilation import effective_dilation

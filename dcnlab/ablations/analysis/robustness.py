@@ -14,7 +14,9 @@ from typing import Any
 from dcnlab.ablations.sweeps import sweep_file
 from dcnlab.ablations.tables import collect, run_record
 from dcnlab.ablations.tables.render import Block
-from dcnlab.config import experiment_file, packaged
+from dcnlab.config import packaged
+from dcnlab.config.load import read_parameters
+from dcnlab.config.overrides import parse_override
 from dcnlab.io.errors import ConfigError
 from dcnlab.training import run_folder
 
@@ -89,7 +91,7 @@ def assemble(
     """
     if not (angles or scales):
         raise ConfigError("--angles and --scales are both empty; state one of them")
-    here = [word for word in overrides if experiment_file.parse_override(word)[0] in HERE]
+    here = [word for word in overrides if parse_override(word)[0] in HERE]
     title, groups, notes = _groups(words, roots, overrides, here)
     curves: dict[Path, Curves] = {}
     for folder in [folder for group in groups for folder in group.folders]:
@@ -170,7 +172,7 @@ def read(folder: Path) -> Curves | None:
     path = folder / FILE
     if not path.is_file():
         return None
-    tree = experiment_file.read_json(path)
+    tree = read_parameters(path)
     try:
         if (tree["schema"], tree["metric"]) != (1, "top1"):
             raise ValueError(f"schema {tree['schema']}, metric {tree['metric']}")

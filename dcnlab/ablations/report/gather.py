@@ -17,7 +17,9 @@ from dcnlab.ablations.tables import table as tables
 from dcnlab.ablations.tables.run_record import Record
 from dcnlab.ablations.tables.section import Section
 from dcnlab.ablations.tables.table import Table
-from dcnlab.config import experiment_file, packaged
+from dcnlab.config import identity, packaged
+from dcnlab.config.keys import flatten
+from dcnlab.config.load import read_parameters
 from dcnlab.io.errors import ConfigError
 from dcnlab.io.files import read_tail
 from dcnlab.training import run_folder
@@ -147,7 +149,7 @@ def _overrides(name: str, one: Record) -> list[str] | None:
     root = one.settings.get("data.root")
     overrides = [f"data.root={root}"] if root is not None else []
     try:
-        meant = experiment_file.settings(sweep_file.trial(sweep, one.results["parameters"], overrides).config)
+        meant = identity.settings(sweep_file.trial(sweep, one.results["parameters"], overrides).config)
         differing = [key for key, value in one.settings.items() if meant.get(key) != value]
         overrides += [f"{key}={_yaml(one.settings[key])}" for key in differing]
         trials: Sequence[Trial]
@@ -271,7 +273,7 @@ def _further(folder: Path) -> str | None:
 
 def _parameters(folder: Path) -> dict[str, Any]:
     try:
-        return dict(experiment_file.flatten(experiment_file.read_json(folder / "parameters.json")))
+        return dict(flatten(read_parameters(folder / "parameters.json")))
     except ConfigError:
         return {}
 

@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from dcnlab.ablations.tables import render
-from dcnlab.config.experiment_file import read_yaml
 from dcnlab.io import json_file
 from dcnlab.io.text import one_line
+from dcnlab.io.yaml_file import read_yaml
 from dcnlab.training import run_folder
 
 SIZES = ("small", "medium", "large", "background")

@@ -19,7 +19,7 @@ from dcnlab.ablations.sweeps import local, sweep_file
 from dcnlab.ablations.sweeps.local import Child, Slot
 from dcnlab.ablations.sweeps.slurm import POLL_SECONDS, SlurmJobs
 from dcnlab.ablations.sweeps.sweep_file import Sweep, Trial
-from dcnlab.config import experiment_file
+from dcnlab.config.validation import check_paths
 from dcnlab.io import machine
 from dcnlab.io.errors import ConfigError
 from dcnlab.io.files import read_tail
@@ -66,7 +66,7 @@ def run(
     arguments = [*overrides, *([f"out={out}"] if out is not None else [])]
     trials = sweep_file.trials(sweep, arguments, limit)
     for trial in trials:
-        experiment_file.check_paths(trial.config)
+        check_paths(trial.config)
     for note in sweep.notes:
         say(note, file=sys.stderr)
     home = trials[0].folder.parent

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from dcnlab.config.schema import choose
+from dcnlab.config.validation import choose
 from dcnlab.io.errors import ConfigError
 from dcnlab.io.text import nearest
 

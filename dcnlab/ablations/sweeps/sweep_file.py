@@ -13,12 +13,16 @@ from pathlib import Path
 from typing import Any
 
 from dcnlab.ablations.sweeps import search
-from dcnlab.config import experiment_file, packaged
-from dcnlab.config.schema import Config, choose
+from dcnlab.config import identity, packaged
+from dcnlab.config.load import load_experiment
+from dcnlab.config.overrides import parse_override
+from dcnlab.config.schema import Config
+from dcnlab.config.validation import choose
 from dcnlab.io import yaml_file
 from dcnlab.io.errors import ConfigError
 from dcnlab.io.files import read_bytes
 from dcnlab.io.text import nearest
+from dcnlab.io.yaml_file import read_yaml
 
 KEYS = (
     "apiVersion", "command", "controller", "description", "early_terminate", "entity", "image_uri", "job", "kind",
@@ -93,7 +97,7 @@ class Trial:
     @property
     def id(self) -> str:
         """The run folder's name: a hash of what the trial computes and of what the sweep set in it."""
-        return digest([self.parameters, experiment_file.changed(experiment_file.settings(self.config))])[:12]
+        return digest([self.parameters, identity.changed(identity.settings(self.config))])[:12]
 
     @property
     def folder(self) -> Path:
@@ -127,7 +131,7 @@ def read(name: str) -> Sweep:
     """
     path = packaged.find("sweeps", name)
     try:
-        tree = experiment_file.read_yaml(path)
+        tree = read_yaml(path)
     except ConfigError as error:
         raise ConfigError(
             f"{error}; ${{...}} in a list needs quotes: {_COMMAND}" if _holds_macros(path) else str(error)
@@ -149,7 +153,7 @@ def trials(sweep: Sweep, overrides: Sequence[str] = (), limit: int | None = None
     Raises:
         ConfigError: there are more than `MOST_TRIALS`, or a trial's config does not hold; names the trial.
     """
-    fixed = dict(map(experiment_file.parse_override, [*sweep.overrides, *overrides]))
+    fixed = dict(map(parse_override, [*sweep.overrides, *overrides]))
     found: dict[str, Trial] = {}
     for point in _points(sweep, limit):  # made one by one; see MOST_TRIALS
         one = trial(sweep, {name: fixed.get(name, value) for name, value in point.items()}, overrides)
@@ -170,7 +174,7 @@ def trial(sweep: Sweep, parameters: dict[str, Any], overrides: Sequence[str] = (
     """
     arguments = [f"name={sweep.name}", *sweep.logger, *sweep.overrides, *overrides]
     try:
-        config = experiment_file.load(sweep.program, arguments, parameters)
+        config = load_experiment(sweep.program, arguments, parameters)
     except ConfigError as error:
         described = " ".join(f"{key}={value}" for key, value in parameters.items())
         raise ConfigError(f"{sweep.path}: trial {described}: {error}") from error
@@ -326,5 +330,5 @@ def _command(tree: dict[str, Any]) -> tuple[str, tuple[str, ...], list[str]]:
         experiment = program
     overrides = [word for word in rest if not word.startswith("${")]
     for word in overrides:
-        experiment_file.parse_override(word)
+        parse_override(word)
     return experiment, tuple(overrides), words[: calls[0] - 1]

@@ -13,7 +13,7 @@ from typing import Any
 from dcnlab.ablations.sweeps import sweep_file
 from dcnlab.ablations.sweeps.sweep_file import Sweep, Trial, digest
 from dcnlab.ablations.tables.run_record import Record, differences, records
-from dcnlab.config import experiment_file, packaged
+from dcnlab.config import identity, packaged
 from dcnlab.io.errors import ConfigError
 
 __all__ = ["CODE", "Collection", "Record", "Row", "newest", "of_name", "of_sweep", "records", "tell_apart"]
@@ -94,7 +94,7 @@ def of_sweep(
         known = {digest(trial.parameters) for trial in members}
         own = [record for record in best if digest(record.results["parameters"]) in known]
         parameters = {name: members[0].parameters.get(name) for name in collection.swept}
-        settings = own[0].settings if own else experiment_file.settings(members[0].config)
+        settings = own[0].settings if own else identity.settings(members[0].config)
         collection.rows.append(Row(parameters, own, max(len(members), _seeds(own)), settings))
     if drawn:
         collection.notes.append(_drawn(sweep, len(trials), len(best)))
@@ -217,7 +217,7 @@ def _of_trials(
     if not akin:
         raise ConfigError(f"no run of {sweep.path} found; make them with: dcnlab sweep {shlex.quote(str(sweep.path))}")
     _refuse_mixture(akin)
-    meant = experiment_file.settings(keyed[digest(akin[0].results["parameters"])].config)
+    meant = identity.settings(keyed[digest(akin[0].results["parameters"])].config)
     said = differences(akin[0].settings, "in the runs", meant, "in the file")
     collection.notes.append(f"the settings are not those of {sweep.path}: {said}")
     return akin

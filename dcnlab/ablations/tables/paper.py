@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from dcnlab.config import experiment_file
+from dcnlab.io.yaml_file import read_yaml
 
 LAYERS, DILATION, POOLING = "model.deform_layers", "model.dilation", "model.deform_pooling"
 VARIED = {"table1": (LAYERS,), "table3": (LAYERS, DILATION, POOLING), "table5": (LAYERS, POOLING)}
@@ -59,7 +59,7 @@ class Counterpart:
 @functools.cache
 def read(table: str) -> dict[str, Any]:
     """A table of the packaged transcription, such as `table1`."""
-    return experiment_file.read_yaml(Path(__file__).with_name("published.yaml"))[table]
+    return read_yaml(Path(__file__).with_name("published.yaml"))[table]
 
 
 def dilation(settings: Mapping[str, Any]) -> int:

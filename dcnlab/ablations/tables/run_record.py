@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from dcnlab.ablations.sweeps.sweep_file import digest
-from dcnlab.config import experiment_file
+from dcnlab.config import identity
+from dcnlab.config.load import load_run
 from dcnlab.io.errors import ConfigError
 from dcnlab.training import run_folder
 
@@ -33,7 +34,7 @@ class Record:
     @property
     def id(self) -> str:
         """Equal to the id of the trial that it is a run of, wherever it lies."""
-        return digest([self.results["parameters"], experiment_file.changed(self.settings)])[:12]
+        return digest([self.results["parameters"], identity.changed(self.settings)])[:12]
 
     @property
     def name(self) -> str:
@@ -83,7 +84,7 @@ def records(roots: Sequence[Path]) -> tuple[list[Record], list[str]]:
         try:
             results = run_folder.read_results(folder)
             if results is not None:
-                settings = experiment_file.settings(experiment_file.load_run(folder))
+                settings = identity.settings(load_run(folder))
                 found.append(Record(folder, settings, results, (folder / "results.json").stat().st_mtime))
         except ConfigError as error:
             notes.append(f"left out: {error}")

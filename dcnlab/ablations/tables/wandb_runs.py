@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from dcnlab.ablations.tables.run_record import Record
-from dcnlab.config import experiment_file
+from dcnlab.config import identity
+from dcnlab.config.load import from_yaml
 from dcnlab.io import json_file
 from dcnlab.io.errors import ConfigError
 from dcnlab.io.text import one_line
@@ -73,7 +74,7 @@ def _record(entity: str, project: str, run: Any) -> Record | str:
         return "that no dcnlab mirrored, or one before it could"
     if written is None:
         return f"{run.state} without results"
-    config = experiment_file.of_text(text, place)
+    config = from_yaml(text, place)
     try:
         results = json_file.parse(written)
         json_file.check_depth(results)
@@ -83,4 +84,4 @@ def _record(entity: str, project: str, run: Any) -> Record | str:
     when = datetime.fromisoformat(str(run.created_at).replace("Z", "+00:00"))
     when = when if when.tzinfo else when.replace(tzinfo=UTC)
     folder = Path(entity, project, config.name, run.id)
-    return Record(folder, experiment_file.settings(config), results, when.timestamp())
+    return Record(folder, identity.settings(config), results, when.timestamp())

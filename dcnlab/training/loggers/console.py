@@ -11,7 +11,8 @@ from typing import Any
 from pytorch_lightning.callbacks import RichProgressBar
 from pytorch_lightning.loggers import WandbLogger
 
-from dcnlab.config.schema import Config, choose
+from dcnlab.config.schema import Config
+from dcnlab.config.validation import choose
 from dcnlab.io.errors import ConfigError
 from dcnlab.io.text import VisibleFormatter
 from dcnlab.training.distributed.rank import is_rank_0

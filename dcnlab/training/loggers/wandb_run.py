@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from dcnlab.config import experiment_file
+from dcnlab.config.load import to_yaml
 from dcnlab.config.schema import Config
 from dcnlab.training import run_folder
 
@@ -24,7 +24,7 @@ _AGGREGATES = ("max", "min")
 
 def config(config: Config) -> dict[str, Any]:
     """The run's config there."""
-    return {**dataclasses.asdict(config), CONFIG: experiment_file.to_yaml(config)}
+    return {**dataclasses.asdict(config), CONFIG: to_yaml(config)}
 
 
 def define(run: Any) -> None:

@@ -1,0 +1,37 @@
+"""Identity of a run: the settings that decide what it computes."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+from dcnlab.config.keys import flatten
+from dcnlab.config.schema import Config
+
+NOT_COMPUTED = (
+    *("name", "out", "id", "logger", "sweep"),
+    *(f"trainer.{key}" for key in ("threads", "progress", "checkpoint_every", "rendezvous_minutes")),
+)
+"""Keys and sections that decide a run's name, its folder and what it shows, but no value that it computes."""
+
+
+def is_computed(key: str) -> bool:
+    """Whether a dotted key has a part in what a run computes."""
+    return not any(f"{key}.".startswith(f"{name}.") for name in NOT_COMPUTED)
+
+
+def settings(config: Config) -> dict[str, Any]:
+    """The settings that decide what a run computes, by dotted key."""
+    return {key: value for key, value in flatten(dataclasses.asdict(config)) if is_computed(key)}
+
+
+def changed(run: dict[str, Any]) -> dict[str, Any]:
+    """Those of a run's settings that differ from the defaults.
+
+    They are a run's identity: a new key at its default leaves the identity of old runs as it was.
+
+    Args:
+        run: as from `settings`, by this version or an older one.
+    """
+    defaults = settings(Config())
+    return {key: value for key, value in run.items() if key not in defaults or value != defaults[key]}

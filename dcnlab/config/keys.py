@@ -1,0 +1,80 @@
+"""Keys of an experiment: their dotted names, their types, and how users are told of a type."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import types
+import typing
+from collections.abc import Iterator
+from typing import Any
+
+from dcnlab.config.schema import Config
+from dcnlab.io.text import nearest
+
+_PLAIN = {int: "a whole number", float: "a number", bool: "true or false", str: "text", type(None): "null"}
+
+
+def all_keys(section: type = Config, prefix: str = "") -> list[str]:
+    """Every dotted key of an experiment, sections included."""
+    names = []
+    for name, hint in _hints(section).items():
+        names.append(f"{prefix}{name}")
+        if dataclasses.is_dataclass(hint):
+            names += all_keys(typing.cast(type, hint), f"{prefix}{name}.")
+    return names
+
+
+def type_of(key: str) -> Any:
+    """The annotated type of a dotted key; None where there is no such key."""
+    hint: Any = Config
+    for part in key.split("."):
+        fields = _hints(hint)
+        if part not in fields:
+            return None
+        hint = fields[part]
+    return hint
+
+
+@functools.cache
+def _hints(section: Any) -> dict[str, Any]:
+    return typing.get_type_hints(section) if dataclasses.is_dataclass(section) else {}
+
+
+def suggestion(key: str) -> str:
+    """The end of an error about an unknown key: the nearest key, or those at the top."""
+    known = all_keys()
+    near = nearest(key, known)
+    if near is None:  # the right name in the wrong section, or without one
+        last = nearest(_last(key), map(_last, known))
+        near = next((name for name in known if _last(name) == last), None)
+    return f"; nearest: {near}" if near else f"; there are: {', '.join(name for name in known if '.' not in name)}"
+
+
+def _last(key: str) -> str:
+    return key.rpartition(".")[2]
+
+
+def describe_type(hint: Any) -> str:
+    """A type as users know it, such as "a whole number or null"."""
+    origin, inner = typing.get_origin(hint), typing.get_args(hint)
+    if hint in _PLAIN:
+        return _PLAIN[hint]
+    if origin in (typing.Union, types.UnionType):
+        return " or ".join(describe_type(part) for part in inner)
+    if origin is list:
+        return f"a list of {describe_type(inner[0]).removeprefix('a ')}s" if inner[0] is not str else "a list of texts"
+    if origin is tuple:
+        return f"a list of {len(inner)} numbers"
+    if dataclasses.is_dataclass(hint):
+        return f"a section with the keys {', '.join(field.name for field in dataclasses.fields(hint))}"
+    return "a mapping of keys"
+
+
+def flatten(tree: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Dotted key and value of every leaf of nested dicts; an empty dict is a leaf."""
+    for key, value in tree.items():
+        if isinstance(value, dict) and value:
+            yield from flatten(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", value

@@ -1,0 +1,120 @@
+"""The table of data sets, networks and backbones: their names and what each of them can do.
+
+Everything that lists such names, checks them or asks what they can do reads them here.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class DataSet:
+    """A data set, or a layout of files that many data sets have."""
+
+    tasks: tuple[str, ...]
+    """What networks can learn on it."""
+    layout: str | None = None
+    """What the folder `data.root` holds; None for a data set that is embedded in the package."""
+    is_square: bool = False
+    """Whether images come as squares of `data.image_size`, and a split is a single name."""
+    protocol: str = "voc"
+    """detection: the protocol of the AP where `data.protocol` is None."""
+    usual_size: tuple[int, int] | None = None
+    """Height and width of most images, pixels; None: they differ."""
+
+
+@dataclass(frozen=True)
+class Network:
+    """A network: what stands on the backbone."""
+
+    task: str
+    """What it does."""
+    output_stride: int = 16
+    """Stride of the backbone's last map, pixels of the image."""
+    anchor_scales: tuple[float, ...] = (8, 16, 32)
+    """detection: sides of the anchors, in strides of the map, where `model.rpn.scales` is None."""
+    deform_pooling: bool = False
+    """Whether it pools RoIs, plain or deformable."""
+    ohem: bool = False
+    """Whether it can learn from the hardest RoIs."""
+    spatial_transformer: bool = False
+    """Whether a spatial transformer can precede it."""
+
+
+@dataclass(frozen=True)
+class Backbone:
+    """A network under the head."""
+
+    imagenet: bool = False
+    """Whether torchvision has it, with weights of ImageNet."""
+
+
+DATA_SETS = {
+    "digits": DataSet(("classification", "segmentation", "detection"), is_square=True),
+    "imagefolder": DataSet(
+        ("classification",),
+        "classification of any folder laid out as ROOT/SPLIT/CLASS/IMAGE",
+        is_square=True,
+    ),
+    "voc": DataSet(
+        ("segmentation", "detection"),
+        "segmentation and detection, VOCdevkit or a folder laid out as one of its years",
+        protocol="voc07",
+        usual_size=(375, 500),
+    ),
+    "coco": DataSet(
+        ("detection",),
+        "detection, a folder of image folders and annotations/instances_SPLIT.json",
+        protocol="coco",
+        usual_size=(480, 640),
+    ),
+    "cityscapes": DataSet(("segmentation",), "segmentation, leftImg8bit/ and gtFine/", usual_size=(1024, 2048)),
+    "camvid": DataSet(("segmentation",), "segmentation, SegNet's lists, images and labels", usual_size=(360, 480)),
+    "imagelist": DataSet(("segmentation",), 'segmentation of any folder with SPLIT.txt of lines "image label"'),
+}
+"""By `data.name`."""
+
+NETWORKS = {
+    "resnet": Network("classification", output_stride=32, spatial_transformer=True),
+    "deeplab": Network("segmentation"),
+    "class_aware_rpn": Network("detection"),
+    "faster_rcnn": Network("detection", deform_pooling=True),
+    "faster_rcnn_fpn": Network("detection", output_stride=32, anchor_scales=(8,), deform_pooling=True, ohem=True),
+    "rfcn": Network("detection", deform_pooling=True, ohem=True),
+}
+"""By `model.name`."""
+
+BACKBONES = {
+    "resnet10_slim": Backbone(),
+    "resnet18": Backbone(imagenet=True),
+    "resnet34": Backbone(imagenet=True),
+    "resnet50": Backbone(imagenet=True),
+    "resnet101": Backbone(imagenet=True),
+    "resnet152": Backbone(imagenet=True),
+    "aligned_inception_resnet": Backbone(),
+}
+"""By `model.backbone.name`; each of them stands under the networks of every task."""
+
+TASKS = tuple(dict.fromkeys(network.task for network in NETWORKS.values()))
+PROTOCOLS = ("coco", "voc07", "voc")
+"""Of the AP: COCO's, VOC's of eleven points, VOC's of the area under the curve."""
+
+
+def data_sets(task: str) -> tuple[str, ...]:
+    """Names of the data sets that a task can learn on."""
+    return tuple(name for name, data_set in DATA_SETS.items() if task in data_set.tasks)
+
+
+def networks(task: str) -> tuple[str, ...]:
+    """Names of the networks of a task."""
+    return tuple(name for name, network in NETWORKS.items() if network.task == task)
+
+
+def networks_with(ability: str) -> tuple[str, ...]:
+    """Names of the networks that can do something.
+
+    Args:
+        ability: field of `Network`: deform_pooling, ohem or spatial_transformer.
+    """
+    return tuple(name for name, network in NETWORKS.items() if getattr(network, ability))

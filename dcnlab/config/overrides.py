@@ -1,0 +1,163 @@
+"""Overrides of an experiment: `key=value` words, a wandb agent's parameters, and how they are set on the typed tree."""
+
+from __future__ import annotations
+
+import ast
+import dataclasses
+import os
+import re
+import typing
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from dcnlab.config.identity import is_computed
+from dcnlab.config.keys import describe_type, suggestion, type_of
+from dcnlab.io import yaml_file
+from dcnlab.io.errors import ConfigError
+from dcnlab.io.text import check_encodable, shown
+
+# OmegaConf's resolvers, such as oc.env, would put the environment's secrets into config.yaml and onto wandb.
+_REFERENCE = re.compile(r"\$\{[A-Za-z_][A-Za-z0-9_.]*\}")
+
+
+def is_override(word: str) -> bool:
+    """Whether a word of the command line is key=value; an existing file is none, even with "=" in its path."""
+    return "=" in word and not os.path.isfile(word)
+
+
+def parse_override(word: str) -> tuple[str, Any]:
+    """Split `key=value`; the value of a key that takes text is that text, any other is read as YAML.
+
+    Raises:
+        ConfigError: it has no such form, or the value is not YAML.
+    """
+    key, equals, value = word.partition("=")
+    if not equals or not key:
+        raise ConfigError(f"{word}: not of the form key=value")
+    hint = type_of(key)
+    if hint == str | None and value in ("", "null"):
+        return key, None
+    if hint in (str, str | None):
+        return key, value
+    if value == "None" and type(None) in typing.get_args(hint):  # as Python writes null
+        return key, None
+    try:
+        return key, yaml_file.parse_value(value)
+    except ValueError as error:
+        raise ConfigError(f"{word[:100]}: the value is not YAML: {error}") from error
+
+
+def split_agent_parameters(words: Sequence[str]) -> tuple[dict[str, Any], list[str]]:
+    """Separate the sweep parameters that a wandb agent wrote as key=value from the user's own overrides.
+
+    The agent writes Python's `str` of each value, and the values themselves to the file WANDB_SWEEP_PARAM_PATH.
+
+    Returns:
+        The parameters, empty without an agent; the remaining words.
+    """
+    if not os.environ.get("WANDB_SWEEP_ID"):
+        return {}, list(words)
+    path = os.environ.get("WANDB_SWEEP_PARAM_PATH", "")
+    written = _agent_file(Path(path)) if os.path.isfile(path) else None
+    parameters: dict[str, Any] = {}
+    others = []
+    for word in words:
+        key, _, text = word.partition("=")
+        if written is not None and key in written and text == str(written[key]):
+            parameters[key] = written[key]
+        elif written is None and is_computed(key):
+            parameters[key] = _from_python(key, text)
+        else:
+            others.append(f"{key}=null" if written is None and text == "None" else word)
+    return parameters, others
+
+
+def _agent_file(path: Path) -> dict[str, Any]:
+    tree = yaml_file.read_yaml(path)
+    return {key: spec["value"] for key, spec in tree.items() if isinstance(spec, dict) and "value" in spec}
+
+
+def _from_python(key: str, text: str) -> Any:
+    """The value whose `str` in Python is `text`."""
+    if text == "None":
+        return None
+    if text[:1] in ("[", "{"):
+        try:
+            return ast.literal_eval(text)
+        except (ValueError, SyntaxError, RecursionError, MemoryError):
+            pass  # written by hand, as YAML
+    return parse_override(f"{key}={text}")[1]
+
+
+def set_keys(tree: DictConfig, layer: dict[str, Any], source: str) -> None:
+    """Set the keys of `layer`, nested or dotted, on the typed tree.
+
+    Args:
+        tree: changed in place.
+        layer: of a file, a sweep or the command line.
+        source: where it is from, for messages.
+
+    Raises:
+        ConfigError: no such key, or a value of the wrong type; names `source`, the key and what it takes.
+    """
+    for key, value in _leaves(layer, source):
+        hint = type_of(key)
+        if dataclasses.is_dataclass(hint) and value is None:  # a section of which every key is commented out
+            continue
+        _check_texts(key, value, source)
+        try:
+            # OmegaConf takes a list of lists or mappings, whatever the type of its elements should be.
+            if isinstance(value, list) and any(isinstance(element, dict | list) for element in value):
+                raise ValueError(f"{key} is nested")
+            OmegaConf.update(tree, key, value)
+        except (OmegaConfBaseException, ValueError, OverflowError) as error:
+            raise ConfigError(f"{source}: {key} is {shown(value)}; it must be {describe_type(hint)}") from error
+
+
+def _leaves(layer: dict[str, Any], source: str, prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Dotted keys and values down to where the typed tree ends.
+
+    Raises:
+        ConfigError: the tree has no such key.
+    """
+    for key, value in layer.items():
+        full = f"{prefix}{key}"
+        hint = type_of(full)
+        if hint is None:
+            raise ConfigError(f"{source}: no such key {full}" + suggestion(full))
+        if dataclasses.is_dataclass(hint) and isinstance(value, dict):
+            yield from _leaves(value, source, f"{full}.")
+        else:
+            yield full, value
+
+
+def _check_texts(key: str, value: Any, source: str) -> None:
+    """Check that the texts of a value refer to keys only, and that a file can hold them.
+
+    Raises:
+        ConfigError: one does not.
+    """
+    for text in texts(value):
+        if "${" in _REFERENCE.sub("", text):
+            raise ConfigError(
+                f"{source}: {key} is {shown(value)}; ${{...}} stands for another key of the experiment, such as "
+                "${data.root}, and for nothing else: the environment is not read"
+            )
+    for text in texts(value):
+        try:
+            check_encodable(text, f"{source}: {key}")
+        except ValueError as error:
+            raise ConfigError(str(error)) from error
+
+
+def texts(value: Any) -> Iterator[str]:
+    """Every text in a value, keys included."""
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, dict | list):
+        for element in [*value, *value.values()] if isinstance(value, dict) else value:
+            yield from texts(element)

@@ -25,8 +25,8 @@ import torchvision
 from operators import Shape
 from tabulate import tabulate
 
+from dcnlab.io.atomic import write_whole
 from dcnlab.ops import deform_roi_pool
-from dcnlab.training.run_folder import write_whole
 
 BASE = Shape(128, 32, 32)
 AXES: dict[str, list[tuple[int, Shape]]] = {

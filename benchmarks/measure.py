@@ -20,9 +20,9 @@ from typing import Any
 
 import torch
 
+from dcnlab.io.atomic import write_whole
 from dcnlab.ops.cuda import toolkit
 from dcnlab.training.callbacks.cost import peak_resident_bytes
-from dcnlab.training.run_folder import write_whole
 
 Work = Callable[[], object]
 

@@ -64,9 +64,9 @@ def fit(
 
     config = load_experiment(experiment, args or [])  # before the seconds that torch takes to import
     check_paths(config)
-    from dcnlab.training import experiment as one
+    from dcnlab.training import run as runs
 
-    _print_once(visible(one.fit(config)))
+    _print_once(visible(runs.fit(config)))
 
 
 @app.command()
@@ -76,13 +76,13 @@ def evaluate(
     form: Annotated[str, typer.Option("--format", help="text or json")] = "text",
 ) -> None:
     """Score a run's checkpoint again."""
-    from dcnlab.training import run_folder as runs
+    from dcnlab.training.run_folder import find
 
     choose("--format", form, ("text", "json"))
-    folder = runs.find(run)
-    from dcnlab.training import experiment as one
+    folder = find(run)
+    from dcnlab.training import run as runs
 
-    metrics = one.evaluate(folder, overrides or [])
+    metrics = runs.evaluate(folder, overrides or [])
     lines = [f"{visible(key)} {value:.2f}" for key, value in metrics.items()]
     if lines or form == "json":
         _print_once(json.dumps(metrics) if form == "json" else "\n".join(lines))
@@ -95,12 +95,12 @@ def resume(run: Annotated[str, typer.Argument(metavar="RUN")], overrides: Overri
     Key=value may change how long, where and how visibly it trains, and how it is scored; results.json records it. A
     learning rate schedule whose length follows max_steps (cosine, milestones below 1) is from there on that of N steps.
     """
-    from dcnlab.training import run_folder as runs
+    from dcnlab.training.run_folder import find
 
-    folder = runs.find(run)
-    from dcnlab.training import experiment as one
+    folder = find(run)
+    from dcnlab.training import run as runs
 
-    _print_once(visible(one.resume(folder, overrides or [])))
+    _print_once(visible(runs.resume(folder, overrides or [])))
 
 
 @app.command()
@@ -243,10 +243,10 @@ def dilation(
 ) -> None:
     """Effective dilation by layer and object size, beside the paper's; also writes RUN/dilation.json."""
     from dcnlab.ablations.tables import render
-    from dcnlab.training import run_folder as runs
+    from dcnlab.training.run_folder import find
 
     choose("--format", form, render.FORMATS)
-    folder = runs.find(run)
+    folder = find(run)
     from dcnlab.ablations.analysis import effective_dilation as measuring
 
     limits = measuring.parse_sides(sides)
@@ -275,7 +275,7 @@ def robustness(
 
     choose("--format", form, render.FORMATS)
     from dcnlab.ablations.analysis import robustness as curves
-    from dcnlab.training.run_folder import write_whole
+    from dcnlab.io.atomic import write_whole
 
     names = [word for word in words if not is_override(word) or Path(word).is_dir()]
     found = curves.assemble(
@@ -318,9 +318,9 @@ def visualize(
     score: Annotated[float, typer.Option(help="Least score of detections and RoIs.")] = 0.5,
 ) -> None:
     """Draw sampling points, shifted RoI bins, offsets or effective dilation over an image; prints the files."""
-    from dcnlab.training import run_folder as runs
+    from dcnlab.training.run_folder import find
 
-    folder = runs.find(run)
+    folder = find(run)
     from dcnlab.ablations.analysis import figures
 
     drawn = figures.draw(folder, image, out, kind, at or [], layers, score, overrides or [])
@@ -338,9 +338,9 @@ def export(
     size: Annotated[str | None, typer.Option(metavar="HxW", help="Image, pixels.", show_default="data's")] = None,
 ) -> None:
     """Write a run's last weights for other programs: its state dict, or its network as a graph; prints the file."""
-    from dcnlab.training import run_folder as runs
+    from dcnlab.training.run_folder import find
 
-    folder, pixels = runs.find(run), values.size("--size", size)
+    folder, pixels = find(run), values.size("--size", size)
     from dcnlab.training import export as exporting
 
     found = exporting.export(folder, form, out, pixels)

@@ -17,9 +17,11 @@ from torch import Tensor, nn
 from dcnlab.config.load import load_run, to_yaml
 from dcnlab.config.schema import Config
 from dcnlab.config.validation import choose
+from dcnlab.io.atomic import write_whole
 from dcnlab.io.errors import ConfigError, DataError
 from dcnlab.io.text import one_line
-from dcnlab.training import assembly, checkpoint_file, run_folder
+from dcnlab.training import build_data, build_network, checkpoint_file
+from dcnlab.training.run_folder import RunFolder
 
 FORMATS = {"safetensors": ".safetensors", "torch-export": ".pt2", "onnx": ".onnx"}
 """Formats, and how their files' names end."""
@@ -79,7 +81,7 @@ def export(folder: Path, form: str, out: Path | None = None, size: tuple[int, in
             warnings.simplefilter("ignore")  # the exporters' own words to their developers
             written = (_torch_export if form == "torch-export" else _onnx)(network, image, metadata)
     try:
-        run_folder.write_whole(path, written)
+        write_whole(path, written)
     except OSError as error:
         raise ConfigError(f"{path} cannot be written: {error.strerror}") from error
     return Exported(path, notes)
@@ -161,14 +163,14 @@ def _place(folder: Path, form: str, out: Path | None) -> Path:
 
 def _state(folder: Path) -> dict[str, Tensor]:
     """The network's own state, without the task's: the averaged weights where the run averages them."""
-    kept = checkpoint_file.newest(folder)[1]["state_dict"]
+    kept = checkpoint_file.newest(RunFolder(folder))[1]["state_dict"]
     return {key.removeprefix(_PREFIX): value for key, value in kept.items() if key.startswith(_PREFIX)}
 
 
 def _network(config: Config, state: dict[str, Tensor]) -> nn.Module:
     """The run's network, ready for evaluation, in float32."""
     last = next(key for key in _LAST[config.task] if key in state)
-    task: Any = assembly.task_module(config, [str(number) for number in range(len(state[last]))])
+    task: Any = build_network.task_module(config, [str(number) for number in range(len(state[last]))])
     task.model.load_state_dict(state)
     network: nn.Module = task.model.float().eval().requires_grad_(False)
     return network
@@ -178,7 +180,7 @@ def _metadata(config: Config, notes: list[str]) -> dict[str, str]:
     """What a file says of itself; classes as a JSON list, the config as YAML."""
     known = {"name": config.name, "task": config.task, "config": to_yaml(config)}
     try:
-        classes = config.data.classes or assembly.data_module(config).classes
+        classes = config.data.classes or build_data.data_module(config).classes
     except (DataError, OSError) as error:
         notes.append(f"the file does not name the classes, which the data would tell: {one_line(error)}")
         return known

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from dcnlab.config.load import load_experiment
-from dcnlab.training import experiment
+from dcnlab.training.run import fit
 from dcnlab.training.run_folder import CHECKPOINT
 
 DETECTION = """
@@ -33,7 +33,7 @@ def detection_run(tmp_path_factory):
     """Of one step; its offsets are zero."""
     folder = tmp_path_factory.mktemp("detection")
     (folder / "tiny.yaml").write_text(DETECTION)
-    return experiment.fit(load_experiment(str(folder / "tiny.yaml"), [f"out={folder}", "id=one"]))
+    return fit(load_experiment(str(folder / "tiny.yaml"), [f"out={folder}", "id=one"]))
 
 
 @pytest.fixture

@@ -21,10 +21,12 @@ from dcnlab.config import values as options
 from dcnlab.config.schema import Config
 from dcnlab.config.validation import choose
 from dcnlab.data.digits.scenes import DigitDetection
+from dcnlab.io.atomic import write_whole
 from dcnlab.io.errors import ConfigError
 from dcnlab.io.yaml_file import read_yaml
 from dcnlab.metrics.effective_dilation import SIDES, SIZES, Spread, effective_dilation, size_of_positions
-from dcnlab.training import experiment, run_folder
+from dcnlab.training.build_data import reading_data
+from dcnlab.training.run import restore
 
 AREAS = ("original", "resized")
 """In whose pixels a box's area is counted: the image file's, or those in which the network sees it."""
@@ -68,7 +70,7 @@ def measure(
         ConfigError: a run without deformable layers or without boxes, or one that diverged; one line.
     """
     choose("--areas", areas, AREAS)
-    config, parts = experiment.restore(folder, list(overrides))
+    config, parts = restore(folder, list(overrides))
     data, device = parts.data, parts.trainer.strategy.root_device
     if config.model.deform_layers == 0 or config.model.deform_kind != "deformable":
         raise ConfigError(
@@ -77,7 +79,7 @@ def measure(
         )
     spreads: dict[str, dict[str, Spread]] = {}
     dilations: dict[str, int | str] = {}
-    with experiment.reading_data():
+    with reading_data():
         truth = _truth(config, data)
         count = len(data.test) if images is None else min(images, len(data.test))
         hidden = not sys.stderr.isatty()
@@ -93,7 +95,7 @@ def measure(
         for name, own in reversed(spreads.items())
     ]
     found = Dilation(rows, count, areas, sides, _notes(count, len(data.test)))
-    run_folder.write_whole(folder / FILE, json.dumps(_file(found), indent=2, allow_nan=False) + "\n")
+    write_whole(folder / FILE, json.dumps(_file(found), indent=2, allow_nan=False) + "\n")
     return found
 
 

@@ -16,10 +16,11 @@ from dcnlab.ablations.analysis.figure_rois import has_deformable_pooling, pooled
 from dcnlab.ablations.analysis.figure_subjects import Subject, load, places
 from dcnlab.ablations.analysis.tracing import DeformedLayer, observe_image, stack, trace
 from dcnlab.config.validation import choose
+from dcnlab.io.atomic import write_whole
 from dcnlab.io.errors import ConfigError
 from dcnlab.io.text import nearest
 from dcnlab.metrics.effective_dilation import effective_dilation
-from dcnlab.training import experiment, run_folder
+from dcnlab.training.run import restore
 
 KINDS = ("sampling", "rois", "offsets", "dilation")
 ENDINGS = ("png", "pdf", "svg")
@@ -69,7 +70,7 @@ def draw(
     if not 0 <= score <= 1:
         raise ConfigError(f"--score is {score:g}; it must be from 0 to 1")
     ending = "png" if out is None else _ending(out)
-    config, parts = experiment.restore(folder, list(overrides))
+    config, parts = restore(folder, list(overrides))
     subject = load(config, parts, image, score)
     model: Any = parts.task.model
     try:
@@ -97,7 +98,7 @@ def draw(
         else:
             figure = (_offsets if name == "offsets" else _dilation)(subject, chain)
         path = _place(folder, subject, out, name, several=kind == "all")
-        run_folder.write_whole(path, drawing.encode(figure, ending))
+        write_whole(path, drawing.encode(figure, ending))
         drawn.paths.append(path)
     return drawn
 

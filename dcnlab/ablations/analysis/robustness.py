@@ -17,6 +17,7 @@ from dcnlab.ablations.tables.render import Block
 from dcnlab.config import packaged
 from dcnlab.config.load import read_parameters
 from dcnlab.config.overrides import parse_override
+from dcnlab.io.atomic import write_whole
 from dcnlab.io.errors import ConfigError
 from dcnlab.training import run_folder
 
@@ -159,7 +160,7 @@ def measure(
             "rotation": [list(pair) for pair in sorted(known.rotation.items())],
             "scale": [list(pair) for pair in sorted(known.scale.items())],
         }
-        run_folder.write_whole(folder / FILE, json.dumps(tree, indent=2, allow_nan=False) + "\n")
+        write_whole(folder / FILE, json.dumps(tree, indent=2, allow_nan=False) + "\n")
     return known
 
 

@@ -11,7 +11,7 @@ from dcnlab.ablations.tables import render
 from dcnlab.io import json_file
 from dcnlab.io.text import one_line
 from dcnlab.io.yaml_file import read_yaml
-from dcnlab.training import run_folder
+from dcnlab.training import results_file
 
 SIZES = ("small", "medium", "large", "background")
 """What the centre of a filter lies on."""
@@ -72,7 +72,7 @@ def robustness(folder: Path, kind: str) -> tuple[str, dict[float, float]] | None
 
 def _read(path: Path) -> Any:
     try:
-        tree = json_file.load(path, run_folder.LARGEST_RESULTS)
+        tree = json_file.load(path, results_file.MAX_BYTES)
         json_file.check_depth(tree)
     except FileNotFoundError:
         return None

@@ -15,7 +15,7 @@ from dcnlab.ablations.report.gather import Report, Unfinished
 from dcnlab.ablations.report.grid import grid
 from dcnlab.ablations.report.markup import Child, Markup, breakable, el, join
 from dcnlab.ablations.report.pictures import Album
-from dcnlab.training import run_folder
+from dcnlab.io.atomic import write_whole
 
 
 def write(root: Path, out: Path | None = None, any_code: bool = False) -> Path:
@@ -35,7 +35,7 @@ def write(root: Path, out: Path | None = None, any_code: bool = False) -> Path:
     text = render(gather.report(root, any_code))
     path = out or root / "report.html"
     path.parent.mkdir(parents=True, exist_ok=True)
-    run_folder.write_whole(path, text)
+    write_whole(path, text)
     return path
 
 

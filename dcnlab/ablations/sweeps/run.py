@@ -21,10 +21,14 @@ from dcnlab.ablations.sweeps.slurm import POLL_SECONDS, SlurmJobs
 from dcnlab.ablations.sweeps.sweep_file import Sweep, Trial
 from dcnlab.config.validation import check_paths
 from dcnlab.io import machine
+from dcnlab.io.atomic import write_whole
 from dcnlab.io.errors import ConfigError
+from dcnlab.io.file_lock import lock
 from dcnlab.io.files import read_tail
 from dcnlab.io.text import one_line, say, visible
-from dcnlab.training import environment, run_folder
+from dcnlab.metrics import names as metric_names
+from dcnlab.training import environment
+from dcnlab.training.run_folder import RunFolder
 
 LOG_LINES = 12
 _LINE_LENGTH = 500
@@ -70,7 +74,7 @@ def run(
     for note in sweep.notes:
         say(note, file=sys.stderr)
     home = trials[0].folder.parent
-    with run_folder.lock(home / ".sweep.lock"):
+    with lock(home / ".sweep.lock"):
         finished = {trial.id: found for trial in trials if (found := _finished(trial)) is not None}
         for trial in trials:
             complaint = _results(trial.folder)[1]
@@ -114,7 +118,7 @@ def _finished(trial: Trial) -> tuple[Path, float] | None:
 def _results(folder: Path) -> tuple[dict[str, Any] | None, str | None]:
     """A trial's results.json, and what is wrong with it: neither ends the sweep."""
     try:
-        return run_folder.read_results(folder), None
+        return RunFolder(folder).read_results(), None
     except ConfigError as error:
         return None, str(error)
 
@@ -252,7 +256,7 @@ def _command(sweep: Sweep, trial: Trial, arguments: Sequence[str], threads: int 
     """What follows `dcnlab` to run a trial, whose folder and parameters it then finds."""
     trial.folder.mkdir(parents=True, exist_ok=True)
     parameters = trial.folder / "parameters.json"
-    run_folder.write_whole(parameters, json.dumps(trial.parameters) + "\n")
+    write_whole(parameters, json.dumps(trial.parameters) + "\n")
     where = [f"name={trial.config.name}", f"out={trial.config.out}", f"id={trial.id}", "trainer.progress=false"]
     if trial.config.trainer.threads is None and threads is not None:
         where.append(f"trainer.threads={threads}")
@@ -305,7 +309,7 @@ class _Display:
         self._done += finished
         self._progress.update(self._all, completed=self._done)
         if results is not None and finished:
-            shown = {key: value for key, value in results["metrics"].items() if run_folder.is_headline(key)}
+            shown = {key: value for key, value in results["metrics"].items() if metric_names.is_headline(key)}
             scores = ", ".join(f"{key} {value:.2f}" for key, value in shown.items())
             self.say(f"[{self._done}/{self._total}] {trial}: {scores}, {seconds:.0f} s")
             return True

@@ -20,10 +20,11 @@ from dcnlab.ablations.sweeps.sweep_file import Trial
 from dcnlab.config import packaged
 from dcnlab.config.schema import TrainerConfig
 from dcnlab.io import json_file
+from dcnlab.io.atomic import write_whole
 from dcnlab.io.errors import ConfigError
 from dcnlab.io.text import one_line
-from dcnlab.training import run_folder
 from dcnlab.training.distributed import parent_death
+from dcnlab.training.run_folder import RunFolder
 
 POLL_SECONDS = 5.0
 """Between two looks at the queue: SLURM's controller serves everybody."""
@@ -105,7 +106,7 @@ class SlurmJobs:
                 for job, trial in zip(jobs, group, strict=True):
                     self._jobs[job.job_id] = trial
                     with contextlib.suppress(OSError):  # without it a later call does not know the job
-                        run_folder.write_whole(trial.folder / _RECORD, json.dumps({"job": job.job_id}) + "\n")
+                        write_whole(trial.folder / _RECORD, json.dumps({"job": job.job_id}) + "\n")
             except self._submitit.core.utils.FailedJobError as error:
                 raise ConfigError(f"sbatch refuses the trials: {_reason(error)}") from error
             finally:
@@ -247,7 +248,7 @@ def _recorded(folder: Path) -> str | None:
 def _is_finished(folder: Path) -> bool:
     """Whether its results.json says so; a broken one does not."""
     try:
-        return (run_folder.read_results(folder) or {}).get("status") == "finished"
+        return (RunFolder(folder).read_results() or {}).get("status") == "finished"
     except ConfigError:
         return False
 

@@ -13,7 +13,7 @@ from dcnlab.ablations.tables.run_record import Record
 from dcnlab.io import json_file
 from dcnlab.io.errors import ConfigError
 from dcnlab.metrics.effective_dilation import SIZES
-from dcnlab.training.run_folder import LARGEST_RESULTS
+from dcnlab.training import results_file
 
 FILE = "dilation.json"
 _KEYS = ("mean", "std", "count")
@@ -78,7 +78,7 @@ def _of_system(title: str, members: Sequence[tuple[Record, list[dict[str, Any]]]
 def _read(path: Path) -> list[dict[str, Any]] | None:
     """The rows of a dilation.json; None where there is none."""
     try:
-        tree = json_file.load(path, LARGEST_RESULTS)
+        tree = json_file.load(path, results_file.MAX_BYTES)
         json_file.check_depth(tree)
         lines = list(tree["rows"])
         if not all(map(_is_row, lines)):

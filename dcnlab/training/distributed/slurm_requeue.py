@@ -51,6 +51,13 @@ def was_requeued() -> bool:
     return (_number("RESTART_COUNT") or 0) > 0
 
 
+def under_srun() -> bool:
+    """Whether srun started this process, and not torchrun."""
+    from lightning_fabric.plugins.environments import SLURMEnvironment, TorchElasticEnvironment
+
+    return SLURMEnvironment.detect() and not TorchElasticEnvironment.detect()
+
+
 def check_tasks(devices: int, num_nodes: int) -> None:
     """Check the tasks of the srun that started this process.
 

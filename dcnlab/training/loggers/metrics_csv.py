@@ -13,10 +13,10 @@ from typing import Any
 from pytorch_lightning.loggers import Logger
 from pytorch_lightning.utilities import rank_zero_only
 
+from dcnlab.io.atomic import write_whole
 from dcnlab.io.errors import ConfigError
 from dcnlab.io.files import read_bytes
 from dcnlab.io.text import one_line
-from dcnlab.training import run_folder
 
 LARGEST = 2**30
 """Bytes of a metrics.csv."""
@@ -83,7 +83,7 @@ class MetricsFile(Logger):
         else:
             rows = self._kept or (read(self._path) if self._columns else [])
             self._path.parent.mkdir(parents=True, exist_ok=True)
-            run_folder.write_whole(self._path, _text([*rows, *self._new], columns, header=True))
+            write_whole(self._path, _text([*rows, *self._new], columns, header=True))
         self._columns, self._kept, self._new = columns, [], []
 
     def _append(self, text: str) -> None:

@@ -7,12 +7,12 @@ import dataclasses
 import json
 import os
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 from dcnlab.config.load import to_yaml
 from dcnlab.config.schema import Config
-from dcnlab.training import run_folder
+from dcnlab.metrics.names import is_headline
+from dcnlab.training.run_folder import RunFolder
 
 CONFIG, RESULTS = "dcnlab_config", "dcnlab_results"
 """In a run's config the text of config.yaml, and in its summary that of results.json: as text, because wandb lets a
@@ -33,7 +33,7 @@ def define(run: Any) -> None:
         run.define_metric(name, summary=summary)
 
 
-def finish(run: Any, config: Config, folder: Path, results: dict[str, Any]) -> None:
+def finish(run: Any, config: Config, folder: RunFolder, results: dict[str, Any]) -> None:
     """Close the mirror: tables, figures, the final figures in its summary, and the checkpoint where that is wanted.
 
     Args:
@@ -49,7 +49,7 @@ def finish(run: Any, config: Config, folder: Path, results: dict[str, Any]) -> N
         if config.logger.artifacts and results["status"] == "finished":
             artifact = wandb.Artifact(f"{config.name}-{config.id}", "model", metadata=results["metrics"])
             # Where it lies, without a copy; `wandb sync` may be called from anywhere.
-            artifact.add_file(str((folder / run_folder.CHECKPOINT).resolve()), policy="immutable")
+            artifact.add_file(str(folder.checkpoint.resolve()), policy="immutable")
             run.log_artifact(artifact)
         run.summary.update(_best(dict(run.summary)))
         costs = {key: value for key, value in results["cost"].items() if value is not None}
@@ -59,10 +59,10 @@ def finish(run: Any, config: Config, folder: Path, results: dict[str, Any]) -> N
 
 
 @contextlib.contextmanager
-def _staged_in(folder: Path) -> Iterator[None]:
+def _staged_in(folder: RunFolder) -> Iterator[None]:
     """Keep what waits to be uploaded in the run folder; wandb would put it into the user's home."""
     before = os.environ.get("WANDB_DATA_DIR")
-    os.environ["WANDB_DATA_DIR"] = before or str((folder / "wandb").resolve())
+    os.environ["WANDB_DATA_DIR"] = before or str(folder.wandb.resolve())
     try:
         yield
     finally:
@@ -70,13 +70,13 @@ def _staged_in(folder: Path) -> Iterator[None]:
             del os.environ["WANDB_DATA_DIR"]
 
 
-def _log_findings(run: Any, folder: Path, results: dict[str, Any]) -> None:
+def _log_findings(run: Any, folder: RunFolder, results: dict[str, Any]) -> None:
     import wandb
 
     found: dict[str, Any] = {}
     for name, (columns, rows) in tables(results).items():
         found[f"tables/{name}"] = wandb.Table(columns, rows)
-    for path in sorted((folder / "figures").glob("*.png")):
+    for path in sorted(folder.figures.glob("*.png")):
         found[f"figures/{path.stem}"] = wandb.Image(str(path))
     if found:
         run.log(found)
@@ -86,7 +86,7 @@ def tables(results: dict[str, Any]) -> dict[str, tuple[list[Any], list[Any]]]:
     """Columns and rows of a run's tables: `metrics`, its headlines, and `classes`, each class's figures; percent."""
     metrics: dict[str, float] = results["metrics"]
     found: dict[str, tuple[list[Any], list[Any]]] = {}
-    headlines: list[Any] = [[key, value] for key, value in metrics.items() if run_folder.is_headline(key)]
+    headlines: list[Any] = [[key, value] for key, value in metrics.items() if is_headline(key)]
     if headlines:
         found["metrics"] = (["metric", "percent"], headlines)
     split = [key.partition("/")[::2] for key in metrics if "/" in key]

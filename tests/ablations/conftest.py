@@ -5,7 +5,6 @@ import torch
 
 from dcnlab.config.load import load_experiment
 from dcnlab.training.run import fit
-from dcnlab.training.run_folder import CHECKPOINT
 
 DETECTION = """
 name: tiny
@@ -40,8 +39,8 @@ def detection_run(tmp_path_factory):
 def run(detection_run, tmp_path):
     """A copy of it, whose files a test may change."""
     folder = tmp_path / "run"
-    (folder / CHECKPOINT.parent).mkdir(parents=True)
-    for name in ("config.yaml", "results.json", CHECKPOINT):
+    (folder / "checkpoints").mkdir(parents=True)
+    for name in ("config.yaml", "results.json", "checkpoints/last.ckpt"):
         (folder / name).write_bytes((detection_run / name).read_bytes())
     return folder
 
@@ -51,9 +50,9 @@ def set_offsets(run):
     """Give the run's last deformable layer offsets (y, x of each of nine points) that are the same at all places."""
 
     def set(offsets):
-        checkpoint = torch.load(run / CHECKPOINT, weights_only=True)
+        checkpoint = torch.load(run / "checkpoints/last.ckpt", weights_only=True)
         bias = torch.tensor(offsets, dtype=torch.float32)
         checkpoint["state_dict"]["model.backbone.layer4.0.conv2.offset_conv.bias"] = bias
-        torch.save(checkpoint, run / CHECKPOINT)
+        torch.save(checkpoint, run / "checkpoints/last.ckpt")
 
     return set

@@ -18,7 +18,7 @@ from small_experiments import TINY
 from dcnlab.config.load import load_experiment
 from dcnlab.io.errors import ConfigError
 from dcnlab.models import weights
-from dcnlab.training import checkpoint_file, experiment, export, outcome, run_folder
+from dcnlab.training import checkpoint_file, export, outcome, run_folder
 from dcnlab.training.callbacks import cost
 from dcnlab.training.outcome import Diverged
 from dcnlab.training.run import evaluate, fit, restore, resume

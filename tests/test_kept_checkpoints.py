@@ -92,12 +92,14 @@ def edit(path, change):
 
 @pytest.fixture
 def trained(monkeypatch):
-    """Where each `fit` would begin to train, None at the beginning; nothing is trained."""
-    found = []
-    monkeypatch.setattr(
-        experiment, "_run", lambda *_, going_on, **__: found.append(going_on and going_on.kept["global_step"])
-    )
-    return found
+    """The step at which each `fit` would begin to train, None for a new run; nothing is trained."""
+    steps = []
+
+    def train(config, parts, folder, resumption, same_command_resumes):
+        steps.append(resumption and resumption.step)
+
+    monkeypatch.setattr("dcnlab.training.run._train", train)
+    return steps
 
 
 FORBIDDEN = {"optim.lr=0.5": "optim.lr is 0.05 in", "seed=7": "seed is 0 in", "data.batch_size=8": "data.batch_size is"}

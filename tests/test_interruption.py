@@ -305,7 +305,7 @@ def test_an_edit_of_what_was_trained_is_refused_by_its_key_and_a_longer_training
     for edit, says in (("optim.lr=0.01", "optim.lr 0.05, which is 0.01"), ("seed=1", "seed 0, which is 1")):
         with pytest.raises(ConfigError, match=rf"^last\.ckpt was trained with {says} now; put it back"):
             resume_checks.check_fits(kept, load_experiment(tiny, [edit]), 2, path)
-    with pytest.raises(ConfigError, match="middle of a pass of 2 processes, and there are 1 now"):
+    with pytest.raises(ConfigError, match="from within an epoch of 2 ranks, and there are 1 now"):
         resume_checks.check_fits(kept, config, 1, path)
     kept["dcnlab"]["batches"] = 0
     resume_checks.check_fits(kept, config, 1, path)

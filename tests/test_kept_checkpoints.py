@@ -408,7 +408,7 @@ def test_images_that_came_or_went_since_the_checkpoint_are_said_or_refused_in_th
         assert not caplog.records
         folders(tmp_path, 5)
         if batches:
-            says = r"^data\.train has 10 images, and .* was trained on 8, up to the middle of a pass, .*; put them"
+            says = r"^data\.train has 10 images, and .* was trained on 8, into an epoch, .*; put them"
             with pytest.raises(ConfigError, match=says):
                 resume(folder, longer)
             assert step(RunFolder(folder).checkpoint) == steps

@@ -141,7 +141,7 @@ _KINDS: dict[str, type] = {
     "dcnlab": dict,
 }
 """Entries that resuming needs; `read` checks the weights."""
-_OWN_KINDS: dict[str, type] = {"settings": dict, "pass": int, "batches": int, "processes": int}
+_RECORD_KINDS: dict[str, type] = {"settings": dict, "pass": int, "batches": int, "processes": int}
 
 
 def check_trainable(content: dict[str, Any], path: Path) -> None:
@@ -150,12 +150,12 @@ def check_trainable(content: dict[str, Any], path: Path) -> None:
     Raises:
         ConfigError: an entry is missing, of another kind, or not finite; names it.
     """
-    own = content.get("dcnlab")
-    if not isinstance(own, dict) or any(type(own.get(key)) is not kind for key, kind in _OWN_KINDS.items()):
+    record = content.get("dcnlab")
+    if not isinstance(record, dict) or any(type(record.get(key)) is not kind for key, kind in _RECORD_KINDS.items()):
         raise ConfigError(f"{path} does not say what made it, so that nothing can go on from it")
     for key in ("pass", "batches", "processes"):
-        if own[key] < (key == "processes"):
-            raise ConfigError(f"{path}: dcnlab.{key} is {own[key]}; the file was edited")
+        if record[key] < (key == "processes"):
+            raise ConfigError(f"{path}: dcnlab.{key} is {record[key]}; the file was edited")
     for key, kind in _KINDS.items():
         if type(content.get(key)) is not kind:
             value = f"a {type(content[key]).__name__}" if key in content else "missing"

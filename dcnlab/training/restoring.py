@@ -55,12 +55,12 @@ def _check_counts(trainer: pl.Trainer, content: dict[str, Any]) -> None:
     Raises:
         ConfigError: two entries do not agree; names them.
     """
-    progress, own = trainer.fit_loop.epoch_loop.batch_progress.current, content["dcnlab"]
+    progress, record = trainer.fit_loop.epoch_loop.batch_progress.current, content["dcnlab"]
     epochs: Any = trainer.fit_loop.epoch_progress.current
     for name, value, counted in (
         ("global_step", content["global_step"], trainer.global_step),
-        ("dcnlab.pass", own["pass"], epochs.processed),
-        ("dcnlab.batches", own["batches"], progress.completed if own["batches"] else 0),
+        ("dcnlab.pass", record["pass"], epochs.processed),
+        ("dcnlab.batches", record["batches"], progress.completed if record["batches"] else 0),
     ):
         if value != counted:
             raise ConfigError(f"{name} of the checkpoint is {value}, and its loops count {counted}; it was edited")

@@ -61,8 +61,8 @@ def check_changes(before: Config, after: Config, folder: RunFolder) -> dict[str,
 
 def recorded_length(content: dict[str, Any]) -> dict[str, Any]:
     """The values of `LENGTH` of the training that wrote a checkpoint."""
-    own = content.get("dcnlab")
-    settings = own.get("settings") if isinstance(own, dict) else None
+    record = content.get("dcnlab")
+    settings = record.get("settings") if isinstance(record, dict) else None
     if not isinstance(settings, dict):
         return {}
     values = {key: settings[key] for key in LENGTH if key in settings}
@@ -75,18 +75,18 @@ def leaves_training(content: dict[str, Any], config: Config, folder: RunFolder) 
     Raises:
         ConfigError: it would have ended before the checkpoint; names the key.
     """
-    own = content["dcnlab"]
-    begun = own["pass"] + bool(own["batches"])
+    record = content["dcnlab"]
+    begun = record["pass"] + bool(record["batches"])
     run = config.trainer
     for key, limit, trained, what in (
         ("max_steps", run.max_steps, content["global_step"], "steps"),
-        ("max_epochs", run.max_epochs, begun, "passes"),
+        ("max_epochs", run.max_epochs, begun, "epochs"),
     ):
         if limit is not None and limit < trained:
             raise ConfigError(
                 f"trainer.{key} is {limit}, and {folder} has trained {trained} {what}; state at least {trained}"
             )
-    return not (run.max_steps == content["global_step"] or run.max_epochs == own["pass"])
+    return not (run.max_steps == content["global_step"] or run.max_epochs == record["pass"])
 
 
 def check_fits(content: dict[str, Any], config: Config, world_size: int, path: Path) -> None:
@@ -101,8 +101,8 @@ def check_fits(content: dict[str, Any], config: Config, world_size: int, path: P
     Raises:
         ConfigError: another training wrote it; names the first key that differs.
     """
-    own = content["dcnlab"]
-    theirs, ours = identity.changed(own["settings"]), identity.changed(identity.settings(config))
+    record = content["dcnlab"]
+    theirs, ours = identity.changed(record["settings"]), identity.changed(identity.settings(config))
     for key in {**theirs, **ours}:
         if not key.startswith(_MAY_DIFFER) and theirs.get(key) != ours.get(key):
             defaults = identity.settings(Config())
@@ -110,10 +110,10 @@ def check_fits(content: dict[str, Any], config: Config, world_size: int, path: P
             raise ConfigError(
                 f"{path} was trained with {key} {before!r}, which is {now!r} now; put it back, or begin a new run"
             )
-    if own["batches"] and own["processes"] != world_size:
+    if record["batches"] and record["processes"] != world_size:
         raise ConfigError(
-            f"{path} is of the middle of a pass of {own['processes']} processes, and there are {world_size} "
-            f"now; go on with {own['processes']}"
+            f"{path} is from within an epoch of {record['processes']} ranks, and there are {world_size} now; "
+            f"resume it with {record['processes']}"
         )
 
 
@@ -140,7 +140,7 @@ def check_data(content: dict[str, Any], train: Any, path: Path) -> str | None:
     counts = f"data.train has {new['images']} images, and {path} was trained on {old['images']}"
     if content["dcnlab"]["batches"]:
         raise ConfigError(
-            f"{counts}, up to the middle of a pass, whose order depends on that number; put them back, or begin a new "
+            f"{counts}, into an epoch, whose order depends on that number; put them back, or begin a new "
             "run under another id"
         )
     return f"{counts}; going on with them"

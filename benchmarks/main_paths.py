@@ -23,7 +23,7 @@ from torch.nn import functional
 from dcnlab import ops
 from dcnlab.config.load import load_experiment
 from dcnlab.data.detection.coco import read_coco
-from dcnlab.data.detection.data_module import DetectionSplit
+from dcnlab.data.detection.split import DetectionSplit
 from dcnlab.data.detection.voc import read_voc
 from dcnlab.metrics.coco_ap import coco_ap
 from dcnlab.models.balanced_sample import balanced_sample

@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+from dcnlab.config.names import PROTOCOLS
 from dcnlab.config.validation import choose
 from dcnlab.io import json_file
 from dcnlab.io.errors import ConfigError
@@ -17,7 +18,6 @@ from dcnlab.io.text import markdown, nearest, visible
 
 FORMATS = ("text", "markdown", "json")
 PICTURES = (".png", ".pdf", ".svg")
-PROTOCOLS = ("coco", "voc07", "voc")
 _NAMED = 20
 """Classes that the means leave out and that are named; of more there is the number alone."""
 IOUS = (0.5, 0.7, 0.75)

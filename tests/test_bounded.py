@@ -105,7 +105,7 @@ def attempts(kind, folder):
     from dcnlab.data.classification.image_folder import ImageFolderSplit
     from dcnlab.data.detection.coco import read_coco
     from dcnlab.data.labels import read_label
-    from dcnlab.data.segmentation.data_module import SegmentationSplit
+    from dcnlab.data.segmentation.split import SegmentationSplit
     from dcnlab.io import image_file, json_file, yaml_file
 
     path = folder / "train/a/x.png"

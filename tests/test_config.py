@@ -4,10 +4,11 @@ import ast
 import inspect
 import itertools
 import json
+import re
 
 import pytest
 
-from dcnlab.config import identity, packaged, schema
+from dcnlab.config import identity, names, packaged, schema
 from dcnlab.config.load import load_experiment, load_run, to_yaml
 from dcnlab.config.schema import Config
 from dcnlab.config.validation import check_paths
@@ -288,3 +289,34 @@ def test_every_field_says_what_it_means():
                 if isinstance(item, ast.AnnAssign):
                     explained = isinstance(after, ast.Expr) and isinstance(after.value, ast.Constant)
                     assert explained, f"{section.name}.{ast.unparse(item.target)}"
+
+
+def test_the_explanations_list_the_names_of_the_table():
+    text = inspect.getsource(schema)
+    for section, known in (
+        ("DataConfig", names.DATA_SETS),
+        ("BackboneConfig", names.BACKBONES),
+        ("ModelConfig", names.NETWORKS),
+    ):
+        explained = text.partition(f"class {section}:")[2].partition("    name: str =")[2].split('"""')[1]
+        assert set(known) <= set(re.findall(r"\w+", explained)), section
+
+
+def test_every_data_set_of_the_table_has_a_reader():
+    from dcnlab.data.detection import data_module as detection
+    from dcnlab.data.segmentation import data_module as segmentation
+
+    assert {"digits", *segmentation.READERS} == set(names.data_sets("segmentation"))
+    assert {"digits", *detection.READERS} == set(names.data_sets("detection"))
+
+
+@pytest.mark.parametrize("ability", ["deform_pooling", "ohem", "spatial_transformer"])
+def test_a_network_without_an_ability_is_told_which_networks_have_it(ability):
+    for name, network in names.NETWORKS.items():
+        overrides = [f"task={network.task}", f"model.name={name}", f"model.{ability}=true"]
+        if getattr(network, ability):
+            assert getattr(load_experiment("classification/quickstart", overrides).model, ability)
+        else:
+            said = message(load_experiment, "classification/quickstart", overrides)
+            able = ", ".join(names.networks_with(ability))
+            assert said == f"command line: model.{ability} is true; {name} has none, {able} do"

@@ -33,7 +33,7 @@ from dcnlab.config import identity
 from dcnlab.config.keys import all_keys
 from dcnlab.config.load import load_experiment, load_run, to_yaml
 from dcnlab.data.detection.coco import read_coco
-from dcnlab.data.detection.data_module import DetectionSplit
+from dcnlab.data.detection.split import DetectionSplit
 from dcnlab.data.detection.voc import read_voc
 from dcnlab.data.image_list import imagelist_pairs
 from dcnlab.data.labels import read_label

@@ -2,7 +2,7 @@
 
 import pytest
 
-from dcnlab.config import values
+from dcnlab.cli import values
 from dcnlab.io.errors import ConfigError
 
 
@@ -26,3 +26,10 @@ def test_numbers_come_in_growing_order_each_once():
 def test_what_is_no_number_or_out_of_range_is_refused(text):
     with pytest.raises(ConfigError, match=r"\A--angles is .*\Z"):
         values.numbers("--angles", text, -360, 360)
+
+
+def test_two_sides_are_taken_and_any_other_number_of_them_refused():
+    assert values.sides("--sides", "224,96") == (96, 224)
+    for text in ("96", "96,96", "1,2,3"):
+        with pytest.raises(ConfigError, match=r"\A--sides is .*two numbers of pixels"):
+            values.sides("--sides", text)

@@ -20,7 +20,7 @@ from command_line import ROOT, dcnlab, environment
 from dcnlab.config.load import load_experiment, load_run
 from dcnlab.config.overrides import parse_override
 from dcnlab.data.classification.image_folder import ImageFolderSplit
-from dcnlab.data.detection.data_module import DetectionSplit
+from dcnlab.data.detection.split import DetectionSplit
 from dcnlab.data.labels import read_label
 from dcnlab.data.segmentation.voc import read_voc_label
 from dcnlab.io import image_file, json_file, torch_file, yaml_file

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Console
 
 from dcnlab.config import packaged
+from dcnlab.config.names import DATA_SETS
 from dcnlab.io import machine
 from dcnlab.io.text import visible
 from dcnlab.training import environment
@@ -19,15 +20,6 @@ if TYPE_CHECKING:
     import torch
 
 OK, ABSENT, BROKEN = "ok", "--", "FAILED"
-
-_DATA = {
-    "imagefolder": "classification of any folder laid out as ROOT/SPLIT/CLASS/IMAGE: data.root=ROOT",
-    "voc": "segmentation and detection, VOCdevkit or a folder laid out as one of its years: data.root=ROOT",
-    "coco": "detection, a folder of image folders and annotations/instances_SPLIT.json: data.root=ROOT",
-    "cityscapes": "segmentation, leftImg8bit/ and gtFine/: data.root=ROOT",
-    "camvid": "segmentation, SegNet's lists, images and labels: data.root=ROOT",
-    "imagelist": 'segmentation of any folder with SPLIT.txt of lines "image label": data.root=ROOT',
-}
 
 
 def run() -> int:
@@ -174,7 +166,12 @@ def data_roots() -> Findings:
         counts = {split: len(DigitScenes(split)) for split in ("train", "val", "test")}
         return ", ".join(f"{count} {split}" for split, count in counts.items())
 
-    return [_attempt("digits (embedded)", digits), *((ABSENT, f"{name}: {text}") for name, text in _DATA.items())]
+    others = [
+        (ABSENT, f"{name}: {data_set.layout}: data.root=ROOT")
+        for name, data_set in DATA_SETS.items()
+        if data_set.layout is not None
+    ]
+    return [_attempt("digits (embedded)", digits), *others]
 
 
 def files() -> Findings:

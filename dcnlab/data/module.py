@@ -1,13 +1,11 @@
-"""LightningDataModules: three splits of any data set; the embedded digits; any image folder.
+"""SplitsDataModule: the LightningDataModule of three splits, over which all data sets of the package stand.
 
-A Trainer that runs them in several processes needs `use_distributed_sampler=False`: the samplers here share the images
-out already.
+Its samplers share the images out over the ranks: a Trainer of several ranks needs `use_distributed_sampler=False`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence, Sized
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -15,12 +13,8 @@ from pytorch_lightning import LightningDataModule
 from torch.utils.data import DataLoader, Dataset, default_collate
 
 from dcnlab.data import workers as loader_processes
-from dcnlab.data.classification.image_folder import IMAGENET_MEAN, IMAGENET_STD, ImageFolderSplit
-from dcnlab.data.digits.scenes import DigitClassification, DigitDetection, DigitScenes, DigitSegmentation, Geometry
 from dcnlab.data.loaders import claim_folder
 from dcnlab.data.samplers import EvaluationSampler, TrainingSampler
-from dcnlab.io.errors import DataError
-from dcnlab.io.orientation import Orientation
 
 
 class SplitsDataModule(LightningDataModule):
@@ -118,114 +112,6 @@ class SplitsDataModule(LightningDataModule):
         if self._share()[0] == 0 and note not in self._told:
             self._told.add(note)
             loader_processes.tell(note)
-
-
-class DigitsDataModule(SplitsDataModule):
-    """The embedded digits; every training pass shows its digits in new poses.
-
-    The scenes do not follow the seed, so that runs with different seeds train on and are scored on the same ones.
-
-    Args:
-        geometry: how digits are laid on the canvas.
-        train: split names, of train, val and test.
-        val: likewise; null scores none during training.
-        test: likewise.
-        classes: digits to tell apart, in the order of their labels; null takes all ten.
-        train_length: scenes in a pass over the training split; null is one a digit.
-        test_length: scenes to score; null is one a digit.
-        batch_size: scenes a process loads at a time.
-        workers: loader processes.
-        seed: of the training order.
-        task: classification, of scenes of one digit, segmentation or detection.
-        digits: the most digits in a scene, for tasks other than classification.
-    """
-
-    def __init__(
-        self,
-        geometry: Geometry | None = None,
-        train: str = "train",
-        val: str | None = "val",
-        test: str = "test",
-        classes: Sequence[str] | None = None,
-        train_length: int | None = None,
-        test_length: int | None = None,
-        batch_size: int = 64,
-        workers: int = 0,
-        seed: int = 0,
-        task: str = "classification",
-        digits: int = 4,
-    ) -> None:
-        views: dict[str, Callable[[DigitScenes], Dataset[Any]]] = {
-            "classification": DigitClassification,
-            "segmentation": DigitSegmentation,
-            "detection": DigitDetection,
-        }
-        if task not in views:
-            raise DataError(f"task is {task!r}; the embedded digits are made for {', '.join(views)}")
-        view, most = views[task], 1 if task == "classification" else digits
-        training = DigitScenes(train, geometry, train_length, most, classes)
-        super().__init__(
-            view(training),
-            None if val is None else view(DigitScenes(val, geometry, None, most, classes)),
-            view(DigitScenes(test, geometry, test_length, most, classes)),
-            ["background", *training.classes] if task == "segmentation" else training.classes,
-            batch_size,
-            workers,
-            seed,
-            collate_lists if task == "detection" else None,
-        )
-
-
-class ImageFolderDataModule(SplitsDataModule):
-    """Any folder laid out as root/SPLIT/CLASS/IMAGE.
-
-    Args:
-        root: folder of the split folders.
-        train: folder of the training images.
-        val: folder of the validation images; null holds every tenth image of each class out of the training folder.
-        test: folder of the test images.
-        classes: class folders in the order of their labels; null takes the training folder's, by name.
-        image_size: height and width of the network's input, pixels.
-        batch_size: images a process loads at a time.
-        workers: loader processes.
-        seed: of the training order and the augmentation.
-        mean: of red, green and blue, in 0..1.
-        std: likewise.
-        exif: auto and ignore take images as stored, as torchvision's ImageFolder does, auto with a warning at the first
-            one that has an EXIF orientation; apply turns them upright.
-
-    Raises:
-        DataError: a folder is missing or empty, or classes differ between splits; one line that says what and where.
-    """
-
-    def __init__(
-        self,
-        root: str | Path,
-        train: str = "train",
-        val: str | None = None,
-        test: str = "test",
-        classes: Sequence[str] | None = None,
-        image_size: int = 224,
-        batch_size: int = 64,
-        workers: int = 0,
-        seed: int = 0,
-        mean: Sequence[float] = IMAGENET_MEAN,
-        std: Sequence[float] = IMAGENET_STD,
-        exif: str = "auto",
-    ) -> None:
-        common: dict[str, Any] = {"classes": classes, "image_size": image_size, "mean": mean, "std": std}
-        common["orientation"] = Orientation(exif, upright=False)
-        training = ImageFolderSplit(root, train, holdout=val is None, augment=True, seed=seed, **common)
-        validation = ImageFolderSplit(root, val, train, **common)
-        testing = ImageFolderSplit(root, test, **common)
-        for split in (validation, testing):
-            if split.classes != training.classes:
-                odd = sorted(set(split.classes) ^ set(training.classes))
-                raise DataError(
-                    f"{Path(root)} has other classes in {test if split is testing else val} than in {train}: "
-                    f"{', '.join(odd)} in one of the two alone; data.classes chooses those to use"
-                )
-        super().__init__(training, validation, testing, training.classes, batch_size, workers, seed)
 
 
 class _NoImages(Dataset[Any]):

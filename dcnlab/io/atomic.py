@@ -1,4 +1,4 @@
-"""write_whole: writes a file so that readers see the old one or the new one, and never a part."""
+"""Whole-file writes: readers see the old file or the new one."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 
 
 def write_whole(path: Path, content: str | bytes | memoryview) -> None:
-    """Write a file, text as UTF-8, to a temporary file next to it, then rename that.
+    """Write a file, text as UTF-8, so that readers see the old file or the new one, never a part.
 
     Raises:
         OSError: it cannot be written, with the path; the old file stays.
@@ -23,7 +23,7 @@ def write_whole(path: Path, content: str | bytes | memoryview) -> None:
         _sync_folder(path.parent)
     except OSError as error:
         if error.errno is not None:
-            error.filename = str(path)  # the error of a full disk names no file
+            error.filename = str(path)  # the error of a full disk has none
         raise
     finally:
         with contextlib.suppress(OSError):
@@ -31,7 +31,7 @@ def write_whole(path: Path, content: str | bytes | memoryview) -> None:
 
 
 def _sync_folder(folder: Path) -> None:
-    """Bring a folder's list of files to the disk; without this a power cut may undo a rename that others have seen."""
+    """Flush a folder's list of files to the disk: else a power cut may undo a rename that others have seen."""
     with contextlib.suppress(OSError):  # some network drives cannot
         descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
         try:

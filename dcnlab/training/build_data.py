@@ -6,6 +6,7 @@ import contextlib
 from collections.abc import Iterator
 from typing import Any
 
+from dcnlab.config.names import DATA_SETS
 from dcnlab.config.schema import Config, DataConfig
 from dcnlab.io.errors import ConfigError, DataError
 
@@ -17,8 +18,8 @@ def data_module(config: Config) -> Any:
         ConfigError: a setting does not fit the data set.
         DataError: its files are missing or damaged.
     """
+    from dcnlab.data.classification.data_module import ImageFolderDataModule
     from dcnlab.data.detection.data_module import DetectionDataModule
-    from dcnlab.data.module import ImageFolderDataModule
     from dcnlab.data.segmentation.data_module import SegmentationDataModule
 
     data = config.data
@@ -31,7 +32,7 @@ def data_module(config: Config) -> Any:
         "workers": data.workers,
         "seed": config.seed,
     }
-    if data.name in ("digits", "imagefolder"):
+    if DATA_SETS[data.name].is_square:
         _check_single_splits(data)
     if data.name == "digits":
         return _digits(data, config.task, common)
@@ -67,8 +68,8 @@ def data_module(config: Config) -> Any:
 
 
 def _digits(data: DataConfig, task: str, common: dict[str, Any]) -> Any:
+    from dcnlab.data.digits.data_module import DigitsDataModule
     from dcnlab.data.digits.rendering import Geometry
-    from dcnlab.data.module import DigitsDataModule
 
     geometry = Geometry(data.image_size, data.rotation, data.scale, data.shear, data.warp, data.clutter)
     lengths: dict[str, Any] = {"train_length": data.train_length, "test_length": data.test_length}

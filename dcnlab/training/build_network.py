@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytorch_lightning as pl
 
+from dcnlab.config.names import DATA_SETS, NETWORKS
 from dcnlab.config.schema import Config
 from dcnlab.io.errors import ConfigError
 from dcnlab.io.text import one_line
@@ -63,7 +64,7 @@ def task_module(config: Config, classes: list[str]) -> pl.LightningModule:
     features = backbone(
         backbone_config.name,
         backbone_config.weights,
-        output_stride=32 if model.name == "faster_rcnn_fpn" else 16,
+        output_stride=NETWORKS[model.name].output_stride,
         stride_on_1x1=backbone_config.stride_on_1x1,
         freeze_norm=backbone_config.freeze_norm,
         freeze_at=backbone_config.freeze_at,
@@ -73,7 +74,7 @@ def task_module(config: Config, classes: list[str]) -> pl.LightningModule:
     if config.task == "segmentation":
         deeplab = DeepLab(features, len(classes), model.head_channels or 1024)
         return Segmentation(deeplab, classes, config.optim, config.test, mean, std)
-    protocol = data.protocol or {"coco": "coco", "voc": "voc07", "digits": "voc"}[data.name]
+    protocol = data.protocol or DATA_SETS[data.name].protocol
     return Detection(
         _detector(config, features, len(classes)),
         classes,
@@ -99,7 +100,7 @@ def _detector(config: Config, features: Backbone, classes: int) -> Detector:
     model, rpn, test = config.model, config.model.rpn, config.test
     common: dict[str, Any] = {
         "rpn": RPNSettings(
-            scales=tuple(rpn.scales or ((8,) if model.name == "faster_rcnn_fpn" else (8, 16, 32))),
+            scales=tuple(rpn.scales or NETWORKS[model.name].anchor_scales),
             ratios=tuple(rpn.ratios),
             hidden_channels=rpn.hidden_channels,
             sampled=rpn.sampled,

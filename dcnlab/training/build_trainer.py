@@ -58,7 +58,7 @@ def trainer_of(
             accelerator=run.accelerator,
             devices=run.devices,
             num_nodes=run.num_nodes,
-            precision=run.precision,  # type: ignore[arg-type]  # checked against config.PRECISIONS
+            precision=run.precision,  # type: ignore[arg-type]  # checked against validation.PRECISIONS
             max_steps=run.max_steps or -1,
             max_epochs=run.max_epochs or -1,
             gradient_clip_val=config.optim.clip_norm,

@@ -15,6 +15,7 @@ from safetensors.torch import save as safetensors_bytes
 from torch import Tensor, nn
 
 from dcnlab.config.load import load_run, to_yaml
+from dcnlab.config.names import DATA_SETS
 from dcnlab.config.schema import Config
 from dcnlab.config.validation import choose
 from dcnlab.io.atomic import write_whole
@@ -189,7 +190,7 @@ def _metadata(config: Config, notes: list[str]) -> dict[str, str]:
 
 def _size(config: Config) -> tuple[int, int]:
     data = config.data
-    if data.name in ("digits", "imagefolder"):
+    if DATA_SETS[data.name].is_square:
         return data.image_size, data.image_size
     if data.crop_size is None:
         raise ConfigError(f"images of {data.name} have no one size; give one: --size HxW")

@@ -6,8 +6,8 @@ from PIL import Image
 from test_detection import annotations
 
 from dcnlab.data.census import Census, warnings_of
-from dcnlab.data.detection.data_module import DetectionSplit
-from dcnlab.data.segmentation.data_module import SegmentationSplit
+from dcnlab.data.detection.split import DetectionSplit
+from dcnlab.data.segmentation.split import SegmentationSplit
 
 
 def labels(folder, values, size=(2, 5)):

@@ -11,7 +11,8 @@ from PIL import Image
 
 from dcnlab.data.labels import IGNORE, OUTSIDE
 from dcnlab.data.segmentation.cityscapes import VALUES, cityscapes_pairs
-from dcnlab.data.segmentation.data_module import SegmentationDataModule, SegmentationSplit
+from dcnlab.data.segmentation.data_module import SegmentationDataModule
+from dcnlab.data.segmentation.split import SegmentationSplit
 
 SAMPLE = Path(__file__).parents[2].parent / "shared/data/camvid_cityscapes"
 OFFICIAL = torchvision.datasets.Cityscapes.classes

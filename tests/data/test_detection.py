@@ -9,7 +9,9 @@ import torch
 from PIL import Image
 
 from dcnlab.data.detection.annotations import Annotations, strings
-from dcnlab.data.detection.data_module import DetectionDataModule, DetectionSplit, resized
+from dcnlab.data.detection.data_module import DetectionDataModule
+from dcnlab.data.detection.split import DetectionSplit
+from dcnlab.data.resize import resized
 
 SHARED = Path(__file__).parents[2].parent / "shared/data"
 CARDS = SHARED / "cards"

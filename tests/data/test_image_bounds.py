@@ -11,9 +11,10 @@ from PIL import Image
 
 from dcnlab.data.classification.image_folder import ImageFolderSplit
 from dcnlab.data.detection.annotations import Annotations, strings
-from dcnlab.data.detection.data_module import DetectionSplit
+from dcnlab.data.detection.split import DetectionSplit
 from dcnlab.data.labels import read_label
-from dcnlab.data.segmentation.data_module import SegmentationSplit, pad_collate
+from dcnlab.data.segmentation.padding import pad_collate
+from dcnlab.data.segmentation.split import SegmentationSplit
 from dcnlab.io import image_file, image_heads
 from dcnlab.io.errors import ConfigError, DataError
 from dcnlab.io.image_file import MOST_PIXELS, read_image

@@ -7,8 +7,8 @@ import pytest
 import torch
 from PIL import Image
 
+from dcnlab.data.classification.data_module import ImageFolderDataModule
 from dcnlab.data.classification.image_folder import ImageFolderSplit
-from dcnlab.data.module import ImageFolderDataModule
 
 FLOWERS = Path(__file__).parents[2].parent / "shared/data/flowers12"
 

@@ -3,8 +3,8 @@
 import pytest
 import torch
 
+from dcnlab.data.digits.data_module import DigitsDataModule
 from dcnlab.data.digits.scenes import Geometry
-from dcnlab.data.module import DigitsDataModule
 
 
 class FakeTrainer:

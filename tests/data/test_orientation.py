@@ -9,12 +9,13 @@ import pytest
 import torch
 from PIL import Image, ImageOps
 
+from dcnlab.data.classification.data_module import ImageFolderDataModule
 from dcnlab.data.classification.image_folder import ImageFolderSplit
 from dcnlab.data.detection.coco import read_coco
-from dcnlab.data.detection.data_module import DetectionDataModule, DetectionSplit
+from dcnlab.data.detection.data_module import DetectionDataModule
+from dcnlab.data.detection.split import DetectionSplit
 from dcnlab.data.detection.voc import read_voc
-from dcnlab.data.module import ImageFolderDataModule
-from dcnlab.data.segmentation.data_module import SegmentationSplit
+from dcnlab.data.segmentation.split import SegmentationSplit
 from dcnlab.io.image_file import image_size, read_image
 from dcnlab.io.orientation import Orientation
 

@@ -7,7 +7,10 @@ import pytest
 import torch
 from PIL import Image
 
-from dcnlab.data.segmentation.data_module import IGNORE, SegmentationDataModule, SegmentationSplit, pad_collate
+from dcnlab.data.labels import IGNORE
+from dcnlab.data.segmentation.data_module import SegmentationDataModule
+from dcnlab.data.segmentation.padding import pad_collate
+from dcnlab.data.segmentation.split import SegmentationSplit
 
 SHARED = Path(__file__).parents[2].parent / "shared/data"
 PLAIN = {"mean": (0, 0, 0), "std": (1, 1, 1)}

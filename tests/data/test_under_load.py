@@ -14,10 +14,10 @@ from PIL import Image
 from torch.utils.data import DataLoader, Dataset
 
 from dcnlab.data.classification.image_folder import ImageFolderSplit
-from dcnlab.data.detection import data_module
+from dcnlab.data.detection import split as detection_split
 from dcnlab.data.detection.annotations import Annotations, starts, strings
-from dcnlab.data.detection.data_module import DetectionSplit
-from dcnlab.data.segmentation.data_module import SegmentationSplit
+from dcnlab.data.detection.split import DetectionSplit
+from dcnlab.data.segmentation.split import SegmentationSplit
 
 IMAGES, BOXES = 118_287, 860_001
 """Of COCO's train2017."""
@@ -149,7 +149,7 @@ def growth(dataset):
 @pytest.mark.skipif(not MEASURED, reason="needs Linux's /proc/self/smaps_rollup")
 def test_loader_processes_do_not_copy_the_annotations(monkeypatch):
     monkeypatch.setattr(
-        data_module, "read_photograph", lambda path, height, width, *_: Image.new("RGB", (width, height))
+        detection_split, "read_photograph", lambda path, height, width, *_: Image.new("RGB", (width, height))
     )
     split = DetectionSplit(annotations(), shorter_side=16)
     held = sum(

@@ -8,7 +8,8 @@ import pytest
 import torchvision
 from PIL import Image
 
-from dcnlab.data.segmentation.data_module import SegmentationDataModule, SegmentationSplit
+from dcnlab.data.segmentation.data_module import SegmentationDataModule
+from dcnlab.data.segmentation.split import SegmentationSplit
 from dcnlab.data.segmentation.voc import read_voc_label, voc_pairs
 
 SAMPLE = Path(__file__).parents[2].parent / "shared/data/loader_samples/voc_seg"

@@ -11,8 +11,8 @@ from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
 from dcnlab.config.schema import OptimConfig
+from dcnlab.data.digits.data_module import DigitsDataModule
 from dcnlab.data.digits.scenes import Geometry
-from dcnlab.data.module import DigitsDataModule
 from dcnlab.tasks.classification import Classification, TopK
 
 

@@ -15,6 +15,7 @@ from dcnlab.ablations.tables.render import Block
 from dcnlab.config import packaged
 from dcnlab.config.keys import flatten
 from dcnlab.config.load import extends_chain, load_experiment
+from dcnlab.config.names import DATA_SETS
 from dcnlab.config.overrides import parse_override
 from dcnlab.config.schema import Config, DataConfig
 from dcnlab.config.validation import check_paths
@@ -38,8 +39,6 @@ PAPER = (
 
 _NOWHERE = "not-needed"
 """Stands for the data set's folder where an experiment states none: only its classes and image size are asked for."""
-_USUAL_SIZES = {"voc": (375, 500), "cityscapes": (1024, 2048), "camvid": (360, 480), "coco": (480, 640)}
-"""Height and width of most images of a data set."""
 _COCO_CLASSES = 80
 _PAPER_GPU = "Titan X (Maxwell)"
 
@@ -162,11 +161,12 @@ def _sizes(config: Config) -> tuple[tuple[int, int], tuple[int, int]]:
     from dcnlab.data.resize import resized
 
     data = config.data
-    if data.name in ("digits", "imagefolder"):
+    data_set = DATA_SETS[data.name]
+    if data_set.is_square:
         return (data.image_size, data.image_size), (data.image_size, data.image_size)
-    if data.name not in _USUAL_SIZES:
+    if data_set.usual_size is None:
         raise ConfigError(f"{config.name}: images of {data.name} have no usual size; give one: --size HxW")
-    height, width = _USUAL_SIZES[data.name]
+    height, width = data_set.usual_size
     shorter = data.shorter_side or min(height, width)
     return resized(height, width, shorter, data.longer_side or shorter * max(height, width)), (height, width)
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from dcnlab.config.names import DATA_SETS, networks_with
 from dcnlab.io.yaml_file import read_yaml
 
 LAYERS, DILATION, POOLING = "model.deform_layers", "model.dilation", "model.deform_pooling"
@@ -17,7 +18,7 @@ BACKBONE = "resnet101"
 """Of tables 1 to 4."""
 DEFORM_LAYERS = 3
 """Deformable layers of the paper's deformable networks, outside table 1."""
-POOLING_MODELS = ("faster_rcnn", "faster_rcnn_fpn", "rfcn")
+POOLING_MODELS = networks_with("deform_pooling")
 """Networks that pool RoIs."""
 
 Label = int | str
@@ -154,7 +155,7 @@ def counterpart(table: str, settings: Mapping[str, Any]) -> Counterpart | None:
     if found is None:
         return None
     name, split = _SPLITS.get(found.data, ("", ""))
-    protocol = settings["data.protocol"] or {"coco": "coco", "voc": "voc07"}.get(settings["data.name"], "voc")
+    protocol = settings["data.protocol"] or DATA_SETS[settings["data.name"]].protocol
     equal = {
         "data": settings["data.name"] == name and settings["data.test"] in (split, [split]),
         "backbone": settings["model.backbone.name"] == found.backbone,

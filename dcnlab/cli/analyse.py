@@ -1,0 +1,158 @@
+"""Commands that look into networks and data: complexity, dilation, robustness, visualize, data preview."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from dcnlab.cli import values
+from dcnlab.cli.output import Overrides, print_blocks, print_notes
+from dcnlab.config.validation import choose
+from dcnlab.io.text import say
+
+
+def count_cost(
+    words: Annotated[
+        list[str] | None, typer.Argument(metavar="[EXPERIMENT.yaml]... [KEY=VALUE]...", show_default=False)
+    ] = None,
+    size: Annotated[str | None, typer.Option(metavar="HxW", help="Image, pixels.", show_default="data's")] = None,
+    timed: Annotated[bool, typer.Option("--time/--no-time", help="Take forward times.")] = True,
+    device: Annotated[str | None, typer.Option(help="cpu or cuda", show_default="what there is")] = None,
+    repeats: Annotated[int, typer.Option(min=1, help="Passes that times are the median of.")] = 3,
+    form: Annotated[str, typer.Option("--format", help="rich, markdown, latex, csv or json")] = "rich",
+) -> None:
+    """Parameters, multiply-adds, forward and total time, plain and deformable, beside the paper's; needs no data.
+
+    Without an experiment: the ten networks of the paper's table 4.
+    """
+    from dcnlab.ablations.tables import render
+    from dcnlab.config.overrides import is_override
+
+    choose("--format", form, render.FORMATS)
+    if device is not None:
+        choose("--device", device, ("cpu", "cuda"))
+    from dcnlab.ablations.analysis import complexity, timing
+
+    pixels = values.size("--size", size)
+    experiments = [word for word in words or [] if not is_override(word)]
+    overrides = [word for word in words or [] if is_override(word)]
+    networks = complexity.assemble(
+        experiments or complexity.PAPER,
+        overrides,
+        pixels,
+        (device or timing.usual_device()) if timed else None,
+        repeats,
+        say=lambda line: say(line, sys.stderr, flush=True),
+    )
+    print_blocks(networks.rows, complexity.blocks(networks), form)
+    print_notes(networks.notes)
+
+
+def measure_dilation(
+    run: Annotated[str, typer.Argument(metavar="RUN")],
+    overrides: Overrides = None,
+    images: Annotated[int | None, typer.Option(min=1, help="Test images.", show_default="all")] = None,
+    areas: Annotated[str, typer.Option(help="Boxes' areas in pixels of the file, original, or resized")] = "original",
+    sides: Annotated[str, typer.Option(metavar="LOW,HIGH", help="Of the squares between small, medium, large")] = (
+        "96,224"
+    ),
+    form: Annotated[str, typer.Option("--format", help="rich, markdown, latex, csv or json")] = "rich",
+) -> None:
+    """Effective dilation by layer and object size, beside the paper's; also writes RUN/dilation.json."""
+    from dcnlab.ablations.tables import render
+    from dcnlab.training import run_folder
+
+    choose("--format", form, render.FORMATS)
+    folder = run_folder.find(run)
+    from dcnlab.ablations.analysis import effective_dilation
+
+    limits = values.sides("--sides", sides)
+    measured = effective_dilation.measure(folder, overrides or [], images, areas, limits)
+    rows, blocks = effective_dilation.table(measured)
+    print_blocks(rows, blocks, form)
+    print_notes(measured.notes)
+
+
+def measure_robustness(
+    words: Annotated[list[str], typer.Argument(metavar="SWEEP.yaml | RUN... [KEY=VALUE]...", show_default=False)],
+    runs: Annotated[list[Path] | None, typer.Option("--runs", metavar="DIR...", show_default="runs")] = None,
+    angles: Annotated[str, typer.Option(help="Rotations, degrees.")] = "0,15,30,45,60,90,120,150,180",
+    scales: Annotated[str, typer.Option(help="Magnifications.")] = "0.5,0.6,0.75,1,1.25,1.5,2",
+    out: Annotated[Path | None, typer.Option(metavar="DIR", help="Folder for robustness.json and .png.")] = None,
+    form: Annotated[str, typer.Option("--format", help="rich, markdown, latex, csv or json")] = "rich",
+) -> None:
+    """Accuracy of finished classifiers on test images rotated and scaled; keeps it in each run folder."""
+    from dcnlab.ablations.tables import render
+    from dcnlab.config.overrides import is_override
+
+    choose("--format", form, render.FORMATS)
+    from dcnlab.ablations.analysis import robustness
+    from dcnlab.io.atomic import write_whole
+
+    names = [word for word in words if not is_override(word) or Path(word).is_dir()]
+    curves = robustness.assemble(
+        names,
+        runs or [Path("runs")],
+        values.numbers("--angles", angles, -360, 360),
+        values.numbers("--scales", scales, 0.1, 10),
+        [word for word in words if word not in names],
+        say=lambda line: say(line, sys.stderr, flush=True),
+    )
+    print_blocks(curves.rows, robustness.blocks(curves), form)
+    if out is not None:
+        out.mkdir(parents=True, exist_ok=True)
+        write_whole(out / robustness.FILE, render.render(curves.rows, [], "json") + "\n")
+        write_whole(out / robustness.FIGURE, robustness.draw(curves))
+    print_notes(curves.notes)
+
+
+def visualize(
+    run: Annotated[str, typer.Argument(metavar="RUN")],
+    image: Annotated[str, typer.Argument(metavar="IMAGE", help="A file, or test:N of the run's test split, from 0")],
+    overrides: Overrides = None,
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FIGURE", help="PNG, PDF or SVG by its ending.", show_default="RUN/figures/IMAGE-KIND.png"
+        ),
+    ] = None,
+    kind: Annotated[str, typer.Option(help="sampling, rois, offsets, dilation or all")] = "sampling",
+    at: Annotated[
+        list[str] | None,
+        typer.Option(metavar="X,Y", help="Units to look from, pixels of the file.", show_default="on objects and off"),
+    ] = None,
+    layers: Annotated[int, typer.Option(metavar="N", help="The last N stacked deformable layers.")] = 3,
+    score: Annotated[float, typer.Option(help="Least score of detections and RoIs.")] = 0.5,
+) -> None:
+    """Draw sampling points, shifted RoI bins, offsets or effective dilation over an image; prints the files."""
+    from dcnlab.training import run_folder
+
+    folder = run_folder.find(run)
+    from dcnlab.ablations.analysis import figures
+
+    drawn = figures.draw(folder, image, out, kind, at or [], layers, score, overrides or [])
+    print_notes(drawn.notes)
+    for path in drawn.paths:
+        say(path)
+
+
+def write_preview(
+    out: Annotated[Path, typer.Option(help="The PNG to write.")] = Path("preview.png"),
+    split: Annotated[str, typer.Option(help="train, val or test")] = "train",
+    task: Annotated[str, typer.Option(help="classification, detection or segmentation")] = "classification",
+    rows: Annotated[int, typer.Option(min=1)] = 4,
+    columns: Annotated[int, typer.Option(min=1)] = 8,
+) -> None:
+    """Write a contact sheet of the embedded data set."""
+    choose("--split", split, ("train", "val", "test"))
+    choose("--task", task, ("classification", "detection", "segmentation"))
+    from dcnlab.data.digits.preview import contact_sheet
+    from dcnlab.data.digits.scenes import DigitScenes
+
+    scenes = DigitScenes(split, digits=1 if task == "classification" else 4)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    out.touch()  # its error names the path, which that of the PNG's writer does not
+    say(contact_sheet(scenes, scenes.classes, out, rows, columns))

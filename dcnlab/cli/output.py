@@ -1,0 +1,37 @@
+"""Output of commands, and the overrides that many of them take."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from typing import Annotated, Any
+
+import typer
+
+from dcnlab.io.text import say
+
+Overrides = Annotated[list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", show_default=False)]
+
+
+def print_once(text: object) -> None:
+    """Print lines on rank 0 only."""
+    from dcnlab.training.distributed.rank import is_rank_0
+
+    if is_rank_0():
+        say(text, block=True)
+
+
+def print_notes(notes: Sequence[str]) -> None:
+    """Print notes on a result, to standard error."""
+    for note in notes:
+        say(f"note: {note}", file=sys.stderr)
+
+
+def print_blocks(rows: Any, blocks: Any, form: str) -> None:
+    """Print a table in the form that `--format` names, see `dcnlab.ablations.tables.render`."""
+    from dcnlab.ablations.tables import render
+
+    if form == "rich":
+        render.show(blocks)
+    else:
+        say(render.render(rows, blocks, form), block=True)

@@ -1,0 +1,64 @@
+"""ImageFolderDataModule: three splits of any folder of images in a folder for each class."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from dcnlab.data.classification.image_folder import IMAGENET_MEAN, IMAGENET_STD, ImageFolderSplit
+from dcnlab.data.module import SplitsDataModule
+from dcnlab.io.errors import DataError
+from dcnlab.io.orientation import Orientation
+
+
+class ImageFolderDataModule(SplitsDataModule):
+    """Any folder laid out as root/SPLIT/CLASS/IMAGE.
+
+    Args:
+        root: folder of the split folders.
+        train: folder of the training images.
+        val: folder of the validation images; null holds every tenth image of each class out of the training folder.
+        test: folder of the test images.
+        classes: class folders in the order of their labels; null takes the training folder's, by name.
+        image_size: height and width of the network's input, pixels.
+        batch_size: images a process loads at a time.
+        workers: loader processes.
+        seed: of the training order and the augmentation.
+        mean: of red, green and blue, in 0..1.
+        std: likewise.
+        exif: auto and ignore take images as stored, as torchvision's ImageFolder does, auto with a warning at the first
+            one that has an EXIF orientation; apply turns them upright.
+
+    Raises:
+        DataError: a folder is missing or empty, or classes differ between splits; one line that says what and where.
+    """
+
+    def __init__(
+        self,
+        root: str | Path,
+        train: str = "train",
+        val: str | None = None,
+        test: str = "test",
+        classes: Sequence[str] | None = None,
+        image_size: int = 224,
+        batch_size: int = 64,
+        workers: int = 0,
+        seed: int = 0,
+        mean: Sequence[float] = IMAGENET_MEAN,
+        std: Sequence[float] = IMAGENET_STD,
+        exif: str = "auto",
+    ) -> None:
+        common: dict[str, Any] = {"classes": classes, "image_size": image_size, "mean": mean, "std": std}
+        common["orientation"] = Orientation(exif, upright=False)
+        training = ImageFolderSplit(root, train, holdout=val is None, augment=True, seed=seed, **common)
+        validation = ImageFolderSplit(root, val, train, **common)
+        testing = ImageFolderSplit(root, test, **common)
+        for split in (validation, testing):
+            if split.classes != training.classes:
+                differing = sorted(set(split.classes) ^ set(training.classes))
+                raise DataError(
+                    f"{Path(root)} has other classes in {test if split is testing else val} than in {train}: "
+                    f"{', '.join(differing)} in one of the two alone; data.classes chooses those to use"
+                )
+        super().__init__(training, validation, testing, training.classes, batch_size, workers, seed)

@@ -1,0 +1,68 @@
+"""DigitsDataModule: three splits of scenes made of the embedded digits."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from torch.utils.data import Dataset
+
+from dcnlab.data.digits.scenes import DigitClassification, DigitDetection, DigitScenes, DigitSegmentation, Geometry
+from dcnlab.data.module import SplitsDataModule, collate_lists
+from dcnlab.io.errors import DataError
+
+
+class DigitsDataModule(SplitsDataModule):
+    """The embedded digits; every training pass shows its digits in new poses.
+
+    The scenes do not follow the seed, so that runs with different seeds train on and are scored on the same ones.
+
+    Args:
+        geometry: how digits are laid on the canvas.
+        train: split names, of train, val and test.
+        val: likewise; null scores none during training.
+        test: likewise.
+        classes: digits to tell apart, in the order of their labels; null takes all ten.
+        train_length: scenes in a pass over the training split; null is one a digit.
+        test_length: scenes to score; null is one a digit.
+        batch_size: scenes a process loads at a time.
+        workers: loader processes.
+        seed: of the training order.
+        task: classification, of scenes of one digit, segmentation or detection.
+        digits: the most digits in a scene, for tasks other than classification.
+    """
+
+    def __init__(
+        self,
+        geometry: Geometry | None = None,
+        train: str = "train",
+        val: str | None = "val",
+        test: str = "test",
+        classes: Sequence[str] | None = None,
+        train_length: int | None = None,
+        test_length: int | None = None,
+        batch_size: int = 64,
+        workers: int = 0,
+        seed: int = 0,
+        task: str = "classification",
+        digits: int = 4,
+    ) -> None:
+        views: dict[str, Callable[[DigitScenes], Dataset[Any]]] = {
+            "classification": DigitClassification,
+            "segmentation": DigitSegmentation,
+            "detection": DigitDetection,
+        }
+        if task not in views:
+            raise DataError(f"task is {task!r}; the embedded digits are made for {', '.join(views)}")
+        view, most = views[task], 1 if task == "classification" else digits
+        training = DigitScenes(train, geometry, train_length, most, classes)
+        super().__init__(
+            view(training),
+            None if val is None else view(DigitScenes(val, geometry, None, most, classes)),
+            view(DigitScenes(test, geometry, test_length, most, classes)),
+            ["background", *training.classes] if task == "segmentation" else training.classes,
+            batch_size,
+            workers,
+            seed,
+            collate_lists if task == "detection" else None,
+        )

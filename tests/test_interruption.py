@@ -194,11 +194,11 @@ def test_a_job_whose_command_would_begin_a_new_run_stays_out_of_the_queue(monkey
     monkeypatch.delenv("DCNLAB_PARENT", raising=False)
     monkeypatch.setenv("PATH", "")
     with caplog.at_level("INFO", "dcnlab"):
-        slurm_requeue.requeue(comes_back=False, got_on=True)
-        slurm_requeue.requeue(comes_back=True, got_on=False)
-        slurm_requeue.requeue(comes_back=True, got_on=True)
+        slurm_requeue.requeue(same_command_resumes=False, progressed=True)
+        slurm_requeue.requeue(same_command_resumes=True, progressed=False)
+        slurm_requeue.requeue(same_command_resumes=True, progressed=True)
         monkeypatch.setenv("DCNLAB_PARENT", "1")  # the job is the sweep's
-        slurm_requeue.requeue(comes_back=True, got_on=True)
+        slurm_requeue.requeue(same_command_resumes=True, progressed=True)
     assert [record.getMessage() for record in caplog.records] == [
         "SLURM job 12 is not put back into the queue: it would begin a new run; state its name by id=NAME",
         "SLURM job 12 is not put back into the queue: it saved nothing new; give it more time (sbatch --time)",

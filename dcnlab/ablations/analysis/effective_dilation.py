@@ -17,7 +17,6 @@ from torch import Tensor
 from dcnlab.ablations.analysis.tracing import DeformedLayer, observe_image
 from dcnlab.ablations.tables import render
 from dcnlab.ablations.tables.render import Block
-from dcnlab.config import values as options
 from dcnlab.config.schema import Config
 from dcnlab.config.validation import choose
 from dcnlab.data.digits.scenes import DigitDetection
@@ -207,15 +206,3 @@ def table(found: Dilation) -> tuple[list[dict[str, Any]], list[Block]]:
         f"{low}x{low}, large above {high}x{high} {found.areas} pixels"
     )
     return rows, [Block(caption, header, lines)]
-
-
-def parse_sides(text: str) -> tuple[float, float]:
-    """Two sides from LOW,HIGH.
-
-    Raises:
-        ConfigError: it is not of that form.
-    """
-    found = options.numbers("--sides", text, 1, 100_000)
-    if len(found) != 2:
-        raise ConfigError(f"--sides is {text!r}; it must be LOW,HIGH, two numbers of pixels such as 96,224")
-    return found[0], found[1]

@@ -229,7 +229,7 @@ def test_no_flipped_bit_is_trained_from_and_the_checkpoint_before_is_taken(run, 
         content[places.randrange(len(whole))] ^= 1 << places.randrange(8)
         (RunFolder(run).checkpoint).write_bytes(content)
         caplog.clear()
-        path, kept = checkpoint_file.newest(run)
+        path, kept = checkpoint_file.newest(RunFolder(run))
         expected = weights if path == RunFolder(run).checkpoint else before
         older += expected is before
         assert kept["global_step"] == expected["global_step"]

@@ -30,7 +30,8 @@ from torch.nn import functional
 from torchvision.transforms import v2
 
 from dcnlab.config.load import load_experiment
-from dcnlab.training import assembly
+from dcnlab.training.build_data import data_module
+from dcnlab.training.build_network import task_module
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 SETS = {"waiting": "camvid", "decode": "voc100/VOCdevkit/VOC2012"}
@@ -49,7 +50,7 @@ _BOX = (
 def ours(root: str, split: str) -> Any:
     """Our training split, items by (pass, index)."""
     words = [f"data.root={root}", f"data.train={split}", f"data.test={split}", "data.workers=0"]
-    return assembly.data_module(load_experiment("detection/rfcn_voc", words)).train
+    return data_module(load_experiment("detection/rfcn_voc", words)).train
 
 
 def peer(root: Path, split: str) -> Any:
@@ -102,8 +103,8 @@ def waiting(root: Path, workers: int | None, steps: int, device: str, limit: flo
     words = [f"data.root={root}", "model.backbone.name=resnet18", "model.backbone.weights=none", "data.batch_size=2"]
     words += [] if workers is None else [f"data.workers={workers}"]
     config = load_experiment("segmentation/deeplab_camvid", words)
-    data = assembly.data_module(config)
-    network = assembly.task_module(config, data.classes).model.to(device)
+    data = data_module(config)
+    network = task_module(config, data.classes).model.to(device)
     data.trainer = type("Alone", (), {"global_rank": 0, "world_size": 1, "accumulate_grad_batches": 1})()
     batches = _endless(data.train_dataloader())
     waited, begun, end, done = 0.0, time.perf_counter(), time.perf_counter() + limit, 0

@@ -29,7 +29,7 @@ from dcnlab.metrics.coco_ap import coco_ap
 from dcnlab.models.balanced_sample import balanced_sample
 from dcnlab.surgery import deform
 from dcnlab.tasks.optim import optimizer_and_schedule
-from dcnlab.training import assembly
+from dcnlab.training.build_network import task_module
 
 Work = Callable[[], object]
 
@@ -113,7 +113,7 @@ def layer_forward() -> Work:
 def configured_classifier(deform_layers: int) -> Any:
     """The quickstart's LightningModule."""
     config = load_experiment("classification/quickstart", [f"model.deform_layers={deform_layers}"])
-    return assembly.task_module(config, [str(digit) for digit in range(10)])
+    return task_module(config, [str(digit) for digit in range(10)])
 
 
 def training_step() -> Work:

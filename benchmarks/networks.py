@@ -30,7 +30,7 @@ from dcnlab.data.segmentation.voc import CLASSES
 from dcnlab.models.detector import Detector
 from dcnlab.nn import DeformConv2d
 from dcnlab.tasks.optim import optimizer_and_schedule
-from dcnlab.training import assembly
+from dcnlab.training.build_network import task_module
 
 KINDS = ("plain", "ours", "torchvision")
 EXPERIMENTS = {"deeplab": "segmentation/deeplab_voc", "rfcn": "detection/rfcn_voc"}
@@ -55,7 +55,7 @@ def build(name: str, kind: str, backbone: str, device: str) -> nn.Module:
         words += ["model.deform_layers=3", f"model.deform_pooling={str(name == 'rfcn').lower()}"]
     config = load_experiment(EXPERIMENTS[name], words)
     torch.manual_seed(0)
-    task: Any = assembly.task_module(config, list(VOC_CLASSES if name == "rfcn" else CLASSES))
+    task: Any = task_module(config, list(VOC_CLASSES if name == "rfcn" else CLASSES))
     for module in task.model.modules():
         if isinstance(module, DeformConv2d) and module.offset_conv.bias is not None:
             nn.init.normal_(module.offset_conv.bias, std=OFFSET_PIXELS)

@@ -18,6 +18,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+from dcnlab.training.run_folder import RunFolder
+
 HERE = Path(__file__).resolve().parent.parent
 KEPT = ("config.yaml", "results.json", "dilation.json", "robustness.json")
 BLOCK = re.compile(r"(<!-- \$ (?P<command>.+?) -->\n).*?(?P<end><!-- end -->)", re.DOTALL)
@@ -31,7 +33,7 @@ def keep(folders: list[Path]) -> list[Path]:
 
     kept = []
     for folder in run_folder.discover(folders):
-        found = run_folder.read_results(folder)
+        found = RunFolder(folder).read_results()
         if found is None or found["status"] != "finished":
             continue
         target = HERE / "results" / folder.parent.name / folder.name

@@ -24,7 +24,7 @@ def fit(
 
     config = load_experiment(experiment, args or [])  # before the seconds that torch takes to import
     check_paths(config)
-    from dcnlab.training import experiment as training
+    from dcnlab.training import run as training
 
     print_once(visible(training.fit(config)))
 
@@ -39,7 +39,7 @@ def evaluate(
 
     choose("--format", form, ("text", "json"))
     folder = run_folder.find(run)
-    from dcnlab.training import experiment as training
+    from dcnlab.training import run as training
 
     metrics = training.evaluate(folder, overrides or [])
     lines = [f"{visible(key)} {value:.2f}" for key, value in metrics.items()]
@@ -56,7 +56,7 @@ def resume(run: Annotated[str, typer.Argument(metavar="RUN")], overrides: Overri
     from dcnlab.training import run_folder
 
     folder = run_folder.find(run)
-    from dcnlab.training import experiment as training
+    from dcnlab.training import run as training
 
     print_once(visible(training.resume(folder, overrides or [])))
 

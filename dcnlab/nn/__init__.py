@@ -1,4 +1,4 @@
-"""Layers that learn their offsets."""
+"""Layers with learned sampling locations."""
 
 from dcnlab.nn.active_conv2d import ActiveConv2d
 from dcnlab.nn.deform_conv2d import DeformConv2d

@@ -1,4 +1,4 @@
-"""Active convolution: a filter that learns its shape, one for all images and places."""
+"""Active convolution: learned offsets, the same for all images and output pixels."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from dcnlab.nn.moved_taps import arguments, check_offset_groups, convolve, outpu
 class ActiveConv2d(nn.Conv2d):
     """A 2d convolution whose taps move by offsets learned for the layer (Jeon and Kim 2017, "Active Convolution").
 
-    Unlike those of :class:`dcnlab.nn.DeformConv2d`, the offsets are parameters: the same for every image and at every
-    place. It is what a deformable convolution is when the weight of its offset convolution stays zero, `offset` being
-    that convolution's bias (paper, section 3, "Active convolution"). It is a :class:`torch.nn.Conv2d` in everything
+    Unlike those of :class:`dcnlab.nn.DeformConv2d`, the offsets are parameters: the same for every image and every
+    output pixel. It is what a deformable convolution is when the weight of its offset convolution stays zero, `offset`
+    being that convolution's bias (paper, section 3, "Active convolution"). It is a :class:`torch.nn.Conv2d` in all
     else, and a fresh layer computes what the plain convolution computes. Bilinear interpolation has a kink at whole
     pixels, where a fresh layer's taps are; the gradient there is the right-hand one, as in the authors' code.
 
@@ -40,7 +40,7 @@ class ActiveConv2d(nn.Conv2d):
     """
 
     # A plain convolution with a larger kernel computes the same: each weight spread over the four taps around its
-    # place. Its size would depend on the offsets' values: a wait for the GPU in each forward pass, a compilation for
+    # location. Its size would depend on the offsets' values: a wait for the GPU in each forward pass, a compilation for
     # each size, and memory that a far tap blows up. Hence the deformable operator, with the offsets repeated.
 
     def __init__(
@@ -102,5 +102,5 @@ class ActiveConv2d(nn.Conv2d):
         return convolve(self, input, *self.offsets(input))
 
     def extra_repr(self) -> str:
-        """What Conv2d says of itself, and the offset groups where there are several."""
+        """Conv2d's text, and the offset groups where there are several."""
         return super().extra_repr() + (f", offset_groups={self.offset_groups}" if self.offset_groups != 1 else "")

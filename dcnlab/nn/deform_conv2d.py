@@ -1,4 +1,4 @@
-"""A convolution that learns where to look."""
+"""Deformable convolution: offsets predicted from the input for every output pixel."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from dcnlab.nn.offset_branch import OffsetBranch, zero
 
 
 class DeformConv2d(nn.Conv2d):
-    """A 2d convolution whose sampling points move by offsets learned from the same input (paper, section 2.1).
+    """A 2d convolution whose sampling locations move by offsets learned from the same input (paper, section 2.1).
 
     It is a :class:`torch.nn.Conv2d` in everything else: arguments, parameters `weight` and `bias`, initialisation. The
     offsets come from `offset_conv`, a convolution of the same kernel, stride, padding and dilation that starts at zero,
@@ -33,8 +33,8 @@ class DeformConv2d(nn.Conv2d):
         in_channels, out_channels, kernel_size, stride, padding, dilation, groups, bias, padding_mode, device, dtype: as
             in torch.nn.Conv2d.
         offset_groups: groups of input channels, each with offsets of its own (the authors' "deformable groups").
-        modulated: learn a factor between 0 and 2 for each sampling point too (deformable convolution version 2). It is
-            twice a sigmoid, hence 1 at the start; the version 2 paper's plain sigmoid starts at one half.
+        modulated: learn a factor between 0 and 2 for each sampling location too (deformable convolution version 2). It
+            is twice a sigmoid, hence 1 at the start; the version 2 paper's plain sigmoid starts at one half.
 
     Shape:
         input (N, in_channels, H, W), batched always, output (N, out_channels, Ho, Wo) as in torch.nn.Conv2d; offsets
@@ -116,11 +116,11 @@ class DeformConv2d(nn.Conv2d):
         return offset, 2 * logits.sigmoid()
 
     def forward(self, input: Tensor) -> Tensor:
-        """Convolve (N, in_channels, H, W) at the learned sampling points."""
+        """Convolve (N, in_channels, H, W) at the learned sampling locations."""
         return convolve(self, input, *self.offsets(input))
 
     def extra_repr(self) -> str:
-        """What Conv2d says of itself, and the offsets' kind where it is not the default."""
+        """Conv2d's text, and the kind of offsets where it is not the default."""
         text = super().extra_repr()
         if self.offset_groups != 1:
             text += f", offset_groups={self.offset_groups}"

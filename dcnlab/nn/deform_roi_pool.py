@@ -1,4 +1,4 @@
-"""RoI poolings that learn where their bins look (paper, section 2.2)."""
+"""Deformable RoI poolings: learned offsets for each bin (paper, section 2.2)."""
 
 from __future__ import annotations
 
@@ -60,13 +60,13 @@ class DeformRoIPool(nn.Module):
         """Predict each bin's offset.
 
         Returns:
-            (R, 2, output_size, output_size), x before y, as a share of the box's width and height before gamma.
+            (R, 2, output_size, output_size), x before y, as a fraction of the box's width and height before gamma.
         """
         pooled = self._pool(features, boxes, None)
         return self.offset_fc(pooled.flatten(1)).view(-1, 2, self.output_size, self.output_size)
 
     def forward(self, features: Tensor, boxes: Boxes) -> Tensor:
-        """Pool (N, channels, H, W) at the bins' learned places."""
+        """Pool (N, channels, H, W) at the bins' learned locations."""
         return self._pool(features, boxes, self.offsets(features, boxes))
 
     def extra_repr(self) -> str:
@@ -143,14 +143,14 @@ class DeformPSRoIPool(nn.Module):
         """Predict each bin's offset, for each class.
 
         Returns:
-            (R, 2 * classes, output_size, output_size), x before y, as a share of the box's size before gamma.
+            (R, 2 * classes, output_size, output_size), x before y, as a fraction of the box's size before gamma.
         """
         maps = self.offset_conv(features)
         with autocast.off(maps.device.type):  # it would pool the maps in its own dtype
             return self._pool(maps, boxes, None)
 
     def forward(self, features: Tensor, score_maps: Tensor, boxes: Boxes) -> Tensor:
-        """Pool the score maps at the bins' places that the features tell."""
+        """Pool the score maps at the bins' locations, which come from the features."""
         return self._pool(score_maps, boxes, self.offsets(features, boxes))
 
     def extra_repr(self) -> str:

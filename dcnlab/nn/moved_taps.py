@@ -1,4 +1,4 @@
-"""What the convolutions whose taps move have in common, wherever their offsets come from."""
+"""Helpers of deformable and active convolutions: arguments, output size, the convolution itself."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from dcnlab.ops import deform_conv2d
 
 
 def check_offset_groups(offset_groups: int, in_channels: int) -> None:
-    """Check that the input channels fall into so many groups.
+    """Check that the number of offset groups divides that of input channels.
 
     Raises:
         ValueError: they do not.
@@ -38,7 +38,7 @@ def arguments(conv: nn.Conv2d) -> dict[str, Any]:
 
 
 def output_size(conv: nn.Conv2d, input: Tensor) -> tuple[int, int]:
-    """Height and width of what a convolution makes of an input (N, C, H, W)."""
+    """Height and width of a convolution's output for an input (N, C, H, W)."""
     left, right, top, bottom = conv._reversed_padding_repeated_twice
     height, width = (
         (size + pad - d * (k - 1) - 1) // s + 1
@@ -56,7 +56,7 @@ def convolve(conv: nn.Conv2d, input: Tensor, offset: Tensor, mask: Tensor | None
         conv: its weight, bias, stride, padding of any mode, and dilation.
         input: (N, C, H, W).
         offset: (N, 2 * offset_groups * kh * kw, Ho, Wo), y before x, in pixels of the input.
-        mask: (N, offset_groups * kh * kw, Ho, Wo), a factor for each sampling point.
+        mask: (N, offset_groups * kh * kw, Ho, Wo), a factor for each sampling location.
 
     Returns:
         (N, out_channels, Ho, Wo).

@@ -1,4 +1,4 @@
-"""The layers that predict offsets: they start at zero, keep it in initialisation loops, and compute in full precision.
+"""Layers that predict offsets: zero at the start, skipped by initialisation loops, never under autocast.
 
 Neither is an nn.Conv2d or nn.Linear, nor has either word in its class's name. So a loop that draws the weights of all
 convolutions or linear layers, by class or by name, passes them over; one that calls `reset_parameters` zeroes them.

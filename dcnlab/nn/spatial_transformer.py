@@ -1,4 +1,4 @@
-"""Spatial transformer: the whole image is resampled by an affine map that is read from it."""
+"""Spatial transformer: resamples the whole image by an affine map predicted from it."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ SMALLEST = 4 * (GRID - 1) + 1
 
 
 class CellMeans(nn.Module):
-    """Means of a map over 4x4 cells, so that what is read from them is told where it is.
+    """Means of a map over 4x4 cells, which keep the position of features.
 
-    torch's adaptive pooling says the same, but has no repeatable gradient on a GPU.
+    torch's adaptive pooling computes the same, but its gradient on a GPU is not repeatable.
     """
 
     def forward(self, features: Tensor) -> Tensor:
@@ -83,8 +83,9 @@ class SpatialTransformer(nn.Module):
         """Read the affine maps from images.
 
         Returns:
-            (N, 2, 3), float64, from a place of the output, (x, y, 1) with both between -1 and 1 from edge to edge of
-            the image, to the place of the input, (x, y), that it shows: torch's affine_grid without align_corners.
+            (N, 2, 3), float64, from a location of the output, (x, y, 1) with both between -1 and 1 from edge to edge
+            of the image, to the location of the input, (x, y), that it shows, as torch's affine_grid without
+            align_corners.
         """
         departure = self._departure(images)
         return departure + torch.eye(2, 3, device=departure.device, dtype=departure.dtype)
@@ -97,8 +98,8 @@ class SpatialTransformer(nn.Module):
             (2 * torch.arange(size, device=departure.device, dtype=departure.dtype) + 1) / size - 1
             for size in (height, width)
         )
-        by_x, by_y, shift = departure[..., None, None].unbind(dim=2)
-        moved_x, moved_y = (by_x * x + by_y * y[:, None] + shift).unbind(dim=1)
+        by_x, by_y, translation = departure[..., None, None].unbind(dim=2)
+        moved_x, moved_y = (by_x * x + by_y * y[:, None] + translation).unbind(dim=1)
         # From the edges' -1 and 1 to pixels; the operator has y before x.
         offset = torch.stack([moved_y * height / 2, moved_x * width / 2], dim=1)
         channels = images.shape[1]

@@ -1,4 +1,4 @@
-"""A forward pass on shapes alone that leaves no trace: in the model, the random generators, logs or warnings."""
+"""A forward pass on shapes alone, without side effects on the model, random generators, logs or warnings."""
 
 from __future__ import annotations
 

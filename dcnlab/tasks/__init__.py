@@ -1,1 +1,1 @@
-"""LightningModules: what a network is trained and scored for."""
+"""Tasks: LightningModules that train and score a network."""

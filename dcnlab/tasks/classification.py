@@ -1,4 +1,4 @@
-"""Image classification: cross entropy to learn, accuracy to score."""
+"""Image classification: trained by cross entropy, scored by accuracy."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from dcnlab.tasks.step_means import StepMeans
 
 
 class TopK(MulticlassAccuracy):
-    """Percentage of the images whose class is among the k highest logits; exact over any number of processes.
+    """Percentage of the images whose class is among the k highest logits; exact over any number of ranks.
 
     Args:
         classes: number of classes.
@@ -29,7 +29,7 @@ class TopK(MulticlassAccuracy):
         super().__init__(num_classes=classes, top_k=k, average="micro", validate_args=False)
 
     def compute(self) -> Tensor:
-        """Divide the counts, summed over all processes, once."""
+        """Divide the counts, summed over all ranks, once."""
         return 100 * super().compute()
 
 
@@ -43,8 +43,8 @@ class Classification(LightningModule):
         model: images (N, 3, H, W) to logits (N, number of classes).
         classes: class names in the order of their labels.
         optim: rates, decay and schedule.
-        test: how far test images are turned and magnified; null leaves them as they are.
-        background: what then comes into them from outside, in the network's input.
+        test: by how much test images are rotated and scaled; None leaves them as they are.
+        background: value of the pixels that come into them from outside, in the network's input.
     """
 
     def __init__(
@@ -72,23 +72,23 @@ class Classification(LightningModule):
         images, labels = batch
         logits = self(images)
         loss = cross_entropy(logits, labels, label_smoothing=self.optim.label_smoothing)
-        right = (logits.argmax(1) == labels).float().mean()
-        self.step_means.add({"train/loss": loss, "train/top1": 100 * right})
+        correct = (logits.argmax(1) == labels).float().mean()
+        self.step_means.add({"train/loss": loss, "train/top1": 100 * correct})
         return loss
 
     def on_before_optimizer_step(self, optimizer: Any) -> None:
-        """Log the step's figures."""
+        """Log the step's metrics."""
         self.log_dict(self.step_means.take(self.trainer))
 
     def validation_step(self, batch: tuple[Tensor, Tensor], index: int) -> None:
-        """Count a batch's hits."""
+        """Count the correct images of a batch."""
         self._score(self.val_scores, batch)
 
     def test_step(self, batch: tuple[Tensor, Tensor], index: int) -> None:
-        """Count a batch's hits."""
+        """Count the correct images of a batch."""
         images, labels = batch
-        seen = turn(images, self.test.rotation, self.test.magnification, self.background)
-        self._score(self.test_scores, (seen, labels))
+        rotated = turn(images, self.test.rotation, self.test.magnification, self.background)
+        self._score(self.test_scores, (rotated, labels))
 
     def _score(self, scores: MetricCollection, batch: tuple[Tensor, Tensor]) -> None:
         images, labels = batch

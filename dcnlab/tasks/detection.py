@@ -1,4 +1,4 @@
-"""Object detection: the detectors' own losses to learn, average precision of the whole split to score."""
+"""Object detection: trained by the detector's losses, scored by average precision of the whole split."""
 
 from __future__ import annotations
 
@@ -37,9 +37,9 @@ class Detection(LightningModule):
         optim: rates, decay and schedule.
         test: sizes, mirroring and averaging of the test, and how many pictures are drawn.
         longer_side: images of `test.shorter_sides` grow no longer than this, pixels.
-        mean: that images were normalised with, for pictures.
+        mean: of the images' normalisation, for pictures.
         std: likewise.
-        seed: of the anchors and proposals that are drawn for the losses.
+        seed: for the anchors and proposals that the losses sample.
     """
 
     def __init__(
@@ -59,21 +59,20 @@ class Detection(LightningModule):
         self.optim, self.testing, self.longer_side = optim, test, longer_side
         self.mean, self.std, self.seed = mean, std, seed
         self.step_means = StepMeans()
-        self.found: dict[int, dict[str, Tensor]] = {}
+        self._by_image: dict[int, dict[str, Tensor]] = {}
         self.detections: list[dict[str, Any]] = []
         self.pictures: list[Image] = []
         self.metrics_over: dict[str, list[str]] = {}
-        """After a test: which classes its means are over, and which they leave out."""
+        """After a test: the classes that its means include, and those that they leave out."""
 
     def forward(self, images: Sequence[Tensor]) -> Any:
         """Detections of images (3, h, w), as the model gives them."""
         return self.model(list(images))
 
     def training_step(self, batch: Batch, index: int) -> Tensor:
-        """The sum of the model's losses; what is drawn for them is a function of seed, pass and image alone."""
+        """The sum of the model's losses; their samples depend on seed, epoch and image alone."""
         images, targets = batch
-        turn = self.current_epoch
-        seeds = [mix(self.seed, turn, int(target["image_id"])) for target in targets]
+        seeds = [mix(self.seed, self.current_epoch, int(target["image_id"])) for target in targets]
         seeded = [{**target, "seed": seed} for target, seed in zip(targets, seeds, strict=True)]
         losses = self.model(images, seeded)
         loss = torch.stack(list(losses.values())).sum()
@@ -81,16 +80,16 @@ class Detection(LightningModule):
         return loss
 
     def on_before_optimizer_step(self, optimizer: Any) -> None:
-        """Log the step's figures."""
+        """Log the step's metrics."""
         self.log_dict(self.step_means.take(self.trainer))
 
     def validation_step(self, batch: Batch, index: int) -> None:
         """Detect in a batch of images, at their one size."""
-        for found, target, image in zip(self.model(batch[0]), batch[1], batch[0], strict=True):
-            self._keep(found, target, image)
+        for detections, target, image in zip(self.model(batch[0]), batch[1], batch[0], strict=True):
+            self._keep(detections, target, image)
 
     def on_validation_epoch_end(self) -> None:
-        """Score the split, gathered from all processes."""
+        """Score the split, gathered from all ranks."""
         self._score("val", self.trainer.datamodule.val.ground_truth)  # type: ignore[attr-defined]
 
     def test_step(self, batch: Batch, index: int) -> None:
@@ -98,33 +97,33 @@ class Detection(LightningModule):
         options = self.testing
         for image, target in zip(*batch, strict=True):
             sides, rounds = options.shorter_sides, options.box_rounds
-            found = detect(self.model, image, sides, self.longer_side, options.flip, rounds)
-            self._keep(found, target, image)
+            detections = detect(self.model, image, sides, self.longer_side, options.flip, rounds)
+            self._keep(detections, target, image)
             if len(self.pictures) < options.pictures:
                 picture = to_picture(image, self.mean, self.std)
-                self.pictures.append(detection_panel(picture, target, found, self.classes))
+                self.pictures.append(detection_panel(picture, target, detections, self.classes))
 
     def on_test_epoch_end(self) -> None:
-        """Score the split, gathered from all processes, and keep its detections in COCO's result form."""
+        """Score the split, gathered from all ranks, and keep its detections in COCO's result form."""
         self.detections = self._score("test", self.trainer.datamodule.test.ground_truth)  # type: ignore[attr-defined]
 
-    def _keep(self, found: Mapping[str, Tensor], target: Mapping[str, Any], image: Tensor) -> None:
+    def _keep(self, detections: Mapping[str, Tensor], target: Mapping[str, Any], image: Tensor) -> None:
         """Note an image's detections in the pixels of its file."""
         height, width = (there / here for there, here in zip(target["size"], image.shape[-2:], strict=True))
-        boxes = found["boxes"].float() * found["boxes"].new_tensor([width, height, width, height]).float()
-        numbers = {"boxes": boxes, "labels": found["labels"], "scores": found["scores"].float()}
-        self.found[int(target["image_id"])] = {name: values.cpu() for name, values in numbers.items()}
+        boxes = detections["boxes"].float() * detections["boxes"].new_tensor([width, height, width, height]).float()
+        numbers = {"boxes": boxes, "labels": detections["labels"], "scores": detections["scores"].float()}
+        self._by_image[int(target["image_id"])] = {name: values.cpu() for name, values in numbers.items()}
 
     def _score(self, split: str, truth: Mapping[str, Any]) -> list[dict[str, Any]]:
-        """Log the scores; the first process computes them, from every image once, for all.
+        """Log the scores, which rank 0 computes for all ranks from every image once.
 
-        A class without an object to find has no score, and a split without one has none at all.
+        A class without an object has no score, and a split without one has none at all.
         """
-        found, self.found = gathered(self.found), {}
+        by_image, self._by_image = gathered(self._by_image), {}
         results: list[dict[str, Any]] = []
         scores: dict[str, float] = {}
         if self.trainer.is_global_zero:
-            results = coco_results(found)
+            results = coco_results(by_image)
             if self.protocol == "coco":
                 scores = coco_ap(truth, results)
             else:
@@ -134,10 +133,10 @@ class Detection(LightningModule):
         self.log_dict(known if split == "test" else {k: v for k, v in known.items() if k.count("/") == 1})
         if split == "test":
             key = "ap" if self.protocol == "coco" else "ap50"
-            parts: dict[str, list[str]] = {"classes": [], "left_out": []}
+            classes: dict[str, list[str]] = {"classes": [], "left_out": []}
             for name in self.classes:
-                parts["classes" if f"test/{key}/{name}" in known else "left_out"].append(name)
-            self.metrics_over = parts
+                classes["classes" if f"test/{key}/{name}" in known else "left_out"].append(name)
+            self.metrics_over = classes
         return results
 
     def configure_optimizers(self) -> Any:
@@ -146,20 +145,20 @@ class Detection(LightningModule):
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
 
-def gathered(found: dict[int, dict[str, Tensor]]) -> dict[int, dict[str, Tensor]]:
-    """All processes' detections by image, in the order of the images."""
-    parts: list[Any] = [found]
+def gathered(by_image: dict[int, dict[str, Tensor]]) -> dict[int, dict[str, Tensor]]:
+    """The detections of all ranks by image, in the order of the images."""
+    parts: list[Any] = [by_image]
     if dist.is_available() and dist.is_initialized():
         parts = [None] * dist.get_world_size()
-        dist.all_gather_object(parts, found)
+        dist.all_gather_object(parts, by_image)
     joined = {image: numbers for part in parts for image, numbers in part.items()}
     return dict(sorted(joined.items()))
 
 
-def coco_results(found: Mapping[int, Mapping[str, Tensor]]) -> list[dict[str, Any]]:
+def coco_results(by_image: Mapping[int, Mapping[str, Tensor]]) -> list[dict[str, Any]]:
     """Detections in COCO's result form: `image_id`, `category_id` (the label), `bbox` x, y, width, height, `score`."""
     results = []
-    for image, numbers in found.items():
+    for image, numbers in by_image.items():
         boxes = numbers["boxes"].clone()
         boxes[:, 2:] -= boxes[:, :2]
         rows = zip(boxes.tolist(), numbers["labels"].tolist(), numbers["scores"].tolist(), strict=True)

@@ -1,4 +1,4 @@
-"""How networks are optimised: the paper's SGD and step schedule or AdamW and cosine, offsets at a rate of their own."""
+"""Optimizer and schedule: the paper's SGD with steps, or AdamW with cosine; a separate rate for offsets."""
 
 from __future__ import annotations
 

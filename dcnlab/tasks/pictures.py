@@ -1,4 +1,4 @@
-"""Pictures of what a network found in test images, beside what it should have found."""
+"""Pictures of predictions in test images, next to the ground truth."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def to_picture(image: Tensor, mean: Sequence[float], std: Sequence[float]) -> Im
 
 
 def segmentation_panel(image: Image.Image, label: Tensor, prediction: Tensor, classes: Sequence[str]) -> Image.Image:
-    """Photograph, label and prediction side by side; below them the colours of the classes in sight.
+    """Photograph, label and prediction side by side; below them the colours of the classes shown.
 
     Args:
         image: resized to the label's size.
@@ -46,33 +46,33 @@ def segmentation_panel(image: Image.Image, label: Tensor, prediction: Tensor, cl
         prediction: (H, W), drawn white where the label is not known.
         classes: names in the order of the labels.
     """
-    truth, found = label.cpu().numpy().astype(np.uint8), prediction.cpu().numpy().astype(np.uint8)
-    found = np.where(truth == 255, 255, found).astype(np.uint8)
+    truth, predicted = label.cpu().numpy().astype(np.uint8), prediction.cpu().numpy().astype(np.uint8)
+    predicted = np.where(truth == 255, 255, predicted).astype(np.uint8)
     height, width = truth.shape
     size = shown_size(height, width, 168)
     colours = palette(len(classes))
     pictures = [image.resize(size, Image.Resampling.BILINEAR)]
-    pictures += [Image.fromarray(colours[map_]).resize(size, Image.Resampling.NEAREST) for map_ in (truth, found)]
-    seen = sorted((set(np.unique(truth).tolist()) | set(np.unique(found).tolist())) - {255})
+    pictures += [Image.fromarray(colours[map_]).resize(size, Image.Resampling.NEAREST) for map_ in (truth, predicted)]
+    seen = sorted((set(np.unique(truth).tolist()) | set(np.unique(predicted).tolist())) - {255})
     names = [(_short(classes[k]), tuple(int(c) for c in colours[k])) for k in seen]
     return _side_by_side(pictures, ["image", "label", "prediction"], names)
 
 
-def shown_size(height: int, width: int, least: int) -> tuple[int, int]:
+def shown_size(height: int, width: int, min_side: int) -> tuple[int, int]:
     """Width and height at which an image is drawn: a whole number of times its own, or smaller where that is large.
 
     Args:
         height: of the image, pixels.
         width: likewise.
-        least: pixels that the shorter side should have, where the longer stays within `LARGEST`.
+        min_side: pixels that the shorter side should have, where the longer stays within `LARGEST`.
     """
     longer = max(height, width)
-    zoom = min(LARGEST / longer, max(1, min(round(least / min(height, width)), LARGEST // longer)))
+    zoom = min(LARGEST / longer, max(1, min(round(min_side / min(height, width)), LARGEST // longer)))
     return max(1, round(width * zoom)), max(1, round(height * zoom))
 
 
 def _short(name: str) -> str:
-    """A class's name as a picture has room for it, with nothing in it that the font would stumble over."""
+    """A class's name as a picture has room for it, without characters that the font lacks."""
     text = visible(name)
     return text if len(text) <= _LONGEST_NAME else f"{text[: _LONGEST_NAME - 1]}…"
 
@@ -112,30 +112,30 @@ def _side_by_side(
 def detection_panel(
     image: Image.Image,
     target: Mapping[str, Any],
-    found: Mapping[str, Tensor],
+    detections: Mapping[str, Tensor],
     classes: Sequence[str],
-    least_score: float = 0.3,
+    min_score: float = 0.3,
 ) -> Image.Image:
-    """The boxes that are there, and those that were found, side by side with their names.
+    """Annotated and detected boxes with their names, side by side.
 
     Args:
         image: as the network saw it.
         target: `boxes` (n, 4) in its pixels, `labels` (n,) 1..C.
-        found: likewise, with `scores` (n,).
+        detections: likewise, with `scores` (n,).
         classes: names of the labels 1..C.
-        least_score: detections of a lower score are not drawn.
+        min_score: detections of a lower score are not drawn.
     """
     large = image.resize(shown_size(image.height, image.width, 336), Image.Resampling.BILINEAR)
     zoom = torch.tensor([large.width / image.width, large.height / image.height] * 2)
     colours = palette(len(classes) + 1)
     pictures = []
-    for boxes in (target, found):
+    for boxes in (target, detections):
         picture = large.copy()
         draw, font = ImageDraw.Draw(picture), ImageFont.load_default(13)
         scores = boxes["scores"].tolist() if "scores" in boxes else [None] * len(boxes["labels"])
         rows = zip((boxes["boxes"].float().cpu() * zoom).tolist(), boxes["labels"].tolist(), scores, strict=True)
         for (x1, y1, x2, y2), label, score in list(rows)[::-1]:  # the best last, on top
-            if score is not None and score < least_score:
+            if score is not None and score < min_score:
                 continue
             colour = tuple(int(part) for part in colours[label])
             name = _short(classes[label - 1]) + ("" if score is None else f" {score:.2f}")
@@ -144,4 +144,4 @@ def detection_panel(
             draw.rectangle((x1, top, x1 + font.getlength(name) + 4, top + 16), fill=colour)
             draw.text((x1 + 2, top), name, fill=(255, 255, 255), font=font)
         pictures.append(picture)
-    return _side_by_side(pictures, ["annotated", f"found, score {least_score:g} or more"], [])
+    return _side_by_side(pictures, ["annotated", f"found, score {min_score:g} or more"], [])

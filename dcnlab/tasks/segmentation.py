@@ -1,4 +1,4 @@
-"""Semantic segmentation: cross entropy over pixels to learn, mean IoU of the whole split to score."""
+"""Semantic segmentation: trained by cross entropy over pixels, scored by mean IoU of the whole split."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class Segmentation(LightningModule):
         classes: names in the order of their labels.
         optim: rates, decay and schedule.
         test: scales and mirroring that probabilities are averaged over, and how many pictures are drawn.
-        mean: that images were normalised with, for pictures.
+        mean: of the images' normalisation, for pictures.
         std: likewise.
     """
 
@@ -49,7 +49,7 @@ class Segmentation(LightningModule):
         self.step_means = StepMeans()
         self.pictures: list[Image] = []
         self.metrics_over: dict[str, list[str]] = {}
-        """After a test: which classes its means are over, and which they leave out."""
+        """After a test: the classes that its means include, and those that they leave out."""
 
     def forward(self, images: Tensor) -> Tensor:
         """Logits (N, classes, H, W) of images (N, 3, H, W)."""
@@ -63,7 +63,7 @@ class Segmentation(LightningModule):
         return loss
 
     def on_before_optimizer_step(self, optimizer: Any) -> None:
-        """Log the step's figures."""
+        """Log the step's metrics."""
         self.log_dict(self.step_means.take(self.trainer))
 
     def validation_step(self, batch: tuple[Tensor, Tensor], index: int) -> None:
@@ -73,7 +73,7 @@ class Segmentation(LightningModule):
             self.val_scores.update(segment(self.model, images, labels.shape[-2:]), labels)
 
     def on_validation_epoch_end(self) -> None:
-        """Score the split over all processes; a split whose pixels are all ignored has no score."""
+        """Score the split over all ranks; a split whose pixels are all ignored has no score."""
         miou = self.val_scores.compute()
         if not miou.isnan():
             self.log("val/miou", miou)
@@ -84,27 +84,27 @@ class Segmentation(LightningModule):
         images, labels = batch
         if not len(images):
             return
-        found = segment(self.model, images, labels.shape[-2:], self.testing.scales, self.testing.flip)
-        self.test_scores.update(found, labels)
-        for image, label, prediction in zip(images, labels, found, strict=True):
+        predictions = segment(self.model, images, labels.shape[-2:], self.testing.scales, self.testing.flip)
+        self.test_scores.update(predictions, labels)
+        for image, label, prediction in zip(images, labels, predictions, strict=True):
             if len(self.pictures) < self.testing.pictures:
                 picture = to_picture(image, self.mean, self.std)
                 self.pictures.append(segmentation_panel(picture, label, prediction, self.classes))
 
     def on_test_epoch_end(self) -> None:
-        """Score the split over all processes; a class that is neither labelled nor found has no score.
+        """Score the split over all ranks; a class that is neither labelled nor found has no score.
 
-        Nothing has a score where all pixels are ignored, as in test splits whose labels are kept secret.
+        There is no score where all pixels are ignored, as in test splits without published labels.
         """
         miou, each = self.test_scores.compute(), self.test_scores.per_class()
         scores = {"test/miou": miou, **{f"test/iou/{name}": iou for name, iou in zip(self.classes, each, strict=True)}}
         known = {name: value.float() for name, value in scores.items() if not value.isnan()}
         self.log_dict(known)
         self.test_scores.reset()
-        parts: dict[str, list[str]] = {"classes": [], "left_out": []}
+        classes: dict[str, list[str]] = {"classes": [], "left_out": []}
         for name in self.classes:
-            parts["classes" if f"test/iou/{name}" in known else "left_out"].append(name)
-        self.metrics_over = parts
+            classes["classes" if f"test/iou/{name}" in known else "left_out"].append(name)
+        self.metrics_over = classes
 
     def configure_optimizers(self) -> Any:
         """The optimizer over the groups of `parameter_groups`, its schedule advanced by a step."""
@@ -122,7 +122,7 @@ def segment(
         images: (N, 3, h, w).
         size: (H, W) of the labels; logits are brought to it, not labels to the logits.
         scales: factors on the images' size.
-        flip: whether mirror images join in.
+        flip: whether mirror images are averaged too.
 
     Returns:
         (N, H, W) int64.

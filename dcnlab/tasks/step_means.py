@@ -1,4 +1,4 @@
-"""Training figures of a whole step of the optimizer, whatever batches and processes it was shared out to."""
+"""Training metrics of a whole step of the optimizer, over its batches and ranks."""
 
 from __future__ import annotations
 
@@ -11,23 +11,23 @@ from torch import Tensor
 
 
 class StepMeans:
-    """Means of scalars over the batches of a step and over all processes.
+    """Means of scalars over the batches of a step and over all ranks.
 
-    One process and eight then log the same losses, as they load equally many images. Call `add` for each batch and,
-    in every process, `take` before the optimizer's step.
+    One rank and eight then log the same losses, as they load equally many images. Call `add` for each batch and,
+    on every rank, `take` before the optimizer's step.
     """
 
     def __init__(self) -> None:
         self._names: list[str] = []
         self._batches: list[Tensor] = []
 
-    def add(self, figures: Mapping[str, Tensor]) -> None:
-        """Note a batch's figures; each batch of a step has the same."""
-        self._names = list(figures)
-        self._batches.append(torch.stack([value.detach().float() for value in figures.values()]))
+    def add(self, metrics: Mapping[str, Tensor]) -> None:
+        """Add a batch's metrics; each batch of a step has the same names."""
+        self._names = list(metrics)
+        self._batches.append(torch.stack([value.detach().float() for value in metrics.values()]))
 
     def take(self, trainer: Trainer) -> dict[str, Tensor]:
-        """The step's means, of all processes; begins the next step."""
+        """The step's means over all ranks; begins the next step."""
         means = torch.stack(self._batches).mean(0)
         self._batches = []
         if trainer.world_size > 1:

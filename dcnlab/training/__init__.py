@@ -1,1 +1,1 @@
-"""Runs: from a config to results.json."""
+"""Training: runs, from a config to results.json."""

@@ -1,4 +1,4 @@
-"""What a run ran on: versions, device, commit."""
+"""The environment of a run: versions, device, commit; and how its processes died."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 _DEATH_SECONDS = 3.0
-"""For a process to be dead after its connections broke: the system closes them first."""
+"""From a broken connection until the process is dead: the system closes connections first."""
 
 CAUSES = {
     "SIGKILL": "often the kernel's for want of memory",
@@ -64,16 +64,16 @@ def ending(status: int) -> str:
 
 @dataclass(frozen=True)
 class ProcessId:
-    """A process, also for those who ask after its end, when its number may be another's."""
+    """Identifies a process even after its end, when another one may have its number."""
 
     machine: str
-    """The boot of a machine, and the name space of its process numbers."""
+    """The machine's boot and its namespace of process numbers."""
     number: int
     started: str
-    """When, in ticks since the boot."""
+    """Time of the start, in ticks since the boot."""
 
     @classmethod
-    def own(cls) -> ProcessId:
+    def current(cls) -> ProcessId:
         """This process."""
         try:
             boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
@@ -84,7 +84,7 @@ class ProcessId:
 
     @property
     def alive(self) -> bool:
-        """Whether it is at work; only for processes of this machine."""
+        """Whether it runs; only for processes of this machine."""
         if not Path("/proc/self/stat").exists():
             try:
                 os.kill(self.number, 0)
@@ -111,14 +111,19 @@ def _stat(number: int) -> tuple[str, str, int]:
 
 
 def dead_loader(error: BaseException, rank: int) -> str | None:
-    """Which loader process of this rank an exception tells the death of, and the cause; None for other errors."""
+    """The loader process whose death caused an exception, and the signal; None for other errors.
+
+    Args:
+        error: raised in the training or the test.
+        rank: of this process.
+    """
     import torch
 
     if not isinstance(error, RuntimeError | OSError | EOFError):
         return None
     text = str(error)
     if not text.startswith("DataLoader worker (pid"):
-        # What it was about to hand over breaks off with an error of its own, a moment before the process is dead.
+        # A transfer that breaks off raises another error, a moment before the process is dead.
         deadline = time.monotonic() + (_DEATH_SECONDS if isinstance(error, ConnectionError | EOFError) else 0)
         try:
             while True:
@@ -128,18 +133,18 @@ def dead_loader(error: BaseException, rank: int) -> str | None:
                 time.sleep(0.05)
         except RuntimeError as failure:  # torch's handler of signals may raise it anywhere in the loop
             text = str(failure)
-    found = re.match(r"DataLoader worker \(pid(?:\(s\))? ([\d, ]+)\) (?:is killed by signal: ([^.]+))?", text)
-    if found is None:
+    match = re.match(r"DataLoader worker \(pid(?:\(s\))? ([\d, ]+)\) (?:is killed by signal: ([^.]+))?", text)
+    if match is None:
         return None
     numbers = {signal.strsignal(number): number for number in signal.valid_signals()}
-    number = numbers.get(found[2]) or _killed_by(found[1])
-    return f"loader process {found[1]} of rank {rank} " + (
+    number = numbers.get(match[2]) or _killed_by(match[1])
+    return f"loader process {match[1]} of rank {rank} " + (
         f"was {ending(-number)}" if number else "ended before its time"
     )
 
 
 def _killed_by(pids: str) -> int | None:
-    """The signal that killed the first of some child processes, where Python still knows it; torch does not say."""
+    """The signal that killed the first of some child processes, where Python still knows it; torch does not tell."""
     children = getattr(multiprocessing.process, "_dangling", ())
     codes = {str(child.pid): child.exitcode for child in list(children)}
     code = codes.get(pids.split(",")[0].strip())
@@ -152,7 +157,7 @@ def is_out_of_memory(error: BaseException) -> bool:
 
     if isinstance(error, MemoryError | torch.OutOfMemoryError):
         return True
-    # Of these torch has no type of exception.
+    # torch raises these as plain RuntimeError.
     texts = (
         "DefaultCPUAllocator",
         "CUBLAS_STATUS_ALLOC_FAILED",
@@ -166,7 +171,7 @@ def describe(world_size: int, device: Any) -> dict[str, Any]:
     """The `environment` of results.json.
 
     Args:
-        world_size: processes that trained together.
+        world_size: number of ranks.
         device: the torch.device that rank 0 computed on.
     """
     import torch

@@ -1,4 +1,4 @@
-"""A run's network for other programs: its weights as safetensors, or all of it as torch.export's or ONNX's graph."""
+"""Exports a run's network: weights as safetensors, or the whole network as a graph of torch.export or ONNX."""
 
 from __future__ import annotations
 
@@ -21,17 +21,18 @@ from dcnlab.config.validation import choose
 from dcnlab.io.atomic import write_whole
 from dcnlab.io.errors import ConfigError, DataError
 from dcnlab.io.text import one_line
-from dcnlab.training import assembly, checkpoint_file
+from dcnlab.training import build_data, build_network, checkpoint_file
+from dcnlab.training.run_folder import RunFolder
 
 FORMATS = {"safetensors": ".safetensors", "torch-export": ".pt2", "onnx": ".onnx"}
-"""Formats, and how their files' names end."""
+"""Formats, and the suffixes of their files."""
 
 OPSET = 19
-"""ONNX's operators of this set or a later one have DeformConv."""
+"""ONNX's first operator set with DeformConv."""
 
 _PREFIX = "model."
-_LAST = {"classification": ("fc.weight", "backbone.fc.weight"), "segmentation": ("classify.weight",)}
-"""Names of the layer that has an output for each class."""
+_CLASS_LAYERS = {"classification": ("fc.weight", "backbone.fc.weight"), "segmentation": ("classify.weight",)}
+"""Weights of the layer with an output for each class."""
 
 
 @dataclass
@@ -57,12 +58,12 @@ def export(folder: Path, form: str, out: Path | None = None, size: tuple[int, in
         size: height and width of a graph's images; None is the experiment's, where it states one.
 
     Raises:
-        ConfigError: no checkpoint, no such format, a network that the format cannot hold, or no such place; one line.
+        ConfigError: no checkpoint, no such format, a network that the format cannot hold, or no such folder; one line.
     """
     choose("--format", form, FORMATS)
-    path = _place(folder, form, out)
+    path = _file_to_write(folder, form, out)
     config = load_run(folder)
-    config.model.backbone.weights = "none"  # the checkpoint brings them
+    config.model.backbone.weights = "none"  # the checkpoint holds them
     if form != "safetensors" and config.task == "detection":
         raise ConfigError(
             f"--format is {form!r}, which has no detectors: how many boxes they find depends on the image, and "
@@ -72,13 +73,13 @@ def export(folder: Path, form: str, out: Path | None = None, size: tuple[int, in
     notes: list[str] = []
     metadata = _metadata(config, notes)
     if form == "safetensors":
-        # Its own order of axes, contiguous: channels-last is how torch computes, and no matter of the weights.
+        # Contiguous: channels-last is how torch computes, and does not belong into the file.
         written = safetensors_bytes({key: value.contiguous() for key, value in state.items()}, metadata)
     else:
         network = _network(config, state)
-        image = torch.zeros(2, 3, *(size or _size(config)))  # of one image alone the exporter would take the number
+        image = torch.zeros(2, 3, *(size or _size(config)))  # with a single image the exporter would fix the batch size
         with torch.no_grad(), warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # the exporters' own words to their developers
+            warnings.simplefilter("ignore")  # messages of the exporters to their developers
             written = (_torch_export if form == "torch-export" else _onnx)(network, image, metadata)
     try:
         write_whole(path, written)
@@ -116,7 +117,7 @@ def translation_table() -> dict[Callable[..., Any], Callable[..., Any]]:
         padding: Sequence[int],
         dilation: Sequence[int],
     ) -> Any:
-        recorder: Any = evaluator.default()  # torch puts its own here, with the opset that it exports to
+        recorder: Any = evaluator.default()  # torch sets it, with the opset that it exports to
         target = recorder.opset.version
         if target < OPSET:
             raise ConfigError(f"opset_version is {target}, which has no DeformConv; nearest: {OPSET}")
@@ -146,8 +147,8 @@ def translation_table() -> dict[Callable[..., Any], Callable[..., Any]]:
     return {torch.ops.dcnlab.deform_conv2d.default: deform_conv2d}
 
 
-def _place(folder: Path, form: str, out: Path | None) -> Path:
-    """The file to write, checked before the work is done.
+def _file_to_write(folder: Path, form: str, out: Path | None) -> Path:
+    """The file to write, checked before the export begins.
 
     Raises:
         ConfigError: it cannot be written.
@@ -162,29 +163,29 @@ def _place(folder: Path, form: str, out: Path | None) -> Path:
 
 
 def _state(folder: Path) -> dict[str, Tensor]:
-    """The network's own state, without the task's: the averaged weights where the run averages them."""
-    kept = checkpoint_file.newest(folder)[1]["state_dict"]
-    return {key.removeprefix(_PREFIX): value for key, value in kept.items() if key.startswith(_PREFIX)}
+    """The network's state without the task's; averaged weights where the run averages them."""
+    state = checkpoint_file.newest(RunFolder(folder))[1]["state_dict"]
+    return {key.removeprefix(_PREFIX): value for key, value in state.items() if key.startswith(_PREFIX)}
 
 
 def _network(config: Config, state: dict[str, Tensor]) -> nn.Module:
     """The run's network, ready for evaluation, in float32."""
-    last = next(key for key in _LAST[config.task] if key in state)
-    task: Any = assembly.task_module(config, [str(number) for number in range(len(state[last]))])
+    class_weight = next(key for key in _CLASS_LAYERS[config.task] if key in state)
+    task: Any = build_network.task_module(config, [str(number) for number in range(len(state[class_weight]))])
     task.model.load_state_dict(state)
     network: nn.Module = task.model.float().eval().requires_grad_(False)
     return network
 
 
 def _metadata(config: Config, notes: list[str]) -> dict[str, str]:
-    """What a file says of itself; classes as a JSON list, the config as YAML."""
-    known = {"name": config.name, "task": config.task, "config": to_yaml(config)}
+    """Metadata of a file: name, task, config as YAML, and classes as a JSON list."""
+    metadata = {"name": config.name, "task": config.task, "config": to_yaml(config)}
     try:
-        classes = config.data.classes or assembly.data_module(config).classes
+        classes = config.data.classes or build_data.data_module(config).classes
     except (DataError, OSError) as error:
-        notes.append(f"the file does not name the classes, which the data would tell: {one_line(error)}")
-        return known
-    return known | {"classes": json.dumps(list(classes))}
+        notes.append(f"the file does not name the classes, which only the data holds: {one_line(error)}")
+        return metadata
+    return metadata | {"classes": json.dumps(list(classes))}
 
 
 def _size(config: Config) -> tuple[int, int]:
@@ -197,7 +198,7 @@ def _size(config: Config) -> tuple[int, int]:
 
 
 def _any_number_of_images() -> tuple[dict[int, Any]]:
-    """The axes of the one input that are free."""
+    """The dynamic shapes: the batch size of the one input."""
     return ({0: torch.export.Dim("batch")},)
 
 

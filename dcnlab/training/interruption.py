@@ -5,18 +5,17 @@ from __future__ import annotations
 import contextlib
 import signal
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from types import FrameType
 
 from dcnlab.io.errors import ConfigError
-from dcnlab.training.assembly import Parts
 from dcnlab.training.distributed.rank import own_rank
 from dcnlab.training.outcome import End, Interrupted, PeerFailed, Terminated, TimeLimit, end_of
-from dcnlab.training.run_folder import has_checkpoint
+from dcnlab.training.parts import Parts
+from dcnlab.training.run_folder import RunFolder
 
 
 @contextlib.contextmanager
-def same_end_on_all_ranks(parts: Parts, folder: Path, write: Callable[[End], None]) -> Iterator[None]:
+def same_end_on_all_ranks(parts: Parts, folder: RunFolder, write: Callable[[End], None]) -> Iterator[None]:
     """Turn signals into exceptions, and an exception on any rank into the same end of the run on all of them.
 
     Args:
@@ -50,7 +49,7 @@ def same_end_on_all_ranks(parts: Parts, folder: Path, write: Callable[[End], Non
             failures.close()
 
 
-def _raise(error: BaseException, end: End, own_end: End, reports: bool, folder: Path) -> None:
+def _raise(error: BaseException, end: End, own_end: End, reports: bool, folder: RunFolder) -> None:
     """Raise what the command turns into the exit status and the line of `end`.
 
     Args:
@@ -70,7 +69,7 @@ def _raise(error: BaseException, end: End, own_end: End, reports: bool, folder: 
         raise ConfigError(end.text) from error
     if end.kind == "bug":
         raise PeerFailed(end.text) from error
-    raise Interrupted(folder, has_checkpoint(folder)) from error
+    raise Interrupted(folder.path, bool(folder.checkpoints())) from error
 
 
 @contextlib.contextmanager

@@ -124,7 +124,7 @@ def end_of(error: BaseException, config: Config, rank: int) -> End:
     advice = _size_advice(error, config)
     if advice is not None:
         return End("mend", advice, reason)
-    return End("bug", f"another process of the run failed: {reason}", reason)
+    return End("bug", f"another rank failed: {reason}", reason)
 
 
 def _size_advice(error: BaseException, config: Config) -> str | None:

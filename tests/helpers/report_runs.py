@@ -6,7 +6,7 @@ from pathlib import Path
 from PIL import Image
 
 from dcnlab.config.load import load_experiment, to_yaml
-from dcnlab.training import run_folder
+from dcnlab.training.run_folder import RunFolder
 
 SCRIPT = "<script>document.title='run'</script>"
 
@@ -35,7 +35,7 @@ def write_run(folder, top1=None, parameters=None, settings=(), seed=0, **more):
         "wandb": {"id": None, "sweep": None},
     }
     results["metrics"] |= more.pop("metrics", {})
-    run_folder.write_results(folder, {**results, **more})
+    RunFolder(folder).write_results({**results, **more})
     return folder
 
 

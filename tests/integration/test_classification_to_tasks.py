@@ -10,7 +10,9 @@ from command_line import dcnlab
 from PIL import Image
 
 from dcnlab.config.load import load_experiment
-from dcnlab.training import assembly, experiment
+from dcnlab.training.build_network import task_module
+from dcnlab.training.callbacks import cost
+from dcnlab.training.run import fit, resume
 
 SMALL = {
     "data": {"train_length": 16, "test_length": 8, "batch_size": 8, "image_size": 64},
@@ -39,7 +41,7 @@ def checkpoint(tmp_path, monkeypatch):
     """The last checkpoint of a classification run with a spatial transformer in front."""
     monkeypatch.chdir(tmp_path)
     path = write("classification", spatial_transformer=True)
-    return experiment.fit(load_experiment(path, ["id=one"])) / "checkpoints" / "last.ckpt"
+    return fit(load_experiment(path, ["id=one"])) / "checkpoints" / "last.ckpt"
 
 
 @pytest.mark.parametrize("task", ["segmentation", "detection"])
@@ -58,7 +60,7 @@ def test_a_classification_run_begins_another_task_and_the_rest_is_named(checkpoi
     )
     learnt = torch.load(checkpoint, weights_only=True)["state_dict"]
     config = load_experiment(path, arguments)
-    features = assembly.task_module(config, [str(number) for number in range(10)]).model.backbone.state_dict()
+    features = task_module(config, [str(number) for number in range(10)]).model.backbone.state_dict()
     taken = [key for key in features if f"model.backbone.{key}" in learnt]
     assert set(features) - set(taken) == set(offsets.split(", "))
     assert all(torch.equal(features[key], learnt[f"model.backbone.{key}"]) for key in taken)
@@ -104,12 +106,12 @@ def read(folder):
 
 def test_the_imagenet_recipe_with_all_its_options_resumes_to_the_same_weights(imagenet, monkeypatch):
     options = [imagenet, *RECIPE, "data.batch_size=8"]
-    whole = experiment.fit(load_experiment("classification/resnet50_imagenet", [*options, "id=whole"]))
+    whole = fit(load_experiment("classification/resnet50_imagenet", [*options, "id=whole"]))
     results, end = read(whole)
     assert end["global_step"] == 4  # 36 images in two full steps of 16, twice
     assert set(results["metrics"]) == {"top1", "top5"}
 
-    class Stop(assembly.Cost):
+    class Stop(cost.Cost):
         state_key = "Cost"
 
         def on_train_batch_end(self, trainer, *args):
@@ -118,11 +120,11 @@ def test_the_imagenet_recipe_with_all_its_options_resumes_to_the_same_weights(im
                 raise RuntimeError("power cut")
 
     with monkeypatch.context() as patch:
-        patch.setattr(assembly, "Cost", Stop)
+        patch.setattr("dcnlab.training.parts.Cost", Stop)
         with pytest.raises(RuntimeError, match="power cut"):
-            experiment.fit(load_experiment("classification/resnet50_imagenet", [*options, "id=part"]))
+            fit(load_experiment("classification/resnet50_imagenet", [*options, "id=part"]))
     part = whole.parent / "part"
-    experiment.resume(part)
+    resume(part)
     again, resumed = read(part)
     assert again["metrics"] == results["metrics"]
     assert all(torch.equal(resumed["state_dict"][key], value) for key, value in end["state_dict"].items())

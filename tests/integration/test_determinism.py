@@ -8,7 +8,7 @@ import torch
 from small_experiments import EXPERIMENTS, write_data
 
 from dcnlab.config.load import load_experiment
-from dcnlab.training import experiment
+from dcnlab.training.run import fit
 
 
 @pytest.fixture
@@ -39,7 +39,7 @@ def test_a_deterministic_run_gives_the_same_weights_twice(experiments, name, acc
         with warnings.catch_warnings():
             warnings.simplefilter("error")
             # Of Lightning's, about itself: tracking.quiet puts its own filters before this one.
-            folder = experiment.fit(load_experiment(f"{name}.yaml", [*options, f"id=run{number}"]))
+            folder = fit(load_experiment(f"{name}.yaml", [*options, f"id=run{number}"]))
         assert torch.are_deterministic_algorithms_enabled()
         ends.append(torch.load(folder / "checkpoints/last.ckpt", weights_only=True, map_location="cpu"))
     weights, again = (end["state_dict"] for end in ends)

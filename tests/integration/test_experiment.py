@@ -20,13 +20,20 @@ from torch import nn
 from dcnlab.config.load import load_experiment, load_run
 from dcnlab.io.atomic import write_whole
 from dcnlab.io.errors import ConfigError
-from dcnlab.training import assembly, experiment, outcome, run_folder
+from dcnlab.io.file_lock import lock
+from dcnlab.models.counting import count_macs
+from dcnlab.training import outcome
+from dcnlab.training import run as runs
+from dcnlab.training.build_trainer import accumulation
 from dcnlab.training.callbacks import cost
 from dcnlab.training.loggers import console
+from dcnlab.training.results import metrics_of
+from dcnlab.training.run import evaluate, resume
+from dcnlab.training.run_folder import RunFolder
 
 
 def fit(path, *overrides):
-    return experiment.fit(load_experiment(path, ["logger.wandb=false", *overrides]))
+    return runs.fit(load_experiment(path, ["logger.wandb=false", *overrides]))
 
 
 def results(folder):
@@ -36,7 +43,7 @@ def results(folder):
 def test_a_run_folder_holds_what_the_contract_names(tiny, tmp_path):
     args = tmp_path / "args.json"
     args.write_text('{"model.deform_layers": 1, "seed": 3}')
-    folder = experiment.fit(load_experiment(tiny, [str(args), "id=one"]))
+    folder = runs.fit(load_experiment(tiny, [str(args), "id=one"]))
     assert folder == Path("runs/tiny/one")
     found = results(folder)
     assert list(found) == [
@@ -72,11 +79,11 @@ def test_the_same_seed_gives_the_same_weights_and_another_does_not(tiny):
 def test_evaluate_scores_the_checkpoint_as_the_run_did_and_leaves_the_run_alone(tiny):
     folder = fit(tiny, "id=one", "trainer.max_steps=4")
     before = {path: path.stat().st_mtime_ns for path in folder.rglob("*") if path.name != ".lock"}
-    assert experiment.evaluate(folder, []) == results(folder)["metrics"]
+    assert evaluate(folder, []) == results(folder)["metrics"]
     assert {path: path.stat().st_mtime_ns for path in folder.rglob("*") if path.name != ".lock"} == before
 
 
-class _Stop(assembly.Cost):
+class _Stop(cost.Cost):
     """Raises in the middle of the second pass."""
 
     error: BaseException = KeyboardInterrupt()
@@ -99,13 +106,13 @@ def keep_sigint():
 def test_an_interrupted_run_resumes_to_the_weights_of_an_uninterrupted_one(tiny, monkeypatch, keep_sigint):
     whole = fit(tiny, "id=whole", "trainer.max_steps=6")
     with monkeypatch.context() as patch:
-        patch.setattr(assembly, "Cost", _Stop)
+        patch.setattr("dcnlab.training.parts.Cost", _Stop)
         with pytest.raises(outcome.Interrupted):
             fit(tiny, "id=part", "trainer.max_steps=6")
     part = Path("runs/tiny/part")
     assert results(part)["status"] == "interrupted"
     monkeypatch.chdir(part)
-    assert experiment.resume(Path()) == Path()  # as `dcnlab resume .` does
+    assert resume(Path()) == Path()  # as `dcnlab resume .` does
     monkeypatch.chdir(Path(tiny).parent)
     assert results(part)["name"] == "tiny"
     assert results(part)["status"] == "finished"
@@ -118,7 +125,7 @@ def test_an_interrupted_run_resumes_to_the_weights_of_an_uninterrupted_one(tiny,
             steps.append([(row["step"], row["train/loss"]) for row in csv.DictReader(file) if row["train/loss"]])
     assert steps[0] == steps[1]
     with pytest.raises(ConfigError, match="is finished; there is nothing to resume"):
-        experiment.resume(part)
+        resume(part)
 
 
 ONE_RATE = ("optim.milestones=[]", "data.train_length=48", "data.val=null")  # three steps a pass
@@ -135,7 +142,7 @@ def test_a_finished_run_trained_longer_is_the_run_that_was_never_shorter(tiny, f
     whole = fit(tiny, "id=whole", "trainer.max_steps=5", *ONE_RATE)
     part = fit(tiny, "id=part", f"trainer.max_steps={first}", *ONE_RATE)
     before = results(part)
-    assert experiment.resume(part, ["trainer.max_steps=5", "trainer.checkpoint_every=1"]) == part
+    assert resume(part, ["trainer.max_steps=5", "trainer.checkpoint_every=1"]) == part
     ends = [torch.load(run / "checkpoints/last.ckpt", weights_only=True) for run in (whole, part)]
     assert all(torch.equal(ends[0]["state_dict"][key], value) for key, value in ends[1]["state_dict"].items())
     assert (ends[0]["global_step"], ends[0]["lr_schedulers"]) == (5, ends[1]["lr_schedulers"])
@@ -159,15 +166,15 @@ def test_a_longer_training_that_was_killed_goes_on_without_saying_its_length_aga
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(experiment, "_test", stop)
+        patch.setattr("dcnlab.training.results.score_test_split", stop)
         with pytest.raises(outcome.Interrupted):
-            experiment.resume(part, ["trainer.max_steps=4"])
+            resume(part, ["trainer.max_steps=4"])
     assert there == old  # what kill -9 leaves
     for path, content in zip(files, old, strict=True):
         path.write_bytes(content)
-    experiment.resume(part)
+    resume(part)
     assert torch.load(part / "checkpoints/last.ckpt", weights_only=True)["global_step"] == 4
-    experiment.resume(part, ["trainer.max_steps=6"])
+    resume(part, ["trainer.max_steps=6"])
     assert results(part)["metrics"] == results(whole)["metrics"]
     assert [entry["step"] for entry in results(part)["resumed"]] == [4, 4]
 
@@ -176,15 +183,15 @@ def test_the_rate_of_a_longer_training_is_at_once_that_of_its_new_length(tiny, m
     """At the end of the shorter cosine it was nearly zero."""
     rates = []
 
-    class Rates(assembly.Cost):
+    class Rates(cost.Cost):
         state_key = "Cost"
 
         def on_train_batch_start(self, trainer, *arguments):
             rates.append(trainer.optimizers[0].param_groups[0]["lr"])
 
     part = fit(tiny, "id=part", "trainer.max_steps=2", "optim.schedule=cosine", "optim.lr=0.1")
-    monkeypatch.setattr(assembly, "Cost", Rates)
-    experiment.resume(part, ["trainer.max_steps=4"])
+    monkeypatch.setattr("dcnlab.training.parts.Cost", Rates)
+    resume(part, ["trainer.max_steps=4"])
     assert rates == pytest.approx([0.05, 0.1 * (1 + math.cos(math.pi * 3 / 4)) / 2])
 
 
@@ -208,18 +215,18 @@ def test_resume_refuses_what_would_make_it_another_run_and_changes_nothing(tiny,
     folder = fit(tiny, "id=one")
     before = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
     with pytest.raises(ConfigError, match=re.escape(says)):
-        experiment.resume(folder, [override])
+        resume(folder, [override])
     assert {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()} == before
 
 
 def test_a_run_that_fails_says_why_and_raises(tiny, monkeypatch):
     monkeypatch.setattr(_Stop, "error", RuntimeError("out of\nluck"))
-    monkeypatch.setattr(assembly, "Cost", _Stop)
+    monkeypatch.setattr("dcnlab.training.parts.Cost", _Stop)
     with pytest.raises(RuntimeError, match="luck"):
         fit(tiny, "id=one", "trainer.max_steps=4")
     found = results(Path("runs/tiny/one"))
     assert (found["status"], found["reason"], found["metrics"]) == ("failed", "RuntimeError: out of luck", {})
-    assert run_folder.read_results(Path("runs/tiny/one")) == found
+    assert RunFolder(Path("runs/tiny/one")).read_results() == found
 
 
 def test_sigterm_leaves_an_interrupted_run_that_says_how_to_go_on(tiny):
@@ -260,7 +267,7 @@ def test_a_run_that_is_stopped_before_its_first_checkpoint_is_not_said_to_be_res
     assert (process.returncode, out, err) == (130, "", said)
 
 
-class _Finalising(assembly.Cost):
+class _Finalising(cost.Cost):
     """Sends SIGTERM while a finaliser runs in step 2, where Python drops what a handler raises."""
 
     state_key = "Cost"
@@ -276,7 +283,7 @@ class _Finalising(assembly.Cost):
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 def test_a_sigterm_that_comes_while_a_finaliser_runs_stops_the_run(tiny, monkeypatch):
-    monkeypatch.setattr(assembly, "Cost", _Finalising)
+    monkeypatch.setattr("dcnlab.training.parts.Cost", _Finalising)
     before = signal.getsignal(signal.SIGTERM)
     with pytest.raises(outcome.Interrupted):
         fit(tiny, "id=one", "trainer.max_steps=1000")
@@ -308,19 +315,19 @@ def test_a_finished_run_is_not_overwritten_and_an_unfinished_one_is(tmp_path):
     (folder / "log.txt").write_text("kept")
     (folder / "config.yaml").write_text("seed: 0\n")
     sections = {key: {} for key in ("parameters", "metrics", "model", "cost", "environment")}
-    run_folder.write_results(folder, {"schema": 1, "seed": 0, "status": "failed", **sections})
-    run_folder.create(folder)
+    RunFolder(folder).write_results({"schema": 1, "seed": 0, "status": "failed", **sections})
+    RunFolder(folder).create()
     assert [path.name for path in folder.iterdir()] == ["log.txt"]
-    run_folder.write_results(folder, {"schema": 1, "seed": 0, "status": "finished", **sections})
+    RunFolder(folder).write_results({"schema": 1, "seed": 0, "status": "finished", **sections})
     with pytest.raises(ConfigError, match="holds a finished run"):
-        run_folder.create(folder)
+        RunFolder(folder).create()
 
 
 @pytest.mark.parametrize("text", ["", "{", "[]", '{"schema": 2}', '{"schema": 1, "status": "done"}', '{"schema": 1}'])
 def test_a_results_file_that_is_not_ours_is_refused_in_one_line(tmp_path, text):
     (tmp_path / "results.json").write_text(text)
     with pytest.raises(ConfigError, match=r"results\.json: ") as caught:
-        run_folder.read_results(tmp_path)
+        RunFolder(tmp_path).read_results()
     assert "\n" not in str(caught.value)
 
 
@@ -338,12 +345,9 @@ def test_a_writer_that_dies_leaves_the_old_results_whole(tmp_path, monkeypatch):
 
 
 def test_two_processes_cannot_use_one_run_folder(tmp_path):
-    code = (
-        "import sys, pathlib; from dcnlab.training import run_folder\n"
-        "with run_folder.lock(pathlib.Path(sys.argv[1])): pass"
-    )
+    code = "import sys, pathlib; from dcnlab.io.file_lock import lock\nwith lock(pathlib.Path(sys.argv[1])): pass"
     command = [sys.executable, "-c", code, str(tmp_path / ".lock")]
-    with run_folder.lock(tmp_path / ".lock"):
+    with lock(tmp_path / ".lock"):
         done = subprocess.run(command, env=environment(), capture_output=True, text=True)
         assert f"{tmp_path} is in use by another dcnlab process" in done.stderr
     assert subprocess.run(command, env=environment()).returncode == 0
@@ -351,8 +355,8 @@ def test_two_processes_cannot_use_one_run_folder(tmp_path):
 
 def test_a_forked_loader_that_outlives_its_run_does_not_hold_the_folder(tmp_path):
     code = (
-        "import os, pathlib, signal, sys, time; from dcnlab.training import run_folder as runs\n"
-        "with runs.lock(pathlib.Path(sys.argv[1])):\n"
+        "import os, pathlib, signal, sys, time; from dcnlab.io.file_lock import lock\n"
+        "with lock(pathlib.Path(sys.argv[1])):\n"
         "    child = os.fork()\n"
         "    if child == 0: time.sleep(30); os._exit(0)\n"
         "    print(child, flush=True)\n"
@@ -363,7 +367,7 @@ def test_a_forked_loader_that_outlives_its_run_does_not_hold_the_folder(tmp_path
     child = int(process.stdout.readline())
     try:
         assert process.wait(20) == -signal.SIGKILL
-        with run_folder.lock(tmp_path / ".lock"):
+        with lock(tmp_path / ".lock"):
             os.kill(child, 0)  # it still lives
     finally:
         os.kill(child, signal.SIGKILL)
@@ -375,7 +379,7 @@ def test_a_folder_that_is_no_run_is_not_emptied(tmp_path):
     (folder / "checkpoints" / "best.pt").write_text("precious")
     (folder / ".lock").touch()
     with pytest.raises(ConfigError, match="mine is no run folder and holds checkpoints; choose another id"):
-        run_folder.create(folder)
+        RunFolder(folder).create()
     assert (folder / "checkpoints" / "best.pt").read_text() == "precious"
 
 
@@ -383,14 +387,14 @@ def test_a_run_begun_again_keeps_nothing_that_was_measured_or_drawn_of_the_last_
     for name in ("config.yaml", "dilation.json", "robustness.json", "figures/0-sampling.png", "pictures/0.png"):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).touch()
-    run_folder.create(tmp_path)
+    RunFolder(tmp_path).create()
     assert list(tmp_path.iterdir()) == []
 
 
 def test_what_a_sweep_puts_there_first_does_not_keep_a_run_from_its_folder(tmp_path):
     for name in ("parameters.json", "log.txt", ".lock"):
         (tmp_path / name).touch()
-    run_folder.create(tmp_path)
+    RunFolder(tmp_path).create()
     assert len(list(tmp_path.iterdir())) == 3
 
 
@@ -422,10 +426,9 @@ def test_a_training_that_diverges_is_a_failed_run(tiny):
 
 
 def test_a_score_that_is_no_number_is_one_line_for_the_user():
-    from dcnlab.training import experiment
 
     with pytest.raises(ConfigError, match=r"^the training diverged: test/top1 is nan"):
-        experiment._metrics({"test/top1": float("nan")})
+        metrics_of({"test/top1": float("nan")})
 
 
 @pytest.mark.parametrize("workers", [0, 1])
@@ -454,10 +457,10 @@ def test_a_cut_checkpoint_is_named_in_one_line(tiny):
     checkpoint = folder / "checkpoints" / "last.ckpt"
     checkpoint.write_bytes(checkpoint.read_bytes()[:1000])
     with pytest.raises(ConfigError, match=r"^runs/tiny/one/checkpoints/last\.ckpt is no whole checkpoint"):
-        experiment.evaluate(folder, [])
+        evaluate(folder, [])
     (folder / "results.json").unlink()
     with pytest.raises(ConfigError, match=r"runs/tiny/one/checkpoints/last\.ckpt is no whole checkpoint"):
-        experiment.resume(folder)
+        resume(folder)
 
 
 def test_an_offline_run_opens_no_connection(tiny):
@@ -482,14 +485,14 @@ def test_an_offline_run_opens_no_connection(tiny):
 )
 def test_accumulation_makes_the_effective_batch(tiny, effective, batch, world, batches):
     overrides = [f"trainer.effective_batch={'null' if effective is None else effective}", f"data.batch_size={batch}"]
-    assert assembly.accumulation(load_experiment(tiny, overrides), world) == batches
+    assert accumulation(load_experiment(tiny, overrides), world) == batches
 
 
 @pytest.mark.parametrize(("effective", "batch", "world", "fits"), [(8, 16, 1, 8), (8, 8, 4, 2), (24, 16, 1, 8)])
 def test_an_effective_batch_that_cannot_be_made_names_a_batch_size_that_can(tiny, effective, batch, world, fits):
     config = load_experiment(tiny, [f"trainer.effective_batch={effective}", f"data.batch_size={batch}"])
     with pytest.raises(ConfigError, match=rf"effective_batch is {effective}; .*; data.batch_size={fits} would do"):
-        assembly.accumulation(config, world)
+        accumulation(config, world)
 
 
 def test_an_accumulated_step_counts_as_one(tiny):
@@ -524,12 +527,12 @@ def test_macs_are_those_of_a_hand_worked_network():
 
     plain = nn.Sequential(nn.Conv2d(3, 8, 3, stride=2, padding=1), nn.Flatten(), nn.Linear(8 * 5 * 4, 6))
     image = torch.zeros(1, 3, 10, 8)
-    assert cost.macs(plain, image) == 8 * 5 * 4 * 3 * 9 + 160 * 6
+    assert count_macs(plain, image) == 8 * 5 * 4 * 3 * 9 + 160 * 6
     grouped = nn.Conv2d(4, 8, 3, groups=2, bias=False)
-    assert cost.macs(grouped, torch.zeros(2, 4, 5, 5)) == 2 * 8 * 3 * 3 * 2 * 9
+    assert count_macs(grouped, torch.zeros(2, 4, 5, 5)) == 2 * 8 * 3 * 3 * 2 * 9
     deformable = DeformConv2d(4, 8, 3, padding=1, bias=False)
     own, offsets = 8 * 6 * 7 * 4 * 9, 18 * 6 * 7 * 4 * 9
-    assert cost.macs(deformable, torch.zeros(1, 4, 6, 7)) == own + offsets
+    assert count_macs(deformable, torch.zeros(1, 4, 6, 7)) == own + offsets
     assert plain.training
 
 
@@ -566,15 +569,15 @@ def test_averaged_weights_are_what_is_kept_and_scored(tiny):
             assert torch.allclose(weights(half)[key], (weights(one)[key] + value) / 2, atol=1e-6)
     assert results(newest)["metrics"] == results(two)["metrics"]
     assert results(first)["metrics"] == results(one)["metrics"]
-    assert experiment.evaluate(half, []) == results(half)["metrics"]
+    assert evaluate(half, []) == results(half)["metrics"]
 
 
 def test_an_averaging_run_that_was_stopped_resumes_to_the_same_weights(tiny, monkeypatch, keep_sigint):
     whole = fit(tiny, "id=whole", "trainer.max_steps=6", "optim.ema=0.8")
     with monkeypatch.context() as patch:
-        patch.setattr(assembly, "Cost", _Stop)
+        patch.setattr("dcnlab.training.parts.Cost", _Stop)
         with pytest.raises(outcome.Interrupted):
             fit(tiny, "id=part", "trainer.max_steps=6", "optim.ema=0.8")
     part = Path("runs/tiny/part")
-    experiment.resume(part)
+    resume(part)
     assert all(torch.equal(weights(whole)[key], value) for key, value in weights(part).items())

@@ -16,7 +16,8 @@ from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
 from dcnlab.config.load import load_experiment
-from dcnlab.training import experiment
+from dcnlab.training import run as runs
+from dcnlab.training.run import evaluate, resume
 
 TINY = """
 name: tiny
@@ -91,7 +92,7 @@ def shapes(folder, tmp_path, monkeypatch):
 
 
 def fit(*overrides):
-    run = experiment.fit(load_experiment("tiny.yaml", list(overrides)))
+    run = runs.fit(load_experiment("tiny.yaml", list(overrides)))
     return run, json.loads((run / "results.json").read_text())
 
 
@@ -113,7 +114,7 @@ def test_a_run_learns_and_its_detections_score_the_same_from_their_file(shapes):
     again = scored(run, shapes, "voc")
     for name, value in results["metrics"].items():
         assert again[name] == pytest.approx(value, abs=1e-3), name
-    tested = experiment.evaluate(run, ["test.shorter_sides=[64,72,96]", "test.box_rounds=1", "test.flip=true"])
+    tested = evaluate(run, ["test.shorter_sides=[64,72,96]", "test.box_rounds=1", "test.flip=true"])
     assert tested["ap50"] > 60
     assert tested["ap70"] != results["metrics"]["ap70"]
 
@@ -153,7 +154,8 @@ def test_every_detector_trains_and_is_scored(shapes, overrides):
 def test_offset_layers_learn_at_rates_of_their_own(shapes):
     config = load_experiment("tiny.yaml", ["model.name=faster_rcnn", "optim.lr=0.1", "optim.reduce_lr_scale=3"])
     from dcnlab.tasks.optim import parameter_groups
-    from dcnlab.training.assembly import data_module, task_module
+    from dcnlab.training.build_data import data_module
+    from dcnlab.training.build_network import task_module
 
     task = task_module(config, data_module(config).classes)
     rates = {group["name"]: group["lr"] for group in parameter_groups(task.model, config.optim)}
@@ -165,7 +167,7 @@ def test_offset_layers_learn_at_rates_of_their_own(shapes):
 KILLED = """
 import os, signal, sys
 from dcnlab.config.load import load_experiment
-from dcnlab.training import experiment
+from dcnlab.training.run import fit
 from dcnlab.tasks.detection import Detection
 step = Detection.training_step
 def dies_in_the_second_pass(self, batch, index):
@@ -173,7 +175,7 @@ def dies_in_the_second_pass(self, batch, index):
         os.kill(os.getpid(), signal.SIGKILL)
     return step(self, batch, index)
 Detection.training_step = dies_in_the_second_pass
-experiment.fit(load_experiment("tiny.yaml", sys.argv[1:]))
+fit(load_experiment("tiny.yaml", sys.argv[1:]))
 """
 
 
@@ -183,7 +185,7 @@ def test_a_killed_run_resumes_to_the_weights_and_detections_of_a_whole_one(shape
     part = Path("runs/tiny/part")
     killed = subprocess.run([sys.executable, "-c", KILLED, "id=part", *overrides], env=environment())
     assert killed.returncode == -signal.SIGKILL
-    experiment.resume(part)
+    resume(part)
     ends = [torch.load(run / "checkpoints/last.ckpt", weights_only=True)["state_dict"] for run in (whole, part)]
     assert all(torch.equal(ends[0][key], value) for key, value in ends[1].items())
     assert (whole / "detections.json").read_bytes() == (part / "detections.json").read_bytes()

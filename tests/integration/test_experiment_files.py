@@ -8,7 +8,7 @@ import torch
 
 from dcnlab.config import names, packaged
 from dcnlab.config.load import load_experiment
-from dcnlab.training.assembly import task_module
+from dcnlab.training.build_network import task_module
 
 NAMES = [name for name in packaged.names("experiments") if not Path(name).name.startswith("base")]
 ROOT = packaged.folder("experiments")

@@ -12,7 +12,10 @@ from torch.nn.functional import interpolate
 
 from dcnlab.config.load import load_experiment, load_run
 from dcnlab.io.errors import ConfigError
-from dcnlab.training import assembly, experiment
+from dcnlab.training import run as runs
+from dcnlab.training.parts import build
+from dcnlab.training.run import evaluate
+from dcnlab.training.run_folder import RunFolder
 
 TINY = """
 name: tiny
@@ -52,7 +55,7 @@ def scenes(tmp_path, monkeypatch):
 
 
 def fit(*overrides):
-    return experiment.fit(load_experiment("tiny.yaml", list(overrides)))
+    return runs.fit(load_experiment("tiny.yaml", list(overrides)))
 
 
 def test_a_run_learns_scores_and_draws_what_it_found(scenes):
@@ -66,10 +69,10 @@ def test_a_run_learns_scores_and_draws_what_it_found(scenes):
     pictures = sorted((folder / "pictures").iterdir())
     assert [picture.name for picture in pictures] == ["0.png", "1.png", "2.png", "3.png"]
     assert Image.open(pictures[0]).width > 3 * 48
-    again = experiment.evaluate(folder, ["test.flip=true", "test.scales=[0.75,1,1.25]"])
+    again = evaluate(folder, ["test.flip=true", "test.scales=[0.75,1,1.25]"])
     assert again["miou"] > 80
     assert again != results["metrics"]
-    assert experiment.evaluate(folder, []) == results["metrics"]
+    assert evaluate(folder, []) == results["metrics"]
 
 
 def iou_by_hand(net, scales, flip):
@@ -98,10 +101,10 @@ def iou_by_hand(net, scales, flip):
 def test_resized_images_are_scored_at_their_labels_own_size_over_scales_and_mirrors(scenes):
     folder = fit("id=half", "data.shorter_side=20", "trainer.max_steps=20")
     config = load_run(folder, [])
-    task = assembly.build(config, folder).task
+    task = build(config, RunFolder(folder)).task
     task.load_state_dict(torch.load(folder / "checkpoints/last.ckpt", weights_only=True)["state_dict"])
     for scales, flip in (([1.0], False), ([0.5, 1.0, 1.5], True)):
-        found = experiment.evaluate(folder, [f"test.scales={scales}", f"test.flip={str(flip).lower()}"])
+        found = evaluate(folder, [f"test.scales={scales}", f"test.flip={str(flip).lower()}"])
         expected = iou_by_hand(task.model.eval(), scales, flip)
         # PIL and torch round a resized image's colours differently, by one of 255, and few pixels by that.
         assert [found[f"iou/{name}"] for name in ("sky", "ground", "ball")] == pytest.approx(list(expected), abs=0.5)

@@ -23,7 +23,8 @@ from dcnlab.io.errors import ConfigError
 from dcnlab.models.backbone import backbone
 from dcnlab.models.resnet import classifier
 from dcnlab.nn import ActiveConv2d, DeformConv2d
-from dcnlab.training import assembly
+from dcnlab.training.build_data import data_module
+from dcnlab.training.build_network import task_module
 from dcnlab.training.export import OPSET, export, translation_table
 
 CLASSIFIER = {
@@ -65,7 +66,7 @@ def run(tmp_path, monkeypatch):
         Path("e.yaml").write_text(json.dumps(tree))
         config = load_experiment("e.yaml", ["name=tried", "trainer.max_steps=1", *overrides])
         torch.manual_seed(0)
-        task = assembly.task_module(config, assembly.data_module(config).classes).eval()
+        task = task_module(config, data_module(config).classes).eval()
         for name, value in task.named_parameters():
             if "offset_conv" in name or name.endswith(".offset") or name.endswith("localisation.7.weight"):
                 nn.init.normal_(value, std=0.1)

@@ -20,15 +20,18 @@ from dcnlab.config.load import load_experiment
 from dcnlab.data.samplers import TrainingSampler
 from dcnlab.io.atomic import write_whole
 from dcnlab.io.errors import ConfigError
-from dcnlab.training import assembly, checkpoint_file, experiment, outcome, run_folder
+from dcnlab.training import checkpoint_file, outcome, resume_checks
+from dcnlab.training.callbacks import checkpoint, cost
 from dcnlab.training.distributed import slurm_requeue
 from dcnlab.training.loggers import metrics_csv
+from dcnlab.training.run import fit
+from dcnlab.training.run_folder import RunFolder
 
 FORKING = """
 import json, os, sys
 import torch
 from dcnlab.cli import main as cli
-from dcnlab.training import experiment
+from dcnlab.training import run
 from dcnlab.ops import deform_conv2d
 for line in sys.stdin:  # each run in a child of this process, which has the seconds of importing behind it
     folder, before, after, *arguments = json.loads(line)
@@ -100,7 +103,7 @@ def assert_same_run(one, other):
     for key in ("state_dict", "optimizer_states", "lr_schedulers", "global_step", "epoch"):
         assert equal(kept[key], others[key]), key
     assert (one / "metrics.csv").read_text() == (other / "metrics.csv").read_text()
-    found = [run_folder.read_results(folder) for folder in (one, other)]
+    found = [RunFolder(folder).read_results() for folder in (one, other)]
     assert [result["status"] for result in found] == ["finished", "finished"]
     assert found[0]["metrics"] == found[1]["metrics"]
     assert not [path for folder in (other, other / "checkpoints") for path in folder.glob(".*.*")]
@@ -116,13 +119,14 @@ ONE_PASS = (
 )  # of 32 steps: no checkpoint but asked
 SIGNAL = """
 import signal
-from dcnlab.training import assembly
-class Cost(assembly.Cost):
+from dcnlab.training import parts
+from dcnlab.training.callbacks import cost
+class Cost(cost.Cost):
     def on_train_batch_end(self, trainer, *arguments):
         super().on_train_batch_end(trainer, *arguments)
         if trainer.global_step == 5:
             os.kill(os.getpid(), signal.SIGUSR1)
-assembly.Cost = Cost
+parts.Cost = Cost
 """
 
 
@@ -174,7 +178,7 @@ def test_near_its_time_limit_a_run_saves_in_the_middle_of_a_pass_and_goes_back_i
         "SLURM job 12 goes back into the queue\ninterrupted; go on with: dcnlab resume runs/tiny/part\n",
     )
     assert Path("requeued").read_text() == "requeue 12\n"
-    assert run_folder.read_results(part)["status"] == "interrupted"
+    assert RunFolder(part).read_results()["status"] == "interrupted"
     assert state(part)["global_step"] == 5
     status, text = Run(forking, "fit", tiny, "id=part", *settings).wait()  # as the job's script does
     assert (status, text) == (
@@ -190,11 +194,11 @@ def test_a_job_whose_command_would_begin_a_new_run_stays_out_of_the_queue(monkey
     monkeypatch.delenv("DCNLAB_PARENT", raising=False)
     monkeypatch.setenv("PATH", "")
     with caplog.at_level("INFO", "dcnlab"):
-        slurm_requeue.requeue(comes_back=False, got_on=True)
-        slurm_requeue.requeue(comes_back=True, got_on=False)
-        slurm_requeue.requeue(comes_back=True, got_on=True)
+        slurm_requeue.requeue(same_command_resumes=False, progressed=True)
+        slurm_requeue.requeue(same_command_resumes=True, progressed=False)
+        slurm_requeue.requeue(same_command_resumes=True, progressed=True)
         monkeypatch.setenv("DCNLAB_PARENT", "1")  # the job is the sweep's
-        slurm_requeue.requeue(comes_back=True, got_on=True)
+        slurm_requeue.requeue(same_command_resumes=True, progressed=True)
     assert [record.getMessage() for record in caplog.records] == [
         "SLURM job 12 is not put back into the queue: it would begin a new run; state its name by id=NAME",
         "SLURM job 12 is not put back into the queue: it saved nothing new; give it more time (sbatch --time)",
@@ -203,26 +207,26 @@ def test_a_job_whose_command_would_begin_a_new_run_stays_out_of_the_queue(monkey
 
 
 def test_a_job_whose_test_outlasts_its_time_limit_does_not_come_back_for_ever(tiny, monkeypatch):
-    class Cost(assembly.Cost):
+    class Cost(cost.Cost):
         def on_test_start(self, *arguments):
             raise outcome.TimeLimit
 
     asked = []
-    monkeypatch.setattr(assembly, "Cost", Cost)
+    monkeypatch.setattr("dcnlab.training.parts.Cost", Cost)
     monkeypatch.setattr(slurm_requeue, "requeue", lambda *arguments: asked.append(arguments))
     for _ in range(2):  # the first job trains; the second one finds all trained, and has only the test to do
         with pytest.raises(outcome.Interrupted):
-            experiment.fit(load_experiment(tiny, ["id=one", "trainer.max_steps=1"]))
+            fit(load_experiment(tiny, ["id=one", "trainer.max_steps=1"]))
     assert asked == [(True, True), (True, False)]
 
 
 def test_several_gpus_are_asked_every_tenth_step_whether_to_save(tiny, monkeypatch):
     steps = []
-    monkeypatch.setattr(checkpoint_file, "waits_for_gpu", lambda trainer: True)
+    monkeypatch.setattr(checkpoint, "waits_for_gpu", lambda trainer: True)
     monkeypatch.setattr(
-        checkpoint_file, "true_on_any_rank", lambda trainer, *flags: steps.append(trainer.global_step) or list(flags)
+        checkpoint, "true_on_any_rank", lambda trainer, *flags: steps.append(trainer.global_step) or list(flags)
     )
-    experiment.fit(load_experiment(tiny, ["id=one", *ONE_PASS]))
+    fit(load_experiment(tiny, ["id=one", *ONE_PASS]))
     assert steps == [10]  # of 14
 
 
@@ -297,14 +301,14 @@ def test_an_edit_of_what_was_trained_is_refused_by_its_key_and_a_longer_training
     kept = {"dcnlab": {"settings": identity.settings(config), "pass": 1, "batches": 3, "processes": 2}}
     path = Path("last.ckpt")
     for edit in ("trainer.max_steps=9", "data.workers=3", "test.pictures=0", "trainer.devices=2"):
-        checkpoint_file.check_fits(kept, load_experiment(tiny, [edit]), 2, path)
+        resume_checks.check_fits(kept, load_experiment(tiny, [edit]), 2, path)
     for edit, says in (("optim.lr=0.01", "optim.lr 0.05, which is 0.01"), ("seed=1", "seed 0, which is 1")):
         with pytest.raises(ConfigError, match=rf"^last\.ckpt was trained with {says} now; put it back"):
-            checkpoint_file.check_fits(kept, load_experiment(tiny, [edit]), 2, path)
-    with pytest.raises(ConfigError, match="middle of a pass of 2 processes, and there are 1 now"):
-        checkpoint_file.check_fits(kept, config, 1, path)
+            resume_checks.check_fits(kept, load_experiment(tiny, [edit]), 2, path)
+    with pytest.raises(ConfigError, match="from within an epoch of 2 ranks, and there are 1 now"):
+        resume_checks.check_fits(kept, config, 1, path)
     kept["dcnlab"]["batches"] = 0
-    checkpoint_file.check_fits(kept, config, 1, path)
+    resume_checks.check_fits(kept, config, 1, path)
     with pytest.raises(ConfigError, match="does not say what made it"):
         checkpoint_file.check_trainable({}, path)
 
@@ -367,5 +371,5 @@ def test_a_writer_that_fails_leaves_no_part_and_a_killed_ones_part_is_cleared_aw
     names = ("checkpoints/.last.ckpt.123", ".results.json.9", ".metrics.csv.77", ".lock", ".notes.txt.5", ".env")
     for name in names:
         (tmp_path / name).touch()
-    run_folder.remove_temporaries(tmp_path)
+    RunFolder(tmp_path).remove_temporaries()
     assert [name for name in names if (tmp_path / name).exists()] == [".lock", ".notes.txt.5", ".env"]

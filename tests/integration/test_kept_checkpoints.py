@@ -18,15 +18,18 @@ from small_experiments import TINY
 from dcnlab.config.load import load_experiment
 from dcnlab.io.errors import ConfigError
 from dcnlab.models import weights
-from dcnlab.training import assembly, checkpoint_file, experiment, export, outcome, run_folder
+from dcnlab.training import checkpoint_file, export, outcome, run_folder
+from dcnlab.training.callbacks import cost
 from dcnlab.training.outcome import Diverged
+from dcnlab.training.run import evaluate, fit, restore, resume
+from dcnlab.training.run_folder import RunFolder
 
 STEPS = 4
 """That the checkpoint of `unfinished` holds, of 6."""
 BASE = ("id=one", "logger.wandb=false", "trainer.max_steps=6", "data.val=null", "optim.ema=0.9")
 
 
-class Stopping(assembly.Cost):
+class Stopping(cost.Cost):
     """Raises in step 5."""
 
     state_key = "Cost"
@@ -45,9 +48,9 @@ def unfinished(tmp_path_factory):
     (home / "tiny.yaml").write_text(TINY)
     sigint = signal.getsignal(signal.SIGINT)
     with pytest.MonkeyPatch.context() as patch, contextlib.chdir(home):
-        patch.setattr(assembly, "Cost", Stopping)
+        patch.setattr("dcnlab.training.parts.Cost", Stopping)
         with pytest.raises(outcome.Interrupted):
-            experiment.fit(load_experiment("tiny.yaml", [*BASE, "trainer.checkpoint_every=0"]))
+            fit(load_experiment("tiny.yaml", [*BASE, "trainer.checkpoint_every=0"]))
     signal.signal(signal.SIGINT, sigint)
     return home / "runs"
 
@@ -57,7 +60,7 @@ def run(unfinished, tiny):
     """A copy of it in the current folder."""
     shutil.copytree(unfinished, "runs")
     folder = Path("runs/tiny/one")
-    assert step(folder / run_folder.CHECKPOINT) == STEPS
+    assert step(RunFolder(folder).checkpoint) == STEPS
     return folder
 
 
@@ -77,7 +80,7 @@ def leave_as(folder, status, **more):
     else:
         results = json.loads((folder / "results.json").read_text())
         del results["end"]
-        run_folder.write_results(folder, results | {"status": status} | more)
+        RunFolder(folder).write_results(results | {"status": status} | more)
 
 
 def edit(path, change):
@@ -89,12 +92,14 @@ def edit(path, change):
 
 @pytest.fixture
 def trained(monkeypatch):
-    """Where each `fit` would begin to train, None at the beginning; nothing is trained."""
-    found = []
-    monkeypatch.setattr(
-        experiment, "_run", lambda *_, going_on, **__: found.append(going_on and going_on.kept["global_step"])
-    )
-    return found
+    """The step at which each `fit` would begin to train, None for a new run; nothing is trained."""
+    steps = []
+
+    def train(config, parts, folder, resumption, same_command_resumes):
+        steps.append(resumption and resumption.step)
+
+    monkeypatch.setattr("dcnlab.training.run._train", train)
+    return steps
 
 
 FORBIDDEN = {"optim.lr=0.5": "optim.lr is 0.05 in", "seed=7": "seed is 0 in", "data.batch_size=8": "data.batch_size is"}
@@ -118,7 +123,7 @@ def test_fit_goes_on_with_whatever_was_not_finished_and_refuses_what_would_make_
     for change in GOES_ON:
         caplog.clear()
         with caplog.at_level("INFO", "dcnlab"):
-            experiment.fit(load_experiment(tiny, [*BASE, change]))
+            fit(load_experiment(tiny, [*BASE, change]))
         [line] = [record.getMessage() for record in caplog.records]
         assert f"{run} " in line
         assert f"going on from step {STEPS}" in line
@@ -126,7 +131,7 @@ def test_fit_goes_on_with_whatever_was_not_finished_and_refuses_what_would_make_
     assert trained == [STEPS] * len(GOES_ON)
     for change, says in FORBIDDEN.items():
         with pytest.raises(ConfigError, match=rf"^{re.escape(says)}.*put it back, or begin a new run: dcnlab fit"):
-            experiment.fit(load_experiment(tiny, [*BASE, change]))
+            fit(load_experiment(tiny, [*BASE, change]))
     assert {path: path.read_bytes() for path in Path("runs").rglob("*") if path.is_file()} == files
 
 
@@ -135,31 +140,31 @@ def test_fit_goes_on_with_whatever_was_not_finished_and_refuses_what_would_make_
 def test_a_diverged_run_begins_anew_and_its_folder_is_kept_aside(run, tiny, trained, reason, change, caplog):
     leave_as(run, "failed", **reason)
     with caplog.at_level("INFO", "dcnlab"):
-        experiment.fit(load_experiment(tiny, [*BASE, change]))
+        fit(load_experiment(tiny, [*BASE, change]))
     aside = Path("runs/tiny/one.diverged-1")
     assert [record.getMessage() for record in caplog.records] == [
         f"{run} diverged; it is kept as {aside}, and the run begins anew"
     ]
     assert trained == [None]
-    assert step(aside / run_folder.CHECKPOINT) == STEPS
-    assert run_folder.read_results(aside)["status"] == "failed"
+    assert step(RunFolder(aside).checkpoint) == STEPS
+    assert RunFolder(aside).read_results()["status"] == "failed"
     assert sorted(path.name for path in run.iterdir()) == [".lock", "config.yaml"]
 
 
 def test_a_finished_run_stays_unless_it_is_to_train_longer_and_a_job_that_is_back_ends_well(
     run, tiny, trained, monkeypatch, caplog
 ):
-    edit(run / run_folder.CHECKPOINT, lambda kept: kept.update(global_step=6))
+    edit(RunFolder(run).checkpoint, lambda kept: kept.update(global_step=6))
     leave_as(run, "finished")
     for change, says in (("trainer.threads=1", "holds a finished run; choose another id"), *FORBIDDEN.items()):
         with pytest.raises(ConfigError, match=re.escape(says)):
-            experiment.fit(load_experiment(tiny, [*BASE, change]))
+            fit(load_experiment(tiny, [*BASE, change]))
     monkeypatch.setenv("SLURM_RESTART_COUNT", "1")
     with caplog.at_level("INFO", "dcnlab"):
-        assert experiment.fit(load_experiment(tiny, BASE)) == run
+        assert fit(load_experiment(tiny, BASE)) == run
     assert caplog.records[-1].getMessage() == f"{run} is finished; the job that is back has nothing left to do"
     assert trained == []
-    experiment.fit(load_experiment(tiny, [*BASE, "trainer.max_steps=9"]))
+    fit(load_experiment(tiny, [*BASE, "trainer.max_steps=9"]))
     assert trained == [6]
 
 
@@ -175,35 +180,35 @@ ENDS = {
 @pytest.mark.parametrize("end", ENDS)
 def test_results_say_how_a_run_ended_and_no_exception_takes_the_checkpoint(run, tiny, monkeypatch, end):
     with monkeypatch.context() as patch:
-        patch.setattr(assembly, "Cost", Stopping)
+        patch.setattr("dcnlab.training.parts.Cost", Stopping)
         patch.setattr(Stopping, "error", ENDS[end])
         sigint = signal.getsignal(signal.SIGINT)
         with pytest.raises((outcome.Interrupted, OSError, RuntimeError, ConfigError)):
-            experiment.fit(load_experiment(tiny, [*BASE, "data.workers=0"]))
+            fit(load_experiment(tiny, [*BASE, "data.workers=0"]))
         signal.signal(signal.SIGINT, sigint)
-    results = run_folder.read_results(run)
+    results = RunFolder(run).read_results()
     assert results["end"] == end
     assert results["status"] == ("interrupted" if end in ("interrupted", "time limit") else "failed")
     assert max(kept_steps()) >= STEPS
-    experiment.fit(load_experiment(tiny, BASE))
-    assert run_folder.read_results(run)["end"] == "finished"
-    assert step(run / run_folder.CHECKPOINT) == 6
-    aside = run.with_name("one.diverged-1") / run_folder.CHECKPOINT
+    fit(load_experiment(tiny, BASE))
+    assert RunFolder(run).read_results()["end"] == "finished"
+    assert step(RunFolder(run).checkpoint) == 6
+    aside = RunFolder(run.with_name("one.diverged-1")).checkpoint
     assert aside.exists() is (end == "diverged")
     assert end != "diverged" or step(aside) == STEPS
 
 
 def test_a_checkpoint_that_cannot_be_read_is_no_reason_to_begin_anew(run, tiny, trained):
-    (run / run_folder.PREVIOUS).unlink()
+    (RunFolder(run).previous_checkpoint).unlink()
     for name, content in (
         ("results.json", b"{"),
         ("config.yaml", b"optim: {lrr: 1}"),
-        (str(run_folder.CHECKPOINT), b"PK"),
+        ("checkpoints/last.ckpt", b"PK"),
     ):
         whole = (run / name).read_bytes()
         (run / name).write_bytes(content)
         with pytest.raises(ConfigError, match=r"\A[^\n]*" + re.escape(name) + r"[^\n]*\Z"):
-            experiment.fit(load_experiment(tiny, BASE))
+            fit(load_experiment(tiny, BASE))
         assert (run / name).read_bytes() == content
         (run / name).write_bytes(whole)
     assert trained == []
@@ -212,43 +217,43 @@ def test_a_checkpoint_that_cannot_be_read_is_no_reason_to_begin_anew(run, tiny, 
 
 def test_no_flipped_bit_is_trained_from_and_the_checkpoint_before_is_taken(run, caplog):
     whole, weights = (
-        (run / run_folder.CHECKPOINT).read_bytes(),
-        torch.load(run / run_folder.CHECKPOINT, weights_only=True),
+        (RunFolder(run).checkpoint).read_bytes(),
+        torch.load(RunFolder(run).checkpoint, weights_only=True),
     )
-    before = torch.load(run / run_folder.PREVIOUS, weights_only=True)
+    before = torch.load(RunFolder(run).previous_checkpoint, weights_only=True)
     assert before["global_step"] == STEPS - 1
     places = random.Random(0)
     older = 0
     for _ in range(60):
         content = bytearray(whole)
         content[places.randrange(len(whole))] ^= 1 << places.randrange(8)
-        (run / run_folder.CHECKPOINT).write_bytes(content)
+        (RunFolder(run).checkpoint).write_bytes(content)
         caplog.clear()
-        path, kept = checkpoint_file.newest(run)
-        expected = weights if path == run / run_folder.CHECKPOINT else before
+        path, kept = checkpoint_file.newest(RunFolder(run))
+        expected = weights if path == RunFolder(run).checkpoint else before
         older += expected is before
         assert kept["global_step"] == expected["global_step"]
         assert all(torch.equal(value, kept["state_dict"][key]) for key, value in expected["state_dict"].items())
-        says = [f"{run / run_folder.CHECKPOINT} is damaged ("] if expected is before else []
+        says = [f"{RunFolder(run).checkpoint} is damaged ("] if expected is before else []
         assert [record.getMessage()[: len(says[0])] for record in caplog.records] == says
     assert older > 50  # the others changed what is not read, such as a part's date
 
 
 def test_a_damaged_checkpoint_does_not_push_the_whole_one_before_it_out(run, tiny, monkeypatch):
-    content = bytearray((run / run_folder.CHECKPOINT).read_bytes())
+    content = bytearray((RunFolder(run).checkpoint).read_bytes())
     content[len(content) // 2] ^= 1
-    (run / run_folder.CHECKPOINT).write_bytes(content)
+    (RunFolder(run).checkpoint).write_bytes(content)
     found = []
 
     def note(self, path):
         keep(self, path)
-        found.append(step(path.with_name(run_folder.PREVIOUS.name)))
+        found.append(step(path.with_name(run_folder.PREVIOUS)))
 
     keep = checkpoint_file.WholeFiles._keep
     monkeypatch.setattr(checkpoint_file.WholeFiles, "_keep", note)
-    experiment.fit(load_experiment(tiny, [*BASE, "trainer.checkpoint_every=0"]))
+    fit(load_experiment(tiny, [*BASE, "trainer.checkpoint_every=0"]))
     assert found == [STEPS - 1, STEPS, STEPS + 1]  # after saving at 4, 5 and 6 steps; 3 is kept beside the damaged one
-    assert step(run / run_folder.CHECKPOINT) == 6
+    assert step(RunFolder(run).checkpoint) == 6
 
 
 @pytest.mark.parametrize("legacy", [False, True])
@@ -315,11 +320,11 @@ EDITS = {
 
 @pytest.mark.parametrize("says", EDITS)
 def test_an_edited_checkpoint_is_one_line_and_stays(run, says):
-    path = run / run_folder.CHECKPOINT
+    path = RunFolder(run).checkpoint
     edit(path, EDITS[says])
     content = path.read_bytes()
     with pytest.raises(ConfigError, match=rf"\A[^\n]*{re.escape(says)}[^\n]*\Z"):
-        experiment.resume(run)
+        resume(run)
     assert path.read_bytes() == content
 
 
@@ -331,14 +336,14 @@ def spoil(name, key="state_dict"):
 
 
 def test_weights_that_are_not_finite_are_neither_scored_nor_exported_nor_trained_from(run, tiny):
-    path = run / run_folder.CHECKPOINT
+    path = RunFolder(run).checkpoint
     edit(path, spoil("model.layer1.0.conv1.weight"))
     for door in (
-        lambda: experiment.evaluate(run, []),
+        lambda: evaluate(run, []),
         lambda: export.export(run, "safetensors"),
-        lambda: experiment.resume(run),
-        lambda: experiment.restore(run, []),
-        lambda: experiment.fit(load_experiment(tiny, BASE)),
+        lambda: resume(run),
+        lambda: restore(run, []),
+        lambda: fit(load_experiment(tiny, BASE)),
     ):
         with pytest.raises(ConfigError, match=r"last\.ckpt: layer1\.0\.conv1\.weight is not finite; [^\n]*\Z"):
             door()
@@ -346,9 +351,9 @@ def test_weights_that_are_not_finite_are_neither_scored_nor_exported_nor_trained
 
 
 def test_weights_that_are_not_finite_before_averaging_are_not_trained_from(run):
-    edit(run / run_folder.CHECKPOINT, spoil("model.conv1.weight", "current_model_state"))
+    edit(RunFolder(run).checkpoint, spoil("model.conv1.weight", "current_model_state"))
     with pytest.raises(ConfigError, match=r"before averaging, conv1\.weight is not finite"):
-        experiment.resume(run)
+        resume(run)
 
 
 @pytest.mark.parametrize("precision", ["32-true", "bf16-mixed", "16-true"])
@@ -357,20 +362,20 @@ def test_logits_that_overflow_are_no_score_and_the_layer_is_named(run, precision
         weight = kept["state_dict"]["model.fc.weight"]
         weight.fill_(1e38 if precision != "16-true" else 6e4)
 
-    assert experiment.evaluate(run, [f"trainer.precision={precision}"])
-    edit(run / run_folder.CHECKPOINT, grow)
+    assert evaluate(run, [f"trainer.precision={precision}"])
+    edit(RunFolder(run).checkpoint, grow)
     with pytest.raises(ConfigError, match=rf"^test batch 0 has no scores: in trainer\.precision={precision} the output "
                        r"of fc is not finite; "):  # fmt: skip
-        experiment.evaluate(run, [f"trainer.precision={precision}"])
+        evaluate(run, [f"trainer.precision={precision}"])
 
 
 def test_a_norm_that_overflows_at_test_time_is_named_and_not_the_layer_behind_it(run):
     def grow(kept):
         kept["state_dict"]["model.bn1.weight"].fill_(6e4)
 
-    edit(run / run_folder.CHECKPOINT, grow)
+    edit(RunFolder(run).checkpoint, grow)
     with pytest.raises(ConfigError, match=r"^test batch 0 has no scores: [^\n]* the output of bn1 is not finite; "):
-        experiment.evaluate(run, ["trainer.precision=16-true"])
+        evaluate(run, ["trainer.precision=16-true"])
 
 
 def folders(tmp_path, count):
@@ -393,31 +398,31 @@ def test_images_that_came_or_went_since_the_checkpoint_are_said_or_refused_in_th
     tiny, tmp_path, caplog, steps, batches
 ):
     root = folders(tmp_path, 4)
-    folder = experiment.fit(load_experiment(tiny, [*FOLDER, f"data.root={root}", f"trainer.max_steps={steps}"]))
-    assert torch.load(folder / run_folder.CHECKPOINT, weights_only=True)["dcnlab"]["batches"] == batches
+    folder = fit(load_experiment(tiny, [*FOLDER, f"data.root={root}", f"trainer.max_steps={steps}"]))
+    assert torch.load(RunFolder(folder).checkpoint, weights_only=True)["dcnlab"]["batches"] == batches
     shutil.copytree(folder, "copy/tiny/two")
     longer = ["trainer.max_steps=6"]
     with caplog.at_level("WARNING", "dcnlab"):
         shutil.move(root, tmp_path / "moved")  # which changes nothing
-        experiment.resume(Path("copy/tiny/two"), [*longer, f"data.root={tmp_path / 'moved'}"])
+        resume(Path("copy/tiny/two"), [*longer, f"data.root={tmp_path / 'moved'}"])
         assert not caplog.records
         folders(tmp_path, 5)
         if batches:
-            says = r"^data\.train has 10 images, and .* was trained on 8, up to the middle of a pass, .*; put them"
+            says = r"^data\.train has 10 images, and .* was trained on 8, into an epoch, .*; put them"
             with pytest.raises(ConfigError, match=says):
-                experiment.resume(folder, longer)
-            assert step(folder / run_folder.CHECKPOINT) == steps
+                resume(folder, longer)
+            assert step(RunFolder(folder).checkpoint) == steps
         else:
-            experiment.resume(folder, longer)
+            resume(folder, longer)
             [line] = [record.getMessage() for record in caplog.records]
             assert re.fullmatch(r"data\.train has 10 images, and .* was trained on 8; going on with them", line)
 
 
 def test_as_many_other_images_are_said(tiny, tmp_path, caplog):
     root = folders(tmp_path, 4)
-    folder = experiment.fit(load_experiment(tiny, [*FOLDER, f"data.root={root}", "trainer.max_steps=3"]))
+    folder = fit(load_experiment(tiny, [*FOLDER, f"data.root={root}", "trainer.max_steps=3"]))
     (Path(root) / "train/a/0.png").rename(Path(root) / "train/a/9.png")
     with caplog.at_level("WARNING", "dcnlab"):
-        experiment.resume(folder, ["trainer.max_steps=4"])
+        resume(folder, ["trainer.max_steps=4"])
     [line] = [record.getMessage() for record in caplog.records]
     assert line.startswith("data.train lists other images than ")

@@ -13,8 +13,8 @@ from PIL import Image
 
 from dcnlab.config import identity
 from dcnlab.config.load import from_yaml, load_run
-from dcnlab.training import run_folder
 from dcnlab.training.loggers import wandb_run
+from dcnlab.training.run_folder import RunFolder
 
 RESULTS = {
     "schema": 1,
@@ -62,7 +62,7 @@ def test_an_offline_runs_file_holds_its_config_results_and_goals(tiny):
     [artifact] = [one.artifact for one in found if one.artifact.type == "model"]
     [file] = artifact.manifest.contents
     assert (artifact.name, file.path) == ("tiny-one", "last.ckpt")
-    assert Path(file.local_path) == (folder / run_folder.CHECKPOINT).resolve()
+    assert Path(file.local_path) == (RunFolder(folder).checkpoint).resolve()
 
 
 @pytest.fixture

@@ -12,7 +12,7 @@ from small_experiments import COMMON, EXPERIMENTS, MIXED, write_data, write_shap
 
 from dcnlab.config.load import load_experiment
 from dcnlab.tasks.classification import Classification
-from dcnlab.training import experiment
+from dcnlab.training.run import evaluate, fit
 
 
 def run_all(rank: int, world: int, home: str, port: int, accelerator: str, fits: bool) -> None:
@@ -36,9 +36,9 @@ def run_all(rank: int, world: int, home: str, port: int, accelerator: str, fits:
         for name in EXPERIMENTS:
             where = [f"trainer.devices={world}", f"trainer.accelerator={accelerator}"]
             if fits:
-                experiment.fit(load_experiment(f"{name}.yaml", [f"id=on{world}", *where]))
+                fit(load_experiment(f"{name}.yaml", [f"id=on{world}", *where]))
             for split in ("test", "pair"):
-                found = experiment.evaluate(Path("runs") / name / "on1", [*where, f"data.test={split}"])
+                found = evaluate(Path("runs") / name / "on1", [*where, f"data.test={split}"])
                 if rank == 0:
                     Path(f"{name}-{split}-on{world}.json").write_text(json.dumps(found))
     finally:
@@ -117,7 +117,7 @@ def train_mixed(rank: int, world: int, home: str, port: int) -> None:
     if world > 1:  # as a launcher does
         os.environ |= {"LOCAL_RANK": str(rank), "RANK": str(rank), "NODE_RANK": "0", "WORLD_SIZE": str(world)}
         os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
-    experiment.fit(load_experiment("mixed.yaml", [f"id=on{world}", f"trainer.devices={world}"]))
+    fit(load_experiment("mixed.yaml", [f"id=on{world}", f"trainer.devices={world}"]))
 
 
 @pytest.mark.slow

@@ -28,8 +28,8 @@ from dcnlab.config import packaged
 from dcnlab.config.load import load_experiment, to_yaml
 from dcnlab.io.errors import ConfigError
 from dcnlab.training import environment as environment_of_runs
-from dcnlab.training import run_folder
 from dcnlab.training.distributed import parent_death
+from dcnlab.training.run_folder import RunFolder
 
 
 @pytest.fixture
@@ -53,7 +53,7 @@ def sweep(tiny):
 def results(path):
     """Results of a sweep's finished trials, by what was set."""
     folders = [trial.folder for trial in trials_of(read(path))]
-    found = {folder: run_folder.read_results(folder) for folder in folders}
+    found = {folder: RunFolder(folder).read_results() for folder in folders}
     return {str(folder): result for folder, result in found.items() if result and result["status"] == "finished"}
 
 
@@ -186,7 +186,7 @@ def test_a_trial_that_cannot_start_and_one_of_broken_results_fail_alone(sweep):
     assert f"FAILED {blocked}: it cannot start: " in done.stdout
     assert f"FAILED {broken}: exit status 2, its log is " in done.stdout
     assert "1 finished now, 2 failed; the same command runs the 2 missing" in done.stdout
-    assert run_folder.read_results(good.folder)["status"] == "finished"
+    assert RunFolder(good.folder).read_results()["status"] == "finished"
 
 
 @pytest.mark.slow
@@ -199,7 +199,7 @@ def test_a_trial_whose_folder_is_removed_while_it_runs_leaves_its_neighbour_alon
     process.wait(240)
     out = Path("out.txt").read_text()
     assert (kept.folder / "results.json").exists(), out
-    assert run_folder.read_results(kept.folder)["status"] == "finished"
+    assert RunFolder(kept.folder).read_results()["status"] == "finished"
     assert f"{kept}: top1 " in out
     assert "finished now" in out.splitlines()[-1]
     assert not processes_of(Path.cwd())
@@ -215,9 +215,9 @@ def test_trial_minutes_end_one_trial_with_its_checkpoint_and_the_others_go_on(sw
     said = "it took longer than --trial-minutes 0.6; the same command resumes it from its checkpoint"
     assert f"FAILED {long}: {said}, its log is " in done.stdout
     assert "1 finished now, 1 failed; the same command runs the 1 missing" in done.stdout
-    assert run_folder.read_results(long.folder)["status"] == "interrupted"
+    assert RunFolder(long.folder).read_results()["status"] == "interrupted"
     assert (long.folder / "checkpoints/last.ckpt").exists()
-    assert run_folder.read_results(short.folder)["status"] == "finished"
+    assert RunFolder(short.folder).read_results()["status"] == "finished"
     assert not processes_of(Path.cwd())
 
 
@@ -385,7 +385,7 @@ def finish(trial, seconds, folder=None):
     folder.mkdir(parents=True, exist_ok=True)
     sections = {"metrics": {"top1": 50.0}, "model": {}, "cost": {"train_seconds": seconds}, "environment": {}}
     results = {"schema": 1, "status": "finished", "seed": trial.config.seed, "parameters": trial.parameters}
-    run_folder.write_results(folder, results | sections)
+    RunFolder(folder).write_results(results | sections)
     (folder / "config.yaml").write_text(to_yaml(trial.config))
 
 

@@ -28,7 +28,11 @@ from dcnlab.io import image_file, json_file, torch_file, yaml_file
 from dcnlab.io.errors import ConfigError
 from dcnlab.io.yaml_file import read_yaml
 from dcnlab.models import weights
-from dcnlab.training import checkpoint_file, experiment, export, run_folder
+from dcnlab.training import checkpoint_file, export
+from dcnlab.training.parts import build
+from dcnlab.training.results import score_test_split
+from dcnlab.training.run import evaluate, fit, resume
+from dcnlab.training.run_folder import RunFolder
 
 SOURCES = sorted((ROOT / "dcnlab").rglob("*.py"))
 
@@ -123,9 +127,9 @@ def test_a_plain_pickle_and_arrays_of_objects_are_refused_in_one_line(tmp_path):
 @pytest.fixture
 def poisoned(tiny, tmp_path):
     """An interrupted run whose checkpoint would make the file `trap`, and all else of which is right."""
-    folder = experiment.fit(load_experiment(tiny, ["id=one", "logger.wandb=false"]))
+    folder = fit(load_experiment(tiny, ["id=one", "logger.wandb=false"]))
     trap = tmp_path / "trap"
-    path = folder / run_folder.CHECKPOINT
+    path = RunFolder(folder).checkpoint
     kept = torch.load(path, weights_only=True)
     kept["hyper_parameters"] = {"x": spiteful(trap)["os.system"]}
     torch.save(kept, path)
@@ -136,12 +140,12 @@ def poisoned(tiny, tmp_path):
 
 def test_no_command_runs_what_a_checkpoint_holds(poisoned, tiny):
     folder, trap = poisoned
-    weights_from_it = ["id=two", "logger.wandb=false", f"model.backbone.weights={folder / run_folder.CHECKPOINT}"]
+    weights_from_it = ["id=two", "logger.wandb=false", f"model.backbone.weights={RunFolder(folder).checkpoint}"]
     for call in (
-        lambda: experiment.evaluate(folder, []),
-        lambda: experiment.resume(folder),
+        lambda: evaluate(folder, []),
+        lambda: resume(folder),
         lambda: export.export(folder, "safetensors"),
-        lambda: experiment.fit(load_experiment(tiny, weights_from_it)),
+        lambda: fit(load_experiment(tiny, weights_from_it)),
     ):
         with pytest.raises(ConfigError, match=r"\A[^\n]*last\.ckpt[^\n]*\Z"):
             call()
@@ -150,9 +154,9 @@ def test_no_command_runs_what_a_checkpoint_holds(poisoned, tiny):
     assert (done.returncode, done.stdout, done.stderr.count("\n")) == (2, "", 1)
     assert not trap.exists()
     # Lightning's own door, were ours open.
-    parts = experiment.build(load_run(folder), folder)
+    parts = build(load_run(folder), RunFolder(folder))
     with pytest.raises(pickle.UnpicklingError):
-        experiment._test(parts, folder / run_folder.CHECKPOINT)
+        score_test_split(parts, RunFolder(folder).checkpoint)
     assert not trap.exists()
 
 
@@ -241,9 +245,9 @@ def test_a_metric_that_is_no_finite_number_makes_no_table(tmp_path, value):
     for metrics in ({"top1": 5.0}, {"top1": value}):
         (tmp_path / "results.json").write_text(json.dumps({**good, "metrics": metrics}))
         if metrics["top1"] == 5.0:
-            assert run_folder.read_results(tmp_path)["metrics"] == metrics
+            assert RunFolder(tmp_path).read_results()["metrics"] == metrics
     with pytest.raises(ConfigError, match=r"\A[^\n]*results\.json: [^\n]*\Z"):
-        run_folder.read_results(tmp_path)
+        RunFolder(tmp_path).read_results()
 
 
 def test_a_file_larger_than_its_kind_can_be_is_not_read(tmp_path):
@@ -251,7 +255,7 @@ def test_a_file_larger_than_its_kind_can_be_is_not_read(tmp_path):
     with path.open("wb") as file:
         file.truncate(2**34)
     with pytest.raises(ConfigError, match="larger than 16 MiB"):
-        run_folder.read_results(tmp_path)
+        RunFolder(tmp_path).read_results()
     with pytest.raises(ValueError, match="larger than 4096 MiB"):
         json_file.load(path)
     with pytest.raises(ConfigError, match="larger than 1 MiB"):

@@ -10,14 +10,20 @@ from small_experiments import write_data
 
 from dcnlab.config.load import load_experiment
 from dcnlab.io.errors import ConfigError
-from dcnlab.training import assembly, environment, experiment, run_folder
+from dcnlab.training import environment
+from dcnlab.training import run as runs
+from dcnlab.training.build_network import task_module
+from dcnlab.training.parts import build
+from dcnlab.training.preflight import check_kernels
+from dcnlab.training.run import restore
+from dcnlab.training.run_folder import RunFolder
 
 SRUN = {"SLURM_JOB_ID": "7", "SLURM_JOB_NAME": "train", "SLURM_PROCID": "0", "SLURM_LOCALID": "0", "SLURM_NODEID": "0"}
 TORCHRUN = {"LOCAL_RANK": "0", "RANK": "0"}
 
 
 def fit(path, *overrides):
-    return experiment.fit(load_experiment(path, ["logger.wandb=false", "id=one", *overrides]))
+    return runs.fit(load_experiment(path, ["logger.wandb=false", "id=one", *overrides]))
 
 
 def assert_refused(path, overrides, says):
@@ -45,15 +51,15 @@ def test_frozen_norms_train_on_one_value(tmp_path, monkeypatch, name):
     write_data()
     small = ["data.shorter_side=16", "data.batch_size=1"]
     config = load_experiment(f"{name}.yaml", [*small, "logger.wandb=false"])
-    assembly.build(config, Path("runs/x"))
+    build(config, RunFolder(Path("runs/x")))
     config.model.backbone.freeze_norm, config.data.shorter_side = False, None  # 8x8 and more
-    assembly.build(config, Path("runs/x"))
+    build(config, RunFolder(Path("runs/x")))
 
 
 @pytest.mark.parametrize("overrides", [["data.image_size=28"], ["data.image_size=8", "data.batch_size=2"]])
 def test_what_batch_norm_can_train_on_is_trained(tiny, overrides):
     assert (
-        run_folder.read_results(fit(tiny, "data.batch_size=1", "trainer.max_steps=1", *overrides))["status"]
+        RunFolder(fit(tiny, "data.batch_size=1", "trainer.max_steps=1", *overrides)).read_results()["status"]
         == "finished"
     )
 
@@ -80,14 +86,14 @@ def test_sruns_tasks_that_are_not_the_configs_processes_are_refused(tiny, monkey
 def test_an_interactive_job_of_slurm_is_not_checked(tiny, monkeypatch):
     monkeypatch.setenv("SLURM_NTASKS", "8")
     monkeypatch.setenv("SLURM_JOB_NAME", "interactive")
-    assert run_folder.read_results(fit(tiny))["status"] == "finished"
+    assert RunFolder(fit(tiny)).read_results()["status"] == "finished"
 
 
 def test_a_network_is_looked_at_within_a_job_of_many_tasks(tiny, monkeypatch):
     folder = fit(tiny)
     for name, value in {**SRUN, "SLURM_NTASKS": "8"}.items():
         monkeypatch.setenv(name, value)
-    experiment.restore(folder, [])
+    restore(folder, [])
 
 
 @pytest.mark.parametrize("name", ["RANK", "LOCAL_RANK", "NODE_RANK"])
@@ -97,7 +103,7 @@ def test_a_rank_left_over_from_another_launcher_is_refused(tiny, monkeypatch, na
     with pytest.raises(
         ConfigError, match=rf"^{name} is 1, and trainer.devices 1 x trainer.num_nodes 1 leave it 0 to 0"
     ):
-        experiment.fit(load_experiment(tiny, []))
+        runs.fit(load_experiment(tiny, []))
     assert not Path("runs").exists()
 
 
@@ -143,7 +149,7 @@ def test_images_beyond_the_memory_end_the_run_with_the_sizes(tiny):
         ConfigError, match=r"out of memory: data\.batch_size is 16, data\.image_size is 4000000; smaller"
     ):
         fit(tiny, "data.image_size=4000000")
-    found = run_folder.read_results(Path("runs/tiny/one"))
+    found = RunFolder(Path("runs/tiny/one")).read_results()
     assert found["status"] == "failed"
 
 
@@ -177,10 +183,10 @@ def test_a_gpu_on_which_the_operators_cannot_run_is_refused_before_the_run(tiny,
 def test_neither_a_network_without_our_operators_nor_a_run_on_the_cpu_needs_cupy(tiny, monkeypatch):
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
     monkeypatch.setitem(sys.modules, "cupy", None)
-    task = assembly.task_module(load_experiment(tiny, ["model.deform_layers=1"]), ["a", "b"])
-    plain = assembly.task_module(load_experiment(tiny, []), ["a", "b"])
+    task = task_module(load_experiment(tiny, ["model.deform_layers=1"]), ["a", "b"])
+    plain = task_module(load_experiment(tiny, []), ["a", "b"])
     run = load_experiment(tiny, ["trainer.accelerator=auto"]).trainer
-    assembly._check_kernels(run, plain)
-    assembly._check_kernels(load_experiment(tiny, []).trainer, task)
+    check_kernels(run, plain)
+    check_kernels(load_experiment(tiny, []).trainer, task)
     with pytest.raises(ConfigError, match="need CuPy"):
-        assembly._check_kernels(run, task)
+        check_kernels(run, task)

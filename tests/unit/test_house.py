@@ -1,5 +1,7 @@
 """The rooms of the package: their list, and imports that run downward only."""
 
+import re
+
 import house
 from locations import ROOT
 
@@ -35,3 +37,11 @@ def test_an_import_that_runs_upward_and_a_circle_are_found(tmp_path, monkeypatch
         "dcnlab.ops.one imports dcnlab.cli.two, which is not below it",
         "a circle of imports: dcnlab.cli.two -> dcnlab.ops.one -> dcnlab.cli.two",
     ]
+
+
+def test_files_named_in_the_architecture_page_exist():
+    """Every path in docs/architecture.md is a file or folder of the package."""
+    text = (ROOT / "docs/architecture.md").read_text()
+    paths = set(re.findall(r"`((?:\w+/)+(?:\w+\.py)?)`", text)) - {"dcnlab/"}
+    assert len(paths) > 25
+    assert sorted(path for path in paths - {"tools/house.py"} if not (ROOT / "dcnlab" / path).exists()) == []

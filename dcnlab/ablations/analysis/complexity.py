@@ -23,10 +23,11 @@ from dcnlab.config.validation import check_paths
 from dcnlab.io.errors import ConfigError, DataError
 from dcnlab.io.text import one_line
 from dcnlab.models.class_aware_rpn import ClassAwareRPN
+from dcnlab.models.counting import count_macs, count_parameters
 from dcnlab.models.image_batch import pad_images
 from dcnlab.models.two_stage import TwoStageDetector
-from dcnlab.training import assembly
-from dcnlab.training.callbacks import cost
+from dcnlab.training.build_data import data_module
+from dcnlab.training.build_network import checked_task_module
 
 PAPER = (
     "segmentation/deeplab_cityscapes",
@@ -130,7 +131,7 @@ def _classes(config: Config, located: bool) -> list[str]:
     data = config.data
     if data.name == "digits" or (located and data.classes is None):
         try:
-            return list(assembly.data_module(config).classes)
+            return list(data_module(config).classes)
         except (DataError, OSError) as error:
             raise ConfigError(one_line(error)) from error
     if data.classes is not None:
@@ -215,7 +216,7 @@ def _row(
 def _measure(config: Config, subject: _Subject, device: str | None, repeats: int) -> dict[str, Any]:
     with torch.device("meta"):  # shapes without numbers: counted at once, whatever the size
         network = _network(config, subject.classes)
-    params = cost.parameters(network)
+    params = count_parameters(network)
     two_stage = isinstance(network, TwoStageDetector)
     real = network
     if two_stage or device is not None:
@@ -225,12 +226,12 @@ def _measure(config: Config, subject: _Subject, device: str | None, repeats: int
     # A two-stage detector's head has no autocast without numbers, and which level it pools from depends on them.
     counted = real if two_stage else network
     place = "cpu" if two_stage else "meta"
-    macs = cost.macs(_Counted(counted), torch.zeros(1, 3, *subject.size, device=place))
+    macs = count_macs(_Counted(counted), torch.zeros(1, 3, *subject.size, device=place))
     times = (None, None) if device is None else timing.seconds(real, subject.size, subject.file_size, device, repeats)
     proposals = network.rpn.settings.proposals if isinstance(network, TwoStageDetector) else None
     return {
         "params": params,
-        "params_without_rpn": params - cost.parameters(network.rpn) if isinstance(network, TwoStageDetector) else None,
+        "params_without_rpn": params - count_parameters(network.rpn) if isinstance(network, TwoStageDetector) else None,
         "macs": macs,
         "proposals": proposals,
         "network_seconds": times[0],
@@ -239,7 +240,7 @@ def _measure(config: Config, subject: _Subject, device: str | None, repeats: int
 
 
 def _network(config: Config, classes: list[str]) -> nn.Module:
-    model: Any = assembly.network_of(config, classes).model
+    model: Any = checked_task_module(config, classes).model
     return model.eval()
 
 

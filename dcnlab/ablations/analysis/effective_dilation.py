@@ -24,7 +24,8 @@ from dcnlab.data.digits.scenes import DigitDetection
 from dcnlab.io.atomic import write_whole
 from dcnlab.io.errors import ConfigError
 from dcnlab.metrics.effective_dilation import SIDES, SIZES, Spread, effective_dilation, size_of_positions
-from dcnlab.training import experiment
+from dcnlab.training.build_data import reading_data
+from dcnlab.training.run import restore
 
 AREAS = ("original", "resized")
 """In whose pixels a box's area is counted: the image file's, or those in which the network sees it."""
@@ -66,7 +67,7 @@ def measure(
         ConfigError: a run without deformable layers or without boxes, or one that diverged; one line.
     """
     choose("--areas", areas, AREAS)
-    config, parts = experiment.restore(folder, list(overrides))
+    config, parts = restore(folder, list(overrides))
     data, device = parts.data, parts.trainer.strategy.root_device
     if config.model.deform_layers == 0 or config.model.deform_kind != "deformable":
         raise ConfigError(
@@ -75,7 +76,7 @@ def measure(
         )
     spreads: dict[str, dict[str, Spread]] = {}
     dilations: dict[str, int | str] = {}
-    with experiment.reading_data():
+    with reading_data():
         truth = _truth(config, data)
         count = len(data.test) if images is None else min(images, len(data.test))
         hidden = not sys.stderr.isatty()

@@ -25,8 +25,8 @@ from dcnlab.io.orientation import Orientation
 from dcnlab.io.text import nearest
 from dcnlab.tasks.pictures import to_picture
 from dcnlab.tasks.segmentation import segment
-from dcnlab.training.assembly import Parts
-from dcnlab.training.experiment import reading_data
+from dcnlab.training.build_data import reading_data
+from dcnlab.training.parts import Parts
 
 _NO_LABEL = 255
 

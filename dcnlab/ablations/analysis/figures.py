@@ -21,7 +21,7 @@ from dcnlab.io.atomic import write_whole
 from dcnlab.io.errors import ConfigError
 from dcnlab.io.text import nearest
 from dcnlab.metrics.effective_dilation import effective_dilation
-from dcnlab.training import experiment
+from dcnlab.training.run import restore
 
 KINDS = ("sampling", "rois", "offsets", "dilation")
 ENDINGS = ("png", "pdf", "svg")
@@ -71,7 +71,7 @@ def draw(
     if not 0 <= score <= 1:
         raise ConfigError(f"--score is {score:g}; it must be from 0 to 1")
     ending = "png" if out is None else _ending(out)
-    config, parts = experiment.restore(folder, list(overrides))
+    config, parts = restore(folder, list(overrides))
     subject = load(config, parts, image, score)
     model: Any = parts.task.model
     try:

@@ -11,7 +11,9 @@ from torch import Tensor, nn
 from dcnlab.data.classification.rotation import turn
 from dcnlab.io.errors import ConfigError
 from dcnlab.tasks.classification import Classification, TopK
-from dcnlab.training import experiment, run_folder
+from dcnlab.training.build_data import reading_data
+from dcnlab.training.run import restore
+from dcnlab.training.run_folder import RunFolder
 
 View = tuple[float, float]
 """Degrees counter-clockwise, and magnification."""
@@ -46,13 +48,13 @@ def top1(folder: Path, views: Sequence[View], overrides: Sequence[str] = ()) -> 
     Raises:
         ConfigError: the run is not finished, or no classifier's, or its data are not there.
     """
-    results = run_folder.read_results(folder)
+    results = RunFolder(folder).read_results()
     if results is None or results["status"] != "finished":
         raise ConfigError(f"{folder} is not finished; robustness is of finished runs")
-    config, parts = experiment.restore(folder, list(overrides))
+    config, parts = restore(folder, list(overrides))
     if not isinstance(parts.task, Classification):
         raise ConfigError(f"{folder} is of task {config.task}; robustness is of classification")
     module = _Views(parts.task, views)
-    with experiment.reading_data():
+    with reading_data():
         parts.trainer.test(module, datamodule=parts.data, verbose=False)
     return {view: float(score.compute()) for view, score in zip(views, module.top1, strict=True)}

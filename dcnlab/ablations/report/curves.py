@@ -15,7 +15,7 @@ from dcnlab.ablations.report.gather import Row
 from dcnlab.io.errors import ConfigError
 from dcnlab.io.files import read_bytes
 from dcnlab.io.text import one_line
-from dcnlab.training import run_folder as runs
+from dcnlab.metrics import names as metric_names
 
 LARGEST = 64 * 2**20
 """Bytes of a metrics.csv; one of a million steps has about that many."""
@@ -54,7 +54,7 @@ def _read_or_note(path: Path, broken: list[str] | None) -> dict[str, dict[float,
 
 def _validates(name: str) -> bool:
     place, _, metric = name.partition("/")
-    return place == "val" and runs.is_headline(metric)
+    return place == "val" and metric_names.is_headline(metric)
 
 
 def read_metrics(path: Path) -> dict[str, dict[float, float]]:

@@ -6,7 +6,7 @@ from dcnlab.ablations.numbers import mean_and_std
 from dcnlab.ablations.report.gather import Group, Row
 from dcnlab.ablations.tables import statistics
 from dcnlab.ablations.tables.collect import CODE
-from dcnlab.training import run_folder
+from dcnlab.metrics import names as metric_names
 
 
 def metric_of(group: Group) -> str | None:
@@ -24,7 +24,7 @@ def finding(group: Group) -> str:
         only = f"{scored[0].label}, " if group.section.swept else ""
         return f"{metric} is {figure(scored[0], metric)}: {only}{_count(scored[0].figures['seeds'], 'seed')}."
     top = min(scored, key=lambda row: rank(row, metric))
-    word = "lowest" if run_folder.goal(metric) == "minimize" else "highest"
+    word = "lowest" if metric_names.goal(metric) == "minimize" else "highest"
     text = f"{metric} is {word} at {top.label}: {figure(top, metric)}"
     compared = [row for row in group.rows if row.figures.get(f"{metric}_difference") is not None]
     if top.figures[f"{metric}_difference"] is None:
@@ -44,7 +44,7 @@ def _against(group: Group, top: Row, metric: str) -> str:
     text = f"{difference:+.2f} against {against}"
     pairs = list(top.figures[f"{metric}_differences"].values())
     if pairs:
-        sign = -1 if run_folder.goal(metric) == "minimize" else 1
+        sign = -1 if metric_names.goal(metric) == "minimize" else 1
         better = sum(sign * pair > 0 for pair in pairs)
         text += f"; better at {better} of {_count(len(pairs), 'seed')} that both have"
     if statistics.can_be_significant(len(pairs)):
@@ -60,7 +60,7 @@ def rank(row: Row, metric: str | None) -> tuple[bool, float]:
     """Sorts rows, the best first and those without the metric last."""
     if metric is None:
         return True, 0.0
-    return statistics.rank(row.figures.get(metric), run_folder.goal(metric))
+    return statistics.rank(row.figures.get(metric), metric_names.goal(metric))
 
 
 def figure(row: Row, metric: str) -> str:

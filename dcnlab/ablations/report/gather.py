@@ -25,6 +25,7 @@ from dcnlab.config.load import read_parameters
 from dcnlab.io.errors import ConfigError
 from dcnlab.io.files import read_tail
 from dcnlab.training import run_folder
+from dcnlab.training.run_folder import RunFolder
 
 
 @dataclass
@@ -264,7 +265,7 @@ def _further(folder: Path) -> str | None:
     config = folder / "config.yaml"
     if not config.is_file():
         return None
-    if (folder / run_folder.CHECKPOINT).is_file():
+    if (RunFolder(folder).checkpoint).is_file():
         return shlex.join(["dcnlab", "resume", str(folder)])
     return shlex.join(["dcnlab", "fit", str(config)])
 

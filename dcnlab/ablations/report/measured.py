@@ -14,7 +14,7 @@ from dcnlab.ablations.tables.render import Block
 from dcnlab.io import json_file
 from dcnlab.io.errors import ConfigError
 from dcnlab.io.text import one_line
-from dcnlab.training import run_folder
+from dcnlab.training import results_file
 
 
 class Measured(NamedTuple):
@@ -66,7 +66,7 @@ def robustness(folder: Path, kind: str) -> tuple[str, dict[float, float]] | None
     """
     path = folder / "robustness.json"
     try:
-        tree = json_file.load(path, run_folder.LARGEST_RESULTS)
+        tree = json_file.load(path, results_file.MAX_BYTES)
         json_file.check_depth(tree)
     except FileNotFoundError:
         return None

@@ -13,7 +13,8 @@ from dcnlab.ablations.sweeps.trial import Trial
 from dcnlab.io.errors import ConfigError
 from dcnlab.io.files import read_tail
 from dcnlab.io.text import visible
-from dcnlab.training import run_folder
+from dcnlab.metrics import names as metric_names
+from dcnlab.training.run_folder import RunFolder
 
 LOG_LINES = 12
 
@@ -34,7 +35,7 @@ def log_end(path: Path) -> list[str]:
 def results_of(folder: Path) -> tuple[dict[str, Any] | None, str | None]:
     """A trial's results.json, and what is wrong with it: neither ends the sweep."""
     try:
-        return run_folder.read_results(folder), None
+        return RunFolder(folder).read_results(), None
     except ConfigError as error:
         return None, str(error)
 
@@ -79,7 +80,7 @@ class Display:
         self._done += finished
         self._progress.update(self._all, completed=self._done)
         if results is not None and finished:
-            shown = {key: value for key, value in results["metrics"].items() if run_folder.is_headline(key)}
+            shown = {key: value for key, value in results["metrics"].items() if metric_names.is_headline(key)}
             scores = ", ".join(f"{key} {mean_and_std(value)}" for key, value in shown.items())
             self.say(f"[{self._done}/{self._total}] {trial}: {scores}, {seconds:.0f} s")
             return True

@@ -13,8 +13,8 @@ from dcnlab.ablations.sweeps.slurm import SlurmJobs, queue_all
 from dcnlab.ablations.sweeps.trial import Trial, trials_of
 from dcnlab.config.validation import check_paths
 from dcnlab.io import machine
+from dcnlab.io.file_lock import lock
 from dcnlab.io.text import say
-from dcnlab.training import run_folder
 
 
 def run(
@@ -57,7 +57,7 @@ def run(
     for note in sweep.notes:
         say(note, file=sys.stderr)
     home = trials[0].folder.parent
-    with run_folder.lock(home / ".sweep.lock"):
+    with lock(home / ".sweep.lock"):
         finished = {trial.id: found for trial in trials if (found := _finished(trial)) is not None}
         for trial in trials:
             complaint = results_of(trial.folder)[1]

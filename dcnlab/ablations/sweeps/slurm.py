@@ -27,8 +27,8 @@ from dcnlab.io import json_file
 from dcnlab.io.atomic import write_whole
 from dcnlab.io.errors import ConfigError
 from dcnlab.io.text import one_line
-from dcnlab.training import run_folder
 from dcnlab.training.distributed import parent_death
+from dcnlab.training.run_folder import RunFolder
 
 POLL_SECONDS = 5.0
 """Between two looks at the queue: SLURM's controller serves everybody."""
@@ -284,7 +284,7 @@ def _recorded(folder: Path) -> str | None:
 def _is_finished(folder: Path) -> bool:
     """Whether its results.json says so; a broken one does not."""
     try:
-        return (run_folder.read_results(folder) or {}).get("status") == "finished"
+        return (RunFolder(folder).read_results() or {}).get("status") == "finished"
     except ConfigError:
         return False
 

@@ -9,7 +9,7 @@ from dcnlab.io import json_file
 from dcnlab.io.errors import ConfigError
 from dcnlab.io.text import one_line
 from dcnlab.metrics.effective_dilation import SIZES
-from dcnlab.training.run_folder import LARGEST_RESULTS
+from dcnlab.training import results_file
 
 FILE = "dilation.json"
 CELL = ("mean", "std", "count")
@@ -33,7 +33,7 @@ def read(folder: Path) -> Measured | None:
     """
     path = folder / FILE
     try:
-        tree = json_file.load(path, LARGEST_RESULTS)
+        tree = json_file.load(path, results_file.MAX_BYTES)
         json_file.check_depth(tree)
     except FileNotFoundError:
         return None

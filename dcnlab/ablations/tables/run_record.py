@@ -12,7 +12,8 @@ from dcnlab.ablations.sweeps.hashing import digest
 from dcnlab.config import identity
 from dcnlab.config.load import load_run
 from dcnlab.io.errors import ConfigError
-from dcnlab.training import run_folder
+from dcnlab.training import results_file, run_folder
+from dcnlab.training.run_folder import RunFolder
 
 _NAMED = 3
 """Settings that differ and are named; of more there is the number alone."""
@@ -78,11 +79,11 @@ def records(roots: Sequence[Path]) -> tuple[list[Record], list[str]]:
             raise ConfigError(f"--runs {root}: no such folder")
     found, notes, aside = [], [], 0
     for folder in run_folder.discover(list(roots)):
-        if run_folder.moved_aside(folder):
+        if RunFolder(folder).is_moved_aside():
             aside += 1
             continue
         try:
-            results = run_folder.read_results(folder)
+            results = RunFolder(folder).read_results()
             if results is not None:
                 settings = identity.settings(load_run(folder))
                 found.append(Record(folder, settings, results, (folder / "results.json").stat().st_mtime))
@@ -97,7 +98,7 @@ def records(roots: Sequence[Path]) -> tuple[list[Record], list[str]]:
 
 def means_over(found: Sequence[Record]) -> list[str]:
     """Notes on the runs whose means do not cover all classes, one for each set of classes."""
-    said = Counter(text for record in found if (text := run_folder.means_over(record.results)) is not None)
+    said = Counter(text for record in found if (text := results_file.means_over(record.results)) is not None)
     return [f"{count} of {len(found)} runs: {text}" for text, count in said.items()]
 
 

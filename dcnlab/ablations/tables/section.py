@@ -10,7 +10,7 @@ from dcnlab.ablations.tables import paper, paper_rows, statistics
 from dcnlab.ablations.tables.collect import CODE, Collection, Row
 from dcnlab.ablations.tables.counterpart import Counterpart, beside
 from dcnlab.ablations.tables.paper import Label
-from dcnlab.training import run_folder
+from dcnlab.metrics import names as metric_names
 
 
 @dataclass
@@ -51,7 +51,7 @@ def section(
     """
     present = dict.fromkeys(key for record in collection.used for key in record.results["metrics"])
     metrics = [*(key for key in wanted if key in present), *(key for key in present if key not in wanted)]
-    shown_metrics = [key for key in only if key in present] or [key for key in metrics if run_folder.is_headline(key)]
+    shown_metrics = [key for key in only if key in present] or [key for key in metrics if metric_names.is_headline(key)]
     counterpart = None if table is None else beside(table, collection.rows[0].settings)
     labels = [None if table is None else paper_rows.label(table, row.settings) for row in collection.rows]
     bases: list[int | None] = [None] * len(labels) if collection.ranked else _bases(collection)

@@ -27,7 +27,7 @@ from dcnlab.ablations.tables.run_record import Record
 from dcnlab.ablations.tables.section import Section, on_tests, scores, section
 from dcnlab.config import packaged
 from dcnlab.io.errors import ConfigError
-from dcnlab.training import run_folder
+from dcnlab.metrics import names as metric_names
 
 FORMATS = rendering.FORMATS
 TABLE2 = ("system", "layer", "seeds")
@@ -146,7 +146,7 @@ def summarise(
     """
     first = [] if metric is None else [metric.rpartition("/")[2]]
     if collection.ranked and first:
-        _rank(collection, first[0], goal or run_folder.goal(first[0]))
+        _rank(collection, first[0], goal or metric_names.goal(first[0]))
     table = paper_rows.table_of(collection.swept)
     sections = [section(title, part, table, first) for title, part in _by_system(collection)]
     varied = [key for key in collection.swept if key != CODE]

@@ -13,7 +13,7 @@ from dcnlab.config.load import from_yaml
 from dcnlab.io import json_file
 from dcnlab.io.errors import ConfigError
 from dcnlab.io.text import one_line
-from dcnlab.training import run_folder
+from dcnlab.training import results_file
 from dcnlab.training.loggers import wandb_run
 
 _PAGE = 100
@@ -80,7 +80,7 @@ def _record(entity: str, project: str, run: Any) -> Record | str:
         json_file.check_depth(results)
     except ValueError as error:
         raise ConfigError(f"{place}: {wandb_run.RESULTS} is not JSON ({error})") from error
-    run_folder.check_results(results, place)
+    results_file.check(results, place)
     when = datetime.fromisoformat(str(run.created_at).replace("Z", "+00:00"))
     when = when if when.tzinfo else when.replace(tzinfo=UTC)
     folder = Path(entity, project, config.name, run.id)

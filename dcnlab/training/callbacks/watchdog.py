@@ -1,4 +1,4 @@
-"""Says when a run stands still: a line where no batch has ended for minutes, with the phase it is in."""
+"""Warns when a run hangs: a line where no batch has ended for minutes, with the phase it is in."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import pytorch_lightning as pl
 from dcnlab.io.text import say
 
 MINUTES = 5.0
-"""Without the end of a batch, before the first line; each further line comes after twice as long."""
+"""Without the end of a batch, before the first warning; each further one comes after twice the time."""
 
 _HINTS = {
     "loading data": "the disk may be slow, or a loader process may hang; data.workers=0 loads in the training process",
@@ -25,7 +25,7 @@ _HINTS = {
 
 
 class Watchdog(pl.Callback):
-    """Watches from a thread that batches end, in training and in evaluation. It ends nothing."""
+    """Watches from a thread whether batches end, in training and in evaluation; it only warns."""
 
     def __init__(self) -> None:
         self._phase, self._since, self._lines = "loading data", time.monotonic(), 0
@@ -34,7 +34,7 @@ class Watchdog(pl.Callback):
         self._rank = ""
 
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
-        """Begin to watch."""
+        """Start the thread."""
         self._rank = f"rank {trainer.global_rank}: " if trainer.world_size > 1 else ""
         self._ended("loading data")
         if self._thread is None:
@@ -43,12 +43,12 @@ class Watchdog(pl.Callback):
             self._thread.start()
 
     def teardown(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
-        """Watch no longer."""
+        """Stop the thread."""
         self._over.set()
         self._thread = None
 
     def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
-        """Watch no longer."""
+        """Stop the thread."""
         self._over.set()
         self._thread = None
 
@@ -73,7 +73,7 @@ class Watchdog(pl.Callback):
         self._ended("loading data or scoring in evaluation")
 
     def on_validation_end(self, *args: Any, **kwargs: Any) -> None:
-        """Note the way back to training."""
+        """Note that the training continues."""
         self._ended("loading data")
 
     on_test_batch_start = on_validation_batch_start

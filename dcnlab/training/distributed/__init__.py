@@ -1,1 +1,1 @@
-"""Several ranks in one run."""
+"""Ranks: rendezvous, failures, collectives, and what SLURM says of them."""

@@ -68,7 +68,7 @@ class FailurePropagation(pl.Callback):
         self._run_key, self._rank, self._world_size = f"dcnlab/run/{number}", trainer.global_rank, trainer.world_size
         self._end_key, self._is_rank_0 = f"dcnlab/end/{number}", trainer.is_global_zero
         self._store = store.clone()
-        store.set(f"{self._run_key}/process/{self._rank}", json.dumps(asdict(ProcessId.own())))
+        store.set(f"{self._run_key}/process/{self._rank}", json.dumps(asdict(ProcessId.current())))
         self._watcher = threading.Thread(target=self._watch, args=(store.clone(),), daemon=True, name="peers")
         self._watcher.start()
 

@@ -1,4 +1,4 @@
-"""A process dies with the one that started it, even where that is killed without a chance to say so."""
+"""Terminates this process when its parent dies, even by SIGKILL (Linux PR_SET_PDEATHSIG)."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ _PR_SET_PDEATHSIG = 1
 
 
 def hold() -> None:
-    """Ask the system to kill this process when its parent ends, be that a sweep, a run's first process or torchrun.
+    """Ask the system to kill this process when its parent ends: a sweep, rank 0 of its run, or torchrun.
 
-    The processes that a run starts in turn, one a GPU, hold on to it in the same way.
+    The ranks that this process starts follow it in the same way.
     """
     sweep, local_rank = os.environ.get(PARENT), os.environ.get("LOCAL_RANK", "0")
     parent = sweep or (os.environ.get(_FIRST) if local_rank != "0" else None)
@@ -25,7 +25,7 @@ def hold() -> None:
         parent = str(os.getppid())
     if parent is not None and sys.platform.startswith("linux"):
         ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-        if os.getppid() != int(parent):  # it ended before we asked
+        if os.getppid() != int(parent):  # it ended before this call
             sys.exit("the sweep that started this trial is gone" if sweep else "the process that started this is gone")
     if sweep is not None:
         os.environ[PARENT] = str(os.getpid())

@@ -1,6 +1,6 @@
-"""What SLURM and other launchers say of a run's processes, and going on after SLURM's time limit.
+"""Requeues a SLURM job whose time is up, and checks the ranks that SLURM or torchrun started.
 
-After the limit the job goes back into the queue, and its command finds its own checkpoint.
+The requeued job runs the same command, which finds its own checkpoint.
 """
 
 from __future__ import annotations
@@ -13,26 +13,26 @@ from dcnlab.io.errors import ConfigError
 from dcnlab.training.distributed import parent_death
 
 _PATIENCE_SECONDS = 60.0
-"""For SLURM's controller to answer; the job has two minutes."""
+"""For SLURM's controller to answer; the job has two minutes left."""
 
 
-def requeue(comes_back: bool, got_on: bool) -> None:
-    """Put the job that this process is of back into the queue, and say so; nothing without SLURM or within a sweep.
+def requeue(same_command_resumes: bool, progressed: bool) -> None:
+    """Requeue the SLURM job of this process, and say so; does nothing outside SLURM or within a sweep.
 
-    Lightning can do this too, but with a checkpoint file of its own that `dcnlab resume` does not know.
+    Lightning can do this too, but it writes another checkpoint file, which `dcnlab resume` does not know.
 
     Args:
-        comes_back: whether the job's command goes on with this run; without, the job stays out of the queue.
-        got_on: whether its checkpoint holds more than it began with; without, it would come back for ever.
+        same_command_resumes: whether the job's command finds this run; otherwise the job is not requeued.
+        progressed: whether the checkpoint advanced in this job; otherwise the job would be requeued for ever.
     """
     job = os.environ.get("SLURM_JOB_ID")
     if job is None or parent_death.PARENT in os.environ:
         return
     say = logging.getLogger("dcnlab").info
-    if not comes_back:
+    if not same_command_resumes:
         say(f"SLURM job {job} is not put back into the queue: it would begin a new run; state its name by id=NAME")
         return
-    if not got_on:
+    if not progressed:
         say(f"SLURM job {job} is not put back into the queue: it saved nothing new; give it more time (sbatch --time)")
         return
     if "SLURM_ARRAY_JOB_ID" in os.environ:
@@ -51,34 +51,41 @@ def was_requeued() -> bool:
     return (_number("RESTART_COUNT") or 0) > 0
 
 
+def under_srun() -> bool:
+    """Whether srun started this process, and not torchrun."""
+    from lightning_fabric.plugins.environments import SLURMEnvironment, TorchElasticEnvironment
+
+    return SLURMEnvironment.detect() and not TorchElasticEnvironment.detect()
+
+
 def check_tasks(devices: int, num_nodes: int) -> None:
-    """Check the tasks of the srun that started this process.
+    """Check the number of tasks of the srun that started this process.
 
     Args:
-        devices: processes on a machine.
+        devices: ranks on a machine.
         num_nodes: machines.
 
     Raises:
-        ConfigError: there are others, or srun did not start it; names the variable and the key.
+        ConfigError: their number differs, or srun did not start it; names the variable and the key.
     """
     tasks, each, nodes = _number("NTASKS"), _number("NTASKS_PER_NODE"), _number("NNODES")
     for name in ("PROCID", "LOCALID", "NODEID"):
         if _number(name) is None:
             raise ConfigError(f"SLURM_NTASKS is {tasks} and SLURM_{name} is not set; start the command by srun")
     if each is None and tasks is not None and tasks > 1:
-        share = max(1, tasks // num_nodes)
+        per_machine = max(1, tasks // num_nodes)
         raise ConfigError(
             f"SLURM_NTASKS is {tasks} and SLURM_NTASKS_PER_NODE is not set; "
-            f"state --ntasks-per-node={share} in place of --ntasks, and trainer.devices={share}"
+            f"state --ntasks-per-node={per_machine} in place of --ntasks, and trainer.devices={per_machine}"
         )
-    for name, said, key, wanted, option in (
+    for name, value, key, wanted, option in (
         ("NTASKS_PER_NODE", each, "devices", devices, "--ntasks-per-node"),
         ("NNODES", nodes, "num_nodes", num_nodes, "--nodes"),
     ):
-        if said is not None and said != wanted:
+        if value is not None and value != wanted:
             raise ConfigError(
-                f"SLURM_{name} is {said} and trainer.{key} is {wanted}; "
-                f"state trainer.{key}={said}, or {option}={wanted}"
+                f"SLURM_{name} is {value} and trainer.{key} is {wanted}; "
+                f"state trainer.{key}={value}, or {option}={wanted}"
             )
     if tasks != devices * num_nodes:
         raise ConfigError(
@@ -88,14 +95,14 @@ def check_tasks(devices: int, num_nodes: int) -> None:
 
 
 def check_world_size(devices: int, num_nodes: int) -> None:
-    """Check the processes that torchrun or a similar launcher has started, where one has.
+    """Check the number of ranks that torchrun or a similar launcher started, if one did.
 
     Args:
-        devices: processes on a machine.
+        devices: ranks on a machine.
         num_nodes: machines.
 
     Raises:
-        ConfigError: there are others, or its variables are no numbers.
+        ConfigError: their number differs, or a variable of the launcher is no number.
     """
     for name in ("WORLD_SIZE", "LOCAL_RANK", "RANK", "NODE_RANK", "GROUP_RANK", "MASTER_PORT"):
         if not os.environ.get(name, "0").isdecimal():
@@ -110,7 +117,7 @@ def check_world_size(devices: int, num_nodes: int) -> None:
             "trainer.num_nodes=N as its --nnodes=N"
         )
     ranks = {"RANK": devices * num_nodes, "LOCAL_RANK": devices, "NODE_RANK": num_nodes, "GROUP_RANK": num_nodes}
-    for name, count in ranks.items():  # a rank that there is not would write nothing, as if another one did
+    for name, count in ranks.items():  # a rank beyond the last one would write nothing, as rank 0 does that
         if int(os.environ.get(name, "0")) >= count:
             raise ConfigError(
                 f"{name} is {os.environ[name]}, and trainer.devices {devices} x trainer.num_nodes {num_nodes} leave it "
@@ -119,7 +126,7 @@ def check_world_size(devices: int, num_nodes: int) -> None:
 
 
 def _number(name: str) -> int | None:
-    """One of SLURM's variables that count."""
+    """The value of one of SLURM's numeric variables; None where it is not set."""
     text = os.environ.get(f"SLURM_{name}")
     if text is not None and not text.isdecimal():
         raise ConfigError(f"SLURM_{name} is {text!r}; SLURM sets it to a whole number")

@@ -1,1 +1,1 @@
-"""Where a run's metrics and messages go."""
+"""Loggers of a run: metrics.csv, the console, and the mirror on Weights & Biases."""

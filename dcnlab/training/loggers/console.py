@@ -1,4 +1,4 @@
-"""Where a run's figures go beside metrics.csv: a mirror on Weights & Biases, and a quiet console."""
+"""The console of a run: Lightning's messages silenced, ours on stderr, a progress bar; and wandb's logger."""
 
 from __future__ import annotations
 
@@ -26,14 +26,14 @@ _NOISE = (
     r".*You're resuming from a checkpoint that ended before the epoch ended.*",
     r".*callbacks used to create the checkpoint need to be provided.*",
     r".*`isinstance\(treespec, LeafSpec\)` is deprecated.*",
-    r".*It is recommended to use `self.log\(.*sync_dist=True.*",  # what we log is the same in all processes
+    r".*It is recommended to use `self.log\(.*sync_dist=True.*",  # what we log is the same on all ranks
     r".*You're using the WeightAveraging callback, but loading a checkpoint outside the 'fit' stage.*",
     r".*You defined a `validation_step` but have no `val_dataloader`.*",
 )
 
 
 def quiet() -> None:
-    """Silence what Lightning says to developers; its errors and other warnings stay, and our own words go to stderr."""
+    """Silence Lightning's hints for developers, not its errors and other warnings; our messages go to stderr."""
     ours = logging.getLogger("dcnlab")
     if not ours.handlers and is_rank_0():
         handler = logging.StreamHandler()
@@ -47,21 +47,21 @@ def quiet() -> None:
 
 
 class ProgressBar(RichProgressBar):
-    """Lightning's bar, which knows no pass to end at where the training is counted in steps."""
+    """Lightning's bar, without the logger's version number."""
 
     def get_metrics(self, trainer: Any, pl_module: Any) -> dict[str, Any]:
-        """Figures beside the bar, without the logger's own name for the run."""
+        """Metrics next to the bar."""
         return {key: value for key, value in super().get_metrics(trainer, pl_module).items() if key != "v_num"}
 
     def _get_train_description(self, current_epoch: int) -> str:
-        return f"pass {current_epoch + 1}"
+        return f"epoch {current_epoch + 1}"
 
 
 def wandb_mode() -> str:
-    """offline, unless WANDB_MODE says otherwise or a wandb agent, which talks to its server anyway, started the run.
+    """The mode of wandb: offline, unless WANDB_MODE says otherwise or a wandb agent started the run.
 
     Raises:
-        ConfigError: WANDB_MODE is none of wandb's, or wants a server and there is no key: nothing here asks for one.
+        ConfigError: WANDB_MODE is none of wandb's modes, or is online without a key; nothing here asks for one.
     """
     mode = os.environ.get("WANDB_MODE") or ("online" if "WANDB_SWEEP_ID" in os.environ else "offline")
     choose("WANDB_MODE", mode, ("online", "offline", "shared", "disabled", "dryrun", "run"))
@@ -75,16 +75,21 @@ def wandb_mode() -> str:
 
 
 def wandb_logger(config: Config, folder: Path) -> WandbLogger | None:
-    """A logger to Weights & Biases, its files in the run folder; None where config or WANDB_MODE want none."""
+    """The logger to Weights & Biases, on rank 0; None where the config or WANDB_MODE disables it.
+
+    Args:
+        config: of the run.
+        folder: of the run, for wandb's files.
+    """
     mode: Any = wandb_mode() if config.logger.wandb else "disabled"
     if mode == "disabled" or not is_rank_0():
         return None
-    if mode == "offline":  # the mode of a run alone does not keep wandb's own telemetry from the network
+    if mode == "offline":  # the run's mode alone does not stop wandb's telemetry
         os.environ.setdefault("WANDB_MODE", mode)
         os.environ["WANDB_ERROR_REPORTING"] = "false"
     import wandb
 
-    # Not through WandbLogger's own call of init, which passes options that wandb warns about.
+    # WandbLogger's call of init passes options that wandb warns about.
     run = wandb.init(
         project=config.logger.project,
         entity=config.logger.entity,

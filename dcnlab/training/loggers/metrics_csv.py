@@ -1,4 +1,4 @@
-"""metrics.csv: a row for each time that something was logged, in step with the checkpoint."""
+"""metrics.csv: a row for each step that was logged, up to the checkpoint."""
 
 from __future__ import annotations
 
@@ -18,24 +18,24 @@ from dcnlab.io.errors import ConfigError
 from dcnlab.io.files import read_bytes
 from dcnlab.io.text import one_line
 
-LARGEST = 2**30
-"""Bytes of a metrics.csv."""
+MAX_BYTES = 2**30
+"""Of a metrics.csv."""
 SECONDS = 10.0
-"""Rows reach the file at least so often, and before every checkpoint."""
+"""Maximal time until a row is in the file; each checkpoint writes them too."""
 
 
 class MetricsFile(Logger):
-    """Logs to a CSV file whose columns, one for each figure and sorted, grow with what is logged.
+    """Logs to a CSV file with a sorted column for each metric; new metrics add columns.
 
-    Lightning's own logger empties the file to change its header and when a run goes on, so that a kill then costs rows.
+    Lightning's CSV logger empties the file to change its header and when a run is resumed, so a kill then loses rows.
 
     Args:
         path: of the file.
-        upto: rows that the file has of steps before this one stay, the others go: they are of steps run again. None
-            begins a new file.
+        upto: step from which the training resumes. Rows of earlier steps stay, later ones go, as those steps are
+            trained again. None begins a new file.
 
     Raises:
-        ConfigError: the file is not such a table.
+        ConfigError: the file is no table of steps.
     """
 
     def __init__(self, path: Path, upto: int | None = None) -> None:
@@ -47,34 +47,34 @@ class MetricsFile(Logger):
             raise ConfigError(f"{path} is no table of steps ({one_line(error)}); move it away to go on") from error
         self._columns: list[str] = []
         self._new: list[dict[str, Any]] = []
-        self._when = time.monotonic()
+        self._saved_at = time.monotonic()
 
     @property
     def name(self) -> str:
-        """Lightning's name of a logger: the file's."""
+        """The file's name, as Lightning's name of the logger."""
         return self._path.name
 
     @property
     def version(self) -> str:
-        """Lightning's version: the run folder's name."""
+        """The run folder's name, as Lightning's version of the logger."""
         return self._path.parent.name
 
     @rank_zero_only
     def log_hyperparams(self, params: Any, *args: Any, **kwargs: Any) -> None:
-        """Nothing: config.yaml has them."""
+        """Do nothing: config.yaml holds them."""
 
     @rank_zero_only
     def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
-        """Add a row; without the pass in a test's, where Lightning counts otherwise once a run was resumed."""
+        """Add a row; a test's row has no epoch, which Lightning counts differently after a resume."""
         tested = any(key.startswith("test/") for key in metrics)
         self._new.append({**{key: metrics[key] for key in metrics if not (tested and key == "epoch")}, "step": step})
-        if time.monotonic() - self._when > SECONDS:
+        if time.monotonic() - self._saved_at > SECONDS:
             self.save()
 
     @rank_zero_only
     def save(self) -> None:
-        """Bring the rows to the file: appended, or with the whole file replaced where there are new columns."""
-        self._when = time.monotonic()
+        """Append the rows to the file, or replace the whole file where there are new columns."""
+        self._saved_at = time.monotonic()
         if not self._new and not self._kept:
             return
         columns = sorted(set(self._columns).union(*self._new, *self._kept[:1]))
@@ -93,21 +93,21 @@ class MetricsFile(Logger):
                 file.write(text.encode())
                 file.flush()
                 os.fsync(file.fileno())
-            except OSError as error:  # a full disk takes a part
+            except OSError as error:  # a full disk may hold a part of the rows
                 error.filename = str(self._path)
                 os.truncate(self._path, before)
                 raise
 
     @rank_zero_only
     def finalize(self, status: str) -> None:
-        """Bring the last rows to the file."""
+        """Write the last rows."""
         self.save()
 
 
 def read(path: Path) -> list[dict[str, str]]:
-    """The whole rows of a metrics.csv; none where there is no such file, or where a kill cut the last one short."""
+    """The complete rows of a metrics.csv: a row that a kill cut short is left out; no file means no rows."""
     try:
-        content = read_bytes(path, LARGEST)
+        content = read_bytes(path, MAX_BYTES)
     except FileNotFoundError:
         return []
     whole = content.decode().rpartition("\n")[0]

@@ -1,4 +1,4 @@
-"""What of a run goes to Weights & Biases beside its curves: enough to build tables from there as from its folder."""
+"""The mirror of a run on Weights & Biases: config, results, tables and plots, enough to build tables from there."""
 
 from __future__ import annotations
 
@@ -7,34 +7,34 @@ import dataclasses
 import json
 import os
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 from dcnlab.config.load import to_yaml
 from dcnlab.config.schema import Config
-from dcnlab.training import run_folder
+from dcnlab.metrics.names import is_headline
+from dcnlab.training.run_folder import RunFolder
 
 CONFIG, RESULTS = "dcnlab_config", "dcnlab_results"
-"""In a run's config the text of config.yaml, and in its summary that of results.json: as text, because wandb lets a
-sweep's parameters stand in place of whole sections of the config, and gives numbers back as it likes."""
+"""Keys of the text of config.yaml in a run's config, and of results.json in its summary. They are text, because wandb
+lets a sweep's parameters replace whole sections of the config, and changes the format of numbers."""
 
 _BEST = {"train/loss": "min", "val/*": "max", "test/*": "max"}
 _AGGREGATES = ("max", "min")
 
 
 def config(config: Config) -> dict[str, Any]:
-    """The run's config there."""
+    """The run's config on wandb."""
     return {**dataclasses.asdict(config), CONFIG: to_yaml(config)}
 
 
 def define(run: Any) -> None:
-    """Say of what is logged whether its least or its greatest is the run's summary."""
+    """Declare for each logged metric whether its minimum or maximum is the run's summary."""
     for name, summary in _BEST.items():
         run.define_metric(name, summary=summary)
 
 
-def finish(run: Any, config: Config, folder: Path, results: dict[str, Any]) -> None:
-    """Close the mirror: tables, figures, the final figures in its summary, and the checkpoint where that is wanted.
+def finish(run: Any, config: Config, folder: RunFolder, results: dict[str, Any]) -> None:
+    """Close the mirror: tables, plots, final metrics in the summary; the checkpoint where `logger.artifacts` is set.
 
     Args:
         run: wandb's.
@@ -45,11 +45,11 @@ def finish(run: Any, config: Config, folder: Path, results: dict[str, Any]) -> N
     import wandb
 
     with _staged_in(folder):
-        _log_findings(run, folder, results)
+        _log_tables_and_plots(run, folder, results)
         if config.logger.artifacts and results["status"] == "finished":
             artifact = wandb.Artifact(f"{config.name}-{config.id}", "model", metadata=results["metrics"])
-            # Where it lies, without a copy; `wandb sync` may be called from anywhere.
-            artifact.add_file(str((folder / run_folder.CHECKPOINT).resolve()), policy="immutable")
+            # In place, without a copy. An absolute path, as `wandb sync` may be called from anywhere.
+            artifact.add_file(str(folder.checkpoint.resolve()), policy="immutable")
             run.log_artifact(artifact)
         run.summary.update(_best(dict(run.summary)))
         costs = {key: value for key, value in results["cost"].items() if value is not None}
@@ -59,10 +59,10 @@ def finish(run: Any, config: Config, folder: Path, results: dict[str, Any]) -> N
 
 
 @contextlib.contextmanager
-def _staged_in(folder: Path) -> Iterator[None]:
-    """Keep what waits to be uploaded in the run folder; wandb would put it into the user's home."""
+def _staged_in(folder: RunFolder) -> Iterator[None]:
+    """Have wandb stage uploads in the run folder, not in the user's home."""
     before = os.environ.get("WANDB_DATA_DIR")
-    os.environ["WANDB_DATA_DIR"] = before or str((folder / "wandb").resolve())
+    os.environ["WANDB_DATA_DIR"] = before or str(folder.wandb.resolve())
     try:
         yield
     finally:
@@ -70,36 +70,36 @@ def _staged_in(folder: Path) -> Iterator[None]:
             del os.environ["WANDB_DATA_DIR"]
 
 
-def _log_findings(run: Any, folder: Path, results: dict[str, Any]) -> None:
+def _log_tables_and_plots(run: Any, folder: RunFolder, results: dict[str, Any]) -> None:
     import wandb
 
-    found: dict[str, Any] = {}
+    logged: dict[str, Any] = {}
     for name, (columns, rows) in tables(results).items():
-        found[f"tables/{name}"] = wandb.Table(columns, rows)
-    for path in sorted((folder / "figures").glob("*.png")):
-        found[f"figures/{path.stem}"] = wandb.Image(str(path))
-    if found:
-        run.log(found)
+        logged[f"tables/{name}"] = wandb.Table(columns, rows)
+    for path in sorted(folder.figures.glob("*.png")):
+        logged[f"figures/{path.stem}"] = wandb.Image(str(path))
+    if logged:
+        run.log(logged)
 
 
 def tables(results: dict[str, Any]) -> dict[str, tuple[list[Any], list[Any]]]:
-    """Columns and rows of a run's tables: `metrics`, its headlines, and `classes`, each class's figures; percent."""
+    """Columns and rows of a run's tables: `metrics`, the headline metrics, and `classes`, those of a class; percent."""
     metrics: dict[str, float] = results["metrics"]
-    found: dict[str, tuple[list[Any], list[Any]]] = {}
-    headlines: list[Any] = [[key, value] for key, value in metrics.items() if run_folder.is_headline(key)]
+    by_name: dict[str, tuple[list[Any], list[Any]]] = {}
+    headlines: list[Any] = [[key, value] for key, value in metrics.items() if is_headline(key)]
     if headlines:
-        found["metrics"] = (["metric", "percent"], headlines)
+        by_name["metrics"] = (["metric", "percent"], headlines)
     split = [key.partition("/")[::2] for key in metrics if "/" in key]
     families = list(dict.fromkeys(family for family, _ in split))
     names = dict.fromkeys(name for _, name in split)
     if names:
         rows: list[Any] = [[name, *(metrics.get(f"{family}/{name}") for family in families)] for name in names]
-        found["classes"] = (["class", *families], rows)
-    return found
+        by_name["classes"] = (["class", *families], rows)
+    return by_name
 
 
 def _best(summary: dict[str, Any]) -> dict[str, float]:
-    """The metrics that were defined, as plain numbers: a sweep that names one looks for a number under its name."""
+    """The summaries of `define` as plain numbers: a sweep that optimises one looks for a number under its name."""
     best = {}
     for name, value in summary.items():
         kinds = [kind for kind in _AGGREGATES if hasattr(value, "keys") and set(value.keys()) == {kind}]

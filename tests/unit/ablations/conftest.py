@@ -4,8 +4,7 @@ import pytest
 import torch
 
 from dcnlab.config.load import load_experiment
-from dcnlab.training import experiment
-from dcnlab.training.run_folder import CHECKPOINT
+from dcnlab.training.run import fit
 
 DETECTION = """
 name: tiny
@@ -33,15 +32,15 @@ def detection_run(tmp_path_factory):
     """Of one step; its offsets are zero."""
     folder = tmp_path_factory.mktemp("detection")
     (folder / "tiny.yaml").write_text(DETECTION)
-    return experiment.fit(load_experiment(str(folder / "tiny.yaml"), [f"out={folder}", "id=one"]))
+    return fit(load_experiment(str(folder / "tiny.yaml"), [f"out={folder}", "id=one"]))
 
 
 @pytest.fixture
 def run(detection_run, tmp_path):
     """A copy of it, whose files a test may change."""
     folder = tmp_path / "run"
-    (folder / CHECKPOINT.parent).mkdir(parents=True)
-    for name in ("config.yaml", "results.json", CHECKPOINT):
+    (folder / "checkpoints").mkdir(parents=True)
+    for name in ("config.yaml", "results.json", "checkpoints/last.ckpt"):
         (folder / name).write_bytes((detection_run / name).read_bytes())
     return folder
 
@@ -51,9 +50,9 @@ def set_offsets(run):
     """Give the run's last deformable layer offsets (y, x of each of nine points) that are the same at all places."""
 
     def set(offsets):
-        checkpoint = torch.load(run / CHECKPOINT, weights_only=True)
+        checkpoint = torch.load(run / "checkpoints/last.ckpt", weights_only=True)
         bias = torch.tensor(offsets, dtype=torch.float32)
         checkpoint["state_dict"]["model.backbone.layer4.0.conv2.offset_conv.bias"] = bias
-        torch.save(checkpoint, run / CHECKPOINT)
+        torch.save(checkpoint, run / "checkpoints/last.ckpt")
 
     return set

@@ -16,12 +16,12 @@ from dcnlab.ablations.tables.render import render
 from dcnlab.config.load import load_experiment
 from dcnlab.io.errors import ConfigError
 from dcnlab.metrics.effective_dilation import SIZES, Spread
-from dcnlab.training import experiment
+from dcnlab.training.run import fit, restore
 
 
 def counted(run):
     """Positions of the 6x6 map of stride 8 in boxes, all small at this size, and in none; by the boxes' definition."""
-    data = experiment.restore(run, [])[1].data.test
+    data = restore(run, [])[1].data.test
     inside = 0
     for index in range(len(data)):
         boxes = data[index][1]["boxes"].tolist()
@@ -119,14 +119,14 @@ def test_the_command_prints_the_table_and_mistakes_are_one_line(run):
 
 
 def test_a_run_without_deformable_layers_or_boxes_says_so(tiny):
-    plain = experiment.fit(load_experiment(tiny, ["id=plain", "logger.wandb=false"]))
+    plain = fit(load_experiment(tiny, ["id=plain", "logger.wandb=false"]))
     with pytest.raises(ConfigError, match=r"has no deformable layer: its model\.deform_layers is 0"):
         measure(plain)
     assert not Path(plain / "dilation.json").exists()
 
 
 def test_a_classifier_of_digits_is_measured_by_their_boxes(tiny):
-    run = experiment.fit(load_experiment(tiny, ["id=one", "logger.wandb=false", "model.deform_layers=1"]))
+    run = fit(load_experiment(tiny, ["id=one", "logger.wandb=false", "model.deform_layers=1"]))
     (row,) = measure(run, images=10).rows
     assert row["small"]["count"] + row["background"]["count"] == 10 * 16
     assert row["small"]["mean"] == pytest.approx(1, abs=0.5)

@@ -17,7 +17,7 @@ from dcnlab.ablations.analysis.tracing import DeformedLayer, Grid
 from dcnlab.ablations.plots import image_panels, style
 from dcnlab.config.load import load_experiment
 from dcnlab.io.errors import ConfigError
-from dcnlab.training import experiment
+from dcnlab.training.run import fit
 
 
 def layer(height, width, stride=8):
@@ -216,14 +216,14 @@ def test_segmentation_and_classification_runs_are_drawn_too(tiny, drawn):
     ]
     for task, model in (("segmentation", "deeplab"), ("classification", "resnet")):
         overrides = [f"task={task}", f"model.name={model}", f"id={task}", "model.head_channels=16", *common]
-        run = experiment.fit(load_experiment(tiny, overrides))
+        run = fit(load_experiment(tiny, overrides))
         draw(run, "test:0")
         titles = [axis.get_title() for axis in drawn[-1].axes]
         assert len(titles) == 2  # the one digit, and off it
         assert titles[-1] == "background"
         with pytest.raises(ConfigError, match="has not deformable RoI pooling"):
             draw(run, "test:0", kind="rois")
-    plain = experiment.fit(load_experiment(tiny, ["id=plain", *common, "model.deform_layers=0"]))
+    plain = fit(load_experiment(tiny, ["id=plain", *common, "model.deform_layers=0"]))
     with pytest.raises(ConfigError, match=r"has not a deformable layer: its model\.deform_layers is 0"):
         draw(plain, "test:0", kind="all")
 

@@ -16,7 +16,7 @@ from dcnlab.ablations.sweeps.trial import trials_of
 from dcnlab.config import identity, packaged
 from dcnlab.config.keys import all_keys
 from dcnlab.models import backbone
-from dcnlab.training.assembly import task_module
+from dcnlab.training.build_network import task_module
 
 NAMES = packaged.names("sweeps")
 SCHEMA = json.loads(Path(__file__).with_name("wandb_sweep_schema.json").read_text())

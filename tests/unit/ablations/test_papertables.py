@@ -12,7 +12,7 @@ import yaml
 
 from dcnlab.ablations.tables import table as tables
 from dcnlab.io.errors import ConfigError
-from dcnlab.training import run_folder
+from dcnlab.training.run_folder import RunFolder
 
 RFCN = {
     "task": "detection",
@@ -51,7 +51,7 @@ def write(tmp_path, monkeypatch):
             "environment": {"git": git, "dcnlab": "1", "torch": "2", "gpu": None},
             "wandb": {"id": None, "sweep": None},
         }
-        run_folder.write_results(folder, results)
+        RunFolder(folder).write_results(results)
         return folder
 
     return one

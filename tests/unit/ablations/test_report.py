@@ -21,6 +21,7 @@ from dcnlab.config.load import to_yaml
 from dcnlab.io.errors import ConfigError
 from dcnlab.metrics.effective_dilation import SIZES
 from dcnlab.training import run_folder
+from dcnlab.training.run_folder import RunFolder
 
 
 class Reader(HTMLParser):
@@ -284,7 +285,7 @@ def test_the_command_in_the_page_repeats_the_run(tiny, monkeypatch):
         main.main()
     assert ended.value.code is None
     [again] = [folder for folder in run_folder.discover([Path("runs")]) if folder.name != "first"]
-    first, second = (run_folder.read_results(folder) for folder in (Path("runs/tiny/first"), again))
+    first, second = (RunFolder(folder).read_results() for folder in (Path("runs/tiny/first"), again))
     assert (first["metrics"], first["parameters"], first["seed"]) == (
         second["metrics"], second["parameters"], second["seed"],
     )  # fmt: skip

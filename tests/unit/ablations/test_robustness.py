@@ -23,7 +23,8 @@ from dcnlab.config.load import load_experiment, to_yaml
 from dcnlab.config.schema import Config, OptimConfig
 from dcnlab.io.errors import ConfigError
 from dcnlab.tasks.classification import Classification
-from dcnlab.training import experiment, run_folder
+from dcnlab.training.run import evaluate, fit
+from dcnlab.training.run_folder import RunFolder
 
 PLACES = {"top": (0, 2), "left": (2, 0), "bottom": (4, 2), "right": (2, 4), "centre": (2, 2)}
 NAMES = list(PLACES)
@@ -40,7 +41,7 @@ class PixelReader(nn.Module):
 def write_results(folder, **more):
     folder.mkdir(parents=True, exist_ok=True)
     sections = {key: {} for key in ("parameters", "metrics", "model", "cost", "environment")}
-    run_folder.write_results(folder, {"schema": 1, "status": "finished", "seed": 0, **sections, **more})
+    RunFolder(folder).write_results({"schema": 1, "status": "finished", "seed": 0, **sections, **more})
 
 
 @pytest.fixture
@@ -63,7 +64,7 @@ def reader(tmp_path, monkeypatch):
             return DataLoader(TensorDataset(images, labels), 4)
 
     parts = SimpleNamespace(task=task, trainer=trainer, data=Data())
-    monkeypatch.setattr(experiment, "restore", lambda folder, overrides: (Config(), parts))
+    monkeypatch.setattr("dcnlab.ablations.analysis.rotated_views.restore", lambda folder, overrides: (Config(), parts))
     folder = tmp_path / "run"
     write_results(folder)
     return folder
@@ -117,7 +118,8 @@ def test_a_file_of_another_form_is_named_in_one_line(reader, text):
 
 
 def test_an_unfinished_run_and_one_of_another_task_are_refused(reader, monkeypatch):
-    monkeypatch.setattr(experiment, "restore", lambda *_: (SimpleNamespace(task="detection"), SimpleNamespace(task=1)))
+    restored = SimpleNamespace(task="detection"), SimpleNamespace(task=1)
+    monkeypatch.setattr("dcnlab.ablations.analysis.rotated_views.restore", lambda *_: restored)
     with pytest.raises(ConfigError, match="run is of task detection; robustness is of classification"):
         robustness.measure(reader, [0], [])
     write_results(reader, status="interrupted")
@@ -127,15 +129,15 @@ def test_an_unfinished_run_and_one_of_another_task_are_refused(reader, monkeypat
 
 
 def test_a_trained_run_scores_as_its_own_test_and_as_evaluate_with_the_same_turn(tiny):
-    folder = experiment.fit(
+    folder = fit(
         load_experiment(tiny, ["logger.wandb=false", "id=one", "trainer.max_steps=12", "data.train_length=256"])
     )
     own = json.loads((folder / "results.json").read_text())["metrics"]["top1"]
     curves = robustness.measure(folder, [0, 30], [0.5, 1], ["data.batch_size=7"])
     assert (curves.rotation[0], curves.scale[1]) == (own, own)
-    assert experiment.evaluate(folder, ["test.rotation=0", "test.magnification=1"])["top1"] == own
-    assert experiment.evaluate(folder, ["test.rotation=30"])["top1"] == pytest.approx(curves.rotation[30])
-    assert experiment.evaluate(folder, ["test.magnification=0.5"])["top1"] == pytest.approx(curves.scale[0.5])
+    assert evaluate(folder, ["test.rotation=0", "test.magnification=1"])["top1"] == own
+    assert evaluate(folder, ["test.rotation=30"])["top1"] == pytest.approx(curves.rotation[30])
+    assert evaluate(folder, ["test.magnification=0.5"])["top1"] == pytest.approx(curves.scale[0.5])
     done = dcnlab("robustness", folder, "--angles", "0,30", "--scales", "", "--format", "csv")
     assert (done.returncode, done.stderr) == (0, "")
     rows = list(csv.DictReader(io.StringIO(done.stdout)))

@@ -17,7 +17,7 @@ from dcnlab.ablations.sweeps.trial import trials_of
 from dcnlab.ablations.tables import table as tables
 from dcnlab.config.load import to_yaml
 from dcnlab.io.errors import ConfigError
-from dcnlab.training import run_folder
+from dcnlab.training.run_folder import RunFolder
 
 # layers: top-1 of seeds 0, 1 and 2; the last trial is missing.
 SCORES = {0: [70.0, 72.0, 77.0], 1: [75.0, 75.5, 76.0], 2: [80.0, 70.0, None]}
@@ -57,7 +57,7 @@ def write_run(trial, top1, git="abc", status="finished", folder=None):
         "environment": {"git": git, "dcnlab": "1", "torch": "2"},
         "wandb": {"id": None, "sweep": None},
     }
-    run_folder.write_results(folder, results)
+    RunFolder(folder).write_results(results)
     return folder
 
 
@@ -340,7 +340,7 @@ def test_figures_of_single_classes_and_recalls_are_for_programs_alone(sweep):
         folder = write_run(trial, 50.0)
         results = json.loads((folder / "results.json").read_text())
         results["metrics"] |= {"iou/Sky": 80.0, "ar100": 40.0, "ar_small": 30.0, "ap_small": 20.0}
-        run_folder.write_results(folder, results)
+        RunFolder(folder).write_results(results)
     table = tables.assemble(sweep, [Path("runs")])
     header = tables.render(table, "markdown").splitlines()[0]
     assert "ap_small (%)" in header

@@ -21,10 +21,12 @@ from dcnlab.data.segmentation.voc import read_voc_label
 from dcnlab.io import files, json_file, torch_file, yaml_file
 from dcnlab.io.atomic import write_whole
 from dcnlab.io.errors import ConfigError
+from dcnlab.io.file_lock import lock
 from dcnlab.io.folders import files_below
 from dcnlab.io.image_file import read_image
 from dcnlab.models import weights
-from dcnlab.training import checkpoint_file, run_folder
+from dcnlab.training import checkpoint_file
+from dcnlab.training.run_folder import RunFolder
 
 
 def special(path, kind):
@@ -54,7 +56,7 @@ READERS = {
     "checkpoint": checkpoint_file.read,
     "tensors": torch_file.load,
     "log": files.read_tail,
-    "results": lambda path: run_folder.read_results(path.rename(path.with_name("results.json")).parent),
+    "results": lambda path: RunFolder(path.rename(path.with_name("results.json")).parent).read_results(),
 }
 
 
@@ -71,7 +73,7 @@ def test_no_reader_waits_for_a_special_file_or_takes_it_for_data(tmp_path, reade
 
 def test_a_lock_and_a_log_that_are_pipes_do_not_block(tmp_path):
     special(tmp_path / ".lock", "pipe")
-    with pytest.raises(OSError, match="regular file"), run_folder.lock(tmp_path / ".lock"):
+    with pytest.raises(OSError, match="regular file"), lock(tmp_path / ".lock"):
         pass
 
 
@@ -317,10 +319,10 @@ def test_results_are_read_where_they_hold_what_a_run_writes(tmp_path):
     ):
         (tmp_path / "results.json").write_text(json.dumps(good | change))
         with pytest.raises(ConfigError, match=rf"\A[^\n]*results\.json: [^\n]*{said}[^\n]*\Z"):
-            run_folder.read_results(tmp_path)
+            RunFolder(tmp_path).read_results()
 
 
 def test_the_reason_of_a_failure_may_quote_any_name(tmp_path):
     good = {"schema": 1, "status": "failed", "seed": 0, "parameters": {}, "model": {}, "cost": {}, "environment": {}}
-    run_folder.write_results(tmp_path, {**good, "metrics": {}, "reason": "caf\udce9.png is broken"})
-    assert run_folder.read_results(tmp_path)["reason"] == "caf\\udce9.png is broken"
+    RunFolder(tmp_path).write_results({**good, "metrics": {}, "reason": "caf\udce9.png is broken"})
+    assert RunFolder(tmp_path).read_results()["reason"] == "caf\\udce9.png is broken"

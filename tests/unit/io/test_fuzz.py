@@ -43,8 +43,9 @@ from dcnlab.data.segmentation.voc import read_voc_label, voc_pairs
 from dcnlab.io.errors import ConfigError, DataError
 from dcnlab.io.image_file import read_image
 from dcnlab.models import weights
-from dcnlab.training import checkpoint_file, run_folder
+from dcnlab.training import checkpoint_file
 from dcnlab.training.loggers.metrics_csv import MetricsFile
+from dcnlab.training.run_folder import RunFolder
 
 TIMES = float(os.environ.get("DCNLAB_FUZZ", "1"))
 LONGEST = 3000
@@ -355,7 +356,7 @@ def test_results(here):
     path = run / "results.json"
 
     def read():
-        found = Record(run, known, run_folder.read_results(run), 0.0)
+        found = Record(run, known, RunFolder(run).read_results(), 0.0)
         made = table.of_records("tiny", [found])
         table.cells(made)
         table.render(made, "json")

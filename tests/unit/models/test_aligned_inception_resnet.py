@@ -12,11 +12,11 @@ from dcnlab.config.schema import BackboneConfig, Config, ModelConfig
 from dcnlab.io.errors import ConfigError
 from dcnlab.models.aligned_inception_resnet import AlignedInceptionBlock, aligned_inception_resnet
 from dcnlab.models.backbone import backbone
+from dcnlab.models.counting import count_parameters
 from dcnlab.models.resnet import classifier
 from dcnlab.nn import DeformConv2d
 from dcnlab.surgery import conv_layers
-from dcnlab.training.assembly import task_module
-from dcnlab.training.callbacks.cost import parameters
+from dcnlab.training.build_network import task_module
 
 NAME = "aligned_inception_resnet"
 
@@ -194,7 +194,7 @@ def test_every_network_stands_on_it_from_an_experiment_file(task, name):
     def size(of):
         model = ModelConfig(name=name, backbone=BackboneConfig(name=of))
         with torch.device("meta"):
-            return parameters(task_module(Config(task=task, model=model), ["a", "b"]).model)
+            return count_parameters(task_module(Config(task=task, model=model), ["a", "b"]).model)
 
     # Stages of equal channels: all that differs is the counts of the two networks themselves, without classifiers.
     assert size(NAME) - size("resnet101") == (64_381_800 - 2_049_000) - (44_549_160 - 2_049_000)

@@ -7,14 +7,14 @@ import torch
 from torch import nn
 
 from dcnlab.models.backbone import backbone
+from dcnlab.models.counting import count_parameters
 from dcnlab.models.deeplab import DeepLab
-from dcnlab.training.callbacks.cost import parameters
 
 
 def count(deform_layers, classes, offset_groups=1):
     with torch.device("meta"):
         features = backbone("resnet101", deform_layers=deform_layers, offset_groups=offset_groups)
-        return parameters(DeepLab(features, classes))
+        return count_parameters(DeepLab(features, classes))
 
 
 def test_parameters_of_resnet101_are_those_counted_by_hand():

@@ -9,7 +9,7 @@ from PIL import Image
 from dcnlab.config.load import load_experiment
 from dcnlab.data.classification.image_folder import ImageFolderSplit
 from dcnlab.io.errors import ConfigError, DataError
-from dcnlab.training import experiment
+from dcnlab.training.run import fit
 
 SMALL = ["id=one", "logger.wandb=false", "data.name=imagefolder", "data.root=data", "data.val=train", "data.test=train",
          "data.image_size=32", "data.batch_size=2"]  # fmt: skip
@@ -39,7 +39,7 @@ def test_a_data_error_of_any_reader_is_one_line(images, monkeypatch, workers, ki
 
     monkeypatch.setattr(ImageFolderSplit, "__getitem__", broken)
     with pytest.raises(ConfigError, match=r"^sheet 3 has no column: label\Z"):
-        experiment.fit(load_experiment(images, [*SMALL, f"data.workers={workers}"]))
+        fit(load_experiment(images, [*SMALL, f"data.workers={workers}"]))
 
 
 @pytest.mark.parametrize("workers", [0, 1])
@@ -49,7 +49,7 @@ def test_a_bug_inside_the_readers_is_a_bug(images, monkeypatch, workers):
 
     monkeypatch.setattr(ImageFolderSplit, "__getitem__", broken)
     with pytest.raises(ValueError, match="operands could not be broadcast") as caught:
-        experiment.fit(load_experiment(images, [*SMALL, f"data.workers={workers}"]))
+        fit(load_experiment(images, [*SMALL, f"data.workers={workers}"]))
     assert not isinstance(caught.value, ConfigError)
 
 
@@ -59,5 +59,5 @@ def test_a_bug_while_a_data_set_is_made_is_a_bug(images, monkeypatch):
 
     monkeypatch.setattr(ImageFolderSplit, "__init__", broken)
     with pytest.raises(ValueError, match="operands could not be broadcast") as caught:
-        experiment.fit(load_experiment(images, SMALL))
+        fit(load_experiment(images, SMALL))
     assert not isinstance(caught.value, ConfigError)

@@ -13,13 +13,15 @@ import torch
 from dcnlab.config.load import load_experiment
 from dcnlab.io.errors import ConfigError
 from dcnlab.nn import ActiveConv2d, DeformConv2d, DeformRoIPool
-from dcnlab.training import assembly, experiment, run_folder
-from dcnlab.training.callbacks import divergence
+from dcnlab.nn.offset_statistics import OffsetStatistics
+from dcnlab.training import run as runs
+from dcnlab.training.callbacks import cost, divergence, finite_outputs
+from dcnlab.training.run_folder import RunFolder
 
 
 def fit(path, *overrides):
     small = ["logger.wandb=false", "data.classes=[1,7]", "model.deform_layers=2", "id=one"]
-    return experiment.fit(load_experiment(path, [*small, *overrides]))
+    return runs.fit(load_experiment(path, [*small, *overrides]))
 
 
 def moved(layer, y, x):
@@ -31,11 +33,11 @@ def moved(layer, y, x):
 
 def test_statistics_of_hand_worked_offsets():
     maps = torch.zeros(2, 1, 4, 5)
-    found = divergence.OffsetStatistics.of(moved(DeformConv2d(1, 1, 3, padding=1), 3.0, 4.0), (maps,))
+    found = OffsetStatistics.of(moved(DeformConv2d(1, 1, 3, padding=1), 3.0, 4.0), (maps,))
     assert (found.mean.item(), found.max.item(), found.low.item(), found.high.item()) == (5, 5, 3, 4)
     # Row + tap is below 2 for 3 of 12, column + tap for 3 of 15.
     assert found.outside.item() == pytest.approx(100 * (1 - 3 / 12 * 3 / 15))
-    plain = divergence.OffsetStatistics.of(DeformConv2d(1, 1, 3, padding=1), (maps,))
+    plain = OffsetStatistics.of(DeformConv2d(1, 1, 3, padding=1), (maps,))
     assert plain.outside.item() == pytest.approx(100 * (1 - 10 / 12 * 13 / 15))  # the padding's corners and edges
     assert plain.mean.item() == 0
 
@@ -54,7 +56,7 @@ def test_the_share_outside_is_that_of_places_counted_one_by_one():
         outside += not (-0.5 < place[0] < 5.5 and -0.5 < place[1] < 6.5)
     share = 100 * outside / (2 * 2 * 6 * height * width)
     assert 20 < share < 80
-    assert divergence.OffsetStatistics.of(layer, (maps,)).outside.item() == pytest.approx(share, abs=1e-3)
+    assert OffsetStatistics.of(layer, (maps,)).outside.item() == pytest.approx(share, abs=1e-3)
 
 
 def test_a_poolings_offsets_are_in_box_sides_and_may_be_of_no_box():
@@ -62,17 +64,17 @@ def test_a_poolings_offsets_are_in_box_sides_and_may_be_of_no_box():
     with torch.no_grad():
         pool.offset_fc.bias.view(2, 9).copy_(torch.tensor([[3.0], [-4.0]]))
     maps = torch.randn(1, 2, 8, 8)
-    found = divergence.OffsetStatistics.of(pool, (maps, torch.tensor([[0.0, 1, 1, 6, 6]])))
+    found = OffsetStatistics.of(pool, (maps, torch.tensor([[0.0, 1, 1, 6, 6]])))
     assert found.mean.item() == pytest.approx(0.5)
     assert (found.low.item(), found.high.item()) == (pytest.approx(-0.4), pytest.approx(0.3))
-    assert divergence.OffsetStatistics.of(pool, (maps, torch.zeros(0, 5))).max.item() == 0
+    assert OffsetStatistics.of(pool, (maps, torch.zeros(0, 5))).max.item() == 0
 
 
 def test_an_active_layers_offsets_are_measured_too():
     layer = ActiveConv2d(1, 1, 3, padding=1)
     with torch.no_grad():
         layer.offset[0] = 9.0
-    found = divergence.OffsetStatistics.of(layer, (torch.zeros(1, 1, 4, 4),))
+    found = OffsetStatistics.of(layer, (torch.zeros(1, 1, 4, 4),))
     assert (found.mean.item(), found.max.item()) == (1, 9)
 
 
@@ -81,18 +83,18 @@ def test_an_active_layers_offsets_are_measured_too():
 )
 def test_offsets_are_over_the_limit_by_their_mean_which_is_ten_of_the_maps_sides_where_none_is_stated(y, limit, over):
     layer = moved(DeformConv2d(1, 1, 3, padding=1), y, 0.0)
-    assert bool(divergence.OffsetStatistics.of(layer, (torch.zeros(1, 1, 4, 5),)).exceeds(limit)) is over
+    assert bool(OffsetStatistics.of(layer, (torch.zeros(1, 1, 4, 5),)).exceeds(limit)) is over
 
 
 def poison(monkeypatch, step, name, number):
     """Fill a parameter with a number before a step."""
 
-    class Cost(assembly.Cost):
+    class Cost(cost.Cost):
         def on_train_batch_start(self, trainer, pl_module, *arguments):
             if trainer.global_step == step:
                 pl_module.get_parameter(name).data.fill_(number)
 
-    monkeypatch.setattr(assembly, "Cost", Cost)
+    monkeypatch.setattr("dcnlab.training.parts.Cost", Cost)
 
 
 def kept():
@@ -103,7 +105,7 @@ def assert_failed_at(caught, step):
     line = str(caught.value)
     assert line.startswith(f"the training diverged in step {step}: ")
     assert "\n" not in line
-    found = run_folder.read_results(Path("runs/tiny/one"))
+    found = RunFolder(Path("runs/tiny/one")).read_results()
     assert found["status"] == "failed"
     assert line in found["reason"]
     assert all(torch.isfinite(value).all() for value in kept()["state_dict"].values())
@@ -144,7 +146,7 @@ def test_offsets_that_run_away_stop_the_next_step_that_is_logged(tiny, monkeypat
 
 
 def test_a_step_gone_wrong_on_a_gpu_is_found_when_it_is_logged_or_saved(tiny, monkeypatch):
-    monkeypatch.setattr(divergence.Watch, "judges_each_step", staticmethod(lambda device: False))
+    monkeypatch.setattr(divergence.StopOnDivergence, "checks_each_step", staticmethod(lambda device: False))
     poison(monkeypatch, 2, "model.layer1.0.conv1.weight", math.nan)
     with pytest.raises(ConfigError) as caught:
         fit(tiny, "trainer.max_steps=8", "logger.every=100")
@@ -154,7 +156,7 @@ def test_a_step_gone_wrong_on_a_gpu_is_found_when_it_is_logged_or_saved(tiny, mo
 
 
 def test_a_layer_that_overflows_in_the_trainings_precision_alone_is_named(tiny, monkeypatch):
-    class Cost(assembly.Cost):
+    class Cost(cost.Cost):
         def on_train_start(self, trainer, pl_module):
             def overflow(layer, arguments, output):
                 return output * math.inf if torch.is_autocast_enabled("cpu") and trainer.global_step == 3 else output
@@ -162,7 +164,7 @@ def test_a_layer_that_overflows_in_the_trainings_precision_alone_is_named(tiny, 
             super().on_train_start(trainer, pl_module)
             pl_module.model.layer3[0].conv2.register_forward_hook(overflow)
 
-    monkeypatch.setattr(assembly, "Cost", Cost)
+    monkeypatch.setattr("dcnlab.training.parts.Cost", Cost)
     with pytest.raises(ConfigError) as caught:
         fit(tiny, "trainer.max_steps=8", "trainer.precision=bf16-mixed")
     assert ", first in layer3.0.conv2; " in assert_failed_at(caught, 3)
@@ -177,13 +179,13 @@ def test_weights_that_are_no_numbers_are_not_saved(tiny, monkeypatch):
 
 
 def test_a_gradient_that_overflows_names_the_first_layer_it_reaches(tiny, monkeypatch):
-    class Cost(assembly.Cost):
+    class Cost(cost.Cost):
         def on_train_batch_start(self, trainer, pl_module, *arguments):
             layer = pl_module.model.layer3[0].conv2
             if trainer.global_step == 2:
                 layer.register_full_backward_hook(lambda module, inputs, outputs: (inputs[0] * math.inf,))
 
-    monkeypatch.setattr(assembly, "Cost", Cost)
+    monkeypatch.setattr("dcnlab.training.parts.Cost", Cost)
     with pytest.raises(ConfigError) as caught:
         fit(tiny, "trainer.max_steps=8")
     assert "the gradient of layer3.0.bn1.bias is not finite" in assert_failed_at(caught, 2)
@@ -233,7 +235,7 @@ def test_a_validation_whose_outputs_are_not_finite_says_so_once_and_the_training
         enable_checkpointing=False,
         enable_progress_bar=False,
         num_sanity_val_steps=0,
-        callbacks=[divergence.Watch(None, 1)],
+        callbacks=[finite_outputs.FiniteOutputs()],
         default_root_dir=tmp_path,
     )
     with caplog.at_level("WARNING", "dcnlab"):

@@ -1,0 +1,106 @@
+"""Builds the Lightning Trainer of a run."""
+
+from __future__ import annotations
+
+import math
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytorch_lightning as pl
+from lightning_fabric.plugins.environments import LightningEnvironment, SLURMEnvironment
+from pytorch_lightning.callbacks import EMAWeightAveraging
+from pytorch_lightning.strategies import DDPStrategy
+from pytorch_lightning.utilities.exceptions import MisconfigurationException
+
+from dcnlab.config.schema import Config
+from dcnlab.io.errors import ConfigError
+from dcnlab.io.text import one_line
+from dcnlab.training.checkpoint_file import WholeFiles
+from dcnlab.training.distributed import slurm_requeue
+from dcnlab.training.distributed.rendezvous import watch_rendezvous
+from dcnlab.training.loggers import console
+
+
+class _Averaging(EMAWeightAveraging):
+    """Puts the average in place after a fit without a step too: a run resumed at the end of its training."""
+
+    def on_fit_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self._copy_average_to_current(pl_module)
+
+
+def trainer_of(
+    config: Config, folder: Path, callbacks: list[pl.Callback], validates: bool, alone: bool = False
+) -> pl.Trainer:
+    """The trainer, without loggers.
+
+    Args:
+        config: of the run.
+        folder: of the run.
+        callbacks: of the run; weight averaging and the progress bar are added.
+        validates: whether there is a validation split.
+        alone: whether this process works by itself, whatever launcher started it.
+
+    Raises:
+        ConfigError: Lightning refuses what the config states, or no number of batches gives `effective_batch`.
+    """
+    run = config.trainer
+    averaging = [] if config.optim.ema is None else [_Averaging(decay=config.optim.ema)]
+    plugins: list[Any] = [WholeFiles()]
+    if alone:
+        plugins.append(LightningEnvironment())
+    elif slurm_requeue.under_srun():
+        # Lightning would requeue the job with another checkpoint file, which `dcnlab resume` does not know.
+        plugins.append(SLURMEnvironment(auto_requeue=False))
+    bar = console.ProgressBar() if run.progress and sys.stdout.isatty() else None
+    try:
+        trainer = pl.Trainer(
+            accelerator=run.accelerator,
+            devices=run.devices,
+            num_nodes=run.num_nodes,
+            precision=run.precision,  # type: ignore[arg-type]  # checked against validation.PRECISIONS
+            max_steps=run.max_steps or -1,
+            max_epochs=run.max_epochs or -1,
+            gradient_clip_val=config.optim.clip_norm,
+            deterministic=run.deterministic,
+            use_distributed_sampler=False,  # the data modules share the images among the ranks, without padding
+            num_sanity_val_steps=0,
+            check_val_every_n_epoch=run.val_every,
+            limit_val_batches=None if validates else 0,
+            log_every_n_steps=config.logger.every,
+            logger=False,
+            plugins=plugins,
+            callbacks=[*averaging, *callbacks, *([bar] if bar else [])],
+            enable_progress_bar=bar is not None,
+            enable_model_summary=False,
+            default_root_dir=folder,
+        )
+    except (MisconfigurationException, RuntimeError) as error:
+        raise ConfigError(f"trainer: {one_line(error)}") from error
+    if isinstance(trainer.strategy, DDPStrategy):
+        watch_rendezvous(trainer.strategy, run.rendezvous_minutes)
+    # Lightning's handler of SIGTERM calls a collective, wherever the ranks are at that moment.
+    trainer._signal_connector.register_signal_handlers = lambda: None  # type: ignore[method-assign]
+    # Where max_steps is set, Lightning takes each checkpoint for one within an epoch, and skips the next epoch.
+    trainer.fit_loop._iteration_based_training = lambda: False  # type: ignore[method-assign]
+    trainer.accumulate_grad_batches = accumulation(config, trainer.world_size)
+    return trainer
+
+
+def accumulation(config: Config, world_size: int) -> int:
+    """Batches for each step of the optimizer, so that a step sees `trainer.effective_batch` images.
+
+    Raises:
+        ConfigError: no whole number of batches gives that many.
+    """
+    effective, loaded = config.trainer.effective_batch, config.data.batch_size * world_size
+    if effective is None:
+        return 1
+    if effective % loaded:
+        fits = math.gcd(effective, loaded) if world_size == 1 else math.gcd(effective // world_size, loaded)
+        hint = f"; data.batch_size={fits} would do" if effective % (fits * world_size) == 0 else ""
+        raise ConfigError(
+            f"trainer.effective_batch is {effective}; it must be a multiple of the {loaded} images that "
+            f"data.batch_size {config.data.batch_size} x {world_size} processes load{hint}"
+        )
+    return effective // loaded

@@ -1,0 +1,82 @@
+"""The parts of a run, built from its config: data, task, trainer and callbacks."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+
+from dcnlab.config import identity
+from dcnlab.config.schema import Config
+from dcnlab.config.validation import check_paths
+from dcnlab.io.errors import ConfigError, DataError
+from dcnlab.io.text import one_line
+from dcnlab.training import environment, preflight
+from dcnlab.training.build_data import data_module
+from dcnlab.training.build_network import checked_task_module
+from dcnlab.training.build_trainer import trainer_of
+from dcnlab.training.callbacks.checkpoint import SaveCheckpoint
+from dcnlab.training.callbacks.cost import Cost
+from dcnlab.training.callbacks.divergence import StopOnDivergence
+from dcnlab.training.callbacks.finite_outputs import FiniteOutputs
+from dcnlab.training.callbacks.watchdog import Watchdog
+from dcnlab.training.distributed.failures import FailurePropagation
+from dcnlab.training.loggers import console
+from dcnlab.training.run_folder import RunFolder
+
+
+@dataclass
+class Parts:
+    """What a config stands for."""
+
+    config: Config
+    data: Any
+    task: pl.LightningModule
+    trainer: pl.Trainer
+    cost: Cost
+    saving: SaveCheckpoint
+    failures: FailurePropagation
+
+
+def build(config: Config, folder: RunFolder, trains: bool = True, alone: bool = False) -> Parts:
+    """Build data, task and trainer; writes nothing.
+
+    Args:
+        config: of the run.
+        folder: of the run.
+        trains: whether the run is trained, not only scored or looked at.
+        alone: whether this process works by itself, whatever launcher started it.
+
+    Raises:
+        ConfigError: the data, the weights or the device are missing or do not fit.
+    """
+    check_paths(config)
+    if config.logger.wandb:
+        console.wandb_mode()
+    console.quiet()
+    if config.trainer.threads is not None:
+        torch.set_num_threads(config.trainer.threads)
+    ranks = preflight.check_devices(config.trainer, alone)
+    pl.seed_everything(config.seed, workers=True, verbose=False)
+    failures, cost = FailurePropagation(), Cost()
+    divergence = StopOnDivergence(config.trainer.offset_limit, config.logger.every)
+    saving = SaveCheckpoint(
+        folder.checkpoint, identity.settings(config), config.trainer.checkpoint_every, check=divergence.check
+    )
+    callbacks: list[pl.Callback] = [failures, cost, divergence, FiniteOutputs(), saving, Watchdog()]
+    try:
+        data = data_module(config)
+        task = checked_task_module(config, data.classes)
+        preflight.check_kernels(config.trainer, task)
+        if trains:
+            preflight.check_norms(config, data, task, ranks)
+        trainer = trainer_of(config, folder.path, callbacks, data.val is not None, alone)
+        return Parts(config, data, task, trainer, cost, saving, failures)
+    except (DataError, OSError) as error:
+        raise ConfigError(one_line(error)) from error
+    except (MemoryError, RuntimeError) as error:
+        if environment.is_out_of_memory(error):
+            raise ConfigError("the network does not fit into memory; see the widths in model") from error
+        raise

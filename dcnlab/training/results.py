@@ -1,0 +1,169 @@
+"""The results of a run in the making: network, scores and cost, written to results.json however the run ends."""
+
+from __future__ import annotations
+
+import copy
+import json
+import logging
+import math
+from pathlib import Path
+from typing import Any
+
+from pytorch_lightning.loggers import WandbLogger
+
+from dcnlab.config.load import to_yaml
+from dcnlab.config.schema import Config
+from dcnlab.io.atomic import write_whole
+from dcnlab.models.counting import count_macs, count_parameters
+from dcnlab.training import environment, results_file
+from dcnlab.training.distributed import slurm_requeue
+from dcnlab.training.distributed.rank import is_rank_0
+from dcnlab.training.loggers import wandb_run
+from dcnlab.training.outcome import Diverged, End
+from dcnlab.training.parts import Parts
+from dcnlab.training.resuming import Resumption
+from dcnlab.training.run_folder import RunFolder
+
+
+class Results:
+    """Collects what results.json says, and writes it.
+
+    Args:
+        config: of the run.
+        parts: of the run.
+        folder: of the run. A resumed run's config.yaml and results.json stay as they are until the end.
+        resumption: from what the run is resumed; None for a new run.
+        wandb_logger: on rank 0, where the run is mirrored to wandb.
+        same_command_resumes: whether the command, started again by SLURM, finds this run.
+    """
+
+    def __init__(
+        self,
+        config: Config,
+        parts: Parts,
+        folder: RunFolder,
+        resumption: Resumption | None,
+        wandb_logger: WandbLogger | None,
+        same_command_resumes: bool,
+    ) -> None:
+        self._config, self._parts, self._folder, self._resumption = config, parts, folder, resumption
+        self._wandb_logger, self._same_command_resumes = wandb_logger, same_command_resumes
+        self._content: dict[str, Any] = {
+            "schema": results_file.SCHEMA,
+            "name": config.name,
+            "status": "interrupted",
+            "end": "interrupted",
+            "seed": config.seed,
+            "parameters": config.sweep,
+            "metrics": {},
+            "model": {},
+        }
+
+    def count_network(self) -> None:
+        """Count parameters and multiply-adds, on rank 0."""
+        if self._parts.trainer.is_global_zero:
+            task = self._parts.task
+            self._content["model"] = {"params": count_parameters(task), "macs": _macs(task, self._parts.data)}
+
+    def take_scores(self, scores: dict[str, float]) -> None:
+        """Take the scores of the test, and write detections and pictures.
+
+        Raises:
+            Diverged: a score is not finite.
+        """
+        self._content["metrics"] = metrics_of(scores)
+        self._content |= classes_in_means(self._parts)
+        warn_of_left_out_classes(self._content)
+        if self._parts.trainer.is_global_zero:
+            self._write_detections()
+            self._write_pictures()
+
+    def write(self, end: End) -> None:
+        """Write results.json on rank 0, close the mirror, and requeue a SLURM job whose time was up."""
+        trainer, cost = self._parts.trainer, self._parts.cost
+        cost.stop()
+        self._content.update(status=end.status, end=end.kind)
+        if end.reason:
+            self._content["reason"] = end.reason
+        if not trainer.is_global_zero:
+            return
+        device = trainer.strategy.root_device
+        self._content["cost"] = cost.summary(device)
+        self._content["environment"] = environment.describe(trainer.world_size, device)
+        self._content["wandb"] = _wandb_ids(self._wandb_logger)
+        if self._resumption is None:
+            self._folder.write_results(self._content)
+        elif not self._resumption.keeps_results(end, trainer.global_step):
+            if resumed := self._resumption.record():
+                self._content["resumed"] = resumed
+            write_whole(self._folder.config, to_yaml(self._resumption.config))
+            self._folder.write_results(self._content)
+        if self._wandb_logger is not None:
+            wandb_run.finish(self._wandb_logger.experiment, self._config, self._folder, self._content)
+        if end.kind == "time limit":
+            slurm_requeue.requeue(self._same_command_resumes, self._parts.saving.progressed)
+
+    def _write_detections(self) -> None:
+        """Write a detector's boxes in COCO's result form, under the data set's own image and class numbers."""
+        if hasattr(self._parts.task, "detections"):
+            detections = self._parts.data.test.own_names(self._parts.task.detections)
+            write_whole(self._folder.detections, json.dumps(detections))
+
+    def _write_pictures(self) -> None:
+        for number, picture in enumerate(getattr(self._parts.task, "pictures", [])):
+            self._folder.pictures.mkdir(exist_ok=True)
+            picture.save(self._folder.pictures / f"{number}.png")
+            if self._wandb_logger is not None:  # one at a time: wandb warns of lists whose pictures differ in size
+                self._wandb_logger.log_image(f"pictures/{number}", [picture])
+
+
+def score_test_split(parts: Parts, checkpoint: Path | None = None) -> dict[str, float]:
+    """Score the test split.
+
+    Args:
+        parts: of the run.
+        checkpoint: to load; None keeps the weights as they are.
+    """
+    scores = parts.trainer.test(
+        parts.task, datamodule=parts.data, ckpt_path=checkpoint, verbose=False, weights_only=True
+    )
+    return dict(scores[0])
+
+
+def metrics_of(scores: dict[str, float]) -> dict[str, float]:
+    """Test scores under the names of results.json: `test/top1` is `top1`.
+
+    Raises:
+        Diverged: a score is not finite.
+    """
+    for key, value in scores.items():
+        if not math.isfinite(value):
+            raise Diverged(f"the training diverged: {key} is {value}; a lower optim.lr may help")
+    return {key.removeprefix("test/"): value for key, value in scores.items()}
+
+
+def classes_in_means(parts: Parts) -> dict[str, Any]:
+    """The `metrics_over` of results.json; empty for tasks whose metrics are not means over classes."""
+    classes = getattr(parts.task, "metrics_over", None)
+    return {"metrics_over": classes} if classes else {}
+
+
+def warn_of_left_out_classes(content: dict[str, Any]) -> None:
+    """Say, on rank 0, which classes the means leave out."""
+    text = results_file.means_over(content)
+    if text is not None and is_rank_0():
+        logging.getLogger("dcnlab").warning(f"note: {text}")
+
+
+def _macs(task: Any, data: Any) -> int:
+    """Multiply-adds for the first test image, on shapes alone; detectors compute, as their work depends on values."""
+    image = data.test[0][0][None]
+    if hasattr(task, "detections"):
+        return count_macs(task, image)
+    return count_macs(copy.deepcopy(task).to("meta"), image.to("meta"))
+
+
+def _wandb_ids(logger: WandbLogger | None) -> dict[str, str | None]:
+    if logger is None:
+        return {"id": None, "sweep": None}
+    return {"id": logger.experiment.id, "sweep": logger.experiment.sweep_id}

@@ -1,0 +1,213 @@
+"""Runs: `fit` trains and scores, `resume` continues, `evaluate` scores again, `restore` loads a trained network."""
+
+from __future__ import annotations
+
+import copy
+import logging
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from dcnlab.config.load import load_run, to_yaml
+from dcnlab.config.schema import Config
+from dcnlab.io.atomic import write_whole
+from dcnlab.io.errors import ConfigError
+from dcnlab.training import checkpoint_file, results, resume_checks
+from dcnlab.training.distributed import slurm_requeue
+from dcnlab.training.distributed.rank import is_rank_0
+from dcnlab.training.interruption import same_end_on_all_ranks
+from dcnlab.training.loggers import console
+from dcnlab.training.loggers.metrics_csv import MetricsFile
+from dcnlab.training.outcome import FINISHED
+from dcnlab.training.parts import Parts, build
+from dcnlab.training.preflight import check_labels
+from dcnlab.training.restoring import check_while_restoring
+from dcnlab.training.resuming import Resumption, resumption_of_fit, resumption_of_resume
+from dcnlab.training.run_folder import RunFolder
+
+_LOG = logging.getLogger("dcnlab")
+
+
+def fit(config: Config) -> Path:
+    """Train and score one experiment; an unfinished run in its folder is resumed from its last checkpoint.
+
+    Returns:
+        The run folder.
+
+    Raises:
+        ConfigError: the config cannot be built, data.train has nothing to learn from, or the folder holds a run that
+            cannot be resumed under this config; nothing is changed.
+        Interrupted: the run was stopped; results.json says so.
+    """
+    id_given = "DCNLAB_RUN_ID" in os.environ
+    same_command_resumes = id_given or config.id is not None
+    try:
+        folder = RunFolder.of(config)
+        parts = build(config, folder)
+        check_labels(parts.data, ("train", "val", "test"))
+        with folder.locked_by_rank_0():
+            resumption = resumption_of_fit(folder, config)
+            if resumption is None:
+                _begin(config, folder)
+            elif not resumption.complete:
+                _LOG.info(f"{folder} {resumption}")
+            elif slurm_requeue.was_requeued():
+                _LOG.info(f"{folder} is finished; the job that is back has nothing left to do")
+                return folder.path
+            else:
+                raise folder.finished_error()
+            _train(config, parts, folder, resumption, same_command_resumes)
+    finally:
+        if not id_given:  # the next run of this process gets another ID
+            os.environ.pop("DCNLAB_RUN_ID", None)
+    return folder.path
+
+
+def resume(path: Path, overrides: Sequence[str] = ()) -> Path:
+    """Resume a run from its last checkpoint, under its own config; a finished one where it is to train longer.
+
+    Args:
+        path: of the run folder.
+        overrides: key=value upon its config, of `resume_checks.MAY_CHANGE`, such as `trainer.max_steps=N`.
+
+    Returns:
+        The same path.
+
+    Raises:
+        ConfigError: no step is left to train, there is no checkpoint yet, or an override would make it another run.
+        Interrupted: the run was stopped again.
+    """
+    folder = RunFolder(path.resolve())  # `.` has no name
+    with folder.locked_by_rank_0():
+        resumption = resumption_of_resume(folder, RunFolder(path), overrides)
+        config = copy.deepcopy(resumption.config)
+        config.out, config.name, config.id = str(folder.path.parents[1]), folder.path.parent.name, folder.path.name
+        config.model.backbone.weights = "none"  # the checkpoint holds them
+        _train(config, build(config, folder), folder, resumption)
+    return path
+
+
+def evaluate(path: Path, overrides: list[str]) -> dict[str, float]:
+    """Score a run's last checkpoint again; the run folder stays as it is.
+
+    Args:
+        path: of the run folder.
+        overrides: key=value upon its config, such as another `data.root`.
+
+    Returns:
+        The metrics, percent.
+    """
+    config = load_run(path, overrides)
+    parts, checkpoint, _ = _build_for_checkpoint(config, RunFolder(path), overrides)
+    check_labels(parts.data, ("test",))
+    check_while_restoring(parts.trainer, checkpoint)
+    with same_end_on_all_ranks(parts, RunFolder(path), lambda end: None):
+        metrics = results.metrics_of(results.score_test_split(parts, checkpoint))
+    results.warn_of_left_out_classes(results.classes_in_means(parts))
+    return metrics
+
+
+def restore(path: Path, overrides: list[str]) -> tuple[Config, Parts]:
+    """Load a run's data, and its network with the weights of its last checkpoint, in evaluation mode on its device.
+
+    One process does this, and test images come at `data.shorter_side`, as in training.
+
+    Args:
+        path: of the run folder.
+        overrides: key=value upon its config, such as another `data.root`.
+
+    Raises:
+        ConfigError: there is no such run, or its data, weights or device are missing or do not fit.
+    """
+    config = load_run(path, overrides)
+    config.trainer.devices, config.trainer.num_nodes = 1, 1
+    config.test.shorter_sides, config.logger.wandb = None, False
+    parts, _, weights = _build_for_checkpoint(config, RunFolder(path), overrides, alone=True)
+    parts.task.load_state_dict(weights)
+    parts.task.to(parts.trainer.strategy.root_device).eval().requires_grad_(False)
+    return config, parts
+
+
+def _begin(config: Config, folder: RunFolder) -> None:
+    """Make the folder of a new run, on rank 0."""
+    if not is_rank_0():
+        return
+    aside = folder.create()
+    if aside is not None:
+        _LOG.info(f"{folder} diverged; it is kept as {aside}, and the run begins anew")
+    write_whole(folder.config, to_yaml(config))
+
+
+def _train(
+    config: Config,
+    parts: Parts,
+    folder: RunFolder,
+    resumption: Resumption | None,
+    same_command_resumes: bool = True,
+) -> None:
+    """Train, score and write results.json, however the run ends.
+
+    Args:
+        config: of the run.
+        parts: built from it.
+        folder: of the run.
+        resumption: from what to resume; None begins.
+        same_command_resumes: whether the command, started again by SLURM, finds this run.
+    """
+    if resumption is not None:
+        _prepare_to_resume(config, parts, resumption)
+    if is_rank_0():
+        folder.remove_temporaries()
+    wandb_logger = console.wandb_logger(config, folder.path)
+    csv_logger = MetricsFile(folder.metrics, None if resumption is None else resumption.step)
+    parts.trainer.loggers = [csv_logger, *([wandb_logger] if wandb_logger else [])]
+    run_results = results.Results(config, parts, folder, resumption, wandb_logger, same_command_resumes)
+    checkpoint = None if resumption is None else resumption.checkpoint
+    with same_end_on_all_ranks(parts, folder, run_results.write):
+        run_results.count_network()
+        parts.trainer.fit(parts.task, datamodule=parts.data, ckpt_path=checkpoint, weights_only=True)
+        run_results.take_scores(results.score_test_split(parts))
+    run_results.write(FINISHED)
+
+
+def _prepare_to_resume(config: Config, parts: Parts, resumption: Resumption) -> None:
+    """Check that the checkpoint fits the run, and begin the data where it ended.
+
+    Raises:
+        ConfigError: it does not fit.
+    """
+    checkpoint, content = resumption.checkpoint, resumption.content
+    resume_checks.check_fits(content, config, parts.trainer.world_size, checkpoint)
+    warning = resume_checks.check_data(content, parts.data.train, checkpoint)
+    if warning is not None and is_rank_0():
+        _LOG.warning(warning)
+    check_while_restoring(parts.trainer, checkpoint)
+    parts.data.start = resumption.position
+
+
+def _build_for_checkpoint(
+    config: Config, folder: RunFolder, overrides: list[str], alone: bool = False
+) -> tuple[Parts, Path, dict[str, Any]]:
+    """The parts of a run that is not trained, its newest checkpoint, and the weights in it.
+
+    Raises:
+        ConfigError: the network is another one than the checkpoint's.
+    """
+    config.model.backbone.weights = "none"  # the checkpoint holds them
+    config.trainer.effective_batch = None  # any number of ranks can score
+    checkpoint, content = checkpoint_file.newest(folder)
+    weights = content["state_dict"]
+    parts = build(config, folder, trains=False, alone=alone)
+    fresh = parts.task.state_dict()
+    differing = [
+        key
+        for key in {**fresh, **weights}
+        if key not in fresh or key not in weights or fresh[key].shape != weights[key].shape
+    ]
+    if differing:
+        raise ConfigError(
+            f"{' '.join(overrides)} asks for another network than {checkpoint} holds: {differing[0]} and "
+            f"{len(differing) - 1} more differ; classes and model must stay as they were trained"
+        )
+    return parts, checkpoint, weights

@@ -393,7 +393,7 @@ def from_name(name):
     return given(name)
 importlib.metadata.Distribution.from_name = staticmethod(from_name)
 import fused, networks, operators, roi_pooling, gpu_doctor, pytest
-from dcnlab import doctor
+from dcnlab.cli import doctor
 for name in ("deeplab", "rfcn"):
     networks.make(name, "ours", "resnet18", (64, 96), "cpu", "float32", True)()
 assert {mark for _, mark, _ in doctor.findings(("operators",))} == {"ok"}

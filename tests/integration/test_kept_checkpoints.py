@@ -18,7 +18,7 @@ from small_experiments import TINY
 from dcnlab.config.load import load_experiment
 from dcnlab.io.errors import ConfigError
 from dcnlab.models import weights
-from dcnlab.training import checkpoint_file, export, outcome, run_folder
+from dcnlab.training import checkpoint_file, export, outcome
 from dcnlab.training.callbacks import cost
 from dcnlab.training.outcome import Diverged
 from dcnlab.training.run import evaluate, fit, restore, resume
@@ -247,7 +247,7 @@ def test_a_damaged_checkpoint_does_not_push_the_whole_one_before_it_out(run, tin
 
     def note(self, path):
         keep(self, path)
-        found.append(step(path.with_name(run_folder.PREVIOUS)))
+        found.append(step(path.with_name("previous.ckpt")))
 
     keep = checkpoint_file.WholeFiles._keep
     monkeypatch.setattr(checkpoint_file.WholeFiles, "_keep", note)

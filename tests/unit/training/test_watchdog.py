@@ -8,7 +8,7 @@ from command_line import environment
 
 STANDS = """
 import sys, time
-from dcnlab import watchdog
+from dcnlab.training.callbacks import watchdog
 from torch.utils.data.dataloader import _SingleProcessDataLoaderIter as Batches
 from dcnlab.tasks.classification import Classification
 watchdog.MINUTES = 0.02

@@ -145,7 +145,7 @@ def test_64_bit_indices_give_what_32_bit_ones_give(monkeypatch):
         ((False, False, True, False), {"depthwise_places_backward"}),
         ((False, False, False, True), {"depthwise_places_backward"}),
     ],
-    ids=str,
+    ids=["map", "offset", "mask", "weight"],
 )
 def test_only_the_gradients_that_are_needed_launch_kernels(needed, launched):
     case, kernels = Case(modulated=True, groups=4, filters=4), HostKernels(sanitize=False)

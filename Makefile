@@ -77,6 +77,7 @@ gpu-sanitize: $(VENV)/.installed-test  ## run a few of them under NVIDIA's compu
 lint: $(VENV)/.installed-test  ## check style and types
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
+	$(BIN)/python tools/plain_english.py
 	$(BIN)/mypy
 
 format: $(VENV)/.installed-test  ## put the code in its one form

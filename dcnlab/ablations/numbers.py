@@ -11,7 +11,7 @@ def mean_and_std(mean: float | None, std: float | None = None, digits: int = 2, 
 
     Args:
         mean: None where there is no value.
-        std: None where there is one value alone; the mean then stands alone.
+        std: None for a single value; the text is then the mean alone.
         digits: behind the point, of both.
         missing: the text without a mean.
     """

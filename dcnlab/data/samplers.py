@@ -24,7 +24,7 @@ class TrainingSampler(Sampler[tuple[int, int]]):
         batch: images that a rank loads at a time.
         step: images that a rank takes for a step of the optimizer. Those left over at the end of an epoch sit out,
             where there are enough for a step: an epoch has the same steps on any number of ranks.
-        start: where a resumed training goes on: the epoch, and how many images of it this rank has had.
+        start: where a training resumes: the epoch, and how many images of it this rank has had.
     """
 
     def __init__(

@@ -20,7 +20,7 @@ def effective_dilation(offset: Tensor, kernel_size: int | Sequence[int], dilatio
     """Mean distance between adjacent sampling points of each deformable filter (paper, section 4.2 and table 2).
 
     The paper prints no formula. Adjacent are the horizontal and vertical neighbours in the undeformed grid, the 12
-    pairs of a 3x3 filter. A filter whose input channels fall into groups with offsets of their own has so many pairs of
+    pairs of a 3x3 filter. A filter whose input channels fall into groups with separate offsets has so many pairs of
     each group, and the mean is over all of them.
 
     Args:

@@ -117,7 +117,7 @@ def _nearest_objects(
     first = np.searchsorted(object_images[by_image], images, "left")
     counts = np.searchsorted(object_images[by_image], images, "right") - first
     overlap, nearest = np.full(len(images), -1.0), np.zeros(len(images), np.int64)
-    # Round by round: every detection with its image's first object, then with the second where there is one, ...
+    # Round by round: every detection with its image's first object, then with its second, ...
     for turn in range(counts.max(initial=0)):
         some = np.flatnonzero(counts > turn)
         objects = by_image[first[some] + turn]

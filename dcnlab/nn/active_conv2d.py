@@ -27,7 +27,7 @@ class ActiveConv2d(nn.Conv2d):
     Args:
         in_channels, out_channels, kernel_size, stride, padding, dilation, groups, bias, padding_mode, device, dtype: as
             in torch.nn.Conv2d.
-        offset_groups: groups of input channels, each with offsets of its own.
+        offset_groups: groups of input channels, each with separate offsets.
 
     Attributes:
         offset: (2 * offset_groups * kh * kw,), y before x for each tap, in pixels of the input.

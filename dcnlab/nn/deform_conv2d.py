@@ -32,7 +32,7 @@ class DeformConv2d(nn.Conv2d):
     Args:
         in_channels, out_channels, kernel_size, stride, padding, dilation, groups, bias, padding_mode, device, dtype: as
             in torch.nn.Conv2d.
-        offset_groups: groups of input channels, each with offsets of its own (the authors' "deformable groups").
+        offset_groups: groups of input channels, each with separate offsets (the authors' "deformable groups").
         modulated: learn a factor between 0 and 2 for each sampling location too (deformable convolution version 2). It
             is twice a sigmoid, hence 1 at the start; the version 2 paper's plain sigmoid starts at one half.
 

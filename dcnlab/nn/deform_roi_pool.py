@@ -19,7 +19,7 @@ class DeformRoIPool(nn.Module):
 
     The features are pooled without offsets; a fully connected layer, `offset_fc`, makes of them an offset for each bin;
     then they are pooled again with every bin moved. The layer starts at zero, so a fresh module pools plainly, and
-    ignores autocast: offsets are of its own dtype. The paper trains it at 0.01 times the base learning rate.
+    ignores autocast: offsets have its dtype. The paper trains it at 0.01 times the base learning rate.
 
     Args:
         channels: of the features.
@@ -93,11 +93,11 @@ class DeformPSRoIPool(nn.Module):
 
     A 1x1 convolution of the features, `offset_conv`, makes offset maps of 2 * group_size^2 * classes channels; pooled
     position-sensitively over the same boxes they give each bin's offsets, by which the score maps are pooled. The
-    convolution starts at zero, so a fresh module pools plainly, and ignores autocast: offsets are of its own dtype.
+    convolution starts at zero, so a fresh module pools plainly, and ignores autocast: offsets have its dtype.
 
     Args:
         channels: of the features that the offset maps are made of.
-        classes: that have offsets of their own (C + 1 in the paper's R-FCN; 1 for class-agnostic box maps). The score
+        classes: that have separate offsets (C + 1 in the paper's R-FCN; 1 for class-agnostic box maps). The score
             maps' channels are cut into this many equal runs.
         output_size: bins along each side of a box.
         spatial_scale: pixels of the map per pixel of the image.

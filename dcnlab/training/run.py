@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from dcnlab.config import validation
 from dcnlab.config.load import load_run, to_yaml
 from dcnlab.config.schema import Config
 from dcnlab.io.atomic import write_whole
@@ -36,10 +37,11 @@ def fit(config: Config) -> Path:
         The run folder.
 
     Raises:
-        ConfigError: the config cannot be built, data.train has nothing to learn from, or the folder holds a run that
-            cannot be resumed under this config; nothing is changed.
+        ConfigError: a value of the config is wrong, it cannot be built, data.train has nothing to learn from, or the
+            folder holds a run that cannot be resumed under this config; nothing is changed.
         Interrupted: the run was stopped; results.json says so.
     """
+    validation.check(config)
     id_given = "DCNLAB_RUN_ID" in os.environ
     same_command_resumes = id_given or config.id is not None
     try:

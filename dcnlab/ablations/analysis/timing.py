@@ -16,7 +16,7 @@ from dcnlab.models.detector import Detector
 
 
 def usual_device() -> str:
-    """A GPU where there is one, else the CPU."""
+    """The GPU, else the CPU."""
     return "cuda" if torch.cuda.is_available() else "cpu"
 
 

@@ -172,7 +172,7 @@ def trace(chain: Sequence[DeformedLayer], unit: Sequence[int], image: int = 0) -
     """The sampling points of a stack of filters for one activation unit (paper, figures 5 and 6).
 
     The points of the upper layer are positions on the output of the next one below, whose offsets are those of the
-    nearest unit, as a position between units has none of its own; and so on down. Layers between the two keep the
+    nearest unit, as a position between units has none; and so on down. Layers between the two keep the
     position, a plain convolution or pooling by its centre. A point beyond the map, where zeros are read, has nothing
     below it and ends there.
 

@@ -179,7 +179,7 @@ def _ends(curves: Sequence[Curve]) -> Iterator[str]:
 
 
 def _marker(number: int, x: float, y: float) -> Shape:
-    """A shape of its own for each line."""
+    """A distinct shape for each line."""
     shapes = (
         None,
         "M-3.5-3.5h7v7h-7Z",

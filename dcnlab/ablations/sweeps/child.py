@@ -54,7 +54,7 @@ class Child:
 
 
 def start(arguments: Sequence[str], log: Path, slot: Slot, environment: dict[str, str]) -> Child:
-    """Start `dcnlab ARGUMENTS` in a session of its own, its output in `log`.
+    """Start `dcnlab ARGUMENTS` in a new session, its output in `log`.
 
     Call it from the main thread: the system ties a child's life to the thread that started it.
     """

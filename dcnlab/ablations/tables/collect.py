@@ -40,7 +40,7 @@ class Collection:
     notes: list[str] = field(default_factory=list)
     """What the reader of the table should know about it."""
     ranked: bool = False
-    """Whether the rows have no order of their own, as a random search's."""
+    """Whether the rows have no natural order, as a random search's."""
 
     @property
     def used(self) -> list[Record]:
@@ -101,7 +101,7 @@ def newest(
 
 
 def tell_apart(collection: Collection, any_code: bool = False) -> None:
-    """Give runs of different code rows of their own, or, where `any_code`, say that they share theirs.
+    """Give runs of different code separate rows, or, where `any_code`, say that they share theirs.
 
     Differences of what code ran on are noted alone: they alter costs more than scores.
     """

@@ -84,7 +84,7 @@ def _failed(error: OSError | RuntimeError) -> None:
 
 @contextlib.contextmanager
 def of_cupy() -> Iterator[None]:
-    """Import CuPy in this block: it makes a cache folder of its own then, and raises a bare OSError where it cannot.
+    """Import CuPy in this block: it then makes its cache folder, and raises a bare OSError where it cannot.
 
     Where its folder cannot be made it gets one that lasts as long as the import. Our kernels do not go through it.
     """

@@ -1,7 +1,7 @@
 """The kernels' source texts, and their compilation by NVRTC without a GPU.
 
 A module is one text: a generated prelude (types and constants of the variant), `common.cuh`, what the file shares with
-some others, and one `.cu` file. It has no `#include` of our own, because the cache on disk is keyed by the text and
+some others, and one `.cu` file. It includes no file of the project, because the cache on disk is keyed by the text and
 would not see an included file change.
 """
 
@@ -69,7 +69,7 @@ class KernelCompileError(RuntimeError):
 class Variant:
     """One text the product may ask for.
 
-    An orchestration module in this package lists all of its own with `variants() -> list[Variant]`; the tests compile
+    An orchestration module in this package lists all of them with `variants() -> list[Variant]`; the tests compile
     each for every architecture.
     """
 

@@ -95,7 +95,7 @@ def sums(grads: Tensor, columns: Tensor, out: Tensor, groups: int) -> None:
 
 
 def add_sums(grads: Tensor, columns: Tensor, total: Tensor | None, dtype: torch.dtype, groups: int) -> Tensor:
-    """Add grads^T @ columns, group by group, to a total; in place, where there is one.
+    """Add grads^T @ columns, group by group, to a total, in place; without a total, return a new one.
 
     Args:
         grads: (P, G * F).

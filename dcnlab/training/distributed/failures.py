@@ -39,7 +39,7 @@ _REPORT_SECONDS = 60.0
 class FailurePropagation(pl.Callback):
     """Ends all ranks of a run where one fails.
 
-    The ranks talk through the store in which torch had them meet, on connections of their own. A thread on each rank
+    The ranks talk through the store in which torch had them meet, on separate connections. A thread on each rank
     polls it, because the main thread may wait in a collective. The first `End` in the store counts for all ranks.
     """
 

@@ -28,7 +28,7 @@ from dcnlab.training.environment import ending
 from dcnlab.training.outcome import End, RankDied
 
 _SAY_SECONDS = {"machines": 5.0, "processes": 60.0}
-"""After which a rank says that it waits; processes of its own machine may just take long to start."""
+"""After which a rank says that it waits; processes of the same machine may just be slow to start."""
 
 
 def watch_rendezvous(strategy: DDPStrategy, minutes: float) -> None:

@@ -10,9 +10,10 @@ import pytest
 
 from dcnlab.config import identity, names, packaged, schema
 from dcnlab.config.load import load_experiment, load_run, to_yaml
-from dcnlab.config.schema import Config
+from dcnlab.config.schema import Config, TrainerConfig
 from dcnlab.config.validation import check_paths
 from dcnlab.io.errors import ConfigError
+from dcnlab.training.run import fit
 
 
 @pytest.fixture
@@ -320,3 +321,11 @@ def test_a_network_without_an_ability_is_told_which_networks_have_it(ability):
             said = message(load_experiment, "classification/quickstart", overrides)
             able = ", ".join(names.networks_with(ability))
             assert said == f"command line: model.{ability} is true; {name} has none, {able} do"
+
+
+def test_a_config_made_in_python_is_checked_before_it_is_run(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    config = Config(name="mine", trainer=TrainerConfig(max_steps=0))
+    with pytest.raises(ConfigError, match="^trainer.max_steps is 0; it must be "):
+        fit(config)
+    assert not list(tmp_path.iterdir())

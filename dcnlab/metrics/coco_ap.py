@@ -24,8 +24,9 @@ def coco_ap(
 ) -> dict[str, float]:
     """Score detections by COCO's rules: at most 100 an image and class, IoU 0.50 to 0.95 in steps of 0.05.
 
-    Objects that need not be found are ignored as COCO ignores crowds: a detection whose area lies in one by at least the
-    IoU threshold, and that matches no other object, counts neither way. Crowds are such; VOC's difficult objects are taken for such.
+    Objects that need not be found are ignored as COCO ignores crowds: a detection whose area lies in one by at least
+    the IoU threshold, and that matches no other object, counts neither way. Crowds are ignored, and so are VOC's
+    difficult objects.
 
     Args:
         ground_truth: in COCO's form, see `GroundTruth.of`.

@@ -326,6 +326,6 @@ def test_a_network_without_an_ability_is_told_which_networks_have_it(ability):
 def test_a_config_made_in_python_is_checked_before_it_is_run(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     config = Config(name="mine", trainer=TrainerConfig(max_steps=0))
-    with pytest.raises(ConfigError, match="^trainer.max_steps is 0; it must be "):
+    with pytest.raises(ConfigError, match=r"^trainer\.max_steps is 0; it must be "):
         fit(config)
     assert not list(tmp_path.iterdir())

@@ -38,9 +38,12 @@ def _locked() -> str:
     """A new folder, locked until the last process that inherits the lock ends."""
     while True:
         path = tempfile.mkdtemp(prefix=PREFIX)
-        descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
+        try:  # until it is locked, another process may take it for one left over, and remove it
+            descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
+        except FileNotFoundError:
+            continue
         fcntl.flock(descriptor, fcntl.LOCK_EX)
-        if os.path.isdir(path):  # another process may have taken it for one left over, before it was locked
+        if os.path.isdir(path):
             return path
         os.close(descriptor)
 

@@ -83,7 +83,7 @@ def test_tables_and_figures_are_logged_and_no_checkpoint_unless_asked_for(run, t
     wandb_run.define(run)
     run.log({"val/miou": 50.0})
     run.log({"val/miou": 40.0})
-    wandb_run.finish(run, config, tmp_path, RESULTS)
+    wandb_run.finish(run, config, RunFolder(tmp_path), RESULTS)
     wandb.teardown()  # its process writes on for a moment
     found, folder = mirrored(tmp_path)
     summary = wandb_file.summary(found)

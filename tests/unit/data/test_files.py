@@ -6,6 +6,7 @@ import os
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 
@@ -327,3 +328,17 @@ def test_the_reason_of_a_failure_may_quote_any_name(tmp_path):
     good = {"schema": 1, "status": "failed", "seed": 0, "parameters": {}, "model": {}, "cost": {}, "environment": {}}
     RunFolder(tmp_path).write_results({**good, "metrics": {}, "reason": "caf\udce9.png is broken"})
     assert RunFolder(tmp_path).read_results()["reason"] == "caf\\udce9.png is broken"
+
+
+def test_a_folder_of_sockets_that_another_process_takes_for_left_over_is_made_again(tmp_path, monkeypatch):
+    made, make = [], tempfile.mkdtemp
+
+    def and_lose_the_first(**options):
+        made.append(make(dir=tmp_path, **options))
+        if len(made) == 1:
+            os.rmdir(made[0])
+        return made[-1]
+
+    monkeypatch.setattr(loaders.tempfile, "mkdtemp", and_lose_the_first)
+    assert loaders._locked() == made[1]
+    assert len(made) == 2

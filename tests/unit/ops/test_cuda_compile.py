@@ -95,7 +95,7 @@ def test_a_prelude_becomes_aliases_and_constants_in_order():
 def test_a_text_joins_prelude_common_and_kernels_under_their_names(tmp_path, monkeypatch):
     (tmp_path / "common.cuh").write_text("struct Common {};")
     (tmp_path / "pool.cu").write_text("struct Pool {};")
-    monkeypatch.setattr(cuda_compile, "folder", lambda name: tmp_path)
+    monkeypatch.setattr(cuda_compile, "kernel_folder", lambda: tmp_path)
     text = source_text("pool.cu", {"KH": 3})
     assert text.endswith(
         'constexpr int KH = 3;\n#line 1 "common.cuh"\nstruct Common {};\n#line 1 "pool.cu"\nstruct Pool {};\n'

@@ -19,7 +19,7 @@ def slow(function, wait=iter([9.5])):
         return function(*arguments)
     return call
 WHERE
-from dcnlab.cli import main
+from dcnlab.cli.main import main
 main()
 """
 WHERES = {

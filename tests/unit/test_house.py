@@ -1,9 +1,13 @@
 """The rooms of the package: their list, and imports that run downward only."""
 
+import importlib
 import re
+import sys
 
 import house
 from locations import ROOT
+
+import dcnlab
 
 
 def test_rooms_are_those_of_the_plan_and_imports_run_downward():
@@ -45,3 +49,17 @@ def test_files_named_in_the_architecture_page_exist():
     paths = set(re.findall(r"`((?:\w+/)+(?:\w+\.py)?)`", text)) - {"dcnlab/"}
     assert len(paths) > 25
     assert sorted(path for path in paths - {"tools/house.py"} if not (ROOT / "dcnlab" / path).exists()) == []
+
+
+def test_former_names_of_modules_are_the_modules_themselves():
+    for former, module in dcnlab.MOVED.items():
+        assert importlib.import_module(former) is importlib.import_module(module)
+        assert sys.modules[module].__spec__.name == module
+
+
+def test_data_sets_are_found_where_they_were():
+    from dcnlab.data.detection import DetectionSplit
+    from dcnlab.data.segmentation import SegmentationSplit
+
+    assert DetectionSplit.__module__ == "dcnlab.data.detection.split"
+    assert SegmentationSplit.__module__ == "dcnlab.data.segmentation.split"

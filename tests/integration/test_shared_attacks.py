@@ -71,7 +71,7 @@ def test_a_strip_is_refused_by_the_size_that_it_would_have():
     done = run("python", "4_strip_bomb.py", memory=8_000_000_000)
     assert done.returncode == 1
     last = done.stderr.strip().splitlines()[-1]
-    assert last.startswith("ValueError: ")
+    assert last.startswith("dcnlab.io.errors.DataError: ")
     assert "strip_1x60000.png" in last
 
 
@@ -134,5 +134,5 @@ def test_an_image_of_thousands_of_scans_is_refused():
     done = run("python", "-c", code)
     assert done.returncode == 1
     last = done.stderr.strip().splitlines()[-1]
-    assert last.startswith("ValueError: ")
+    assert last.startswith("dcnlab.io.errors.DataError: ")
     assert "scans" in last

@@ -7,7 +7,7 @@ from datetime import timedelta
 from typing import Any
 
 POLL_SECONDS = 0.25
-LISTEN_SECONDS = 20.0
+LISTEN_SECONDS = 30.0
 """For which rank 0 waits for the others, to tell them that a rank failed before all had met."""
 FAILED = "dcnlab/failed"
 """Key of the failure of a rank."""

@@ -487,8 +487,8 @@ def test_a_child_that_comes_too_late_ends_itself():
     ],
 )
 def test_trials_share_gpus_and_cores_out(monkeypatch, jobs, devices, accelerator, cores, count, gpus, slots):
-    monkeypatch.setattr(children, "visible_gpus", lambda: [str(index) for index in range(gpus)])
-    found = children.slots(jobs, devices, accelerator, cores, count)
+    monkeypatch.setattr(local, "visible_gpus", lambda: [str(index) for index in range(gpus)])
+    found = local.slots(jobs, devices, accelerator, cores, count)
     assert [(slot.gpus, slot.threads) for slot in found] == slots
 
 
@@ -559,7 +559,7 @@ def test_variables_of_the_command_reach_its_trials(sweep):
     words = ["${env}", "OMP_NUM_THREADS=3", "DCNLAB_PARENT=1", "dcnlab", "fit", "${program}", "${args_json_file}"]
     path = sweep({"seed": {"value": 1}}, command=words)
     slot = children.Slot("1", 2)
-    child = children.start(["--version"], Path("log.txt"), slot, ablation._mirror(read(path)))
+    child = children.start(["--version"], Path("log.txt"), slot, launch.variables(read(path)))
     environ = Path(f"/proc/{child.process.pid}/environ").read_bytes().split(b"\0")
     child.process.wait()
     assert b"OMP_NUM_THREADS=3" in environ

@@ -264,7 +264,9 @@ def test_a_run_that_is_stopped_before_its_first_checkpoint_is_not_said_to_be_res
     out, err = process.communicate(timeout=60)
     assert not Path("runs/tiny/one/checkpoints/last.ckpt").exists()
     said = "interrupted before the first checkpoint; the same command begins again\n"
-    assert (process.returncode, out, err) == (130, "", said)
+    # Before it, Python may print an exception that it drops: the signal can come while numba compiles, in a callback.
+    assert (process.returncode, out) == (130, ""), err
+    assert err.endswith(said)
 
 
 class _Finalising(cost.Cost):

@@ -4,7 +4,7 @@
     python benchmarks/gpu_check.py --dry                every part that can, at a tiny size on a CPU
     python benchmarks/gpu_check.py --list-wheels        what must travel to a bare machine that has gpu_parts.GIVEN
 
-Parts (gpu_parts.py) run one after another, each in a process of its own and within its share of the time. Their rows
+Parts (gpu_parts.py) run one after another, each in a separate process and within a part of the time. Their rows
 reach one JSON file as they come, so that a time limit, also one from outside, loses nothing that was measured. At the
 end one page says what came out and what to look at. Exit status: 0 where all is well, 1 where a part failed, 2 where it
 could not begin, 130 where it was interrupted.
@@ -125,7 +125,7 @@ def _word(status: int | None) -> str:
 
 @contextmanager
 def _process(words: list[str], output: Any, environment: dict[str, str]) -> Iterator[subprocess.Popen[bytes]]:
-    """A process in a session of its own, of which nothing is left at the end."""
+    """A process in a new session; all its children are killed at the end."""
     process = subprocess.Popen(
         words, cwd=ROOT, env=environment, stdout=output, stderr=subprocess.STDOUT, start_new_session=True
     )

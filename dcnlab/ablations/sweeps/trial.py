@@ -86,7 +86,7 @@ def _points(sweep: Sweep, limit: int | None) -> Iterator[dict[str, Any]]:
     points = search.grid_size(sweep.parameters) if grid else None
     count = sweep.run_cap or (points if grid else limit)
     if count is None:
-        raise ConfigError(f"{sweep.path}: random search has no end of its own; state run_cap, or --limit")
+        raise ConfigError(f"{sweep.path}: random search never ends; state run_cap, or --limit")
     if points is not None:
         count = min(count, points)
     if count > MOST_TRIALS:

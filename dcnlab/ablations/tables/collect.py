@@ -109,7 +109,7 @@ def tell_apart(collection: Collection, any_code: bool = False) -> None:
     codes = Counter(record.code for record in used)
     if len(codes) > 1:
         shown = ", ".join(f"{code} ({count})" for code, count in codes.items())
-        how = "joined, as asked" if any_code else "told apart in the column code; --any-code joins them"
+        how = "joined by --any-code" if any_code else "in separate rows by the column code; --any-code joins them"
         collection.notes.append(f"the runs are of different code: {shown}; {how}")
         if not any_code:
             collection.swept = [*collection.swept, CODE]

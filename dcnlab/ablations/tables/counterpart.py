@@ -43,7 +43,7 @@ class Counterpart:
 
 
 def beside(table: str, settings: Mapping[str, Any]) -> Counterpart | None:
-    """What of a table stands beside runs of these settings; None where the paper has no such network.
+    """The rows of a paper's table to compare with runs of these settings; None if the paper has no such network.
 
     Args:
         table: table1, table3 or table5.

@@ -119,4 +119,4 @@ def _of_system(title: str, members: Sequence[tuple[Record, list[dict[str, Any]]]
 
 def _codes(firsts: Sequence[Record]) -> list[str]:
     codes = {record.code for record in firsts}
-    return [f"the runs are of different code, told apart: {', '.join(sorted(codes))}"] if len(codes) > 1 else []
+    return [f"the runs are of different code, in separate rows: {', '.join(sorted(codes))}"] if len(codes) > 1 else []

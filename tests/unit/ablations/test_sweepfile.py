@@ -132,7 +132,7 @@ def test_the_experiment_may_stand_in_the_command(write):
         ({"method": None}, "method is missing; choose from: grid, random"),
         ({"method": "grd"}, "method is 'grd'; nearest: grid"),
         ({"method": "bayes"}, "method is 'bayes', which needs wandb's server"),
-        ({"method": "random"}, "random search has no end of its own; state run_cap, or --limit"),
+        ({"method": "random"}, "random search never ends; state run_cap, or --limit"),
         ({"parameters": None}, "parameters is missing; it must be a mapping"),
         ({"parameters": {"seed": {"vlaues": [1]}}}, "no such key parameters.seed.vlaues; nearest: values"),
         ({"parameters": {"model": {"parameters": {"x": 3}}}}, "parameters.model.x is 3; it must be a mapping"),

@@ -228,7 +228,9 @@ def test_runs_of_different_code_have_rows_of_their_own(finished):
     write_run(last, 71.0, git="def-dirty")
     found = assemble(finished)
     [note] = notes(found)
-    assert note.startswith("the runs are of different code: abc (8), def-dirty (1); told apart in the column code")
+    assert note.startswith(
+        "the runs are of different code: abc (8), def-dirty (1); in separate rows by the column code"
+    )
     rows = [
         (row["model.deform_layers"], row["code"], row["top1"], row["seeds"], row["seeds_wanted"]) for row in found.rows
     ]
@@ -244,7 +246,7 @@ def test_runs_of_different_code_are_joined_on_demand_alone_and_that_is_said(fini
     found = tables.assemble(finished, [Path("runs")], any_code=True)
     assert [row["seeds"] for row in found.rows] == [3, 3, 3]
     assert found.rows[2]["top1"] == pytest.approx((80 + 70 + 72) / 3)
-    assert notes(found) == ["the runs are of different code: abc (8), def (1); joined, as asked"]
+    assert notes(found) == ["the runs are of different code: abc (8), def (1); joined by --any-code"]
 
 
 def test_of_two_runs_of_one_trial_the_newer_counts_and_a_note_says_so(finished):

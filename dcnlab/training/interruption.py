@@ -8,7 +8,6 @@ from collections.abc import Callable, Iterator
 from types import FrameType
 
 from dcnlab.io.errors import ConfigError
-from dcnlab.training.distributed.rank import own_rank
 from dcnlab.training.outcome import End, Interrupted, PeerFailed, Terminated, TimeLimit, end_of
 from dcnlab.training.parts import Parts
 from dcnlab.training.run_folder import RunFolder
@@ -36,7 +35,7 @@ def same_end_on_all_ranks(parts: Parts, folder: RunFolder, write: Callable[[End]
             yield
         except BaseException as error:
             failures.start_ending()
-            own_end = end_of(error, parts.config, own_rank())
+            own_end = end_of(error, parts.config, failures.dead_loader)
             end = failures.agree(own_end)
             try:
                 write(end)

@@ -98,13 +98,13 @@ class PeerFailed(RuntimeError):
     """Another rank failed by a bug, and has printed its traceback."""
 
 
-def end_of(error: BaseException, config: Config, rank: int) -> End:
+def end_of(error: BaseException, config: Config, dead_loader: str | None) -> End:
     """What an exception in a run means to the user.
 
     Args:
         error: what the training or the test raised.
         config: of the run.
-        rank: the one on which it was raised.
+        dead_loader: the loader process whose death is the cause, as `environment.dead_loader` describes it.
     """
     if isinstance(error, TimeLimit):
         return End("time limit")
@@ -115,10 +115,9 @@ def end_of(error: BaseException, config: Config, rank: int) -> End:
     reason = f"{type(error).__name__}: {one_line(error)}"
     if isinstance(error, Diverged):
         return End("diverged", str(error), reason)
-    loader = environment.dead_loader(error, rank)
-    if loader is not None:
+    if dead_loader is not None:
         need = f"fewer data.workers ({config.data.workers}) or a smaller data.batch_size ({config.data.batch_size})"
-        return End("killed", f"{loader}: {need} need less", loader)
+        return End("killed", f"{dead_loader}: {need} need less", dead_loader)
     if isinstance(error, ConfigError | DataError | OSError):
         return End("mend", str(error), reason)
     advice = _size_advice(error, config)

@@ -20,7 +20,7 @@ from typing import Any
 import pytorch_lightning as pl
 
 from dcnlab.io.text import say
-from dcnlab.training.environment import ProcessId, ending
+from dcnlab.training.environment import ProcessId, dead_loader, ending
 from dcnlab.training.outcome import End
 
 _POLL_SECONDS = 0.25
@@ -46,6 +46,8 @@ class FailurePropagation(pl.Callback):
     def __init__(self) -> None:
         self.write_end: Callable[[End], None] = lambda end: None
         """Writes results.json where the main thread cannot."""
+        self.dead_loader: str | None = None
+        """The loader process whose death an exception comes from."""
         self._store: Any = None
         self._is_rank_0 = True
         self._ending = threading.Lock()  # held, for good, by the thread that ends the run: main or watcher
@@ -71,6 +73,10 @@ class FailurePropagation(pl.Callback):
         store.set(f"{self._run_key}/process/{self._rank}", json.dumps(asdict(ProcessId.current())))
         self._watcher = threading.Thread(target=self._watch, args=(store.clone(),), daemon=True, name="peers")
         self._watcher.start()
+
+    def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
+        """Find a loader's death now: Lightning ends all loaders next, and then nothing knows it any more."""
+        self.dead_loader = dead_loader(exception, trainer.global_rank)
 
     def start_ending(self) -> None:
         """Have the main thread end the run, and the watcher stop."""

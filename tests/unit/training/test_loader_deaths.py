@@ -4,11 +4,17 @@ import os
 import signal
 import threading
 import time
+from pathlib import Path
 
 import pytest
 from torch.utils.data import DataLoader
+from torch.utils.data.dataloader import _MultiProcessingDataLoaderIter
 
+from dcnlab.config.load import load_experiment
+from dcnlab.io.errors import ConfigError
 from dcnlab.training.environment import dead_loader
+from dcnlab.training.run import fit
+from dcnlab.training.run_folder import RunFolder
 
 
 def nothing_for_long(items):
@@ -49,3 +55,22 @@ def test_a_broken_connection_without_loaders_is_told_at_once():
     began = time.monotonic()
     assert dead_loader(ConnectionResetError(104, "Connection reset by peer"), 0) is None
     assert time.monotonic() - began < 1
+
+
+def test_a_run_names_a_loader_whose_connection_broke_before_it_was_dead(tiny, monkeypatch):
+    """Lightning takes the loaders down before the run's end is written, so that they are looked at before."""
+    killed = []
+
+    def broken(batches):
+        [worker] = batches._workers
+        killed.append(worker.pid)
+        threading.Timer(0.5, os.kill, (worker.pid, signal.SIGKILL)).start()
+        raise ConnectionResetError(104, "Connection reset by peer")
+
+    monkeypatch.setattr(_MultiProcessingDataLoaderIter, "_next_data", broken)
+    before = signal.getsignal(signal.SIGINT)
+    with pytest.raises(ConfigError, match=r"^loader process \d+ of rank 0 was killed by signal 9 ") as caught:
+        fit(load_experiment(tiny, ["id=one", "logger.wandb=false", "data.workers=1"]))
+    signal.signal(signal.SIGINT, before)
+    assert f"loader process {killed[0]} of" in str(caught.value)
+    assert RunFolder(Path("runs/tiny/one")).read_results()["status"] == "interrupted"

@@ -1,4 +1,4 @@
-"""The command line as a user calls it, in a process of its own."""
+"""Starts the command line as a user does, in another process."""
 
 import os
 import signal
@@ -7,24 +7,52 @@ import sys
 import time
 
 from locations import ROOT
+from warm_python import WarmPopen
+
+OTHERS = {"PYTEST_CURRENT_TEST", "PL_GLOBAL_SEED", "PL_SEED_WORKERS", "CUBLAS_WORKSPACE_CONFIG",
+          "PYTORCH_NVML_BASED_CUDA_CHECK", "TORCHINDUCTOR_CACHE_DIR"}  # fmt: skip
+"""Variables that pytest, torch and Lightning set in the process of the tests."""
 
 
 def environment(**more):
     """The environment of a process that runs this checkout."""
-    kept = {name: value for name, value in os.environ.items() if not name.startswith(("WANDB_", "DCNLAB_"))}
+    kept = {
+        name: value
+        for name, value in os.environ.items()
+        if name not in OTHERS and not name.startswith(("WANDB_", "DCNLAB_"))
+    }
     return {**kept, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", **more}
 
 
-def dcnlab(*arguments, timeout=300, **more):
-    """Run the command line in the current folder."""
+USUAL = environment()
+"""The environment before any test has run."""
+
+
+def start(*arguments, stdout=subprocess.PIPE, stderr=subprocess.PIPE, **more):
+    """Start the command line in the current folder, with further variables of the environment.
+
+    A Python that has imported it forks the process. Where variables differ that an import may read, it starts anew.
+    """
     command = [sys.executable, "-P", "-m", "dcnlab", *map(str, arguments)]
-    return subprocess.run(command, capture_output=True, text=True, timeout=timeout, env=environment(**more))
+    env = environment(**more)
+    popen = WarmPopen if env == USUAL else subprocess.Popen
+    return popen(command, env=env, stdout=stdout, stderr=stderr, text=True)
+
+
+def dcnlab(*arguments, timeout=300, **more):
+    """Run the command line in the current folder to its end."""
+    with start(*arguments, **more) as process:
+        try:
+            out, err = process.communicate(timeout=timeout)
+        except BaseException:
+            process.kill()
+            raise
+    return subprocess.CompletedProcess(process.args, process.returncode, out, err)
 
 
 def kill_after_its_first_checkpoint(run, *arguments):
     """Start the command line in the current folder, and kill -9 it once `run` has a checkpoint."""
-    command = [sys.executable, "-P", "-m", "dcnlab", *map(str, arguments)]
-    process = subprocess.Popen(command, env=environment(), stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+    process = start(*arguments, stdout=subprocess.DEVNULL)
     deadline = time.monotonic() + 120
     while not (run / "checkpoints/last.ckpt").exists():
         assert process.poll() is None, process.stderr.read()

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from command_line import dcnlab, environment
+from command_line import dcnlab, environment, start
 from torch import nn
 
 from dcnlab.config.load import load_experiment, load_run
@@ -230,8 +230,7 @@ def test_a_run_that_fails_says_why_and_raises(tiny, monkeypatch):
 
 
 def test_sigterm_leaves_an_interrupted_run_that_says_how_to_go_on(tiny):
-    command = [sys.executable, "-P", "-m", "dcnlab", "fit", tiny, "id=one", "trainer.max_steps=100000"]
-    process = subprocess.Popen(command, env=environment(), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    process = start("fit", tiny, "id=one", "trainer.max_steps=100000")
     deadline = time.monotonic() + 120
     while not Path("runs/tiny/one/checkpoints/last.ckpt").exists():
         assert process.poll() is None, process.stderr.read()
@@ -253,8 +252,7 @@ def catches(process, number):
 
 def test_a_run_that_is_stopped_before_its_first_checkpoint_is_not_said_to_be_resumable(tiny):
     longer = ["trainer.max_steps=100000", "data.train_length=1000"]
-    command = [sys.executable, "-P", "-m", "dcnlab", "fit", tiny, "id=one", *longer]
-    process = subprocess.Popen(command, env=environment(), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    process = start("fit", tiny, "id=one", *longer)
     deadline = time.monotonic() + 120
     while not catches(process, signal.SIGTERM):
         assert process.poll() is None, process.stderr.read()

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from command_line import dcnlab, environment
+from command_line import dcnlab, environment, start
 from processes import await_, children_of, processes_of
 from small_experiments import write_data
 
@@ -50,9 +50,7 @@ def test_more_processes_than_training_images_are_served(experiments):
 
 @pytest.mark.slow
 def test_sigterm_to_the_first_process_interrupts_both(experiments):
-    command = [sys.executable, "-P", "-m", "dcnlab", "fit", "classification.yaml", "id=one", "trainer.devices=2"]
-    command += ["trainer.max_steps=100000"]
-    process = subprocess.Popen(command, env=environment(), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    process = start("fit", "classification.yaml", "id=one", "trainer.devices=2", "trainer.max_steps=100000")
     await_(Path("runs/classification/one/checkpoints/last.ckpt").exists, 240)
     process.send_signal(signal.SIGTERM)
     out, err = process.communicate(timeout=120)
@@ -78,12 +76,6 @@ def test_torchruns_processes_make_one_run_and_die_with_it(experiments):
 
 
 LONG = ["logger.wandb=false", "data.val=null", "trainer.max_steps=100000", "trainer.checkpoint_every=0"]
-
-
-def start(*arguments, **more):
-    command = [sys.executable, "-P", "-m", "dcnlab", *arguments]
-    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
-    return subprocess.Popen(command, env=environment(**more), **pipes)
 
 
 def by_hand(*arguments):
@@ -205,12 +197,11 @@ def test_a_process_whose_other_machine_never_comes_says_so_and_ends_by_signals_o
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    command = [sys.executable, "-P", "-m", "dcnlab", "fit", tiny, "trainer.num_nodes=2", "logger.wandb=false"]
+    command = ["fit", tiny, "trainer.num_nodes=2", "logger.wandb=false"]
     meet = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
-    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
-    late = subprocess.Popen([*command, "id=late", "trainer.rendezvous_minutes=0.01"], env=environment(), **pipes)
-    first = subprocess.Popen([*command, "id=first"], env=environment(), **pipes)
-    second = subprocess.Popen([*command, "id=second"], env=environment(NODE_RANK="1", **meet), **pipes)
+    late = start(*command, "id=late", "trainer.rendezvous_minutes=0.01")
+    first = start(*command, "id=first")
+    second = start(*command, "id=second", NODE_RANK="1", **meet)
     for process, number in ((second, signal.SIGTERM), (first, signal.SIGINT)):
         assert process.stderr.readline().startswith("waiting for 1 of 2 machines at 127.0.0.1:")
         process.send_signal(number)
@@ -230,10 +221,11 @@ def test_two_machines_that_meet_make_one_run(tiny):
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    command = [sys.executable, "-P", "-m", "dcnlab", "fit", tiny, "trainer.num_nodes=2", "logger.wandb=false", "id=two"]
+    command = ["fit", tiny, "trainer.num_nodes=2", "logger.wandb=false", "id=two"]
     meet = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
-    second = subprocess.Popen(command, env=environment(NODE_RANK="1", **meet))
-    done = dcnlab(*command[4:], NODE_RANK="0", **meet)
+    second = start(*command, NODE_RANK="1", **meet)
+    done = dcnlab(*command, NODE_RANK="0", **meet)
     assert (done.returncode, done.stdout, done.stderr) == (0, "runs/tiny/two\n", "")
-    assert second.wait(60) == 0
+    second.communicate(timeout=60)
+    assert second.returncode == 0
     assert results("tiny/two")["environment"]["world_size"] == 2

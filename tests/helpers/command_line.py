@@ -50,6 +50,12 @@ def dcnlab(*arguments, timeout=300, **more):
     return subprocess.CompletedProcess(process.args, process.returncode, out, err)
 
 
+def dcnlab_anew(*arguments, timeout=300, **more):
+    """As `dcnlab`, always by a new Python."""
+    command = [sys.executable, "-P", "-m", "dcnlab", *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, timeout=timeout, env=environment(**more))
+
+
 def kill_after_its_first_checkpoint(run, *arguments):
     """Start the command line in the current folder, and kill -9 it once `run` has a checkpoint."""
     process = start(*arguments, stdout=subprocess.DEVNULL)

@@ -8,7 +8,7 @@ import time
 from pathlib import Path
 
 import pytest
-from command_line import dcnlab, environment
+from command_line import dcnlab_anew, environment
 
 SWEEP = """
 program: tiny.yaml
@@ -57,7 +57,7 @@ def files(tiny):
     ],
 )
 def test_a_mistake_is_one_line_and_exit_status_two(files, command, says):
-    done = dcnlab(*command.split())
+    done = dcnlab_anew(*command.split())
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr.startswith("dcnlab: ")
     assert says in done.stderr
@@ -67,7 +67,7 @@ def test_a_mistake_is_one_line_and_exit_status_two(files, command, says):
 
 
 def test_what_only_building_finds_is_one_line_too(files):
-    done = dcnlab("fit", "tiny.yaml", "model.deform_layers=99")
+    done = dcnlab_anew("fit", "tiny.yaml", "model.deform_layers=99")
     assert (done.returncode, done.stdout) == (2, "")
     assert re.fullmatch(r"dcnlab: .*99.*\n", done.stderr)
     assert not Path("runs").exists()
@@ -85,14 +85,14 @@ def test_what_only_building_finds_is_one_line_too(files):
     ],
 )
 def test_a_path_that_cannot_be_written_is_one_line(files, command, says):
-    done = dcnlab(*command.split())
+    done = dcnlab_anew(*command.split())
     assert (done.returncode, done.stdout) == (2, "")
     assert re.fullmatch(rf"dcnlab: .*{re.escape(says)}.*\n", done.stderr), done.stderr
 
 
 def test_a_folder_with_an_equals_sign_is_a_folder_to_table(files):
     Path("lr=1").mkdir()
-    done = dcnlab("table", "sweep.yaml", "lr=1")
+    done = dcnlab_anew("table", "sweep.yaml", "lr=1")
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr.startswith("dcnlab: no run of sweep.yaml found")
 
@@ -101,7 +101,7 @@ def test_help_comes_within_a_second_and_names_every_command():
     times = []
     for _ in range(3):
         began = time.monotonic()
-        done = dcnlab("--help")
+        done = dcnlab_anew("--help")
         times.append(time.monotonic() - began)
         assert done.returncode == 0
     assert min(times) < 1
@@ -122,7 +122,7 @@ def test_help_loads_no_heavy_package():
 
 
 def test_version_is_printed():
-    done = dcnlab("--version")
+    done = dcnlab_anew("--version")
     assert (done.returncode, done.stderr) == (0, "")
     assert re.fullmatch(r"dcnlab (\d+\.\d+\.\d+.*|from a checkout)\n", done.stdout)
 
@@ -140,8 +140,8 @@ def test_our_own_bug_keeps_its_traceback(tiny):
 
 
 def test_evaluate_prints_the_scores_that_the_run_printed(tiny):
-    assert dcnlab("fit", tiny, "id=one", "logger.wandb=false").returncode == 0
-    done = dcnlab("evaluate", "runs/tiny/one", "--format", "json")
+    assert dcnlab_anew("fit", tiny, "id=one", "logger.wandb=false").returncode == 0
+    done = dcnlab_anew("evaluate", "runs/tiny/one", "--format", "json")
     assert (done.returncode, done.stderr) == (0, "")
     assert json.loads(done.stdout) == json.loads(Path("runs/tiny/one/results.json").read_text())["metrics"]
 
@@ -149,13 +149,13 @@ def test_evaluate_prints_the_scores_that_the_run_printed(tiny):
 def test_preview_writes_a_picture_for_every_task(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     for task in ("classification", "detection", "segmentation"):
-        done = dcnlab("data", "preview", "--task", task, "--out", f"{task}.png", "--rows", 1, "--columns", 2)
+        done = dcnlab_anew("data", "preview", "--task", task, "--out", f"{task}.png", "--rows", 1, "--columns", 2)
         assert (done.returncode, done.stdout, done.stderr) == (0, f"{task}.png\n", "")
         assert Path(f"{task}.png").read_bytes().startswith(b"\x89PNG")
 
 
 def test_doctor_says_what_works_and_what_is_missing():
-    done = dcnlab("doctor", CUDA_VISIBLE_DEVICES="")
+    done = dcnlab_anew("doctor", CUDA_VISIBLE_DEVICES="")
     assert (done.returncode, done.stderr) == (0, ""), done.stdout
     assert "FAILED" not in done.stdout
     for line in (

@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from command_line import dcnlab, environment
+from command_line import dcnlab_anew, environment
 from locations import ROOT
 
 from dcnlab.config.load import load_experiment, load_run
@@ -150,7 +150,7 @@ def test_no_command_runs_what_a_checkpoint_holds(poisoned, tiny):
         with pytest.raises(ConfigError, match=r"\A[^\n]*last\.ckpt[^\n]*\Z"):
             call()
         assert not trap.exists()
-    done = dcnlab("evaluate", folder)
+    done = dcnlab_anew("evaluate", folder)
     assert (done.returncode, done.stdout, done.stderr.count("\n")) == (2, "", 1)
     assert not trap.exists()
     # Lightning's own door, were ours open.
@@ -396,7 +396,7 @@ def everything(folder):
     ids=["key and address", "key of a server of one's own"],
 )
 def test_no_secret_is_in_a_run_folder_or_on_the_console(tiny, variables):
-    done = dcnlab("fit", tiny, "id=one", **variables)
+    done = dcnlab_anew("fit", tiny, "id=one", **variables)
     assert done.returncode == 0, done.stderr
     files = everything(Path("runs"))
     assert any("wandb" in path.parts for path in files)
@@ -431,7 +431,7 @@ def test_keys_of_the_experiment_may_still_stand_for_one_another(tiny):
 def test_a_key_written_into_an_experiment_is_refused_and_not_shown(tiny):
     Path("key.yaml").write_text(f"extends: tiny.yaml\nlogger: {{api_key: {MARKER}}}\n")
     for arguments in (("key.yaml",), (tiny, f"logger.api_key={MARKER}")):
-        done = dcnlab("fit", *arguments)
+        done = dcnlab_anew("fit", *arguments)
         assert done.returncode == 2
         assert "no such key logger.api_key" in done.stderr
         assert MARKER not in done.stderr

@@ -24,9 +24,9 @@ class ActiveConv2d(nn.Conv2d):
     each tap, which is the optimizer's business (AdamW's steps are of the learning rate's size by themselves). Theirs
     learns positions at 0.01 times the base rate, without weight decay.
 
+    The arguments up to `dtype` are those of torch.nn.Conv2d.
+
     Args:
-        in_channels, out_channels, kernel_size, stride, padding, dilation, groups, bias, padding_mode, device, dtype: as
-            in torch.nn.Conv2d.
         offset_groups: groups of input channels, each with separate offsets.
 
     Attributes:

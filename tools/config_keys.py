@@ -58,8 +58,8 @@ def _section(kind: Any, prefix: str, title: str) -> str:
         hint = keys.type_of(key)
         if dataclasses.is_dataclass(hint):
             continue
-        lines += [f"`{key}`", f":   {_markdown(texts[field.name])}", ""]
-        lines += [f"    {keys.describe_type(hint).capitalize()}; default `{_default(field)}`", ""]
+        kind_of_value = f"{keys.describe_type(hint).capitalize()}; default `{_default(field)}`"
+        lines += [f"`{key}`", f":   {_markdown(texts[field.name])}<br>", f"    *{kind_of_value}*", ""]
     return "\n".join(lines)
 
 

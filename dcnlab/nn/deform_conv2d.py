@@ -14,7 +14,7 @@ from dcnlab.nn.offset_branch import OffsetBranch, zero
 class DeformConv2d(nn.Conv2d):
     """A 2d convolution whose sampling locations move by offsets learned from the same input (paper, section 2.1).
 
-    It is a :class:`torch.nn.Conv2d` in everything else: arguments, parameters `weight` and `bias`, initialisation. The
+    It is a `torch.nn.Conv2d` in everything else: arguments, parameters `weight` and `bias`, initialisation. The
     offsets come from `offset_conv`, a convolution of the same kernel, stride, padding and dilation that starts at zero,
     so a fresh layer computes what the plain convolution computes.
 

@@ -9,7 +9,9 @@ NOTEBOOK = ROOT / "examples/embedded_digits.ipynb"
 
 
 def cells():
-    return ["".join(cell["source"]) for cell in json.loads(NOTEBOOK.read_text())["cells"] if cell["cell_type"] == "code"]
+    return [
+        "".join(cell["source"]) for cell in json.loads(NOTEBOOK.read_text())["cells"] if cell["cell_type"] == "code"
+    ]
 
 
 def test_cells_of_the_notebook_run_in_order(tmp_path, monkeypatch, capsys):

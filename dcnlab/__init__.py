@@ -7,6 +7,9 @@ import sys
 from importlib.machinery import ModuleSpec
 from types import ModuleType
 
+__version__ = "0.1.0"
+"""The version; pyproject.toml reads it here."""
+
 MOVED = {
     "dcnlab.compiled": "dcnlab.ops.jit",
     "dcnlab.data.annotations": "dcnlab.data.detection.annotations",

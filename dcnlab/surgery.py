@@ -56,7 +56,7 @@ def deform(model: Model, layers: int | str | Iterable[str], offset_groups: int =
 
     Args:
         model: changed in place.
-        layers: n, for the last n 3x3 convolutions (:func:`conv_layers`); or names and glob patterns, as in
+        layers: n, for the last n 3x3 convolutions (`conv_layers`); or names and glob patterns, as in
             `"layer4.*.conv2"`. A name may be any nn.Conv2d; a pattern picks among those larger than 1x1. Layers
             that are deformable already stay as they are.
         offset_groups: groups of input channels, each with separate offsets.
@@ -77,14 +77,14 @@ def activate(model: Model, layers: int | str | Iterable[str], offset_groups: int
 
     Args:
         model: changed in place.
-        layers: as for :func:`deform`. Layers that are active already stay as they are.
+        layers: as for `deform`. Layers that are active already stay as they are.
         offset_groups: groups of input channels, each with separate offsets.
 
     Returns:
         The model.
 
     Raises:
-        LayerNotFoundError: as for :func:`deform`.
+        LayerNotFoundError: as for `deform`.
         TypeError: likewise; also a layer that is deformable already.
     """
     return _exchange(model, layers, ActiveConv2d, lambda conv: ActiveConv2d.from_conv(conv, offset_groups))
@@ -111,14 +111,14 @@ def dilate(model: Model, layers: int | str | Iterable[str], rate: int) -> Model:
 
     Args:
         model: changed in place.
-        layers: as for :func:`deform`; deformable layers are dilated together with their offset convolutions.
+        layers: as for `deform`; deformable layers are dilated together with their offset convolutions.
         rate: distance between neighbouring taps, at least 1.
 
     Returns:
         The model.
 
     Raises:
-        LayerNotFoundError: as for :func:`deform`.
+        LayerNotFoundError: as for `deform`.
         ValueError: a rate below 1; an even kernel, for which no padding keeps the size; or padding that is too small to
             take some away.
     """

@@ -10,7 +10,8 @@ from typing import Annotated
 
 import typer
 
-from dcnlab.cli import ablate, analyse, score, train
+from dcnlab import __version__
+from dcnlab.cli import ablate, analyse, completion, listing, score, train
 from dcnlab.io import memory
 from dcnlab.io.errors import ConfigError
 from dcnlab.io.text import nearest, one_line, say, show_warnings_visibly
@@ -34,9 +35,7 @@ OTHERS_SECONDS = 10.0
 
 def _version(asked: bool) -> None:
     if asked:
-        from dcnlab.training.environment import version
-
-        say(f"dcnlab {version('dcnlab') or 'from a checkout'}")
+        say(f"dcnlab {__version__}")
         raise typer.Exit
 
 
@@ -66,7 +65,9 @@ for name, command in (
     ("robustness", analyse.measure_robustness),
     ("visualize", analyse.visualize),
     ("export", train.export_weights),
+    ("list", listing.list_names),
     ("doctor", check_machine),
+    ("completion", completion.print_script),
 ):
     app.command(name)(command)
 data.command("preview")(analyse.write_preview)

@@ -13,9 +13,9 @@ from dcnlab.nn.moved_taps import arguments, check_offset_groups, convolve, outpu
 class ActiveConv2d(nn.Conv2d):
     """A 2d convolution whose taps move by offsets learned for the layer (Jeon and Kim 2017, "Active Convolution").
 
-    Unlike those of :class:`dcnlab.nn.DeformConv2d`, the offsets are parameters: the same for every image and every
+    Unlike those of `dcnlab.nn.DeformConv2d`, the offsets are parameters: the same for every image and every
     output pixel. It is what a deformable convolution is when the weight of its offset convolution stays zero, `offset`
-    being that convolution's bias (paper, section 3, "Active convolution"). It is a :class:`torch.nn.Conv2d` in all
+    being that convolution's bias (paper, section 3, "Active convolution"). It is a `torch.nn.Conv2d` in all
     else, and a fresh layer computes what the plain convolution computes. Bilinear interpolation has a kink at whole
     pixels, where a fresh layer's taps are; the gradient there is the right-hand one, as in the authors' code.
 
@@ -24,9 +24,9 @@ class ActiveConv2d(nn.Conv2d):
     each tap, which is the optimizer's business (AdamW's steps are of the learning rate's size by themselves). Theirs
     learns positions at 0.01 times the base rate, without weight decay.
 
+    The arguments up to `dtype` are those of torch.nn.Conv2d.
+
     Args:
-        in_channels, out_channels, kernel_size, stride, padding, dilation, groups, bias, padding_mode, device, dtype: as
-            in torch.nn.Conv2d.
         offset_groups: groups of input channels, each with separate offsets.
 
     Attributes:
@@ -89,7 +89,7 @@ class ActiveConv2d(nn.Conv2d):
         nn.init.zeros_(self.offset)
 
     def offsets(self, input: Tensor) -> tuple[Tensor, None]:
-        """Repeat the offsets over an input map's output, as :meth:`dcnlab.nn.DeformConv2d.offsets` predicts them.
+        """Repeat the offsets over an input map's output, as `dcnlab.nn.DeformConv2d.offsets` predicts them.
 
         Returns:
             offset: (N, 2 * offset_groups * kh * kw, Ho, Wo), y before x, in pixels of the input; a view.

@@ -14,7 +14,7 @@ from dcnlab.nn.offset_branch import OffsetBranch, zero
 class DeformConv2d(nn.Conv2d):
     """A 2d convolution whose sampling locations move by offsets learned from the same input (paper, section 2.1).
 
-    It is a :class:`torch.nn.Conv2d` in everything else: arguments, parameters `weight` and `bias`, initialisation. The
+    It is a `torch.nn.Conv2d` in everything else: arguments, parameters `weight` and `bias`, initialisation. The
     offsets come from `offset_conv`, a convolution of the same kernel, stride, padding and dilation that starts at zero,
     so a fresh layer computes what the plain convolution computes.
 
@@ -29,9 +29,9 @@ class DeformConv2d(nn.Conv2d):
     with a weight, does not: call `reset_offsets` after it. An optimizer whose parameters are gathered by class has to
     gather the branch too (`layer.offset_conv`), or the offsets stay at zero.
 
+    The arguments up to `dtype` are those of torch.nn.Conv2d.
+
     Args:
-        in_channels, out_channels, kernel_size, stride, padding, dilation, groups, bias, padding_mode, device, dtype: as
-            in torch.nn.Conv2d.
         offset_groups: groups of input channels, each with separate offsets (the authors' "deformable groups").
         modulated: learn a factor between 0 and 2 for each sampling location too (deformable convolution version 2). It
             is twice a sigmoid, hence 1 at the start; the version 2 paper's plain sigmoid starts at one half.

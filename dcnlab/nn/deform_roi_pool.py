@@ -27,7 +27,8 @@ class DeformRoIPool(nn.Module):
         spatial_scale: pixels of the map per pixel of the image.
         samples_per_bin: along each side of a bin.
         gamma: factor of the normalised offsets.
-        device, dtype: of `offset_fc`'s parameters.
+        device: of `offset_fc`'s parameters.
+        dtype: likewise.
 
     Shape:
         features (N, channels, H, W); boxes (R, 5), image number, x1, y1, x2, y2 in pixels of the image, or a list with
@@ -104,7 +105,8 @@ class DeformPSRoIPool(nn.Module):
         group_size: group cells along each side of a box; None: one for each bin, as in the paper.
         samples_per_bin: along each side of a bin.
         gamma: factor of the normalised offsets.
-        device, dtype: of `offset_conv`'s parameters.
+        device: of `offset_conv`'s parameters.
+        dtype: likewise.
 
     Shape:
         features (N, channels, H, W); score maps (N, K * group_size^2, H, W), of which channel

@@ -45,7 +45,8 @@ class SpatialTransformer(nn.Module):
         in_channels: of the images.
         channels: of the localisation net's convolutions.
         features: of its hidden linear layer.
-        device, dtype: of its parameters.
+        device: of its parameters.
+        dtype: likewise.
 
     Shape:
         (N, in_channels, H, W) to the same.

@@ -14,6 +14,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from dcnlab import __version__
+
 _DEATH_SECONDS = 3.0
 """From a broken connection until the process is dead: the system closes connections first."""
 
@@ -179,7 +181,7 @@ def describe(world_size: int, device: Any) -> dict[str, Any]:
     on_gpu = device.type == "cuda"
     return {
         "git": git_commit(),
-        "dcnlab": version("dcnlab"),
+        "dcnlab": __version__,
         "python": platform.python_version(),
         "torch": torch.__version__,
         "lightning": version("pytorch-lightning"),

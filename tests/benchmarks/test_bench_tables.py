@@ -1,4 +1,4 @@
-"""README's tables of speed are those of the kept files; missed goals are marked; a broken file is one line."""
+"""Tables of speed in the pages are those of the kept files; missed goals are marked; a broken file is one line."""
 
 import importlib.util
 import json
@@ -12,7 +12,7 @@ import tables
 from command_line import environment
 from locations import ROOT
 
-PAGES = (ROOT / "README.md", ROOT / "docs" / "fidelity.md")
+PAGES = (ROOT / "README.md", *(ROOT / "docs").glob("*.md"))
 MACHINE = {"device": "a CPU", "threads": 2, "date": "2026-01-02", "torch": "2", "torchvision": "0", "numba": "1"}
 
 spec = importlib.util.spec_from_file_location("evidence_of_benchmarks", ROOT / "docs" / "evidence.py")
@@ -56,7 +56,7 @@ def test_tables_of_the_pages_are_those_of_the_kept_files():
     for command, text in shown.items():
         words = shlex.split(command)
         assert words[:2] == ["python", "benchmarks/tables.py"]
-        assert text == tables.TABLES[words[2]]().strip(), f"{command}: python docs/evidence.py fill README.md"
+        assert text == tables.TABLES[words[2]]().strip(), f"{command}: `make bench` fills the pages"
 
 
 def test_a_layer_that_meets_its_goals_is_plain_figures(results):
@@ -123,7 +123,7 @@ def test_what_surrounds_the_network_stands_beside_its_peers_and_goals(results):
 def test_growth_shows_the_figure_and_the_slopes_of_its_lines(results):
     results("growth", [{"axis": "batch", "at": at, "ours_ms": 3.0 * at**2, "plain_ms": 1.0 * at} for at in (1, 2, 8)])
     text = tables.TABLES["growth"]()
-    assert "](docs/images/growth_cpu.png)" in text
+    assert "](images/growth_cpu.png)" in text
     assert cells(text) == [["batch", "2.00", "1.00"]]
 
 

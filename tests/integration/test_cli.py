@@ -8,7 +8,11 @@ import time
 from pathlib import Path
 
 import pytest
+import yaml
 from command_line import dcnlab_anew, environment
+from locations import ROOT
+
+from dcnlab import __version__
 
 SWEEP = """
 program: tiny.yaml
@@ -53,6 +57,11 @@ def files(tiny):
         ("data preview --split tst", "--split is 'tst'; nearest: test"),
         ("fit", "Missing argument 'EXPERIMENT.yaml'"),
         ("swep", "No such command 'swep'; nearest: sweep"),
+        (
+            "list experimnts",
+            "WHAT is 'experimnts'; nearest: experiments; choose from: experiments, sweeps, models, data",
+        ),
+        ("completion bsh", "SHELL is 'bsh'; nearest: bash; choose from: bash, zsh, fish"),
         ("data previw", "No such command 'previw'; nearest: preview"),
     ],
 )
@@ -121,10 +130,12 @@ def test_help_loads_no_heavy_package():
     assert done.stderr == "[]\n"
 
 
-def test_version_is_printed():
+def test_version_is_that_of_the_package_and_of_the_citation():
+    """`--version`, `dcnlab.__version__` and CITATION.cff state one version."""
     done = dcnlab_anew("--version")
-    assert (done.returncode, done.stderr) == (0, "")
-    assert re.fullmatch(r"dcnlab (\d+\.\d+\.\d+.*|from a checkout)\n", done.stdout)
+    assert (done.returncode, done.stdout, done.stderr) == (0, f"dcnlab {__version__}\n", "")
+    assert re.fullmatch(r"\d+\.\d+\.\d+", __version__)
+    assert yaml.safe_load((ROOT / "CITATION.cff").read_text())["version"] == __version__
 
 
 def test_our_own_bug_keeps_its_traceback(tiny):

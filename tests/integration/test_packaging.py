@@ -60,7 +60,7 @@ def test_constraints_lie_within_the_ranges():
     pinned = dict(line.split("==") for line in (ROOT / "constraints.txt").read_text().splitlines() if "==" in line)
     pinned = {name.lower().replace("_", "-"): version for name, version in pinned.items()}
     extras = PROJECT["project"]["optional-dependencies"]
-    wanted = PROJECT["project"]["dependencies"] + extras["test"]
+    wanted = PROJECT["project"]["dependencies"] + extras["test"] + extras["docs"]
     for requirement in map(Requirement, wanted):
         assert requirement.specifier.contains(pinned[requirement.name.lower()]), requirement
 

@@ -1,0 +1,108 @@
+"""`dcnlab list`: the experiments, sweeps, networks and data sets that can be named, one line each."""
+
+from __future__ import annotations
+
+import re
+import textwrap
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from dcnlab.config import names, packaged
+from dcnlab.config.validation import choose
+from dcnlab.io.files import read_bytes
+from dcnlab.io.text import say
+
+LARGEST = 2**20
+"""Bytes of a packaged file, at most."""
+COLUMNS = 80
+"""Width of a line, characters."""
+NAME_COLUMN = 28
+"""Widest that the column of names gets; a longer name pushes its text to the right."""
+
+
+def list_names(
+    what: Annotated[
+        str | None, typer.Argument(metavar="[experiments|sweeps|models|data]", show_default="all four")
+    ] = None,
+) -> None:
+    """List what can be named on the command line: experiments, sweeps, models, data sets."""
+    if what is not None:
+        choose("WHAT", what, LISTS)
+    for kind in LISTS if what is None else (what,):
+        heading = [f"{kind}:"] if what is None else []
+        say("\n".join(heading + lines(LISTS[kind]())), block=True)
+
+
+def lines(entries: dict[str, str]) -> list[str]:
+    """Lay out names and their texts, one line of at most 80 characters each.
+
+    Args:
+        entries: text by name.
+    """
+    column = min(NAME_COLUMN, max(map(len, entries), default=0))
+    return [_line(name.ljust(column), text) for name, text in entries.items()]
+
+
+def _line(name: str, text: str) -> str:
+    short = textwrap.shorten(text, COLUMNS - len(name) - 2, placeholder=" ...", break_on_hyphens=False)
+    return f"{name}  {short}"
+
+
+def experiments() -> dict[str, str]:
+    """Packaged experiments that can be trained; files that others extend are left out."""
+    found = packaged.names("experiments")
+    return {name: _heading("experiments", name) for name in found if not Path(name).name.startswith("base")}
+
+
+def sweeps() -> dict[str, str]:
+    """Packaged sweeps."""
+    return {name: _heading("sweeps", name) for name in packaged.names("sweeps")}
+
+
+def _heading(kind: str, name: str) -> str:
+    """The first sentence of the comment that a packaged file begins with."""
+    text = read_bytes(packaged.find(kind, name), LARGEST).decode()
+    comment = []
+    for line in text.splitlines():
+        if not line.startswith("#"):
+            break
+        comment.append(line.lstrip("# "))
+    return re.split(r"[.:] ", " ".join(comment))[0].rstrip(".")
+
+
+def models() -> dict[str, str]:
+    """Networks and the backbones below them, by `model.name` and `model.backbone.name`."""
+    networks = {name: _network(network) for name, network in names.NETWORKS.items()}
+    weights = {True: "ImageNet's weights", False: "no ImageNet weights"}
+    return networks | {
+        f"backbone {name}": f"every task; {weights[backbone.imagenet]}" for name, backbone in names.BACKBONES.items()
+    }
+
+
+def _network(network: names.Network) -> str:
+    options = {
+        "deform_pooling": "RoI pooling, plain or deformable",
+        "ohem": "OHEM",
+        "spatial_transformer": "spatial transformer",
+    }
+    return "; ".join([network.task, *(text for ability, text in options.items() if getattr(network, ability))])
+
+
+def data_sets() -> dict[str, str]:
+    """Data sets, by `data.name`."""
+    return {
+        name: data_set.layout or f"{', '.join(data_set.tasks)}; embedded in the package"
+        for name, data_set in names.DATA_SETS.items()
+    }
+
+
+LISTS: dict[str, Callable[[], dict[str, str]]] = {
+    "experiments": experiments,
+    "sweeps": sweeps,
+    "models": models,
+    "data": data_sets,
+}
+"""What there is to list, and the function that lists it."""

@@ -4,9 +4,11 @@ import pytest
 import roi_cases
 import torch
 import torchvision
+from functorch.compile import make_boxed_func
 from op_cases import DTYPES, OPERATORS
 from tester import TOLERANCES, assert_near
 from torch import Tensor, nn
+from torch._dynamo.backends.common import aot_autograd
 
 from dcnlab.nn import ActiveConv2d, DeformConv2d, DeformPSRoIPool, DeformRoIPool, SpatialTransformer
 from dcnlab.surgery import deform
@@ -65,6 +67,32 @@ def test_a_compiled_operator_takes_other_sizes_than_it_was_compiled_for(name):
     for height in (7, 9, 12):
         case = operator.case(torch.float32, height=height)
         assert_near(operator.by_autograd(compiled, case), operator.by_reference(case), case)
+
+
+@pytest.mark.parametrize("autocast", [False, True], ids=["", "autocast"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("name", OPERATORS)
+def test_a_compiled_graph_holds_the_operator_and_no_wrapper(name, dtype, autocast):
+    """Forward and backward graph hold one node of ours each, the casts of autocast and the bias's sum."""
+    graphs: list[list[str]] = []
+
+    def noted(module, inputs):
+        nodes = [str(node.target) for node in module.graph.nodes if node.op == "call_function"]
+        graphs.append([target for target in nodes if "getitem" not in target])
+        return make_boxed_func(module.forward)
+
+    operator = OPERATORS[name]
+    backend = aot_autograd(fw_compiler=noted, bw_compiler=noted)
+    compiled = torch.compile(operator.function, fullgraph=True, backend=backend)
+    with torch.autocast("cpu", dtype=torch.bfloat16, enabled=autocast):
+        operator.by_autograd(compiled, operator.case(dtype))
+    forward, backward = graphs
+    casts = "aten._to_copy.default" if autocast and dtype == torch.float32 else None
+    assert [target for target in forward if target != casts] == [f"dcnlab.{name}.default"]
+    assert [target for target in backward if target not in (casts, "aten.sum.dim_IntList")] == [
+        f"dcnlab.{name}_backward.default"
+    ]
+    assert (casts in forward) == (casts is not None)
 
 
 @pytest.mark.parametrize("rule", roi_cases.RULES)

@@ -11,7 +11,9 @@ tests/helpers/host_cuda/counting.py, at the shapes' full sizes. Megabytes and mi
     least       the same, each sector once: every array read and written once
     scalar      what a scalar kernel asks for, a thread an element, as torchvision's and the authors' are
     flops       of floats, a fused multiply-add two; least: eight an element of the columns (four corners, for
-                the columns or for the corners' dot products); two a channel of every pixel a bin reads
+                the columns or for the corners' dot products); two a channel of every pixel a bin reads. Products
+                of two elements from memory, one a term of a dot product, are not counted: `places_backward` and
+                `offset_backward` compute that many more
     floor us    the longer of `least` at 4.3 TB/s and `flops` at 60 TFLOP/s, an H200's figures: an estimate, and more
                 than is needed where columns stay in the second-level cache
 """

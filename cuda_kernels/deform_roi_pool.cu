@@ -74,7 +74,7 @@ list_bins(const real* __restrict__ boxes, const real* __restrict__ offset, unsig
     list_tiles<Aligned>(boxes, offset, lists, s);
 }
 
-extern "C" __global__ void __launch_bounds__(TILE_THREADS, 5)
+extern "C" __global__ void __launch_bounds__(TILE_THREADS, TILE_BLOCKS)
 input_backward(const scalar_t* __restrict__ grad, const real* __restrict__ boxes, const real* __restrict__ offset,
                const unsigned* __restrict__ lists, scalar_t* __restrict__ grad_pixels, Sizes s, int lanes) {
     input_gradient<Aligned>(grad, boxes, offset, lists, grad_pixels, s, lanes);

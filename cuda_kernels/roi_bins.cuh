@@ -54,6 +54,9 @@ struct Bin {
     Axis y, x;
 };
 
+// Blocks of `input_backward` that a multiprocessor should hold: sums in double take more registers.
+constexpr int TILE_BLOCKS = sizeof(real) == 8 ? 4 : 5;
+
 INLINE bool is_finite(real v) { return v - v == real(0); }
 
 template <class Rule>

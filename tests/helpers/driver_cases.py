@@ -17,7 +17,7 @@ import torch
 from tester import TOLERANCES, assert_near
 from torch import Tensor
 
-from dcnlab.ops.cuda import chunks, fused
+from dcnlab.ops.cuda import chunks, fused, roi_pool
 from dcnlab.ops.cuda import deform_conv2d as cuda
 from dcnlab.ops.cuda.compile import source_text
 from dcnlab.ops.cuda.launch import CudaModule, ModuleFactory, module
@@ -161,15 +161,31 @@ def devices_and_threads() -> list[tuple[int, int]]:
     return found
 
 
-def captured(shape: Shape) -> dict[str, Any]:
+def pooling_calls(rule: str) -> tuple[Callable[[], object], Callable[[], object]]:
+    """The forward and the backward pass of a pooling with offsets."""
+    case = roi_cases.Case(rule, dtype=torch.float32)
+    input, boxes, offset = (case.tensors()[name] for name in roi_cases.NAMES)
+    assert input is not None
+    assert boxes is not None
+    geometry, grad = roi_cases.geometry_of(case, input, boxes, offset), case.grad()
+    return (
+        lambda: roi_pool.forward(input, boxes, offset, geometry, module),
+        lambda: roi_pool.backward(grad, input, boxes, offset, geometry, (True, True), module),
+    )
+
+
+def captured(layer: Shape | str) -> dict[str, Any]:
     """What a pass does that follows one warm-up, as one under capture by a CUDA graph does, and on which streams.
 
     Whatever waits for the GPU, loads or compiles a module, or asks the runtime for memory ends a capture.
+
+    Args:
+        layer: a convolution's shape, or a pooling's rule.
     """
     here = driver.installed()
     asked: list[str] = []
     here.executes(True)
-    work = shape.calls()
+    work = pooling_calls(layer) if isinstance(layer, str) else layer.calls()
     for call in work:  # it also lets the harness build what it runs
         call()
     loaded, launched = len(here.modules), len(here.launches)

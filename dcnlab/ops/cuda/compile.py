@@ -77,7 +77,7 @@ class Variant:
     """A file in `cuda_kernels/`."""
     prelude: Prelude
     main: bool = False
-    """On the main path: its kernels may not use local memory."""
+    """On the main path: the tests compile it for every architecture."""
     least_architecture: int = ARCHITECTURES[0]
     """The first one that has its instructions; it is not asked for on older ones."""
 

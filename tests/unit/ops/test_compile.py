@@ -4,9 +4,11 @@ import pytest
 import roi_cases
 import torch
 import torchvision
+from functorch.compile import make_boxed_func
 from op_cases import DTYPES, OPERATORS
 from tester import TOLERANCES, assert_near
 from torch import Tensor, nn
+from torch._dynamo.backends.common import aot_autograd
 
 from dcnlab.nn import ActiveConv2d, DeformConv2d, DeformPSRoIPool, DeformRoIPool, SpatialTransformer
 from dcnlab.surgery import deform
@@ -67,6 +69,33 @@ def test_a_compiled_operator_takes_other_sizes_than_it_was_compiled_for(name):
         assert_near(operator.by_autograd(compiled, case), operator.by_reference(case), case)
 
 
+@pytest.mark.parametrize("autocast", [False, True], ids=["", "autocast"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("name", OPERATORS)
+def test_a_compiled_graph_holds_the_operator_and_no_wrapper(name, dtype, autocast):
+    """Forward and backward graph hold one node of ours each; autocast, bias and boxes add casts, a sum, a detach."""
+    graphs: list[list[str]] = []
+
+    def noted(module, inputs):
+        nodes = [str(node.target) for node in module.graph.nodes if node.op == "call_function"]
+        graphs.append([target for target in nodes if "getitem" not in target])
+        return make_boxed_func(module.forward)
+
+    operator = OPERATORS[name]
+    backend = aot_autograd(fw_compiler=noted, bw_compiler=noted)
+    compiled = torch.compile(operator.function, fullgraph=True, backend=backend)
+    with torch.autocast("cpu", dtype=torch.bfloat16, enabled=autocast):
+        operator.by_autograd(compiled, operator.case(dtype))
+    forward, backward = graphs
+    casts = "aten._to_copy.default" if autocast and dtype == torch.float32 else None
+    others = (casts, None if name == "deform_conv2d" else "aten.detach.default")
+    assert [target for target in forward if target not in others] == [f"dcnlab.{name}.default"]
+    assert [target for target in backward if target not in (casts, "aten.sum.dim_IntList")] == [
+        f"dcnlab.{name}_backward.default"
+    ]
+    assert (casts in forward) == (casts is not None)
+
+
 @pytest.mark.parametrize("rule", roi_cases.RULES)
 def test_a_compiled_pooling_takes_a_list_of_boxes(rule):
     case = roi_cases.Case(rule, shifted=False, dtype=torch.float32)
@@ -77,10 +106,15 @@ def test_a_compiled_pooling_takes_a_list_of_boxes(rule):
     torch.testing.assert_close(compiled(input, parts, **case.sizes()), pool(input, parts, **case.sizes()))
 
 
-@pytest.mark.parametrize("name", OPERATORS)
-def test_inductor_compiles_an_operator_between_others(name):
+@pytest.mark.parametrize(
+    ("name", "dtype"),
+    [*((name, torch.float32) for name in OPERATORS), ("deform_conv2d", torch.bfloat16)],
+    ids=str,
+)
+def test_inductor_compiles_an_operator_between_others(name, dtype):
+    """The default backend gives the reference's output and gradients; the operator gets the strides of its fake."""
     operator = OPERATORS[name]
-    case = operator.case(torch.float32)
+    case = operator.case(dtype)
     compiled = torch.compile(lambda *args, **kwargs: operator.function(*args, **kwargs) * 1.0, fullgraph=True)
     assert_near(operator.by_autograd(compiled, case), operator.by_reference(case), case)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from dataclasses import replace
 
 import driver
 import pytest
@@ -84,6 +85,12 @@ COUNTED = {
         (1, 1, {"clone": 2}, 4),
         (3, 2, {"zero_": 1, "clone": 2, "_to_copy": 2}, 10),
     ),
+    # The gradient of several images is copied too.
+    "256x32x32, contiguous, 2 images": (
+        Shape(256, 32, 32, batch=2, channels_last=False),
+        (1, 1, {"clone": 2}, 4),
+        (3, 2, {"zero_": 1, "clone": 3, "_to_copy": 2}, 11),
+    ),
 }
 """Kernels of ours, products, torch's kernels and allocations of a forward and of a backward pass."""
 
@@ -124,8 +131,20 @@ def test_a_module_is_loaded_once_a_device_whatever_the_thread(on_driver):
     assert on_driver(devices_and_threads) == [(1, 0), (1, 0), (2, 1), (2, 1), (2, 1), (2, 0)]
 
 
-@pytest.mark.parametrize("channels_last", [True, False])
-def test_after_one_warm_up_a_cuda_graph_can_capture_both_passes(on_driver, channels_last):
-    shape = Shape(16, 6, 7, 2, torch.float32, channels_last=channels_last, modulated=True, biased=True)
-    found = on_driver(captured, shape)
+_LAYER = Shape(16, 6, 7, 2, torch.float32, modulated=True, biased=True)
+CAPTURED = {
+    "columns": _LAYER,
+    "columns, contiguous": replace(_LAYER, channels_last=False),
+    "columns, groups": replace(_LAYER, groups=2, offset_groups=2),
+    "a group a channel": replace(_LAYER, groups=16),
+    "position-sensitive pooling": "ps",
+    "aligned pooling": "aligned",
+}
+"""Layers of each path, whose two passes launch four kernels of ours together."""
+
+
+@pytest.mark.parametrize("layer", CAPTURED)
+def test_after_one_warm_up_a_cuda_graph_can_capture_both_passes(on_driver, layer):
+    """After one call no module is loaded or compiled, nothing waits, and every launch is on torch's stream."""
+    found = on_driver(captured, CAPTURED[layer])
     assert found == {"loaded": 0, "asked": [], "waits": [], "streams": [driver.STREAM], "launches": 4}

@@ -1,5 +1,6 @@
 """Which of torch's switches decides over the precision of the operators' matrix products."""
 
+import sys
 import threading
 
 import pytest
@@ -21,7 +22,7 @@ def _switches():
     torch.backends.cudnn.allow_tf32 = True
     for backend, name in SWITCHES:
         setattr(backend, name, "none")
-    torch.backends.cudnn.conv.fp32_precision = "tf32"  # torch's own default
+    torch.backends.cudnn.conv.fp32_precision = torch.backends.cudnn.rnn.fp32_precision = "tf32"  # torch's own defaults
 
 
 @pytest.mark.parametrize("device", ["cpu", "cuda"])
@@ -128,6 +129,55 @@ def test_torchs_older_getters_can_be_read_by_other_threads_during_a_call(device,
     assert everything() == found
     for backend, value in before.items():
         backend.fp32_precision = value
+
+
+@pytest.mark.parametrize(("device", "conv"), [("cuda", "ieee"), ("cuda", "tf32"), ("cpu", "ieee"), ("cpu", "bf16")])
+def test_older_getters_can_be_read_while_calls_come_and_end(device, conv):
+    """No getter raises in another thread, at whatever step of setting and putting back two calling threads are."""
+    torch.set_float32_matmul_precision("medium")
+    if device == "cuda":
+        torch.backends.cudnn.allow_tf32 = conv == "tf32"
+        torch.backends.cudnn.rnn.fp32_precision = conv
+    CONV[device].fp32_precision = conv
+    before, interval, failures, done = everything(), sys.getswitchinterval(), [], threading.Event()
+
+    def read() -> None:
+        while not done.is_set():
+            try:
+                everything()
+            except RuntimeError as error:
+                failures.append(error)
+
+    def call() -> None:
+        for _ in range(50):
+            with convolution_precision(device, torch.float32):
+                pass
+
+    threads = [threading.Thread(target=work) for work in (read, call, call)]
+    sys.setswitchinterval(1e-6)
+    try:
+        for thread in threads:
+            thread.start()
+        for thread in threads[1:]:
+            thread.join()
+    finally:
+        done.set()
+        threads[0].join()
+        sys.setswitchinterval(interval)
+    assert not failures
+    assert everything() == before
+
+
+def test_a_value_set_during_a_call_is_replaced_when_it_ends():
+    """The switch is the process's: a call that changed it puts back what it read, as the docstring says."""
+    CONV["cpu"].fp32_precision, MATMUL["cpu"].fp32_precision = "ieee", "bf16"
+    with convolution_precision("cpu", torch.float32):
+        MATMUL["cpu"].fp32_precision = "tf32"
+    assert MATMUL["cpu"].fp32_precision == "bf16"
+    CONV["cpu"].fp32_precision = "bf16"
+    with convolution_precision("cpu", torch.float32):  # changes nothing, and so puts nothing back
+        MATMUL["cpu"].fp32_precision = "tf32"
+    assert MATMUL["cpu"].fp32_precision == "tf32"
 
 
 def test_a_cpu_call_with_a_gpu_around_loosens_no_product_of_the_gpus(monkeypatch):

@@ -1,6 +1,5 @@
 """README's tables of speed are those of the kept files; missed goals are marked; a broken file is one line."""
 
-import importlib.util
 import json
 import shlex
 import shutil
@@ -12,12 +11,10 @@ import tables
 from command_line import environment
 from locations import ROOT
 
+import evidence
+
 PAGES = (ROOT / "README.md", ROOT / "docs" / "fidelity.md")
 MACHINE = {"device": "a CPU", "threads": 2, "date": "2026-01-02", "torch": "2", "torchvision": "0", "numba": "1"}
-
-spec = importlib.util.spec_from_file_location("evidence_of_benchmarks", ROOT / "docs" / "evidence.py")
-evidence = importlib.util.module_from_spec(spec)
-spec.loader.exec_module(evidence)
 
 
 @pytest.fixture
@@ -56,7 +53,7 @@ def test_tables_of_the_pages_are_those_of_the_kept_files():
     for command, text in shown.items():
         words = shlex.split(command)
         assert words[:2] == ["python", "benchmarks/tables.py"]
-        assert text == tables.TABLES[words[2]]().strip(), f"{command}: python docs/evidence.py fill README.md"
+        assert text == tables.TABLES[words[2]]().strip(), f"{command}: python tools/evidence.py fill README.md"
 
 
 def test_a_layer_that_meets_its_goals_is_plain_figures(results):

@@ -1,7 +1,6 @@
-"""README.md and docs/: their tables are those of results/, their links lead somewhere."""
+"""README.md and docs/: their tables are those of evidence/, their links lead somewhere."""
 
 import functools
-import importlib.util
 import re
 import shlex
 from pathlib import Path
@@ -9,14 +8,11 @@ from pathlib import Path
 import pytest
 from locations import ROOT
 
+import evidence
 from dcnlab.ablations.tables import run_record
 from dcnlab.ablations.tables import table as tables
 
 PAGES = (ROOT / "README.md", ROOT / "docs" / "fidelity.md")
-
-spec = importlib.util.spec_from_file_location("evidence", ROOT / "docs" / "evidence.py")
-evidence = importlib.util.module_from_spec(spec)
-spec.loader.exec_module(evidence)
 
 
 @functools.cache
@@ -54,6 +50,6 @@ def test_links_and_pictures_of_the_pages_are_there(page):
 
 
 def test_kept_runs_name_no_folder_of_the_machine_that_made_them():
-    files = [path for path in (ROOT / "results").rglob("*") if path.is_file()]
+    files = [path for path in (ROOT / "evidence").rglob("*") if path.is_file()]
     assert files
     assert [path for path in files if re.search(r'(^|[\s"\'])/(?!$)\w', path.read_text(), re.MULTILINE)] == []

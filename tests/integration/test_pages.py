@@ -11,6 +11,9 @@ from locations import ROOT
 import evidence
 from dcnlab.ablations.tables import run_record
 from dcnlab.ablations.tables import table as tables
+from dcnlab.config import identity
+from dcnlab.config.load import load_experiment
+from dcnlab.training import expected as comparison
 
 PAGES = (ROOT / "README.md", ROOT / "docs" / "fidelity.md")
 
@@ -47,6 +50,23 @@ def test_tables_of_the_pages_are_those_that_the_kept_runs_give(page, monkeypatch
 def test_links_and_pictures_of_the_pages_are_there(page):
     links = re.findall(r"\]\(([^)#]+)\)", page.read_text())
     assert [link for link in links if "://" not in link and not (page.parent / link).exists()] == []
+
+
+def test_kept_runs_meet_what_their_experiments_state(monkeypatch):
+    """A kept run of an experiment's own settings is within the tolerance of its `test.expected`."""
+    monkeypatch.chdir(ROOT)
+    kept, _ = records((Path("evidence"),))
+    met = {}
+    for path in sorted((ROOT / "experiments").rglob("*.yaml")):
+        if "expected:" in path.read_text():
+            config = load_experiment(str(path))
+            settings = identity.changed(identity.settings(config))
+            same = [run for run in kept if identity.changed(run.settings) == settings]
+            met[path.stem, config.task] = [
+                comparison.all_met(comparison.compare(run.results["metrics"], config.test.expected)) for run in same
+            ]
+    assert len(met) >= 4
+    assert all(outcomes and all(outcomes) for outcomes in met.values()), met
 
 
 def test_kept_runs_name_no_folder_of_the_machine_that_made_them():

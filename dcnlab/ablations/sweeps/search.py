@@ -80,7 +80,7 @@ def _drawn(name: str, spec: dict[str, Any], rng: np.random.Generator) -> Any:
     except (OverflowError, ValueError) as error:
         raise ConfigError(f"parameters.{name}: its {spec['distribution']} cannot be drawn from ({error})") from error
     if isinstance(value, float) and not math.isfinite(value):
-        raise ConfigError(f"parameters.{name}: its {spec['distribution']} reaches beyond all numbers")
+        raise ConfigError(f"parameters.{name}: its {spec['distribution']} gives a number that is not finite")
     return value
 
 

@@ -37,15 +37,15 @@ MINUTES ?= 25
 WEIGHTS ?= imagenet
 
 ablations-gpu: install  ## the same on DATA's camvid, cards and flowers12 with ResNet-50 on a GPU, for MINUTES; again: the rest
-	@mkdir -p results; end=$$(( $$(date +%s) + 60 * $(MINUTES) )); minutes=$(MINUTES); \
+	@mkdir -p evidence; end=$$(( $$(date +%s) + 60 * $(MINUTES) )); minutes=$(MINUTES); \
 	for sweep in $(GPU); do \
 	    settings="data.root=$(DATA)/$${sweep##*_} model.backbone.weights=$(WEIGHTS)"; \
 	    if [ $$minutes -lt 1 ]; then echo "$$sweep: the $(MINUTES) minutes are over; the same command goes on"; else \
 	        $(BIN)/dcnlab sweep $$sweep --out runs/gpu --minutes $$minutes $$settings || exit; fi; \
 	    minutes=$$(( (end - $$(date +%s)) / 60 - 4 )); \
 	    if ls runs/gpu/$$sweep/*/results.json >/dev/null 2>&1; then \
-	        $(BIN)/dcnlab table $$sweep --runs runs/gpu --format json $$settings > results/.$$sweep.json \
-	            && mv results/.$$sweep.json results/$$sweep.json || exit; fi; \
+	        $(BIN)/dcnlab table $$sweep --runs runs/gpu --format json $$settings > evidence/.$$sweep.json \
+	            && mv evidence/.$$sweep.json evidence/$$sweep.json || exit; fi; \
 	done
 
 bench: MINUTES = 10

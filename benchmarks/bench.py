@@ -91,7 +91,7 @@ def main() -> None:
     except KeyboardInterrupt:
         print("\ninterrupted: parts that ended are kept, the other files and the pages are as before", file=sys.stderr)
         sys.exit(130)
-    fill = [sys.executable, HERE.parent / "docs/evidence.py", "fill", "--only", "python benchmarks/", *PAGES]
+    fill = [sys.executable, HERE.parent / "tools/evidence.py", "fill", "--only", "python benchmarks/", *PAGES]
     filled = subprocess.run(fill, cwd=HERE.parent).returncode == 0
     print(f"{(time.monotonic() - begun) / 60:.1f} minutes")
     if failed:

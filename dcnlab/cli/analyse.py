@@ -89,7 +89,7 @@ def measure_robustness(
     from dcnlab.config.overrides import is_override
 
     choose("--format", form, render.FORMATS)
-    from dcnlab.ablations.analysis import robustness
+    from dcnlab.ablations.analysis import robustness, robustness_table
     from dcnlab.io.atomic import write_whole
 
     names = [word for word in words if not is_override(word) or Path(word).is_dir()]
@@ -101,11 +101,11 @@ def measure_robustness(
         [word for word in words if word not in names],
         say=lambda line: say(line, sys.stderr, flush=True),
     )
-    print_blocks(curves.rows, robustness.blocks(curves), form)
+    print_blocks(curves.rows, robustness_table.blocks(curves), form)
     if out is not None:
         out.mkdir(parents=True, exist_ok=True)
         write_whole(out / robustness.FILE, render.render(curves.rows, [], "json") + "\n")
-        write_whole(out / robustness.FIGURE, robustness.draw(curves))
+        write_whole(out / robustness.FIGURE, robustness_table.draw(curves))
     print_notes(curves.notes)
 
 

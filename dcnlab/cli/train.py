@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -18,7 +18,7 @@ def fit(
     experiment: Annotated[str, typer.Argument(metavar="EXPERIMENT.yaml")],
     args: Annotated[list[str] | None, typer.Argument(metavar="[KEY=VALUE | ARGS.json]...", show_default=False)] = None,
 ) -> None:
-    """Train, then score; prints the run folder last."""
+    """Train, then score; prints the run folder last. Exit status 1: the test missed a metric of test.expected."""
     from dcnlab.config.load import load_experiment
     from dcnlab.config.validation import check_paths
 
@@ -26,7 +26,9 @@ def fit(
     check_paths(config)
     from dcnlab.training import run as training
 
-    print_once(visible(training.fit(config)))
+    folder = training.fit(config)
+    print_once(visible(folder))
+    _exit_if_missed(_expected_of(folder))
 
 
 def evaluate(
@@ -34,8 +36,9 @@ def evaluate(
     overrides: Overrides = None,
     form: Annotated[str, typer.Option("--format", help="text or json")] = "text",
 ) -> None:
-    """Score a run's checkpoint again."""
-    from dcnlab.training import run_folder
+    """Score a run's checkpoint again. Exit status 1: the test missed a metric of the run's test.expected."""
+    from dcnlab.config.load import load_run
+    from dcnlab.training import expected, run_folder
 
     choose("--format", form, ("text", "json"))
     folder = run_folder.find(run)
@@ -45,6 +48,7 @@ def evaluate(
     lines = [f"{visible(key)} {value:.2f}" for key, value in metrics.items()]
     if lines or form == "json":
         print_once(json.dumps(metrics) if form == "json" else "\n".join(lines))
+    _exit_if_missed(expected.compare(metrics, load_run(folder, overrides or []).test.expected))
 
 
 def resume(run: Annotated[str, typer.Argument(metavar="RUN")], overrides: Overrides = None) -> None:
@@ -58,7 +62,9 @@ def resume(run: Annotated[str, typer.Argument(metavar="RUN")], overrides: Overri
     folder = run_folder.find(run)
     from dcnlab.training import run as training
 
-    print_once(visible(training.resume(folder, overrides or [])))
+    resumed = training.resume(folder, overrides or [])
+    print_once(visible(resumed))
+    _exit_if_missed(_expected_of(resumed))
 
 
 def export_weights(
@@ -76,3 +82,20 @@ def export_weights(
     written = export.export(folder, form, out, pixels)
     print_notes(written.notes)
     say(written.path)
+
+
+def _expected_of(folder: Path) -> dict[str, Any]:
+    """The `expected` of a run's results.json."""
+    from dcnlab.training.run_folder import RunFolder
+
+    return (RunFolder(folder).read_results() or {}).get("expected") or {}
+
+
+def _exit_if_missed(outcome: dict[str, Any]) -> None:
+    """Exit with status 1 on rank 0 where the test missed an expected metric; other ranks exit with 0."""
+    from dcnlab.training import expected
+    from dcnlab.training.distributed.rank import is_rank_0
+    from dcnlab.training.outcome import EXPECTED_MISSED
+
+    if is_rank_0() and not expected.all_met(outcome):
+        raise typer.Exit(EXPECTED_MISSED)

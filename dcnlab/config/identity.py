@@ -11,8 +11,12 @@ from dcnlab.config.schema import Config
 NOT_COMPUTED = (
     *("name", "out", "id", "logger", "sweep"),
     *(f"trainer.{key}" for key in ("threads", "progress", "checkpoint_every", "rendezvous_minutes")),
+    "test.expected",
 )
 """Keys and sections that decide a run's name, its folder and what it shows, but no value that it computes."""
+
+EQUAL_METRICS = ("data.root", "data.workers", "trainer.accelerator", "trainer.deterministic", "test.pictures")
+"""Computed keys that leave the metrics of a run as they are, except for rounding."""
 
 
 def is_computed(key: str) -> bool:
@@ -23,6 +27,11 @@ def is_computed(key: str) -> bool:
 def settings(config: Config) -> dict[str, Any]:
     """The settings that decide what a run computes, by dotted key."""
     return {key: value for key, value in flatten(dataclasses.asdict(config)) if is_computed(key)}
+
+
+def decides_metrics(key: str) -> bool:
+    """Whether a dotted key has a part in the metrics of a run."""
+    return is_computed(key) and key not in EQUAL_METRICS
 
 
 def changed(run: dict[str, Any]) -> dict[str, Any]:

@@ -12,7 +12,7 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from dcnlab.config import packaged, validation
+from dcnlab.config import identity, packaged, validation
 from dcnlab.config.keys import flatten
 from dcnlab.config.overrides import is_override, parse_override, set_keys, split_agent_parameters, texts
 from dcnlab.config.schema import Config
@@ -43,6 +43,7 @@ def load_experiment(experiment: str, args: Sequence[str] = (), parameters: dict[
     """
     path = packaged.find("experiments", experiment)
     tree = _read_chain(path)
+    as_stated = copy.deepcopy(tree)
     # The config.yaml of a sweep's run is an experiment too: a run of it has the same parameters.
     swept = {key: OmegaConf.select(tree, key) for key in tree.sweep}
 
@@ -63,6 +64,7 @@ def load_experiment(experiment: str, args: Sequence[str] = (), parameters: dict[
     # A parameter that the command line overrules is recorded as it was used.
     used = dict(flatten(overrides))
     tree.sweep = {key: used.get(key, value) for key, value in swept.items()}
+    _drop_expected_of_another_run(tree, as_stated)
     return _checked(tree, str(path), before)
 
 
@@ -80,6 +82,8 @@ def load_run(folder: Path, overrides: Sequence[str] = ()) -> Config:
     before = copy.deepcopy(tree) if overrides else None
     for key, value in map(parse_override, overrides):
         set_keys(tree, {key: value}, "command line")
+    if before is not None:
+        _drop_expected_of_another_run(tree, before)
     return _checked(tree, str(path), before)
 
 
@@ -159,10 +163,28 @@ def _read_chain(path: Path) -> DictConfig:
     tree = OmegaConf.structured(Config)
     layers = extends_chain(path)
     for file, layer in layers:
+        tree.test.expected = {}  # of the file that this one extends
         set_keys(tree, layer, str(file))
     if not any("name" in layer for _, layer in layers):
         set_keys(tree, {"name": path.stem}, str(path))
     return tree
+
+
+def _drop_expected_of_another_run(tree: DictConfig, as_stated: DictConfig) -> None:
+    """Empty `test.expected` where the settings are no longer those that it was stated for.
+
+    Args:
+        tree: with the sweep's parameters and the command line; changed in place.
+        as_stated: without them. Metrics that differ from these were stated for `tree` itself, and stay.
+    """
+    if tree.test.expected == as_stated.test.expected and _metric_settings(tree) != _metric_settings(as_stated):
+        tree.test.expected = {}
+
+
+def _metric_settings(tree: DictConfig) -> dict[str, Any]:
+    """The settings that decide the metrics of a run, by dotted key."""
+    leaves = flatten(typing.cast(dict[str, Any], OmegaConf.to_container(tree, resolve=False)))
+    return {key: value for key, value in leaves if identity.decides_metrics(key)}
 
 
 def _checked(tree: DictConfig, source: str, before: DictConfig | None = None) -> Config:

@@ -100,6 +100,29 @@ TASKS = tuple(dict.fromkeys(network.task for network in NETWORKS.values()))
 PROTOCOLS = ("coco", "voc07", "voc")
 """Of the AP: COCO's, VOC's of eleven points, VOC's of the area under the curve."""
 
+METRICS = {
+    "classification": ("top1", "top5"),
+    "segmentation": ("miou",),
+    "coco": (
+        *("ap", "ap50", "ap70", "ap75", "ap_small", "ap_medium", "ap_large"),
+        *("ar1", "ar10", "ar100", "ar_small", "ar_medium", "ar_large"),
+    ),
+    "voc07": ("ap50", "ap70"),
+    "voc": ("ap50", "ap70"),
+}
+"""Metrics of the whole test, by the task; of detection, by the protocol."""
+
+
+def metrics(task: str, data_set: str, protocol: str | None) -> tuple[str, ...]:
+    """Names of the metrics of the whole test.
+
+    Args:
+        task: what the network does.
+        data_set: `data.name`, which decides the protocol where none is stated.
+        protocol: `data.protocol`.
+    """
+    return METRICS[protocol or DATA_SETS[data_set].protocol] if task == "detection" else METRICS[task]
+
 
 def data_sets(task: str) -> tuple[str, ...]:
     """Names of the data sets that a task can learn on."""

@@ -113,7 +113,7 @@ def set_keys(tree: DictConfig, layer: dict[str, Any], source: str) -> None:
             # OmegaConf takes a list of lists or mappings, whatever the type of its elements should be.
             if isinstance(value, list) and any(isinstance(element, dict | list) for element in value):
                 raise ValueError(f"{key} is nested")
-            OmegaConf.update(tree, key, value)
+            OmegaConf.update(tree, key, value, merge=not isinstance(value, dict))  # one mapping replaces the other
         except (OmegaConfBaseException, ValueError, OverflowError) as error:
             raise ConfigError(f"{source}: {key} is {shown(value)}; it must be {describe_type(hint)}") from error
 

@@ -19,7 +19,7 @@ from dcnlab.config.schema import (
     TrainerConfig,
 )
 from dcnlab.io.errors import ConfigError
-from dcnlab.io.text import nearest
+from dcnlab.io.text import nearest, shown
 
 PRECISIONS = ("32-true", "64-true", "16-mixed", "bf16-mixed", "16-true", "bf16-true")
 """As Lightning writes them."""
@@ -220,8 +220,23 @@ def _check_fit(config: Config) -> None:
         value = getattr(config.test, key)
         if value != neutral and config.task != "classification":
             raise ConfigError(f"test.{key} is {value:g}; {config.task} has none, classification does")
+    _check_expected(config)
     if config.trainer.max_steps is None and config.trainer.max_epochs is None:
         raise ConfigError("trainer.max_steps and trainer.max_epochs are both null; state one of them")
+
+
+def _check_expected(config: Config) -> None:
+    known = names.metrics(config.task, config.data.name, config.data.protocol)
+    for metric, stated in config.test.expected.items():
+        choose("test.expected", metric, known)
+        key = f"test.expected.{metric}"
+        numbers = stated if isinstance(stated, list) else []
+        if len(numbers) != 2 or not all(type(number) in (int, float) for number in numbers):
+            raise ConfigError(f"{key} is {shown(stated)}; it must be a value and a tolerance, such as [73.2, 6]")
+        value, tolerance = numbers
+        within(f"the value of {key}", value, 0, 100)
+        if not 0 < tolerance <= 100:
+            raise ConfigError(f"the tolerance of {key} is {tolerance}; it must be above 0 and at most 100")
 
 
 def check_paths(config: Config) -> None:

@@ -26,6 +26,8 @@ EXIT_STATUS = {
 }
 """Values of `end` in results.json, each with the exit status of the command."""
 ENDS = tuple(EXIT_STATUS)
+EXPECTED_MISSED = 1
+"""Exit status of a command whose test missed a metric of `test.expected`; the run itself is finished."""
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ from dcnlab.config.load import to_yaml
 from dcnlab.config.schema import Config
 from dcnlab.io.atomic import write_whole
 from dcnlab.models.counting import count_macs, count_parameters
-from dcnlab.training import environment, results_file
+from dcnlab.training import environment, expected, results_file
 from dcnlab.training.distributed import slurm_requeue
 from dcnlab.training.distributed.rank import is_rank_0
 from dcnlab.training.loggers import wandb_run
@@ -73,6 +73,8 @@ class Results:
         """
         self._content["metrics"] = metrics_of(scores)
         self._content |= classes_in_means(self._parts)
+        if outcome := verify(self._content["metrics"], self._config):
+            self._content["expected"] = outcome
         warn_of_left_out_classes(self._content)
         if self._parts.trainer.is_global_zero:
             self._write_detections()
@@ -140,6 +142,13 @@ def metrics_of(scores: dict[str, float]) -> dict[str, float]:
         if not math.isfinite(value):
             raise Diverged(f"the training diverged: {key} is {value}; a lower optim.lr may help")
     return {key.removeprefix("test/"): value for key, value in scores.items()}
+
+
+def verify(metrics: dict[str, float], config: Config) -> dict[str, dict[str, Any]]:
+    """Compare metrics with `test.expected`, and log a line for each; the `expected` of results.json."""
+    outcome = expected.compare(metrics, config.test.expected)
+    expected.report(metrics, outcome)
+    return outcome
 
 
 def classes_in_means(parts: Parts) -> dict[str, Any]:

@@ -81,6 +81,7 @@ def check(results: Any, source: str) -> None:
         raise ConfigError(
             f"{source}: metrics_over is {shown(classes)}; it must hold lists of names, {' and '.join(_CLASS_LISTS)}"
         )
+    _check_expected(results.get("expected"), source)
     for section, keys in (("metrics", results["metrics"]), *_NUMBERS.items()):
         for key in keys:
             value = results[section].get(key)
@@ -92,6 +93,15 @@ def check(results: Any, source: str) -> None:
     if type(results["environment"].get("world_size")) not in (int, type(None)):
         value = shown(results["environment"]["world_size"])
         raise ConfigError(f"{source}: environment.world_size is {value}; it must be a whole number")
+
+
+def _check_expected(outcome: Any, source: str) -> None:
+    """Check the outcome of `test.expected`; None where the experiment expects nothing."""
+    if outcome is None:
+        return
+    entries = outcome.values() if isinstance(outcome, dict) else [None]
+    if not all(isinstance(entry, dict) and type(entry.get("met")) is bool for entry in entries):
+        raise ConfigError(f"{source}: expected is {shown(outcome)}; it must state met, true or false, for each metric")
 
 
 def _check_names(results: dict[str, Any], source: str) -> None:

@@ -107,6 +107,7 @@ def evaluate(path: Path, overrides: list[str]) -> dict[str, float]:
     with same_end_on_all_ranks(parts, RunFolder(path), lambda end: None):
         metrics = results.metrics_of(results.score_test_split(parts, checkpoint))
     results.warn_of_left_out_classes(results.classes_in_means(parts))
+    results.verify(metrics, config)
     return metrics
 
 

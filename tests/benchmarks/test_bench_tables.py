@@ -1,6 +1,5 @@
 """Tables of speed in the pages are those of the kept files; missed goals are marked; a broken file is one line."""
 
-import importlib.util
 import json
 import shlex
 import shutil
@@ -12,12 +11,10 @@ import tables
 from command_line import environment
 from locations import ROOT
 
+import evidence
+
 PAGES = (ROOT / "README.md", *(ROOT / "docs").glob("*.md"))
 MACHINE = {"device": "a CPU", "threads": 2, "date": "2026-01-02", "torch": "2", "torchvision": "0", "numba": "1"}
-
-spec = importlib.util.spec_from_file_location("evidence_of_benchmarks", ROOT / "docs" / "evidence.py")
-evidence = importlib.util.module_from_spec(spec)
-spec.loader.exec_module(evidence)
 
 
 @pytest.fixture

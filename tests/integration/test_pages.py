@@ -1,7 +1,6 @@
 """docs/: tables are those of the kept runs."""
 
 import functools
-import importlib.util
 import re
 import shlex
 from pathlib import Path
@@ -9,14 +8,14 @@ from pathlib import Path
 import pytest
 from locations import ROOT
 
+import evidence
 from dcnlab.ablations.tables import run_record
 from dcnlab.ablations.tables import table as tables
+from dcnlab.config import identity
+from dcnlab.config.load import load_experiment
+from dcnlab.training import expected as comparison
 
 PAGES = (ROOT / "docs" / "measured.md", ROOT / "docs" / "fidelity.md")
-
-spec = importlib.util.spec_from_file_location("evidence", ROOT / "docs" / "evidence.py")
-evidence = importlib.util.module_from_spec(spec)
-spec.loader.exec_module(evidence)
 
 
 @functools.cache
@@ -47,7 +46,24 @@ def test_tables_of_the_pages_are_those_that_the_kept_runs_give(page, monkeypatch
         assert text.strip() == tables.render(table, "markdown").strip(), command
 
 
+def test_kept_runs_meet_what_their_experiments_state(monkeypatch):
+    """A kept run of an experiment's own settings is within the tolerance of its `test.expected`."""
+    monkeypatch.chdir(ROOT)
+    kept, _ = records((Path("evidence"),))
+    met = {}
+    for path in sorted((ROOT / "experiments").rglob("*.yaml")):
+        if "expected:" in path.read_text():
+            config = load_experiment(str(path))
+            settings = identity.changed(identity.settings(config))
+            same = [run for run in kept if identity.changed(run.settings) == settings]
+            met[path.stem, config.task] = [
+                comparison.all_met(comparison.compare(run.results["metrics"], config.test.expected)) for run in same
+            ]
+    assert len(met) >= 4
+    assert all(outcomes and all(outcomes) for outcomes in met.values()), met
+
+
 def test_kept_runs_name_no_folder_of_the_machine_that_made_them():
-    files = [path for path in (ROOT / "results").rglob("*") if path.is_file()]
+    files = [path for path in (ROOT / "evidence").rglob("*") if path.is_file()]
     assert files
     assert [path for path in files if re.search(r'(^|[\s"\'])/(?!$)\w', path.read_text(), re.MULTILINE)] == []

@@ -16,7 +16,7 @@ from command_line import dcnlab, environment
 from processes import await_, processes_of
 from small_experiments import write_data
 
-from dcnlab.ablations.sweeps import slurm
+from dcnlab.ablations.sweeps import slurm_jobs
 from dcnlab.ablations.sweeps.sweep_file import read
 from dcnlab.ablations.sweeps.trial import trials_of
 from dcnlab.io.errors import ConfigError
@@ -105,7 +105,7 @@ def test_a_killed_launcher_finds_its_jobs_again_and_a_stopped_one_cancels_them(c
     assert processes[1].returncode == 128 + signal.SIGTERM
     assert Path("out.txt").read_text().splitlines() == [
         "ablation: 2 trials in runs/ablation, 0 finished before",
-        "1 of them are in SLURM's queue from before",
+        "1 of them are already in SLURM's queue",
         "stopped by SIGTERM; the same command continues with what is missing",
     ]
     assert not processes_of(Path.cwd())
@@ -220,10 +220,10 @@ def test_without_slurm_the_launcher_says_what_is_missing(sweep, monkeypatch, tmp
     pytest.importorskip("submitit")
     monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(ConfigError, match="needs SLURM's commands, and there is no squeue here"):
-        slurm.SlurmJobs("ablation", tmp_path)
+        slurm_jobs.SlurmJobs("ablation", tmp_path)
     monkeypatch.setitem(sys.modules, "submitit", None)
     with pytest.raises(ConfigError, match=r"needs submitit: pip install 'dcnlab\[slurm\]'"):
-        slurm.SlurmJobs("ablation", tmp_path)
+        slurm_jobs.SlurmJobs("ablation", tmp_path)
 
 
 def test_a_cluster_that_does_not_answer_is_one_line(monkeypatch, tmp_path):
@@ -233,7 +233,7 @@ def test_a_cluster_that_does_not_answer_is_one_line(monkeypatch, tmp_path):
     (tmp_path / "srun").symlink_to("squeue")
     monkeypatch.setenv("PATH", f"{tmp_path}{os.pathsep}{os.environ['PATH']}")
     with pytest.raises(ConfigError, match="SLURM does not answer: squeue: error: Unable to contact slurm"):
-        slurm.SlurmJobs("ablation", tmp_path)
+        slurm_jobs.SlurmJobs("ablation", tmp_path)
 
 
 def test_slurm_options_without_its_launcher_are_refused(sweep):

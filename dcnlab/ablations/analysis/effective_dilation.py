@@ -28,7 +28,7 @@ from dcnlab.training.build_data import reading_data
 from dcnlab.training.run import restore
 
 AREAS = ("original", "resized")
-"""In whose pixels a box's area is counted: the image file's, or those in which the network sees it."""
+"""Pixels that a box's area is counted in: those of the image file, or of the network's input."""
 
 
 @dataclass
@@ -52,19 +52,19 @@ def measure(
 ) -> Dilation:
     """Measure a run's deformable layers over its test split, and write FOLDER/dilation.json.
 
-    A filter belongs to the smallest annotated box that the centre of its undeformed grid lies in, difficult objects
-    included; the mean is over all positions of all images, the deviation too. Positions in crowds and in the zeros
-    beyond an image's edge count for nothing.
+    A filter belongs to the smallest annotated box, difficult objects included, that contains the centre of its
+    undeformed grid. Mean and std are over all positions of all images. Positions in crowds and in the padding are
+    left out.
 
     Args:
         folder: the run folder.
         overrides: key=value upon its config.
-        images: only so many, the first ones; None: all.
+        images: number of images, from the first one; None: all.
         areas: original or resized, see `AREAS`. The paper does not say which it means.
-        sides: of the squares, in these pixels, that part small, medium and large.
+        sides: of the squares, in these pixels, that separate small, medium and large boxes.
 
     Raises:
-        ConfigError: a run without deformable layers or without boxes, or one that diverged; one line.
+        ConfigError: the run has no deformable layers or no boxes, or it diverged; one line.
     """
     choose("--areas", areas, AREAS)
     config, parts = restore(folder, list(overrides))
@@ -88,17 +88,17 @@ def measure(
                 dilations[layer.name] = vertical if vertical == horizontal else f"{vertical}x{horizontal}"
                 _count(of_layer, layer, image, truth[index], areas, sides, index)
     rows = [
-        {"layer": name, "dilation": dilations[name], **{size: spread.summary() for size, spread in own.items()}}
-        for name, own in reversed(spreads.items())
+        {"layer": name, "dilation": dilations[name], **{size: spread.summary() for size, spread in of_layer.items()}}
+        for name, of_layer in reversed(spreads.items())
     ]
-    found = Dilation(rows, count, areas, sides, _notes(count, len(data.test)))
-    write_whole(folder / FILE, json.dumps(_file(found), indent=2, allow_nan=False) + "\n")
-    return found
+    dilation = Dilation(rows, count, areas, sides, _notes(count, len(data.test)))
+    write_whole(folder / FILE, json.dumps(_file(dilation), indent=2, allow_nan=False) + "\n")
+    return dilation
 
 
 @dataclass(frozen=True)
 class _Truth:
-    """Of one image, in the pixels of its file."""
+    """The annotated boxes of one image, in pixels of its file."""
 
     height: int
     width: int
@@ -115,18 +115,18 @@ def _truth(config: Config, data: Any) -> list[_Truth]:
         content = DigitDetection(data.test.scenes).ground_truth
     else:
         raise ConfigError(
-            f"task is {config.task}, and {config.data.name} has no boxes to tell sizes by; effective dilation is "
-            "measured of detection runs, and of any on digits"
+            f"task is {config.task}, and {config.data.name} has no boxes, which give the sizes; effective "
+            "dilation is measured for detection, and for every task on digits"
         )
-    own: dict[int, list[dict[str, Any]]] = {image["id"]: [] for image in content["images"]}
+    boxes_of: dict[int, list[dict[str, Any]]] = {image["id"]: [] for image in content["images"]}
     for annotation in content["annotations"]:
-        own[annotation["image_id"]].append(annotation)
+        boxes_of[annotation["image_id"]].append(annotation)
     truth = []
     for image in content["images"]:
-        boxes = torch.tensor([box["bbox"] for box in own[image["id"]]], dtype=torch.float64).reshape(-1, 4)
+        boxes = torch.tensor([box["bbox"] for box in boxes_of[image["id"]]], dtype=torch.float64).reshape(-1, 4)
         areas = boxes[:, 2:].prod(1)
         boxes[:, 2:] += boxes[:, :2]
-        crowd = torch.tensor([bool(box["iscrowd"]) for box in own[image["id"]]], dtype=torch.bool)
+        crowd = torch.tensor([bool(box["iscrowd"]) for box in boxes_of[image["id"]]], dtype=torch.bool)
         truth.append(_Truth(image["height"], image["width"], boxes, areas, crowd))
     return truth
 
@@ -150,7 +150,7 @@ def _count(
     """Add one image's positions of one layer."""
     values = effective_dilation(layer.offset, layer.kernel_size, layer.dilation)[0].cpu()
     if not values.isfinite().all():
-        raise ConfigError(f"the training diverged: {layer.name} has offsets that are no numbers, in test image {index}")
+        raise ConfigError(f"the training diverged: {layer.name} has offsets that are not finite, in test image {index}")
     enlarged = (image.shape[1] / truth.height, image.shape[2] / truth.width)
     y, x = (
         (layer.output.scale[axis] * torch.arange(size, dtype=torch.float64) + layer.output.shift[axis] + 0.5)
@@ -167,26 +167,32 @@ def _count(
 def _notes(count: int, total: int) -> list[str]:
     notes = ["mean ± standard deviation over all positions, in pixels of the layer's own map"]
     if count < total:
-        notes.append(f"the first {count} of {total} test images alone")
+        notes.append(f"only the first {count} of {total} test images")
     notes.append(
         "the paper's are of R-FCN on ResNet-101, VOC 2007 test; it does not say in which pixels boxes are counted"
     )
     return notes
 
 
-def _file(found: Dilation) -> dict[str, Any]:
+def _file(dilation: Dilation) -> dict[str, Any]:
     keys = ("layer", *SIZES)
-    rows = [{key: row[key] for key in keys} for row in found.rows]
-    return {"schema": 1, "rows": rows, "images": found.images, "areas": found.areas, "sides": list(found.sides)}
+    rows = [{key: row[key] for key in keys} for row in dilation.rows]
+    return {
+        "schema": 1,
+        "rows": rows,
+        "images": dilation.images,
+        "areas": dilation.areas,
+        "sides": list(dilation.sides),
+    }
 
 
-def table(found: Dilation) -> tuple[list[dict[str, Any]], list[Block]]:
-    """Rows for programs and a block for people, each layer beside the paper's of the same place from the end."""
-    low, high = (f"{side:g}" for side in found.sides)
+def table(dilation: Dilation) -> tuple[list[dict[str, Any]], list[Block]]:
+    """Rows for programs and a block for people; each layer is next to the paper's, counted from the last."""
+    low, high = (f"{side:g}" for side in dilation.sides)
     caption = (
-        f"Effective dilation over {found.images} test images, by the box that the filter's centre lies in: small below "
-        f"{low}x{low}, large above {high}x{high} {found.areas} pixels"
+        f"Effective dilation over {dilation.images} test images, by the box around the filter's centre: small below "
+        f"{low}x{low}, large above {high}x{high} {dilation.areas} pixels"
     )
     keys = ("layer", "dilation")
-    rows = dilation_table.of_run(found.rows, keys)
+    rows = dilation_table.of_run(dilation.rows, keys)
     return rows, [dilation_table.layout(rows, keys, caption)]

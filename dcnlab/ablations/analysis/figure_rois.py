@@ -31,7 +31,7 @@ class PooledRoI:
 
 
 def has_deformable_pooling(model: nn.Module) -> bool:
-    """Whether a network pools at learned places."""
+    """Whether a network has deformable RoI pooling."""
     return any(isinstance(module, DeformRoIPool | DeformPSRoIPool) for module in model.modules())
 
 
@@ -76,24 +76,24 @@ def pooled_rois(model: TwoStageDetector, image: Tensor, least_score: float, most
         scores, labels = model.classify(maps, [proposals])[0].float().softmax(1)[:, 1:].max(1)
         chosen = batched_nms(proposals, scores, labels, _IOU)
         sure = chosen[scores[chosen] >= least_score]
-        found = []
+        rois = []
         for row in (sure if len(sure) else chosen[:1])[:most].tolist():
             box, label = proposals[row], int(labels[row]) + 1
             bins = _bins_of(model, maps, box, label)
-            found.append(PooledRoI(box.cpu(), label, float(scores[row]), bins.cpu()))
-    return found
+            rois.append(PooledRoI(box.cpu(), label, float(scores[row]), bins.cpu()))
+    return rois
 
 
 def _bins_of(model: TwoStageDetector, maps: Any, box: Tensor, label: int) -> Tensor:
     """One RoI's bins (k, k, 4), from the one pooling of class scores that it comes to (of a pyramid, its level's)."""
-    found: list[Tensor] = []
+    seen: list[Tensor] = []
 
     def note(pool: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
         if not len(output):
             return
         offset = pool.offsets(inputs[0], inputs[-1])
         classes = offset.unflatten(1, (-1, 2))
-        found.append(shifted_bins(box[None], classes[:, label if classes.shape[1] > 1 else 0], pool.gamma)[0])
+        seen.append(shifted_bins(box[None], classes[:, label if classes.shape[1] > 1 else 0], pool.gamma)[0])
 
     pools = [
         module
@@ -106,5 +106,5 @@ def _bins_of(model: TwoStageDetector, maps: Any, box: Tensor, label: int) -> Ten
     finally:
         for handle in handles:
             handle.remove()
-    (bins,) = found
+    (bins,) = seen
     return bins

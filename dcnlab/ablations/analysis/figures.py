@@ -12,7 +12,8 @@ import torch
 from matplotlib.figure import Figure
 
 from dcnlab.ablations.analysis.figure_rois import has_deformable_pooling, pooled_rois
-from dcnlab.ablations.analysis.figure_subjects import Subject, load, places
+from dcnlab.ablations.analysis.figure_subjects import Subject, load
+from dcnlab.ablations.analysis.figure_units import units_of
 from dcnlab.ablations.analysis.tracing import DeformedLayer, observe_image, stack, trace
 from dcnlab.ablations.plots import image_panels as drawing
 from dcnlab.ablations.plots import style
@@ -26,7 +27,7 @@ from dcnlab.training.run import restore
 KINDS = ("sampling", "rois", "offsets", "dilation")
 ENDINGS = ("png", "pdf", "svg")
 MOST_LAYERS = 6
-"""9^6 points are half a million."""
+"""Stacked layers that can be drawn; six have 9^6 sampling locations, half a million."""
 _ROIS = 3
 
 
@@ -52,18 +53,18 @@ def draw(
 
     Args:
         folder: the run folder.
-        image: a file, or `test:N`, image N from 0 of the run's test split.
+        image: a file, or `test:N`, image N of the run's test split, from 0.
         out: the file, by whose ending it is PNG, PDF or SVG; of several kinds each goes to NAME-KIND. None is
             IMAGE-KIND.png in the run's folder `figures`.
-        kind: one of `KINDS`, or all, which is those that the network has.
+        kind: one of `KINDS`, or all of them that the network can give.
         at: `x,y` of units to look from, pixels of the image's file; none: a small object, a large one and the
             background, as annotated, or else as found.
-        layers: as many of the last stacked deformable layers.
-        score: least score of the detections and of the RoIs that are shown.
+        layers: number of the last stacked deformable layers.
+        score: minimum score of the detections and of the RoIs that are shown.
         overrides: key=value upon the run's config.
 
     Raises:
-        ConfigError: no such run, image, place or kind, or nothing deformable of that kind; one line.
+        ConfigError: no such run, image, position or kind, or the network has nothing deformable of that kind; one line.
     """
     choose("--kind", kind, (*KINDS, "all"))
     if not 1 <= layers <= MOST_LAYERS:
@@ -82,15 +83,15 @@ def draw(
     able = [name for name in KINDS if (pooling if name == "rois" else bool(chain))]
     kinds = able if kind == "all" else [kind]
     if not able or kind not in (*able, "all"):
-        lacking = "deformable RoI pooling" if kind == "rois" else "a deformable layer"
+        lacking = "no deformable RoI pooling" if kind == "rois" else "no deformable layer"
         raise ConfigError(
-            f"--kind is {kind!r}, and {folder} has not {lacking}: its model.deform_layers is "
+            f"--kind is {kind!r}, and {folder} has {lacking}: its model.deform_layers is "
             f"{config.model.deform_layers}, model.deform_kind {config.model.deform_kind}, "
             f"model.deform_pooling {str(config.model.deform_pooling).lower()}"
         )
     drawn = Drawn([], [])
     if subject.source == "found":
-        drawn.notes.append(f"{image} has no annotated object: what is where is as the network finds it")
+        drawn.notes.append(f"{image} has no annotated object: the network's own output is shown")
     for name in kinds:
         if name == "sampling":
             figure = _sampling(subject, chain, at, parts.data.classes)
@@ -124,7 +125,7 @@ def _place(folder: Path, subject: Subject, out: Path | None, kind: str, several:
 
 def _sampling(subject: Subject, chain: Sequence[DeformedLayer], at: Sequence[str], classes: Sequence[str]) -> Figure:
     units = []
-    for unit in places(subject, chain[0], at, classes):
+    for unit in units_of(subject, chain[0], at, classes):
         place = chain[0].output.to_image(torch.tensor(unit.place, dtype=torch.float64))
         points = trace(chain, unit.place)[-1].cpu().numpy()
         units.append((unit.title, (float(place[0]), float(place[1])), points))
@@ -132,13 +133,13 @@ def _sampling(subject: Subject, chain: Sequence[DeformedLayer], at: Sequence[str
 
 
 def _rois(subject: Subject, model: Any, score: float, classes: Sequence[str], notes: list[str]) -> Figure:
-    found = pooled_rois(model, subject.image, score, _ROIS)
-    if not found:
+    rois = pooled_rois(model, subject.image, score, _ROIS)
+    if not rois:
         raise ConfigError(f"{subject.name}: the network proposes no RoI")
-    if found[0].score < score:
+    if rois[0].score < score:
         notes.append(f"no RoI scores {score:g} or more; the best one is shown")
     panels = [
-        (f"{classes[roi.label - 1]} ({roi.score:.2f})", roi.box.double().numpy(), roi.bins.numpy()) for roi in found
+        (f"{classes[roi.label - 1]} ({roi.score:.2f})", roi.box.double().numpy(), roi.bins.numpy()) for roi in rois
     ]
     return drawing.rois(subject.picture, panels)
 

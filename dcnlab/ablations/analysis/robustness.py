@@ -9,59 +9,30 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from dcnlab.ablations.numbers import mean_and_std
+from dcnlab.ablations.analysis.robustness_file import FILE, Curves, read
+from dcnlab.ablations.analysis.robustness_table import Robustness, labels_of
 from dcnlab.ablations.sweeps import sweep_file
 from dcnlab.ablations.tables import run_record, sweep_runs
-from dcnlab.ablations.tables.render import Block
 from dcnlab.config import packaged
-from dcnlab.config.load import read_parameters
 from dcnlab.config.overrides import parse_override
 from dcnlab.io.atomic import write_whole
 from dcnlab.io.errors import ConfigError
 from dcnlab.training import run_folder
 
-FILE = "robustness.json"
-"""In a run folder: its measured curves; in --out: the rows of the table."""
-
 FIGURE = "robustness.png"
 """In --out."""
 
 HERE = ("data.root", "data.workers", "data.batch_size", "trainer.accelerator", "trainer.threads")
-"""Keys that say where the data lie and what computes; they do not change a run's scores."""
-
-
-@dataclass
-class Curves:
-    """Top-1 of one run, percent."""
-
-    rotation: dict[float, float]
-    """By degrees, at a magnification of 1."""
-    scale: dict[float, float]
-    """By factor, without rotation."""
+"""Keys that say where the data is and what computes; they do not change a run's scores."""
 
 
 @dataclass
 class Group:
-    """Runs that differ in their seed alone: a line of the figure."""
+    """Runs that differ only in their seed: a line of the figure."""
 
     settings: dict[str, Any]
     folders: list[Path]
     wanted: int
-
-
-@dataclass
-class Robustness:
-    """Curves at full precision."""
-
-    title: str
-    rows: list[dict[str, Any]]
-    """The settings; change, rotation or scale; amount, degrees or factor; top1, top1_std, top1_difference to the first
-    group's at the same amount; seeds, seeds_wanted."""
-    labels: list[str]
-    """A short name of each group, in the order of the rows."""
-    base: str
-    """What the first label stands for, where it does not say it."""
-    notes: list[str]
 
 
 def assemble(
@@ -79,11 +50,11 @@ def assemble(
         roots: folders to look for a sweep's runs in.
         angles: degrees, counter-clockwise.
         scales: factors.
-        overrides: key=value; those of a sweep choose its runs. Of `HERE` also where and on what they are tested.
-        say: gets a line for each run that is tested.
+        overrides: key=value that choose the runs of a sweep; those of `HERE` apply to the tests as well.
+        say: takes a line for each run that is tested.
 
     Raises:
-        ConfigError: no such sweep or run, or one that is not finished or no classifier's.
+        ConfigError: there is no such sweep or run, or a run is not finished or not of a classifier.
     """
     if not (angles or scales):
         raise ConfigError("--angles and --scales are both empty; state one of them")
@@ -107,7 +78,7 @@ def assemble(
                     | {"seeds": len(values), "seeds_wanted": group.wanted}
                 )
                 first = mean if group is groups[0] else first
-    labels, base = _labels([group.settings for group in groups])
+    labels, base = labels_of([group.settings for group in groups])
     return Robustness(title, rows, labels, base, notes)
 
 
@@ -122,31 +93,29 @@ def measure(
 
     The last checkpoint and each batch of the test split are read once for all tests;
     `dcnlab.data.classification.rotation.turn` says what is done to the images.
-    What a run's own test.rotation and test.magnification say plays no part.
+    The run's own test.rotation and test.magnification are ignored.
 
     Args:
         folder: the run folder.
         angles: degrees, counter-clockwise.
         scales: factors.
         overrides: key=value upon its config, of `HERE`.
-        say: gets a line where there is something to test.
+        say: takes a line if anything is tested.
 
     Returns:
-        All that is known by now, which may be more than was asked for.
+        All values in the file, those of earlier calls included.
 
     Raises:
-        ConfigError: the run is not finished, or no classifier's, or its file cannot be read.
+        ConfigError: the run is not finished or not of a classifier, or its file cannot be read.
     """
     known = read(folder) or Curves({}, {})
     views = {(angle, 1.0) for angle in angles if angle not in known.rotation}
     views |= {(0.0, scale) for scale in scales if scale not in known.scale}
     if views:
-        from dcnlab.ablations.analysis import (
-            rotated_views as testing,  # with torch, which what is known already does without
-        )
+        from dcnlab.ablations.analysis import rotated_views  # imports torch, which known values do not need
 
         say(f"{folder}: {len(views)} tests")
-        top1 = testing.top1(folder, sorted(views), overrides)
+        top1 = rotated_views.top1(folder, sorted(views), overrides)
         known.rotation |= {angle: top1[angle, scale] for angle, scale in top1 if scale == 1 and angle in angles}
         known.scale |= {scale: top1[angle, scale] for angle, scale in top1 if angle == 0 and scale in scales}
         tree = {
@@ -159,31 +128,10 @@ def measure(
     return known
 
 
-def read(folder: Path) -> Curves | None:
-    """The curves in a run folder, or None where it has none.
-
-    Raises:
-        ConfigError: its file is not what `measure` writes.
-    """
-    path = folder / FILE
-    if not path.is_file():
-        return None
-    tree = read_parameters(path)
-    try:
-        if (tree["schema"], tree["metric"]) != (1, "top1"):
-            raise ValueError(f"schema {tree['schema']}, metric {tree['metric']}")
-        curves = Curves(
-            *({float(at): float(percent) for at, percent in tree[change]} for change in ("rotation", "scale"))
-        )
-    except (KeyError, TypeError, ValueError) as error:
-        raise ConfigError(f"{path}: not what dcnlab robustness writes ({error}); remove it") from error
-    return curves
-
-
 def _groups(
     words: Sequence[str], roots: Sequence[Path], overrides: Sequence[str], here: Sequence[str]
 ) -> tuple[str, list[Group], list[str]]:
-    """Title, the runs that belong together, and notes."""
+    """Title, groups of runs, and notes."""
     sweeps = [word for word in words if Path(word).suffix in (".yaml", ".yml") or word in packaged.names("sweeps")]
     if not sweeps:
         other = [word for word in overrides if word not in here]
@@ -194,57 +142,7 @@ def _groups(
     if len(words) > 1:
         raise ConfigError(f"{' '.join(words)}: robustness takes one sweep file, or run folders")
     sweep = sweep_file.read(sweeps[0])
-    found, notes = run_record.records(roots)
-    collection = sweep_runs.of_sweep(sweep, found, overrides)
+    records, notes = run_record.records(roots)
+    collection = sweep_runs.of_sweep(sweep, records, overrides)
     groups = [Group(row.parameters, [run.folder for run in row.records], row.wanted) for row in collection.rows]
     return sweep.title, groups, [*notes, *collection.notes]
-
-
-def _labels(settings: Sequence[dict[str, Any]]) -> tuple[list[str], str]:
-    """What tells each group from the first, and what the first is where it needs more than a word."""
-
-    def said(pairs: dict[str, Any]) -> str:
-        return ", ".join(f"{key.rpartition('.')[2]} {json.dumps(value).strip(chr(34))}" for key, value in pairs.items())
-
-    first = settings[0]
-    if list(first) == ["run"]:
-        return [group["run"] for group in settings], ""
-    if len(first) < 2:
-        return [said(group) or "all" for group in settings], ""
-    return [said({k: v for k, v in group.items() if v != first[k]}) or "base" for group in settings], said(first)
-
-
-def blocks(found: Robustness) -> list[Block]:
-    """What people read: a table for the rotations and one for the scales, a row each group."""
-    made = []
-    for change, what, unit in (("rotation", "rotation of the test images", "°"), ("scale", "their magnification", "x")):
-        amounts, lines = _lines(found, change)
-        if amounts:
-            caption = f"{found.title}: top1 (%) against {what}" + (f"; base: {found.base}" if found.base else "")
-            cells = [
-                [label + _short(line[0]), *(mean_and_std(row["top1"], row["top1_std"], 1) for row in line)]
-                for label, line in zip(found.labels, lines, strict=True)
-            ]
-            made.append(Block(caption, ["", *(f"{amount:g}{unit}" for amount in amounts)], cells))
-    return made
-
-
-def _short(row: dict[str, Any]) -> str:
-    """A mark behind the label of a group that is short of seeds."""
-    return f" ({row['seeds']} of {row['seeds_wanted']} seeds!)" if row["seeds"] < row["seeds_wanted"] else ""
-
-
-def _lines(found: Robustness, change: str) -> tuple[list[float], list[list[dict[str, Any]]]]:
-    """The amounts of a change, and each group's rows at them."""
-    rows = [row for row in found.rows if row["change"] == change]
-    count = len(found.labels)
-    return [row["amount"] for row in rows[::count]], [rows[at::count] for at in range(count)]
-
-
-def draw(found: Robustness) -> bytes:
-    """The curves as a PNG, a panel for each change that was measured."""
-    from dcnlab.ablations.plots import robustness_curves
-
-    axes = {"rotation": "rotation of the test image (degrees)", "scale": "magnification of the test image"}
-    panels = [robustness_curves.Panel(change, axis, *_lines(found, change)) for change, axis in axes.items()]
-    return robustness_curves.draw(found.title, found.labels, [panel for panel in panels if panel.amounts])

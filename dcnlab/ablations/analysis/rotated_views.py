@@ -26,7 +26,7 @@ class _Views(pl.LightningModule):
         super().__init__()
         self.task, self.views = task, views
         self.top1 = [TopK(len(task.classes)) for _ in views]
-        self.scores = nn.ModuleList(self.top1)  # so that they go where the network goes
+        self.scores = nn.ModuleList(self.top1)  # registered, so that they move to the network's device
 
     def test_step(self, batch: tuple[Tensor, Tensor], index: int) -> None:
         images, labels = batch
@@ -39,21 +39,21 @@ def top1(folder: Path, views: Sequence[View], overrides: Sequence[str] = ()) -> 
 
     Args:
         folder: the run folder.
-        views: what is done to the images, see :func:`dcnlab.data.classification.rotation.turn`.
+        views: rotation and magnification of the images, see :func:`dcnlab.data.classification.rotation.turn`.
         overrides: key=value upon its config.
 
     Returns:
-        Of each view, percent.
+        Top-1 of each view, percent.
 
     Raises:
-        ConfigError: the run is not finished, or no classifier's, or its data are not there.
+        ConfigError: the run is not finished or not of a classifier, or its data is missing.
     """
     results = RunFolder(folder).read_results()
     if results is None or results["status"] != "finished":
-        raise ConfigError(f"{folder} is not finished; robustness is of finished runs")
+        raise ConfigError(f"{folder} is not finished; robustness is measured for finished runs")
     config, parts = restore(folder, list(overrides))
     if not isinstance(parts.task, Classification):
-        raise ConfigError(f"{folder} is of task {config.task}; robustness is of classification")
+        raise ConfigError(f"{folder} is of task {config.task}; robustness is measured for classification")
     module = _Views(parts.task, views)
     with reading_data():
         parts.trainer.test(module, datamodule=parts.data, verbose=False)

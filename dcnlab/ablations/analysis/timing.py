@@ -23,17 +23,17 @@ def usual_device() -> str:
 def seconds(
     network: nn.Module, size: tuple[int, int], file_size: tuple[int, int], device: str, repeats: int
 ) -> tuple[float, float]:
-    """Median seconds for one image: of the network alone, and with what goes before and after it (paper, table 4).
+    """Median seconds for one image: of the network alone, and with pre- and postprocessing (paper, table 4).
 
-    Before: resizing and normalising the photograph on the CPU, and its way to the device. After: non-maximum
-    suppression in a detector; else softmax and the best class, of each pixel of the photograph in segmentation.
+    Preprocessing: resizing and normalising the photograph on the CPU, and its copy to the device. Postprocessing:
+    non-maximum suppression in a detector; else softmax and the best class, in segmentation for each pixel.
 
     Args:
         network: moved to the device and put into evaluation.
         size: height and width that the network sees, pixels.
         file_size: the same of the photograph.
         device: cpu or cuda.
-        repeats: passes to take the median of, after one to warm up.
+        repeats: forward passes that the median is of, after one to warm up.
 
     Raises:
         ConfigError: the GPU's memory does not hold it.
@@ -63,7 +63,7 @@ def seconds(
 
 
 def prepared(photograph: Tensor, size: tuple[int, int]) -> Tensor:
-    """A photograph (3, H, W) uint8 as networks take it: (3, h, w) float32, by ImageNet's mean and deviation."""
+    """A photograph (3, H, W) uint8 as networks take it: (3, h, w) float32, by ImageNet's mean and std."""
     if photograph.shape[-2:] != size:
         photograph = F.resize(photograph, list(size), antialias=True)
     pixels = F.to_dtype(photograph, torch.float32, scale=True)

@@ -1,9 +1,9 @@
 """Traces the sampling locations of stacked deformable layers back to pixels of the image.
 
 A map's units lie on a grid over the image, which every convolution and pooling on the way makes coarser and may shift.
-It is followed through the operators that a forward pass really calls, so it holds for any network: strides, dilations,
-paddings and residual branches are as they are. Where branches join, the one with more deformable layers is followed, of
-equals the first (a residual sum's main branch).
+The grid is tracked through the operators that a forward pass calls, so any network can be traced, whatever its strides,
+dilations, paddings and residual branches. Where branches join, the branch with more deformable layers is tracked; of
+equal ones the first, which is a residual sum's main branch.
 """
 
 from __future__ import annotations
@@ -15,47 +15,19 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils.weak import WeakTensorKeyDictionary
 
+from dcnlab.ablations.analysis.grid import Grid
+from dcnlab.ablations.analysis.grid_tracking import GridTracking, Origin, first_centre
 from dcnlab.io.errors import ConfigError
 from dcnlab.models.deeplab import DeepLab
 from dcnlab.models.detector import Detector
 from dcnlab.models.image_batch import pad_images
 from dcnlab.nn import ActiveConv2d, DeformConv2d
 
-Pair = tuple[float, float]
-"""Of the vertical and the horizontal axis."""
-
-
-@dataclass(frozen=True)
-class Grid:
-    """Where a map's units are centred in the image: unit i at pixel scale * i + shift; a pixel's centre is its index.
-
-    So the first pixel's middle is 0 and its edges are -1/2 and 1/2, as convolutions count; boxes, whose coordinates
-    start at the edge, are half a pixel further on.
-    """
-
-    scale: Pair = (1.0, 1.0)
-    shift: Pair = (0.0, 0.0)
-
-    def to_image(self, positions: Tensor) -> Tensor:
-        """Pixels (..., 2) of positions (..., 2) on the map, y before x."""
-        return positions * positions.new_tensor(self.scale) + positions.new_tensor(self.shift)
-
-    def from_image(self, pixels: Tensor) -> Tensor:
-        """Positions (..., 2) on the map of pixels (..., 2), y before x."""
-        return (pixels - pixels.new_tensor(self.shift)) / pixels.new_tensor(self.scale)
-
-    def step(self, stride: Sequence[float], first: Sequence[float]) -> Grid:
-        """The grid of a map made of this one, whose unit i is centred here at stride * i + first."""
-        shift = (self.shift[0] + self.scale[0] * first[0], self.shift[1] + self.scale[1] * first[1])
-        return Grid((self.scale[0] * stride[0], self.scale[1] * stride[1]), shift)
-
 
 @dataclass(frozen=True)
 class DeformedLayer:
-    """What a deformable convolution did in one forward pass."""
+    """A deformable convolution in one forward pass: its geometry, its offsets and the grids of its maps."""
 
     name: str
     kernel_size: tuple[int, int]
@@ -99,35 +71,35 @@ def observe(network: nn.Module, images: Tensor) -> list[DeformedLayer]:
         images: (N, C, H, W).
 
     Raises:
-        ConfigError: on the way to a deformable layer something is done to the image after which places have no fixed
-            relation to it, such as a spatial transformer's resampling; one line.
+        ConfigError: before a deformable layer comes an operator, such as a spatial transformer's resampling, after
+            which positions of the map have no fixed pixel; one line.
     """
     seen: list[DeformedLayer] = []
-    following = _Following()
+    tracking = GridTracking()
 
     def note(name: str, layer: Any, input: Tensor, output: Tensor) -> None:
-        way = following.known.get(input)
-        if way is None:
-            raise ConfigError(f"{name} is deformable, but it cannot be told which pixels its input's places stand for")
+        origin = tracking.known.get(input)
+        if origin is None:
+            raise ConfigError(f"{name} is deformable, but positions of its input have no fixed pixel of the image")
         left, _, top, _ = layer._reversed_padding_repeated_twice
-        grid = way.grid.step(layer.stride, _first(layer.kernel_size, (top, left), layer.dilation))
-        if isinstance(layer, ActiveConv2d):  # the same offsets everywhere: a plain layer of another shape
-            following.known[output] = _Way(grid, way.through)
+        grid = origin.grid.step(layer.stride, first_centre(layer.kernel_size, (top, left), layer.dilation))
+        if isinstance(layer, ActiveConv2d):  # its offsets are the same at every position, as a plain layer's
+            tracking.known[output] = Origin(grid, origin.through)
             return
-        did = DeformedLayer(
+        deformed = DeformedLayer(
             name=name,
             kernel_size=layer.kernel_size,
             stride=layer.stride,
             padding=(top, left),
             dilation=layer.dilation,
             offset=layer.offsets(input)[0],
-            input=way.grid,
+            input=origin.grid,
             input_size=(input.shape[2], input.shape[3]),
             output=grid,
-            below=way.through,
+            below=origin.through,
         )
-        seen.append(did)
-        following.known[output] = _Way(grid, (*way.through, len(seen) - 1))
+        seen.append(deformed)
+        tracking.known[output] = Origin(grid, (*origin.through, len(seen) - 1))
 
     handles = [
         module.register_forward_hook(lambda layer, inputs, output, name=name: note(name, layer, inputs[0], output))
@@ -135,8 +107,8 @@ def observe(network: nn.Module, images: Tensor) -> list[DeformedLayer]:
         if isinstance(module, DeformConv2d | ActiveConv2d)
     ]
     try:
-        with torch.no_grad(), following:
-            following.known[images] = _Way(Grid(), ())
+        with torch.no_grad(), tracking:
+            tracking.known[images] = Origin(Grid(), ())
             network(images)
     finally:
         for handle in handles:
@@ -147,7 +119,7 @@ def observe(network: nn.Module, images: Tensor) -> list[DeformedLayer]:
 def observe_image(model: nn.Module, image: Tensor) -> list[DeformedLayer]:
     """`observe` what one of this project's networks does with an image (3, H, W); layers are named within its backbone.
 
-    Of a detector and of DeepLab the backbone alone is run, for all that is deformable is there, but for the pooling.
+    Of a detector and of DeepLab only the backbone is run: it has all deformable layers but the RoI pooling.
     """
     if isinstance(model, Detector):
         return observe(model.backbone, pad_images([image], model.stride).tensors)  # type: ignore[arg-type]  # all have one
@@ -155,11 +127,11 @@ def observe_image(model: nn.Module, image: Tensor) -> list[DeformedLayer]:
 
 
 def stack(layers: Sequence[DeformedLayer], count: int | None = None) -> list[DeformedLayer]:
-    """The longest chain of deformable layers that look at each other's output, the last one first.
+    """The longest chain of deformable layers in which each reads the output of the next, the last layer first.
 
     Args:
         layers: of one forward pass, as `observe` gives them.
-        count: as many of its last ones; None: all.
+        count: number of its last layers; None: all.
     """
     if not layers:
         return []
@@ -171,10 +143,9 @@ def stack(layers: Sequence[DeformedLayer], count: int | None = None) -> list[Def
 def trace(chain: Sequence[DeformedLayer], unit: Sequence[int], image: int = 0) -> list[Tensor]:
     """The sampling points of a stack of filters for one activation unit (paper, figures 5 and 6).
 
-    The points of the upper layer are positions on the output of the next one below, whose offsets are those of the
-    nearest unit, as a position between units has none; and so on down. Layers between the two keep the
-    position, a plain convolution or pooling by its centre. A point beyond the map, where zeros are read, has nothing
-    below it and ends there.
+    The sampling points of a layer are positions on the output of the deformable layer below it. The nearest unit
+    there gives the offsets, because a position between units has none. Plain convolutions and poolings in between
+    keep a position, by their centre. A point outside the map, where zeros are read, is not traced further.
 
     Args:
         chain: deformable layers, the last of the network first, as `stack` gives them.
@@ -205,97 +176,3 @@ def nearest_unit(layer: DeformedLayer, pixel: Sequence[float]) -> tuple[int, int
     height, width = layer.offset.shape[-2:]
     row, column = layer.output.from_image(torch.tensor(pixel, dtype=torch.float64)).round().long().tolist()
     return min(max(row, 0), height - 1), min(max(column, 0), width - 1)
-
-
-@dataclass(frozen=True)
-class _Way:
-    """How a map came to be."""
-
-    grid: Grid
-    through: tuple[int, ...]
-
-
-class _Following(TorchDispatchMode):
-    """Follows grids from operator to operator; tensors without places on the image are not in `known`."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.known: Any = WeakTensorKeyDictionary()
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        kwargs = kwargs or {}
-        result = func(*args, **kwargs)
-        for output in result if isinstance(result, tuple | list) else [result]:
-            if isinstance(output, Tensor) and output.ndim == 4:
-                way = self._way(func, args, kwargs, output)
-                if way is not None:
-                    self.known[output] = way
-                elif output in self.known:
-                    del self.known[output]
-        return result
-
-    def _way(self, func: Any, args: Any, kwargs: Any, output: Tensor) -> _Way | None:
-        name = func._schema.name.rpartition("::")[2]
-        given = dict(zip((argument.name for argument in func._schema.arguments), args, strict=False)) | kwargs
-        ways = [
-            (value, self.known[value])
-            for argument in given.values()
-            for value in (argument if isinstance(argument, tuple | list) else [argument])
-            if isinstance(value, Tensor) and value in self.known
-        ]
-        if not ways:
-            return None
-        input, way = ways[0]
-        step = _step(name, given, input, output)
-        if step is not None:
-            return _Way(way.grid.step(*step), way.through)
-        same = [way for value, way in ways if value.shape[-2:] == output.shape[-2:]]
-        # max takes the first of equals
-        return max(same, key=lambda way: len(way.through)) if same and name not in _MOVING else None
-
-
-_MOVING = ("permute", "transpose", "flip", "roll", "grid_sampler_2d", "cudnn_grid_sampler", "deform_conv2d")
-"""Operators that keep the size of a map and yet move what is on it; the last where no layer of ours calls it."""
-
-_POOLING = ("max_pool2d_with_indices", "avg_pool2d", "max_pool2d", "mkldnn_max_pool2d", "quantized_max_pool2d")
-
-
-def _step(name: str, given: dict[str, Any], input: Tensor, output: Tensor) -> tuple[Pair, Pair] | None:
-    """Stride and first centre of the operators that make another grid; None for those that do not."""
-    if name == "convolution":
-        stride, padding, dilation = (_pair(given[key]) for key in ("stride", "padding", "dilation"))
-        kernel = _pair(given["weight"].shape[-2:])
-        first = _first(kernel, padding, dilation)
-        if given["transposed"]:
-            return (1 / stride[0], 1 / stride[1]), (-first[0] / stride[0], -first[1] / stride[1])
-        return stride, first
-    if name in _POOLING:
-        kernel = _pair(given["kernel_size"])
-        stride = _pair(given.get("stride") or kernel)
-        return stride, _first(kernel, _pair(given.get("padding", 0)), _pair(given.get("dilation", 1)))
-    if name.startswith("upsample_") or name.startswith("_upsample_"):
-        ratio = [there / here for there, here in zip(input.shape[-2:], output.shape[-2:], strict=True)]
-        if given.get("align_corners"):
-            sizes = zip(input.shape[-2:], output.shape[-2:], strict=True)
-            ratio = [(there - 1) / max(here - 1, 1) for there, here in sizes]
-            return (ratio[0], ratio[1]), (0.0, 0.0)
-        return (ratio[0], ratio[1]), ((ratio[0] - 1) / 2, (ratio[1] - 1) / 2)
-    if name in ("constant_pad_nd", "reflection_pad2d", "replication_pad2d"):
-        pad = given["pad"] if name == "constant_pad_nd" else given["padding"]
-        return (1.0, 1.0), (-float(pad[2]) if len(pad) > 2 else 0.0, -float(pad[0]))
-    if name == "slice" and given.get("dim", 0) % 4 >= 2:
-        start, every = given.get("start") or 0, float(given.get("step", 1))
-        skipped = float(start + input.shape[given["dim"]] if start < 0 else start)
-        return ((every, 1.0), (skipped, 0.0)) if given["dim"] % 4 == 2 else ((1.0, every), (0.0, skipped))
-    return None
-
-
-def _first(kernel: Sequence[float], padding: Sequence[float], dilation: Sequence[float]) -> Pair:
-    """Centre of an operator's first window, on its input."""
-    y, x = (d * (k - 1) / 2 - p for k, p, d in zip(kernel, padding, dilation, strict=True))
-    return y, x
-
-
-def _pair(value: Any) -> Pair:
-    numbers = list(value) if isinstance(value, list | tuple | torch.Size) else [value]
-    return float(numbers[0]), float(numbers[-1])

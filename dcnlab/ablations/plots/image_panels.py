@@ -10,26 +10,20 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-from matplotlib import colormaps, patheffects
-from matplotlib.cm import ScalarMappable
-from matplotlib.colors import Colormap, ListedColormap, Normalize
+from matplotlib import colormaps
+from matplotlib.colors import ListedColormap, Normalize
 from matplotlib.figure import Figure
-from matplotlib.lines import Line2D
-from matplotlib.patches import Patch, Rectangle
-from numpy.typing import NDArray
+from matplotlib.patches import Patch
 from PIL import Image
 
-from dcnlab.ablations.plots.style import GREEN, RED, TEXT, TITLE, YELLOW
+from dcnlab.ablations.plots.panel_parts import Array, colour_scale, faded, legend, mark, panels, rectangle
+from dcnlab.ablations.plots.style import GREEN, RED, TITLE, YELLOW
 
-_PANEL = 3.4
-"""Inches that a panel's longer side has."""
 _RASTERED = 4000
 """Points from which PDF and SVG hold a panel's points as pixels."""
 _MOST_ARROWS = 24
 _ARROWS = ListedColormap(colormaps["plasma"](np.linspace(0, 0.8, 256)))
-"""Without the palest colours, which a pale picture hides."""
-
-Array = NDArray[np.float64]
+"""Without the palest colours, which cannot be seen on a pale picture."""
 
 
 def sampling(
@@ -37,14 +31,14 @@ def sampling(
     units: Sequence[tuple[str, tuple[float, float], Array]],
     layers: Sequence[str],
 ) -> Figure:
-    """A panel for each activation unit: where it is, and the sampling points that it looks at.
+    """A panel for each activation unit: its position and its sampling locations.
 
     Args:
         picture: under all of them.
         units: title, place (y, x), sampling points (n, 2) of each.
         layers: names, the last of the network first.
     """
-    figure, axes = _panels([picture] * len(units), f"Sampling points through {_series(layers)}", below=0.1)
+    figure, axes = panels([picture] * len(units), f"Sampling points through {_series(layers)}", below=0.1)
     for axis, (title, place, points) in zip(axes, units, strict=True):
         axis.set_title(title, fontsize=TITLE)
         size = 30 if len(points) <= 9 else 14 if len(points) <= 81 else 5
@@ -55,35 +49,35 @@ def sampling(
     count = max((len(points) for _, _, points in units), default=0)
     noun = "filters" if len(layers) > 1 else "filter"
     marks = [
-        _mark(GREEN, f"activation unit of {layers[0]}", 9),
-        _mark(RED, f"sampling points of {len(layers)} stacked {noun} (up to {count})", 5),
+        mark(GREEN, f"activation unit of {layers[0]}", 9),
+        mark(RED, f"sampling points of {len(layers)} stacked {noun} (up to {count})", 5),
     ]
-    _legend(figure, marks)
+    legend(figure, marks)
     return figure
 
 
 def rois(
-    picture: Image.Image, found: Sequence[tuple[str, Array, Array]], poolings: str = "deformable RoI pooling"
+    picture: Image.Image, regions: Sequence[tuple[str, Array, Array]], poolings: str = "deformable RoI pooling"
 ) -> Figure:
     """A panel for each RoI: its box and its shifted bins.
 
     Args:
         picture: under all of them.
-        found: title, box (4,), bins (k, k, 4) of each.
+        regions: title, box (4,), bins (k, k, 4) of each RoI.
         poolings: what the bins are of.
     """
-    figure, axes = _panels([picture] * len(found), f"Shifted bins of {poolings}", below=0.1)
-    for axis, (title, box, bins) in zip(axes, found, strict=True):
+    figure, axes = panels([picture] * len(regions), f"Shifted bins of {poolings}", below=0.1)
+    for axis, (title, box, bins) in zip(axes, regions, strict=True):
         axis.set_title(title, fontsize=TITLE)
-        for one in bins.reshape(-1, 4):
-            axis.add_patch(_rectangle(one, RED, 0.9, alpha=0.9))
-        axis.add_patch(_rectangle(box, YELLOW, 2.4))
-    side = found[0][2].shape[0] if found else 0
+        for bin_box in bins.reshape(-1, 4):
+            axis.add_patch(rectangle(bin_box, RED, 0.9, alpha=0.9))
+        axis.add_patch(rectangle(box, YELLOW, 2.4))
+    side = regions[0][2].shape[0] if regions else 0
     marks: list[Any] = [
         Patch(fill=False, edgecolor=YELLOW, linewidth=2.4, label="input RoI"),
         Patch(fill=False, edgecolor=RED, label=f"its {side}x{side} bins"),
     ]
-    _legend(figure, marks)
+    legend(figure, marks)
     return figure
 
 
@@ -100,7 +94,7 @@ def arrows(picture: Image.Image, fields: Sequence[tuple[str, Array, Array]]) -> 
     factor = _round_factor(0.95 * spacing / longest) if longest > 0 else 1.0
     lengths = Normalize(0, max(longest, 1e-9), clip=True)
     drawn = "" if factor == 1 else f", drawn {factor:g} times as long"
-    figure, axes = _panels([_faded(picture)] * len(fields), f"Offsets, mean over a filter's points{drawn}", beside=0.8)
+    figure, axes = panels([faded(picture)] * len(fields), f"Offsets, mean over a filter's points{drawn}", beside=0.8)
     for axis, (name, places, shifts) in zip(axes, thinned, strict=True):
         axis.set_title(name, fontsize=TITLE)
         axis.quiver(
@@ -120,7 +114,7 @@ def arrows(picture: Image.Image, fields: Sequence[tuple[str, Array, Array]]) -> 
             headaxislength=4,
             minlength=0.6,
         )
-    _colours(figure, axes, lengths, _ARROWS, "pixels of the image", clipped=True)
+    colour_scale(figure, axes, lengths, _ARROWS, "pixels of the image", clipped=True)
     return figure
 
 
@@ -134,7 +128,7 @@ def heat(
         fields: name; left, right, bottom and top edge of the map; its values (h, w), of each layer.
         boxes: (n, 4), outlined.
     """
-    figure, axes = _panels([_faded(picture)] * len(fields), "Effective dilation", beside=0.8)
+    figure, axes = panels([faded(picture)] * len(fields), "Effective dilation", beside=0.8)
     low, high = min(float(v.min()) for *_, v in fields), max(float(v.max()) for *_, v in fields)
     if high - low < 1e-3:  # one colour in the middle of the scale
         low, high = low - 0.5, high + 0.5
@@ -145,83 +139,13 @@ def heat(
         axis.imshow(values, extent=edges, norm=colours, cmap="viridis", alpha=0.62, interpolation="nearest")
         axis.set(xlim=limits[0], ylim=limits[1])
         for box in boxes:
-            axis.add_patch(_rectangle(box, "white", 1.2))
-    _colours(figure, axes, colours, "viridis", "pixels of the layer's map")
+            axis.add_patch(rectangle(box, "white", 1.2))
+    colour_scale(figure, axes, colours, "viridis", "pixels of the layer's map")
     return figure
-
-
-def _panels(
-    pictures: Sequence[Image.Image], title: str, beside: float = 0.0, below: float = 0.0
-) -> tuple[Figure, list[Any]]:
-    """Pictures in a row, or in rows of three, without axes; with room for what goes beside and below, in inches."""
-    columns = min(len(pictures), 4 if len(pictures) == 4 else 3)
-    rows = -(-len(pictures) // columns)
-    width, height = pictures[0].size
-    longer = max(width, height)
-    size = (
-        columns * (_PANEL * width / longer + 0.08) + beside,
-        rows * (_PANEL * height / longer + 0.32) + below + 0.4,
-    )
-    figure = Figure(figsize=size, layout="constrained")
-    figure.suptitle(title, fontsize=TITLE + 1, fontweight="bold")
-    axes = list(np.atleast_1d(figure.subplots(rows, columns)).ravel())
-    for axis in axes[len(pictures) :]:
-        axis.remove()
-    for axis, picture in zip(axes, pictures, strict=False):
-        axis.imshow(np.asarray(picture), interpolation="nearest" if longer < 200 else "antialiased")
-        axis.set_axis_off()
-        axis.set(xlim=(-0.5, width - 0.5), ylim=(height - 0.5, -0.5))
-    return figure, axes[: len(pictures)]
-
-
-def _faded(picture: Image.Image) -> Image.Image:
-    """The picture in pale grey, for colours to be laid over it."""
-    grey = np.asarray(picture.convert("L"), np.float64)
-    return Image.fromarray((165 + 0.35 * grey).clip(0, 255).astype(np.uint8)).convert("RGB")
 
 
 def _series(names: Sequence[str]) -> str:
     return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"
-
-
-def _rectangle(box: Array, colour: str, width: float, alpha: float = 1.0) -> Rectangle:
-    x1, y1, x2, y2 = box
-    around = [patheffects.withStroke(linewidth=width + 1, foreground="black", alpha=0.35)]
-    return Rectangle(
-        (x1 - 0.5, y1 - 0.5),
-        x2 - x1,
-        y2 - y1,
-        fill=False,
-        edgecolor=colour,
-        linewidth=width,
-        alpha=alpha,
-        path_effects=around,
-    )
-
-
-def _mark(colour: str, label: str, size: float) -> Line2D:
-    return Line2D(
-        [], [], color="none", marker="o", markerfacecolor=colour, markeredgewidth=0, markersize=size, label=label
-    )
-
-
-def _legend(figure: Figure, marks: Sequence[Any]) -> None:
-    figure.legend(handles=list(marks), loc="outside lower center", ncols=len(marks), frameon=False, fontsize=TEXT)
-
-
-def _colours(
-    figure: Figure, axes: Sequence[Any], norm: Normalize, name: str | Colormap, label: str, clipped: bool = False
-) -> None:
-    bar = figure.colorbar(
-        ScalarMappable(norm, name),
-        ax=list(axes),
-        shrink=0.85,
-        aspect=28,
-        pad=0.015,
-        extend="max" if clipped else "neither",
-    )
-    bar.set_label(label, fontsize=TEXT)
-    bar.ax.tick_params(labelsize=TEXT)
 
 
 def _thinned(places: Array, shifts: Array) -> tuple[Array, Array]:

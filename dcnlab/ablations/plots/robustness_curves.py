@@ -1,4 +1,4 @@
-"""Curves of robustness: a line a group of runs over the rotation and the scale of the test images."""
+"""Curves of robustness: a line for each group of runs, over rotation and scale of the test images."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 from dcnlab.ablations.plots import style
 
 _TICKS = 12
-"""More amounts than this are not all named on an axis."""
+"""Amounts that an axis labels one by one; of more, some are labelled."""
 
 
 class Panel(NamedTuple):

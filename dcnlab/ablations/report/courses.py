@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from dcnlab.ablations.plots import charts
 from dcnlab.ablations.plots.charts import Chart, Curve, Shape
 from dcnlab.ablations.report import curves, measured
-from dcnlab.ablations.report.gather import Group, Row
+from dcnlab.ablations.report.contents import Group, Row
 from dcnlab.io.errors import ConfigError
 
 _CAPTIONS = {"train/loss": "Training loss by step", "val/loss": "Validation loss by step"}
@@ -61,13 +61,13 @@ def robustness(group: Group, rows: Sequence[Row]) -> Charted:
             courses = []
             for record in row.records:
                 try:
-                    found = measured.robustness(record.folder, change)
+                    curve = measured.robustness(record.folder, change)
                 except ConfigError as error:
                     notes.append(str(error))
                     continue
-                if found is not None:
-                    metrics.append(found[0])
-                    courses.append(found[1])
+                if curve is not None:
+                    metrics.append(curve[0])
+                    courses.append(curve[1])
             lines.append(curves.envelope(row.label, courses, 1000))
         if any(lines):
             metric = ", ".join(dict.fromkeys(metrics))

@@ -11,35 +11,37 @@ from pathlib import Path
 from typing import Any
 
 from dcnlab.ablations.plots.charts import Curve
-from dcnlab.ablations.report.gather import Row
+from dcnlab.ablations.report.contents import Row
 from dcnlab.io.errors import ConfigError
 from dcnlab.io.files import read_bytes
 from dcnlab.io.text import one_line
 from dcnlab.metrics import names as metric_names
 
 LARGEST = 64 * 2**20
-"""Bytes of a metrics.csv; one of a million steps has about that many."""
+"""Bytes of a metrics.csv; a million steps take about that many."""
 
 
 def curves(rows: Sequence[Row], points: int = 100, broken: list[str] | None = None) -> dict[str, list[Curve | None]]:
     """The learning curves of a table's rows, by metric: train/loss first, then what was scored in between.
 
     Args:
-        rows: of one table; each metric has one place for each of them, None where it has no course.
-        points: the most that a curve has; longer ones are averaged over neighbouring steps.
-        broken: takes what there is to say of files that cannot be read, which are left out; None raises it.
+        rows: of one table; each metric has an entry for each of them, None if it has no values.
+        points: maximum of a curve; longer ones are averaged over neighbouring steps.
+        broken: takes a line for each file that cannot be read and is left out; None raises the error.
     """
     series = [[_read_or_note(record.folder / "metrics.csv", broken) for record in row.records] for row in rows]
-    names = {name for courses in series for one in courses for name in one if name == "train/loss" or _validates(name)}
-    found = {}
+    names = {
+        name for courses in series for course in courses for name in course if name == "train/loss" or _validates(name)
+    }
+    by_metric = {}
     for name in sorted(names, key=lambda name: (name != "train/loss", name)):
         lines = [
-            envelope(row.label, [one[name] for one in courses if name in one], points)
+            envelope(row.label, [course[name] for course in courses if name in course], points)
             for row, courses in zip(rows, series, strict=True)
         ]
         if any(lines):
-            found[name] = lines
-    return found
+            by_metric[name] = lines
+    return by_metric
 
 
 def _read_or_note(path: Path, broken: list[str] | None) -> dict[str, dict[float, float]]:
@@ -63,7 +65,7 @@ def read_metrics(path: Path) -> dict[str, dict[float, float]]:
     Raises:
         ConfigError: it is not CSV, or too large.
     """
-    found: dict[str, dict[float, float]] = {}
+    columns: dict[str, dict[float, float]] = {}
     try:
         text = io.StringIO(read_bytes(path, LARGEST).decode(errors="replace"), newline="")
         for line in csv.DictReader(text):
@@ -71,12 +73,12 @@ def read_metrics(path: Path) -> dict[str, dict[float, float]]:
             for name, cell in line.items():
                 value = _number(cell)
                 if step is not None and value is not None and name not in (None, "step", "epoch"):
-                    found.setdefault(name, {})[step] = value
+                    columns.setdefault(name, {})[step] = value
     except FileNotFoundError:
         return {}
     except (csv.Error, OSError, ValueError, MemoryError) as error:
         raise ConfigError(f"{path}: not CSV: {one_line(error)}") from error
-    return found
+    return columns
 
 
 def _number(text: Any) -> float | None:

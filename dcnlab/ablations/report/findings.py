@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dcnlab.ablations.numbers import mean_and_std
-from dcnlab.ablations.report.gather import Group, Row
+from dcnlab.ablations.report.contents import Group, Row
 from dcnlab.ablations.tables import statistics
 from dcnlab.ablations.tables.collect import CODE
 from dcnlab.metrics import names as metric_names
@@ -37,7 +37,7 @@ def finding(group: Group) -> str:
 
 
 def _against(group: Group, top: Row, metric: str) -> str:
-    """The difference of the best row to its base, and how far the seeds bear it."""
+    """The difference of the best row to its base row, and at how many seeds it is better."""
     bases = [row for row in group.rows if row.figures["base"]]
     against = bases[0].label if len(bases) == 1 else "the row that it is compared with"
     difference = top.figures[f"{metric}_difference"]

@@ -1,4 +1,4 @@
-"""Tables of the report: which columns hold numbers, and what their cells sort by."""
+"""Tables of the report: numeric columns, and the value that a cell sorts by."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class Cell:
     text: str
     is_command: bool
     absent: bool
-    """Whether it sorts behind all others."""
+    """Whether it sorts after all others."""
     value: str | None
     """What it sorts by, where it holds a number."""
 
@@ -57,7 +57,7 @@ def arrange(caption: str, header: Sequence[str], lines: Sequence[Sequence[Value]
     Args:
         caption: what it shows.
         header: a name for each column.
-        lines: the rows; columns of numbers are set to the right and sort by them, whatever stands behind.
+        lines: the rows; columns of numbers are right-aligned and sort by the number at the start of a cell.
     """
     columns = list(zip(*lines, strict=True)) if lines else [() for _ in header]
     numeric = [_is_numeric(column) for column in columns]

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from dcnlab.ablations.report.gather import Row
+from dcnlab.ablations.report.contents import Row
 from dcnlab.ablations.report.grid import Grid, arrange
 from dcnlab.ablations.tables import dilation_file, dilation_table, paper
 from dcnlab.ablations.tables.render import Block
@@ -26,22 +26,22 @@ class Measured(NamedTuple):
 
 def dilations(rows: Sequence[Row]) -> Measured:
     """The effective dilation of every run that has a dilation.json."""
-    found = Measured([], [])
+    measured = Measured([], [])
     for row in rows:
         for record in row.records:
             try:
                 block = dilation(record.folder)
             except ConfigError as error:
-                found.notes.append(str(error))
+                measured.notes.append(str(error))
                 continue
             if block is not None:
                 caption = f"{row.label}, {record.folder}: {block.caption}"
-                found.tables.append(arrange(caption, block.header, block.lines))
-    return found
+                measured.tables.append(arrange(caption, block.header, block.lines))
+    return measured
 
 
 def dilation(folder: Path) -> Block | None:
-    """A run's dilation.json, each layer beside the paper's; None where it has none.
+    """A run's dilation.json, each layer next to the paper's; None without such a file.
 
     Raises:
         ConfigError: it is not what `dcnlab dilation` writes.

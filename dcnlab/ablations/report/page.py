@@ -1,4 +1,4 @@
-"""The report as one HTML page that needs nothing else: no network, no other file."""
+"""Writes the report as one HTML page that needs no network and no other file."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from dcnlab.ablations.report import gather, sections
-from dcnlab.ablations.report.gather import Report, Unfinished
+from dcnlab.ablations.report.contents import Report, Unfinished
 from dcnlab.ablations.report.grid import Command, Grid, Value, arrange
 from dcnlab.ablations.report.pictures import Album
 from dcnlab.ablations.report.template import environment, raw
@@ -41,7 +41,7 @@ def write(root: Path, out: Path | None = None, any_code: bool = False) -> Path:
 def render(report: Report) -> str:
     """The page."""
     css, js = raw("report.css"), raw("report.js")
-    # Nothing may load or run but what stands here: text that slipped through the escapes would do nothing.
+    # Only this page's own style and script may load, so that text that escaped the escapes does nothing.
     policy = (
         f"default-src 'none'; img-src data:; style-src {_hash(css)}; script-src {_hash(js)}; "
         "base-uri 'none'; form-action 'none'"
@@ -86,7 +86,7 @@ def _duration(seconds: float) -> str:
 
 
 def _several(report: Report) -> list[str]:
-    """Names whose runs no one table can hold."""
+    """Names whose runs need more than one table."""
     names = Counter(group.name for group in report.groups)
     return [name for name, count in names.items() if count > 1]
 
@@ -116,4 +116,4 @@ def _text(value: object) -> str:
     return "none" if value is None else str(value)
 
 
-_ENVIRONMENT = {"git": "git commit", "world_size": "processes in a run", "gpu": "GPU", "cpu": "CPU", "cuda": "CUDA"}
+_ENVIRONMENT = {"git": "git commit", "world_size": "ranks of a run", "gpu": "GPU", "cpu": "CPU", "cuda": "CUDA"}

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from dcnlab.ablations.report.gather import Row
+from dcnlab.ablations.report.contents import Row
 
 LARGEST = 640
 """Longer side in the page, pixels."""
@@ -18,7 +18,7 @@ BUDGET = 8_000_000
 
 _OF_A_RUN = 4
 _NAMED = 8
-"""Pictures that are left out and named; of more there is the number alone."""
+"""Pictures that are left out and named; further ones are counted."""
 
 
 class Picture(NamedTuple):

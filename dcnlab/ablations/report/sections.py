@@ -1,9 +1,7 @@
-"""What the report shows of one table's runs, ready for the template."""
+"""The section of the report on one table's runs, ready for the template."""
 
 from __future__ import annotations
 
-import shlex
-import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -12,33 +10,18 @@ from dcnlab.ablations.numbers import MISSING, mean_and_std
 from dcnlab.ablations.plots import charts
 from dcnlab.ablations.plots.charts import Chart
 from dcnlab.ablations.report import findings
+from dcnlab.ablations.report.contents import Group, Row
 from dcnlab.ablations.report.courses import Charted, learning_curves, robustness
-from dcnlab.ablations.report.gather import Group, Row
 from dcnlab.ablations.report.grid import Grid, Value, arrange
 from dcnlab.ablations.report.measured import Measured, dilations
 from dcnlab.ablations.report.pictures import Album, Pictures, of_rows
-from dcnlab.ablations.tables import layout
+from dcnlab.ablations.report.runs import Repeat, costs, each_run, how_to_repeat
 from dcnlab.ablations.tables import table as tables
-from dcnlab.ablations.tables.collect import CODE
-from dcnlab.ablations.tables.run_record import Record
 from dcnlab.ablations.tables.table import Table
-from dcnlab.io import yaml_file
-from dcnlab.io.files import read_bytes
 
 _METRIC_CHARTS = 3
 _SETTINGS = 6
-"""The most that are named where runs of one name differ."""
-
-
-@dataclass(frozen=True)
-class Repeat:
-    """How to repeat one run."""
-
-    title: str
-    name: str
-    made_with: str
-    command: str
-    config: str
+"""Settings that are named, at most, if runs of one name differ."""
 
 
 @dataclass(frozen=True)
@@ -48,7 +31,7 @@ class GroupSection:
     title: str
     finding: str
     apart: str
-    """The settings that tell these runs from others of the name; empty where there are no others."""
+    """Settings in which these runs differ from others of that name; empty if there are none."""
     charts: list[Chart]
     tables: list[Grid]
     notes: list[str]
@@ -94,16 +77,16 @@ def of_group(group: Group, album: Album) -> GroupSection:
         classes=_classes(group, rows),
         dilation=dilations(group.rows),
         robustness=robustness(group, rows),
-        costs=_costs(group),
+        costs=costs(group),
         pictures=of_rows(rows, album),
-        runs=_runs(group),
-        repeats=[_repeat(row, record) for row in group.rows for record in row.records],
+        runs=each_run(group),
+        repeats=[how_to_repeat(row, record) for row in group.rows for record in row.records],
         command=group.command,
     )
 
 
 def kinds(name: str, groups: Sequence[Group]) -> Grid:
-    """The settings in which runs of one name differ that share no table, and the best score of each."""
+    """The settings in which the tables of one name differ, and the best score of each table."""
     named = [group for group in groups if group.name == name]
     keys = list(named[0].apart)[:_SETTINGS]
     lines: list[list[Value]] = []
@@ -134,7 +117,7 @@ def _named(apart: dict[str, str]) -> str:
 
 
 def _shown(group: Group) -> list[Row]:
-    """The rows that charts have room for: the first, and of the others the best."""
+    """The rows that charts have room for: the first, and the best of the others."""
     if len(group.rows) <= charts.LINES:
         return group.rows
     metric = findings.metric_of(group)
@@ -143,7 +126,7 @@ def _shown(group: Group) -> list[Row]:
 
 
 def _charts(group: Group, rows: Sequence[Row]) -> list[Chart]:
-    """Of each of the first metrics the runs' values, where there are two or more to compare."""
+    """A chart of the runs' values for each of the first metrics, if there are two or more to compare."""
     made = []
     for metric in group.section.shown[:_METRIC_CHARTS]:
         scored = [row for row in rows if row.figures.get(metric) is not None]
@@ -180,64 +163,3 @@ def _in_class(row: dict[str, Any], metric: str) -> str:
     mean, std, difference = (row.get(f"{metric}{ending}") for ending in ("", "_std", "_difference"))
     text = mean_and_std(mean, std, 1)
     return text if mean is None or difference is None else f"{text} ({difference:+.1f})"
-
-
-def _costs(group: Group) -> Grid:
-    header = [*_swept(group), "parameters", "MACs (M)", "seconds of training", "images/s", "peak memory (MiB)"]
-    lines: list[list[Value]] = []
-    for row in group.rows:
-        model, cost = ([record.results[part] for record in row.records] for part in ("model", "cost"))
-        lines.append(
-            [
-                *row.settings,
-                _mean(model, "params", 1, ",.0f"),
-                _mean(model, "macs", 1e-6, ",.2f"),
-                _mean(cost, "train_seconds", 1, ",.1f"),
-                _mean(cost, "images_per_second", 1, ",.1f"),
-                _mean(cost, "peak_memory_bytes", 2**-20, ",.0f"),
-            ]
-        )
-    return arrange(f"{group.title}: costs, means over the runs of a row", header, lines)
-
-
-def _swept(group: Group) -> list[str]:
-    return [name.rpartition(".")[2] for name in group.section.swept] or ["setting"]
-
-
-def _mean(parts: Sequence[dict[str, Any]], key: str, factor: float, form: str) -> str:
-    values = [part[key] * factor for part in parts if part.get(key) is not None]
-    return f"{statistics.fmean(values):{form}}" if values else MISSING
-
-
-def _runs(group: Group) -> Grid:
-    metrics = group.section.shown
-    named = CODE in group.section.swept  # the settings name it then
-    header = ["run", *_swept(group), "seed", *(f"{metric} (%)" for metric in metrics), "seconds"]
-    lines: list[list[Value]] = []
-    for row in group.rows:
-        for record in row.records:
-            scores, seconds = record.results["metrics"], record.results["cost"].get("train_seconds")
-            line: list[Value] = [record.folder.name, *row.settings, record.seed]
-            line += [mean_and_std(scores.get(metric), missing="") for metric in metrics]
-            line.append("" if seconds is None else f"{seconds:.1f}")
-            lines.append([*line, *([] if named else [layout.label(CODE, record.code)])])
-    return arrange(f"{group.title}: each run that the tables count", [*header, *([] if named else [CODE])], lines)
-
-
-def _repeat(row: Row, record: Record) -> Repeat:
-    path = record.folder / "config.yaml"
-    return Repeat(
-        title=f"{record.folder.name}: {row.label}, seed {record.seed}",
-        name=record.folder.name,
-        made_with=_made_with(record),
-        command=f"dcnlab fit {shlex.quote(str(path))} id=null",
-        config=read_bytes(path, yaml_file.LARGEST).decode("utf-8-sig", "replace"),
-    )
-
-
-def _made_with(record: Record) -> str:
-    environment = record.results["environment"]
-    device = environment.get("gpu") or environment.get("cpu") or "an unnamed machine"
-    count = environment.get("world_size") or 1
-    several = f"{count} processes, each on " if count > 1 else ""
-    return f"Made with {record.code} and torch {environment.get('torch')} on {several}{device}."

@@ -1,4 +1,4 @@
-"""The Jinja2 environment of the report: every text is escaped, and what cannot be seen is written out."""
+"""The Jinja2 environment of the report: it escapes every text, and shows invisible characters as escapes."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ FOLDER = Path(__file__).parent
 
 @cache
 def environment() -> Environment:
-    """Templates of this folder. Text that is no `Markup` is escaped; None is nothing."""
+    """Templates of this folder. All text but `Markup` is escaped; None is shown as nothing."""
     made = Environment(
         loader=FileSystemLoader(FOLDER),
         autoescape=True,

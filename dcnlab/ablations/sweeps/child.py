@@ -17,18 +17,16 @@ from dcnlab.io.files import open_regular
 from dcnlab.training.distributed import parent_death
 
 _THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMBA_NUM_THREADS")
-
-
-_ONE_RUNS_OWN = (
+_OF_ONE_RUN = (
     *("WANDB_RUN_ID", "DCNLAB_RUN_ID", "WANDB_SWEEP_PARAM_PATH"),
-    # Not srun starts the processes of a trial, but the trial itself.
+    # The trial itself starts its ranks, not srun.
     *(f"SLURM_{name}" for name in ("NTASKS", "NPROCS", "NTASKS_PER_NODE", "PROCID", "LOCALID", "NODEID")),
 )
 
 
 @dataclass(frozen=True)
 class Slot:
-    """What one trial at a time computes on."""
+    """GPUs and threads of one trial at a time."""
 
     gpus: str | None
     """Its CUDA_VISIBLE_DEVICES; None leaves the variable as it is."""
@@ -43,9 +41,9 @@ class Child:
     slot: Slot
     started: float
     urged: float | None = None
-    """When it was first asked to end, on the clock of `started`."""
+    """When it was first asked to end (SIGUSR1), on the clock of `started`."""
     told: bool = False
-    """Whether it was then told to."""
+    """Whether it then got SIGTERM."""
 
     @property
     def seconds(self) -> float:
@@ -58,7 +56,7 @@ def start(arguments: Sequence[str], log: Path, slot: Slot, environment: dict[str
 
     Call it from the main thread: the system ties a child's life to the thread that started it.
     """
-    inherited = {name: value for name, value in os.environ.items() if name not in _ONE_RUNS_OWN}
+    inherited = {name: value for name, value in os.environ.items() if name not in _OF_ONE_RUN}
     variables = inherited | dict.fromkeys(_THREAD_VARIABLES, str(slot.threads))
     if slot.gpus is not None:
         variables["CUDA_VISIBLE_DEVICES"] = slot.gpus
@@ -80,14 +78,15 @@ def start(arguments: Sequence[str], log: Path, slot: Slot, environment: dict[str
 
 
 def urge(child: Child, patience: float = 20.0) -> None:
-    """End a trial step by step, without a wait: call it again until the trial is gone.
+    """End a trial step by step; it returns at once, so call it again until the trial is gone.
 
-    Asked to save and end first, as SLURM does before a time limit; after `patience` seconds told to end; then killed.
+    SIGUSR1 first, so that it saves a checkpoint, as SLURM does before a time limit; after `patience` seconds SIGTERM;
+    after as many again SIGKILL.
     """
     if child.urged is None:
         child.urged = time.monotonic()
         with contextlib.suppress(ProcessLookupError, PermissionError):
-            os.kill(child.process.pid, signal.SIGUSR1)  # only rank 0, which has the others save too
+            os.kill(child.process.pid, signal.SIGUSR1)  # rank 0 makes the other ranks save too
         return
     waited = time.monotonic() - child.urged
     if waited > 2 * patience:

@@ -1,4 +1,4 @@
-"""How a sweep shows its trials: bars on a terminal, a line a trial elsewhere, and the end of a failed one's log."""
+"""Shows the trials of a sweep: bars on a terminal, else a line for each, and the end of a failed trial's log."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def log_end(path: Path) -> list[str]:
 
 
 def results_of(folder: Path) -> tuple[dict[str, Any] | None, str | None]:
-    """A trial's results.json, and what is wrong with it: neither ends the sweep."""
+    """A trial's results.json, and why it cannot be read; a broken file does not end the sweep."""
     try:
         return RunFolder(folder).read_results(), None
     except ConfigError as error:
@@ -41,7 +41,7 @@ def results_of(folder: Path) -> tuple[dict[str, Any] | None, str | None]:
 
 
 class Display:
-    """Live bars on a terminal, a plain line a trial elsewhere."""
+    """Live bars on a terminal; elsewhere a plain line for each trial."""
 
     def __init__(self, total: int, done: int) -> None:
         self._console = Console(highlight=False, markup=False, emoji=False, soft_wrap=True)
@@ -73,7 +73,7 @@ class Display:
         self._console.print(visible(text))
 
     def ended(self, trial: Trial, seconds: float, how: str) -> bool:
-        """Say how a trial went, with the end of its log where it failed; whether it finished."""
+        """Print how a trial ended, with the end of its log if it failed; return whether it finished."""
         self._progress.remove_task(self._tasks.pop(trial.id))
         results, complaint = results_of(trial.folder)
         finished = results is not None and results["status"] == "finished"

@@ -1,4 +1,4 @@
-"""What starts a trial: its folder, its command and its environment variables."""
+"""The command of a trial and its environment variables; makes its folder."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from dcnlab.io.atomic import write_whole
 
 
 def command(sweep: Sweep, trial: Trial, arguments: Sequence[str], threads: int | None) -> list[str]:
-    """What follows `dcnlab` to run a trial, whose folder and parameters it then finds."""
+    """The words after `dcnlab` that run a trial; makes its folder and writes its parameters.json."""
     trial.folder.mkdir(parents=True, exist_ok=True)
     parameters = trial.folder / "parameters.json"
     write_whole(parameters, json.dumps(trial.parameters) + "\n")
@@ -23,6 +23,6 @@ def command(sweep: Sweep, trial: Trial, arguments: Sequence[str], threads: int |
 
 
 def variables(sweep: Sweep) -> dict[str, str]:
-    """Environment variables of the trials, for their mirror on wandb and by the sweep's command."""
+    """Environment variables of the trials: wandb's, and those that the sweep's command sets."""
     mode = {"WANDB_MODE": os.environ.get("WANDB_MODE") or "offline"}
     return {**mode, **dict(sweep.environment), "WANDB_SWEEP_ID": sweep.id}

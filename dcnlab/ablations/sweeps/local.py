@@ -1,4 +1,4 @@
-"""Trials on this machine, several at once, a set of GPUs or some of the cores each."""
+"""Runs trials on this machine, several at once, each on a set of GPUs or on some of the cores."""
 
 from __future__ import annotations
 
@@ -83,11 +83,11 @@ def slots(jobs: int | None, devices: int, accelerator: str, cores: int, trials: 
     """How many trials run at once, and on what.
 
     Args:
-        jobs: as many as the user asks for; None takes all GPUs, or a core each up to four.
+        jobs: trials at once that the user asks for; None: one for each set of GPUs, or for each core up to four.
         devices: GPUs of one trial.
         accelerator: auto, cpu or gpu, as the experiment says.
         cores: that this process may use.
-        trials: no more slots than these are of use.
+        trials: the number of trials, which is the most slots.
     """
     gpus = [] if accelerator == "cpu" else visible_gpus()
     sets = [",".join(gpus[at : at + devices]) for at in range(0, len(gpus) - devices + 1, devices)]
@@ -99,7 +99,7 @@ def slots(jobs: int | None, devices: int, accelerator: str, cores: int, trials: 
 
 
 def visible_gpus() -> list[str]:
-    """What CUDA_VISIBLE_DEVICES may be made of here; without a driver's device file torch need not be asked."""
+    """Names of GPUs for CUDA_VISIBLE_DEVICES; empty, without importing torch, if there is no driver's device file."""
     if not any(Path("/dev").glob("nvidia[0-9]*")) and not Path("/dev/dxg").exists():
         return []
     import torch

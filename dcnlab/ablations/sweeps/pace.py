@@ -1,4 +1,4 @@
-"""Whether there is time for another trial."""
+"""Decides whether there is time for another trial, by the longest one before."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ class Pace:
         """Start the clock.
 
         Args:
-            minutes: to end in; None is without end.
+            minutes: that the sweep may take; None sets no limit.
             before: seconds that trials of earlier calls took.
         """
         self._began = time.monotonic()
@@ -32,5 +32,5 @@ class Pace:
         return not self.spent
 
     def note(self, seconds: float) -> None:
-        """Take notice of how long a trial has taken, as yet or in the end."""
+        """Record the seconds of a running or ended trial."""
         self.longest = max(self.longest, seconds)

@@ -1,4 +1,4 @@
-"""A sweep without a server: runs the trials that are missing or failed, and says how they went."""
+"""Runs the trials of a sweep that are missing or failed, without a server."""
 
 from __future__ import annotations
 
@@ -9,7 +9,8 @@ from pathlib import Path
 from dcnlab.ablations.sweeps import local, sweep_file
 from dcnlab.ablations.sweeps.display import Display, results_of
 from dcnlab.ablations.sweeps.pace import Pace
-from dcnlab.ablations.sweeps.slurm import SlurmJobs, queue_all
+from dcnlab.ablations.sweeps.slurm import queue_all
+from dcnlab.ablations.sweeps.slurm_jobs import SlurmJobs
 from dcnlab.ablations.sweeps.trial import Trial, trials_of
 from dcnlab.config.validation import check_paths
 from dcnlab.io import machine
@@ -47,7 +48,7 @@ def run(
 
     Raises:
         ConfigError: the sweep file or the config of any trial does not hold; none was started.
-        Stopped: by a signal; no trial runs on.
+        Stopped: by a signal; no trial is left running.
     """
     sweep = sweep_file.read(name)
     arguments = [*overrides, *([f"out={out}"] if out is not None else [])]
@@ -58,7 +59,7 @@ def run(
         say(note, file=sys.stderr)
     home = trials[0].folder.parent
     with lock(home / ".sweep.lock"):
-        finished = {trial.id: found for trial in trials if (found := _finished(trial)) is not None}
+        finished = {trial.id: finished_run for trial in trials if (finished_run := _finished(trial)) is not None}
         for trial in trials:
             complaint = results_of(trial.folder)[1]
             if complaint is not None and trial.id not in finished:
@@ -89,7 +90,7 @@ def run(
 
 
 def _finished(trial: Trial) -> tuple[Path, float] | None:
-    """A trial's finished run and its seconds of training; it may lie with another sweep whose trial is the same."""
+    """The folder of a trial's finished run, which may be in another sweep's folder, and its seconds of training."""
     others = Path(trial.config.out).glob(f"*/{trial.id}")
     for folder in (trial.folder, *sorted(others)):
         results, _ = results_of(folder)

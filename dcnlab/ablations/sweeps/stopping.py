@@ -1,4 +1,4 @@
-"""Signals that end a sweep, turned into an exception once."""
+"""Turns the first signal that ends a sweep into an exception."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The command of a sweep file: which experiment it runs, and what wandb's agent would make of it."""
+"""The command of a sweep file: its experiment, its key=value, and how wandb's agent would run it differently."""
 
 from __future__ import annotations
 
@@ -11,9 +11,7 @@ from dcnlab.config.overrides import parse_override
 from dcnlab.io.errors import ConfigError
 
 MACROS = ("env", "interpreter", "program", "args_json_file", "args_no_hyphens")
-"""Of wandb's macros, those that `dcnlab fit` has a use for."""
-
-
+"""Macros of wandb that `dcnlab fit` can use."""
 USUAL = '["${env}", dcnlab, fit, "${program}", "${args_json_file}"]'
 """As YAML that can be pasted: a brace in a list needs quotes."""
 
@@ -26,7 +24,7 @@ VARIABLE = re.compile(r"([A-Za-z_][A-Za-z0-9_]*)=(.*)", re.DOTALL)
 
 
 def notes(tree: dict[str, Any], before: Sequence[str]) -> list[str]:
-    """What wandb's agent would do otherwise with the command.
+    """Notes on what wandb's agent would do differently with the command.
 
     Args:
         tree: the file.

@@ -1,4 +1,4 @@
-"""wandb's sweep files, read and checked without wandb."""
+"""Reads and checks wandb's sweep files, without wandb."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from dcnlab.ablations.sweeps import search, sweep_command
+from dcnlab.ablations.sweeps.distributions import distribution
 from dcnlab.ablations.sweeps.hashing import digest
 from dcnlab.config import packaged
 from dcnlab.config.validation import choose
@@ -44,7 +45,7 @@ class Sweep:
     goal: str | None
     """Of the metric, as the file says it: maximize | minimize."""
     notes: tuple[str, ...]
-    """What in the file has no effect here, or another one under wandb's agent."""
+    """Keys that have no effect here, or another effect under wandb's agent."""
     logger: tuple[str, ...] = ()
     """Its `project` and `entity`, as key=value of the trials."""
     environment: tuple[tuple[str, str], ...] = ()
@@ -57,7 +58,7 @@ class Sweep:
 
     @property
     def id(self) -> str:
-        """What its offline wandb runs carry as their sweep: the same whenever the file says the same."""
+        """The sweep's ID in its offline wandb runs: a hash of the file's content."""
         return digest([self.name, self.program, self.overrides, self.method, self.parameters])[:8]
 
     @property
@@ -110,9 +111,7 @@ def _sweep(path: Path, tree: dict[str, Any]) -> Sweep:
             "here: grid, random"
         )
     choose("method", str(method), ("grid", "random"))
-    parameters = {
-        name: search.distribution(name, spec) for name, spec in _unnest(_mapping(tree, "parameters", needed=True))
-    }
+    parameters = {name: distribution(name, spec) for name, spec in _unnest(_mapping(tree, "parameters", needed=True))}
     metric = _mapping(tree, "metric")
     _check_keys("metric.", metric, METRIC_KEYS)
     if "goal" in metric:

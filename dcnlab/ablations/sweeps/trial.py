@@ -18,7 +18,7 @@ from dcnlab.config.schema import Config
 from dcnlab.io.errors import ConfigError
 
 MOST_TRIALS = 10_000
-"""Of a sweep: each one's config is checked before the first trial starts."""
+"""Of a sweep; the configs of all trials are checked before the first one starts."""
 
 
 @dataclass(frozen=True)
@@ -30,7 +30,7 @@ class Trial:
 
     @property
     def id(self) -> str:
-        """The run folder's name: a hash of what the trial computes and of what the sweep set in it."""
+        """The run folder's name: a hash of the settings that decide what it computes, and of the sweep's parameters."""
         return digest([self.parameters, identity.changed(identity.settings(self.config))])[:12]
 
     @property
@@ -43,7 +43,7 @@ class Trial:
 
 
 def trials_of(sweep: Sweep, overrides: Sequence[str] = (), limit: int | None = None) -> list[Trial]:
-    """Every trial of a sweep, each one's config checked; equal ones once.
+    """Every trial of a sweep, with checked configs; equal trials once.
 
     Args:
         sweep: the file.
@@ -54,11 +54,11 @@ def trials_of(sweep: Sweep, overrides: Sequence[str] = (), limit: int | None = N
         ConfigError: there are more than `MOST_TRIALS`, or a trial's config does not hold; names the trial.
     """
     fixed = dict(map(parse_override, [*sweep.overrides, *overrides]))
-    found: dict[str, Trial] = {}
+    by_id: dict[str, Trial] = {}
     for point in _points(sweep, limit):  # made one by one; see MOST_TRIALS
-        one = trial_at(sweep, {name: fixed.get(name, value) for name, value in point.items()}, overrides)
-        found.setdefault(one.id, one)
-    return list(found.values())
+        trial = trial_at(sweep, {name: fixed.get(name, value) for name, value in point.items()}, overrides)
+        by_id.setdefault(trial.id, trial)
+    return list(by_id.values())
 
 
 def trial_at(sweep: Sweep, parameters: dict[str, Any], overrides: Sequence[str] = ()) -> Trial:
@@ -93,5 +93,5 @@ def _points(sweep: Sweep, limit: int | None) -> Iterator[dict[str, Any]]:
         what = "its grid has" if grid else "run_cap or --limit asks for"
         raise ConfigError(f"{sweep.path}: {what} {count} trials; allowed are {MOST_TRIALS}; run_cap states fewer")
     seed = int(digest(sweep.parameters)[:16], 16)
-    found = search.grid(sweep.parameters) if grid else search.random(sweep.parameters, seed)
-    return itertools.islice(found, count)
+    drawn = search.grid(sweep.parameters) if grid else search.random(sweep.parameters, seed)
+    return itertools.islice(drawn, count)

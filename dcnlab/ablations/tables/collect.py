@@ -21,24 +21,24 @@ class Row:
     """One row of a table and the runs behind it."""
 
     parameters: dict[str, Any]
-    """What the row is of."""
+    """Values of the swept parameters."""
     records: list[Record]
-    """One a seed."""
+    """One for each seed."""
     wanted: int
-    """How many were asked for."""
+    """The number of seeds that the sweep asks for."""
     settings: dict[str, Any]
-    """What its runs compute, or would; of the seeds, one's."""
+    """What one of its runs computes, or would compute."""
 
 
 @dataclass
 class Collection:
-    """What a table is made of."""
+    """The rows of a table, before they are compared."""
 
     swept: list[str]
-    """Which parameters tell the rows apart."""
+    """Parameters that differ between rows."""
     rows: list[Row]
     notes: list[str] = field(default_factory=list)
-    """What the reader of the table should know about it."""
+    """Lines to print below the table."""
     ranked: bool = False
     """Whether the rows have no natural order, as a random search's."""
 
@@ -48,15 +48,15 @@ class Collection:
         return [record for row in self.rows for record in row.records]
 
 
-def of_name(name: str, found: Sequence[Record], any_code: bool = False) -> Collection:
-    """The runs in folders called `name`, by the parameters that they say were set.
+def of_name(name: str, records: Sequence[Record], any_code: bool = False) -> Collection:
+    """The runs in folders called `name`, grouped by the parameters in their results.json.
 
     Raises:
         ConfigError: there are none, or they differ in settings that no sweep set.
     """
-    chosen = [record for record in found if record.name == name]
+    chosen = [record for record in records if record.name == name]
     if not chosen:
-        known = sorted({record.name for record in found})
+        known = sorted({record.name for record in records})
         raise ConfigError(f"{name} is neither a sweep nor the name of runs; there are: {', '.join(known) or 'no runs'}")
     refuse_mixture(chosen)
     names = list(dict.fromkeys(key for record in chosen for key in record.results["parameters"]))
@@ -67,8 +67,8 @@ def of_name(name: str, found: Sequence[Record], any_code: bool = False) -> Colle
     best = {id(record) for record in newest(chosen, collection.notes, any_code)}
     for members in groups.values():
         parameters = {key: members[0].results["parameters"].get(key) for key in collection.swept}
-        own = [record for record in members if id(record) in best]
-        collection.rows.append(Row(parameters, own, seeds_of(members), members[0].settings))
+        counted = [record for record in members if id(record) in best]
+        collection.rows.append(Row(parameters, counted, seeds_of(members), members[0].settings))
     collection.rows.sort(key=lambda row: [_order(row.parameters[key]) for key in collection.swept])
     tell_apart(collection, any_code)
     return collection
@@ -84,15 +84,15 @@ def newest(
 
     Args:
         chosen: runs.
-        notes: takes what there is to say.
+        notes: takes a line for each run that does not count.
         any_code: whether runs that differ in code alone are the same.
-        same: what two runs of one kind have in common.
+        same: gives equal values for two runs of one kind.
     """
     best: dict[str, Record] = {}
     for record in sorted(filter(lambda record: record.finished, chosen), key=lambda record: record.written):
         key = digest([same(record), None if any_code else record.code])
         if key in best:
-            notes.append(f"of two runs of the same, {record.folder} counts and {best[key].folder} does not")
+            notes.append(f"two runs are the same: {record.folder} counts, the older {best[key].folder} does not")
         best[key] = record
     statuses = Counter(record.results["status"] for record in chosen if not record.finished)
     for status, count in statuses.items():
@@ -101,9 +101,9 @@ def newest(
 
 
 def tell_apart(collection: Collection, any_code: bool = False) -> None:
-    """Give runs of different code separate rows, or, where `any_code`, say that they share theirs.
+    """Give runs of different code separate rows, or with `any_code` note that they share rows.
 
-    Differences of what code ran on are noted alone: they alter costs more than scores.
+    Runs on different hardware keep their rows, with a note: hardware alters costs more than scores.
     """
     used = collection.used
     codes = Counter(record.code for record in used)
@@ -113,7 +113,7 @@ def tell_apart(collection: Collection, any_code: bool = False) -> None:
         collection.notes.append(f"the runs are of different code: {shown}; {how}")
         if not any_code:
             collection.swept = [*collection.swept, CODE]
-            collection.rows = [one for row in collection.rows for one in _by_code(row, list(codes))]
+            collection.rows = [part for row in collection.rows for part in _by_code(row, list(codes))]
     dirty = [code for code, count in codes.items() if code.endswith("-dirty") and count > 1]
     if dirty:
         collection.notes.append(
@@ -128,17 +128,19 @@ def tell_apart(collection: Collection, any_code: bool = False) -> None:
 
 def _by_code(row: Row, codes: Sequence[str]) -> list[Row]:
     parts = [(code, [record for record in row.records if record.code == code]) for code in codes]
-    split = [replace(row, parameters={**row.parameters, CODE: code}, records=own) for code, own in parts if own]
+    split = [
+        replace(row, parameters={**row.parameters, CODE: code}, records=of_code) for code, of_code in parts if of_code
+    ]
     return split or [replace(row, parameters={**row.parameters, CODE: None})]
 
 
-def seeds_of(found: Sequence[Record]) -> int:
-    """How many different ones there are; runs of two codes share theirs."""
-    return len({record.seed for record in found})
+def seeds_of(records: Sequence[Record]) -> int:
+    """The number of different seeds; runs of different code may share a seed."""
+    return len({record.seed for record in records})
 
 
 def key_of(parameters: dict[str, Any], swept: Sequence[str]) -> str:
-    """Equal for runs of one row: the values of the swept parameters."""
+    """The values of the swept parameters as text, which is equal for runs of one row."""
     return json.dumps([parameters.get(name) for name in swept], default=list)
 
 
@@ -146,17 +148,17 @@ def _order(value: Any) -> tuple[int, float, str]:
     return (0, value, "") if isinstance(value, int | float) else (1, 0.0, str(value))
 
 
-def refuse_mixture(found: Sequence[Record]) -> None:
+def refuse_mixture(records: Sequence[Record]) -> None:
     """Check that runs share all settings but the seed and what their sweep set.
 
     Raises:
         ConfigError: they do not; names the settings that differ.
     """
-    kinds = {digest(record.rest): record for record in found}
+    kinds = {digest(record.rest): record for record in records}
     if len(kinds) > 1:
-        one, other = list(kinds.values())[:2]
-        said = differences(one.rest, f"in {one.folder}", other.rest, f"in {other.folder}")
+        first, other = list(kinds.values())[:2]
+        differing = differences(first.rest, f"in {first.folder}", other.rest, f"in {other.folder}")
         raise ConfigError(
-            f"the runs are of {len(kinds)} settings, which one table cannot mix; choose by key=value or by --runs: "
-            + said
+            f"the runs are of {len(kinds)} sets of settings, which one table cannot mix; "
+            f"choose by key=value or by --runs: {differing}"
         )

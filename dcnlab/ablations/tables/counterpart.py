@@ -1,4 +1,4 @@
-"""The paper's values that stand next to rows of ours."""
+"""The paper's values for rows of ours, and in what its system differs from ours."""
 
 from __future__ import annotations
 
@@ -22,17 +22,17 @@ _SPLITS = {
     "Cityscapes val": ("cityscapes", "val"),
     "VOC 2007 test": ("voc", "2007/test"),
 }
-"""Which of our data sets and splits are the paper's; nobody but the server can score COCO's test-dev."""
+"""Our data set and split for each of the paper's; only COCO's server can score test-dev."""
 
 
 @dataclass(frozen=True)
 class Counterpart:
-    """What the paper has beside one system of ours."""
+    """The paper's system that is compared with one of ours."""
 
     title: str
     """Network, backbone and data."""
     differs: tuple[str, ...]
-    """What of it is not as ours: data, backbone, metric, test."""
+    """In what it differs from ours: data, backbone, metric, test."""
     rows: dict[paper.Label, dict[str, float]]
     """Row label to metric to percent."""
     confirmed: bool
@@ -49,20 +49,20 @@ def beside(table: str, settings: Mapping[str, Any]) -> Counterpart | None:
         table: table1, table3 or table5.
         settings: of one of the runs, as dotted keys.
     """
-    found = _from_table5(settings) if table == "table5" else _column(table, settings)
-    if found is None:
+    system = _from_table5(settings) if table == "table5" else _column(table, settings)
+    if system is None:
         return None
-    name, split = _SPLITS.get(found.data, ("", ""))
+    name, split = _SPLITS.get(system.data, ("", ""))
     protocol = settings["data.protocol"] or {"coco": "coco", "voc": "voc07"}.get(settings["data.name"], "voc")
     equal = {
         "data": settings["data.name"] == name and settings["data.test"] in (split, [split]),
-        "backbone": settings["model.backbone.name"] == found.backbone,
+        "backbone": settings["model.backbone.name"] == system.backbone,
         "metric": settings["task"] != "detection" or protocol == ("coco" if table == "table5" else "voc07"),
-        "test": _test(settings) == found.test,
+        "test": _test(settings) == system.test,
     }
-    title = ", ".join(filter(None, (found.system, found.backbone, found.data, found.test)))
+    title = ", ".join(filter(None, (system.system, system.backbone, system.data, system.test)))
     differs = tuple(key for key, same in equal.items() if not same)
-    return Counterpart(title, differs, found.rows, paper.read(table)["status"] == "confirmed")
+    return Counterpart(title, differs, system.rows, paper.read(table)["status"] == "confirmed")
 
 
 class _Found(NamedTuple):
@@ -85,13 +85,13 @@ def _column(table: str, settings: Mapping[str, Any]) -> _Found | None:
 
 
 def _from_table5(settings: Mapping[str, Any]) -> _Found | None:
-    """Of the same network; of the same backbone and test where the paper has that."""
+    """The system of table 5 with the same network, and if possible the same backbone and test."""
     table = paper.read("table5")
-    akin = [row for row in table["rows"] if row["model"] == settings["model.name"]]
-    if not akin:
+    of_network = [row for row in table["rows"] if row["model"] == settings["model.name"]]
+    if not of_network:
         return None
     ours = (settings["model.backbone.name"], _test(settings))
-    row = next((row for row in akin if (row["backbone"], row.get("test", "")) == ours), akin[0])
+    row = next((row for row in of_network if (row["backbone"], row.get("test", "")) == ours), of_network[0])
     rows: dict[paper.Label, dict[str, float]] = {
         name: dict(zip(table["columns"], row[str(name)], strict=True)) for name in paper_rows.labels("table5")
     }

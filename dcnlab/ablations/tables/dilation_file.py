@@ -20,7 +20,7 @@ class Measured(NamedTuple):
     """What `dcnlab dilation` wrote."""
 
     layers: list[dict[str, Any]]
-    """The last layer of the network first: `layer`, and of each size None or a mapping of `CELL`."""
+    """The last layer of the network first: `layer`, and for each size None or a mapping of `CELL`."""
     images: int | None
     """How many were measured; None where the file does not say."""
 

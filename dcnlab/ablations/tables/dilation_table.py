@@ -1,4 +1,4 @@
-"""The paper's table 2: rows of measured layers beside the paper's, of one run or of all that were measured."""
+"""The paper's table 2: rows of measured layers next to the paper's, for one run or for all measured runs."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def of_run(layers: Sequence[Mapping[str, Any]], keys: Sequence[str] = ("layer",)
 
 
 def beside(number: int) -> dict[str, Any]:
-    """The paper's layer at a place from the end, 0 for the last; of further ones None.
+    """The paper's layer counted from the end, 0 for the last; None beyond its first layer.
 
     Returns:
         `paper_layer`, and of each size paper_SIZE_mean and paper_SIZE_std.
@@ -54,7 +54,7 @@ def layout(
         rows: as `of_run` and `of_records` give them.
         keys: of a row, those that lead its line.
         caption: goes above.
-        missing: the cell of a size that no filter belongs to.
+        missing: text of the cell of a size without a filter.
     """
     header = [*keys, *SIZES, "paper's layer", *(f"paper: {size}" for size in SIZES)]
     lines = []

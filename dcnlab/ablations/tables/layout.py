@@ -22,7 +22,7 @@ def blocks(sections: Sequence[Section], caption: str, orientation: bool = False)
     Args:
         sections: of the table.
         caption: of the whole; may be empty.
-        orientation: whether the paper's whole table 1 stands below.
+        orientation: whether to add the paper's whole table 1 below.
     """
     made = []
     for part in sections:
@@ -49,7 +49,7 @@ def grid(sections: Sequence[Section]) -> tuple[list[str], list[list[str]]]:
             line += [_mean(row, metric), number(row.get(f"{metric}_difference"), "+.2f")]
             line += [number(row.get(f"{metric}_p"), ".3g")] if tested else []
             if published:
-                doubt = "" if all(one.confirmed for one in published) else " ?"
+                doubt = "" if all(counterpart.confirmed for counterpart in published) else " ?"
                 line += [number(row.get(f"paper_{metric}"), ".1f", doubt)]
                 line += [number(row.get(f"paper_{metric}_difference"), "+.1f", doubt)]
     header += ["seeds", "parameters", "MACs (M)", "seconds"]

@@ -1,4 +1,4 @@
-"""Which row of the paper's tables 1, 3 and 5 a run is of, by its settings."""
+"""Finds the row of the paper's tables 1, 3 and 5 that a run belongs to, by its settings."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ _CONV, _POOL, _BOTH = "deformable convolution", "deformable RoI pooling", "both"
 
 
 def dilation(settings: Mapping[str, Any]) -> int:
-    """The dilation of the last stage, where null is what the task takes."""
-    return settings[paper.DILATION] or own_dilation(settings)
+    """The dilation of the last stage; the task's default where `model.dilation` is null."""
+    return settings[paper.DILATION] or default_dilation(settings)
 
 
-def own_dilation(settings: Mapping[str, Any]) -> int:
-    """The dilation that the last stage has where none is stated."""
+def default_dilation(settings: Mapping[str, Any]) -> int:
+    """The dilation of the last stage that a task has by default."""
     return 1 if settings["task"] == "classification" else 2
 
 
@@ -28,7 +28,7 @@ def labels(table: str, pools: bool = True) -> list[paper.Label]:
 
     Args:
         table: table1, table3 or table5.
-        pools: whether the network pools RoIs, which two rows of table 3 are about.
+        pools: whether the network pools RoIs; two rows of table 3 need it.
     """
     if table == "table1":
         return [row["layers"] for row in paper.read(table)["rows"]]
@@ -66,21 +66,21 @@ def label(table: str, settings: Mapping[str, Any]) -> paper.Label | None:
         return "deformable" if whole else None
     if not layers and not pooling:
         return f"dilation {dilation(settings)}" if dilation(settings) in _DILATIONS else None
-    if dilation(settings) != own_dilation(settings) or layers not in (0, paper.DEFORM_LAYERS):
+    if dilation(settings) != default_dilation(settings) or layers not in (0, paper.DEFORM_LAYERS):
         return None
     return _BOTH if layers and pooling else _CONV if layers else _POOL
 
 
 def is_none(settings: Mapping[str, Any], swept: Sequence[str]) -> bool:
-    """Whether a row is the one called `none`: nothing deformable, and, where dilation is swept, the task's own.
+    """Whether a row is `none`: nothing deformable, and the default dilation where dilation is swept.
 
     Args:
         settings: of the row.
-        swept: what tells its table's rows apart.
+        swept: parameters that differ between rows of its table.
     """
     if settings[paper.LAYERS] or settings[paper.POOLING] or settings["model.spatial_transformer"]:
         return False
-    return paper.DILATION not in swept or dilation(settings) == own_dilation(settings)
+    return paper.DILATION not in swept or dilation(settings) == default_dilation(settings)
 
 
 def table_of(swept: Sequence[str]) -> str | None:

@@ -15,7 +15,7 @@ from dcnlab.config import packaged
 from dcnlab.io.errors import ConfigError
 
 ROW = {"table1": paper.LAYERS, "table3": "modules", "table5": "network"}
-"""What the column that names a table's rows is called."""
+"""Name of the column that names a table's rows."""
 _DIFFERENCES = 3
 
 
@@ -30,8 +30,8 @@ class System:
 def systems(table: str, records: Sequence[Record], any_code: bool = False) -> tuple[list[System], list[str]]:
     """The systems of one of the paper's tables, and notes on runs that are left out.
 
-    A system's rows are the paper's, missing ones included; of each as many seeds are wanted as the row that has most.
-    Trials of sweeps over something else are left out where they make one row alone, as a search over learning rates.
+    A system has all rows of the paper's table; each row wants as many seeds as the row with the most runs.
+    Runs of sweeps over other settings, such as a learning rate, are left out where they fill one row only.
 
     Args:
         table: table1, table3 or table5.
@@ -39,7 +39,7 @@ def systems(table: str, records: Sequence[Record], any_code: bool = False) -> tu
         any_code: whether runs of different code share rows.
 
     Raises:
-        ConfigError: none is of any row.
+        ConfigError: no run belongs to any row.
     """
     rows = paper_rows.labels(table)
     labelled = [(record, paper_rows.label(table, record.settings)) for record in records if _has_place(table, record)]
@@ -85,20 +85,20 @@ def _has_place(table: str, record: Record) -> bool:
 
 
 def _shared(table: str, record: Record) -> dict[str, Any]:
-    """What a system's runs have in common; a dilation that is not stated is the one that it comes to."""
+    """The settings that runs of a system share; a dilation of null is replaced by the task's default."""
     shared = record.without(paper.VARIED.get(table, ()))
     return {**shared, paper.DILATION: paper_rows.dilation(record.settings)} if paper.DILATION in shared else shared
 
 
 def _stray(table: str, members: Sequence[tuple[Record, paper.Label]]) -> bool:
-    """Whether runs make one row alone and are of a sweep over something else."""
+    """Whether runs fill one row only and come from a sweep over other settings."""
     varied = {*paper.VARIED[table], "seed"}
     alone = len({label for _, label in members}) == 1
     return alone and all(not set(record.results["parameters"]) <= varied for record, _ in members)
 
 
 def titles(firsts: Sequence[Record], table: str) -> list[str]:
-    """Network, backbone and data of each system; where that is not enough, the settings that tell them apart.
+    """A title for each system: network, backbone and data, and if two share these, the settings that differ.
 
     Args:
         firsts: a run of each system.
@@ -114,9 +114,9 @@ def titles(firsts: Sequence[Record], table: str) -> list[str]:
     for title, record in zip(short, firsts, strict=True):
         twins = [_shared(table, other) for other, name in zip(firsts, short, strict=True) if name == title]
         keys = [key for key in twins[0] if len({digest(twin.get(key)) for twin in twins}) > 1]
-        said = [f"{key}={_shared(table, record)[key]}" for key in keys[:_DIFFERENCES]]
+        stated = [f"{key}={_shared(table, record)[key]}" for key in keys[:_DIFFERENCES]]
         more = [f"{len(keys) - _DIFFERENCES} more"] if len(keys) > _DIFFERENCES else []
-        full.append(", ".join([title, *said, *more]))
+        full.append(", ".join([title, *stated, *more]))
     return full
 
 

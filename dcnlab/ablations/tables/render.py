@@ -43,7 +43,7 @@ def render(rows: list[dict[str, Any]], blocks: Sequence[Block], form: str) -> st
 
     safe = markdown if form == "markdown" else visible
 
-    def one(block: Block) -> str:
+    def one_table(block: Block) -> str:
         style = {"markdown": "pipe", "latex": "latex_booktabs"}[form]
         aligned = ["left", *["right"] * (len(block.header) - 1)]
         header, lines = [safe(name) for name in block.header], [[safe(cell) for cell in line] for line in block.lines]
@@ -54,7 +54,7 @@ def render(rows: list[dict[str, Any]], blocks: Sequence[Block], form: str) -> st
     for block in blocks:
         if block.caption:
             parts.append(f"% {safe(block.caption)}" if form == "latex" else safe(block.caption))
-        parts.append(one(block))
+        parts.append(one_table(block))
     return "\n\n".join(parts)
 
 

@@ -16,7 +16,7 @@ from dcnlab.training import results_file, run_folder
 from dcnlab.training.run_folder import RunFolder
 
 _NAMED = 3
-"""Settings that differ and are named; of more there is the number alone."""
+"""Settings that differ and are named; further ones are counted."""
 
 
 @dataclass(frozen=True)
@@ -30,11 +30,11 @@ class Record:
     results: dict[str, Any]
     """In the form of results.json."""
     written: float
-    """When, seconds since 1970: of two runs of the same, the newer counts."""
+    """When, seconds since 1970: of two equal runs the newer counts."""
 
     @property
     def id(self) -> str:
-        """Equal to the id of the trial that it is a run of, wherever it lies."""
+        """The id of the trial that it is a run of, whatever its folder."""
         return digest([self.results["parameters"], identity.changed(self.settings)])[:12]
 
     @property
@@ -59,7 +59,7 @@ class Record:
 
     @property
     def code(self) -> str:
-        """The commit that it ran from, or the version where there was no checkout."""
+        """The commit that it ran from, or the version if it ran from an installed package."""
         environment = self.results["environment"]
         return environment.get("git") or f"dcnlab {environment.get('dcnlab')}"
 
@@ -77,7 +77,7 @@ def records(roots: Sequence[Path]) -> tuple[list[Record], list[str]]:
     for root in roots:
         if not root.is_dir():
             raise ConfigError(f"--runs {root}: no such folder")
-    found, notes, aside = [], [], 0
+    readable, notes, aside = [], [], 0
     for folder in run_folder.discover(list(roots)):
         if RunFolder(folder).is_moved_aside():
             aside += 1
@@ -86,32 +86,32 @@ def records(roots: Sequence[Path]) -> tuple[list[Record], list[str]]:
             results = RunFolder(folder).read_results()
             if results is not None:
                 settings = identity.settings(load_run(folder))
-                found.append(Record(folder, settings, results, (folder / "results.json").stat().st_mtime))
+                readable.append(Record(folder, settings, results, (folder / "results.json").stat().st_mtime))
         except ConfigError as error:
             notes.append(f"left out: {error}")
         except OSError as error:  # a folder that may not be looked into
             notes.append(f"left out: {folder}: {error.strerror}")
     if aside:
         notes.append(f"left out: {aside} diverged {'run' if aside == 1 else 'runs'} that began again in another folder")
-    return found, notes
+    return readable, notes
 
 
-def means_over(found: Sequence[Record]) -> list[str]:
+def means_over(records: Sequence[Record]) -> list[str]:
     """Notes on the runs whose means do not cover all classes, one for each set of classes."""
-    said = Counter(text for record in found if (text := results_file.means_over(record.results)) is not None)
-    return [f"{count} of {len(found)} runs: {text}" for text, count in said.items()]
+    notes = Counter(text for record in records if (text := results_file.means_over(record.results)) is not None)
+    return [f"{count} of {len(records)} runs: {text}" for text, count in notes.items()]
 
 
-def differences(one: dict[str, Any], here: str, other: dict[str, Any], there: str) -> str:
+def differences(ours: dict[str, Any], here: str, theirs: dict[str, Any], there: str) -> str:
     """In words, the settings that differ: the first three, and how many more.
 
     Args:
-        one: settings.
+        ours: settings.
         here: where those are, such as "in the file".
-        other: settings.
+        theirs: settings.
         there: where those are.
     """
-    keys = [key for key in {**one, **other} if one.get(key) != other.get(key)]
-    said = [f"{key} is {one.get(key)} {here} and {other.get(key)} {there}" for key in keys[:_NAMED]]
-    more = len(keys) - len(said)
-    return ", ".join(said) + (f", and {more} more {'setting' if more == 1 else 'settings'}" if more else "")
+    keys = [key for key in {**ours, **theirs} if ours.get(key) != theirs.get(key)]
+    named = [f"{key} is {ours.get(key)} {here} and {theirs.get(key)} {there}" for key in keys[:_NAMED]]
+    more = len(keys) - len(named)
+    return ", ".join(named) + (f", and {more} more {'setting' if more == 1 else 'settings'}" if more else "")

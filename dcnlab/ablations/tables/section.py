@@ -22,19 +22,19 @@ class Section:
     swept: list[str]
     """The columns that tell the rows apart."""
     metrics: list[str]
-    """Those that any of its runs has, the most wanted first."""
+    """Metrics that any of its runs has, the sweep's own first."""
     shown: list[str]
-    """Of these, those for people: no metrics of single classes, no recalls."""
+    """Metrics that people are shown: none of single classes, no recalls."""
     rows: list[dict[str, Any]]
     """See `table.Table.rows`."""
     counterpart: Counterpart | None
-    """What of the paper stands beside."""
+    """The paper's values to compare with; None: it has no such system."""
 
 
 def scores(row: Row, metric: str) -> dict[int, float]:
     """A metric's values of a row's runs, by seed."""
-    found = [(record.seed, record.results["metrics"].get(metric)) for record in row.records]
-    return dict(sorted((seed, value) for seed, value in found if value is not None))
+    values = [(record.seed, record.results["metrics"].get(metric)) for record in row.records]
+    return dict(sorted((seed, value) for seed, value in values if value is not None))
 
 
 def section(
@@ -75,9 +75,9 @@ def section(
 
 
 def _bases(collection: Collection) -> list[int | None]:
-    """For each row the number of the one that it is compared with: `none`, or else the first; of the same code always.
+    """For each row the index of the row that it is compared with: `none`, else the first, always of the same code.
 
-    `none` is that of the same other parameters, such as the same learning rate where that is swept too.
+    Both rows share all other swept parameters, such as the learning rate.
     """
     rows, modules = collection.rows, paper.VARIED["table3"]
     others = [key for key in collection.swept if key not in (*modules, CODE)]
@@ -94,19 +94,19 @@ def _bases(collection: Collection) -> list[int | None]:
 
 def _compared(row: Row, metric: str, other: Row | None) -> dict[str, Any]:
     values = scores(row, metric)
-    found = statistics.spread(values, None if other is None else scores(other, metric))
+    spread = statistics.spread(values, None if other is None else scores(other, metric))
     return {
-        metric: found.mean,
-        f"{metric}_std": found.std,
-        f"{metric}_difference": found.difference,
-        f"{metric}_p": found.p,
+        metric: spread.mean,
+        f"{metric}_std": spread.std,
+        f"{metric}_difference": spread.difference,
+        f"{metric}_p": spread.p,
         f"{metric}_values": {str(seed): value for seed, value in values.items()},
-        f"{metric}_differences": {str(seed): value for seed, value in found.differences.items()},
+        f"{metric}_differences": {str(seed): value for seed, value in spread.differences.items()},
     }
 
 
 def _published(counterpart: Counterpart, label: Label, other: Label | None) -> dict[str, float]:
-    """The paper's cells beside a row, with differences to the row beside ours that this one is compared with."""
+    """The paper's cells for a row, with differences to the paper's row that matches the base row."""
     cells = {}
     first = {} if other is None else counterpart.rows.get(other, {})
     for metric, value in counterpart.rows.get(label, {}).items():
@@ -117,7 +117,7 @@ def _published(counterpart: Counterpart, label: Label, other: Label | None) -> d
 
 
 def on_tests(sections: Sequence[Section]) -> list[str]:
-    """What there is to know about the tests over seeds."""
+    """Notes on the significance tests over seeds."""
     pairs = [len(row[f"{metric}_differences"]) for part in sections for row in part.rows for metric in part.metrics]
     most = max(pairs, default=0)
     if most < 2:

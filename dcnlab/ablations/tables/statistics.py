@@ -1,4 +1,4 @@
-"""Mean, standard deviation and a paired test over seeds, against the row that a table compares with."""
+"""Mean, standard deviation and a paired test over seeds, compared with the base row of a table."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ class Spread:
     std: float | None
     """n - 1 below the root; None for fewer than two seeds."""
     difference: float | None
-    """Of the means, to the row that the table compares with; None without that row, and for that row itself."""
+    """Of the means, to the base row; None without a base row, and for the base row itself."""
     differences: dict[int, float] = field(default_factory=dict)
-    """By seed, of the seeds that both rows have."""
+    """By seed, for seeds that both rows have."""
     p: float | None = None
     """Of the paired test over those seeds; None for fewer than two."""
 
@@ -34,16 +34,16 @@ def spread(values: Mapping[int, float], base: Mapping[int, float] | None = None)
 
     Args:
         values: by seed.
-        base: the same of the row to compare with; None: of this row nothing is compared.
+        base: values of the base row by seed; None: this row is not compared.
     """
-    own = mean(list(values.values()))
+    own_mean = mean(list(values.values()))
     std = statistics.stdev(values.values()) if len(values) > 1 else None
-    other = mean(list(base.values())) if base else None
-    if base is None or own is None or other is None:
-        return Spread(own, std, None)
+    base_mean = mean(list(base.values())) if base else None
+    if base is None or own_mean is None or base_mean is None:
+        return Spread(own_mean, std, None)
     paired = {seed: values[seed] - base[seed] for seed in values if seed in base}
     p = sign_flip(list(paired.values())) if len(paired) > 1 else None
-    return Spread(own, std, own - other, paired, p)
+    return Spread(own_mean, std, own_mean - base_mean, paired, p)
 
 
 def mean(values: Sequence[float | None]) -> float | None:
@@ -71,25 +71,25 @@ def rank(mean: float | None, goal: str) -> tuple[bool, float]:
 def sign_flip(differences: Sequence[float]) -> float:
     """Two-sided p of paired differences by the sign-flip permutation test (Fisher's randomization test).
 
-    Were there no effect, each seed's difference might as well have had the other sign: p is the fraction of all sign
-    assignments whose sum is at least as far from zero as the one that was seen. No distribution is assumed. Exact up
-    to twenty pairs; of more, a hundred thousand assignments are drawn, the same ones every time.
+    Without an effect, each seed's difference could equally have the other sign. So p is the fraction of all sign
+    assignments whose sum is at least as far from zero as the observed sum. No distribution is assumed. Up to twenty
+    pairs the test is exact; beyond, a fixed seed draws a hundred thousand assignments.
 
     Args:
-        differences: one a seed.
+        differences: one for each seed.
     """
-    found = np.asarray(differences, dtype=np.float64)
-    if found.size == 0:
+    values = np.asarray(differences, dtype=np.float64)
+    if values.size == 0:
         raise ValueError("sign_flip needs at least one difference")
-    if found.size <= _EXACT:
+    if values.size <= _EXACT:
         sums = np.zeros(1)
-        for difference in found:
+        for difference in values:
             sums = np.concatenate([sums + difference, sums - difference])
     else:
-        signs = np.random.default_rng(0).choice((-1.0, 1.0), size=(_DRAWS, found.size))
-        sums = np.append(signs @ found, found.sum())
-    seen = abs(found.sum())
-    rounding = 1e-12 * np.abs(found).sum()
+        signs = np.random.default_rng(0).choice((-1.0, 1.0), size=(_DRAWS, values.size))
+        sums = np.append(signs @ values, values.sum())
+    seen = abs(values.sum())
+    rounding = 1e-12 * np.abs(values).sum()
     return float(np.mean(np.abs(sums) >= seen - rounding))
 
 

@@ -16,43 +16,43 @@ from dcnlab.config import identity, packaged
 from dcnlab.io.errors import ConfigError
 
 _KIND = ("task", "data.name")
-"""Settings in which no two runs that anybody would compare differ."""
+"""Settings that must be equal for two runs to be comparable."""
 
 
 def of_sweep(
-    sweep: Sweep, found: Sequence[Record], overrides: Sequence[str] = (), any_code: bool = False
+    sweep: Sweep, records: Sequence[Record], overrides: Sequence[str] = (), any_code: bool = False
 ) -> Collection:
     """The runs of a sweep's trials.
 
-    Runs of the very settings that the sweep file and the overrides mean come first. Where there are none, runs of the
-    same parameters under one other set of settings are taken, with a note that names the difference. Of a random
-    search, whose points a server may have drawn, the trials are those that were run.
+    Runs with exactly the settings of the sweep file and the overrides come first. If there are none, runs of the same
+    parameters under one other set of settings are taken, and a note names the difference. A server may have drawn the
+    points of a random search, so its trials are those that were run.
 
     Args:
         sweep: the file.
-        found: runs to choose from.
+        records: runs to choose from.
         overrides: the key=value that the sweep was run with.
         any_code: whether runs of different code share rows.
 
     Raises:
-        ConfigError: no run fits, or those that do differ in their settings.
+        ConfigError: no run fits, or the runs that fit differ in their settings.
     """
     drawn = sweep.method == "random"
-    trials = _trials_of_runs(sweep, found, overrides) if drawn else trials_of(sweep, overrides)
+    trials = _trials_of_runs(sweep, records, overrides) if drawn else trials_of(sweep, overrides)
     # Values that are mappings set several keys each.
     names = dict.fromkeys(key for trial in trials for key in trial.parameters)
     swept = [key for key in names if any(f"{key}.".startswith(f"{name}.") for name in sweep.swept)]
     collection = Collection([key for key in swept if key != "seed"], [], ranked=drawn)
-    best = newest(_of_trials(collection, sweep, trials, found), collection.notes, any_code)
+    best = newest(_of_trials(collection, sweep, trials, records), collection.notes, any_code)
     groups: dict[str, list[Trial]] = {}
     for trial in trials:
         groups.setdefault(key_of(trial.parameters, collection.swept), []).append(trial)
     for members in groups.values():
         known = {digest(trial.parameters) for trial in members}
-        own = [record for record in best if digest(record.results["parameters"]) in known]
+        counted = [record for record in best if digest(record.results["parameters"]) in known]
         parameters = {name: members[0].parameters.get(name) for name in collection.swept}
-        settings = own[0].settings if own else identity.settings(members[0].config)
-        collection.rows.append(Row(parameters, own, max(len(members), seeds_of(own)), settings))
+        settings = counted[0].settings if counted else identity.settings(members[0].config)
+        collection.rows.append(Row(parameters, counted, max(len(members), seeds_of(counted)), settings))
     if drawn:
         collection.notes.append(_drawn(sweep, len(trials), len(best)))
     tell_apart(collection, any_code)
@@ -60,33 +60,32 @@ def of_sweep(
 
 
 def _of_trials(
-    collection: Collection, sweep: Sweep, trials: Sequence[Trial], found: Sequence[Record]
+    collection: Collection, sweep: Sweep, trials: Sequence[Trial], records: Sequence[Record]
 ) -> Sequence[Record]:
-    """The runs of the trials, or else those of the same parameters."""
+    """The runs of the trials, or if there are none, the runs of the same parameters."""
     ids = {trial.id for trial in trials}
     keyed = {digest(trial.parameters): trial for trial in trials}
-    akin = [record for record in found if digest(record.results["parameters"]) in keyed]
-    chosen = [record for record in akin if record.id in ids]
-    # Sweeps that lie side by side often set the same parameters: a run of another one counts where it is this one's
-    # trial too, and is otherwise none of this table's business.
+    candidates = [record for record in records if digest(record.results["parameters"]) in keyed]
+    chosen = [record for record in candidates if record.id in ids]
+    # Several packaged sweeps set the same parameters. A run of another sweep counts only if it is a trial of this one.
     others = {*packaged.names("sweeps")} - {sweep.name}
-    akin = [record for record in akin if record.id in ids or record.name not in others]
+    candidates = [record for record in candidates if record.id in ids or record.name not in others]
     if chosen:
-        _note_others(collection, chosen[0], [record for record in akin if record.id not in ids])
+        _note_others(collection, chosen[0], [record for record in candidates if record.id not in ids])
         return chosen
-    if not akin:
+    if not candidates:
         raise ConfigError(f"no run of {sweep.path} found; make them with: dcnlab sweep {shlex.quote(str(sweep.path))}")
-    refuse_mixture(akin)
-    meant = identity.settings(keyed[digest(akin[0].results["parameters"])].config)
-    said = differences(akin[0].settings, "in the runs", meant, "in the file")
-    collection.notes.append(f"the settings are not those of {sweep.path}: {said}")
-    return akin
+    refuse_mixture(candidates)
+    stated = identity.settings(keyed[digest(candidates[0].results["parameters"])].config)
+    differing = differences(candidates[0].settings, "in the runs", stated, "in the file")
+    collection.notes.append(f"the settings are not those of {sweep.path}: {differing}")
+    return candidates
 
 
-def _trials_of_runs(sweep: Sweep, found: Sequence[Record], overrides: Sequence[str]) -> list[Trial]:
-    """The points of a random search that were run, each as the trial that it is of this file."""
+def _trials_of_runs(sweep: Sweep, records: Sequence[Record], overrides: Sequence[str]) -> list[Trial]:
+    """The points of a random search that were run, each as a trial of this file."""
     points: dict[str, dict[str, Any]] = {}
-    for record in found:
+    for record in records:
         parameters = record.results["parameters"]
         known = [any(f"{key}.".startswith(f"{name}.") for name in sweep.parameters) for key in parameters]
         if all(known) and all(any(f"{key}.".startswith(f"{n}.") for key in parameters) for n in sweep.parameters):
@@ -95,7 +94,7 @@ def _trials_of_runs(sweep: Sweep, found: Sequence[Record], overrides: Sequence[s
     for parameters in points.values():
         with contextlib.suppress(ConfigError):  # a run of another experiment, whose settings this one cannot have
             trials.append(trial_at(sweep, parameters, overrides))
-    ids = {record.id for record in found}
+    ids = {record.id for record in records}
     return [trial for trial in trials if trial.id in ids] or trials
 
 
@@ -108,9 +107,9 @@ def _drawn(sweep: Sweep, trials: int, finished: int) -> str:
 
 
 def _note_others(collection: Collection, chosen: Record, others: Sequence[Record]) -> None:
-    """Say what else has the parameters of the table's runs; of another task or data set it is none of its business."""
+    """Note runs of the same parameters that are left out, if they are of the same task and data set."""
     same = [record for record in others if all(record.settings[key] == chosen.settings[key] for key in _KIND)]
     for other in {digest(record.rest): record for record in same}.values():
         shown = {key: chosen.settings.get(key) for key in other.rest}
-        said = differences(other.rest, "there", shown, "in the table")
-        collection.notes.append(f"left out: {other.folder} and others like it: {said}")
+        differing = differences(other.rest, "there", shown, "in the table")
+        collection.notes.append(f"left out: {other.folder} and others like it: {differing}")

@@ -42,7 +42,7 @@ class Table:
     sections: list[Section]
     notes: list[str]
     orientation: bool = False
-    """Whether the paper's whole table 1 stands below: a sweep of what it varies, of a network that it does not have."""
+    """Whether to show the paper's whole table 1 below: for deformable layers in a network that the paper lacks."""
     measured: list[dict[str, Any]] | None = None
     """The rows of table 2, which has no sections: see `dilation_table.of_records`."""
 
@@ -66,7 +66,7 @@ class Table:
         where the paper has the row, paper_METRIC and paper_METRIC_difference, to the same row as ours. Then seeds,
         seeds_wanted, params, macs, train_seconds (means), base, whether others are compared with this row; runs, the
         folders; and where the paper has the system: paper, what that is, and paper_differs, in what it is not as ours.
-        None: missing, or not to be had.
+        None: missing or undefined.
         """
         if self.measured is not None:
             return self.measured
@@ -93,43 +93,47 @@ def assemble(
     Raises:
         ConfigError: there is nothing to show, or it must not be mixed.
     """
-    found, notes = run_record.records(roots)
+    records, notes = run_record.records(roots)
     if wandb is not None:
         mirrored, more = wandb_runs.records(wandb)
-        found, notes = [*found, *mirrored], [*notes, *more]
-    return of_records(name, found, notes, overrides, any_code)
+        records, notes = [*records, *mirrored], [*notes, *more]
+    return of_records(name, records, notes, overrides, any_code)
 
 
 def of_records(
-    name: str, found: Sequence[Record], notes: Sequence[str] = (), overrides: Sequence[str] = (), any_code: bool = False
+    name: str,
+    records: Sequence[Record],
+    notes: Sequence[str] = (),
+    overrides: Sequence[str] = (),
+    any_code: bool = False,
 ) -> Table:
     """`assemble` of runs that were read before.
 
     Args:
         name: see `assemble`.
-        found: the runs.
-        notes: what there was to say about reading them.
+        records: the runs.
+        notes: on reading them.
         overrides: see `assemble`.
         any_code: see `assemble`.
     """
     if Path(name).suffix in (".yaml", ".yml") or name in packaged.names("sweeps"):
         sweep = sweep_file.read(name)
-        collection = sweep_runs.of_sweep(sweep, found, overrides, any_code)
+        collection = sweep_runs.of_sweep(sweep, records, overrides, any_code)
         return summarise(sweep.title, collection, notes, sweep.metric, sweep.goal)
     if overrides:
         raise ConfigError(f"{overrides[0]}: only a sweep file's table takes key=value")
     if name == "table2":
-        rows, said = dilation_table.of_records(found)
-        return Table(f"table2: {paper.read(name)['title']}", [], [*notes, *said], measured=rows)
+        rows, more_notes = dilation_table.of_records(records)
+        return Table(f"table2: {paper.read(name)['title']}", [], [*notes, *more_notes], measured=rows)
     if name == "table4":
         raise ConfigError("table4 is counted and timed, not trained: dcnlab complexity")
     if name in paper.VARIED:
-        systems, said = paper_tables.systems(name, found, any_code)
-        sections = [section(one.title, one.collection, name, only=paper.metrics(name)) for one in systems]
-        notes = [*notes, *said, *(note for one in systems for note in one.collection.notes)]
-        notes += [note for one in systems for note in run_record.means_over(one.collection.used)]
+        systems, more_notes = paper_tables.systems(name, records, any_code)
+        sections = [section(system.title, system.collection, name, only=paper.metrics(name)) for system in systems]
+        notes = [*notes, *more_notes, *(note for system in systems for note in system.collection.notes)]
+        notes += [note for system in systems for note in run_record.means_over(system.collection.used)]
         return Table(f"{name}: {paper.read(name)['title']}", sections, [*notes, *on_tests(sections)])
-    return summarise(name, collect.of_name(name, found, any_code), notes)
+    return summarise(name, collect.of_name(name, records, any_code), notes)
 
 
 def summarise(
@@ -140,8 +144,8 @@ def summarise(
     Args:
         title: of the table.
         collection: rows, each with its runs.
-        notes: to go before the collection's own.
-        metric: the sweep's metric, which comes first.
+        notes: printed before those of the collection.
+        metric: the sweep's metric, which is shown first.
         goal: of the metric: maximize | minimize; None: as its name says.
     """
     first = [] if metric is None else [metric.rpartition("/")[2]]
@@ -156,7 +160,7 @@ def summarise(
 
 
 def _by_system(collection: Collection) -> list[tuple[str, Collection]]:
-    """A sweep over networks or data sets, and over what the paper varies: the rows of each system apart."""
+    """The rows of each system, for a sweep over networks or data sets and over what the paper varies."""
     keys = [key for key in collection.swept if key == "model.name" or key.startswith(("model.backbone.", "data."))]
     if not keys or paper_rows.table_of(collection.swept) is None:
         return [("", collection)]

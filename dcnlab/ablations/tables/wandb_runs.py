@@ -43,7 +43,7 @@ def records(path: str) -> tuple[list[Record], list[str]]:
         if len(parts) == 3:
             filters = {"sweep": api.sweep(path).id}
         listed = api.runs("/".join(parts[:2]), filters=filters, per_page=_PAGE, lazy=False)
-        found, notes, unread = [], [], Counter[str]()
+        readable, notes, unread = [], [], Counter[str]()
         for run in listed:
             try:
                 record = _record(parts[0], parts[1], run)
@@ -53,17 +53,17 @@ def records(path: str) -> tuple[list[Record], list[str]]:
             if isinstance(record, str):
                 unread[record] += 1
             else:
-                found.append(record)
+                readable.append(record)
     except (wandb.Error, ValueError, OSError) as error:
         if isinstance(error, ConfigError):
             raise
         raise ConfigError(f"--wandb {path}: {one_line(error)}") from error
     notes += [f"left out: {count} {'run' if count == 1 else 'runs'} {why}" for why, count in unread.items()]
-    return found, notes
+    return readable, notes
 
 
 def _record(entity: str, project: str, run: Any) -> Record | str:
-    """A run of theirs as one of ours, or why it is none.
+    """A run of Weights & Biases as a `Record`, or the reason why it is not one.
 
     Raises:
         ConfigError: what it mirrors does not fit.

@@ -11,7 +11,8 @@ import torch
 from command_line import dcnlab
 
 from dcnlab.ablations.analysis.effective_dilation import _count, _Truth, measure, table
-from dcnlab.ablations.analysis.tracing import DeformedLayer, Grid
+from dcnlab.ablations.analysis.grid import Grid
+from dcnlab.ablations.analysis.tracing import DeformedLayer
 from dcnlab.ablations.tables.render import render
 from dcnlab.config.load import load_experiment
 from dcnlab.io.errors import ConfigError
@@ -59,7 +60,7 @@ def test_the_sides_and_the_number_of_images_are_as_asked_for(run):
     assert found.rows[0]["small"] is None
     assert found.rows[0]["medium"]["count"] > 0
     assert found.images == 2
-    assert "the first 2 of 5 test images alone" in found.notes
+    assert "only the first 2 of 5 test images" in found.notes
 
 
 def test_areas_are_counted_in_the_pixels_asked_for_and_positions_in_the_zeros_beyond_the_image_in_none():

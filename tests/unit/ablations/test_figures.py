@@ -11,9 +11,11 @@ from matplotlib.colors import to_hex
 from PIL import Image
 
 from dcnlab.ablations.analysis import figures
-from dcnlab.ablations.analysis.figure_subjects import Subject, places
+from dcnlab.ablations.analysis.figure_subjects import Subject
+from dcnlab.ablations.analysis.figure_units import units_of
 from dcnlab.ablations.analysis.figures import draw
-from dcnlab.ablations.analysis.tracing import DeformedLayer, Grid
+from dcnlab.ablations.analysis.grid import Grid
+from dcnlab.ablations.analysis.tracing import DeformedLayer
 from dcnlab.ablations.plots import image_panels, style
 from dcnlab.config.load import load_experiment
 from dcnlab.io.errors import ConfigError
@@ -41,7 +43,7 @@ def titled(units):
 def test_units_lie_on_the_smallest_and_the_largest_object_and_far_from_all():
     seen = subject(80, 160, [[0, 0, 80, 80], [88, 8, 105, 25], [90, 40, 120, 70]])
     # The small one's middle is pixel (16, 96); right of it, above and below the third, is most room.
-    found = titled(places(seen, layer(10, 20), [], []))
+    found = titled(units_of(seen, layer(10, 20), [], []))
     assert found["small object: class 1"] == (2, 12)
     assert found["large object: class 0"] == (5, 5)
     row, column = found["background"]
@@ -50,32 +52,36 @@ def test_units_lie_on_the_smallest_and_the_largest_object_and_far_from_all():
 
 
 def test_one_object_no_object_and_nothing_but_object():
-    assert titled(places(subject(80, 80, [[0, 0, 80, 80]]), layer(10, 10), [], [])) == {"object: class 0": (5, 5)}
-    assert titled(places(subject(80, 80), layer(10, 10), [], [])) == {"the image's middle": (5, 5)}
+    assert titled(units_of(subject(80, 80, [[0, 0, 80, 80]]), layer(10, 10), [], [])) == {"object: class 0": (5, 5)}
+    assert titled(units_of(subject(80, 80), layer(10, 10), [], [])) == {"the image's middle": (5, 5)}
 
 
 def test_in_segmentation_units_are_deep_inside_the_classes_regions():
     regions = torch.zeros(80, 80, dtype=torch.long)
     regions[0:24, 0:80], regions[40:64, 40:64], regions[70:] = 1, 2, 255
-    found = titled(places(subject(80, 80, regions=regions), layer(10, 10), [], ["background", "road", "sign"]))
+    found = titled(units_of(subject(80, 80, regions=regions), layer(10, 10), [], ["background", "road", "sign"]))
     assert found["sign"] == (6, 6)
     assert found["road"][0] == 1
     assert 1 <= found["road"][1] <= 8
     assert regions[8 * found["background"][0], 8 * found["background"][1]] == 0
-    plain = titled(places(subject(80, 80, regions=regions), layer(10, 10), [], ["sky", "road", "sign"]))
+    plain = titled(units_of(subject(80, 80, regions=regions), layer(10, 10), [], ["sky", "road", "sign"]))
     assert list(plain) == ["sign", "sky", "road"]
 
 
 def test_a_place_is_in_the_files_pixels():
     seen = subject(80, 160, file_size=(40, 80))  # enlarged twice
-    assert titled(places(seen, layer(10, 20), ["20,12", "79.5,39"], [])) == {"at 20,12": (3, 5), "at 79.5,39": (9, 19)}
+    named = units_of(seen, layer(10, 20), ["20,12", "79.5,39"], [])
+    assert titled(named) == {
+        "at 20,12": (3, 5),
+        "at 79.5,39": (9, 19),
+    }
     for text, says in (
         ("80,3", r"outside the image: x must be below 80, y below 40"),
         ("8", "must be x,y"),
         ("a,b", "x"),
     ):
         with pytest.raises(ConfigError, match=says):
-            places(seen, layer(10, 20), [text], [])
+            units_of(seen, layer(10, 20), [text], [])
 
 
 def scatters(figure):
@@ -161,7 +167,7 @@ def test_without_a_place_the_figure_is_kept_in_the_run_and_a_file_of_any_size_is
     drawn = draw(run, str(tmp_path / "photo.png"))
     path = run / "figures" / "photo-sampling.png"
     assert drawn.paths == [path]
-    assert "as the network finds it" in drawn.notes[0]
+    assert "the network's own output is shown" in drawn.notes[0]
     with Image.open(io.BytesIO(path.read_bytes())) as picture:
         assert picture.width > 400
     drawn = draw(run, "test:2", kind="rois", score=1.0)
@@ -221,10 +227,10 @@ def test_segmentation_and_classification_runs_are_drawn_too(tiny, drawn):
         titles = [axis.get_title() for axis in drawn[-1].axes]
         assert len(titles) == 2  # the one digit, and off it
         assert titles[-1] == "background"
-        with pytest.raises(ConfigError, match="has not deformable RoI pooling"):
+        with pytest.raises(ConfigError, match="has no deformable RoI pooling"):
             draw(run, "test:0", kind="rois")
     plain = fit(load_experiment(tiny, ["id=plain", *common, "model.deform_layers=0"]))
-    with pytest.raises(ConfigError, match=r"has not a deformable layer: its model\.deform_layers is 0"):
+    with pytest.raises(ConfigError, match=r"has no deformable layer: its model\.deform_layers is 0"):
         draw(plain, "test:0", kind="all")
 
 

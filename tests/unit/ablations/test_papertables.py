@@ -226,7 +226,7 @@ def test_runs_of_different_code_have_rows_of_their_own(write):
     ]
     joined = assemble("table1", any_code=True)
     assert [(row["seeds"], row["seeds_wanted"]) for row in joined.rows[:2]] == [(1, 1), (0, 1)]
-    assert sum("of two runs of the same" in note for note in joined.notes) == 2
+    assert sum("two runs are the same" in note for note in joined.notes) == 2
 
 
 def test_table5_compares_plain_with_deformable_on_cocos_five_figures(write):

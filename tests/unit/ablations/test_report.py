@@ -13,7 +13,7 @@ import pytest
 from command_line import dcnlab
 from report_runs import SCRIPT, write_curve, write_everything, write_run
 
-from dcnlab.ablations.plots import charts
+from dcnlab.ablations.plots import chart_shapes
 from dcnlab.ablations.report import curves, gather, page, template
 from dcnlab.ablations.report.pictures import Album
 from dcnlab.cli import main
@@ -128,7 +128,7 @@ def test_costs_are_means_over_the_runs_of_a_row(read):
 def test_runs_of_several_settings_have_tables_of_their_own_and_the_page_says_so(read):
     assert table(read, "mixed (1 of 2): mean and spread")[1][0] == "50.00"
     assert table(read, "mixed (2 of 2): mean and spread")[1][0] == "51.00"
-    assert any("mixed: the runs are of 2 settings, which one table cannot mix" in word for word in read.words)
+    assert any("mixed: the runs are of 2 sets of settings, which one table cannot mix" in word for word in read.words)
     assert "Of the runs of this name, those with optim.lr 0.2." in read.words
     assert table(read, "mixed: runs that no one table can hold") == [
         ["table", "optim.lr", "metric", "score (%)"],
@@ -234,11 +234,11 @@ def test_figures_that_are_no_numbers_leave_a_gap(tmp_path):
     ],
 )
 def test_ticks_are_round_and_take_in_the_range(low, high, wanted):
-    assert charts.ticks(low, high, 5) == pytest.approx(wanted)
+    assert chart_shapes.ticks(low, high, 5) == pytest.approx(wanted)
 
 
 def test_ticks_of_a_single_value_stand_around_it():
-    found = charts.ticks(0.0, 0.0, 5)
+    found = chart_shapes.ticks(0.0, 0.0, 5)
     assert found[0] < 0 < found[-1]
 
 

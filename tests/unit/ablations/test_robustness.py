@@ -15,7 +15,7 @@ from PIL import Image
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
-from dcnlab.ablations.analysis import robustness, rotated_views
+from dcnlab.ablations.analysis import robustness, robustness_file, robustness_table, rotated_views
 from dcnlab.ablations.sweeps.sweep_file import read
 from dcnlab.ablations.sweeps.trial import trials_of
 from dcnlab.ablations.tables import render
@@ -104,7 +104,7 @@ def test_only_what_the_file_lacks_is_tested(reader, monkeypatch):
     curves = robustness.measure(reader, [90], [2])
     assert tested == [[(0, 1), (90, 1)], [(0, 2), (180, 1)]]
     assert (list(curves.rotation), list(curves.scale)) == ([0, 90, 180], [2])
-    assert robustness.read(reader) == curves
+    assert robustness_file.read(reader) == curves
 
 
 @pytest.mark.parametrize(
@@ -120,7 +120,7 @@ def test_a_file_of_another_form_is_named_in_one_line(reader, text):
 def test_an_unfinished_run_and_one_of_another_task_are_refused(reader, monkeypatch):
     restored = SimpleNamespace(task="detection"), SimpleNamespace(task=1)
     monkeypatch.setattr("dcnlab.ablations.analysis.rotated_views.restore", lambda *_: restored)
-    with pytest.raises(ConfigError, match="run is of task detection; robustness is of classification"):
+    with pytest.raises(ConfigError, match="run is of task detection; robustness is measured for classification"):
         robustness.measure(reader, [0], [])
     write_results(reader, status="interrupted")
     with pytest.raises(ConfigError, match="run is not finished"):
@@ -197,7 +197,7 @@ def test_rows_hold_worked_out_means_spreads_and_differences(sweep):
 
 def test_tables_name_a_group_by_what_tells_it_from_the_first(sweep):
     found = robustness.assemble([sweep], [Path("runs")], [0, 90], [2])
-    rotation, scale = robustness.blocks(found)
+    rotation, scale = robustness_table.blocks(found)
     assert rotation.caption == (
         "ablation: top1 (%) against rotation of the test images; "
         "base: deform_layers 0, dilation 2, modulated false, spatial_transformer false"
@@ -229,7 +229,7 @@ def test_figures_take_a_missing_group_one_panel_and_odd_names(sweep):
     for row in found.rows:
         if row["model.deform_layers"] == 3:
             row["top1"] = None
-    with Image.open(io.BytesIO(robustness.draw(found))) as picture:
+    with Image.open(io.BytesIO(robustness_table.draw(found))) as picture:
         assert picture.width == 550
 
 

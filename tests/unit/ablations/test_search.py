@@ -7,36 +7,37 @@ import numpy as np
 import pytest
 
 from dcnlab.ablations.sweeps import search
+from dcnlab.ablations.sweeps.distributions import distribution
 from dcnlab.io.errors import ConfigError
 
 DRAWS = 4000
 
 
 def draws(**spec):
-    space = {"x": search.distribution("x", spec)}
+    space = {"x": distribution("x", spec)}
     return [point["x"] for point in itertools.islice(search.random(space, 0), DRAWS)]
 
 
 def test_a_grid_lists_every_combination_with_the_last_parameter_fastest():
     specs = {"a": {"values": [2, 1]}, "b": {"value": "k"}, "c": {"min": 0, "max": 1}}
-    space = {name: search.distribution(name, spec) for name, spec in specs.items()}
+    space = {name: distribution(name, spec) for name, spec in specs.items()}
     points = [tuple(point.values()) for point in search.grid(space)]
     assert points == [(2, "k", 0), (2, "k", 1), (1, "k", 0), (1, "k", 1)]
 
 
 def test_a_grid_over_a_quantized_range_leaves_out_the_upper_end_as_wandb_does():
-    space = {"x": search.distribution("x", {"distribution": "q_uniform", "min": 0, "max": 2, "q": 0.5})}
+    space = {"x": distribution("x", {"distribution": "q_uniform", "min": 0, "max": 2, "q": 0.5})}
     assert [point["x"] for point in search.grid(space)] == [0, 0.5, 1, 1.5]
 
 
 def test_a_grid_refuses_a_continuous_parameter():
-    space = {"lr": search.distribution("lr", {"min": 0.1, "max": 1.0})}
+    space = {"lr": distribution("lr", {"min": 0.1, "max": 1.0})}
     with pytest.raises(ConfigError, match=r"parameters\.lr: a grid takes .*, and no uniform"):
         next(search.grid(space))
 
 
 def test_random_search_finds_the_same_points_again():
-    space = {"x": search.distribution("x", {"min": 0.0, "max": 1.0}), "y": search.distribution("y", {"values": [1, 2]})}
+    space = {"x": distribution("x", {"min": 0.0, "max": 1.0}), "y": distribution("y", {"values": [1, 2]})}
     first = list(itertools.islice(search.random(space, 5), 6))
     assert list(itertools.islice(search.random(space, 5), 3)) == first[:3]
     assert len({point["x"] for point in first}) == 6
@@ -110,18 +111,18 @@ def test_quantized_draws_are_multiples():
 )
 def test_a_wrong_parameter_is_named(spec, says):
     with pytest.raises(ConfigError, match=says):
-        search.distribution("x", spec)
+        distribution("x", spec)
 
 
 # Spaces that no list can hold
 
 
 def test_a_grid_of_any_size_is_counted_and_made_point_by_point():
-    wide = {"x": search.distribution("x", {"min": 0, "max": 10**30}), "y": search.distribution("y", {"values": [1, 2]})}
+    wide = {"x": distribution("x", {"min": 0, "max": 10**30}), "y": distribution("y", {"values": [1, 2]})}
     assert search.grid_size(wide) == 2 * (10**30 + 1)
     points = [tuple(point.values()) for point in itertools.islice(search.grid(wide), 3)]
     assert points == [(0, 1), (0, 2), (1, 1)]
-    many = {f"p{number}": search.distribution("p", {"values": list(range(20))}) for number in range(8)}
+    many = {f"p{number}": distribution("p", {"values": list(range(20))}) for number in range(8)}
     assert search.grid_size(many) == 20**8
     assert list(next(search.grid(many)).items()) == [(f"p{number}", 0) for number in range(8)]
 
@@ -130,7 +131,7 @@ def test_a_grid_of_any_size_is_counted_and_made_point_by_point():
     ("low", "high", "step"), [(0, 2, 0.5), (0, 10, 3), (0.1, 0.8, 0.1), (-1, 1.0, 0.3), (0, 1.0, 1), (1, 1.3, 0.1)]
 )
 def test_the_values_of_a_quantized_range_are_numpys_to_the_last_bit(low, high, step):
-    space = {"x": search.distribution("x", {"distribution": "q_uniform", "min": low, "max": high, "q": step})}
+    space = {"x": distribution("x", {"distribution": "q_uniform", "min": low, "max": high, "q": step})}
     wanted = [value.item() for value in np.arange(low, high, step)]
     found = [point["x"] for point in search.grid(space)]
     assert (found, list(map(type, found))) == (wanted, list(map(type, wanted)))
@@ -145,7 +146,7 @@ def test_the_values_of_a_quantized_range_are_numpys_to_the_last_bit(low, high, s
 )
 def test_a_range_of_more_steps_than_numbers_is_refused(spec):
     with pytest.raises(ConfigError, match=r"\Aparameters\.x has \S+ values; allowed are 9007199254740992\Z"):
-        search.grid_size({"x": search.distribution("x", spec)})
+        search.grid_size({"x": distribution("x", spec)})
 
 
 @pytest.mark.parametrize(
@@ -160,4 +161,4 @@ def test_a_range_of_more_steps_than_numbers_is_refused(spec):
 )
 def test_a_draw_beyond_all_numbers_is_refused_in_one_line(spec):
     with pytest.raises(ConfigError, match=r"\Aparameters\.x: its \w+ [^\n]*\Z"):
-        next(search.random({"x": search.distribution("x", spec)}, 0))
+        next(search.random({"x": distribution("x", spec)}, 0))

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from dcnlab.ablations.sweeps import search, sweep_file
+from dcnlab.ablations.sweeps import distributions, sweep_file
 from dcnlab.ablations.sweeps.trial import trials_of
 from dcnlab.config import identity
 from dcnlab.io.errors import ConfigError
@@ -55,7 +55,9 @@ def test_we_know_the_keys_and_distributions_that_wandb_knows():
         properties = form.get("properties", {})
         for name in properties.get("distribution", {}).get("enum", []):
             known[name] = set(form.get("required", [])) - {"distribution"}, set(properties) - {"distribution"}
-    ours = {name: (set(needed), {*needed, *optional}) for name, (needed, optional) in search.DISTRIBUTIONS.items()}
+    ours = {
+        name: (set(needed), {*needed, *optional}) for name, (needed, optional) in distributions.DISTRIBUTIONS.items()
+    }
     assert ours == known
 
 

@@ -255,7 +255,7 @@ def test_of_two_runs_of_one_trial_the_newer_counts_and_a_note_says_so(finished):
     os.utime(newer / "results.json", (2e9, 2e9))
     found = assemble(finished)
     assert found.rows[0]["top1"] == pytest.approx((100 + 72 + 77) / 3)
-    assert notes(found) == [f"of two runs of the same, {newer} counts and {trial.folder} does not"]
+    assert notes(found) == [f"two runs are the same: {newer} counts, the older {trial.folder} does not"]
 
 
 def test_failed_runs_do_not_count_and_are_mentioned(finished):

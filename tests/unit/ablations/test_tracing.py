@@ -7,7 +7,8 @@ import pytest
 import torch
 from torch import nn
 
-from dcnlab.ablations.analysis.tracing import Grid, nearest_unit, observe, stack, trace
+from dcnlab.ablations.analysis.grid import Grid
+from dcnlab.ablations.analysis.tracing import nearest_unit, observe, stack, trace
 from dcnlab.models.backbone import backbone
 from dcnlab.models.resnet import classifier
 from dcnlab.nn import DeformConv2d
@@ -254,7 +255,7 @@ def test_other_zoos_networks_are_followed_after_surgery():
 
 def test_a_resampled_image_is_refused():
     network = classifier("resnet10_slim", 10, deform_layers=1, spatial_transformer=True).eval()
-    with pytest.raises(ValueError, match=r"layer4\.0\.conv2 is deformable, but it cannot be told"):
+    with pytest.raises(ValueError, match=r"layer4\.0\.conv2 is deformable, but positions of its input"):
         observe(network, torch.zeros(1, 3, 56, 56))
 
 

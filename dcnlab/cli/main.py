@@ -66,6 +66,8 @@ for name, command in (
     ("robustness", analyse.measure_robustness),
     ("visualize", analyse.visualize),
     ("export", train.export_weights),
+    ("convert", train.convert_weights),
+    ("recipe", analyse.print_recipe),
     ("doctor", check_machine),
 ):
     app.command(name)(command)

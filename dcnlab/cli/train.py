@@ -76,3 +76,18 @@ def export_weights(
     written = export.export(folder, form, out, pixels)
     print_notes(written.notes)
     say(written.path)
+
+
+def convert_weights(
+    source: Annotated[Path, typer.Argument(metavar="IN")],
+    out: Annotated[Path, typer.Argument(metavar="OUT.safetensors|.pt")],
+    kind: Annotated[
+        str | None,
+        typer.Option("--from", help="mmdet, detectron2, torchvision, caffe or mxnet", show_default="the file's"),
+    ] = None,
+) -> None:
+    """Write a foreign ResNet's weights, such as Caffe's .caffemodel or MXNet's .params, for model.backbone.weights."""
+    from dcnlab.models.convert import convert
+
+    print_notes(convert(source, out, kind))
+    say(out)

@@ -86,6 +86,15 @@ def check(results: Any, source: str) -> None:
             value = results[section].get(key)
             if not _is_finite(value) and (value is not None or section == "metrics"):
                 raise ConfigError(f"{source}: {section}.{shown(key)} is {shown(value)}; it must be a finite number")
+    weights = results["model"].get("weights")
+    if weights is not None and not (
+        isinstance(weights, dict)
+        and isinstance(weights.get("name"), str)
+        and all(isinstance(weights.get(key), str | None) for key in ("address", "sha256"))
+    ):
+        raise ConfigError(
+            f"{source}: model.weights is {shown(weights)}; it must hold the texts name, address and sha256"
+        )
     for key in _TEXTS:
         if not isinstance(results["environment"].get(key), str | None):
             raise ConfigError(f"{source}: environment.{key} is {shown(results['environment'][key])}; it must be text")

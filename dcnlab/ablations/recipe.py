@@ -10,7 +10,7 @@ from pathlib import Path
 
 from dcnlab.config import packaged
 from dcnlab.config.load import load_experiment
-from dcnlab.config.names import IMAGENET, NETWORKS
+from dcnlab.config.names import DATA_SETS, IMAGENET, NETWORKS
 from dcnlab.config.schema import Config, OptimConfig, TrainerConfig
 from dcnlab.data.resize import longer_limits
 from dcnlab.models.weights_source import source
@@ -129,23 +129,26 @@ def _data(config: Config) -> list[tuple[str, str]]:
     size += f", longer at most {data.longer_side}" if data.longer_side else ""
     size += f", crops of {data.crop_size[0]}x{data.crop_size[1]}" if data.crop_size else ""
     size += ", mirrored by half" if data.flip else ""
+    if DATA_SETS[data.name].is_square:
+        size = f"squares of {data.image_size} pixels"
     pixels = [f"{name} {', '.join(f'{255 * value:.6g}' for value in getattr(data, name))}" for name in ("mean", "std")]
     return [
         ("data", f"{data.name}, train {_splits(data.train)}, test {_splits(data.test)}"),
-        ("images", f"{size}; {pixels[0]}, {pixels[1]} of 255"),
+        ("images", size if data.name == "digits" else f"{size}; {pixels[0]}, {pixels[1]} of 255"),
     ]
 
 
 def _network(config: Config) -> list[tuple[str, str]]:
     model, backbone = config.model, config.model.backbone
     strides = "1x1" if backbone.stride_on_1x1 else "3x3"
-    frozen = f"frozen: {'all norms, ' if backbone.freeze_norm else ''}the first {backbone.freeze_at} stages"
+    frozen = ["all norms"] if backbone.freeze_norm else []
+    frozen += [f"the first {backbone.freeze_at} stages"] if backbone.freeze_at else []
     text = f"{model.deform_layers} layers, {model.offset_groups} offset groups, "
     text += f"dilation {model.dilation or 'of the task'}"
     if model.offset_dilation is not None:
         text += f", of the offsets' convolutions {model.offset_dilation}"
     return [
-        ("backbone", f"{backbone.name}, strides on the {strides}; {frozen}"),
+        ("backbone", f"{backbone.name}, strides on the {strides}; frozen: {', '.join(frozen) or 'nothing'}"),
         ("weights", _weights(backbone.name, backbone.weights)),
         ("deformable", text),
     ]
@@ -170,7 +173,9 @@ def _schedule(config: Config) -> list[tuple[str, str]]:
     }
     rate = f"{found.rate:g} on the mean of {found.batch} images, {found.per_image:.3g} an image; "
     rate += ", ".join(f"{name} x{scale:g}" for name, scale in scales.items())
-    decay = f"{found.decay:.3g} on the mean, {found.decay * found.batch:.3g} beside a sum of {found.batch} gradients"
+    decay = f"{found.decay:.3g} on the mean"
+    if optim.name == "sgd":
+        decay += f", {found.decay * found.batch:.3g} beside a sum of {found.batch} gradients"
     if found.images is None:
         course = f"{config.trainer.max_epochs} epochs"
     else:
@@ -217,7 +222,7 @@ def _test(config: Config) -> str:
         return f"scales {_numbers(test.scales)}" + (", mirrored too" if test.flip else "")
     if config.task != "detection":
         return "one crop"
-    sides = f"shorter side {data.shorter_side}"
+    sides = f"shorter side {data.shorter_side}" if data.shorter_side else "images at their own size"
     if test.shorter_sides:
         limits = longer_limits(test.shorter_sides, test.longer_sides, data.shorter_side, data.longer_side)
         pairs = zip(test.shorter_sides, limits, strict=True)

@@ -70,7 +70,8 @@ def print_recipe(
     else:
         header, lines = ["what", "how"], [list(line) for line in recipe.lines(recipe.load(experiment, overrides or []))]
         if form == "rich":
-            return say("\n".join(f"{name:<11} {visible(text)}" for name, text in lines), block=True)
+            say("\n".join(f"{name:<11} {visible(text)}" for name, text in lines), block=True)
+            return
     print_blocks([dict(zip(header, line, strict=True)) for line in lines], [render.Block("", header, lines)], form)
 
 

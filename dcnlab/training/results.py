@@ -75,7 +75,8 @@ class Results:
             backbone = self._config.model.backbone
             return weights_source.source(backbone.name, backbone.weights)
         recorded = (self._resumption.results or {}).get("model", {}).get("weights")
-        return recorded or self._resumption.content["dcnlab"].get("weights")
+        recorded = recorded or self._resumption.content["dcnlab"].get("weights")
+        return recorded if results_file.is_source(recorded) else None
 
     def take_scores(self, scores: dict[str, float]) -> None:
         """Take the scores of the test, and write detections and pictures.

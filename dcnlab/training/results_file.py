@@ -87,11 +87,7 @@ def check(results: Any, source: str) -> None:
             if not _is_finite(value) and (value is not None or section == "metrics"):
                 raise ConfigError(f"{source}: {section}.{shown(key)} is {shown(value)}; it must be a finite number")
     weights = results["model"].get("weights")
-    if weights is not None and not (
-        isinstance(weights, dict)
-        and isinstance(weights.get("name"), str)
-        and all(isinstance(weights.get(key), str | None) for key in ("address", "sha256"))
-    ):
+    if weights is not None and not is_source(weights):
         raise ConfigError(
             f"{source}: model.weights is {shown(weights)}; it must hold the texts name, address and sha256"
         )
@@ -101,6 +97,13 @@ def check(results: Any, source: str) -> None:
     if type(results["environment"].get("world_size")) not in (int, type(None)):
         value = shown(results["environment"]["world_size"])
         raise ConfigError(f"{source}: environment.world_size is {value}; it must be a whole number")
+
+
+def is_source(weights: Any) -> bool:
+    """Whether this says where weights come from: texts `name`, `address` and `sha256`, the last two perhaps None."""
+    if not isinstance(weights, dict) or not isinstance(weights.get("name"), str):
+        return False
+    return all(isinstance(weights.get(key), str | None) for key in ("address", "sha256")) and _is_text(weights)
 
 
 def _check_names(results: dict[str, Any], source: str) -> None:

@@ -146,7 +146,8 @@ def _divided(rows: Sequence[Row], column: str, values: Sequence[str], of: Callab
     divided: list[Row] = []
     for row in rows:
         parts = [(value, [record for record in row.records if of(record) == value]) for value in values]
-        kept = [(value, part) for value, part in parts if part] or [(None, [])]
+        kept: list[tuple[str | None, list[Record]]] = [(value, part) for value, part in parts if part]
+        kept = kept or [(None, [])]
         divided += [replace(row, parameters={**row.parameters, column: value}, records=part) for value, part in kept]
     return divided
 

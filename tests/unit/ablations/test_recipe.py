@@ -74,6 +74,15 @@ def test_a_recipe_fits_a_screen_and_names_all_that_is_asked():
     assert "NMS 0.3" in lines["test"]
 
 
+def test_a_recipe_says_only_what_its_task_and_optimizer_have():
+    """The embedded digits are squares without a mean; AdamW's decay has no form beside a sum; nothing is frozen."""
+    lines = dict(recipe.lines(recipe.load("classification/quickstart", ())))
+    assert lines["images"] == "squares of 56 pixels"
+    assert "sum" not in lines["decay"]
+    assert lines["backbone"].endswith("frozen: nothing")
+    assert "anchors" not in lines
+
+
 def test_the_recipe_hashes_weights_that_are_there(tmp_path):
     """A file's line holds its sha256, as sha256sum prints it."""
     (tmp_path / "w.pt").write_bytes(b"weights")

@@ -139,6 +139,27 @@ def dilate(model: Model, layers: int | str | Iterable[str], rate: int) -> Model:
     return model
 
 
+def dilate_offsets(model: Model, rate: int) -> Model:
+    """Set the dilation of the convolutions that predict offsets; what they predict them for keeps its own.
+
+    Args:
+        model: changed in place.
+        rate: distance between neighbouring taps, at least 1.
+
+    Returns:
+        The model.
+
+    Raises:
+        ValueError: a rate below 1.
+    """
+    if not isinstance(rate, int) or rate < 1:
+        raise ValueError(f"rate: must be an int of at least 1, got {rate!r}")
+    for conv in _convs(model).values():
+        if isinstance(conv, DeformConv2d):
+            _set_dilation(conv.offset_conv, rate)
+    return model
+
+
 def _exchange(
     model: Model, layers: int | str | Iterable[str], kind: type[nn.Conv2d], make: Callable[[nn.Conv2d], nn.Conv2d]
 ) -> Model:

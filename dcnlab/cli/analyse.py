@@ -11,7 +11,7 @@ import typer
 from dcnlab.cli import values
 from dcnlab.cli.output import Overrides, print_blocks, print_notes
 from dcnlab.config.validation import choose
-from dcnlab.io.text import say
+from dcnlab.io.text import say, visible
 
 
 def count_cost(
@@ -49,6 +49,30 @@ def count_cost(
     )
     print_blocks(networks.rows, complexity.blocks(networks), form)
     print_notes(networks.notes)
+
+
+def print_recipe(
+    experiment: Annotated[str | None, typer.Argument(metavar="[EXPERIMENT.yaml]", show_default=False)] = None,
+    overrides: Overrides = None,
+    form: Annotated[str, typer.Option("--format", help="rich, markdown, latex, csv or json")] = "rich",
+) -> None:
+    """The whole recipe of an experiment on one screen; needs no data.
+
+    Without an experiment: the rates of the paper's experiments, the authors', detectron2's and ours, in one form.
+    """
+    from dcnlab.ablations.tables import render
+
+    choose("--format", form, render.FORMATS)
+    from dcnlab.ablations import recipe
+
+    if experiment is None:
+        header, lines = recipe.HEADER, recipe.table()
+    else:
+        header, lines = ["what", "how"], [list(line) for line in recipe.lines(recipe.load(experiment, overrides or []))]
+        if form == "rich":
+            say("\n".join(f"{name:<11} {visible(text)}" for name, text in lines), block=True)
+            return
+    print_blocks([dict(zip(header, line, strict=True)) for line in lines], [render.Block("", header, lines)], form)
 
 
 def measure_dilation(

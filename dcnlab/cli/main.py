@@ -66,6 +66,8 @@ for name, command in (
     ("visualize", analyse.visualize),
     ("export", train.export_weights),
     ("list", listing.list_names),
+    ("convert", train.convert_weights),
+    ("recipe", analyse.print_recipe),
     ("doctor", check_machine),
     ("completion", completion.print_script),
 ):

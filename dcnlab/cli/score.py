@@ -25,7 +25,7 @@ def detection(
         ),
     ],
     annotations: Annotated[Path, typer.Option(metavar="A.json|VOCROOT", help="COCO's JSON, or a VOC-style folder.")],
-    protocol: Annotated[str, typer.Option(help="coco; voc07: eleven points; voc: area under the curve")],
+    protocol: Annotated[str, typer.Option(help="coco; voc07: eleven points; voc07_exact: as fractions; voc: area")],
     split: Annotated[
         str | None, typer.Option(help="Of a VOC folder: test, or 2007/test.", show_default="all annotations")
     ] = None,

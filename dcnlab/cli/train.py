@@ -99,3 +99,18 @@ def _exit_if_missed(outcome: dict[str, Any]) -> None:
 
     if is_rank_0() and not expected.all_met(outcome):
         raise typer.Exit(EXPECTED_MISSED)
+
+
+def convert_weights(
+    source: Annotated[Path, typer.Argument(metavar="IN")],
+    out: Annotated[Path, typer.Argument(metavar="OUT.safetensors|.pt")],
+    kind: Annotated[
+        str | None,
+        typer.Option("--from", help="mmdet, detectron2, torchvision, caffe or mxnet", show_default="the file's"),
+    ] = None,
+) -> None:
+    """Write a foreign ResNet's weights, such as Caffe's .caffemodel or MXNet's .params, for model.backbone.weights."""
+    from dcnlab.models.convert import convert
+
+    print_notes(convert(source, out, kind))
+    say(out)

@@ -46,8 +46,8 @@ class Network:
 class Backbone:
     """A network under the head."""
 
-    imagenet: bool = False
-    """Whether torchvision has it, with weights of ImageNet."""
+    imagenet: tuple[str, ...] = ()
+    """Torchvision's weights of ImageNet, by their names here; see `IMAGENET`."""
 
 
 DATA_SETS = {
@@ -85,20 +85,23 @@ NETWORKS = {
 }
 """By `model.name`."""
 
+IMAGENET = {"imagenet": "IMAGENET1K_V1", "imagenet_v2": "IMAGENET1K_V2"}
+"""Values of `model.backbone.weights` that torchvision serves, and its names for them."""
+
 BACKBONES = {
     "resnet10_slim": Backbone(),
-    "resnet18": Backbone(imagenet=True),
-    "resnet34": Backbone(imagenet=True),
-    "resnet50": Backbone(imagenet=True),
-    "resnet101": Backbone(imagenet=True),
-    "resnet152": Backbone(imagenet=True),
+    "resnet18": Backbone(("imagenet",)),
+    "resnet34": Backbone(("imagenet",)),
+    "resnet50": Backbone(("imagenet", "imagenet_v2")),
+    "resnet101": Backbone(("imagenet", "imagenet_v2")),
+    "resnet152": Backbone(("imagenet", "imagenet_v2")),
     "aligned_inception_resnet": Backbone(),
 }
 """By `model.backbone.name`; each of them stands under the networks of every task."""
 
 TASKS = tuple(dict.fromkeys(network.task for network in NETWORKS.values()))
-PROTOCOLS = ("coco", "voc07", "voc")
-"""Of the AP: COCO's, VOC's of eleven points, VOC's of the area under the curve."""
+PROTOCOLS = ("coco", "voc07", "voc07_exact", "voc")
+"""Of the AP: COCO's, VOC's of eleven points as its evaluator counts them or as fractions, and of the area."""
 
 METRICS = {
     "classification": ("top1", "top5"),

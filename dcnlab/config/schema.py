@@ -57,7 +57,8 @@ class DataConfig:
     std: tuple[float, float, float] = (0.229, 0.224, 0.225)
     """All but digits: what they are divided by then."""
     protocol: str | None = None
-    """detection: coco | voc07 (11-point) | voc (area); null is coco for coco, voc07 for voc, voc for digits."""
+    """detection: coco | voc07, 11 points as VOC's evaluator counts them | voc07_exact, 11 points as fractions | voc
+    (area); null is coco for coco, voc07 for voc, voc for digits."""
     digits: int = 4
     """digits: the most digits in a scene of segmentation or detection."""
     train_length: int | None = None
@@ -84,8 +85,9 @@ class BackboneConfig:
     """resnet10_slim (for the embedded digits) | resnet18 | resnet34 | resnet50 | resnet101 | resnet152 |
     aligned_inception_resnet (the paper's second; without ImageNet's weights)."""
     weights: str = "none"
-    """none | imagenet | a path: a state dict (.pt, .safetensors, .npz; also in the forms of Caffe, MXNet, torchvision's
-    scripts, mmdetection, detectron2 and timm), a run's checkpoint or export."""
+    """none | imagenet, torchvision's IMAGENET1K_V1 | imagenet_v2, its IMAGENET1K_V2 (resnet50, 101, 152) | a path: a
+    state dict (.pt, .safetensors, .npz; also in the forms of Caffe, MXNet, torchvision's scripts, mmdetection,
+    detectron2 and timm), Caffe's .caffemodel, MXNet's .params, a run's checkpoint or export."""
     stride_on_1x1: bool = False
     """Stages stride on their first 1x1 convolution, as in the original ResNet, not on the 3x3 (dense tasks; resnet50,
     101, 152)."""
@@ -149,6 +151,17 @@ class ModelConfig:
     """Groups of input channels that share one set of offsets."""
     modulated: bool = False
     """Learn a weight for every sampling location as well (deformable convolution v2)."""
+    offset_dilation: int | None = None
+    """Dilation of the convolutions that predict offsets; null is their layer's own (authors' DeepLab: 1)."""
+    least_negative_iou: float = 0.0
+    """faster_rcnn, faster_rcnn_fpn, rfcn: a proposal that overlaps an image's boxes less trains no head (0.1 in the
+    authors' Faster R-CNN)."""
+    plain_pooling: str = "mean"
+    """faster_rcnn, rfcn without deform_pooling: mean, as deformable pooling with all offsets zero | authors, the bin's
+    maximum (faster_rcnn) or the mean of its whole pixels (rfcn), by torchvision."""
+    roi_far_edge: str = "added"
+    """faster_rcnn, faster_rcnn_fpn, rfcn: added, pooling adds a pixel to a box's far edge, one too many for continuous
+    boxes | exact, the box is pooled as it is, as in the authors' code."""
 
 
 @dataclass
@@ -178,7 +191,13 @@ class OptimConfig:
     milestones: list[float] = field(default_factory=lambda: [2 / 3])
     """Where the rate drops tenfold: fractions of the training below 1, or steps from 1 up."""
     warmup: int = 0
-    """Steps of linear warm-up."""
+    """Steps of warm-up."""
+    warmup_kind: str = "linear"
+    """linear, growing to the full rate | constant, at warmup_factor times the rate (authors' code)."""
+    warmup_factor: float = 0.1
+    """Rate of a constant warm-up over the rate after it."""
+    bias_lr_scale: float = 1.0
+    """The rate of a head's biases over that of its weights (authors' DeepLab: 2)."""
     label_smoothing: float = 0.0
     """classification: fraction of a label's weight that is spread over all classes."""
     ema: float | None = None
@@ -197,6 +216,9 @@ class TestConfig:
     """Mirror the image as well, and join both results."""
     shorter_sides: list[int] | None = None
     """detection: shorter sides in pixels, whose detections are joined; null tests at data.shorter_side."""
+    longer_sides: list[int] | None = None
+    """detection: the most that the longer side may have at each of shorter_sides; null is in proportion to
+    data.longer_side over data.shorter_side, and without limit where one of them is null."""
     box_rounds: int = 0
     """detection: rounds of iterative bounding box averaging (paper, table 5); 0 is none."""
     score_floor: float = 0.001

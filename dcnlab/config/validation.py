@@ -120,7 +120,26 @@ def _check_data(data: DataConfig) -> None:
 
 def _check_backbone(backbone: BackboneConfig) -> None:
     choose("model.backbone.name", backbone.name, names.BACKBONES)
+    check_imagenet(backbone.name, backbone.weights)
     within("model.backbone.freeze_at", backbone.freeze_at, 0, 5)
+
+
+def check_imagenet(name: str, weights: str) -> None:
+    """Check that torchvision has these weights for a network, where they are torchvision's.
+
+    Args:
+        name: of the network.
+        weights: `model.backbone.weights`.
+
+    Raises:
+        ConfigError: it does not; names the networks that have them.
+    """
+    if weights in names.IMAGENET and weights not in names.BACKBONES[name].imagenet:
+        having = [other for other, backbone in names.BACKBONES.items() if weights in backbone.imagenet]
+        raise ConfigError(
+            f"model.backbone.weights is {weights!r}, which {name} does not have, but {', '.join(having)} do; "
+            "else none or a path"
+        )
 
 
 def _check_rpn(rpn: RPNConfig) -> None:
@@ -143,6 +162,10 @@ def _check_model(model: ModelConfig) -> None:
         raise ConfigError("model.modulated is true; model.deform_kind active has no weights of sampling points")
     within("model.dilation", model.dilation, 1)
     within("model.offset_groups", model.offset_groups, 1)
+    within("model.offset_dilation", model.offset_dilation, 1)
+    within("model.least_negative_iou", model.least_negative_iou, 0, 0.5)
+    choose("model.plain_pooling", model.plain_pooling, ("mean", "authors"))
+    choose("model.roi_far_edge", model.roi_far_edge, ("added", "exact"))
 
 
 def _check_optim(optim: OptimConfig) -> None:
@@ -153,9 +176,11 @@ def _check_optim(optim: OptimConfig) -> None:
     if optim.momentum == 1:
         raise ConfigError("optim.momentum is 1; it must be below 1")
     within("optim.weight_decay", optim.weight_decay, 0)
-    for part in ("offset", "pooling_offset", "active_offset", "localisation", "reduce"):
+    for part in ("offset", "pooling_offset", "active_offset", "localisation", "reduce", "bias"):
         within(f"optim.{part}_lr_scale", getattr(optim, f"{part}_lr_scale"), 0)
     within("optim.warmup", optim.warmup, 0)
+    choose("optim.warmup_kind", optim.warmup_kind, ("linear", "constant"))
+    within("optim.warmup_factor", optim.warmup_factor, 0, 1)
     within("optim.label_smoothing", optim.label_smoothing, 0, 1)
     within("optim.ema", optim.ema, 0, 1)
     within("optim.clip_norm", optim.clip_norm, 0)
@@ -173,8 +198,30 @@ def _check_test(test: TestConfig) -> None:
     within("test.magnification", test.magnification, 0.1, 10)
     if test.shorter_sides is not None and (not test.shorter_sides or min(test.shorter_sides) < 16):
         raise ConfigError(f"test.shorter_sides is {test.shorter_sides}; it must hold numbers of at least 16")
+    for key in ("shorter_sides", "longer_sides"):
+        sides = getattr(test, key) or []
+        twice = next((side for side in sides if sides.count(side) > 1), None)
+        if twice is not None:
+            raise ConfigError(f"test.{key} holds {twice} twice, which would make the same image twice")
+    if test.longer_sides is not None:
+        _check_longer_sides(test.shorter_sides or [], test.longer_sides)
     if not test.scales or not all(0 < scale < _INFINITY for scale in test.scales):
         raise ConfigError(f"test.scales is {test.scales}; it must hold numbers above 0")
+
+
+def _check_longer_sides(shorter: list[int], longer: list[int]) -> None:
+    if len(longer) != len(shorter):
+        raise ConfigError(
+            f"test.longer_sides is {longer}; it must hold {len(shorter)} numbers, one for each of test.shorter_sides"
+        )
+    for least, most in zip(shorter, longer, strict=True):
+        if most < least:
+            raise ConfigError(f"test.longer_sides holds {most} for the shorter side {least}; it must be at least that")
+    if [shorter.index(side) for side in sorted(shorter)] != [longer.index(side) for side in sorted(longer)]:
+        raise ConfigError(
+            f"test.longer_sides is {longer}; they must grow as test.shorter_sides {shorter} do, or two sides make the "
+            "same image"
+        )
 
 
 def _check_trainer(trainer: TrainerConfig) -> None:
@@ -216,6 +263,18 @@ def _check_fit(config: Config) -> None:
         able = names.networks_with(key)
         if getattr(config.model, key) and config.model.name not in able:
             raise ConfigError(f"model.{key} is true; {config.model.name} has none, {', '.join(able)} do")
+    if config.model.plain_pooling == "authors" and config.trainer.deterministic:
+        raise ConfigError(
+            "model.plain_pooling is 'authors', whose gradient has no fixed order on a GPU; trainer.deterministic=true "
+            "takes mean"
+        )
+    able = ("faster_rcnn", "rfcn")
+    if config.model.plain_pooling != "mean" and config.model.name not in able:
+        raise ConfigError(f"model.plain_pooling is 'authors'; {config.model.name} has none, {', '.join(able)} do")
+    for key, neutral in (("least_negative_iou", 0), ("roi_far_edge", "added")):
+        value, able = getattr(config.model, key), names.networks_with("deform_pooling")
+        if value != neutral and config.model.name not in able:
+            raise ConfigError(f"model.{key} is {value}; {config.model.name} has none, {', '.join(able)} do")
     for key, neutral in (("rotation", 0), ("magnification", 1)):
         value = getattr(config.test, key)
         if value != neutral and config.task != "classification":
@@ -248,10 +307,10 @@ def check_paths(config: Config) -> None:
     root, weights = config.data.root, config.model.backbone.weights
     if root is not None and not Path(root).is_dir():
         raise ConfigError(f"data.root is {root!r}, and there is no such folder" + _nearest_path(Path(root)))
-    if weights not in ("none", "imagenet") and not Path(weights).is_file():
+    if weights not in ("none", *names.IMAGENET) and not Path(weights).is_file():
         raise ConfigError(
-            f"model.backbone.weights is {weights!r}; it must be none, imagenet or a file that is there"
-            + _nearest_path(Path(weights))
+            f"model.backbone.weights is {weights!r}; it must be none, {', '.join(names.IMAGENET)} or a file that is "
+            "there" + _nearest_path(Path(weights))
         )
 
 

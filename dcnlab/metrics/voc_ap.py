@@ -11,8 +11,10 @@ from numpy.typing import NDArray
 
 from dcnlab.metrics.boxes import Detections, GroundTruth, arrays
 
-METRICS = ("voc07", "voc")
-"""Eleven points (2007) and area under the curve (from 2010 on)."""
+METRICS = ("voc07", "voc07_exact", "voc")
+"""Eleven points (2007) in floating point or as fractions, and area under the curve (from 2010 on)."""
+ELEVEN_POINTS = np.arange(0.0, 1.1, 0.1)
+"""The evaluator's thresholds of recall; its 0.3, 0.6 and 0.7 lie above these fractions."""
 
 
 @dataclass(frozen=True)
@@ -54,13 +56,14 @@ def voc_ap(
     one after. The kits' boxes hold whole pixels from 1, the last one included; here boxes are continuous and from 0
     (xmin - 1, ymin - 1, xmax, ymax), for which the plain IoU is the kits' with its + 1.
 
-    Recall is compared with the eleven points 0, 0.1, ..., 1 as fractions; the kits' floating-point 0.3, 0.6 and 0.7
-    lie above those numbers, and miss a recall that is exactly one of them.
+    The evaluator compares recall with `ELEVEN_POINTS` in floating point: a recall of exactly 3/5 does not reach its
+    0.6000000000000001. voc07 does the same; voc07_exact compares fractions, where 3/5 reaches 6/10.
 
     Args:
         ground_truth: in COCO's form with `difficult`, see `GroundTruth.of`; crowds are taken for difficult.
         detections: in COCO's result form.
-        metric: voc07, mean of the highest precision from each of eleven recalls on; or voc, the area under it.
+        metric: voc07 or voc07_exact, mean of the highest precision from each of eleven recalls on; or voc, the area
+            under it.
         ious: the least IoU of a hit, one score each.
 
     Returns:
@@ -149,8 +152,10 @@ def _curve(hit: NDArray[np.bool_], nearest: NDArray[np.int64], to_find: NDArray[
     if objects == 0:
         return Curve(float("nan"), np.full(len(right), np.nan), precision, 0)
     from_here_on = np.maximum.accumulate(precision[::-1])[::-1]
-    if metric == "voc07":
-        at = np.searchsorted(10 * right, np.arange(11) * objects)  # in whole numbers: 10 * hits >= k * objects
+    if metric != "voc":
+        at = np.searchsorted(right / objects, ELEVEN_POINTS)
+        if metric == "voc07_exact":  # in whole numbers: 10 * hits >= k * objects
+            at = np.searchsorted(10 * right, np.arange(11) * objects)
         ap = np.append(from_here_on, 0.0)[at].sum() / 11
     else:
         ap = (np.diff(right, prepend=0) * from_here_on).sum() / objects

@@ -16,6 +16,13 @@ from torch import Tensor
 MEANS = (123.15, 115.90, 103.06)
 """Red, green and blue that the authors subtract from images in 0 to 255, which they do not scale."""
 
+NORMALISATION = "data.mean=[{}] data.std=[{}]".format(
+    *(",".join(f"{value / 255:.6g}" for value in values) for values in (MEANS, (1, 1, 1)))
+)
+"""The key=value for images as these networks take them."""
+WANTS = f"{NORMALISATION} model.backbone.stride_on_1x1=true"
+"""What these weights want of a network of a dense task."""
+
 _MXNET = re.compile(r"(?:arg:|aux:)?(?P<layer>.+)_(?P<part>weight|bias|gamma|beta|moving_mean|moving_var)")
 _CAFFE = re.compile(r"(?P<layer>.+)[./](?P<part>[0-2])")
 _MARK = re.compile(r"(?:arg:)?res2a_branch2a(?:_weight|[./]0)")

@@ -10,7 +10,7 @@ from dcnlab.models.anchors import AnchorPredictions, RPNSettings
 from dcnlab.models.backbone import Backbone
 from dcnlab.models.detector import DetectionSettings
 from dcnlab.models.initialisation import init_new_layers
-from dcnlab.models.roi_pool import PlainRoIPool
+from dcnlab.models.roi_pool import plain_pool
 from dcnlab.models.roi_sampling import RoISampling
 from dcnlab.models.rpn import RPN
 from dcnlab.models.two_stage import Maps, TwoStageDetector
@@ -49,11 +49,13 @@ class FasterRCNN(TwoStageDetector):
         backbone: its res4 carries the RPN, its res5 the head.
         num_classes: C, without the background.
         deform_pooling: learn sampling locations from the plainly pooled features (:class:`dcnlab.nn.DeformRoIPool`; the
-            paper trains its `offset_fc` at 0.01 times the base rate), else by :class:`.PlainRoIPool`.
+            paper trains its `offset_fc` at 0.01 times the base rate), else pool as `plain_pooling` says.
+        plain_pooling: mean or authors, see :func:`.plain_pool`.
         channels: of the 1x1 convolution.
         fc_channels: of the fully connected layers.
         pooled_size: bins along each side of a box.
         rpn, sampling, detections: numbers of the proposals, of the head's training and of the test; None: the defaults.
+        exact_rois: see :class:`.TwoStageDetector`.
     """
 
     def __init__(
@@ -68,15 +70,24 @@ class FasterRCNN(TwoStageDetector):
         rpn: RPNSettings | None = None,
         sampling: RoISampling | None = None,
         detections: DetectionSettings | None = None,
+        plain_pooling: str = "mean",
+        exact_rois: bool = False,
     ) -> None:
         in_channels, strides = backbone.channels, backbone.strides
         super().__init__(
-            RPN(in_channels["res4"], [strides["res4"]], rpn), max(strides.values()), sampling, None, detections
+            RPN(in_channels["res4"], [strides["res4"]], rpn),
+            max(strides.values()),
+            sampling,
+            None,
+            detections,
+            exact_rois,
         )
         self.backbone = backbone
         self.reduce = nn.Conv2d(in_channels["res5"], channels, 1)
         scale = 1 / strides["res5"]
-        self.pool = DeformRoIPool(channels, pooled_size, scale) if deform_pooling else PlainRoIPool(pooled_size, scale)
+        self.pool: nn.Module = plain_pool(plain_pooling, pooled_size, scale)
+        if deform_pooling:
+            self.pool = DeformRoIPool(channels, pooled_size, scale)
         self.head = TwoFCHead(channels * pooled_size**2, num_classes, fc_channels)
         init_new_layers(self.reduce)
 
@@ -93,5 +104,5 @@ class FasterRCNN(TwoStageDetector):
         """Class scores (R, C + 1) and each class's deltas (R, C + 1, 4)."""
         features = maps["pooled from"]
         with torch.autocast(features.device.type, enabled=False):
-            pooled = self.pool(features.to(self.reduce.weight.dtype), boxes)
+            pooled = self.pool(features.to(self.reduce.weight.dtype), self.pooled(boxes))
         return self.head(pooled)

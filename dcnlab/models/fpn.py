@@ -50,9 +50,16 @@ class PyramidRoIPool(nn.Module):
             for stride in strides
         )
 
-    def forward(self, maps: list[Tensor], boxes: list[Tensor]) -> Tensor:
-        """Pool (R, channels, output_size, output_size) from one map (N, channels, h, w) for each level."""
+    def forward(self, maps: list[Tensor], boxes: list[Tensor], pooled: list[Tensor] | None = None) -> Tensor:
+        """Pool (R, channels, output_size, output_size) from one map (N, channels, h, w) for each level.
+
+        Args:
+            maps: of each level.
+            boxes: (L, 4) for each image; their size tells the level.
+            pooled: the same boxes as the pooling takes them; None: as they are.
+        """
         levels = self.level_of(boxes)
+        boxes = pooled or boxes
         images = torch.cat([own.new_full((len(own), 1), number) for number, own in enumerate(boxes)])
         rois = torch.cat((images, torch.cat(boxes)), 1)
         # A level without boxes is pooled too, so that its parameters have a gradient, of zero, in every process.
@@ -78,6 +85,7 @@ class FPNFasterRCNN(TwoStageDetector):
         pooled_size: bins along each side of a box.
         rpn, sampling, detections: numbers of the proposals, of the head's training and of the test; None: the defaults,
             `FPN_RPN` for the first.
+        exact_rois: see :class:`.TwoStageDetector`.
 
     Raises:
         ValueError: a backbone of other strides than 4, 8, 16, 32 or the like.
@@ -96,6 +104,7 @@ class FPNFasterRCNN(TwoStageDetector):
         rpn: RPNSettings | None = None,
         sampling: RoISampling | None = None,
         detections: DetectionSettings | None = None,
+        exact_rois: bool = False,
     ) -> None:
         strides = [backbone.strides[stage] for stage in STAGES]
         sampling = sampling or RoISampling()
@@ -106,6 +115,7 @@ class FPNFasterRCNN(TwoStageDetector):
             replace(sampling, rois=None) if ohem else sampling,
             hardest,
             detections,
+            exact_rois,
         )
         self.backbone = backbone
         self.pyramid = FeaturePyramidNetwork(
@@ -128,5 +138,5 @@ class FPNFasterRCNN(TwoStageDetector):
         """Class scores (R, C + 1) and each class's deltas (R, C + 1, 4)."""
         dtype = self.head.fc1.weight.dtype
         with torch.autocast(maps["res2"].device.type, enabled=False):
-            pooled = self.pool([maps[stage].to(dtype) for stage in STAGES], boxes)
+            pooled = self.pool([maps[stage].to(dtype) for stage in STAGES], boxes, self.pooled(boxes))
         return self.head(pooled)

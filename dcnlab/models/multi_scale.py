@@ -20,7 +20,7 @@ def detect(
     model: Detector,
     image: Tensor,
     shorter_sides: Sequence[int] | None = None,
-    longer_side: int | None = None,
+    longer_sides: Sequence[int | None] | None = None,
     flip: bool = False,
     rounds: int = 0,
     vote_iou: float = 0.5,
@@ -40,7 +40,7 @@ def detect(
         model: any detector.
         image: (3, H, W), normalised, at its original size.
         shorter_sides: sizes to detect at, in pixels (`TABLE5_SIDES`); None: the image as it is.
-        longer_side: no image is made longer than this; None: no limit.
+        longer_sides: no image is made longer than this at each of them; None: no limits.
         flip: detect in the mirrored images too.
         rounds: of bounding box averaging; 0: none at all. The paper does not say how many; He et al. take 1.
             A class-aware RPN has no second stage: its boxes are only averaged.
@@ -50,7 +50,7 @@ def detect(
         Detections in the image's pixels, best first.
     """
     parts = []
-    for sized in _sized(image, shorter_sides, longer_side):
+    for sized in _sized(image, shorter_sides, longer_sides):
         for mirrored in (False, True) if flip else (False,):
             (found,) = model.candidates([sized.flip(-1) if mirrored else sized])
             for _ in range(rounds if model.takes_proposals else 0):
@@ -87,13 +87,15 @@ def mirror(boxes: Tensor, width: int) -> Tensor:
     return torch.stack((width - x2, y1, width - x1, y2), 1)
 
 
-def _sized(image: Tensor, shorter_sides: Sequence[int] | None, longer_side: int | None) -> list[Tensor]:
+def _sized(
+    image: Tensor, shorter_sides: Sequence[int] | None, longer_sides: Sequence[int | None] | None
+) -> list[Tensor]:
     if shorter_sides is None:
         return [image]
     height, width = image.shape[-2:]
     made = []
-    for side in shorter_sides:
-        size = resized(height, width, side, longer_side)
+    for side, most in zip(shorter_sides, longer_sides or [None] * len(shorter_sides), strict=True):
+        size = resized(height, width, side, most)
         made.append(functional.interpolate(image[None], size, mode="bilinear", antialias=True)[0])
     return made
 

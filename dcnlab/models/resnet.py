@@ -13,7 +13,7 @@ from dcnlab.config.names import BACKBONES
 from dcnlab.io.errors import ConfigError
 from dcnlab.models.aligned_inception_resnet import aligned_inception_resnet
 from dcnlab.models.weights import load
-from dcnlab.surgery import activate, deform, dilate, transform_input
+from dcnlab.surgery import activate, deform, dilate, dilate_offsets, transform_input
 
 
 class GlobalMaxPool(nn.Module):
@@ -74,6 +74,7 @@ def operate(
     offset_groups: int = 1,
     modulated: bool = False,
     deform_kind: str = "deformable",
+    offset_dilation: int | None = None,
 ) -> nn.Module:
     """Dilate the last stage of a residual network and make its last 3x3 convolutions deformable, in place.
 
@@ -85,6 +86,7 @@ def operate(
         offset_groups: groups of input channels that share one set of offsets.
         modulated: whether deformable layers also learn a weight for every sampling point.
         deform_kind: deformable, or active for active convolutions.
+        offset_dilation: of the convolutions that predict offsets; None: their layer's.
 
     Raises:
         ConfigError: the network has fewer layers, or channels that the groups do not divide.
@@ -100,6 +102,8 @@ def operate(
         except ValueError as error:
             asked = f"model.deform_layers is {deform_layers}, model.offset_groups {offset_groups}"
             raise ConfigError(f"{asked}, which {name} does not allow; {error}") from error
+        if offset_dilation is not None:
+            dilate_offsets(model, offset_dilation)
     return model
 
 
@@ -112,6 +116,7 @@ def classifier(
     offset_groups: int = 1,
     modulated: bool = False,
     deform_kind: str = "deformable",
+    offset_dilation: int | None = None,
     spatial_transformer: bool = False,
 ) -> nn.Module:
     """Build a residual network that classifies.
@@ -119,12 +124,13 @@ def classifier(
     Args:
         name: resnet18, 34, 50, 101, 152 as torchvision has them, resnet10_slim or aligned_inception_resnet.
         num_classes: size of the last layer.
-        weights: none; imagenet, torchvision's current ones without their last layer; or the path of a state dict.
+        weights: none; imagenet or imagenet_v2, torchvision's without their last layer; or the path of a state dict.
         deform_layers: see :func:`operate`.
         dilation: likewise.
         offset_groups: likewise.
         modulated: likewise.
         deform_kind: likewise.
+        offset_dilation: likewise.
         spatial_transformer: put one in front; its parts are then `transformer` and `backbone`.
 
     Returns:
@@ -134,7 +140,7 @@ def classifier(
         ConfigError: no such network or weights, or the weights do not fit; one line.
     """
     model = residual_network(name, num_classes)
-    operate(model, name, deform_layers, dilation, offset_groups, modulated, deform_kind)
+    operate(model, name, deform_layers, dilation, offset_groups, modulated, deform_kind, offset_dilation)
     load(model, name, weights)
     if spatial_transformer:
         model = transform_input(model)

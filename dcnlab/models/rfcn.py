@@ -12,7 +12,7 @@ from dcnlab.models.anchors import AnchorPredictions, RPNSettings
 from dcnlab.models.backbone import Backbone
 from dcnlab.models.detector import DetectionSettings
 from dcnlab.models.initialisation import init_new_layers
-from dcnlab.models.roi_pool import PlainRoIPool
+from dcnlab.models.roi_pool import plain_pool
 from dcnlab.models.roi_sampling import RoISampling
 from dcnlab.models.rpn import RPN
 from dcnlab.models.two_stage import Maps, TwoStageDetector
@@ -33,11 +33,13 @@ class RFCN(TwoStageDetector):
     Args:
         backbone: its res4 carries the RPN, its res5 the head.
         num_classes: C, without the background.
-        deform_pooling: pool by :class:`dcnlab.nn.DeformPSRoIPool`, else by :class:`.PlainRoIPool`.
+        deform_pooling: pool by :class:`dcnlab.nn.DeformPSRoIPool`, else as `plain_pooling` says.
+        plain_pooling: mean or authors, see :func:`.plain_pool`.
         ohem: draw no sample of RoIs, but train with the hardest `sampling.rois` of all (the authors' code does).
         channels: of the 1x1 convolution `reduce`, which the authors' code trains at 3 times the base rate.
         pooled_size: k, bins along each side of a box.
         rpn, sampling, detections: numbers of the proposals, of the head's training and of the test; None: the defaults.
+        exact_rois: see :class:`.TwoStageDetector`.
     """
 
     def __init__(
@@ -52,6 +54,8 @@ class RFCN(TwoStageDetector):
         rpn: RPNSettings | None = None,
         sampling: RoISampling | None = None,
         detections: DetectionSettings | None = None,
+        plain_pooling: str = "mean",
+        exact_rois: bool = False,
     ) -> None:
         in_channels, strides = backbone.channels, backbone.strides
         sampling = sampling or RoISampling()
@@ -62,14 +66,16 @@ class RFCN(TwoStageDetector):
             replace(sampling, rois=None) if ohem else sampling,
             hardest,
             detections,
+            # torchvision's position-sensitive pooling adds no pixel to the far edge.
+            exact_rois and (deform_pooling or plain_pooling == "mean"),
         )
         self.backbone = backbone
         self.reduce = nn.Conv2d(in_channels["res5"], channels, 1)
         self.score_maps = nn.Conv2d(channels, pooled_size**2 * (num_classes + 1), 1)
         self.box_maps = nn.Conv2d(channels, pooled_size**2 * 4 * BOXES, 1)
         scale = 1 / strides["res5"]
-        self.score_pool: nn.Module = PlainRoIPool(pooled_size, scale, pooled_size)
-        self.box_pool: nn.Module = PlainRoIPool(pooled_size, scale, pooled_size)
+        self.score_pool = plain_pool(plain_pooling, pooled_size, scale, position_sensitive=True)
+        self.box_pool = plain_pool(plain_pooling, pooled_size, scale, position_sensitive=True)
         if deform_pooling:
             self.score_pool = DeformPSRoIPool(channels, num_classes + 1, pooled_size, scale)
             self.box_pool = DeformPSRoIPool(channels, 1, pooled_size, scale)
@@ -94,6 +100,7 @@ class RFCN(TwoStageDetector):
     def classify(self, maps: Maps, boxes: list[Tensor]) -> tuple[Tensor, Tensor]:
         """Class scores (R, C + 1) and the two boxes' deltas (R, 2, 4)."""
         with torch.autocast(maps["reduced"].device.type, enabled=False):
+            boxes = self.pooled(boxes)
             real = {name: maps[name].to(self.reduce.weight.dtype) for name in ("reduced", "scores", "boxes")}
             if self.deform_pooling:
                 scores = self.score_pool(real["reduced"], real["scores"], boxes)

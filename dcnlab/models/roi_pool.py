@@ -1,10 +1,11 @@
-"""PlainRoIPool: the average pooling of deformable RoI pooling, without its offsets."""
+"""Plain RoI poolings: deformable RoI pooling's without offsets, and the authors'."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
 from torch import Tensor, nn
+from torchvision.ops import ps_roi_pool, roi_pool
 
 from dcnlab.ops import deform_ps_roi_pool
 
@@ -54,3 +55,50 @@ class PlainRoIPool(nn.Module):
             f"output_size={self.output_size}, spatial_scale={self.spatial_scale}, group_size={self.group_size}, "
             f"samples_per_bin={self.samples_per_bin}"
         )
+
+
+class AuthorsRoIPool(nn.Module):
+    """The pooling of the authors' plain networks, by torchvision: whole pixels, each bin's maximum or mean.
+
+    Args:
+        output_size: bins along each side of a box.
+        spatial_scale: pixels of the map per pixel of the image.
+        position_sensitive: of maps that have a channel for each bin, the mean; else the maximum.
+
+    Shape:
+        as :class:`PlainRoIPool`.
+    """
+
+    def __init__(self, output_size: int, spatial_scale: float, position_sensitive: bool = False) -> None:
+        super().__init__()
+        self.output_size, self.spatial_scale = output_size, spatial_scale
+        self.position_sensitive = position_sensitive
+
+    def forward(self, features: Tensor, boxes: Sequence[Tensor]) -> Tensor:
+        """Pool boxes from features."""
+        pool = ps_roi_pool if self.position_sensitive else roi_pool
+        alike = [box.to(features.dtype) for box in boxes]
+        pooled: Tensor = pool(features, alike, self.output_size, self.spatial_scale)
+        return pooled
+
+    def extra_repr(self) -> str:
+        """The arguments."""
+        return (
+            f"output_size={self.output_size}, spatial_scale={self.spatial_scale}, "
+            f"position_sensitive={self.position_sensitive}"
+        )
+
+
+def plain_pool(kind: str, output_size: int, spatial_scale: float, position_sensitive: bool = False) -> nn.Module:
+    """The pooling of a plain network.
+
+    Args:
+        kind: mean, :class:`PlainRoIPool`; or authors, the maximum of a bin's whole pixels, of position-sensitive maps
+            their mean, as torchvision has them.
+        output_size: bins along each side of a box.
+        spatial_scale: pixels of the map per pixel of the image.
+        position_sensitive: whether the maps have a channel for each bin.
+    """
+    if kind == "mean":
+        return PlainRoIPool(output_size, spatial_scale, output_size if position_sensitive else 1)
+    return AuthorsRoIPool(output_size, spatial_scale, position_sensitive)

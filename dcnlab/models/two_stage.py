@@ -15,6 +15,8 @@ from dcnlab.models.roi_sampling import RoISampling, roi_losses
 from dcnlab.models.rpn import RPN
 
 Maps = dict[str, Tensor]
+LAST_PIXEL = 1.0
+"""Pixels from a box's last one to its far edge: the authors' boxes end at the one, continuous boxes at the other."""
 
 
 class TwoStageDetector(Detector):
@@ -26,6 +28,7 @@ class TwoStageDetector(Detector):
         sampling: of the proposals that train the head; None: the defaults.
         hardest: RoIs of an image that online hard example mining leaves; None: no mining.
         detections: settings of the test; None: the defaults.
+        exact_rois: pool boxes as they are: their far edges go a pixel back, which pooling adds again.
     """
 
     takes_proposals = True
@@ -37,11 +40,13 @@ class TwoStageDetector(Detector):
         sampling: RoISampling | None,
         hardest: int | None,
         detections: DetectionSettings | None,
+        exact_rois: bool = False,
     ) -> None:
         super().__init__(stride, detections)
         self.rpn = rpn
         self.sampling = sampling or RoISampling()
         self.hardest = hardest
+        self.exact_rois = exact_rois
 
     @abstractmethod
     def maps(self, images: Tensor) -> Maps:
@@ -50,6 +55,12 @@ class TwoStageDetector(Detector):
     @abstractmethod
     def propose(self, maps: Maps) -> AnchorPredictions:
         """The RPN's scores and deltas."""
+
+    def pooled(self, boxes: list[Tensor]) -> list[Tensor]:
+        """Boxes (L, 4) of each image as the pooling takes them."""
+        if not self.exact_rois:
+            return boxes
+        return [box - box.new_tensor([0.0, 0.0, LAST_PIXEL, LAST_PIXEL]) for box in boxes]
 
     @abstractmethod
     def classify(self, maps: Maps, boxes: list[Tensor]) -> tuple[Tensor, Tensor]:

@@ -17,11 +17,15 @@ from torch import Tensor, nn
 from torchvision import models
 from torchvision.models.resnet import Bottleneck
 
-from dcnlab.config.names import BACKBONES
-from dcnlab.io import torch_file
+from dcnlab.config.names import IMAGENET
+from dcnlab.config.validation import check_imagenet
+from dcnlab.io import caffe_file, mxnet_file, torch_file
 from dcnlab.io.errors import ConfigError
 from dcnlab.io.files import open_regular
 from dcnlab.models import caffe_resnet, peer_names
+
+BINARY = {".caffemodel": caffe_file.load, ".params": mxnet_file.load}
+"""Readers of Caffe's and MXNet's own files, by their endings."""
 
 _log = logging.getLogger(__name__)
 
@@ -37,8 +41,8 @@ def load(model: nn.Module, name: str, weights: str) -> None:
     Args:
         model: a residual network or its features, under torchvision's names.
         name: of the network, as torchvision has it.
-        weights: none; imagenet, torchvision's current ones; the path of a state dict (torch's, .safetensors or .npz),
-            or of a run's checkpoint or safetensors, whose backbone is taken.
+        weights: none; imagenet or imagenet_v2, torchvision's; the path of a state dict (torch's, .safetensors, .npz,
+            .caffemodel or .params), or of a run's checkpoint or safetensors, whose backbone is taken.
 
     Raises:
         ConfigError: no such file or weights, or they do not fit; one line.
@@ -46,10 +50,13 @@ def load(model: nn.Module, name: str, weights: str) -> None:
     if weights == "none":
         return
     others: list[str] = []
-    if weights == "imagenet":
-        state = _imagenet(name)
+    if weights in IMAGENET:
+        state = _imagenet(name, weights)
     else:
-        state, others = _ours(Path(weights), _read(Path(weights)), model)
+        state = read(Path(weights))
+        if caffe_resnet.recognises(state):
+            _log.warning("%s", _wants(model, weights))
+        state, others = renamed(Path(weights), state)
     own = model.state_dict()
     head = [key for key in state if key.startswith("fc.") and (key not in own or state[key].shape != own[key].shape)]
     state = {key: value for key, value in state.items() if key not in head}
@@ -85,18 +92,27 @@ def report(source: str, loaded: int, unused: Collection[str], new: Collection[st
     return "; ".join(parts)
 
 
-def _imagenet(name: str) -> dict[str, Tensor]:
+def torchvisions(name: str, weights: str) -> Any:
+    """The member of torchvision's enum that `imagenet` or `imagenet_v2` stands for.
+
+    Raises:
+        ConfigError: the network has no such weights; names those that have.
+    """
+    check_imagenet(name, weights)
+    return models.get_model_weights(name)[IMAGENET[weights]]
+
+
+def _imagenet(name: str, weights: str) -> dict[str, Tensor]:
     """ImageNet's weights from torchvision's cache or its server."""
-    if not BACKBONES[name].imagenet:
-        raise ConfigError(f"model.backbone.weights is 'imagenet', which {name} does not have; none or a path")
+    member = torchvisions(name, weights)
     try:
         # By default neither hashed, so that a download cut short would be read, nor kept from running code in a cache
         # that others can write to.
-        state = models.get_model_weights(name)["DEFAULT"].get_state_dict(check_hash=True, weights_only=True)
+        state = member.get_state_dict(check_hash=True, weights_only=True)
     except (URLError, OSError, RuntimeError, UnpicklingError) as error:
         said = torch_file.reason(error)
         raise ConfigError(
-            f"model.backbone.weights is 'imagenet', but {name}'s weights cannot be downloaded ({said}); "
+            f"model.backbone.weights is {weights!r}, but {name}'s weights cannot be downloaded ({said}); "
             "name the path of a state dict, or none"
         ) from error
     return dict(state)
@@ -104,22 +120,29 @@ def _imagenet(name: str) -> dict[str, Tensor]:
 
 def _wants(model: Any, weights: str) -> str:
     """What a network has to be for weights of the original ResNets, beyond their names; one line."""
-    mean, std = (",".join(f"{value / 255:.6g}" for value in values) for values in (caffe_resnet.MEANS, (1, 1, 1)))
-    line = f"weights {weights} are an original ResNet's, of images with data.mean=[{mean}] data.std=[{std}]"
+    line = f"weights {weights} are an original ResNet's, of images with {caffe_resnet.NORMALISATION}"
     block = model.layer2[0]
     if isinstance(block, Bottleneck) and max(block.conv1.stride) < max(block.conv2.stride):
         line += " and strides on 1x1 convolutions: model.backbone.stride_on_1x1=true (dense tasks), which is false here"
     return line
 
 
-def _read(path: Path) -> dict[str, Tensor]:
-    """The state dict that a file holds, out of its wrappers."""
+def read(path: Path, ending: str | None = None) -> dict[str, Tensor]:
+    """The state dict that a file holds, out of its wrappers.
+
+    Args:
+        path: of the file.
+        ending: by which the file's form is told, such as .params; None is its own.
+
+    Raises:
+        ConfigError: it holds none, or cannot be read; one line.
+    """
     if not path.is_file():
         raise ConfigError(
-            f"model.backbone.weights {str(path)!r} is no file; takes none, imagenet or a state dict's path"
+            f"model.backbone.weights {str(path)!r} is no file; takes none, {', '.join(IMAGENET)} or a state dict's path"
         )
     try:
-        contents = _contents(path)
+        contents = _contents(path, ending)
     except Exception as error:  # safetensors and numpy have no one error for files that are not theirs
         if path.suffix in (".pkl", ".pickle"):
             raise ConfigError(
@@ -136,10 +159,13 @@ def _read(path: Path) -> dict[str, Tensor]:
     return state
 
 
-def _ours(path: Path, state: dict[str, Tensor], model: nn.Module) -> tuple[dict[str, Tensor], list[str]]:
-    """The residual network among a state dict's tensors, under torchvision's names and ours; the names of the rest."""
+def renamed(path: Path, state: dict[str, Tensor]) -> tuple[dict[str, Tensor], list[str]]:
+    """The residual network among a state dict's tensors, under torchvision's names and ours; the names of the rest.
+
+    Raises:
+        ConfigError: a norm of Caffe's lacks a part.
+    """
     if caffe_resnet.recognises(state):
-        _log.warning("%s", _wants(model, str(path)))
         try:
             return caffe_resnet.to_torchvision(state)
         except ValueError as error:
@@ -162,13 +188,16 @@ def _ours(path: Path, state: dict[str, Tensor], model: nn.Module) -> tuple[dict[
     return state, others
 
 
-def _contents(path: Path) -> Any:
+def _contents(path: Path, ending: str | None = None) -> Any:
     """What a file holds, read without running code from it."""
     with open_regular(path):  # what the libraries open by name is a regular file
         pass
-    if path.suffix == ".safetensors":
+    ending = ending or path.suffix
+    if ending == ".safetensors":
         return load_file(path)
-    if path.suffix == ".npz":
+    if ending in BINARY:
+        return {name: torch.from_numpy(array) for name, array in BINARY[ending](path).items()}
+    if ending == ".npz":
         torch_file.check_archive(path)
         with np.load(path, allow_pickle=False) as arrays:
             return {name: torch.from_numpy(arrays[name]) for name in arrays.files}

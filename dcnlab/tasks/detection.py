@@ -36,7 +36,7 @@ class Detection(LightningModule):
         protocol: coco | voc07, eleven points | voc, area under the curve.
         optim: rates, decay and schedule.
         test: sizes, mirroring and averaging of the test, and how many pictures are drawn.
-        longer_side: images of `test.shorter_sides` grow no longer than this, pixels.
+        longer_sides: images of `test.shorter_sides` grow no longer than these, pixels; None: no limits.
         mean: of the images' normalisation, for pictures.
         std: likewise.
         seed: for the anchors and proposals that the losses sample.
@@ -49,14 +49,14 @@ class Detection(LightningModule):
         protocol: str,
         optim: OptimConfig,
         test: TestConfig,
-        longer_side: int | None,
+        longer_sides: Sequence[int | None] | None,
         mean: Sequence[float],
         std: Sequence[float],
         seed: int = 0,
     ) -> None:
         super().__init__()
         self.model, self.classes, self.protocol = model, list(classes), protocol
-        self.optim, self.testing, self.longer_side = optim, test, longer_side
+        self.optim, self.testing, self.longer_sides = optim, test, longer_sides
         self.mean, self.std, self.seed = mean, std, seed
         self.step_means = StepMeans()
         self._by_image: dict[int, dict[str, Tensor]] = {}
@@ -97,7 +97,7 @@ class Detection(LightningModule):
         options = self.testing
         for image, target in zip(*batch, strict=True):
             sides, rounds = options.shorter_sides, options.box_rounds
-            detections = detect(self.model, image, sides, self.longer_side, options.flip, rounds)
+            detections = detect(self.model, image, sides, self.longer_sides, options.flip, rounds)
             self._keep(detections, target, image)
             if len(self.pictures) < options.pictures:
                 picture = to_picture(image, self.mean, self.std)

@@ -20,7 +20,7 @@ def parameter_groups(model: nn.Module, optim: OptimConfig) -> list[dict[str, Any
     it, active convolutions' own `offset` at `active_offset_lr_scale` times it, a spatial transformer's net, called
     `localisation`, at `localisation_lr_scale` times it, and a head's 1x1 convolution, the model's `reduce`, at
     `reduce_lr_scale` times it. Biases, the parameters of norms and active offsets, all of one axis, get no weight
-    decay. Frozen parameters are left out.
+    decay; a head's biases learn at `bias_lr_scale` times the rate of its weights. Frozen parameters are left out.
 
     Args:
         model: any network.
@@ -50,7 +50,25 @@ def parameter_groups(model: nn.Module, optim: OptimConfig) -> list[dict[str, Any
     for name, parameter in model.named_parameters():
         if parameter.requires_grad:
             groups[_kind(name.split(".")), parameter.ndim > 1]["params"].append(parameter)
+    if optim.bias_lr_scale != 1:
+        _divide_biases(model, groups, optim.bias_lr_scale)
     return [group for group in groups.values() if group["params"]]
+
+
+def _divide_biases(model: nn.Module, groups: dict[tuple[str, bool], dict[str, Any]], scale: float) -> None:
+    """Move the biases of a head's convolutions and linear layers into groups of another rate."""
+    layers = [
+        module
+        for name, module in model.named_modules()
+        if isinstance(module, nn.Conv2d | nn.Linear) and name.split(".")[0] != "backbone"
+    ]
+    biases = {id(layer.bias) for layer in layers}
+    for kind in ("", "reduce "):
+        group = groups[kind, False]
+        moved = [parameter for parameter in group["params"] if id(parameter) in biases]
+        group["params"] = [parameter for parameter in group["params"] if id(parameter) not in biases]
+        made = {**group, "name": f"{kind}head biases", "params": moved, "lr": group["lr"] * scale}
+        groups[f"{kind}head", False] = made
 
 
 def _kind(names: list[str]) -> str:
@@ -71,11 +89,14 @@ def rate_factor(step: int, total_steps: float, optim: OptimConfig) -> float:
     Args:
         step: from 0.
         total_steps: of the whole training.
-        optim: `warmup` steps of linear growth (step 0 gets 1 / warmup of the rate, step warmup - 1 all of it), times
-            the schedule: tenfold drops at `milestones`, fractions of total_steps below 1 and steps from 1 up; or half a
-            cosine from the end of the warm-up to total_steps.
+        optim: `warmup` steps of linear growth (step 0 gets 1 / warmup of the rate, step warmup - 1 all of it), or of
+            `warmup_factor` times the rate where it is constant; times the schedule: tenfold drops at `milestones`,
+            fractions of total_steps below 1 and steps from 1 up; or half a cosine from the end of the warm-up to
+            total_steps.
     """
-    grown = min(1.0, (step + 1) / optim.warmup) if optim.warmup else 1.0
+    grown = 1.0
+    if step < optim.warmup:
+        grown = optim.warmup_factor if optim.warmup_kind == "constant" else (step + 1) / optim.warmup
     if optim.schedule == "cosine":
         passed = max(0.0, step - optim.warmup) / max(1.0, total_steps - optim.warmup)
         return grown * (1 + math.cos(math.pi * min(1.0, passed))) / 2

@@ -53,6 +53,7 @@ def data_module(config: Config) -> Any:
             annotations=data.annotations,
             longer_side=data.longer_side,
             test_sides=config.test.shorter_sides,  # the test resizes the file's own pixels, once
+            test_longer_sides=config.test.longer_sides,
             **pictures,
             **common,
         )

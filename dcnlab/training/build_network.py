@@ -8,6 +8,7 @@ import pytorch_lightning as pl
 
 from dcnlab.config.names import DATA_SETS, NETWORKS
 from dcnlab.config.schema import Config
+from dcnlab.data.resize import longer_limits
 from dcnlab.io.errors import ConfigError
 from dcnlab.io.text import one_line
 
@@ -55,6 +56,7 @@ def task_module(config: Config, classes: list[str]) -> pl.LightningModule:
         "offset_groups": model.offset_groups,
         "modulated": model.modulated,
         "deform_kind": model.deform_kind,
+        "offset_dilation": model.offset_dilation,
     }
     if config.task == "classification":
         layers["spatial_transformer"] = model.spatial_transformer
@@ -74,6 +76,7 @@ def task_module(config: Config, classes: list[str]) -> pl.LightningModule:
     if config.task == "segmentation":
         deeplab = DeepLab(features, len(classes), model.head_channels or 1024)
         return Segmentation(deeplab, classes, config.optim, config.test, mean, std)
+    sides = config.test.shorter_sides
     protocol = data.protocol or DATA_SETS[data.name].protocol
     return Detection(
         _detector(config, features, len(classes)),
@@ -81,7 +84,7 @@ def task_module(config: Config, classes: list[str]) -> pl.LightningModule:
         protocol,
         config.optim,
         config.test,
-        data.longer_side,
+        longer_limits(sides, config.test.longer_sides, data.shorter_side, data.longer_side) if sides else None,
         mean,
         std,
         config.seed,
@@ -114,7 +117,13 @@ def _detector(config: Config, features: Backbone, classes: int) -> Detector:
         common["channels"] = model.head_channels
     if model.name == "class_aware_rpn":
         return ClassAwareRPN(features, classes, **common)
-    common |= {"deform_pooling": model.deform_pooling, "sampling": RoISampling(model.rois)}
+    common |= {
+        "deform_pooling": model.deform_pooling,
+        "sampling": RoISampling(model.rois, least_negative_iou=model.least_negative_iou),
+        "exact_rois": model.roi_far_edge == "exact",
+    }
+    if model.name != "faster_rcnn_fpn":
+        common["plain_pooling"] = model.plain_pooling
     if model.name == "rfcn":
         return RFCN(features, classes, ohem=model.ohem, **common)
     common["fc_channels"] = model.fc_channels

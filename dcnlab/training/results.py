@@ -14,6 +14,7 @@ from pytorch_lightning.loggers import WandbLogger
 from dcnlab.config.load import to_yaml
 from dcnlab.config.schema import Config
 from dcnlab.io.atomic import write_whole
+from dcnlab.models import weights_source
 from dcnlab.models.counting import count_macs, count_parameters
 from dcnlab.training import environment, expected, results_file
 from dcnlab.training.distributed import slurm_requeue
@@ -63,7 +64,19 @@ class Results:
         """Count parameters and multiply-adds, on rank 0."""
         if self._parts.trainer.is_global_zero:
             task = self._parts.task
-            self._content["model"] = {"params": count_parameters(task), "macs": _macs(task, self._parts.data)}
+            weights = self._weights()
+            self._parts.saving.weights = weights
+            counts = {"params": count_parameters(task), "macs": _macs(task, self._parts.data)}
+            self._content["model"] = {**counts, "weights": weights}
+
+    def _weights(self) -> dict[str, str | None] | None:
+        """Where the backbone's weights come from; of a resumed run, where those that it began with came from."""
+        if self._resumption is None:
+            backbone = self._config.model.backbone
+            return weights_source.source(backbone.name, backbone.weights)
+        recorded = (self._resumption.results or {}).get("model", {}).get("weights")
+        recorded = recorded or self._resumption.content["dcnlab"].get("weights")
+        return recorded if results_file.is_source(recorded) else None
 
     def take_scores(self, scores: dict[str, float]) -> None:
         """Take the scores of the test, and write detections and pictures.

@@ -87,6 +87,11 @@ def check(results: Any, source: str) -> None:
             value = results[section].get(key)
             if not _is_finite(value) and (value is not None or section == "metrics"):
                 raise ConfigError(f"{source}: {section}.{shown(key)} is {shown(value)}; it must be a finite number")
+    weights = results["model"].get("weights")
+    if weights is not None and not is_source(weights):
+        raise ConfigError(
+            f"{source}: model.weights is {shown(weights)}; it must hold the texts name, address and sha256"
+        )
     for key in _TEXTS:
         if not isinstance(results["environment"].get(key), str | None):
             raise ConfigError(f"{source}: environment.{key} is {shown(results['environment'][key])}; it must be text")
@@ -102,6 +107,13 @@ def _check_expected(outcome: Any, source: str) -> None:
     entries = outcome.values() if isinstance(outcome, dict) else [None]
     if not all(isinstance(entry, dict) and type(entry.get("met")) is bool for entry in entries):
         raise ConfigError(f"{source}: expected is {shown(outcome)}; it must state met, true or false, for each metric")
+
+
+def is_source(weights: Any) -> bool:
+    """Whether this says where weights come from: texts `name`, `address` and `sha256`, the last two perhaps None."""
+    if not isinstance(weights, dict) or not isinstance(weights.get("name"), str):
+        return False
+    return all(isinstance(weights.get(key), str | None) for key in ("address", "sha256")) and _is_text(weights)
 
 
 def _check_names(results: dict[str, Any], source: str) -> None:

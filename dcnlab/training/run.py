@@ -125,7 +125,7 @@ def restore(path: Path, overrides: list[str]) -> tuple[Config, Parts]:
     """
     config = load_run(path, overrides)
     config.trainer.devices, config.trainer.num_nodes = 1, 1
-    config.test.shorter_sides, config.logger.wandb = None, False
+    config.test.shorter_sides, config.test.longer_sides, config.logger.wandb = None, None, False
     parts, _, weights = _build_for_checkpoint(config, RunFolder(path), overrides, alone=True)
     parts.task.load_state_dict(weights)
     parts.task.to(parts.trainer.strategy.root_device).eval().requires_grad_(False)

@@ -1,6 +1,7 @@
 """A run leaves what the contract says, however it ends."""
 
 import csv
+import hashlib
 import json
 import math
 import os
@@ -22,6 +23,7 @@ from dcnlab.io.atomic import write_whole
 from dcnlab.io.errors import ConfigError
 from dcnlab.io.file_lock import lock
 from dcnlab.models.counting import count_macs
+from dcnlab.models.resnet import resnet10_slim
 from dcnlab.training import outcome
 from dcnlab.training import run as runs
 from dcnlab.training.build_trainer import accumulation
@@ -65,6 +67,19 @@ def test_a_run_folder_holds_what_the_contract_names(tiny, tmp_path):
     # wandb: offline, in the run folder, and known by the results.
     assert list(folder.glob(f"wandb/offline-run-*-{found['wandb']['id']}/run-*.wandb"))
     assert not Path("wandb").exists()
+
+
+def test_the_first_weights_are_recorded_and_kept_by_resuming(tiny):
+    """results.json names the file of the first weights and its hash; resuming after the file is gone keeps both."""
+    torch.save(resnet10_slim(10).state_dict(), "first.pt")
+    expected = hashlib.sha256(Path("first.pt").read_bytes()).hexdigest()
+    run = fit(tiny, "model.backbone.weights=first.pt", "id=first")
+    recorded = results(run)["model"]["weights"]
+    assert recorded == {"name": "first.pt", "address": str(Path("first.pt").absolute()), "sha256": expected}
+    Path("first.pt").unlink()
+    (run / "results.json").unlink()
+    resume(run, ["trainer.max_steps=3"])
+    assert results(run)["model"]["weights"] == recorded
 
 
 def test_the_same_seed_gives_the_same_weights_and_another_does_not(tiny):

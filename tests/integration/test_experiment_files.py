@@ -8,6 +8,7 @@ import torch
 
 from dcnlab.config import names, packaged
 from dcnlab.config.load import load_experiment
+from dcnlab.models.caffe_resnet import MEANS
 from dcnlab.training.build_network import task_module
 
 NAMES = [name for name in packaged.names("experiments") if not Path(name).name.startswith("base")]
@@ -21,6 +22,15 @@ PAPER |= {
     for name in ("class_aware_rpn", "faster_rcnn", "rfcn")
     for data, steps, protocol in (("voc", 30_000, "voc07"), ("coco", 240_000, "coco"))
 }
+AUTHORS = {
+    "segmentation/deeplab_voc_authors": (2e-3, 4, 12 * 2 * 10_582),
+    "segmentation/deeplab_cityscapes_authors": (2e-3, 4, 53 * 2 * 2_975),
+    "detection/faster_rcnn_voc_authors": (2e-3, 4, 7 * 2 * 16_551),
+    "detection/rfcn_voc_authors": (2e-3, 4, 7 * 2 * 16_551),
+    "detection/faster_rcnn_coco_authors": (4e-3, 8, 8 * 2 * 122_218),
+    "detection/rfcn_coco_authors": (4e-3, 8, 8 * 2 * 122_218),
+}
+"""Rate on the mean, images a step, and images of the training: passes times images with their mirror images."""
 
 
 def load(name, *overrides):
@@ -54,6 +64,7 @@ def test_a_file_builds_its_network_and_every_parameter_has_a_group(name):
 
 @pytest.mark.parametrize("name", sorted(PAPER))
 def test_the_papers_files_hold_the_papers_settings(name):
+    """Schedule, sizes and weights are the paper's; nothing of the authors' code's own is left in them."""
     steps, data = PAPER[name]
     config = load(name)
     assert (config.trainer.max_steps, config.trainer.effective_batch, config.data.batch_size) == (steps, 8, 1)
@@ -61,3 +72,37 @@ def test_the_papers_files_hold_the_papers_settings(name):
     assert {key: getattr(config.data, key) for key in data} == data
     assert (config.model.backbone.name, config.model.backbone.weights) == ("resnet101", "imagenet")
     assert (config.model.deform_layers, config.model.dilation, config.model.offset_groups) == (0, 2, 1)
+    assert (config.optim.warmup, config.optim.reduce_lr_scale, config.model.ohem) == (0, 1.0, False)
+    assert config.model.least_negative_iou == 0
+
+
+@pytest.mark.parametrize("name", sorted(AUTHORS))
+def test_the_authors_files_hold_the_public_codes_settings(name):
+    """Summed at 5e-4 with a decay of 5e-4, for as many images as the code takes; Caffe's layout of the network."""
+    rate, batch, images = AUTHORS[name]
+    config = load(name)
+    detects, optim = config.task == "detection", config.optim
+    assert (optim.lr, config.trainer.effective_batch) == (rate, batch)
+    assert (optim.lr / batch, optim.weight_decay * batch) == (pytest.approx(5e-4), pytest.approx(5e-4))
+    assert 0 <= images - config.trainer.max_steps * batch < batch
+    warm = (optim.warmup, optim.warmup_kind, optim.warmup_factor)
+    assert warm == ((0, "linear", 0.1) if "deeplab_voc" in name else (1000, "constant", 0.1))
+    assert config.data.mean == pytest.approx([value / 255 for value in MEANS], abs=1e-6)
+    assert config.data.std == pytest.approx([1 / 255] * 3, abs=1e-8)
+    assert config.model.backbone.stride_on_1x1
+    assert (config.model.offset_groups, config.model.offset_dilation) == ((4, None) if detects else (1, 1))
+    assert config.model.least_negative_iou == (0.1 if "faster" in name else 0.0)
+    assert config.model.ohem == ("rfcn" in name)
+    assert (optim.reduce_lr_scale, optim.bias_lr_scale) == (3.0 if "rfcn" in name else 1.0, 1.0 if detects else 2.0)
+    assert config.data.crop_size == ((768, 1024) if "cityscapes" in name else None)
+    assert config.model.plain_pooling == ("authors" if detects else "mean")
+    assert config.model.roi_far_edge == ("exact" if detects else "added")
+
+
+def test_the_headers_name_the_targets_that_joint_training_has():
+    """R-FCN on VOC names the public code's 79.6 and 82.3; the pyramid's file claims no one's recipe."""
+    for name in ("rfcn_voc", "rfcn_voc_authors"):
+        text = (ROOT / f"detection/{name}.yaml").read_text()
+        assert "79.6" in text
+        assert "82.3" in text
+    assert "no published recipe" in (ROOT / "detection/faster_rcnn_fpn_coco.yaml").read_text()

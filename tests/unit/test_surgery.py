@@ -15,7 +15,15 @@ import torchvision
 from torch import nn
 
 from dcnlab.nn import ActiveConv2d, DeformConv2d
-from dcnlab.surgery import LayerNotFoundError, activate, conv_layers, deform, dilate, transform_input
+from dcnlab.surgery import (
+    LayerNotFoundError,
+    activate,
+    conv_layers,
+    deform,
+    dilate,
+    dilate_offsets,
+    transform_input,
+)
 
 ZOO = ["resnet26", "densenet121", "mobilenetv2_100", "efficientnet_b0", "hrnet_w18_small", "vgg11_bn", "regnety_004"]
 SURGERIES = [
@@ -374,3 +382,17 @@ def test_a_network_with_lazy_layers_is_deformed_by_number_before_it_has_run():
     deform(network, 1)
     assert isinstance(network[2], DeformConv2d)
     assert network(torch.randn(2, 3, 8, 8)).shape == (2, 5)
+
+
+def test_offsets_convolutions_alone_change_their_dilation():
+    """The layer keeps its dilation; the offsets' convolution reads a dense 3x3, and the output keeps its size."""
+    model = nn.Sequential(nn.Conv2d(3, 4, 3, padding=2, dilation=2), nn.Conv2d(4, 4, 3, padding=1))
+    dilate_offsets(deform(model, ["0"]), 1)
+    assert (model[0].dilation, model[0].offset_conv.dilation) == ((2, 2), (1, 1))
+    assert (model[0].padding, model[0].offset_conv.padding) == ((2, 2), (1, 1))
+    nn.init.normal_(model[0].offset_conv.weight)
+    seen = torch.zeros(1, 3, 9, 9)
+    seen[0, 0, 4, 6] = 1  # two pixels from the centre: outside a dense 3x3
+    offsets = model[0].offset_conv(seen)
+    assert offsets[0, :, 4, 4].abs().max() == 0 < offsets[0, :, 4, 5].abs().max()
+    assert model(torch.zeros(1, 3, 9, 9)).shape == (1, 4, 9, 9)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dcnlab.ablations.numbers import mean_and_std
 from dcnlab.ablations.report.contents import Group, Row
 from dcnlab.ablations.tables import statistics
-from dcnlab.ablations.tables.collect import CODE
+from dcnlab.ablations.tables.collect import CODE, WEIGHTS
 from dcnlab.metrics import names as metric_names
 
 
@@ -31,7 +31,8 @@ def finding(group: Group) -> str:
         if top.figures["base"] and compared:
             bases = sum(row.figures["base"] for row in group.rows)
             return f"{text}, {'which the others are' if bases == 1 else 'which others are'} compared with."
-        same = " of the same code" if CODE in group.section.swept else ""
+        shared = [column for column in (CODE, WEIGHTS) if column in group.section.swept]
+        same = f" of the same {' and '.join(shared)}" if shared else ""
         return f"{text}. There is no run{same} to compare it with."
     return f"{text}, {_against(group, top, metric)}."
 

@@ -14,6 +14,9 @@ from dcnlab.io.errors import ConfigError
 
 CODE = "code"
 """The column that a table has where its runs are of different code."""
+WEIGHTS = "weights"
+"""The column that a table has where its runs began with different weights."""
+_WEIGHTS_KEY = "model.backbone.weights"
 
 
 @dataclass(frozen=True)
@@ -90,7 +93,7 @@ def newest(
     """
     best: dict[str, Record] = {}
     for record in sorted(filter(lambda record: record.finished, chosen), key=lambda record: record.written):
-        key = digest([same(record), None if any_code else record.code])
+        key = digest([same(record), record.weights, None if any_code else record.code])
         if key in best:
             notes.append(f"two runs are the same: {record.folder} counts, the older {best[key].folder} does not")
         best[key] = record
@@ -101,11 +104,12 @@ def newest(
 
 
 def tell_apart(collection: Collection, any_code: bool = False) -> None:
-    """Give runs of different code separate rows, or with `any_code` note that they share rows.
+    """Give runs of different weights or code separate rows, or with `any_code` note that codes share rows.
 
     Runs on different hardware keep their rows, with a note: hardware alters costs more than scores.
     """
     used = collection.used
+    _tell_weights_apart(collection)
     codes = Counter(record.code for record in used)
     if len(codes) > 1:
         shown = ", ".join(f"{code} ({count})" for code, count in codes.items())
@@ -113,7 +117,7 @@ def tell_apart(collection: Collection, any_code: bool = False) -> None:
         collection.notes.append(f"the runs are of different code: {shown}; {how}")
         if not any_code:
             collection.swept = [*collection.swept, CODE]
-            collection.rows = [part for row in collection.rows for part in _by_code(row, list(codes))]
+            collection.rows = _divided(collection.rows, CODE, list(codes), lambda record: record.code)
     dirty = [code for code, count in codes.items() if code.endswith("-dirty") and count > 1]
     if dirty:
         collection.notes.append(
@@ -126,12 +130,26 @@ def tell_apart(collection: Collection, any_code: bool = False) -> None:
             collection.notes.append(f"the runs were not made alike: {key} is {counted}")
 
 
-def _by_code(row: Row, codes: Sequence[str]) -> list[Row]:
-    parts = [(code, [record for record in row.records if record.code == code]) for code in codes]
-    split = [
-        replace(row, parameters={**row.parameters, CODE: code}, records=of_code) for code, of_code in parts if of_code
-    ]
-    return split or [replace(row, parameters={**row.parameters, CODE: None})]
+def _tell_weights_apart(collection: Collection) -> None:
+    """Give runs whose backbones began with different weights separate rows, where the sweep did not set them."""
+    weights = Counter(record.weights for record in collection.used)
+    mixed = any(len({record.weights for record in row.records}) > 1 for row in collection.rows)
+    if len(weights) > 1 and (mixed or _WEIGHTS_KEY not in collection.swept):
+        shown = ", ".join(f"{name} ({count})" for name, count in weights.items())
+        collection.notes.append(f"the runs began with different weights: {shown}; in separate rows")
+        collection.swept = [*collection.swept, WEIGHTS]
+        collection.rows = _divided(collection.rows, WEIGHTS, list(weights), lambda record: record.weights)
+
+
+def _divided(rows: Sequence[Row], column: str, values: Sequence[str], of: Callable[[Record], str]) -> list[Row]:
+    """Rows whose runs share what the new column says; a row without runs stays, with None there."""
+    divided: list[Row] = []
+    for row in rows:
+        parts = [(value, [record for record in row.records if of(record) == value]) for value in values]
+        kept: list[tuple[str | None, list[Record]]] = [(value, part) for value, part in parts if part]
+        kept = kept or [(None, [])]
+        divided += [replace(row, parameters={**row.parameters, column: value}, records=part) for value, part in kept]
+    return divided
 
 
 def seeds_of(records: Sequence[Record]) -> int:

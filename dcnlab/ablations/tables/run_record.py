@@ -11,10 +11,13 @@ from typing import Any
 from dcnlab.ablations.sweeps.hashing import digest
 from dcnlab.config import identity
 from dcnlab.config.load import load_run
+from dcnlab.config.names import BACKBONES, IMAGENET, Backbone
 from dcnlab.io.errors import ConfigError
 from dcnlab.training import results_file, run_folder
 from dcnlab.training.run_folder import RunFolder
 
+_DIGITS = 8
+"""Of a hash, that are shown."""
 _NAMED = 3
 """Settings that differ and are named; further ones are counted."""
 
@@ -62,6 +65,20 @@ class Record:
         """The commit that it ran from, or the version if it ran from an installed package."""
         environment = self.results["environment"]
         return environment.get("git") or f"dcnlab {environment.get('dcnlab')}"
+
+    @property
+    def weights(self) -> str:
+        """The weights that the backbone began with: none, torchvision's name, or a file's name and its hash's start."""
+        stated = str(self.settings["model.backbone.weights"])
+        recorded = self.results["model"].get("weights")
+        if stated == "none":
+            return stated
+        if recorded is None:  # a run from before they were recorded, when imagenet was torchvision's newest
+            networks = BACKBONES.get(self.settings["model.backbone.name"], Backbone())
+            return IMAGENET[networks.imagenet[-1]] if stated == "imagenet" and networks.imagenet else Path(stated).name
+        if stated in IMAGENET:
+            return recorded["name"].rpartition(".")[2]
+        return " ".join([Path(recorded["name"]).name, (recorded.get("sha256") or "")[:_DIGITS]]).strip()
 
     def without(self, varied: Sequence[str] | dict[str, Any]) -> dict[str, Any]:
         """The settings without the seed and those that vary."""

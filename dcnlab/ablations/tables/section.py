@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from dcnlab.ablations.tables import paper, paper_rows, statistics
-from dcnlab.ablations.tables.collect import CODE, Collection, Row
+from dcnlab.ablations.tables.collect import CODE, WEIGHTS, Collection, Row
 from dcnlab.ablations.tables.counterpart import Counterpart, beside
 from dcnlab.ablations.tables.paper import Label
 from dcnlab.metrics import names as metric_names
@@ -75,19 +75,23 @@ def section(
 
 
 def _bases(collection: Collection) -> list[int | None]:
-    """For each row the index of the row that it is compared with: `none`, else the first, always of the same code.
+    """For each row the index of the row that it is compared with: `none`, else the first; of the same code and weights.
 
     Both rows share all other swept parameters, such as the learning rate.
     """
     rows, modules = collection.rows, paper.VARIED["table3"]
-    others = [key for key in collection.swept if key not in (*modules, CODE)]
+    others = [key for key in collection.swept if key not in (*modules, CODE, WEIGHTS)]
     asked = any(key in modules for key in collection.swept)
     plain = [row for row in rows if asked and paper_rows.is_none(row.settings, collection.swept)]
     bases: list[int | None] = []
     for row in rows:
         like = [other for other in plain if all(other.parameters[key] == row.parameters[key] for key in others)]
-        wanted = {**(like or rows)[0].parameters, CODE: row.parameters.get(CODE)}
-        same = [at for at, other in enumerate(rows) if {**other.parameters, CODE: other.parameters.get(CODE)} == wanted]
+        wanted = {**(like or rows)[0].parameters, **{key: row.parameters.get(key) for key in (CODE, WEIGHTS)}}
+        same = [
+            at
+            for at, other in enumerate(rows)
+            if {**other.parameters, **{key: other.parameters.get(key) for key in (CODE, WEIGHTS)}} == wanted
+        ]
         bases.append(same[0] if same else None)
     return bases
 

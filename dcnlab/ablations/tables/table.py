@@ -21,7 +21,7 @@ from dcnlab.ablations.tables import (
     wandb_runs,
 )
 from dcnlab.ablations.tables import render as rendering
-from dcnlab.ablations.tables.collect import CODE, Collection, Row
+from dcnlab.ablations.tables.collect import CODE, WEIGHTS, Collection, Row
 from dcnlab.ablations.tables.render import Block
 from dcnlab.ablations.tables.run_record import Record
 from dcnlab.ablations.tables.section import Section, on_tests, scores, section
@@ -153,7 +153,7 @@ def summarise(
         _rank(collection, first[0], goal or metric_names.goal(first[0]))
     table = paper_rows.table_of(collection.swept)
     sections = [section(title, part, table, first) for title, part in _by_system(collection)]
-    varied = [key for key in collection.swept if key != CODE]
+    varied = [key for key in collection.swept if key not in (CODE, WEIGHTS)]
     orientation = varied == [paper.LAYERS] and not any(part.counterpart for part in sections)
     notes = [*notes, *collection.notes, *run_record.means_over(collection.used)]
     return Table(title, sections, [*notes, *on_tests(sections)], orientation)

@@ -13,6 +13,7 @@ from dcnlab.data.detection.split import DetectionSplit
 from dcnlab.data.detection.voc import read_voc
 from dcnlab.data.labels import names_of
 from dcnlab.data.module import SplitsDataModule, collate_lists
+from dcnlab.data.resize import longer_limits
 from dcnlab.io.errors import DataError
 from dcnlab.io.orientation import Orientation
 from dcnlab.io.text import nearest_and_all
@@ -70,6 +71,7 @@ class DetectionDataModule(SplitsDataModule):
         evaluation_batch_size: images at a time in evaluation; None is batch_size.
         test_sides: shorter sides that the test itself resizes its images to, which come at their own size then; None
             resizes them as the others.
+        test_longer_sides: the most that the longer side may have then, each; None: see `longer_limits`.
         exif: auto, apply or ignore: which images are turned as their EXIF orientation says, see `Orientation`.
 
     Raises:
@@ -96,6 +98,7 @@ class DetectionDataModule(SplitsDataModule):
         seed: int = 0,
         evaluation_batch_size: int | None = None,
         test_sides: Sequence[int] | None = None,
+        test_longer_sides: Sequence[int] | None = None,
         exif: str = "auto",
     ) -> None:
         orientation = Orientation(exif)
@@ -112,7 +115,8 @@ class DetectionDataModule(SplitsDataModule):
         ) -> DetectionSplit:
             chosen = read(tuple(names_of(splits)))
             sides = (shorter_side, longer_side) if tested_at is None else (None, None)
-            return DetectionSplit(chosen, *sides, flip, mean, std, augment, seed, orientation, tested_at, longer_side)
+            limits = longer_limits(tested_at or (), test_longer_sides, shorter_side, longer_side)
+            return DetectionSplit(chosen, *sides, flip, mean, std, augment, seed, orientation, tested_at, limits)
 
         training, testing = split(train, augment=True), split(test, tested_at=test_sides)
         validation = None if val is None else split(val)

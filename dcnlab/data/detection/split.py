@@ -68,7 +68,7 @@ class DetectionSplit(Dataset[tuple[Tensor, Target]]):
         seed: of the augmentation.
         orientation: says which images are turned as their EXIF orientation says; None is `auto`.
         test_sides: shorter sides that a test resizes these images to later; None resizes them no more.
-        test_longer_side: the most that their longer side may have then; None sets no limit.
+        test_longer_sides: the most that their longer side may have then, each; None sets no limits.
 
     Raises:
         DataError: on taking an item: the image is broken, too large to be decoded or resized safely, or not of the
@@ -87,7 +87,7 @@ class DetectionSplit(Dataset[tuple[Tensor, Target]]):
         seed: int = 0,
         orientation: Orientation | None = None,
         test_sides: Sequence[int] | None = None,
-        test_longer_side: int | None = None,
+        test_longer_sides: Sequence[int | None] | None = None,
     ) -> None:
         for name, value in (("shorter_side", shorter_side), ("longer_side", longer_side)):
             if value is not None and value < 1:
@@ -95,7 +95,10 @@ class DetectionSplit(Dataset[tuple[Tensor, Target]]):
         self.annotations, self.classes = annotations, list(annotations.classes)
         self.augment, self.seed = augment, seed
         self.orientation = orientation or Orientation()
-        tested: list[tuple[int | None, int | None]] = [(side, test_longer_side) for side in test_sides or ()]
+        shorter = test_sides or ()
+        tested: list[tuple[int | None, int | None]] = list(
+            zip(shorter, test_longer_sides or [None] * len(shorter), strict=bool(shorter))
+        )
         self.sides = tested or [(shorter_side, longer_side)]
         self.sides_are = "test.shorter_sides" if test_sides else "data.shorter_side"
         boxes, chosen = annotations.trainable()

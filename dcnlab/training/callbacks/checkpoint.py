@@ -36,6 +36,8 @@ class SaveCheckpoint(Checkpoint):
         check: Callable[[pl.Trainer, pl.LightningModule], None],
     ) -> None:
         self.path, self.settings, self.minutes, self.check = path, settings, minutes, check
+        self.weights: dict[str, str | None] | None = None
+        """Where the backbone's first weights come from, see `dcnlab.models.weights_source`."""
         self.limit_is_near = False
         """Whether a signal announced the time limit."""
         self.asked: type[BaseException] | None = None
@@ -129,6 +131,7 @@ class SaveCheckpoint(Checkpoint):
         within = epochs.ready > epochs.processed
         checkpoint["dcnlab"] = {
             "settings": self.settings,
+            "weights": self.weights,
             "pass": epochs.processed,  # finished epochs; the names are those of the first checkpoints
             "batches": loop.epoch_loop.batch_progress.current.completed if within else 0,
             "processes": trainer.world_size,

@@ -105,6 +105,16 @@ def test_tables_1_and_3_have_the_papers_rows(system):
     assert points(f"table3_{system}") == (wanted, {0, 1, 2})
 
 
+@pytest.mark.parametrize("system", ["faster_rcnn_voc", "rfcn_voc"])
+def test_table_3_has_plain_rows_under_both_poolings(system):
+    """The rows that deformable pooling is compared with are pooled by means, and as the authors do."""
+    models = [trial.config.model for trial in trials(f"table3_{system}")]
+    found = {(model.deform_layers, model.dilation, model.deform_pooling, model.plain_pooling) for model in models}
+    assert {(0, 2, False, "mean"), (3, 2, False, "mean"), (0, 2, True, "mean"), (3, 2, True, "mean")} < found
+    assert {row for row in found if row[3] == "authors"} == {(0, 2, False, "authors"), (3, 2, False, "authors")}
+    assert len(models) == 27
+
+
 def test_table_5_has_the_papers_systems_and_backbones_plain_and_deformable():
     found = set()
     for name in NAMES:

@@ -40,7 +40,7 @@ def sweep(tmp_path, monkeypatch):
     return "ablation.yaml"
 
 
-def write_run(trial, top1, git="abc", status="finished", folder=None):
+def write_run(trial, top1, git="abc", status="finished", folder=None, weights=None):
     folder = folder or trial.folder
     folder.mkdir(parents=True)
     (folder / "config.yaml").write_text(to_yaml(trial.config))
@@ -52,7 +52,7 @@ def write_run(trial, top1, git="abc", status="finished", folder=None):
         "seed": trial.config.seed,
         "parameters": trial.parameters,
         "metrics": {"loss": 0.5, "top1": top1} if status == "finished" else {},
-        "model": {"params": 1000 + layers, "macs": 2_000_000 + layers},
+        "model": {"params": 1000 + layers, "macs": 2_000_000 + layers, "weights": weights},
         "cost": {"train_seconds": 10.0 + trial.config.seed, "images_per_second": 1.0, "peak_memory_bytes": 1},
         "environment": {"git": git, "dcnlab": "1", "torch": "2"},
         "wandb": {"id": None, "sweep": None},
@@ -238,6 +238,32 @@ def test_runs_of_different_code_have_rows_of_their_own(finished):
     # Row 0 is of the other code, and no row to compare with.
     assert [row["top1_difference"] for row in found.rows] == [None, 2.5, 2.0, None]
     assert "def-dirty" in tables.render(found, "markdown")
+
+
+def test_runs_that_began_with_other_weights_have_separate_rows(sweep):
+    """Runs of one setting whose weights' names or hashes differ are neither pooled nor compared."""
+    name = "ResNet50_Weights.IMAGENET1K_V1"
+    imagenet = ["model.backbone.weights=imagenet", "model.backbone.name=resnet50"]
+    for trial in trials_of(read(sweep), imagenet):
+        layers, seed = trial.parameters["model.deform_layers"], trial.parameters["seed"]
+        # Runs of seed 0 are from before weights were recorded: torchvision's newest, its second.
+        weights = None if seed == 0 else {"name": name, "address": "https://x", "sha256": "0" * 64}
+        write_run(trial, 70.0 + layers - 10 * (seed == 0), weights=weights)
+    found = assemble(sweep, *imagenet)
+    rows = [(row["model.deform_layers"], row["weights"], row["top1"], row["seeds"]) for row in found.rows]
+    assert rows[:2] == [(0, "IMAGENET1K_V2", 60.0, 1), (0, "IMAGENET1K_V1", 70.0, 2)]
+    assert [row["top1_difference"] for row in found.rows][:4] == [None, None, 1.0, 1.0]
+    assert "IMAGENET1K_V2 (3), IMAGENET1K_V1 (6); in separate rows" in notes(found)[0]
+
+
+def test_files_of_one_name_and_other_content_are_told_apart(sweep, tmp_path):
+    """A path's hash is part of what tells weights apart."""
+    Path("w.pt").write_bytes(b"")
+    for trial in trials_of(read(sweep), ["model.backbone.weights=w.pt"]):
+        digit = str(trial.parameters["seed"] // 2)
+        write_run(trial, 70.0, weights={"name": "w.pt", "address": "/w.pt", "sha256": digit * 64})
+    found = assemble(sweep, "model.backbone.weights=w.pt")
+    assert [row["weights"] for row in found.rows[:2]] == ["w.pt 00000000", "w.pt 11111111"]
 
 
 def test_runs_of_different_code_are_joined_on_demand_alone_and_that_is_said(finished):

@@ -272,7 +272,7 @@ def test_a_missing_data_root_and_missing_weights_are_named(experiment, tmp_path)
     tree = load_experiment(path, ["data.name=imagefolder", f"data.root={tmp_path}/flowrs"])
     assert f"nearest: {tmp_path}/flowers" in message(check_paths, tree)
     tree = load_experiment(path, ["model.backbone.weights=imagnet"])
-    assert "it must be none, imagenet or a file" in message(check_paths, tree)
+    assert "it must be none, imagenet, imagenet_v2 or a file" in message(check_paths, tree)
 
 
 @pytest.mark.parametrize("override", ["test.rotation=10", "test.magnification=2"])

@@ -61,7 +61,7 @@ def test_a_strip_is_refused_before_it_is_decoded_where_resizing_would_make_gigab
             "data.shorter_side 300" + " and data.random_scale" * augment,
         ),
         "multi-scale test": (
-            lambda: DetectionSplit(boxes, None, None, test_sides=[48, 1400], test_longer_side=None),
+            lambda: DetectionSplit(boxes, None, None, test_sides=[48, 1400]),
             "test.shorter_sides 1400",
         ),
         "scales": (lambda: SegmentationSplit(pairs, ["a"], test_scale=50.0), "test.scales 50.0"),

@@ -115,7 +115,15 @@ def test_the_hand_worked_case():
 def test_a_recall_that_is_exactly_a_tenth_counts_for_its_point():
     objects = [("a", "cat", [20 * n, 0, 10, 10]) for n in range(10)]
     results = [("a", "cat", [20 * n, 0, 10, 10], 0.9 - 0.01 * n) for n in range(3)]
-    assert voc_ap(truth(objects), found(results), "voc07", (0.5,))[0.5].mean == pytest.approx(100 * 4 / 11)
+    assert voc_ap(truth(objects), found(results), "voc07_exact", (0.5,))[0.5].mean == pytest.approx(100 * 4 / 11)
+
+
+def test_a_recall_of_three_fifths_misses_the_evaluators_point():
+    """Three of five objects are found: 6 points of the evaluator's eleven, 7 as fractions."""
+    objects = [("a", "cat", [20 * n, 0, 10, 10]) for n in range(5)]
+    results = [("a", "cat", [20 * n, 0, 10, 10], 0.9 - 0.01 * n) for n in range(3)]
+    for metric, points in (("voc07", 6), ("voc07_exact", 7)):
+        assert voc_ap(truth(objects), found(results), metric, (0.5,))[0.5].mean == pytest.approx(100 * points / 11)
 
 
 def test_a_detection_on_a_difficult_object_counts_neither_way():
@@ -204,7 +212,7 @@ def slow_voc_ap(gt, results, iou, metric):
         tp, fp = np.cumsum(tp), np.cumsum(fp)
         recall, precision = tp / to_find, tp / np.maximum(tp + fp, 1)
         if metric == "voc07":
-            points = [k / 10 for k in range(11)]
+            points = np.arange(0.0, 1.1, 0.1)
             ap = sum(max(precision[recall >= point], default=0) for point in points) / 11
         else:
             r, p = [0, *recall, 1], [0, *precision, 0]
@@ -241,5 +249,5 @@ def test_the_protocol_written_down_slowly_gives_the_same_on_random_boxes(seed, m
 
 
 def test_an_unknown_metric_is_refused():
-    with pytest.raises(ValueError, match="'voc12'; choose from: voc07, voc"):
+    with pytest.raises(ValueError, match="'voc12'; choose from: voc07, voc07_exact, voc"):
         voc_ap(truth([("a", "cat", [0, 0, 1, 1])]), [], "voc12")

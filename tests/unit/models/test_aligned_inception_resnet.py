@@ -237,7 +237,7 @@ def test_a_classifier_gives_its_weights_to_the_dense_tasks(tmp_path, caplog):
 
 
 def test_what_the_network_does_not_have_is_refused_in_one_line():
-    with pytest.raises(ConfigError, match=f"imagenet.*{NAME}.*none or a path") as error:
+    with pytest.raises(ConfigError, match=f"imagenet.*{NAME} does not have") as error:
         classifier(NAME, 4, weights="imagenet")
     assert "\n" not in str(error.value)
     with pytest.raises(ConfigError, match=f"stride_on_1x1.*{NAME}") as error:

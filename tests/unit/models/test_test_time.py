@@ -3,12 +3,16 @@
 import pytest
 import torch
 from detection_cases import EVERY, TinyBackbone, made, same, two_scenes
+from locations import ROOT
 from torch import nn
 
+from dcnlab.config.load import load_experiment
+from dcnlab.data.resize import longer_limits, resized
+from dcnlab.io.errors import ConfigError
 from dcnlab.models.anchors import RPNSettings
 from dcnlab.models.class_aware_rpn import ClassAwareRPN
 from dcnlab.models.detector import DetectionSettings, Detector
-from dcnlab.models.multi_scale import average_boxes, detect, mirror
+from dcnlab.models.multi_scale import TABLE5_SIDES, average_boxes, detect, mirror
 
 
 def detections(rows):
@@ -74,7 +78,7 @@ def bright_image() -> torch.Tensor:
 
 def test_all_sizes_and_mirror_images_lead_back_to_the_image():
     model = Bright()
-    found = detect(model, bright_image(), shorter_sides=(40, 80, 200), longer_side=150, flip=True)
+    found = detect(model, bright_image(), shorter_sides=(40, 80, 200), longer_sides=(150, 150, 150), flip=True)
     # 200 would be 300 long: 150 it is.
     assert [size for size, _ in model.asked] == [(40, 60)] * 2 + [(80, 120)] * 2 + [(100, 150)] * 2
     assert found["boxes"].shape == (1, 4)  # six candidates on one place
@@ -85,8 +89,42 @@ def test_all_sizes_and_mirror_images_lead_back_to_the_image():
 
 @pytest.mark.parametrize("size", [(3, 500), (500, 3)])
 def test_an_image_as_thin_as_a_line_keeps_a_pixel(size):
-    found = detect(made("class_aware_rpn"), torch.randn(3, *size), [40], longer_side=60)
+    found = detect(made("class_aware_rpn"), torch.randn(3, *size), [40], longer_sides=[60])
     assert torch.isfinite(found["boxes"]).all()
+
+
+def test_table_5s_command_makes_six_distinct_sizes():
+    """The page and the sweep share one command; it makes six sizes of COCO's usual image, each with its own limit."""
+    words = "'test.shorter_sides=[480,576,688,864,1200,1400]' test.box_rounds=1"
+    for path in ("docs/experiments.md", "sweeps/table5_rfcn_aligned_inception_coco.yaml"):
+        assert f"dcnlab evaluate RUN {words}\n" in (ROOT / path).read_text()
+    config = load_experiment("detection/rfcn_coco", ["data.root=somewhere", *words.replace("'", "").split()])
+    sides = config.test.shorter_sides
+    assert tuple(sides) == TABLE5_SIDES
+    limits = longer_limits(sides, config.test.longer_sides, config.data.shorter_side, config.data.longer_side)
+    assert limits == [800, 960, 1147, 1440, 2000, 2333]
+    for height, width in ((480, 640), (640, 427), (300, 640)):
+        sizes = [resized(height, width, side, most) for side, most in zip(sides, limits, strict=True)]
+        assert len(set(sizes)) == 6
+    assert [min(resized(480, 640, side, most)) for side, most in zip(sides, limits, strict=True)] == list(sides)
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        ("test.shorter_sides=[688,864] test.longer_sides=[1000,1000]", "holds 1000 twice"),
+        ("test.shorter_sides=[688,688]", "holds 688 twice"),
+        ("test.shorter_sides=[688,864] test.longer_sides=[1200,1100]", "must grow as test.shorter_sides"),
+        ("test.shorter_sides=[688,864] test.longer_sides=[1200]", "must hold 2 numbers"),
+        ("test.longer_sides=[1200]", "must hold 0 numbers"),
+        ("test.shorter_sides=[688] test.longer_sides=[600]", "at least that"),
+    ],
+)
+def test_sides_that_give_the_same_image_are_refused(words, said):
+    """One line names the field and the sides."""
+    with pytest.raises(ConfigError, match=said) as error:
+        load_experiment("detection/rfcn_coco", ["data.root=somewhere", *words.split()])
+    assert "\n" not in str(error.value)
 
 
 def test_mirroring_is_its_own_inverse():

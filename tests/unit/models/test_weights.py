@@ -1,6 +1,8 @@
 """Weights from files of several kinds, and the original ResNets' under Caffe's names."""
 
+import hashlib
 import logging
+import struct
 
 import numpy as np
 import pytest
@@ -8,13 +10,15 @@ import torch
 from safetensors.torch import save_file
 from torch import nn
 from torch.nn.functional import conv2d
-from torchvision.models import resnet101
+from torchvision.models import ResNet18_Weights, ResNet101_Weights, resnet101
 from torchvision.models.resnet import Bottleneck, ResNet
 
 from dcnlab.io.errors import ConfigError
 from dcnlab.models import caffe_resnet
+from dcnlab.models.convert import convert
 from dcnlab.models.resnet import classifier, resnet10_slim
 from dcnlab.models.weights import load
+from dcnlab.models.weights_source import source
 
 PARTS = {"weight": "gamma", "bias": "beta", "running_mean": "moving_mean", "running_var": "moving_var"}
 
@@ -187,3 +191,71 @@ def test_a_whole_networks_safetensors_give_its_backbone(tmp_path):
     ours = classifier("resnet10_slim", 10, weights=str(tmp_path / "w.safetensors"))
     assert torch.equal(ours.fc.weight, theirs.backbone.fc.weight)
     assert torch.equal(ours.layer4[0].bn2.running_var, theirs.backbone.layer4[0].bn2.running_var)
+
+
+def binary(path, arrays):
+    """Write arrays as MXNet writes its .params files of version 2."""
+    content = struct.pack("<QQQ", 0x112, 0, len(arrays))
+    for array in arrays.values():
+        array = np.ascontiguousarray(array, np.float32)
+        content += struct.pack(f"<IiI{array.ndim}q", 0xF993FAC9, 0, array.ndim, *array.shape)
+        content += struct.pack("<iii", 1, 0, 0) + array.tobytes()
+    content += struct.pack("<Q", len(arrays))
+    path.write_bytes(content + b"".join(struct.pack("<Q", len(name)) + name.encode() for name in arrays))
+
+
+@pytest.mark.parametrize("ending", ["safetensors", "pt"])
+def test_a_converted_mxnet_file_gives_the_same_logits(tmp_path, ending):
+    """A .params file becomes a file of torchvision's names that loads into an equal network."""
+    theirs, ours, direct = small(0), small(1), small(2)
+    state = mxnet(theirs.state_dict(), layers(1, 1, 1, 1)) | {"arg:rpn_conv_3x3_weight": torch.zeros(1)}
+    binary(tmp_path / "w.params", {name: value.numpy() for name, value in state.items()})
+    notes = convert(tmp_path / "w.params", tmp_path / f"w.{ending}")
+    assert "not used: arg:rpn_conv_3x3_weight" in notes[0]
+    assert "data.mean=[0.482941,0.45451,0.404157]" in notes[1]
+    load(ours, "resnet101", str(tmp_path / f"w.{ending}"))
+    load(direct, "resnet101", str(tmp_path / "w.params"))
+    images = torch.randn(2, 3, 64, 64)
+    assert torch.equal(ours(images), theirs(images))
+    assert torch.equal(direct(images), theirs(images))
+
+
+def test_a_conversion_that_cannot_be_done_writes_nothing(tmp_path):
+    """An unknown ending, a damaged file and a file without a ResNet end in one line each."""
+    binary(tmp_path / "other.params", {"arg:fc_weight": np.zeros(3)})
+    (tmp_path / "cut.caffemodel").write_bytes(b"\xa2\x06\x7fx")
+    for name, out, said in (
+        ("other.params", "w.bin", "must end in one of"),
+        ("other.params", "w.pt", "holds no ResNet"),
+        ("cut.caffemodel", "w.pt", "states 127 bytes"),
+        ("none.params", "w.pt", "is no file"),
+    ):
+        with pytest.raises(ConfigError, match=rf"\A[^\n]*{said}[^\n]*\Z"):
+            convert(tmp_path / name, tmp_path / out)
+        assert not (tmp_path / out).exists()
+    with pytest.raises(ConfigError, match="nearest: mxnet"):
+        convert(tmp_path / "other.params", tmp_path / "w.pt", "mxnt")
+
+
+def test_imagenet_is_torchvisions_first_weights_by_name(monkeypatch, tmp_path):
+    """`imagenet` names IMAGENET1K_V1 with its address and hash; `imagenet_v2` the second, where there is one."""
+    monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path))
+    first, second = ResNet101_Weights.IMAGENET1K_V1, ResNet101_Weights.IMAGENET1K_V2
+    assert source("resnet101", "imagenet") == {
+        "name": "ResNet101_Weights.IMAGENET1K_V1", "address": first.url, "sha256": None
+    }  # fmt: skip
+    assert source("resnet101", "imagenet_v2")["address"] == second.url != first.url
+    (tmp_path / "checkpoints").mkdir()
+    (tmp_path / "checkpoints" / ResNet18_Weights.IMAGENET1K_V1.url.rpartition("/")[2]).write_bytes(b"weights")
+    assert source("resnet18", "imagenet")["sha256"] == hashlib.sha256(b"weights").hexdigest()
+    with pytest.raises(ConfigError, match="resnet18 does not have, but resnet50, resnet101, resnet152 do"):
+        source("resnet18", "imagenet_v2")
+
+
+def test_a_files_weights_are_named_by_path_and_hash(tmp_path):
+    """A path is kept as written, with the absolute path as address; none has no source."""
+    (tmp_path / "w.pt").write_bytes(b"weights")
+    found = source("resnet18", str(tmp_path / "w.pt"))
+    assert found["address"] == found["name"] == str(tmp_path / "w.pt")
+    assert found["sha256"] == hashlib.sha256(b"weights").hexdigest()
+    assert source("resnet18", "none") is None

@@ -70,6 +70,26 @@ def test_warmup_grows_linearly_to_the_full_rate():
     assert [rate_factor(step, 100, optim) for step in range(6)] == [0.25, 0.5, 0.75, 1, 1, 1]
 
 
+def test_a_constant_warmup_ends_in_one_step():
+    """The rate is a tenth of the base one for `warmup` steps, and all of it from the next step on."""
+    optim = OptimConfig(milestones=[0.5], warmup=3, warmup_kind="constant", warmup_factor=0.1)
+    assert [rate_factor(step, 10, optim) for step in range(7)] == pytest.approx([0.1, 0.1, 0.1, 1, 1, 0.1, 0.1])
+
+
+def test_a_heads_biases_have_a_group_at_their_own_rate():
+    """`bias_lr_scale` raises the rate of the head's biases alone: not of weights, norms, offsets or the backbone."""
+    net = nn.Module()
+    net.backbone, net.reduce, net.classify = small_net(), nn.Conv2d(3, 4, 1), nn.Conv2d(4, 5, 1)
+    found = parameter_groups(net, OptimConfig(lr=0.2, weight_decay=0.01, bias_lr_scale=2.0, reduce_lr_scale=3.0))
+    told = {group["name"]: (pytest.approx(group["lr"]), [tuple(p.shape) for p in group["params"]]) for group in found}
+    assert told["head biases"] == (0.4, [(5,)])
+    assert told["reduce head biases"] == (1.2, [(4,)])
+    assert told["biases and norms"] == (0.2, [(4,), (4,), (4,), (4,), (2,)])
+    assert [group["weight_decay"] for group in found if "head" in group["name"]] == [0.0, 0.0]
+    before = parameter_groups(net, OptimConfig(lr=0.2))
+    assert not [group for group in before if "head" in group["name"]]
+
+
 def test_the_cosine_begins_after_the_warmup_and_ends_at_zero():
     optim = OptimConfig(schedule="cosine", warmup=20)
     rates = [rate_factor(step, 100, optim) for step in (0, 19, 20, 60, 100)]

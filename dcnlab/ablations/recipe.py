@@ -1,0 +1,241 @@
+"""The recipe of an experiment on one screen, and the rates of all the paper's experiments in one form."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from dcnlab.config import packaged
+from dcnlab.config.load import load_experiment
+from dcnlab.config.names import DATA_SETS, IMAGENET, NETWORKS
+from dcnlab.config.schema import Config, OptimConfig, TrainerConfig
+from dcnlab.data.resize import longer_limits
+from dcnlab.models.weights_source import source
+from dcnlab.tasks.optim import rate_factor
+
+NOWHERE = "ROOT"
+"""Stands for the folder of a data set that the user does not name."""
+DETECTRON2 = Config(
+    name="mask_rcnn_R_50_FPN_3x_dconv_c3-c5",
+    optim=OptimConfig(lr=0.02, weight_decay=1e-4, milestones=[210_000.0, 250_000.0], warmup=1000),
+    trainer=TrainerConfig(max_steps=270_000, effective_batch=16),
+)
+"""The rates of detectron2's deformable experiment of this name: on the mean of 16 images."""
+HEADER = ["recipe", "experiment", "rate on the mean", "rate per image", "images", "sum of rates", "decay on the mean"]
+
+
+@dataclass(frozen=True)
+class Rates:
+    """A schedule, in a form that does not depend on how gradients are joined."""
+
+    batch: int
+    """Images of a step."""
+    rate: float
+    """Base learning rate upon the mean of a step's gradients."""
+    images: int | None
+    """Of the whole training; None where only its epochs are stated."""
+    total: float | None
+    """Sum of the rates of all steps: what all images' rates come to."""
+    decay: float
+    """Weight decay that the optimizer adds to the mean gradient."""
+
+    @property
+    def per_image(self) -> float:
+        """Rate of one image's gradient: what a program that sums gradients calls its rate."""
+        return self.rate / self.batch
+
+
+def rates(config: Config) -> Rates:
+    """The rates of an experiment."""
+    batch, steps, optim = _batch(config), config.trainer.max_steps, config.optim
+    if steps is None:
+        return Rates(batch, optim.lr, None, None, optim.weight_decay)
+    return Rates(batch, optim.lr, steps * batch, optim.lr * _factors(optim, steps), optim.weight_decay)
+
+
+def _factors(optim: OptimConfig, steps: int) -> float:
+    """The sum of all steps' factors of the rate; between two drops they are equal."""
+    if optim.schedule == "cosine":
+        return sum(rate_factor(step, steps, optim) for step in range(steps))
+    warm = min(optim.warmup, steps)
+    drops = [math.ceil(mark * steps if mark < 1 else mark) for mark in optim.milestones]
+    marks = sorted({warm, steps, *(drop for drop in drops if warm < drop < steps)})
+    total = sum(rate_factor(step, steps, optim) for step in range(warm))
+    return total + sum((end - start) * rate_factor(start, steps, optim) for start, end in itertools.pairwise(marks))
+
+
+def load(experiment: str, overrides: Sequence[str]) -> Config:
+    """An experiment, whose data set needs no folder here.
+
+    Raises:
+        ConfigError: anything in it that the user can mend.
+    """
+    stated = any(word.startswith("data.root=") for word in overrides)
+    return load_experiment(experiment, [*([] if stated else [f"data.root={NOWHERE}"]), *overrides])
+
+
+def table() -> list[list[str]]:
+    """Rows under `HEADER`: of the paper's files, the authors', detectron2's, and ours."""
+    return [[kind, config.name, *_cells(rates(config))] for kind, config in _configs()]
+
+
+def _configs() -> list[tuple[str, Config]]:
+    kinds: dict[str, list[Config]] = {"paper": [], "authors": [], "ours": []}
+    for name in packaged.names("experiments"):
+        path = Path(name)
+        kind = _kind(path.name)
+        if kind is not None and not path.name.startswith("base") and path.parent.name != "classification":
+            kinds[kind].append(load(name, ()))
+    others = [("detectron2", DETECTRON2)]
+    listed = {kind: [(kind, config) for config in configs] for kind, configs in kinds.items()}
+    return [*listed["paper"], *listed["authors"], *others, *listed["ours"]]
+
+
+def _kind(name: str) -> str | None:
+    """Whose recipe a file of this name holds; None for those in small, which repeat nobody's."""
+    if name.endswith("_authors"):
+        return "authors"
+    if name.endswith(("_voc", "_cityscapes", "_coco")):
+        return "ours" if "fpn" in name else "paper"
+    return "ours" if name.endswith(("_cards", "_camvid")) else None
+
+
+def _cells(found: Rates) -> list[str]:
+    images = "" if found.images is None else f"{found.images:,}"
+    total = "" if found.total is None else f"{found.total:.1f}"
+    on_mean = f"{found.rate:g} of {found.batch}"
+    return [on_mean, f"{found.per_image:.3g}", images, total, f"{found.decay:.3g}"]
+
+
+def _batch(config: Config) -> int:
+    run = config.trainer
+    devices = run.devices if isinstance(run.devices, int) else 1
+    return run.effective_batch or config.data.batch_size * devices * run.num_nodes
+
+
+def lines(config: Config) -> list[tuple[str, str]]:
+    """The recipe of an experiment, a name and a text each; one screen."""
+    parts = [("experiment", f"{config.name}: {config.task}, {config.model.name}"), *_data(config)]
+    parts += [*_network(config), *_schedule(config)]
+    return [*parts, *(_detector(config) if config.task == "detection" else []), ("test", _test(config))]
+
+
+def _data(config: Config) -> list[tuple[str, str]]:
+    data = config.data
+    size = f"shorter side {data.shorter_side or 'as it is'}"
+    size += f", longer at most {data.longer_side}" if data.longer_side else ""
+    size += f", crops of {data.crop_size[0]}x{data.crop_size[1]}" if data.crop_size else ""
+    size += ", mirrored by half" if data.flip else ""
+    if DATA_SETS[data.name].is_square:
+        size = f"squares of {data.image_size} pixels"
+    pixels = [f"{name} {', '.join(f'{255 * value:.6g}' for value in getattr(data, name))}" for name in ("mean", "std")]
+    return [
+        ("data", f"{data.name}, train {_splits(data.train)}, test {_splits(data.test)}"),
+        ("images", size if data.name == "digits" else f"{size}; {pixels[0]}, {pixels[1]} of 255"),
+    ]
+
+
+def _network(config: Config) -> list[tuple[str, str]]:
+    model, backbone = config.model, config.model.backbone
+    strides = "1x1" if backbone.stride_on_1x1 else "3x3"
+    frozen = ["all norms"] if backbone.freeze_norm else []
+    frozen += [f"the first {backbone.freeze_at} stages"] if backbone.freeze_at else []
+    text = f"{model.deform_layers} layers, {model.offset_groups} offset groups, "
+    text += f"dilation {model.dilation or 'of the task'}"
+    if model.offset_dilation is not None:
+        text += f", of the offsets' convolutions {model.offset_dilation}"
+    return [
+        ("backbone", f"{backbone.name}, strides on the {strides}; frozen: {', '.join(frozen) or 'nothing'}"),
+        ("weights", _weights(backbone.name, backbone.weights)),
+        ("deformable", text),
+    ]
+
+
+def _weights(name: str, weights: str) -> str:
+    found = source(name, weights)
+    if found is None:
+        return "none"
+    digest = found["sha256"]
+    known = f"sha256 {digest}" if digest else "not on this machine yet"
+    return f"{found['name']}, {found['address']}, {known}" if weights in IMAGENET else f"{found['name']}, {known}"
+
+
+def _schedule(config: Config) -> list[tuple[str, str]]:
+    optim, found = config.optim, rates(config)
+    scales = {
+        "offsets": optim.offset_lr_scale,
+        "pooling's offsets": optim.pooling_offset_lr_scale,
+        "the 1x1 on res5": optim.reduce_lr_scale,
+        "a head's biases": optim.bias_lr_scale,
+    }
+    rate = f"{found.rate:g} on the mean of {found.batch} images, {found.per_image:.3g} an image; "
+    rate += ", ".join(f"{name} x{scale:g}" for name, scale in scales.items())
+    decay = f"{found.decay:.3g} on the mean"
+    if optim.name == "sgd":
+        decay += f", {found.decay * found.batch:.3g} beside a sum of {found.batch} gradients"
+    if found.images is None:
+        course = f"{config.trainer.max_epochs} epochs"
+    else:
+        course = f"{found.images:,} images in {config.trainer.max_steps:,} steps; rates sum to {found.total:.1f}"
+    if optim.schedule == "cosine":
+        course += "; cosine to zero"
+    elif found.images is not None:
+        steps = config.trainer.max_steps or 0
+        drops = [round((mark * steps if mark < 1 else mark) * found.batch) for mark in optim.milestones]
+        course += f"; a tenth from image {', '.join(f'{drop:,}' for drop in drops)} on"
+    warm = "none"
+    if optim.warmup:
+        kind = f"constant at {optim.warmup_factor:g} of the rate" if optim.warmup_kind == "constant" else "linear"
+        warm = f"{optim.warmup} steps, {optim.warmup * found.batch:,} images, {kind}"
+    optimizer = f"{optim.name}, momentum {optim.momentum:g}"
+    optimizer += f", gradients clipped at {optim.clip_norm:g}" if optim.clip_norm else ""
+    return [
+        ("optimizer", optimizer),
+        ("rate", rate),
+        ("decay", f"{decay}; of weights alone"),
+        ("schedule", course),
+        ("warm-up", warm),
+    ]
+
+
+def _detector(config: Config) -> list[tuple[str, str]]:
+    model, rpn = config.model, config.model.rpn
+    scales = rpn.scales or list(NETWORKS[model.name].anchor_scales)
+    anchors = f"scales {_numbers(scales)}, ratios {_numbers(rpn.ratios)}, border {rpn.border}"
+    samples = f"{rpn.sampled} anchors"
+    found = [("anchors", anchors)]
+    if not NETWORKS[model.name].deform_pooling:
+        return [*found, ("samples", samples)]
+    kind = "the hardest of all" if model.ohem else "a quarter of them positive at most"
+    samples += f"; {rpn.candidates} proposals before suppression, {rpn.proposals} after; {model.rois} RoIs, {kind}"
+    samples += f", background from IoU {model.least_negative_iou:g} on"
+    pooling = "deformable" if model.deform_pooling else f"plain, {model.plain_pooling}"
+    return [*found, ("samples", samples), ("pooling", f"{pooling}; far edge {model.roi_far_edge}")]
+
+
+def _test(config: Config) -> str:
+    test, data = config.test, config.data
+    if config.task == "segmentation":
+        return f"scales {_numbers(test.scales)}" + (", mirrored too" if test.flip else "")
+    if config.task != "detection":
+        return "one crop"
+    sides = f"shorter side {data.shorter_side}" if data.shorter_side else "images at their own size"
+    if test.shorter_sides:
+        limits = longer_limits(test.shorter_sides, test.longer_sides, data.shorter_side, data.longer_side)
+        pairs = zip(test.shorter_sides, limits, strict=True)
+        sides = "sizes " + ", ".join(f"{least}/{most or 'any'}" for least, most in pairs)
+    sides += ", mirrored too" if test.flip else ""
+    sides += f", {test.box_rounds} rounds of box averaging" if test.box_rounds else ""
+    kept = f"NMS {test.nms_iou:g}, scores above {test.score_floor:g}, at most {test.max_detections} detections"
+    return f"{sides}; {kept}; protocol {data.protocol or 'of the data set'}"
+
+
+def _splits(splits: str | list[str]) -> str:
+    return splits if isinstance(splits, str) else " + ".join(splits)
+
+
+def _numbers(numbers: Sequence[float]) -> str:
+    return ", ".join(f"{number:g}" for number in numbers)

@@ -76,10 +76,11 @@ def _heading(kind: str, name: str) -> str:
 def models() -> dict[str, str]:
     """Networks and the backbones below them, by `model.name` and `model.backbone.name`."""
     networks = {name: _network(network) for name, network in names.NETWORKS.items()}
-    weights = {True: "ImageNet's weights", False: "no ImageNet weights"}
-    return networks | {
-        f"backbone {name}": f"every task; {weights[backbone.imagenet]}" for name, backbone in names.BACKBONES.items()
+    backbones = {
+        name: "ImageNet's weights" if backbone.imagenet else "no ImageNet weights"
+        for name, backbone in names.BACKBONES.items()
     }
+    return networks | {f"backbone {name}": f"every task; {weights}" for name, weights in backbones.items()}
 
 
 def _network(network: names.Network) -> str:

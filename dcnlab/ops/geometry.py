@@ -27,13 +27,15 @@ class ConvArguments(NamedTuple):
         """The sizes, read off checked arguments."""
         batch, channels, height, width = self.input.shape
         out_channels, group_channels, *kernel = self.weight.shape
+        out_height, out_width = self.offset.shape[2:]
         return ConvGeometry(
             batch,
             channels,
             height,
             width,
             out_channels,
-            *self.offset.shape[2:],
+            out_height,
+            out_width,
             (kernel[0], kernel[1]),
             (self.stride[0], self.stride[1]),
             (self.padding[0], self.padding[1]),

@@ -1,6 +1,6 @@
 """The loops of the RoI poolings as functions of one address, and the tables that they take."""
 
-# mypy: disable-error-code="no-untyped-def, no-untyped-call, call-arg"
+# mypy: disable-error-code="no-untyped-def, no-untyped-call, call-arg, var-annotated"
 from __future__ import annotations
 
 from functools import cache

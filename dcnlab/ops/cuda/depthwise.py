@@ -12,6 +12,7 @@ from torch import Tensor
 
 from dcnlab.ops.cuda.chunks import Chunk
 from dcnlab.ops.cuda.conv_call import Bins, Call, Sort
+from dcnlab.ops.cuda.conv_variants import THREADS
 from dcnlab.ops.cuda.depthwise_sizes import RUN, multiplier
 from dcnlab.ops.geometry import ConvArguments, ConvGradients
 
@@ -22,8 +23,8 @@ def forward(call: Call) -> Tensor:
     output = call.empty(g.pixels, g.out_channels)
     if not g.pixels:
         return output
-    packs = g.out_channels // g.offset_groups // call.plan.prelude["VEC"]
-    lanes, rows = _block(packs, int(call.plan.prelude["THREADS"]))
+    packs = _packs(call)
+    lanes, rows = _block(packs)
     call.kernels.launch(
         "depthwise",
         (-(-g.pixels // rows) * g.offset_groups * -(-packs // lanes),),
@@ -82,7 +83,7 @@ class Backward:
         call.kernels.launch(
             "depthwise_places_backward",
             (runs * g.taps * g.offset_groups,),
-            _block(g.out_channels // g.offset_groups // call.plan.prelude["VEC"], int(call.plan.prelude["THREADS"])),
+            _block(_packs(call)),
             (
                 *(self.grads, call.pixels, call.offset, call.mask, self.filters, *self.places, self.runs),
                 *(begin, entries, call.plan.chunk_sizes, np.int64(g.pixels), np.int32(multiplier(g))),
@@ -124,7 +125,12 @@ def _aligned(tensor: Tensor) -> Tensor:
     return tensor if tensor.data_ptr() % 16 == 0 else tensor.clone()
 
 
-def _block(packs: int, threads: int) -> tuple[int, int]:
+def _packs(call: Call) -> int:
+    """Loads that the filters of an offset group take."""
+    return call.geometry.out_channels // call.geometry.offset_groups // int(call.plan.prelude["VEC"])
+
+
+def _block(packs: int) -> tuple[int, int]:
     """Threads over so many loads, a power of two, and over pixels."""
     lanes = min(32, 1 << (packs - 1).bit_length())
-    return lanes, threads // lanes
+    return lanes, THREADS // lanes

@@ -132,9 +132,10 @@ def _register_key(name: str, apply: Callable[..., Any] | None, reference: Callab
     operator = getattr(torch.ops.dcnlab, name).default
 
     def kernel(*args: Any) -> Any:
-        tensors = [arg for arg in args if isinstance(arg, Tensor)]
-        wants_gradient = torch.is_grad_enabled() and any([tensor.requires_grad for tensor in tensors])
-        if (wants_gradient and needs_reference()) or _have_tangents(tensors):
+        wants_gradient = torch.is_grad_enabled() and any(
+            [isinstance(arg, Tensor) and arg.requires_grad for arg in args]
+        )
+        if (wants_gradient and needs_reference()) or _have_tangents(args):
             return _or_raise(name, reference)(*args)
         if wants_gradient:
             return _or_raise(name, apply)(*args)
@@ -144,8 +145,14 @@ def _register_key(name: str, apply: Callable[..., Any] | None, reference: Callab
     torch.library.impl(f"dcnlab::{name}", "Autograd")(kernel)
 
 
-def _have_tangents(tensors: Sequence[Tensor]) -> bool:
-    return forward_mode() and any(forward_ad.unpack_dual(tensor).tangent is not None for tensor in tensors)
+def _any_requires_grad(args: Sequence[Any]) -> bool:
+    return any([isinstance(arg, Tensor) and arg.requires_grad for arg in args])
+
+
+def _have_tangents(args: Sequence[Any]) -> bool:
+    if not forward_mode():
+        return False
+    return any(forward_ad.unpack_dual(arg).tangent is not None for arg in args if isinstance(arg, Tensor))
 
 
 def _or_raise(name: str, function: Callable[..., Any] | None) -> Callable[..., Any]:

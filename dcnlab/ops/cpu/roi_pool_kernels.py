@@ -150,7 +150,7 @@ def pool(arrays, first, last, output):
 def _return(pixels, grad_pixels, origin, sizes, scratch, rows, columns, grad, length, wants_shift):
     """Add a bin's gradient to its pixels, unless `grad_pixels` is empty, and to its location: x and y, pixels."""
     line_width, channels = sizes.width * sizes.channels, sizes.channels
-    at, weight, slope = scratch.at, scratch.weight, scratch.slope
+    _, at, weight, slope = scratch
     zero = type(pixels[0])(0)
     shift_x = shift_y = zero
     if length <= _SHORT:

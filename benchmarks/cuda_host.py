@@ -26,8 +26,9 @@ from tabulate import tabulate
 from torch import Tensor
 
 from dcnlab import ops
+from dcnlab.ops import chunk_sizes
 from dcnlab.ops.cuda import chunks
-from dcnlab.ops.geometry import ConvGeometry
+from dcnlab.ops.geometry import ConvArguments, ConvGeometry, ConvGradients
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests" / "helpers" / "host_cuda"))
 
@@ -126,11 +127,11 @@ def host_microseconds(parts: int) -> tuple[float, float]:
     from dcnlab.ops.cuda.launch import module
 
     input, offset, weight = _leaves(parts)
-    geometry = ConvGeometry.of(input, offset, weight, (1, 1), (1, 1), (1, 1))
-    size, grad, needed = 64 * 9 * 8 * 2, torch.zeros_like(input), (True, True, False, True)
+    arguments = ConvArguments(input, offset, weight, None, (1, 1), (1, 1), (1, 1), None)
+    size, grad, needed = 64 * 9 * 8 * 2, torch.zeros_like(input), ConvGradients(True, True, True, False, False)
     return (
-        microseconds(lambda: cuda.forward(input, offset, None, weight, None, geometry, module, size)),
-        microseconds(lambda: cuda.backward(grad, input, offset, None, weight, geometry, needed, module, size)),
+        microseconds(lambda: cuda.forward(arguments, module, size)),
+        microseconds(lambda: cuda.backward(grad, arguments, needed, module, size)),
     )
 
 
@@ -140,7 +141,7 @@ def parts_of(shape: tuple[int, int, int, int], backward: bool) -> list[int]:
     maps = (batch, channels, height, width)
     geometry = ConvGeometry(*maps, channels, height, width, (3, 3), (1, 1), (1, 1), (1, 1), 1, 1)
     most = chunks.torchvision_bytes(geometry, torch.bfloat16, backward)
-    limit = chunks.row_limit(18 * channels, 288 if backward else 0, chunks.budget(), most)
+    limit = chunks.row_limit(18 * channels, 288 if backward else 0, chunk_sizes.cuda_bytes(), most)
     return [chunk.stop - chunk.start for chunk in chunks.cut(geometry, limit)]
 
 

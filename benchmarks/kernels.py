@@ -27,7 +27,8 @@ import measure
 from tabulate import tabulate
 
 import dcnlab.ops.cuda
-from dcnlab.ops.cuda.compile import Variant, compile_cubin, source_text
+from dcnlab.ops.cuda.compile import compile_cubin
+from dcnlab.ops.cuda.source import Variant, source_text
 
 FAMILIES = {
     "float": r"F(FMA|MUL|ADD|MNMX|SETP|SEL|CHK)|MUFU|D(FMA|MUL|ADD|SETP)|H(FMA2|MUL2|ADD2)\w*|F2F\w*|HADD2\w*",

@@ -15,8 +15,8 @@ import torch
 from torch import Tensor
 
 from dcnlab.config.packaged import folder
-from dcnlab.ops.cuda.compile import C_TYPES, prelude_text
 from dcnlab.ops.cuda.launch import CudaModule, KernelModule
+from dcnlab.ops.cuda.source import C_TYPES, prelude_text
 
 THREADS = 512
 """Of a block, as the authors' launch."""

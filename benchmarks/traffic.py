@@ -34,8 +34,8 @@ from roi_pooling import BINS, GAMMA, POOLINGS, SAMPLES, SCALE, Pooling
 from tabulate import tabulate
 
 from dcnlab.ops.cuda import deform_conv2d, roi_pool
-from dcnlab.ops.geometry import ConvGeometry
-from dcnlab.ops.pool_geometry import PoolGeometry
+from dcnlab.ops.geometry import ConvArguments, ConvGradients
+from dcnlab.ops.pool_geometry import PoolGradients, PSRoIPoolArguments
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests" / "helpers" / "host_cuda"))
 from counting import CountedKernels, Launch
@@ -63,10 +63,10 @@ def convolution(shape: Shape, dtype: torch.dtype) -> Counts:
     weight = torch.randn(shape.channels, shape.channels, 3, 3, dtype=dtype)
     offset = torch.randn(shape.batch, 18 * shape.offset_groups, *maps[2:]) * 2
     padding = dilation = (shape.dilation, shape.dilation)
-    geometry = ConvGeometry.of(input, offset, weight, (1, 1), padding, dilation)
+    arguments = ConvArguments(input, offset, weight, None, (1, 1), padding, dilation, None)
     kernels = CountedKernels()
-    deform_conv2d.forward(input, offset, None, weight, None, geometry, kernels)
-    deform_conv2d.backward(grad, input, offset, None, weight, geometry, (True, True, False, True), kernels)
+    deform_conv2d.forward(arguments, kernels)
+    deform_conv2d.backward(grad, arguments, ConvGradients(True, True, True, False, False), kernels)
     columns = 9 * grad.numel()
     least = {"sample": 8 * columns, "sample_and_count": 8 * columns, "places_backward": 8 * columns}
     least["gather"] = 8 * columns
@@ -80,10 +80,10 @@ def convolution(shape: Shape, dtype: torch.dtype) -> Counts:
 def pooling(pool: Pooling, dtype: torch.dtype) -> Counts:
     """Count a RoI pooling, forward and backward."""
     input, rois, offset, grad = pool.tensors(dtype)
-    geometry = PoolGeometry.of_ps_roi_pool(input, rois, offset, BINS, SCALE, pool.group, BINS, SAMPLES, GAMMA)
+    arguments = PSRoIPoolArguments(input, rois, offset, BINS, SCALE, pool.group, BINS, SAMPLES, GAMMA)
     kernels = CountedKernels()
-    output = roi_pool.forward(input, rois, offset, geometry, kernels)
-    roi_pool.backward(grad, input, rois, offset, geometry, (True, True), kernels)
+    output = roi_pool.forward(arguments, kernels)
+    roi_pool.backward(grad, arguments, PoolGradients(True, True), kernels)
     read = kernels.launches[0].loads["pixels"].bytes / dtype.itemsize
     least = {"pool": 2 * read, "input_backward": 2 * read, "offset_backward": 2 * read}
     corners_read = output.numel() * SAMPLES**2 * 4

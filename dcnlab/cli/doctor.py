@@ -135,8 +135,9 @@ def kernels() -> Findings:
     """The CUDA kernels that NVRTC compiles here, for the GPU that is there or else for a common one."""
     import torch
 
-    from dcnlab.ops.cuda import deform_conv2d, fused, roi_pool, toolkit
-    from dcnlab.ops.cuda.compile import compile_cubin, nvrtc_problem, source_text
+    from dcnlab.ops.cuda import conv_variants, fused, roi_pool, toolkit
+    from dcnlab.ops.cuda.compile import compile_cubin, nvrtc_problem
+    from dcnlab.ops.cuda.source import source_text
 
     if not toolkit.installed():
         return [(ABSENT, f"none compiled: cupy is not installed: pip install {toolkit.wheel()}")]
@@ -152,7 +153,7 @@ def kernels() -> Findings:
         return f"{', '.join(names)}; {len(reports)} variants for sm_{arch}"
 
     by_file: dict[str, list[Any]] = {}
-    for variant in [*deform_conv2d.variants(), *fused.variants(), *roi_pool.variants()]:
+    for variant in [*conv_variants.variants(), *fused.variants(), *roi_pool.variants()]:
         if variant.main and variant.least_architecture <= arch:
             by_file.setdefault(variant.source_file, []).append(variant.prelude)
     return [_attempt(name, partial(compiled, name, preludes)) for name, preludes in by_file.items()]

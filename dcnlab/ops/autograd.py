@@ -1,4 +1,4 @@
-"""Choice of the implementation of a call, by the derivatives that are asked for.
+"""Derivatives of the operators, and the choice of the implementation that has those asked for.
 
 The kernels have first derivatives in reverse mode, through a torch.autograd.Function. Forward mode and the transforms
 of torch.func differentiate the reference implementation instead, which consists of torch's own operators.
@@ -13,6 +13,8 @@ import torch
 from torch import Tensor
 from torch.autograd import forward_ad
 
+from dcnlab.ops import autocast
+
 
 def forward_mode() -> bool:
     """Whether tensors may have tangents here: inside torch.autograd.forward_ad.dual_level or torch.func.jvp."""
@@ -25,15 +27,6 @@ def needs_reference() -> bool:
     torch.vmap alone wants none where gradients are off: it calls the kernels in a loop.
     """
     return forward_mode() or (torch.is_grad_enabled() and torch._C._are_functorch_transforms_active())
-
-
-def needs_function(*tensors: Tensor | None) -> bool:
-    """Whether a call goes through the torch.autograd.Function directly, which saves it a call of the dispatcher.
-
-    torch.jit.trace records a Function as a call into Python, which cannot be saved; it gets the registered operator.
-    """
-    wants_gradient = torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in tensors)
-    return wants_gradient and not torch.jit.is_tracing()
 
 
 def needs_differentiable_backward() -> bool:
@@ -58,21 +51,91 @@ def differentiate(
         return torch.autograd.grad(output, wanted, grad, create_graph=again, materialize_grads=True)
 
 
-def register(name: str, apply: Callable[..., Any] | None, reference: Callable[..., Any] | None = None) -> None:
-    """Give an operator of the `dcnlab` library its derivatives, for those who call it themselves: graphs, above all.
+def register(
+    name: str, tensors: tuple[int, ...], differentiable: tuple[int, ...], reference: Callable[..., Tensor]
+) -> Callable[[Sequence[Any]], Tensor]:
+    """Give an operator of the `dcnlab` library its derivatives, also where a graph calls it.
 
     Args:
-        name: of the operator.
-        apply: calls the Function with the operator's arguments; None where there is no gradient, so that asking for one
-            is an error rather than a silent zero.
-        reference: computes the operator by torch's own, for forward mode and torch.func; None where it has none.
+        name: of the operator; NAME_backward computes its gradients.
+        tensors: positions of the arguments that are tensors.
+        differentiable: positions of those that have gradients, in the order of NAME_backward's results.
+        reference: computes the operator by torch's own, for forward mode and torch.func.
+
+    Returns:
+        The function of the operator's arguments.
     """
+    operator = getattr(torch.ops.dcnlab, name)
+
+    def by_reference(*arguments: Any) -> Tensor:
+        with autocast.off(arguments[0].device.type):  # the arguments are cast already
+            return reference(*arguments)
+
+    apply: Callable[..., Tensor] = _function(name, tensors, differentiable, by_reference).apply
+
+    def call(arguments: Sequence[Any]) -> Tensor:
+        if needs_reference():
+            return by_reference(*arguments)
+        if torch.is_grad_enabled() and not torch.jit.is_tracing():
+            # Straight to the Function, which saves a call of the dispatcher. torch.jit.trace would record it as a call
+            # into Python, which cannot be saved; it gets the registered operator.
+            for position in differentiable:
+                tensor = arguments[position]
+                if tensor is not None and tensor.requires_grad:
+                    return apply(*arguments)
+        output: Tensor = operator(*arguments)
+        return output
+
+    _register_key(name, apply, by_reference)
+    _register_key(f"{name}_backward", None, None)
+    return call
+
+
+def _function(
+    name: str, tensors: tuple[int, ...], differentiable: tuple[int, ...], reference: Callable[..., Tensor]
+) -> type[torch.autograd.Function]:
+    """The Function around an operator and its backward operator."""
+    operator = getattr(torch.ops.dcnlab, name)
+    backward_operator = getattr(torch.ops.dcnlab, f"{name}_backward")
+
+    class Function(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx: Any, *arguments: Any) -> Tensor:
+            ctx.save_for_backward(*[arguments[position] for position in tensors])
+            ctx.sizes = [None if position in tensors else value for position, value in enumerate(arguments)]
+            output: Tensor = operator(*arguments)
+            return output
+
+        @staticmethod
+        def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+            arguments = list(ctx.sizes)
+            for position, tensor in zip(tensors, ctx.saved_tensors, strict=True):
+                arguments[position] = tensor
+            needed = [ctx.needs_input_grad[position] for position in differentiable]
+            if needs_differentiable_backward():
+                wanted = [arguments[p] for p, need in zip(differentiable, needed, strict=True) if need]
+                grads = iter(differentiate(reference, arguments, wanted, grad))
+            else:
+                every = backward_operator(grad, *arguments, needed)
+                grads = iter([each for each, need in zip(every, needed, strict=True) if need])
+            result: list[Tensor | None] = [None] * len(arguments)
+            for position, need in zip(differentiable, needed, strict=True):
+                if need:
+                    result[position] = next(grads)
+            return tuple(result)
+
+    return Function
+
+
+def _register_key(name: str, apply: Callable[..., Any] | None, reference: Callable[..., Any] | None) -> None:
+    """Register what the dispatcher calls for derivatives; None for both: asking for one is an error, not zero."""
     operator = getattr(torch.ops.dcnlab, name).default
 
     def kernel(*args: Any) -> Any:
-        tensors = [arg for arg in args if isinstance(arg, Tensor)]
-        wants_gradient = torch.is_grad_enabled() and any(tensor.requires_grad for tensor in tensors)
-        if (wants_gradient and needs_reference()) or _have_tangents(tensors):
+        wants_gradient = torch.is_grad_enabled() and any(
+            [isinstance(arg, Tensor) and arg.requires_grad for arg in args]
+        )
+        if (wants_gradient and needs_reference()) or _have_tangents(args):
             return _or_raise(name, reference)(*args)
         if wants_gradient:
             return _or_raise(name, apply)(*args)
@@ -82,8 +145,14 @@ def register(name: str, apply: Callable[..., Any] | None, reference: Callable[..
     torch.library.impl(f"dcnlab::{name}", "Autograd")(kernel)
 
 
-def _have_tangents(tensors: Sequence[Tensor]) -> bool:
-    return forward_mode() and any(forward_ad.unpack_dual(tensor).tangent is not None for tensor in tensors)
+def _any_requires_grad(args: Sequence[Any]) -> bool:
+    return any([isinstance(arg, Tensor) and arg.requires_grad for arg in args])
+
+
+def _have_tangents(args: Sequence[Any]) -> bool:
+    if not forward_mode():
+        return False
+    return any(forward_ad.unpack_dual(arg).tangent is not None for arg in args if isinstance(arg, Tensor))
 
 
 def _or_raise(name: str, function: Callable[..., Any] | None) -> Callable[..., Any]:

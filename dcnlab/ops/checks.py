@@ -7,6 +7,8 @@ import warnings
 from torch import SymInt, Tensor
 from torch.jit import TracerWarning
 
+from dcnlab.ops.geometry import ConvArguments
+
 # While torch.jit.trace runs, sizes are tensors, and each comparison would warn. Checks leave no trace in the graph.
 warnings.filterwarnings("ignore", category=TracerWarning, module=r"dcnlab\.ops\.(pool_)?checks")
 
@@ -49,16 +51,7 @@ def check_tensors(**tensors: Tensor | None) -> None:
             raise ArgumentError(f"{name}: is on {tensor.device}, but {first} is on {reference.device}")
 
 
-def check_deform_conv2d(
-    input: Tensor,
-    offset: Tensor,
-    weight: Tensor,
-    bias: Tensor | None,
-    mask: Tensor | None,
-    stride: tuple[int, int],
-    padding: tuple[int, int],
-    dilation: tuple[int, int],
-) -> None:
+def check_deform_conv2d(arguments: ConvArguments) -> None:
     """Check the shapes and dtypes of a deformable convolution, and that its groups can be told from them.
 
     The tensors themselves have passed `check_tensors`.
@@ -66,6 +59,7 @@ def check_deform_conv2d(
     Raises:
         ArgumentError: naming the argument, its value and what would fit.
     """
+    input, offset, weight, bias, stride, padding, dilation, mask = arguments
     for name, tensor in (("input", input), ("offset", offset), ("weight", weight)):
         if tensor.dim() != 4:
             raise ArgumentError(f"{name}: expected 4 dimensions, got shape {tuple(tensor.shape)}")

@@ -1,38 +1,18 @@
-"""Deformable convolution: the public function, its gradient, and its registration with torch.
-
-`dcnlab::deform_conv2d` and `dcnlab::deform_conv2d_backward` are torch.library operators with a CPU and a CUDA
-implementation each; the gradient is a torch.autograd.Function around them, three times cheaper a call than a registered
-one.
-"""
+"""Deformable convolution: the public function, and what the register needs of it."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
+from math import prod
 from typing import Any
 
-import torch
 from torch import Tensor
 from torch.overrides import handle_torch_function, has_torch_function
 
-from dcnlab.ops import autocast, autograd, reference
+from dcnlab.ops import autocast, reference, registry
 from dcnlab.ops.checks import check_deform_conv2d, check_tensors, pair
-from dcnlab.ops.geometry import ConvGeometry
-from dcnlab.ops.layout import empty_map, memory_format
+from dcnlab.ops.geometry import ConvArguments, ConvGradients
 from dcnlab.ops.precision import convolution_precision
-
-_GEOMETRY = "int[2] stride, int[2] padding, int[2] dilation"
-torch.library.define(
-    "dcnlab::deform_conv2d",
-    f"(Tensor input, Tensor offset, Tensor? mask, Tensor weight, Tensor? bias, {_GEOMETRY}) -> Tensor",
-    tags=torch.Tag.pt2_compliant_tag,
-)
-torch.library.define(
-    "dcnlab::deform_conv2d_backward",
-    f"(Tensor grad, Tensor input, Tensor offset, Tensor? mask, Tensor weight, {_GEOMETRY}, bool[4] needed)"
-    " -> (Tensor, Tensor, Tensor, Tensor)",
-    tags=torch.Tag.pt2_compliant_tag,
-)
 
 
 def deform_conv2d(
@@ -82,152 +62,67 @@ def deform_conv2d(
         return handle_torch_function(
             deform_conv2d, tensors, input, offset, weight, bias, stride, padding, dilation, mask
         )
-    strides, paddings, dilations = pair("stride", stride, 1), pair("padding", padding, 0), pair("dilation", dilation, 1)
+    pairs = pair("stride", stride, 1), pair("padding", padding, 0), pair("dilation", dilation, 1)
     check_tensors(input=input, offset=offset, weight=weight, bias=bias, mask=mask)
-    device = input.device.type
-    input, weight = autocast.cast(device, input), autocast.cast(device, weight)
-    bias = None if bias is None else autocast.cast(device, bias)
-    check_deform_conv2d(input, offset, weight, bias, mask, strides, paddings, dilations)
-    real = torch.float64 if input.dtype == torch.float64 else torch.float32
-    offset = offset.to(real)
-    mask = None if mask is None else mask.to(real)
-    sizes = (strides, paddings, dilations)
-    if autograd.needs_reference():
-        return _reference(input, offset, mask, weight, bias, *sizes)
-    if autograd.needs_function(input, offset, weight, bias, mask):
-        output: Tensor = _DeformConv2d.apply(input, offset, mask, weight, bias, *sizes)
+    arguments = _OPERATOR.cast(ConvArguments(input, offset, weight, bias, *pairs, mask))
+    check_deform_conv2d(arguments)
+    return _deform_conv2d(arguments)
+
+
+def _compute(kernels: Any, arguments: ConvArguments) -> Tensor:
+    """The output, with the precision that torch sets for convolutions, whatever autocast says of matrix products."""
+    device = registry.device_of(arguments.input)
+    with autocast.off(device), convolution_precision(device, arguments.input.dtype):
+        output: Tensor = kernels.forward(arguments)
         return output
-    return torch.ops.dcnlab.deform_conv2d(input, offset, mask, weight, bias, *sizes)
 
 
-def _reference(
-    input: Tensor, offset: Tensor, mask: Tensor | None, weight: Tensor, bias: Tensor | None, *sizes: Any
-) -> Tensor:
-    """The reference by the operator's order of arguments."""
-    stride, padding, dilation = sizes
-    with autocast.off(input.device.type):
-        return reference.deform_conv2d(input, offset, weight, bias, stride, padding, dilation, mask)
+def _compute_backward(
+    kernels: Any, grad: Tensor, arguments: ConvArguments, needed: ConvGradients[bool]
+) -> Sequence[Tensor | None]:
+    """The gradients, likewise; the bias's is the same on every device."""
+    bias = grad.sum((0, 2, 3)) if needed.bias else None
+    if not (needed.input or needed.offset or needed.weight or needed.mask):
+        return ConvGradients(None, None, None, bias, None)
+    device = registry.device_of(arguments.input)
+    with autocast.off(device), convolution_precision(device, arguments.input.dtype):
+        grads: ConvGradients[Tensor | None] = kernels.backward(grad, arguments, needed)
+    return grads._replace(bias=bias)
 
 
-class _DeformConv2d(torch.autograd.Function):
-    @staticmethod
-    def forward(
-        ctx: Any,
-        input: Tensor,
-        offset: Tensor,
-        mask: Tensor | None,
-        weight: Tensor,
-        bias: Tensor | None,
-        stride: tuple[int, int],
-        padding: tuple[int, int],
-        dilation: tuple[int, int],
-    ) -> Tensor:
-        ctx.save_for_backward(input, offset, mask, weight, bias)
-        ctx.sizes = (stride, padding, dilation)
-        return torch.ops.dcnlab.deform_conv2d(input, offset, mask, weight, bias, stride, padding, dilation)
-
-    @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        tensors, needed = ctx.saved_tensors, ctx.needs_input_grad[:5]
-        if autograd.needs_differentiable_backward():
-            wanted = [t for t, need in zip(tensors, needed, strict=True) if need]
-            found = iter(autograd.differentiate(_reference, (*tensors, *ctx.sizes), wanted, grad))
-            return (*(next(found) if need else None for need in needed), None, None, None)
-        input, offset, mask, weight, _ = tensors
-        grads: tuple[Tensor | None, ...] = (None,) * 4
-        if any(needed[:4]):
-            all_four = torch.ops.dcnlab.deform_conv2d_backward(
-                grad, input, offset, mask, weight, *ctx.sizes, list(needed[:4])
-            )
-            grads = tuple(g if need else None for g, need in zip(all_four, needed[:4], strict=True))
-        return (*grads, grad.sum((0, 2, 3)) if needed[4] else None, None, None, None)
+def _output_shape(arguments: ConvArguments) -> tuple[int, ...]:
+    return (arguments.input.shape[0], arguments.weight.shape[0], *arguments.offset.shape[2:])
 
 
-autograd.register("deform_conv2d", _DeformConv2d.apply, _reference)
-autograd.register("deform_conv2d_backward", None)
+def _flops(arguments: Any, output: Sequence[int]) -> int:
+    """The product with the weight, as of a plain convolution; bilinear sampling does not count."""
+    return 2 * prod(output) * prod(arguments.weight[1:])
 
 
-@torch.library.register_fake("dcnlab::deform_conv2d")
-def _fake(
-    input: Tensor,
-    offset: Tensor,
-    mask: Tensor | None,
-    weight: Tensor,
-    bias: Tensor | None,
-    stride: tuple[int, int],
-    padding: tuple[int, int],
-    dilation: tuple[int, int],
-) -> Tensor:
-    return empty_map(input, (input.shape[0], weight.shape[0], *offset.shape[2:]), memory_format(input))
+def _backward_flops(arguments: Any, grad: Sequence[int], needed: ConvGradients[bool]) -> int:
+    """One product gives the columns' gradient, of which input's, offset's and mask's are made; another the weight's."""
+    return _flops(arguments, grad) * ((needed.input or needed.offset or needed.mask) + needed.weight)
 
 
-@torch.library.register_fake("dcnlab::deform_conv2d_backward")
-def _fake_backward(
-    grad: Tensor,
-    input: Tensor,
-    offset: Tensor,
-    mask: Tensor | None,
-    weight: Tensor,
-    stride: tuple[int, int],
-    padding: tuple[int, int],
-    dilation: tuple[int, int],
-    needed: tuple[bool, bool, bool, bool],
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    return (
-        empty_map(input, input.shape, memory_format(input)) if needed[0] else input.new_empty(0),
-        offset.new_empty(offset.shape) if needed[1] else input.new_empty(0),
-        mask.new_empty(mask.shape) if needed[2] and mask is not None else input.new_empty(0),
-        empty_map(weight, weight.shape, memory_format(weight)) if needed[3] else input.new_empty(0),
-    )
+def _example(random: Callable[..., Tensor], channels: int) -> ConvArguments:
+    input, offset = random(2, channels, 7, 6), random(2, 18, 7, 6, coordinates=True)
+    return ConvArguments(input, offset, random(channels, channels, 3, 3) / 8, None, (1, 1), (1, 1), (1, 1), None)
 
 
-@torch.library.impl("dcnlab::deform_conv2d", ("cpu", "cuda"))
-def _forward(
-    input: Tensor,
-    offset: Tensor,
-    mask: Tensor | None,
-    weight: Tensor,
-    bias: Tensor | None,
-    stride: tuple[int, int],
-    padding: tuple[int, int],
-    dilation: tuple[int, int],
-) -> Tensor:
-    geometry = ConvGeometry.of(input, offset, weight, stride, padding, dilation)
-    with _alone(input):
-        return _path(input).forward(input, offset, mask, weight, bias, geometry)
-
-
-@torch.library.impl("dcnlab::deform_conv2d_backward", ("cpu", "cuda"))
-def _backward(
-    grad: Tensor,
-    input: Tensor,
-    offset: Tensor,
-    mask: Tensor | None,
-    weight: Tensor,
-    stride: tuple[int, int],
-    padding: tuple[int, int],
-    dilation: tuple[int, int],
-    needed: tuple[bool, bool, bool, bool],
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    geometry = ConvGeometry.of(input, offset, weight, stride, padding, dilation)
-    with _alone(input):
-        return _path(input).backward(grad, input, offset, mask, weight, geometry, needed)
-
-
-@contextmanager
-def _alone(input: Tensor) -> Iterator[None]:
-    """Compute as the operator says, whatever surrounds it says of matrix products."""
-    device = input.device.type
-    with autocast.off(device), convolution_precision(device, input.dtype):
-        yield
-
-
-def _path(input: Tensor) -> Any:
-    """The module that computes on the tensor's device, imported on first use: numba and CuPy are slow to load."""
-    if input.is_cuda:
-        from dcnlab.ops.cuda import deform_conv2d as cuda
-
-        return cuda
-    from dcnlab.ops.cpu import deform_conv2d as cpu
-
-    return cpu
+_OPERATOR = registry.Operator(
+    name="deform_conv2d",
+    schema="Tensor input, Tensor offset, Tensor weight, Tensor? bias, int[2] stride, int[2] padding, int[2] dilation, "
+    "Tensor? mask",
+    arguments=ConvArguments,
+    gradients=ConvGradients,
+    features=("input", "weight", "bias"),
+    output_shape=_output_shape,
+    reference=reference.deform_conv2d,
+    flops=_flops,
+    backward_flops=_backward_flops,
+    example=_example,
+    kernels={"cpu": "dcnlab.ops.cpu.deform_conv2d", "cuda": "dcnlab.ops.cuda.deform_conv2d"},
+    compute=_compute,
+    compute_backward=_compute_backward,
+)
+_deform_conv2d = registry.register(_OPERATOR)

@@ -1,17 +1,16 @@
-"""Deformable position-sensitive RoI pooling: the public function."""
+"""Deformable position-sensitive RoI pooling: the public function, and what the register needs of it."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
-import torch
 from torch import Tensor
 from torch.overrides import handle_torch_function, has_torch_function
 
-from dcnlab.ops import autocast, reference, roi_pool
+from dcnlab.ops import reference, roi_pool
 from dcnlab.ops.checks import ArgumentError, check_tensors
 from dcnlab.ops.pool_checks import boxes_R5, check_count, check_groups, check_map, check_number, check_offset
-from dcnlab.ops.pool_geometry import PoolGeometry
+from dcnlab.ops.pool_geometry import PSRoIPoolArguments
 
 
 def deform_ps_roi_pool(
@@ -89,20 +88,28 @@ def deform_ps_roi_pool(
     check_number("gamma", gamma)
     check_tensors(input=input, offset=offset)
     check_map(input)
-    real = torch.float64 if input.dtype == torch.float64 else torch.float32
-    boxes = boxes_R5(boxes, input, real)
+    rois = boxes_R5(boxes, input)
     check_groups(input, offset, group_size)
     if offset is not None:
-        check_offset(offset, (boxes.shape[0], offset.shape[1], part_size, part_size))
-        offset = offset.to(real)
-    input = autocast.cast(input.device.type, input)
+        check_offset(offset, (rois.shape[0], offset.shape[1], part_size, part_size))
     sizes = (output_size, float(spatial_scale), group_size, part_size, samples_per_bin, float(gamma))
-    return _deform_ps_roi_pool(input, boxes, offset, *sizes)
+    return _deform_ps_roi_pool(_OPERATOR.cast(PSRoIPoolArguments(input, rois, offset, *sizes)))
 
 
-_deform_ps_roi_pool = roi_pool.register(
-    "deform_ps_roi_pool",
-    "int output_size, float spatial_scale, int group_size, int part_size, int samples_per_bin, float gamma",
-    PoolGeometry.of_ps_roi_pool,
-    reference.deform_ps_roi_pool,
+def _samples(arguments: PSRoIPoolArguments) -> int:
+    return arguments.samples_per_bin
+
+
+def _example(random: Callable[..., Tensor], channels: int) -> PSRoIPoolArguments:
+    input, boxes, offset = random(2, 4 * channels, 7, 6), roi_pool.example_boxes(), random(2, 2, 2, 2, coordinates=True)
+    return PSRoIPoolArguments(input, boxes, offset, 2, 0.37, 2, 2, 4, 0.1)
+
+
+_OPERATOR, _deform_ps_roi_pool = roi_pool.register(
+    name="deform_ps_roi_pool",
+    sizes="int output_size, float spatial_scale, int group_size, int part_size, int samples_per_bin, float gamma",
+    arguments=PSRoIPoolArguments,
+    reference=reference.deform_ps_roi_pool,
+    samples=_samples,
+    example=_example,
 )

@@ -1,17 +1,16 @@
-"""RoIAlign-style deformable RoI pooling: the public function."""
+"""RoIAlign-style deformable RoI pooling: the public function, and what the register needs of it."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
-import torch
 from torch import Tensor
 from torch.overrides import handle_torch_function, has_torch_function
 
-from dcnlab.ops import autocast, reference, roi_pool
+from dcnlab.ops import reference, roi_pool
 from dcnlab.ops.checks import check_tensors, pair
 from dcnlab.ops.pool_checks import boxes_R5, check_count, check_map, check_number, check_offset
-from dcnlab.ops.pool_geometry import PoolGeometry
+from dcnlab.ops.pool_geometry import RoIPoolArguments
 
 
 def deform_roi_pool(
@@ -70,18 +69,27 @@ def deform_roi_pool(
     check_number("gamma", gamma)
     check_tensors(input=input, offset=offset)
     check_map(input)
-    real = torch.float64 if input.dtype == torch.float64 else torch.float32
-    boxes = boxes_R5(boxes, input, real)
-    check_offset(offset, (boxes.shape[0], 2, *out_size))
-    offset = None if offset is None else offset.to(real)
-    input = autocast.cast(input.device.type, input)
+    rois = boxes_R5(boxes, input)
+    check_offset(offset, (rois.shape[0], 2, *out_size))
     sizes = (out_size, float(spatial_scale), sampling_ratio, float(gamma))
-    return _deform_roi_pool(input, boxes, offset, *sizes)
+    return _deform_roi_pool(_OPERATOR.cast(RoIPoolArguments(input, rois, offset, *sizes)))
 
 
-_deform_roi_pool = roi_pool.register(
-    "deform_roi_pool",
-    "int[2] output_size, float spatial_scale, int sampling_ratio, float gamma",
-    PoolGeometry.of_roi_pool,
-    reference.deform_roi_pool,
+def _samples(arguments: RoIPoolArguments) -> int:
+    """Along each side of a bin: the fewest, where there are as many as the bin is long."""
+    return arguments.sampling_ratio or 1
+
+
+def _example(random: Callable[..., Tensor], channels: int) -> RoIPoolArguments:
+    input, boxes, offset = random(2, channels, 7, 6), roi_pool.example_boxes(), random(2, 2, 2, 2, coordinates=True)
+    return RoIPoolArguments(input, boxes, offset, (2, 2), 0.37, 0, 0.1)
+
+
+_OPERATOR, _deform_roi_pool = roi_pool.register(
+    name="deform_roi_pool",
+    sizes="int[2] output_size, float spatial_scale, int sampling_ratio, float gamma",
+    arguments=RoIPoolArguments,
+    reference=reference.deform_roi_pool,
+    samples=_samples,
+    example=_example,
 )

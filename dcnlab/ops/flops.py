@@ -11,13 +11,15 @@ from __future__ import annotations
 import importlib.util
 import sys
 from collections.abc import Callable, Sequence
+from functools import partial
 from importlib.abc import MetaPathFinder
 from importlib.machinery import ModuleSpec
-from math import prod
 from types import ModuleType
 from typing import Any
 
 import torch
+
+from dcnlab.ops.registry import OPERATORS, Operator
 
 _COUNTER = "torch.utils.flop_counter"
 
@@ -50,106 +52,24 @@ class _Registering(MetaPathFinder):
 
 
 def _register(counter: Any) -> None:
-    formulas: dict[str, Callable[..., int]] = {
-        "deform_conv2d": _deform_conv2d,
-        "deform_conv2d_backward": _deform_conv2d_backward,
-        "deform_ps_roi_pool": _deform_ps_roi_pool,
-        "deform_ps_roi_pool_backward": _deform_ps_roi_pool_backward,
-        "deform_roi_pool": _deform_roi_pool,
-        "deform_roi_pool_backward": _deform_roi_pool_backward,
-    }
-    for name, formula in formulas.items():
-        operator = getattr(torch.ops.dcnlab, name)
-        if operator not in counter.flop_registry:
-            counter.register_flop_formula(operator)(formula)
+    for name, operator in OPERATORS.items():
+        _add(counter, name, partial(_forward, operator))
+        _add(counter, f"{name}_backward", partial(_backward, operator))
+
+
+def _add(counter: Any, name: str, formula: Callable[..., int]) -> None:
+    operator = getattr(torch.ops.dcnlab, name)
+    if operator not in counter.flop_registry:
+        counter.register_flop_formula(operator)(formula)
 
 
 # Tensors arrive as their shapes, the result as `out_shape`.
 
 
-def _deform_conv2d(input: Any, offset: Any, mask: Any, weight: Any, *args: Any, out_shape: Any, **kwargs: Any) -> int:
-    return 2 * prod(out_shape) * prod(weight[1:])
+def _forward(operator: Operator, *args: Any, out_shape: Any, **kwargs: Any) -> int:
+    return operator.flops(operator.arguments(*args, **kwargs), out_shape)
 
 
-def _deform_conv2d_backward(
-    grad: Any,
-    input: Any,
-    offset: Any,
-    mask: Any,
-    weight: Any,
-    stride: Any,
-    padding: Any,
-    dilation: Any,
-    needed: Sequence[bool],
-    **kwargs: Any,
-) -> int:
-    # One product gives the columns' gradient, of which input's, offset's and mask's are made; another the weight's.
-    return 2 * prod(grad) * prod(weight[1:]) * (any(needed[:3]) + needed[3])
-
-
-def _deform_ps_roi_pool(
-    input: Any,
-    boxes: Any,
-    offset: Any,
-    output_size: int,
-    spatial_scale: float,
-    group_size: int,
-    part_size: int,
-    samples_per_bin: int,
-    gamma: float,
-    *,
-    out_shape: Any,
-    **kwargs: Any,
-) -> int:
-    return _samples(out_shape, samples_per_bin)
-
-
-def _deform_ps_roi_pool_backward(
-    grad: Any,
-    input: Any,
-    boxes: Any,
-    offset: Any,
-    output_size: int,
-    spatial_scale: float,
-    group_size: int,
-    part_size: int,
-    samples_per_bin: int,
-    gamma: float,
-    needed: Sequence[bool],
-    **kwargs: Any,
-) -> int:
-    return _samples(grad, samples_per_bin) * sum(needed)
-
-
-def _deform_roi_pool(
-    input: Any,
-    boxes: Any,
-    offset: Any,
-    output_size: Any,
-    spatial_scale: float,
-    sampling_ratio: int,
-    gamma: float,
-    *,
-    out_shape: Any,
-    **kwargs: Any,
-) -> int:
-    return _samples(out_shape, sampling_ratio or 1)
-
-
-def _deform_roi_pool_backward(
-    grad: Any,
-    input: Any,
-    boxes: Any,
-    offset: Any,
-    output_size: Any,
-    spatial_scale: float,
-    sampling_ratio: int,
-    gamma: float,
-    needed: Sequence[bool],
-    **kwargs: Any,
-) -> int:
-    return _samples(grad, sampling_ratio or 1) * sum(needed)
-
-
-def _samples(bins: Sequence[int], along_each_side: int) -> int:
-    return 2 * 4 * prod(bins) * along_each_side**2
+def _backward(operator: Operator, grad: Any, *args: Any, out_shape: Any, **kwargs: Any) -> int:
+    *given, needed = args
+    return operator.backward_flops(operator.arguments(*given), grad, operator.gradients(*needed))

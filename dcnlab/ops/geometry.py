@@ -1,10 +1,58 @@
-"""The sizes of a deformable convolution, derived once from its arguments."""
+"""The arguments of a deformable convolution, and the sizes that follow from them."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Generic, NamedTuple, TypeVar
 
 from torch import Tensor
+
+Each = TypeVar("Each")
+
+
+class ConvArguments(NamedTuple):
+    """The arguments of :func:`dcnlab.ops.deform_conv2d`, in its order, which all layers have; pairs are (y, x)."""
+
+    input: Tensor
+    offset: Tensor
+    weight: Tensor
+    bias: Tensor | None
+    stride: tuple[int, int]
+    padding: tuple[int, int]
+    dilation: tuple[int, int]
+    mask: Tensor | None
+
+    @property
+    def geometry(self) -> ConvGeometry:
+        """The sizes, read off checked arguments."""
+        batch, channels, height, width = self.input.shape
+        out_channels, group_channels, *kernel = self.weight.shape
+        out_height, out_width = self.offset.shape[2:]
+        return ConvGeometry(
+            batch,
+            channels,
+            height,
+            width,
+            out_channels,
+            out_height,
+            out_width,
+            (kernel[0], kernel[1]),
+            (self.stride[0], self.stride[1]),
+            (self.padding[0], self.padding[1]),
+            (self.dilation[0], self.dilation[1]),
+            channels // group_channels,
+            self.offset.shape[1] // (2 * kernel[0] * kernel[1]),
+        )
+
+
+class ConvGradients(NamedTuple, Generic[Each]):
+    """Something for each argument of a deformable convolution that has a gradient."""
+
+    input: Each
+    offset: Each
+    weight: Each
+    bias: Each
+    mask: Each
 
 
 @dataclass(frozen=True)
@@ -24,35 +72,6 @@ class ConvGeometry:
     dilation: tuple[int, int]
     groups: int
     offset_groups: int
-
-    @classmethod
-    def of(
-        cls,
-        input: Tensor,
-        offset: Tensor,
-        weight: Tensor,
-        stride: tuple[int, int],
-        padding: tuple[int, int],
-        dilation: tuple[int, int],
-    ) -> ConvGeometry:
-        """Read the sizes off arguments that :func:`dcnlab.ops.deform_conv2d` has checked."""
-        kernel = (weight.shape[2], weight.shape[3])
-        batch, channels, height, width = input.shape
-        return cls(
-            batch,
-            channels,
-            height,
-            width,
-            weight.shape[0],
-            offset.shape[2],
-            offset.shape[3],
-            kernel,
-            (stride[0], stride[1]),
-            (padding[0], padding[1]),
-            (dilation[0], dilation[1]),
-            channels // weight.shape[1],
-            offset.shape[1] // (2 * kernel[0] * kernel[1]),
-        )
 
     @property
     def taps(self) -> int:

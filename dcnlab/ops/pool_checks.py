@@ -12,13 +12,12 @@ from dcnlab.ops.checks import ArgumentError, check_tensors
 from dcnlab.ops.pool_geometry import MAX_SAMPLES
 
 
-def boxes_R5(boxes: Tensor | Sequence[Tensor], input: Tensor, dtype: torch.dtype) -> Tensor:
+def boxes_R5(boxes: Tensor | Sequence[Tensor], input: Tensor) -> Tensor:
     """Make (R, 5) of boxes as torchvision takes them: image number, x1, y1, x2, y2.
 
     Args:
         boxes: (R, 5), or a list with (L, 4) for each image.
         input: (N, C, H, W), checked.
-        dtype: of the result.
 
     Raises:
         ArgumentError: another shape or dtype, or not one tensor for each image.
@@ -29,11 +28,12 @@ def boxes_R5(boxes: Tensor | Sequence[Tensor], input: Tensor, dtype: torch.dtype
             raise ArgumentError(
                 f"boxes: expected (R, 5) with the image's number first, or a list of (L, 4), got {tuple(boxes.shape)}"
             )
-        return boxes.detach().to(dtype)
+        return boxes.detach()
     if not isinstance(boxes, (list, tuple)):
         raise ArgumentError(f"boxes: expected a tensor or a list of tensors, got {type(boxes).__name__}")
     if len(boxes) != input.shape[0]:
         raise ArgumentError(f"boxes: a list of {len(boxes)} tensors for an input of {input.shape[0]} images")
+    dtype = torch.float64 if input.dtype == torch.float64 else torch.float32
     rows = [input.new_empty((0, 5), dtype=dtype)]
     for number, part in enumerate(boxes):
         check_tensors(input=input, **{f"boxes[{number}]": part})

@@ -1,16 +1,100 @@
-"""The sizes of a deformable RoI pooling, derived once from its arguments."""
+"""The arguments of the deformable RoI poolings, and the sizes that follow from them."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Generic, NamedTuple, TypeVar
 
 from torch import Tensor
+
+Each = TypeVar("Each")
 
 MAX_SAMPLES = 1 << 20
 """Samples of one bin along one axis: beyond it, float32 cannot tell neighbouring samples apart.
 
-Compiled code on disk holds it: who changes it touches `cpu/roi_pool_kernels.py` too.
+Compiled code on disk holds it: who changes it touches `cpu/roi_bins.py` too.
 """
+
+
+class PSRoIPoolArguments(NamedTuple):
+    """The arguments of :func:`dcnlab.ops.deform_ps_roi_pool`, in its order, which all layers have."""
+
+    input: Tensor
+    boxes: Tensor
+    offset: Tensor | None
+    output_size: int
+    spatial_scale: float
+    group_size: int
+    part_size: int
+    samples_per_bin: int
+    gamma: float
+
+    @property
+    def geometry(self) -> PoolGeometry:
+        """The sizes, read off checked arguments."""
+        batch, channels, height, width = self.input.shape
+        return PoolGeometry(
+            position_sensitive=True,
+            batch=batch,
+            channels=channels // self.group_size**2,
+            height=height,
+            width=width,
+            rois=self.boxes.shape[0],
+            out_height=self.output_size,
+            out_width=self.output_size,
+            group_size=self.group_size,
+            classes=1 if self.offset is None else self.offset.shape[1] // 2,
+            part_height=self.part_size,
+            part_width=self.part_size,
+            samples=self.samples_per_bin,
+            scale=self.spatial_scale,
+            gamma=self.gamma,
+        )
+
+
+class RoIPoolArguments(NamedTuple):
+    """The arguments of :func:`dcnlab.ops.deform_roi_pool`, in its order, which all layers have."""
+
+    input: Tensor
+    boxes: Tensor
+    offset: Tensor | None
+    output_size: tuple[int, int]
+    spatial_scale: float
+    sampling_ratio: int
+    gamma: float
+
+    @property
+    def geometry(self) -> PoolGeometry:
+        """The sizes, read off checked arguments."""
+        batch, channels, height, width = self.input.shape
+        out_height, out_width = self.output_size
+        return PoolGeometry(
+            position_sensitive=False,
+            batch=batch,
+            channels=channels,
+            height=height,
+            width=width,
+            rois=self.boxes.shape[0],
+            out_height=out_height,
+            out_width=out_width,
+            group_size=1,
+            classes=1,
+            part_height=out_height,
+            part_width=out_width,
+            samples=self.sampling_ratio,
+            scale=self.spatial_scale,
+            gamma=self.gamma,
+        )
+
+
+PoolArguments = PSRoIPoolArguments | RoIPoolArguments
+
+
+class PoolGradients(NamedTuple, Generic[Each]):
+    """Something for each argument of a RoI pooling that has a gradient."""
+
+    input: Each
+    offset: Each
 
 
 @dataclass(frozen=True)
@@ -35,68 +119,6 @@ class PoolGeometry:
     """Along one axis of a bin; 0: as many as the bin is pixels long, of `deform_roi_pool` only."""
     scale: float
     gamma: float
-
-    @classmethod
-    def of_ps_roi_pool(
-        cls,
-        input: Tensor,
-        boxes: Tensor,
-        offset: Tensor | None,
-        output_size: int,
-        spatial_scale: float,
-        group_size: int,
-        part_size: int,
-        samples_per_bin: int,
-        gamma: float,
-    ) -> PoolGeometry:
-        """Read the sizes off arguments that :func:`dcnlab.ops.deform_ps_roi_pool` has checked."""
-        batch, channels, height, width = input.shape
-        return cls(
-            True,
-            batch,
-            channels // group_size**2,
-            height,
-            width,
-            boxes.shape[0],
-            output_size,
-            output_size,
-            group_size,
-            1 if offset is None else offset.shape[1] // 2,
-            part_size,
-            part_size,
-            samples_per_bin,
-            spatial_scale,
-            gamma,
-        )
-
-    @classmethod
-    def of_roi_pool(
-        cls,
-        input: Tensor,
-        boxes: Tensor,
-        offset: Tensor | None,
-        output_size: tuple[int, int],
-        spatial_scale: float,
-        sampling_ratio: int,
-        gamma: float,
-    ) -> PoolGeometry:
-        """Read the sizes off arguments that :func:`dcnlab.ops.deform_roi_pool` has checked."""
-        batch, channels, height, width = input.shape
-        return cls(
-            False,
-            batch,
-            channels,
-            height,
-            width,
-            boxes.shape[0],
-            *(output_size[0], output_size[1]),
-            1,
-            1,
-            *(output_size[0], output_size[1]),
-            sampling_ratio,
-            spatial_scale,
-            gamma,
-        )
 
     @property
     def class_channels(self) -> int:

@@ -1,132 +1,69 @@
-"""Registration of both RoI poolings with torch, their gradient, and the choice of a path.
-
-Each pooling is two torch.library operators, forward and backward, with a CPU and a CUDA implementation, and a
-torch.autograd.Function around them.
-"""
+"""What the register needs to know of both RoI poolings."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from math import prod
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from dcnlab.ops import autograd
-from dcnlab.ops.layout import empty_map, memory_format
-from dcnlab.ops.pool_geometry import PoolGeometry
-
-Pool = Callable[..., Tensor]
-"""(input, boxes, offset, *sizes) -> output."""
+from dcnlab.ops import registry
+from dcnlab.ops.pool_geometry import PoolArguments, PoolGradients
 
 
-def register(name: str, sizes: str, geometry_of: Callable[..., PoolGeometry], reference: Pool) -> Pool:
-    """Register a RoI pooling with torch.
+def register(
+    name: str,
+    sizes: str,
+    arguments: Callable[..., PoolArguments],
+    reference: Callable[..., Tensor],
+    samples: Callable[[Any], int],
+    example: Callable[[Callable[..., Tensor], int], tuple[Any, ...]],
+) -> tuple[registry.Operator, Callable[[Any], Tensor]]:
+    """Register a RoI pooling.
 
     Args:
         name: of the operator in the `dcnlab` library.
         sizes: the arguments after input, boxes and offset, as a schema.
-        geometry_of: makes the sizes of a call from the operator's arguments.
+        arguments: the record of all.
         reference: computes the operator in torch's own operators.
+        samples: along each side of a bin, of the arguments.
+        example: see `registry.Operator`.
 
     Returns:
-        The function of checked arguments, with every derivative.
+        The operator, and the function of checked arguments with every derivative.
     """
-    arguments = f"Tensor input, Tensor boxes, Tensor? offset, {sizes}"
-    tag = torch.Tag.pt2_compliant_tag
-    torch.library.define(f"dcnlab::{name}", f"({arguments}) -> Tensor", tags=tag)
-    backward = f"{name}_backward"
-    torch.library.define(
-        f"dcnlab::{backward}", f"(Tensor grad, {arguments}, bool[2] needed) -> (Tensor, Tensor)", tags=tag
+
+    def flops(arguments: Any, output: Sequence[int]) -> int:
+        """Four multiply-adds a sample and channel."""
+        return 2 * 4 * prod(output) * samples(arguments) ** 2
+
+    def backward_flops(arguments: Any, grad: Sequence[int], needed: PoolGradients[bool]) -> int:
+        """As many for each gradient."""
+        return flops(arguments, grad) * sum(needed)
+
+    operator = registry.Operator(
+        name=name,
+        schema=f"Tensor input, Tensor boxes, Tensor? offset, {sizes}",
+        arguments=arguments,
+        gradients=PoolGradients,
+        features=("input",),
+        output_shape=_output_shape,
+        reference=reference,
+        flops=flops,
+        backward_flops=backward_flops,
+        example=example,
+        kernels={"cpu": "dcnlab.ops.cpu.roi_pool", "cuda": "dcnlab.ops.cuda.roi_pool"},
     )
-    function = _function(name, reference)
-
-    def apply(input: Tensor, boxes: Tensor, offset: Tensor | None, *sizes: Any) -> Tensor:
-        output: Tensor = function.apply(input, boxes, offset, sizes)
-        return output
-
-    def call(input: Tensor, boxes: Tensor, offset: Tensor | None, *sizes: Any) -> Tensor:
-        if autograd.needs_reference():
-            return reference(input, boxes, offset, *sizes)
-        if autograd.needs_function(input, offset):
-            return apply(input, boxes, offset, *sizes)
-        found: Tensor = getattr(torch.ops.dcnlab, name)(input, boxes, offset, *sizes)
-        return found
-
-    autograd.register(name, apply, reference)
-    autograd.register(backward, None)
-    _register_fakes(name, backward, geometry_of)
-    _register_paths(name, backward, geometry_of)
-    return call
+    return operator, registry.register(operator)
 
 
-def _function(name: str, reference: Pool) -> type[torch.autograd.Function]:
-    """The Function around the two operators of a pooling."""
-
-    class RoIPool(torch.autograd.Function):
-        @staticmethod
-        def forward(ctx: Any, input: Tensor, boxes: Tensor, offset: Tensor | None, sizes: tuple[Any, ...]) -> Tensor:
-            ctx.save_for_backward(input, boxes, offset)
-            ctx.sizes = sizes
-            output: Tensor = getattr(torch.ops.dcnlab, name)(input, boxes, offset, *sizes)
-            return output
-
-        @staticmethod
-        def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-            input, boxes, offset = ctx.saved_tensors
-            needed = [ctx.needs_input_grad[0], ctx.needs_input_grad[2]]
-            if autograd.needs_differentiable_backward():
-                wanted = [t for t, need in zip((input, offset), needed, strict=True) if need]
-                found = iter(autograd.differentiate(reference, (input, boxes, offset, *ctx.sizes), wanted, grad))
-            else:
-                operator = getattr(torch.ops.dcnlab, f"{name}_backward")
-                both = operator(grad, input, boxes, offset, *ctx.sizes, needed)
-                found = iter([g for g, need in zip(both, needed, strict=True) if need])
-            grads = [next(found) if need else None for need in needed]
-            return grads[0], None, grads[1], None
-
-    return RoIPool
+def _output_shape(arguments: PoolArguments) -> tuple[int, ...]:
+    g = arguments.geometry
+    return g.rois, g.channels, g.out_height, g.out_width
 
 
-def _register_fakes(name: str, backward: str, geometry_of: Callable[..., PoolGeometry]) -> None:
-    @torch.library.register_fake(f"dcnlab::{name}")
-    def fake(input: Tensor, boxes: Tensor, offset: Tensor | None, *sizes: Any) -> Tensor:
-        g = geometry_of(input, boxes, offset, *sizes)
-        return empty_map(input, (g.rois, g.channels, g.out_height, g.out_width), memory_format(input))
-
-    @torch.library.register_fake(f"dcnlab::{backward}")
-    def fake_backward(
-        grad: Tensor, input: Tensor, boxes: Tensor, offset: Tensor | None, *sizes_needed: Any
-    ) -> tuple[Tensor, Tensor]:
-        *_, needed = sizes_needed
-        return (
-            empty_map(input, input.shape, memory_format(input)) if needed[0] else input.new_empty(0),
-            offset.new_empty(offset.shape) if needed[1] and offset is not None else input.new_empty(0),
-        )
-
-
-def _register_paths(name: str, backward: str, geometry_of: Callable[..., PoolGeometry]) -> None:
-    @torch.library.impl(f"dcnlab::{name}", ("cpu", "cuda"))
-    def compute(input: Tensor, boxes: Tensor, offset: Tensor | None, *sizes: Any) -> Tensor:
-        output: Tensor = _path(input).forward(input, boxes, offset, geometry_of(input, boxes, offset, *sizes))
-        return output
-
-    @torch.library.impl(f"dcnlab::{backward}", ("cpu", "cuda"))
-    def compute_backward(
-        grad: Tensor, input: Tensor, boxes: Tensor, offset: Tensor | None, *sizes_needed: Any
-    ) -> tuple[Tensor, Tensor]:
-        *sizes, needed = sizes_needed
-        geometry = geometry_of(input, boxes, offset, *sizes)
-        grads: tuple[Tensor, Tensor] = _path(input).backward(grad, input, boxes, offset, geometry, needed)
-        return grads
-
-
-def _path(input: Tensor) -> Any:
-    """The module that computes on the tensor's device, imported on first use: numba and CuPy are slow to load."""
-    if input.is_cuda:
-        from dcnlab.ops.cuda import roi_pool as cuda
-
-        return cuda
-    from dcnlab.ops.cpu import roi_pool as cpu
-
-    return cpu
+def example_boxes() -> Tensor:
+    """Two boxes (2, 5) on two images, for a self-test."""
+    return torch.tensor([[0, 1.3, 0.4, 9.2, 11.7], [1, 3.6, 2.9, 14.1, 7.3]], dtype=torch.float64)

@@ -14,9 +14,8 @@ from torch import Tensor
 from dcnlab import ops
 from dcnlab.ops import reference
 from dcnlab.ops.cuda import fused, fused_dispatch
-from dcnlab.ops.geometry import ConvGeometry
-
-OPERATORS = ("deform_conv2d", "deform_ps_roi_pool", "deform_roi_pool")
+from dcnlab.ops.geometry import ConvArguments
+from dcnlab.ops.registry import OPERATORS
 
 TOLERANCES = {torch.float64: 1e-10, torch.float32: 2e-5, torch.float16: 4e-3, torch.bfloat16: 3e-2}
 """Largest error by dtype, as a fraction of a result's largest entry (or of 1, if that is more)."""
@@ -51,13 +50,13 @@ def largest_error(name: str, device: str, dtype: torch.dtype, way: str) -> float
     Raises:
         RuntimeError: the error is beyond the tolerance.
     """
-    tensors, options = _case(name, dtype, _CHANNELS[way])
-    exact = _results(name, reference, [tensor.double() for tensor in tensors], options)
+    arguments = _case(name, dtype, _CHANNELS[way])
+    exact = _results(name, reference, _moved(arguments, "cpu", torch.float64))
     with _forced(way):
-        moved = [tensor.detach().to(device) for tensor in tensors]
-        if way == "fused" and not _is_fused(*moved, **options):
+        moved = _moved(arguments, device)
+        if way == "fused" and not _is_fused(moved):
             raise RuntimeError("the fused kernel does not take a call that it should")
-        found = _results(name, ops, moved, options)
+        found = _results(name, ops, moved)
     errors = [_error(one.cpu().double(), other) for one, other in zip(found, exact, strict=True)]
     worst = max(errors)
     tolerance = TF32_TOLERANCE if way == "fused" and dtype == torch.float32 else TOLERANCES[dtype]
@@ -66,45 +65,43 @@ def largest_error(name: str, device: str, dtype: torch.dtype, way: str) -> float
     return worst
 
 
+def _moved(arguments: Any, device: str, dtype: torch.dtype | None = None) -> Any:
+    """The record with its tensors on a device, in a dtype if one is given; fresh leaves."""
+    return arguments._make(t.detach().to(device, dtype) if isinstance(t, Tensor) else t for t in arguments)
+
+
 def _error(found: Tensor, exact: Tensor) -> float:
     """The largest, as a fraction of the largest entry; infinite where anything is not finite."""
     error = float((found - exact).abs().max() / exact.abs().max().clamp_min(1))
     return error if math.isfinite(error) else math.inf
 
 
-def _case(name: str, dtype: torch.dtype, channels: int) -> tuple[list[Tensor], dict[str, Any]]:
-    """Arguments on the CPU: the map first, then those of the operator; and its options."""
+def _case(name: str, dtype: torch.dtype, channels: int) -> Any:
+    """The record of an operator's arguments, on the CPU."""
     generator = torch.Generator().manual_seed(0)
-    real = torch.float64 if dtype == torch.float64 else torch.float32
 
-    def random(*shape: int, of: torch.dtype = dtype) -> Tensor:
-        return torch.randn(shape, generator=generator, dtype=torch.float64).to(of)
+    def random(*shape: int, coordinates: bool = False) -> Tensor:
+        real = torch.float64 if dtype == torch.float64 else torch.float32
+        drawn = torch.randn(shape, generator=generator, dtype=torch.float64)
+        return drawn.to(real if coordinates else dtype)
 
-    if name == "deform_conv2d":
-        weight = random(channels, channels, 3, 3) / 8
-        return [random(2, channels, 7, 6), random(2, 18, 7, 6, of=real), weight], {"padding": (1, 1)}
-    boxes = torch.tensor([[0, 1.3, 0.4, 9.2, 11.7], [1, 3.6, 2.9, 14.1, 7.3]], dtype=real)
-    offset = random(2, 2, 2, 2, of=real)
-    if name == "deform_ps_roi_pool":
-        options = {"output_size": 2, "spatial_scale": 0.37, "group_size": 2, "part_size": 2}
-        return [random(2, 4 * channels, 7, 6), boxes, offset], options
-    return [random(2, channels, 7, 6), boxes, offset], {"output_size": (2, 2), "spatial_scale": 0.37}
+    return OPERATORS[name].cast(OPERATORS[name].example(random, channels))
 
 
-def _results(name: str, module: Any, tensors: list[Tensor], options: dict[str, Any]) -> list[Tensor]:
-    """Output, and gradients of all but boxes."""
-    is_boxes = [name != "deform_conv2d" and place == 1 for place in range(len(tensors))]
-    leaves = [tensor.requires_grad_() for tensor, boxes in zip(tensors, is_boxes, strict=True) if not boxes]
-    output = getattr(module, name)(*tensors, **options)
+def _results(name: str, module: Any, arguments: Any) -> list[Tensor]:
+    """Output, and the gradients of those arguments that have one."""
+    leaves = [arguments[position] for position in OPERATORS[name].differentiable if arguments[position] is not None]
+    for leaf in leaves:
+        leaf.requires_grad_()
+    output = getattr(module, name)(*arguments)
     grad = torch.randn(output.shape, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
     return [output.detach(), *torch.autograd.grad(output, leaves, grad.to(output))]
 
 
-def _is_fused(input: Tensor, offset: Tensor, weight: Tensor, *, padding: tuple[int, int]) -> bool:
+def _is_fused(arguments: ConvArguments) -> bool:
     """Whether the fused kernel serves a convolution."""
-    geometry = ConvGeometry.of(input, offset, weight, (1, 1), padding, (1, 1))
-    pixels, filters = (tensor.permute(0, 2, 3, 1).contiguous() for tensor in (input, weight))
-    return fused_dispatch.serves(pixels, filters.flatten(1), geometry)
+    pixels, filters = (t.permute(0, 2, 3, 1).contiguous() for t in (arguments.input, arguments.weight))
+    return fused_dispatch.serves(pixels, filters.flatten(1), arguments.geometry)
 
 
 @contextmanager

@@ -110,12 +110,12 @@ def translation_table() -> dict[Callable[..., Any], Callable[..., Any]]:
     def deform_conv2d(
         input: Any,
         offset: Any,
-        mask: Any,
         weight: Any,
         bias: Any,
         stride: Sequence[int],
         padding: Sequence[int],
         dilation: Sequence[int],
+        mask: Any,
     ) -> Any:
         recorder: Any = evaluator.default()  # torch sets it, with the opset that it exports to
         target = recorder.opset.version

@@ -10,7 +10,8 @@ from roi_pooling import BINS, GAMMA, SAMPLES, SCALE, Pooling
 from runner import ORDERS, HostModule, skip_without_compiler
 
 from dcnlab.ops import deform_ps_roi_pool
-from dcnlab.ops.cuda.compile import ARCHITECTURES, compile_cubin, nvrtc_problem
+from dcnlab.ops.cuda.compile import compile_cubin, nvrtc_problem
+from dcnlab.ops.cuda.source import ARCHITECTURES
 
 DTYPES = [torch.float32, torch.float16, torch.bfloat16]
 

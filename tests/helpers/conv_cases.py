@@ -12,9 +12,11 @@ from torch import Tensor
 
 import dcnlab.ops
 from dcnlab.ops import reference
+from dcnlab.ops.chunk_sizes import CpuChunks
+from dcnlab.ops.cpu import deform_conv2d as cpu
 from dcnlab.ops.cuda import deform_conv2d as cuda
 from dcnlab.ops.cuda.launch import ModuleFactory
-from dcnlab.ops.geometry import ConvGeometry
+from dcnlab.ops.geometry import ConvArguments, ConvGradients
 
 NAMES = ("input", "offset", "mask", "weight", "bias")
 
@@ -66,6 +68,15 @@ class Case:
             "weight": normal(self.filters, self.channels // self.groups, *self.kernel),
             "bias": normal(self.filters) if self.biased else None,
         }
+
+    def arguments(self, **changed: object) -> ConvArguments:
+        """The record of the arguments, as the paths take it."""
+        pairs = {"stride": self.stride, "padding": self.padding, "dilation": self.dilation}
+        return ConvArguments(**(self.tensors() | pairs | changed))  # type: ignore[arg-type]
+
+    def needed(self) -> ConvGradients[bool]:
+        """All gradients that the paths compute."""
+        return ConvGradients(input=True, offset=True, weight=True, bias=False, mask=self.modulated)
 
     def grad(self) -> Tensor:
         g = torch.Generator().manual_seed(self.seed + 1)
@@ -137,18 +148,23 @@ def by_cpu(case: Case) -> Results:
     return by_autograd(dcnlab.ops.deform_conv2d, case)
 
 
+def by_cpu_path(case: Case, chunks: CpuChunks) -> Results:
+    """The CPU path's own code, in chunks of given sizes."""
+    arguments = case.arguments()
+    return _results(case, cpu.forward(arguments, chunks), cpu.backward(case.grad(), arguments, case.needed(), chunks))
+
+
 def by_kernels(case: Case, modules: ModuleFactory, chunk_bytes: int | None = None) -> Results:
     """The CUDA path's own code, with kernels from `modules`: those that g++ compiled, say."""
-    tensors = case.tensors()
-    input, offset, mask, weight, bias = (tensors[k] for k in NAMES)
-    geometry = ConvGeometry.of(input, offset, weight, case.stride, case.padding, case.dilation)  # type: ignore[arg-type]
-    output = cuda.forward(input, offset, mask, weight, bias, geometry, modules, chunk_bytes)  # type: ignore[arg-type]
-    needed = (True, True, mask is not None, True)
-    grad = case.grad()
-    grads = cuda.backward(grad, input, offset, mask, weight, geometry, needed, modules, chunk_bytes)  # type: ignore[arg-type]
-    found = dict(zip(NAMES, grads, strict=False))
-    found["mask"] = found["mask"] if mask is not None else None  # type: ignore[assignment]
-    return {"output": output} | found | {"bias": None if bias is None else grad.sum((0, 2, 3))}
+    arguments = case.arguments()
+    output = cuda.forward(arguments, modules, chunk_bytes)
+    return _results(case, output, cuda.backward(case.grad(), arguments, case.needed(), modules, chunk_bytes))
+
+
+def _results(case: Case, output: Tensor, grads: ConvGradients[Tensor | None]) -> Results:
+    """Output and gradients; that of the bias is the same on every path."""
+    bias = case.grad().sum((0, 2, 3)) if case.biased else None
+    return {"output": output} | grads._replace(bias=bias)._asdict()
 
 
 def infinite_factor_at_the_border(dtype: torch.dtype) -> Case:

@@ -17,11 +17,12 @@ import torch
 from tester import TOLERANCES, assert_near
 from torch import Tensor
 
-from dcnlab.ops.cuda import chunks, fused, roi_pool
+from dcnlab.ops.cuda import conv_call, fused, roi_pool
 from dcnlab.ops.cuda import deform_conv2d as cuda
-from dcnlab.ops.cuda.compile import source_text
 from dcnlab.ops.cuda.launch import CudaModule, ModuleFactory, module
-from dcnlab.ops.geometry import ConvGeometry
+from dcnlab.ops.cuda.source import source_text
+from dcnlab.ops.geometry import ConvArguments, ConvGradients
+from dcnlab.ops.pool_geometry import PoolGradients
 
 
 @dataclass(frozen=True)
@@ -41,7 +42,7 @@ class Shape:
 
     def calls(
         self, chunk_bytes: int | None = None, modules: ModuleFactory = module
-    ) -> tuple[Callable[[], Tensor], Callable[[], tuple[Tensor, ...]]]:
+    ) -> tuple[Callable[[], Tensor], Callable[[], ConvGradients[Tensor | None]]]:
         """The forward and the backward pass on tensors that nobody has written."""
         layout = torch.channels_last if self.channels_last else torch.contiguous_format
         maps = (self.batch, self.channels, self.height, self.width)
@@ -54,11 +55,11 @@ class Shape:
         offset = torch.empty(self.batch, 18 * self.offset_groups, *maps[2:])
         mask = torch.empty(self.batch, 9 * self.offset_groups, *maps[2:]) if self.modulated else None
         bias = torch.empty(self.channels, dtype=self.dtype) if self.biased else None
-        geometry = ConvGeometry.of(input, offset, weight, (1, 1), (1, 1), (1, 1))
-        needed = (True, True, self.modulated, True)
+        arguments = ConvArguments(input, offset, weight, bias, (1, 1), (1, 1), (1, 1), mask)
+        needed = ConvGradients(input=True, offset=True, weight=True, bias=False, mask=self.modulated)
         return (
-            lambda: cuda.forward(input, offset, mask, weight, bias, geometry, modules, chunk_bytes),
-            lambda: cuda.backward(grad, input, offset, mask, weight, geometry, needed, modules, chunk_bytes),
+            lambda: cuda.forward(arguments, modules, chunk_bytes),
+            lambda: cuda.backward(grad, arguments, needed, modules, chunk_bytes),
         )
 
 
@@ -89,18 +90,15 @@ def convolutions(dtype: torch.dtype) -> tuple[list[driver.Launched], list[str]]:
 def fused_convolution() -> tuple[list[driver.Launched], list[str]]:
     """The fused kernel in its larger tile, which takes more shared memory than a kernel is given unasked."""
     case = conv_cases.Case(2, 64, 136, 9, 11, modulated=True, biased=True, dtype=torch.bfloat16)
-    input, offset, mask, weight, bias = (case.tensors()[name] for name in conv_cases.NAMES)
-    assert input is not None
-    assert offset is not None
-    assert mask is not None
-    assert weight is not None
-    geometry = ConvGeometry.of(input, offset, weight, (1, 1), (1, 1), (1, 1))
-    plan = cuda._plan(geometry, input.dtype, 16, False, chunks.CHUNK_BYTES, cuda.INT_MAX)
-    pixels, filters = input.permute(0, 2, 3, 1).contiguous(), weight.permute(0, 2, 3, 1).reshape(136, -1).contiguous()
+    channels_last = {
+        name: case.tensors()[name].contiguous(memory_format=torch.channels_last)  # type: ignore[union-attr]
+        for name in ("input", "weight")
+    }
+    call = conv_call.Call(case.arguments(**channels_last), module, None, sorts=False)
 
     def work() -> None:
         fused.FULL_GRID = 1
-        output = fused.forward(pixels, offset, mask, filters, bias, plan.sizes, geometry, module)
+        output = fused.forward(call)
         expected = conv_cases.by_reference(case)["output"]
         assert expected is not None
         expected = expected.permute(0, 2, 3, 1).reshape(output.shape)
@@ -164,13 +162,10 @@ def devices_and_threads() -> list[tuple[int, int]]:
 def pooling_calls(rule: str) -> tuple[Callable[[], object], Callable[[], object]]:
     """The forward and the backward pass of a pooling with offsets."""
     case = roi_cases.Case(rule, dtype=torch.float32)
-    input, boxes, offset = (case.tensors()[name] for name in roi_cases.NAMES)
-    assert input is not None
-    assert boxes is not None
-    geometry, grad = roi_cases.geometry_of(case, input, boxes, offset), case.grad()
+    arguments, grad = roi_cases.arguments_of(case), case.grad()
     return (
-        lambda: roi_pool.forward(input, boxes, offset, geometry, module),
-        lambda: roi_pool.backward(grad, input, boxes, offset, geometry, (True, True), module),
+        lambda: roi_pool.forward(arguments, module),
+        lambda: roi_pool.backward(grad, arguments, PoolGradients(True, True), module),
     )
 
 

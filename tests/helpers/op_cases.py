@@ -77,7 +77,7 @@ OPERATORS = {
             dcnlab.ops.deform_conv2d,
             conv_cases,
             {"modulated": True, "biased": True, "offset_groups": 2},
-            4,
+            5,
         ),
         Operator("deform_ps_roi_pool", dcnlab.ops.deform_ps_roi_pool, roi_cases, {"rule": "ps", "group": 2}, 2),
         Operator("deform_roi_pool", dcnlab.ops.deform_roi_pool, roi_cases, {"rule": "aligned"}, 2),

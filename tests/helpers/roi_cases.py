@@ -6,6 +6,7 @@ import math
 import random
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from tester import Results
@@ -15,7 +16,7 @@ import dcnlab.ops
 from dcnlab.ops import reference
 from dcnlab.ops.cuda import roi_pool as cuda
 from dcnlab.ops.cuda.launch import ModuleFactory
-from dcnlab.ops.pool_geometry import PoolGeometry
+from dcnlab.ops.pool_geometry import PoolArguments, PoolGradients, PSRoIPoolArguments, RoIPoolArguments
 
 NAMES = ("input", "boxes", "offset")
 RULES = ("ps", "aligned")
@@ -164,21 +165,18 @@ def by_cpu(case: Case) -> Results:
     return by_autograd(FUNCTIONS[case.rule], case)
 
 
-def geometry_of(case: Case, input: Tensor, boxes: Tensor, offset: Tensor | None) -> PoolGeometry:
+def arguments_of(case: Case, **changed: Tensor | None) -> PoolArguments:
+    """The record of the arguments, as the paths take it."""
+    tensors: dict[str, Any] = case.tensors() | changed
     if case.rule == "aligned":
-        return PoolGeometry.of_roi_pool(input, boxes, offset, case.out_size, case.scale, case.samples, case.gamma)
+        return RoIPoolArguments(*tensors.values(), case.out_size, case.scale, case.samples, case.gamma)
     sizes = (case.out_size[0], case.scale, case.group, case.part, case.samples, case.gamma)
-    return PoolGeometry.of_ps_roi_pool(input, boxes, offset, *sizes)
+    return PSRoIPoolArguments(*tensors.values(), *sizes)
 
 
 def by_kernels(case: Case, modules: ModuleFactory) -> Results:
     """The CUDA path's own code, with kernels from `modules`: those that g++ compiled, say."""
-    tensors = case.tensors()
-    input, boxes, offset = (tensors[k] for k in NAMES)
-    assert input is not None
-    assert boxes is not None
-    geometry = geometry_of(case, input, boxes, offset)
-    output = cuda.forward(input, boxes, offset, geometry, modules)
-    needed = (True, offset is not None)
-    grad_input, grad_offset = cuda.backward(case.grad(), input, boxes, offset, geometry, needed, modules)
-    return {"output": output, "input": grad_input, "offset": None if offset is None else grad_offset}
+    arguments = arguments_of(case)
+    needed = PoolGradients(input=True, offset=arguments.offset is not None)
+    output = cuda.forward(arguments, modules)
+    return {"output": output} | cuda.backward(case.grad(), arguments, needed, modules)._asdict()

@@ -1,9 +1,8 @@
 """Helpers for numba callbacks that run without the GIL: arguments by address, parts by a shared counter.
 
 A thread that enters Python takes its global lock, and waits for whoever has it: on two cores that costs 40 to 50
-microseconds a loop, as long as the loops of small maps take. So a loop is a function of one address. There lies a table
-of 64-bit numbers: a counter, how many parts there are, then sizes, and arrays as `threads.numbers_of` lists them. Every
-thread of a team takes part after part by counting up.
+microseconds a loop, as long as the loops of small maps take. So a loop is a function of one address, where its record
+lies (loop_table.py). Every thread of a team takes part after part by counting up.
 """
 
 # mypy: disable-error-code="no-untyped-def, no-untyped-call, call-arg"
@@ -29,23 +28,44 @@ def pointer(typing: Any, address: Any) -> Any:
 
 
 @intrinsic
-def _add_one(typing: Any, address: Any) -> Any:
-    """What stands at an address; it is one more afterwards, whoever else counts at once."""
+def next_part(typing: Any, address: Any) -> Any:
+    """The next part of a loop that nobody has taken; as many as there are parts, or more: none is left.
+
+    The counter is the first number at the loop's address, and is one more afterwards, whoever else counts at once.
+    """
 
     def build(context, builder, signature, args):
-        at = builder.inttoptr(args[0], ir.IntType(64).as_pointer())
+        at = builder.bitcast(args[0], ir.IntType(64).as_pointer())
         return builder.atomic_rmw("add", at, ir.Constant(ir.IntType(64), 1), "monotonic")
 
-    return types.int64(types.int64), build
+    return types.int64(types.voidptr), build
 
 
 @njit(error_model="numpy", forceinline=True)
-def next_part(table):
-    """The next part of a loop that nobody has taken; as many as there are parts, or more: none is left."""
-    return _add_one(table.ctypes.data)
+def array1(field, kind):
+    """The array of one axis that a field of a record tells of."""
+    return carray(pointer(field.address), (field.n0,), kind)
 
 
 @njit(error_model="numpy", forceinline=True)
-def vector(table, at, kind):
-    """The array of one axis whose numbers begin at `at`."""
-    return carray(pointer(table[at]), (table[at + 1],), kind)
+def array2(field, kind):
+    """The same of two axes."""
+    return carray(pointer(field.address), (field.n0, field.n1), kind)
+
+
+@njit(error_model="numpy", forceinline=True)
+def array3(field, kind):
+    """The same of three axes."""
+    return carray(pointer(field.address), (field.n0, field.n1, field.n2), kind)
+
+
+@njit(error_model="numpy", forceinline=True)
+def array4(field, kind):
+    """The same of four axes."""
+    return carray(pointer(field.address), (field.n0, field.n1, field.n2, field.n3), kind)
+
+
+@njit(error_model="numpy", forceinline=True)
+def array5(field, kind):
+    """The same of five axes."""
+    return carray(pointer(field.address), (field.n0, field.n1, field.n2, field.n3, field.n4), kind)

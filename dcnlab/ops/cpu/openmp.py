@@ -21,7 +21,6 @@ from functools import lru_cache
 from pathlib import Path
 
 import torch
-from torch import Tensor
 
 _LOOP = ctypes.CFUNCTYPE(None, ctypes.c_void_p)
 _PROCESS = os.getpid()
@@ -38,11 +37,6 @@ def compute_alone_after_forks() -> None:
     os.register_at_fork(after_in_child=compute_alone)
 
 
-def numbers_of(*tensors: Tensor) -> list[int]:
-    """Address and shape of each tensor, one after another; they must be contiguous, and kept alive by the caller."""
-    return [number for tensor in tensors for number in (tensor.data_ptr(), *tensor.shape)]
-
-
 def parts_of(count: int, smallest: int) -> int:
     """How many parts a loop over `count` is cut into: one a thread, none shorter than `smallest`."""
     return max(1, min(torch.get_num_threads(), count // smallest))
@@ -52,8 +46,8 @@ def run(loop: int, numbers: Sequence[int], parts: int) -> None:
     """Run a compiled loop in parts, on as many threads, and wait for all.
 
     Args:
-        loop: its address; it takes a table as `native.py` says.
-        numbers: of the table, after the counter and the number of parts.
+        loop: its address; it takes a record as `loop_table.py` says.
+        numbers: of the record, after the counter and the number of parts.
         parts: at least 1; none writes what another part writes.
     """
     table = array("q", (0, parts, *numbers))

@@ -2,19 +2,12 @@
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 
 from dcnlab.ops.geometry import ConvGeometry
-
-VARIABLE = "DCNLAB_COLUMNS_MIB"
-"""The most columns that a call holds at a time, in MiB: a whole number."""
-
-CHUNK_BYTES = 256 << 20
-"""The same in bytes, where the variable is not set. Larger chunks mean fewer launches, and more memory."""
 
 SMALL_BYTES = 8 << 20
 """So much is always allowed: below it launches cost more than memory."""
@@ -35,20 +28,6 @@ class Chunk:
     """An earlier chunk holds output pixels of the same image."""
     scalars: tuple[np.int64, np.int64, np.int64]
     """What kernels take: start, rows of S, first image."""
-
-
-def budget() -> int:
-    """Bytes of columns that a call may hold: `CHUNK_BYTES`, or what the environment says.
-
-    Raises:
-        ValueError: the variable is not a whole number of MiB, 1 or more.
-    """
-    value = os.environ.get(VARIABLE)
-    if value is None:
-        return CHUNK_BYTES
-    if not value.isdecimal() or int(value) == 0:
-        raise ValueError(f"{VARIABLE}={value}: it can be a whole number of MiB, 1 or more")
-    return int(value) << 20
 
 
 def torchvision_bytes(geometry: ConvGeometry, dtype: torch.dtype, backward: bool) -> int:

@@ -1,7 +1,7 @@
 """Deformable convolution's output by one kernel, `cuda_kernels/deform_conv2d_fused.cu`, without columns in memory.
 
-The alternative to the chunks of `dcnlab.ops.cuda.deform_conv2d`, for half precision and for float32 in TF32;
-`choice.py` says when it serves.
+The alternative to the chunks of `conv_columns.py`, for half precision and for float32 in TF32;
+`fused_dispatch.py` says when it serves.
 """
 
 from __future__ import annotations
@@ -10,8 +10,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from dcnlab.ops.cuda.compile import C_TYPES, Prelude, Variant
-from dcnlab.ops.cuda.launch import ModuleFactory
+from dcnlab.ops.cuda.conv_call import Call
+from dcnlab.ops.cuda.source import C_TYPES, Prelude, Variant
 from dcnlab.ops.geometry import ConvGeometry
 
 DTYPES = (torch.float16, torch.bfloat16, torch.float32)
@@ -75,41 +75,21 @@ def tile_of(geometry: ConvGeometry, wide: bool) -> int:
     return 128 if not wide and geometry.out_channels > 64 and tiles >= FULL_GRID else 64
 
 
-def forward(
-    pixels: Tensor,
-    shift: Tensor,
-    mask: Tensor | None,
-    filters: Tensor,
-    bias: Tensor | None,
-    sizes: np.void,
-    geometry: ConvGeometry,
-    modules: ModuleFactory,
-) -> Tensor:
-    """Compute the output's pixels, (N * Ho * Wo, F).
-
-    Args:
-        pixels: (N, H, W, C), contiguous.
-        shift: (N, 2 * offset_groups * taps, Ho, Wo), float32, contiguous.
-        mask: (N, offset_groups * taps, Ho, Wo), float32, contiguous.
-        filters: (F, taps * C), contiguous.
-        bias: (F,).
-        sizes: the kernels' `Sizes`.
-        geometry: of the call; `takes` must have said yes.
-        modules: where kernels come from.
-    """
-    g = geometry
+def forward(call: Call) -> Tensor:
+    """Compute the output's pixels, (N * Ho * Wo, F), of a call that `takes` lets pass."""
+    g, pixels, filters, bias = call.geometry, call.pixels, call.filters, call.bias
     output = torch.empty(g.pixels, g.out_channels, dtype=pixels.dtype, device=pixels.device)
     # The last tile counts on beyond the filters that there are.
-    wide = max(pixels.numel(), shift.numel(), (g.out_channels + 128) * filters.shape[1], output.numel()) > INT_MAX
+    wide = max(pixels.numel(), call.offset.numel(), (g.out_channels + 128) * filters.shape[1], output.numel()) > INT_MAX
     tile = tile_of(g, wide)
     prelude = _prelude(pixels.dtype, tile, wide)
-    modules(_SOURCE, prelude).launch(
+    call.modules(_SOURCE, prelude).launch(
         "fused",
         (-(-g.pixels // tile) * -(-g.out_channels // tile),),
         (2 * tile,),
         (
-            *(pixels, shift, mask, filters, None if bias is None else bias.contiguous(), output),
-            *(sizes, np.int64(g.pixels), np.int32(g.out_channels)),
+            *(pixels, call.offset, call.mask, filters, None if bias is None else bias.contiguous(), output),
+            *(call.plan.sizes, np.int64(g.pixels), np.int32(g.out_channels)),
         ),
         shared_bytes=int(prelude["SHARED_BYTES"]),
     )

@@ -12,11 +12,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from dcnlab.ops.cuda.compile import C_TYPES, Prelude, Variant
-from dcnlab.ops.cuda.launch import KernelModule, ModuleFactory, module, record
+from dcnlab.ops.cuda.kernel_arguments import record
+from dcnlab.ops.cuda.launch import KernelModule, ModuleFactory, module
 from dcnlab.ops.cuda.scratch import scratch
+from dcnlab.ops.cuda.source import C_TYPES, Prelude, Variant
 from dcnlab.ops.layout import memory_format
-from dcnlab.ops.pool_geometry import MAX_SAMPLES, PoolGeometry
+from dcnlab.ops.pool_geometry import MAX_SAMPLES, PoolArguments, PoolGeometry, PoolGradients
 
 INT_MAX = 2**31 - 1 - 1024
 """Largest tensor that kernels with 32-bit indices take."""
@@ -84,9 +85,9 @@ def variants() -> list[Variant]:
 class _Call:
     """What forward and backward share: arguments as the kernels want them."""
 
-    def __init__(
-        self, input: Tensor, boxes: Tensor, offset: Tensor | None, geometry: PoolGeometry, modules: ModuleFactory
-    ) -> None:
+    def __init__(self, arguments: PoolArguments, modules: ModuleFactory) -> None:
+        input, boxes, offset = arguments.input, arguments.boxes, arguments.offset
+        geometry = arguments.geometry
         self.dtype, self.modules, self.channels = input.dtype, modules, geometry.channels
         self.real = torch.float64 if input.dtype == torch.float64 else torch.float32
         g = self.geometry = replace(geometry, channels=_padded_channels(geometry, input.dtype))
@@ -144,11 +145,9 @@ def _lanes(packs: int) -> int:
     return min(32, 1 << (packs - 1).bit_length())
 
 
-def forward(
-    input: Tensor, boxes: Tensor, offset: Tensor | None, geometry: PoolGeometry, modules: ModuleFactory = module
-) -> Tensor:
+def forward(arguments: PoolArguments, modules: ModuleFactory = module) -> Tensor:
     """Compute the output, (R, channels, out height, out width), in the input's memory format."""
-    call = _Call(input, boxes, offset, geometry, modules)
+    call, input = _Call(arguments, modules), arguments.input
     g = call.geometry
     output = call.empty(g.rois, g.out_height, g.out_width, g.channels, dtype=call.dtype)
     if call.pixels.numel() == 0:
@@ -167,25 +166,19 @@ def forward(
 
 
 def backward(
-    grad: Tensor,
-    input: Tensor,
-    boxes: Tensor,
-    offset: Tensor | None,
-    geometry: PoolGeometry,
-    needed: tuple[bool, bool],
-    modules: ModuleFactory = module,
-) -> tuple[Tensor, Tensor]:
-    """Compute the gradients of input and offset; those not needed come back empty."""
-    call = _Call(input, boxes, offset, geometry, modules)
+    grad: Tensor, arguments: PoolArguments, needed: PoolGradients[bool], modules: ModuleFactory = module
+) -> PoolGradients[Tensor | None]:
+    """Compute the gradients that are needed."""
+    call, input, offset, geometry = _Call(arguments, modules), arguments.input, arguments.offset, arguments.geometry
     grads = call.padded(grad.permute(0, 2, 3, 1))
     kernels, packs = call.module(call.pixels, grads)
-    grad_input = grad_offset = input.new_empty(0)
-    if needed[0]:
+    grad_input = grad_offset = None
+    if needed.input:
         cells = call.empty(*call.pixels.shape, dtype=call.dtype)
         if cells.numel():
             _gather(call, kernels, packs, grads, cells)
         grad_input = geometry.from_cells(cells[..., : call.channels]).to(memory_format=memory_format(input))
-    if needed[1] and offset is not None and call.offset is not None:
+    if needed.offset and offset is not None and call.offset is not None:
         shift = call.empty(*call.offset.shape, dtype=call.real)
         if call.pixels.numel() == 0:
             shift.zero_()
@@ -197,7 +190,7 @@ def backward(
                 (grads, call.pixels, call.boxes, call.offset, shift, call.sizes, np.int32(_lanes(packs))),
             )
         grad_offset = shift.to(offset.dtype)
-    return grad_input, grad_offset
+    return PoolGradients(grad_input, grad_offset)
 
 
 def _gather(call: _Call, kernels: KernelModule, packs: int, grads: Tensor, cells: Tensor) -> None:

@@ -16,8 +16,8 @@ import numpy as np
 import torch
 from runner import HostModule
 
-from dcnlab.ops.cuda.compile import Prelude, source_text
-from dcnlab.ops.cuda.launch import Argument
+from dcnlab.ops.cuda.kernel_arguments import Argument
+from dcnlab.ops.cuda.source import Prelude, source_text
 
 SECTOR = 32
 """Bytes that a GPU's memory moves at least."""

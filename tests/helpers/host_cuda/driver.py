@@ -9,7 +9,6 @@ only counted.
 from __future__ import annotations
 
 import ctypes
-import importlib
 import multiprocessing
 import platform
 import shutil
@@ -29,7 +28,9 @@ import numpy as np
 import runner
 import torch
 
-from dcnlab.ops.cuda.launch import Argument, CudaModule
+from dcnlab.ops import registry
+from dcnlab.ops.cuda.kernel_arguments import Argument
+from dcnlab.ops.cuda.launch import CudaModule
 
 STREAM = 0xABC0
 """The address of torch's current stream."""
@@ -211,13 +212,7 @@ def install() -> Driver:
 
 def let_public_functions_take_cuda() -> None:
     """Let the operators compute CPU tensors by their CUDA path, with the precision that products have on CUDA."""
-    from dcnlab.ops.cuda import deform_conv2d, roi_pool
-
-    convolution, pooling = (importlib.import_module(f"dcnlab.ops.{name}") for name in ("deform_conv2d", "roi_pool"))
-    precision = convolution.convolution_precision
-    convolution._path = lambda input: deform_conv2d
-    convolution.convolution_precision = lambda device, dtype: precision("cuda", dtype)
-    pooling._path = lambda input: roi_pool
+    registry.device_of = lambda tensor: "cuda"
 
 
 def _built() -> Path:

@@ -23,8 +23,8 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from dcnlab.ops.cuda.compile import Prelude, source_text
-from dcnlab.ops.cuda.launch import Argument, check_geometry, check_value
+from dcnlab.ops.cuda.kernel_arguments import Argument, check_geometry, check_value
+from dcnlab.ops.cuda.source import Prelude, source_text
 
 INCLUDE = Path(__file__).parent / "include"
 ORDERS = ("forward", "reverse", "random")
@@ -85,7 +85,7 @@ class HostModule:
     """The kernels of one text, on CPU tensors.
 
     Args:
-        source: the whole text, as `dcnlab.ops.cuda.compile.source_text` gives it.
+        source: the whole text, as `dcnlab.ops.cuda.source.source_text` gives it.
         order: forward, reverse or random.
         seed: of the random order.
         sanitize: run each launch under AddressSanitizer and UBSan.

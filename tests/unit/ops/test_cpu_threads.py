@@ -15,34 +15,39 @@ from command_line import environment
 from numba import carray
 
 from dcnlab.ops.cpu import openmp
-from dcnlab.ops.cpu.numba_callbacks import next_part, vector
-from dcnlab.ops.cpu.openmp import numbers_of, parts_of, run
+from dcnlab.ops.cpu.loop_table import NUMBER, Table
+from dcnlab.ops.cpu.numba_callbacks import array1, next_part
+from dcnlab.ops.cpu.openmp import parts_of, run
 from dcnlab.ops.jit import callback
 
 WAYS = pytest.param(True, id="pool"), pytest.param(False, id="torch's team")
 
 
+TIMES = Table(times=1)
+_TIMES = TIMES.of_loop()
+
+
 def _count(address):
-    table = carray(address, (4,), np.int64)
-    done = vector(table, 2, np.int64)
+    table = carray(address, (1,), _TIMES)[0]
+    done = array1(table.times, np.int64)
     while True:
-        part = next_part(table)
-        if part >= table[1]:
+        part = next_part(address)
+        if part >= table.parts:
             return
         done[part] += 1
 
 
 def _meet(address):
     """Each thread takes one part, says so, and waits until all have: for ever where one thread takes them in turn."""
-    table = carray(address, (4,), np.int64)
-    here = vector(table, 2, np.int64)
-    part = next_part(table)
-    if part >= table[1]:
+    table = carray(address, (1,), _TIMES)[0]
+    here = array1(table.times, np.int64)
+    part = next_part(address)
+    if part >= table.parts:
         return
     here[part] = 1
     while True:
         all_here = True
-        for other in range(table[1]):
+        for other in range(table.parts):
             all_here = all_here and here[other] != 0
         if all_here:
             return
@@ -62,9 +67,23 @@ def _either_way(request, monkeypatch):
         pytest.skip("torch runs without OpenMP here")
 
 
+def test_a_table_takes_its_fields_by_name_and_refuses_others():
+    """The numbers stand in the fields' order, whatever the order of the arguments; a field that is missing is named."""
+    inner = Table.of_numbers(("height", "width"))
+    table = Table(count=NUMBER, sizes=inner, map=2)
+    tensor = torch.zeros(3, 5)
+    assert table.numbers(map=tensor, count=7, sizes=(8, 9)) == [7, 8, 9, tensor.data_ptr(), 3, 5]
+    record = np.array([0, 4, *table.numbers(map=tensor, count=7, sizes=(8, 9))]).view(table.of_loop())[0]
+    assert (record["parts"], record["count"], record["sizes"]["width"], record["map"]["n1"]) == (4, 7, 9, 5)
+    with pytest.raises(TypeError, match=r"^the fields are count, sizes, map, got count, map$"):
+        table.numbers(count=7, map=tensor)
+    with pytest.raises(TypeError, match=r"^map: expected 2 axes, got shape \(3,\)$"):
+        table.numbers(map=tensor[:, 0], count=7, sizes=(8, 9))
+
+
 def done(count, parts: int) -> list[int]:
     times = torch.zeros(parts, dtype=torch.int64)
-    run(count, numbers_of(times), parts)
+    run(count, TIMES.numbers(times=times), parts)
     return times.tolist()
 
 
@@ -97,7 +116,7 @@ def test_python_goes_on_while_a_loop_runs(monkeypatch):
     # The loop waits for its second part, which another thread of Python does: with the global lock held, for ever.
     monkeypatch.setattr(torch, "get_num_threads", lambda: 1)
     here, meet = torch.zeros(2, dtype=torch.int64), callback(_meet)
-    table = np.array((0, 2, *numbers_of(here)), np.int64)
+    table = np.array((0, 2, *TIMES.numbers(times=here)), np.int64)
     other = threading.Thread(target=lambda: (time.sleep(0.2), openmp._LOOP(meet)(table.ctypes.data)))
     other.start()
     openmp._LOOP(meet)(table.ctypes.data)

@@ -5,6 +5,7 @@ import random
 import pytest
 import torch
 
+from dcnlab.ops import chunk_sizes
 from dcnlab.ops.cuda import chunks
 from dcnlab.ops.geometry import ConvGeometry
 
@@ -61,18 +62,18 @@ def test_an_empty_batch_has_no_chunks():
 
 
 def test_the_environment_says_how_many_columns_are_held(monkeypatch):
-    monkeypatch.delenv(chunks.VARIABLE, raising=False)
-    assert chunks.budget() == chunks.CHUNK_BYTES
-    assert 128 << 20 <= chunks.CHUNK_BYTES <= 256 << 20
-    monkeypatch.setenv(chunks.VARIABLE, "24")
-    assert chunks.budget() == 24 << 20
+    monkeypatch.delenv(chunk_sizes.VARIABLE, raising=False)
+    assert chunk_sizes.cuda_bytes() == chunk_sizes.CUDA_BYTES
+    assert 128 << 20 <= chunk_sizes.CUDA_BYTES <= 256 << 20
+    monkeypatch.setenv(chunk_sizes.VARIABLE, "24")
+    assert chunk_sizes.cuda_bytes() == 24 << 20
 
 
 @pytest.mark.parametrize("value", ["", "0", "-1", "1.5", "24M", "many"])
 def test_a_budget_that_is_no_number_of_mib_is_refused_in_one_line(monkeypatch, value):
-    monkeypatch.setenv(chunks.VARIABLE, value)
+    monkeypatch.setenv(chunk_sizes.VARIABLE, value)
     with pytest.raises(ValueError, match=f"^DCNLAB_COLUMNS_MIB={value}: it can be a whole number of MiB, 1 or more$"):
-        chunks.budget()
+        chunk_sizes.cuda_bytes()
 
 
 def test_columns_and_sort_together_stay_below_what_torchvision_holds():

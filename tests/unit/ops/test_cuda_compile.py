@@ -9,19 +9,15 @@ import pytest
 import torch
 
 import dcnlab.ops.cuda
-from dcnlab.ops.cuda import compile as cuda_compile
+from dcnlab.ops.cuda import source
 from dcnlab.ops.cuda.compile import (
-    ARCHITECTURES,
-    C_TYPES,
     KernelCompileError,
     KernelResources,
-    Variant,
     compile_cubin,
     nvrtc_problem,
     parse_resources,
-    prelude_text,
-    source_text,
 )
+from dcnlab.ops.cuda.source import ARCHITECTURES, C_TYPES, Variant, prelude_text, source_text
 
 needs_nvrtc = pytest.mark.skipif(nvrtc_problem() is not None, reason=str(nvrtc_problem()))
 
@@ -75,7 +71,7 @@ def test_every_variant_compiles_and_stays_in_registers(variant, arch):
 
 
 def test_every_kernel_file_is_compiled_in_some_variant_and_on_the_main_path():
-    files = {path.name for path in cuda_compile.kernel_folder().glob("*.cu")}
+    files = {path.name for path in source.kernel_folder().glob("*.cu")}
     assert files
     assert {variant.source_file for variant in VARIANTS} == files
     assert {variant.source_file for variant in VARIANTS if variant.main} == files
@@ -86,7 +82,7 @@ def test_variants_are_listed_once():
 
 
 def test_kernel_files_include_nothing_that_the_cache_would_not_see():
-    for path in cuda_compile.kernel_folder().iterdir():
+    for path in source.kernel_folder().iterdir():
         assert not re.search(r"^\s*#\s*include", path.read_text(), re.MULTILINE), path.name
 
 
@@ -106,7 +102,7 @@ def test_a_prelude_becomes_aliases_and_constants_in_order():
 def test_a_text_joins_prelude_common_and_kernels_under_their_names(tmp_path, monkeypatch):
     (tmp_path / "common.cuh").write_text("struct Common {};")
     (tmp_path / "pool.cu").write_text("struct Pool {};")
-    monkeypatch.setattr(cuda_compile, "kernel_folder", lambda: tmp_path)
+    monkeypatch.setattr(source, "kernel_folder", lambda: tmp_path)
     text = source_text("pool.cu", {"KH": 3})
     assert text.endswith(
         'constexpr int KH = 3;\n#line 1 "common.cuh"\nstruct Common {};\n#line 1 "pool.cu"\nstruct Pool {};\n'

@@ -13,7 +13,8 @@ import pytest
 import torch
 
 from dcnlab.ops.cuda import launch
-from dcnlab.ops.cuda.launch import CudaModule, Stream, check_geometry, marshal, on_stream
+from dcnlab.ops.cuda.kernel_arguments import check_geometry, marshal
+from dcnlab.ops.cuda.launch import CudaModule, Stream, on_stream
 
 
 class OnCuda(torch.Tensor):

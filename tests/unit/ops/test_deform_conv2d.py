@@ -15,6 +15,7 @@ from conv_cases import (
     assert_alike,
     by_autograd,
     by_cpu,
+    by_cpu_path,
     by_reference,
     factor_everywhere,
     random_case,
@@ -23,9 +24,10 @@ from tester import LAYOUTS, TOLERANCES, assert_near
 from torch import Tensor, nn
 
 import dcnlab.ops
-from dcnlab.ops import ArgumentError, deform_conv2d, reference
-from dcnlab.ops.cpu import deform_conv2d as cpu
-from dcnlab.ops.geometry import ConvGeometry
+from dcnlab.ops import ArgumentError, chunk_sizes, deform_conv2d, reference
+from dcnlab.ops.chunk_sizes import CpuChunks
+from dcnlab.ops.cpu import conv_call
+from dcnlab.ops.cpu import deform_conv2d_callbacks as callbacks
 
 GOLDEN = [f"modulated_deform_conv_{i}" for i in range(4)]
 
@@ -80,23 +82,16 @@ def test_narrower_dtypes_stay_near_the_float64_reference(seed, dtype):
     assert_near(found, by_reference(case), case)
 
 
-def test_small_chunks_give_what_one_chunk_gives(monkeypatch):
-    from dcnlab.ops.cpu import deform_conv2d as cpu
-
+def test_small_chunks_give_what_one_chunk_gives():
     case = Case(batch=3, channels=6, groups=3, offset_groups=2, modulated=True, biased=True)
-    monkeypatch.setattr(cpu, "CHUNK_BYTES", 3000)
-    monkeypatch.setattr(cpu, "LEAST_ROWS", 1)
-    assert_near(by_cpu(case), by_reference(case), case)
+    assert_near(by_cpu_path(case, CpuChunks(columns_bytes=3000, min_rows=1)), by_reference(case), case)
 
 
 @pytest.mark.parametrize("biased", [False, True])
-def test_filters_that_are_packed_once_for_many_chunks_give_the_same(monkeypatch, biased):
-    from dcnlab.ops.cpu import deform_conv2d as cpu
-
-    monkeypatch.setattr(cpu, "LEAST_ROWS", 10)
-    monkeypatch.setattr(cpu, "CHUNK_BYTES", 1)
-    case = Case(channels=8, filters=5, biased=biased, dtype=torch.float32)  # twelve chunks, the last one shorter
-    assert_near(by_cpu(case), by_reference(case), case)
+def test_filters_that_are_packed_once_for_many_chunks_give_the_same(biased):
+    case = Case(channels=8, filters=5, biased=biased, dtype=torch.float32)
+    chunks = CpuChunks(columns_bytes=1, min_rows=10)  # twelve, the last one shorter
+    assert_near(by_cpu_path(case, chunks), by_reference(case), case)
 
 
 @pytest.mark.parametrize("threads", [2, 3, 64])
@@ -128,32 +123,23 @@ def test_an_empty_batch_gives_empty_results(modulated):
     ],
 )
 def test_chunks_are_of_whole_blocks_and_none_is_a_small_rest(pixels, channels, rows):
-    assert cpu.rows_of_a_chunk(pixels, 9 * channels * 4) == rows
+    assert CpuChunks().rows(pixels, 9 * channels * 4) == rows
 
 
 @pytest.mark.parametrize("groups", [1, 2])
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32], ids=str)
 def test_a_map_of_fewer_pixels_than_filters_turns_its_columns_to_the_weights_order(groups, dtype):
     case = Case(channels=6, filters=96, height=4, width=5, groups=groups, modulated=True, biased=True, dtype=dtype)
-    tensors = case.tensors()
-    assert cpu._Call(*(tensors[k] for k in ("input", "offset", "mask", "weight")), geometry_of(case)).turns
+    assert conv_call.Call(case.arguments(), None).turns
     assert_near(by_cpu(case), by_reference(case), case)
     double = Case(**{**vars(case), "dtype": torch.float64})
     assert_near(by_cpu(double), by_autograd(torchvision.ops.deform_conv2d, double), double)
 
 
-def geometry_of(case):
-    tensors = case.tensors()
-    return ConvGeometry.of(
-        tensors["input"], tensors["offset"], tensors["weight"], case.stride, case.padding, case.dilation
-    )
-
-
 @pytest.fixture(params=[None, 3], ids=["one product", "products of packed filters"])
 def _chunks(request, monkeypatch):
     if request.param:
-        monkeypatch.setattr(cpu, "CHUNK_BYTES", 1)
-        monkeypatch.setattr(cpu, "LEAST_ROWS", request.param)
+        monkeypatch.setattr(chunk_sizes, "CPU", CpuChunks(columns_bytes=1, min_rows=request.param))
 
 
 @pytest.mark.usefixtures("_chunks")
@@ -241,7 +227,7 @@ def test_differentiating_the_bare_backward_operator_is_an_error_not_a_zero():
     input, offset, _, weight, _ = (Case().tensors()[name] for name in NAMES)
     with pytest.raises(RuntimeError, match="differentiate the public function twice"):
         torch.ops.dcnlab.deform_conv2d_backward(
-            Case().grad().requires_grad_(), input, offset, None, weight, [1, 1], [1, 1], [1, 1], [True] * 4
+            Case().grad().requires_grad_(), input, offset, weight, None, [1, 1], [1, 1], [1, 1], None, [True] * 5
         )
 
 
@@ -324,23 +310,22 @@ def test_gradients_are_bitwise_repeatable():
 )
 def test_frozen_arguments_cost_no_work(monkeypatch, name, kernels_run):
     # Only the kernels that a gradient needs run; the columns are sampled again for the weight's alone.
-    from dcnlab.ops.cpu import deform_conv2d_kernels as kernels
-
     loops = {
-        kernels.sampling(np.float64): "sample",
-        kernels.gradients_of_places(np.float64): "places_backward",
-        kernels.scattering(np.float64): "scatter",
+        callbacks.sampling(np.float64): "sample",
+        callbacks.gradients_of_places(np.float64): "places_backward",
+        callbacks.scattering(np.float64): "scatter",
     }
     seen: set[str] = set()
-    run = cpu.run
+    run = conv_call.run
 
     def spy(loop, numbers, parts):
         seen.add(loops[loop])
         if loops[loop] == "places_backward":
-            assert numbers[-6] == 0, "columns were wanted"
+            table = np.array(numbers).view(callbacks.PLACES_BACKWARD.dtype)[0]
+            assert table["columns"]["n0"] == 0, "columns were wanted"
         run(loop, numbers, parts)
 
-    monkeypatch.setattr(cpu, "run", spy)
+    monkeypatch.setattr(conv_call, "run", spy)
     case = Case(modulated=True)
     tensors = case.tensors()
     leaves = {k: None if t is None else t.requires_grad_(k == name) for k, t in tensors.items()}

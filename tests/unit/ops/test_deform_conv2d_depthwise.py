@@ -6,7 +6,6 @@ import pytest
 import torch
 import torchvision
 from conv_cases import (
-    NAMES,
     Case,
     assert_alike,
     by_autograd,
@@ -19,8 +18,9 @@ from counting import CountedKernels
 from runner import HostKernels, skip_without_compiler
 from tester import TOLERANCES, assert_near
 
+from dcnlab.ops.cuda import conv_call
 from dcnlab.ops.cuda import deform_conv2d as cuda
-from dcnlab.ops.geometry import ConvGeometry
+from dcnlab.ops.geometry import ConvGradients
 
 ORDERS = ("forward", "reverse", "random")
 DTYPES = [torch.float64, torch.float32, torch.float16, torch.bfloat16]
@@ -133,27 +133,29 @@ def test_results_come_in_the_inputs_memory_format(stride, layout):
 def test_64_bit_indices_give_what_32_bit_ones_give(monkeypatch):
     case = Case(channels=8, filters=8, groups=8, offset_groups=2, modulated=True)
     narrow = by_kernels(case, HostKernels(sanitize=False))
-    monkeypatch.setattr(cuda, "INT_MAX", 0)
+    monkeypatch.setattr(conv_call, "INT_MAX", 0)
     assert_near(by_kernels(case, HostKernels(sanitize=False)), narrow, case, tolerance=1e-12)
 
 
 @pytest.mark.parametrize(
     ("needed", "launched"),
     [
-        ((True, False, False, False), {"entries", "depthwise_gather"}),
-        ((False, True, False, False), {"depthwise_places_backward"}),
-        ((False, False, True, False), {"depthwise_places_backward"}),
-        ((False, False, False, True), {"depthwise_places_backward"}),
+        ("input", {"entries", "depthwise_gather"}),
+        ("offset", {"depthwise_places_backward"}),
+        ("mask", {"depthwise_places_backward"}),
+        ("weight", {"depthwise_places_backward"}),
     ],
-    ids=["map", "offset", "mask", "weight"],
 )
 def test_only_the_gradients_that_are_needed_launch_kernels(needed, launched):
     case, kernels = Case(modulated=True, groups=4, filters=4), HostKernels(sanitize=False)
-    input, offset, mask, weight, _ = (case.tensors()[name] for name in NAMES)
-    geometry = ConvGeometry.of(input, offset, weight, case.stride, case.padding, case.dilation)
-    grads = cuda.backward(case.grad(), input, offset, mask, weight, geometry, needed, kernels)
+    grads = cuda.backward(case.grad(), case.arguments(), alone(needed), kernels)
     assert set(kernels.launched) == launched
-    assert tuple(grad.numel() > 0 for grad in grads) == needed
+    assert [name for name, grad in grads._asdict().items() if grad is not None] == [needed]
+
+
+def alone(name):
+    """One gradient is needed, the others are not."""
+    return ConvGradients(*(each == name for each in ConvGradients._fields))
 
 
 def test_an_empty_batch_gives_empty_results_and_no_gradient_of_the_weight():
@@ -170,15 +172,12 @@ def test_channels_beyond_a_blocks_own_wait_for_the_sums_of_those_before(order):
 
 
 @pytest.mark.parametrize("order", ORDERS)
-@pytest.mark.parametrize("alone", [0, 1, 2, 3])
-def test_a_gradient_asked_for_alone_is_the_one_asked_for_with_others(alone, order):
+@pytest.mark.parametrize("name", ["input", "offset", "mask", "weight"])
+def test_a_gradient_asked_for_alone_is_the_one_asked_for_with_others(name, order):
     case = Case(2, 8, 8, 7, 8, groups=8, modulated=True)
-    input, offset, mask, weight, _ = (case.tensors()[name] for name in NAMES)
-    geometry = ConvGeometry.of(input, offset, weight, case.stride, case.padding, case.dilation)
-    needed = tuple(number == alone for number in range(4))
     kernels = HostKernels(order, sanitize=False)
-    found = cuda.backward(case.grad(), input, offset, mask, weight, geometry, needed, kernels)[alone]
-    expected = by_reference(case)[NAMES[alone]]
+    found = getattr(cuda.backward(case.grad(), case.arguments(), alone(name), kernels), name)
+    expected = by_reference(case)[name]
     torch.testing.assert_close(found, expected, rtol=1e-10, atol=1e-10)
 
 

@@ -9,7 +9,7 @@ from runner import ORDERS, HostKernelError, HostKernels, HostModule, skip_withou
 from dcnlab.ops import reference
 from dcnlab.ops.cuda import deform_conv2d as cuda
 from dcnlab.ops.cuda import fused
-from dcnlab.ops.cuda.compile import source_text
+from dcnlab.ops.cuda.source import source_text
 from dcnlab.ops.geometry import ConvGeometry
 from dcnlab.ops.layout import memory_format
 
@@ -54,10 +54,7 @@ def tensors_of(case):
 
 
 def run(case, kernels, tensors=None):
-    tensors = tensors or tensors_of(case)
-    input, offset, mask, weight, bias = (tensors[name] for name in NAMES)
-    geometry = ConvGeometry.of(input, offset, weight, case.stride, case.padding, case.dilation)
-    output = cuda.forward(input, offset, mask, weight, bias, geometry, kernels)
+    output = cuda.forward(case.arguments(**(tensors or tensors_of(case))), kernels)
     assert kernels.launched == ["fused"]
     return output
 
@@ -213,9 +210,7 @@ def test_an_infinite_channel_reaches_the_places_of_its_own_offset_group_and_no_o
 )
 def test_what_the_kernel_cannot_take_goes_through_chunks_even_when_it_is_forced(case, dtype):
     case, kernels = Case(**{**vars(case), "dtype": dtype}), HostKernels(sanitize=False)
-    input, offset, _, weight, _ = (case.tensors()[name] for name in NAMES)
-    geometry = ConvGeometry.of(input, offset, weight, case.stride, case.padding, case.dilation)
-    cuda.forward(input, offset, None, weight, None, geometry, kernels)
+    cuda.forward(case.arguments(), kernels)
     assert "fused" not in kernels.launched
 
 

@@ -6,10 +6,10 @@ import random
 import pytest
 import torch
 import torchvision
-from conv_cases import by_autograd, by_cpu, by_reference, random_case
+from conv_cases import by_autograd, by_cpu, by_cpu_path, by_reference, random_case
 from tester import assert_near
 
-from dcnlab.ops.cpu import deform_conv2d as cpu
+from dcnlab.ops.chunk_sizes import CpuChunks
 
 DTYPES = (torch.float64, torch.float64, torch.float32, torch.float16, torch.bfloat16)
 
@@ -19,11 +19,10 @@ def test_a_hundred_random_configurations_equal_the_reference(batch, monkeypatch)
     for seed in range(1000 + 100 * batch, 1100 + 100 * batch):
         draw = random.Random(seed)
         case = random_case(seed, dtype=draw.choice(DTYPES))
-        monkeypatch.setattr(cpu, "CHUNK_BYTES", draw.choice([1, 4000, 1 << 23]))
-        monkeypatch.setattr(cpu, "LEAST_ROWS", 1)
-        monkeypatch.setattr(cpu, "PIECE_BYTES", draw.choice([1, 1000, 1 << 21]))
+        columns_bytes, filters_bytes = draw.choice([1, 4000, 1 << 23]), draw.choice([1, 1000, 1 << 21])
+        chunks = CpuChunks(columns_bytes=columns_bytes, min_rows=1, filters_bytes=filters_bytes)
         monkeypatch.setattr(torch, "get_num_threads", functools.partial(draw.choice, [draw.choice([1, 2, 5])]))
-        assert_near(by_cpu(case), by_reference(case), case)
+        assert_near(by_cpu_path(case, chunks), by_reference(case), case)
 
 
 @pytest.mark.parametrize("batch", range(30))

@@ -65,8 +65,8 @@ def test_gradcheck_on_the_gpu():
 def test_opcheck_on_the_gpu():
     input, offset, mask, weight, bias = cuda_tensors(Case(modulated=True, biased=True))
     pairs = ([1, 1], [1, 1], [1, 1])
-    torch.library.opcheck(torch.ops.dcnlab.deform_conv2d.default, (input, offset, mask, weight, bias, *pairs))
-    args = (Case().grad().cuda(), input, offset, mask, weight, *pairs, [True] * 4)
+    torch.library.opcheck(torch.ops.dcnlab.deform_conv2d.default, (input, offset, weight, bias, *pairs, mask))
+    args = (Case().grad().cuda(), input, offset, weight, bias, *pairs, mask, [True] * 5)
     torch.library.opcheck(torch.ops.dcnlab.deform_conv2d_backward.default, args)
 
 

@@ -4,7 +4,6 @@ import numpy as np
 import pytest
 import torch
 from conv_cases import (
-    NAMES,
     Case,
     assert_alike,
     by_kernels,
@@ -16,10 +15,11 @@ from counting import CountedKernels
 from runner import HostKernels, HostModule, skip_without_compiler
 from tester import TOLERANCES, assert_near
 
+from dcnlab.ops.cuda import conv_call, conv_variants
 from dcnlab.ops.cuda import deform_conv2d as cuda
-from dcnlab.ops.cuda.compile import source_text
-from dcnlab.ops.cuda.launch import DIVISOR, divisor
-from dcnlab.ops.geometry import ConvGeometry
+from dcnlab.ops.cuda.kernel_arguments import DIVISOR, divisor
+from dcnlab.ops.cuda.source import source_text
+from dcnlab.ops.geometry import ConvGradients
 
 ORDERS = ("forward", "reverse", "random")
 
@@ -142,7 +142,7 @@ def test_maps_at_odd_addresses_are_read_by_narrower_loads():
     tensors["input"] = held[2:].view(1, 5, 6, 16).permute(0, 3, 1, 2)  # 4 bytes behind a multiple of 16
     case.tensors = lambda: tensors
     assert_near(by_kernels(case, HostKernels(sanitize=False)), by_reference(case), case)
-    assert cuda.widest(torch.float16, 4, False, (16, 16)) == (2, False)
+    assert conv_variants.widest(torch.float16, 4, False, (16, 16)) == (2, False)
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float16], ids=str)
@@ -190,7 +190,7 @@ def test_results_come_in_the_inputs_memory_format_however_chunks_cut_the_images(
 def test_64_bit_indices_give_what_32_bit_ones_give(monkeypatch):
     case = Case(channels=8, groups=2, offset_groups=2, modulated=True)
     narrow = by_kernels(case, HostKernels(sanitize=False))
-    monkeypatch.setattr(cuda, "INT_MAX", 0)
+    monkeypatch.setattr(conv_call, "INT_MAX", 0)
     wide = by_kernels(case, HostKernels(sanitize=False))
     for name, value in narrow.items():
         assert value is None or torch.equal(value, wide[name])
@@ -199,33 +199,32 @@ def test_64_bit_indices_give_what_32_bit_ones_give(monkeypatch):
 @pytest.mark.parametrize(
     ("needed", "launched"),
     [
-        ((True, False, False, False), ["entries", "entries", "gather"]),
-        ((False, True, False, False), ["places_backward"]),
-        ((False, False, True, False), ["places_backward"]),
-        ((False, False, False, True), ["sample"]),
-        ((True, False, False, True), ["sample_and_count", "entries", "gather"]),
-        ((True, True, False, False), ["entries", "places_backward", "gather"]),
-        ((True, True, True, True), ["sample_and_count", "places_backward", "gather"]),
+        ({"input"}, ["entries", "entries", "gather"]),
+        ({"offset"}, ["places_backward"]),
+        ({"mask"}, ["places_backward"]),
+        ({"weight"}, ["sample"]),
+        ({"input", "weight"}, ["sample_and_count", "entries", "gather"]),
+        ({"input", "offset"}, ["entries", "places_backward", "gather"]),
+        ({"input", "offset", "mask", "weight"}, ["sample_and_count", "places_backward", "gather"]),
     ],
     ids=str,
 )
 @pytest.mark.parametrize("chunk_bytes", [2000, None])
 def test_only_the_gradients_that_are_needed_launch_kernels_and_they_are_right(chunk_bytes, needed, launched):
     case, kernels = Case(modulated=True), HostKernels(sanitize=False)
-    input, offset, mask, weight, _ = (case.tensors()[name] for name in NAMES)
-    geometry = ConvGeometry.of(input, offset, weight, case.stride, case.padding, case.dilation)
-    grads = cuda.backward(case.grad(), input, offset, mask, weight, geometry, needed, kernels, chunk_bytes)
+    all_needed = ConvGradients(*(name in needed for name in ConvGradients._fields))
+    grads = cuda.backward(case.grad(), case.arguments(), all_needed, kernels, chunk_bytes)
     assert kernels.launched == launched * (len(kernels.launched) // len(launched))
     assert (len(kernels.launched) > len(launched)) == (chunk_bytes is not None)
-    assert tuple(grad.numel() > 0 for grad in grads) == needed
+    assert {name for name, grad in grads._asdict().items() if grad is not None} == needed
     expected = by_reference(case)
-    for name, grad, need in zip(NAMES, grads, needed, strict=False):
-        if need:
+    for name, grad in grads._asdict().items():
+        if name in needed:
             torch.testing.assert_close(grad, expected[name], rtol=1e-9, atol=1e-9, msg=name)
 
 
 def test_dividing_by_multiplication_is_exact_up_to_the_largest_index():
-    prelude = next(v.prelude for v in cuda.variants() if v.main and v.prelude["scalar_t"] == "float")
+    prelude = next(v.prelude for v in conv_variants.variants() if v.main and v.prelude["scalar_t"] == "float")
     kernel = """
 extern "C" __global__ void quotients(const int* __restrict__ n, int* __restrict__ out, Divisor by, int count) {
     for (int i = 0; i < count; ++i) out[i] = divide(n[i], by);

@@ -15,9 +15,9 @@ from tester import TOLERANCES
 from torch import Tensor
 
 from dcnlab.ops.cuda import deform_conv2d as cuda
-from dcnlab.ops.cuda import fused, roi_pool
-from dcnlab.ops.geometry import ConvGeometry
-from dcnlab.ops.pool_geometry import PoolGeometry
+from dcnlab.ops.cuda import conv_call, fused, roi_pool
+from dcnlab.ops.geometry import ConvArguments, ConvGradients
+from dcnlab.ops.pool_geometry import PoolGradients, PSRoIPoolArguments, RoIPoolArguments
 
 DTYPES = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
 LIMITS = TOLERANCES | {torch.float32: 1e-5}
@@ -70,13 +70,18 @@ def convolved(layer: Arrays, sizes: dict, groups: int, modules: Modules, chunk_b
     real = torch.float64 if dtype == torch.float64 else torch.float32
     input, weight, grad = layer["input"], layer["weight"], layer["grad_output"].to(dtype)
     offset, mask = layer["offset"].to(real), layer["mask"].to(real)
-    geometry = ConvGeometry.of(input, offset, weight, *(sizes[k] for k in ("stride", "padding", "dilation")))
-    assert geometry.groups == groups
-    output = cuda.forward(input, offset, mask, weight, None, geometry, modules, chunk_bytes)
-    needed = (True, True, True, True)
-    grads = cuda.backward(grad, input, offset, mask, weight, geometry, needed, modules, chunk_bytes)
-    names = ("grad_input", "grad_offset", "grad_mask", "grad_weight")
-    return {"output": output} | dict(zip(names, grads, strict=True))
+    arguments = arguments_of(input, offset, weight, mask, sizes)
+    assert arguments.geometry.groups == groups
+    output = cuda.forward(arguments, modules, chunk_bytes)
+    needed = ConvGradients(input=True, offset=True, weight=True, bias=False, mask=True)
+    grads = cuda.backward(grad, arguments, needed, modules, chunk_bytes)._asdict()
+    return {"output": output} | {f"grad_{name}": grads[name] for name in ("input", "offset", "mask", "weight")}
+
+
+def arguments_of(input: Tensor, offset: Tensor, weight: Tensor, mask: Tensor, sizes: dict) -> ConvArguments:
+    """The record of a golden layer's arguments."""
+    pairs = {name: sizes[name] for name in ("stride", "padding", "dilation")}
+    return ConvArguments(input=input, offset=offset, weight=weight, bias=None, mask=mask, **pairs)
 
 
 def copied(arrays: Arrays, copies: int, dtype: torch.dtype) -> Arrays:
@@ -128,7 +133,7 @@ def test_columns_in_chunks_give_the_authors_arrays(goldens, name, layout, dtype)
 @pytest.mark.parametrize("name", CONVOLUTIONS)
 def test_64_bit_indices_give_the_authors_arrays(goldens, name, dtype, monkeypatch):
     """Builds for tensors beyond 32-bit indices give the authors' arrays, with columns and without."""
-    monkeypatch.setattr(cuda, "INT_MAX", 0)
+    monkeypatch.setattr(conv_call, "INT_MAX", 0)
     arrays, sizes = golden(goldens / f"{name}.npz")
     modules, alone = Modules(), Modules()
     found = convolved(copied(arrays, 1, dtype), sizes, int(arrays["group"]), modules)
@@ -197,8 +202,7 @@ def test_the_fused_kernel_gives_the_authors_output(goldens, name, tile, dtype, m
     layer = copied(arrays | {"weight": dense}, 8, dtype)
     weight, modules = layer["weight"].repeat_interleave(8, 0), Modules()  # filters too are read 16 bytes at a time
     input, offset, mask = layer["input"], layer["offset"].float(), layer["mask"].float()
-    geometry = ConvGeometry.of(input, offset, weight, *(sizes[k] for k in ("stride", "padding", "dilation")))
-    output = cuda.forward(input, offset, mask, weight, None, geometry, modules)
+    output = cuda.forward(arguments_of(input, offset, weight, mask, sizes), modules)
     assert modules.launched == ["fused"]
     limit = max(LIMITS[dtype], LIMITS[torch.float16])  # TF32 has float16's bits
     for copy in output.unflatten(1, (filters, 8)).unbind(2):
@@ -216,15 +220,15 @@ def test_poolings_give_the_authors_arrays_at_every_load_width(goldens, rule, nam
     input = by_output.flatten(1, 2).to(dtype)
     grad = (arrays["grad_output"].repeat_interleave(copies, 1) / copies).to(dtype)
     boxes, offset = arrays["boxes"].to(real), arrays["offset"].to(real) if "offset" in arrays else None
-    of = PoolGeometry.of_ps_roi_pool if rule == "ps" else PoolGeometry.of_roi_pool
-    geometry, modules = of(input, boxes, offset, **sizes), Modules()
-    output = roi_pool.forward(input, boxes, offset, geometry, modules)
-    grads = roi_pool.backward(grad, input, boxes, offset, geometry, (True, offset is not None), modules)
+    record = PSRoIPoolArguments if rule == "ps" else RoIPoolArguments
+    arguments, modules = record(input, boxes, offset, **sizes), Modules()
+    output = roi_pool.forward(arguments, modules)
+    grads = roi_pool.backward(grad, arguments, PoolGradients(True, offset is not None), modules)
     found = {
         "output": output.double().unflatten(1, (channels, copies)).mean(2),
-        "grad": grads[0].double().unflatten(1, (channels, copies, -1)).sum(2).flatten(1, 2),
+        "grad": grads.input.double().unflatten(1, (channels, copies, -1)).sum(2).flatten(1, 2),
     }
-    found |= {} if offset is None else {"grad_offset": grads[1]}
+    found |= {} if offset is None else {"grad_offset": grads.offset}
     if dtype != torch.float64:  # which has one build
-        assert modules.builds == {(widest(dtype, channels * copies // geometry.classes), False)}
+        assert modules.builds == {(widest(dtype, channels * copies // arguments.geometry.classes), False)}
     assert_golden(found, arrays, LIMITS[dtype])

@@ -7,7 +7,8 @@ from tester import TOLERANCES
 from torch import Tensor, nn
 
 from dcnlab.nn import DeformConv2d
-from dcnlab.ops import deform_conv2d
+from dcnlab.ops import chunk_sizes, deform_conv2d
+from dcnlab.ops.chunk_sizes import CpuChunks
 from dcnlab.ops.layout import memory_format
 from dcnlab.surgery import deform
 
@@ -119,11 +120,10 @@ def test_a_view_behind_a_deformed_layer_works_and_trains():
 @pytest.mark.parametrize("form", FORMATS)
 @pytest.mark.parametrize("groups", [1, 2])
 def test_chunks_that_end_within_an_image_are_written_where_they_belong(monkeypatch, groups, form, chunk):
-    from dcnlab.ops.cpu import deform_conv2d as cpu
-
     operator = OPERATORS["deform_conv2d"]
     call, tensors = operator.of_tensors(operator.case(torch.float32, batch=3, groups=groups))
     expected = operator.by_reference(operator.case(torch.float32, batch=3, groups=groups))["output"]
-    monkeypatch.setattr(cpu, "rows_of_a_chunk", lambda pixels, row_bytes: min(chunk, pixels))
+    sizes = CpuChunks(columns_bytes=1, min_rows=chunk, row_multiple=1)
+    monkeypatch.setattr(chunk_sizes, "CPU", sizes)
     output = call(tensors[0].to(memory_format=FORMATS[form]), *tensors[1:])
     torch.testing.assert_close(output.double(), expected, rtol=1e-5, atol=1e-5)

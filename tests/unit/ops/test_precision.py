@@ -7,7 +7,8 @@ import pytest
 import torch
 from torch.nn import functional
 
-from dcnlab.ops import deform_conv2d
+from dcnlab.ops import chunk_sizes, deform_conv2d
+from dcnlab.ops.chunk_sizes import CpuChunks
 from dcnlab.ops.precision import convolution_precision
 
 CONV = {"cuda": torch.backends.cudnn.conv, "cpu": torch.backends.mkldnn.conv}
@@ -238,10 +239,7 @@ def error_of(function) -> float:
 
 @pytest.mark.parametrize("rows", [1 << 20, 64], ids=["products", "products of packed filters"])
 def test_a_loose_switch_for_matrix_products_costs_no_bit_and_that_for_convolutions_counts(rows, monkeypatch):
-    from dcnlab.ops.cpu import deform_conv2d as cpu
-
-    monkeypatch.setattr(cpu, "LEAST_ROWS", rows)
-    monkeypatch.setattr(cpu, "CHUNK_BYTES", 1)
+    monkeypatch.setattr(chunk_sizes, "CPU", CpuChunks(columns_bytes=1, min_rows=rows))
     strict = error_of(deform_conv2d)
     assert strict < 1e-6
     torch.set_float32_matmul_precision("medium")

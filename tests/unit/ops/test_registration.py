@@ -20,7 +20,7 @@ def test_opcheck_finds_no_fault_in_an_operator_and_its_backward(name, dtype, for
     torch.library.opcheck(getattr(torch.ops.dcnlab, name).default, tuple(arguments))
     gradients = [True] * operator.gradients
     backward = getattr(torch.ops.dcnlab, f"{name}_backward").default
-    torch.library.opcheck(backward, (case.grad(), *_without_bias(arguments), gradients))
+    torch.library.opcheck(backward, (case.grad(), *arguments, gradients))
 
 
 @pytest.mark.parametrize("name", OPERATORS)
@@ -39,16 +39,10 @@ def test_opcheck_finds_no_fault_in_any_set_of_gradients(name):
     plain = {"modulated": False} if name == "deform_conv2d" else {"shifted": False}
     for options in ({}, plain):
         case = operator.case(torch.float32, **options)
-        arguments = _without_bias(operator.registered(case))
+        arguments = operator.registered(case)
         for needed in itertools.product([False, True], repeat=operator.gradients):
             absent = 2 if name == "deform_conv2d" else 1
             if options and needed[absent]:
                 continue
             tests = ("test_schema", "test_faketensor")
             torch.library.opcheck(backward, (case.grad(), *arguments, list(needed)), test_utils=tests)
-
-
-def _without_bias(arguments: list[object]) -> list[object]:
-    """The convolution's bias takes no part in its backward operator; the poolings have none."""
-    is_convolution = len(arguments) == 8
-    return [*arguments[:4], *arguments[5:]] if is_convolution else arguments

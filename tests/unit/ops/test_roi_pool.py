@@ -359,9 +359,8 @@ def test_frozen_arguments_cost_no_work(rule, frozen, monkeypatch):
     live = "offset" if frozen == "input" else "input"
     tensors[live].requires_grad_()
     FUNCTIONS[rule](*tensors.values(), **case.sizes()).backward(case.grad())
-    sizes = dict(zip(("input", "offset"), (grad.numel() for grad in results[0]), strict=True))
-    assert sizes[frozen] == 0
-    assert sizes[live] == tensors[live].numel()
+    assert getattr(results[0], frozen) is None
+    assert getattr(results[0], live).shape == tensors[live].shape
     assert_near({live: tensors[live].grad}, {live: by_reference(case)[live]}, case)
 
 

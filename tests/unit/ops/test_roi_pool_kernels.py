@@ -4,14 +4,14 @@ import numpy as np
 import pytest
 import torch
 from counting import CountedKernels
-from roi_cases import NAMES, RULES, Case, by_kernels, by_reference, geometry_of, random_case
+from roi_cases import RULES, Case, arguments_of, by_kernels, by_reference, random_case
 from runner import HostKernels, HostModule, skip_without_compiler
 from test_roi_pool import GOLDEN, golden
 from tester import assert_near
 
 from dcnlab.ops.cuda import roi_pool as cuda
-from dcnlab.ops.cuda.compile import source_text
-from dcnlab.ops.pool_geometry import PoolGeometry
+from dcnlab.ops.cuda.source import source_text
+from dcnlab.ops.pool_geometry import PoolGradients, PSRoIPoolArguments, RoIPoolArguments
 
 ORDERS = ("forward", "reverse", "random")
 DTYPES = [torch.float64, torch.float32, torch.float16, torch.bfloat16]
@@ -28,16 +28,12 @@ def test_kernels_equal_the_published_ones_with_all_gradients_at_kinks_too(golden
     arrays, sizes = golden(goldens / f"{name}.npz", rule)
     input, boxes, grad = (arrays[k].to(dtype) for k in ("input", "boxes", "grad_output"))
     offset = arrays["offset"].to(dtype) if "offset" in arrays else None
-    if rule == "ps":
-        geometry = PoolGeometry.of_ps_roi_pool(input, boxes, offset, **sizes)
-    else:
-        geometry = PoolGeometry.of_roi_pool(input, boxes, offset, **sizes)
+    arguments = (PSRoIPoolArguments if rule == "ps" else RoIPoolArguments)(input, boxes, offset, **sizes)
     modules = HostKernels(sanitize=False)
-    found = {"output": cuda.forward(input, boxes, offset, geometry, modules)}
-    needed = (True, offset is not None)
-    found["grad"], grad_offset = cuda.backward(grad, input, boxes, offset, geometry, needed, modules)
+    grads = cuda.backward(grad, arguments, PoolGradients(True, offset is not None), modules)
+    found = {"output": cuda.forward(arguments, modules), "grad": grads.input}
     if offset is not None:
-        found["grad_offset"] = grad_offset
+        found["grad_offset"] = grads.offset
     for key, value in found.items():
         tolerance = 1e-10 if dtype == torch.float64 else 1e-5
         error = (value.double() - arrays[key]).abs().max() / max(1, arrays[key].abs().max())
@@ -148,12 +144,11 @@ def test_more_boxes_than_one_round_of_a_block_are_all_added(rule):
 @pytest.mark.parametrize("rois", [31, 32, 33, 64, 65, 150])
 def test_every_bin_of_a_full_tile_is_added_once_whatever_their_number(rule, rois):
     case = Case(rule, 1, 8, 6, 6, rois, (1, 1), part=1, samples=1, scale=1.0, shifted=False, dtype=torch.float32)
-    input, _, _ = (case.tensors()[name] for name in NAMES)
     boxes = torch.tensor([[0.0, 1, 1, 3, 3]]).repeat(rois, 1)
     boxes[64::3, 0] = -1  # of no image: words are full, then not
     grad = torch.ones(rois, 8, 1, 1)
-    geometry = geometry_of(case, input, boxes, None)
-    found, _ = cuda.backward(grad, input, boxes, None, geometry, (True, False), HostKernels("random", sanitize=False))
+    arguments = arguments_of(case, boxes=boxes)
+    found, _ = cuda.backward(grad, arguments, PoolGradients(True, False), HostKernels("random", sanitize=False))
     added = float((boxes[:, 0] == 0).sum())  # the weights of each are one altogether
     torch.testing.assert_close(found.sum((0, 2, 3)), torch.full((8,), added))
 
@@ -161,10 +156,9 @@ def test_every_bin_of_a_full_tile_is_added_once_whatever_their_number(rule, rois
 @pytest.mark.parametrize("rule", RULES)
 def test_tiles_look_only_at_boxes_whose_bins_read_them(rule):
     case = Case(rule, 2, 8, 32, 32, 40, (2, 2), part=2, samples=1, scale=1.0, shifted=False, dtype=torch.float32)
-    input, _, _ = (case.tensors()[name] for name in NAMES)
     boxes = torch.tensor([[0.0, 1, 1, 2, 2]]).repeat(40, 1)  # all bins within the first tile of the first image
     kernels = CountedKernels()
-    cuda.backward(case.grad(), input, boxes, None, geometry_of(case, input, boxes, None), (True, False), kernels)
+    cuda.backward(case.grad(), arguments_of(case, boxes=boxes), PoolGradients(True, False), kernels)
     lists, sums = kernels.launches
     assert (lists.kernel, sums.kernel) == ("list_bins", "input_backward")
     assert lists.loads["boxes"].bytes == sums.loads["boxes"].bytes == 4 * 40 * 5 * 4  # four bins a box
@@ -214,12 +208,11 @@ def test_sanitizers_find_no_stray_access_at_places_and_images_that_are_none(rule
 @pytest.mark.parametrize("rule", RULES)
 def test_a_gradient_of_nan_reaches_only_the_pixels_that_its_bin_reads(rule):
     case = Case(rule, 1, 1, 16, 16, 1, (1, 1), part=1, samples=2, scale=1.0)
-    input, *_ = case.tensors().values()
     boxes = torch.tensor([[0.0, 3, 3, 5, 5]], dtype=torch.float64)
-    geometry = geometry_of(case, input, boxes, None)
+    arguments, needed = arguments_of(case, boxes=boxes, offset=None), PoolGradients(True, False)
     grad = torch.full((1, 1, 1, 1), float("nan"), dtype=torch.float64)
-    found, _ = cuda.backward(grad, input, boxes, None, geometry, (True, False), HostKernels(sanitize=False))
-    ones, _ = cuda.backward(torch.ones_like(grad), input, boxes, None, geometry, (True, False), HostKernels())
+    found, _ = cuda.backward(grad, arguments, needed, HostKernels(sanitize=False))
+    ones, _ = cuda.backward(torch.ones_like(grad), arguments, needed, HostKernels())
     assert torch.equal(found.isnan(), ones != 0)
 
 
@@ -233,13 +226,11 @@ def test_no_boxes_and_an_empty_batch_give_empty_results(rule, sizes):
 @pytest.mark.parametrize("rule", RULES)
 def test_gradients_that_are_not_needed_launch_nothing(rule):
     case = Case(rule)
-    tensors = [case.tensors()[k] for k in NAMES]
-    geometry = geometry_of(case, *tensors)
     for needed, kernels in (((False, True), ["offset_backward"]), ((True, False), ["list_bins", "input_backward"])):
         modules = HostKernels(sanitize=False)
-        found = cuda.backward(case.grad(), *tensors, geometry, needed, modules)
+        found = cuda.backward(case.grad(), arguments_of(case), PoolGradients(*needed), modules)
         assert modules.launched == kernels
-        assert [grad.numel() > 0 for grad in found] == list(needed)
+        assert [grad is not None for grad in found] == list(needed)
 
 
 @pytest.mark.parametrize("rule", RULES)

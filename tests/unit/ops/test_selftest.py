@@ -46,10 +46,10 @@ def test_a_wrong_output_or_gradient_of_one_kind_of_kernel_is_seen(name, dtype, w
 def test_a_case_for_the_fused_kernel_is_one_that_it_takes(dtype, monkeypatch):
     """As on a GPU: `serves` would say no to a tensor on the CPU only by the rule."""
     with selftest._forced("fused"):
-        tensors, options = selftest._case("deform_conv2d", dtype, selftest._CHANNELS["fused"])
-        assert selftest._is_fused(*tensors, **options)
+        arguments = selftest._case("deform_conv2d", dtype, selftest._CHANNELS["fused"])
+        assert selftest._is_fused(arguments)
     with selftest._forced("vector"):
-        assert not selftest._is_fused(*tensors, **options)
+        assert not selftest._is_fused(arguments)
 
 
 def test_a_fused_kernel_that_is_not_taken_is_no_success(monkeypatch):

@@ -14,8 +14,8 @@ from test_roi_pool import golden as pooling_golden
 from tester import TOLERANCES
 from torch import Tensor
 
-from dcnlab.ops.cuda import deform_conv2d as cuda
 from dcnlab.ops.cuda import conv_call, fused, roi_pool
+from dcnlab.ops.cuda import deform_conv2d as cuda
 from dcnlab.ops.geometry import ConvArguments, ConvGradients
 from dcnlab.ops.pool_geometry import PoolGradients, PSRoIPoolArguments, RoIPoolArguments
 

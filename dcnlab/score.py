@@ -5,16 +5,20 @@ from __future__ import annotations
 import json
 import logging
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from dcnlab.config.names import PROTOCOLS
 from dcnlab.config.validation import choose
-from dcnlab.io import json_file
-from dcnlab.io.errors import ConfigError
+from dcnlab.io import json_lists
+from dcnlab.io.errors import ConfigError, DataError
 from dcnlab.io.folders import files_below
 from dcnlab.io.text import markdown, nearest, visible
+
+if TYPE_CHECKING:
+    from dcnlab.io.box_table import BoxTable
+    from dcnlab.metrics.boxes import Detections, GroundTruth
 
 FORMATS = ("text", "markdown", "json")
 PICTURES = (".png", ".pdf", ".svg")
@@ -152,30 +156,10 @@ def detection(
     choose("--backend", backend, ("faster", "pycocotools"))
     if figure is not None and figure.suffix.lower() not in PICTURES:
         raise ConfigError(f"--figure {figure} must end in one of {', '.join(PICTURES)}")
-    from dcnlab.metrics.boxes import Detections, GroundTruth
     from dcnlab.metrics.voc_ap import voc_ap, voc_metrics
 
     try:
-        content = _annotations(annotations, split)
-        try:
-            truth = GroundTruth.of(content)
-        except ValueError as error:
-            raise ValueError(f"{annotations}: {error}") from error
-        class_of: dict[Any, int]
-        if annotations.is_dir():
-            image_of, class_of, key = _stems(content, annotations), _index(truth.names), "category"
-        else:
-            image_of, class_of, key = _index(truth.image_ids), _index(truth.class_ids), "category_id"
-            # JSON made by other tools may hold the numbers as text.
-            image_of, class_of = (
-                {str(name): at for name, at in known.items()} | known for known in (image_of, class_of)
-            )
-        results = _results(detections)
-        try:
-            found = Detections.of(results, image_of, class_of, key)
-        except ValueError as error:
-            hint = " (against a VOC folder, category is the class's name)" if " has no category;" in str(error) else ""
-            raise ValueError(f"{detections}: {error}{hint}") from error
+        truth, found = _boxes(detections, annotations, split)
     except ValueError as error:
         raise ConfigError(str(error)) from error
     if protocol == "coco":
@@ -191,33 +175,66 @@ def detection(
     return scores
 
 
-def _annotations(path: Path, split: str | None) -> dict[str, Any]:
-    """Ground truth in COCO's form."""
-    if path.is_dir():
-        from dcnlab.data.detection.voc import ground_truth
+def _boxes(detections: Path, annotations: Path, split: str | None) -> tuple[GroundTruth, Detections]:
+    """Read both files."""
+    from dcnlab.io.box_table import BoxTable
+    from dcnlab.metrics.boxes import Detections, GroundTruth
 
-        return ground_truth(path, split)
+    class_of: dict[Any, int]
+    if annotations.is_dir():
+        from dcnlab.data.detection.voc import read_voc
+
+        in_images = read_voc(annotations, split, images=False)
+        truth = GroundTruth.of_annotations(in_images)
+        image_of, class_of, key = _stems(in_images.files, annotations), _index(truth.names), "category"
+    else:
+        truth = _coco(annotations, split)
+        # JSON made by other tools may hold the numbers as text.
+        image_of, class_of = (
+            {str(name): at for name, at in known.items()} | known
+            for known in (_index(truth.image_ids), _index(truth.class_ids))
+        )
+        key = "category_id"
+    table = BoxTable(scored=True, class_key=key)
+    _read_results(detections, table)
+    try:
+        return truth, Detections.of_table(table, image_of, class_of)
+    except DataError as error:
+        hint = " (against a VOC folder, category is the class's name)" if " has no category;" in str(error) else ""
+        raise DataError(f"{detections}: {error}{hint}") from error
+
+
+def _coco(path: Path, split: str | None) -> GroundTruth:
+    """Read ground truth from COCO's JSON."""
+    from dcnlab.io.box_table import BoxTable
+    from dcnlab.metrics.boxes import GroundTruth
+
     if split is not None:
         raise ConfigError(f"--split {split} goes with a VOC folder; --annotations {path} is none")
-    content = _json(path, "--annotations")
+    table = BoxTable()
+    content = _json("--annotations", path, lambda: json_lists.load_object(path, {"annotations": table.add}))
     if not isinstance(content, dict):
         raise ConfigError(f"--annotations {path} holds no object of images, annotations and categories")
-    return content
-
-
-def _results(path: Path) -> list[Any]:
-    content = _json(path, "--detections")
-    if not isinstance(content, list):
-        raise ConfigError(f"--detections {path} holds no list; COCO's result form is a list of objects")
-    return content
-
-
-def _json(path: Path, option: str) -> Any:
     try:
-        return json_file.load(path)
+        if not isinstance(content.get("annotations"), list):
+            raise DataError("there is no list of objects 'annotations'; COCO's form has images and categories too")
+        return GroundTruth.of_table(content, table)
+    except DataError as error:
+        raise DataError(f"{path}: {error}") from error
+
+
+def _read_results(path: Path, table: BoxTable) -> None:
+    """Add the entries of a file of detections to a table."""
+    if not _json("--detections", path, lambda: json_lists.load_list(path, table.add)):
+        raise ConfigError(f"--detections {path} holds no list; COCO's result form is a list of objects")
+
+
+def _json(option: str, path: Path, load: Callable[[], Any]) -> Any:
+    try:
+        return load()
     except OSError as error:
         raise ConfigError(f"{option} {path} cannot be read: {error.strerror}") from error
-    except ValueError as error:
+    except DataError as error:
         raise ConfigError(f"{option} {path} is not JSON: {error}") from error
 
 
@@ -225,14 +242,14 @@ def _index(names: Sequence[Any]) -> dict[Any, int]:
     return {name: at for at, name in enumerate(names)}
 
 
-def _stems(content: Mapping[str, Any], root: Path) -> dict[Any, int]:
+def _stems(files: Sequence[str], root: Path) -> dict[Any, int]:
     """Position of each image by its file's name without ending."""
-    stems = [PurePosixPath(image["file_name"]).stem for image in content["images"]]
-    found = _index(stems)
-    if len(found) < len(stems):
-        twice = next(stem for at, stem in enumerate(stems) if found[stem] != at)
+    stems = [PurePosixPath(name).stem for name in files]
+    position_of = _index(stems)
+    if len(position_of) < len(stems):
+        twice = next(stem for at, stem in enumerate(stems) if position_of[stem] != at)
         raise ConfigError(f"--annotations {root} has two images called {twice}; score one of the folders alone")
-    return found
+    return position_of
 
 
 def _draw(curves: Mapping[str, Any], path: Path, rule: str) -> None:

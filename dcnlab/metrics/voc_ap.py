@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from dcnlab.metrics.boxes import Detections, GroundTruth, arrays
+from dcnlab.metrics.boxes import AnnotatedImages, Detections, GroundTruth, arrays
 
 METRICS = ("voc07", "voc")
 """Eleven points (2007) and area under the curve (from 2010 on)."""
@@ -17,7 +17,7 @@ METRICS = ("voc07", "voc")
 
 @dataclass(frozen=True)
 class Curve:
-    """How well one class is found.
+    """How well one class is detections.
 
     Args:
         ap: percent; nan where there is nothing to find.
@@ -41,7 +41,7 @@ class VocScore:
 
 
 def voc_ap(
-    ground_truth: GroundTruth | Mapping[str, Any],
+    ground_truth: GroundTruth | AnnotatedImages | Mapping[str, Any],
     detections: Detections | Sequence[Mapping[str, Any]],
     metric: str,
     ious: Sequence[float] = (0.5, 0.7),
@@ -58,8 +58,8 @@ def voc_ap(
     lie above those numbers, and miss a recall that is exactly one of them.
 
     Args:
-        ground_truth: in COCO's form with `difficult`, see `GroundTruth.of`; crowds are taken for difficult.
-        detections: in COCO's result form.
+        ground_truth: arrays, or COCO's form with `difficult`, see `GroundTruth.of`; crowds are taken for difficult.
+        detections: arrays, or COCO's result form.
         metric: voc07, mean of the highest precision from each of eleven recalls on; or voc, the area under it.
         ious: the least IoU of a hit, one score each.
 
@@ -71,15 +71,15 @@ def voc_ap(
     """
     if metric not in METRICS:
         raise ValueError(f"the metric of VOC AP is {metric!r}; choose from: {', '.join(METRICS)}")
-    truth, found = arrays(ground_truth, detections)
+    truth, detections = arrays(ground_truth, detections)
     passed = truth.difficult | truth.crowd
-    order = np.argsort(-found.scores, kind="stable")
+    order = np.argsort(-detections.scores, kind="stable")
     curves: dict[float, dict[str, Curve]] = {iou: {} for iou in ious}
     for at, name in enumerate(truth.names):
-        mine = order[found.classes[order] == at]
+        mine = order[detections.classes[order] == at]
         objects = np.flatnonzero(truth.classes == at)
         overlap, nearest = _nearest_objects(
-            found.images[mine], found.boxes[mine], truth.images[objects], truth.boxes[objects]
+            detections.images[mine], detections.boxes[mine], truth.images[objects], truth.boxes[objects]
         )
         to_find = ~passed[objects]
         for iou in ious:

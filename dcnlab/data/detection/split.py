@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,7 @@ from torchvision.transforms.v2 import functional as F
 
 from dcnlab.data.census import Census
 from dcnlab.data.classification.image_folder import IMAGENET_MEAN, IMAGENET_STD
-from dcnlab.data.detection.annotations import Annotations, starts
+from dcnlab.data.detection.annotations import Annotations, BoxesWithScores, starts
 from dcnlab.data.resize import resized
 from dcnlab.data.seeding import seeded
 from dcnlab.io.errors import DataError
@@ -162,11 +162,11 @@ class DetectionSplit(Dataset[tuple[Tensor, Target]]):
         return Census(tuple(self.classes), counts, len(self), len(self))
 
     @property
-    def ground_truth(self) -> dict[str, list[dict[str, Any]]]:
-        """All boxes in COCO's form, difficult ones and crowds included; built anew at each call."""
-        return self.annotations.ground_truth()
+    def ground_truth(self) -> Annotations:
+        """All boxes, difficult ones and crowds included."""
+        return self.annotations
 
-    def own_names(self, detections: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    def own_names(self, detections: BoxesWithScores) -> list[dict[str, Any]]:
         """Detections under the data set's own ids and names, see `Annotations.own_names`."""
         return self.annotations.own_names(detections)
 

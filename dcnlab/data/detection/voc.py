@@ -6,7 +6,6 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 from xml.etree import ElementTree
 
 import numpy as np
@@ -108,26 +107,6 @@ def read_voc(
         category_ids=np.arange(1, len(chosen) + 1),
         by_name=True,
     )
-
-
-def ground_truth(
-    root: str | Path, splits: str | Sequence[str] | None = None, classes: Sequence[str] | None = None
-) -> dict[str, list[dict[str, Any]]]:
-    """Read the boxes that detections are scored against, difficult ones included; the images need not be there.
-
-    Args:
-        root: see `read_voc`.
-        splits: see `read_voc`.
-        classes: see `read_voc`.
-
-    Returns:
-        COCO's form: `images` with `id` from 0 and `file_name` (its stem is VOC's name of the image), `categories`,
-        `annotations` with `bbox` x, y, width, height and `difficult`.
-
-    Raises:
-        DataError: see `read_voc`.
-    """
-    return read_voc(root, splits, classes, images=False).ground_truth()
 
 
 @dataclass(frozen=True)

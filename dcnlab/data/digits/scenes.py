@@ -5,7 +5,7 @@ A scene is a function of the split, its index, the seed and the geometry alone: 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from dcnlab.data.detection.annotations import Annotations, starts, strings
+from dcnlab.data.detection.annotations import Annotations, BoxesWithScores, results, starts, strings
 from dcnlab.data.digits.mnist_reader import SPLITS, read_digits
 from dcnlab.data.digits.rendering import Drawing, Geometry, draw
 from dcnlab.io.errors import DataError
@@ -216,13 +216,13 @@ class DigitDetection(Dataset[tuple[Tensor, dict[str, Any]]]):
             items.append((image.expand(3, -1, -1), target))
         return items
 
-    def own_names(self, detections: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-        """Detections as they are: a scene is called by its position, a digit by its label."""
-        return [dict(found) for found in detections]
+    def own_names(self, detections: BoxesWithScores) -> list[dict[str, Any]]:
+        """Detections in COCO's result form: `image_id` is the scene's index, `category_id` the digit's label."""
+        return results(detections, range(len(self)), "category_id", range(1, len(self.classes) + 1))
 
     @property
-    def ground_truth(self) -> dict[str, list[dict[str, Any]]]:
-        """All boxes in COCO's form, as `Annotations.ground_truth` gives them; drawn anew at each call."""
+    def ground_truth(self) -> Annotations:
+        """All boxes; drawn anew at each call."""
         drawing = self.scenes.draw(range(len(self)))
         seen = drawing.labels >= 0
         boxes = drawing.boxes[seen].astype(np.float64)
@@ -239,4 +239,4 @@ class DigitDetection(Dataset[tuple[Tensor, dict[str, Any]]]):
             difficult=np.zeros(len(boxes), np.bool_),
             crowd=np.zeros(len(boxes), np.bool_),
             category_ids=np.arange(1, len(self.classes) + 1),
-        ).ground_truth()
+        )

@@ -266,13 +266,11 @@ def test_detection_targets_are_the_scenes_boxes_with_labels_from_one():
     assert torch.equal(view[1, 17][1]["boxes"], longer[57].boxes)
     assert view[1, 17][1]["image_id"] == 17
     truth = view.ground_truth
-    mine = [entry for entry in truth["annotations"] if entry["image_id"] == 17]
-    corners = torch.tensor([entry["bbox"] for entry in mine])
-    corners[:, 2:] += corners[:, :2]
-    assert torch.equal(corners, scenes[17].boxes)
-    assert [entry["category_id"] for entry in mine] == (scenes[17].labels + 1).tolist()
-    assert [category["name"] for category in truth["categories"]] == list("0123456789")
-    assert len(truth["images"]) == 40
+    of_image = slice(*truth.offsets[17:19])
+    assert truth.boxes[of_image].tolist() == scenes[17].boxes.tolist()
+    assert truth.labels[of_image].tolist() == (scenes[17].labels + 1).tolist()
+    assert truth.classes == tuple("0123456789")
+    assert len(truth) == 40
 
 
 def test_a_scene_in_which_no_digit_is_seen_is_background():

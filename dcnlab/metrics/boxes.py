@@ -95,13 +95,13 @@ class GroundTruth:
         """Take annotations from a table, and images and categories in COCO's form.
 
         Args:
-            content: `images` with id; `categories` with id and name.
+            content: `images` with id; `categories` with id and name; `annotations`, a list, empty if already taken.
             table: the annotations.
 
         Raises:
             DataError: see `of`.
         """
-        images, categories = _entries(content, "images"), _entries(content, "categories")
+        images, categories, _ = (_entries(content, key) for key in ("images", "categories", "annotations"))
         image_of = positions([entry.get("id") for entry in images], "image")
         class_of = positions([entry.get("id") for entry in categories], "category")
         names = [str(entry.get("name", entry["id"])) for entry in categories]

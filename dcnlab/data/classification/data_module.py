@@ -6,8 +6,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from dcnlab.data.classification.image_folder import IMAGENET_MEAN, IMAGENET_STD, ImageFolderSplit
+from dcnlab.data.classification.image_folder import ImageFolderSplit
 from dcnlab.data.module import SplitsDataModule
+from dcnlab.data.photographs import IMAGENET_MEAN, IMAGENET_STD
 from dcnlab.io.errors import DataError
 from dcnlab.io.orientation import Orientation
 

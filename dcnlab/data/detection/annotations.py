@@ -112,11 +112,6 @@ def results(
     ]
 
 
-def strings(values: Sequence[str]) -> NDArray[Any]:
-    """Store text in one block of memory, each at its own length."""
-    return np.array(values, dtype=np.dtypes.StringDType())
-
-
 def join(parts: Sequence[Annotations]) -> Annotations:
     """Concatenate sets of the same root and classes."""
     if len(parts) == 1:

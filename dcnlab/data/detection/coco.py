@@ -8,9 +8,10 @@ from typing import Any
 
 import numpy as np
 
-from dcnlab.data.detection.annotations import Annotations, join, starts, strings
+from dcnlab.data.detection.annotations import Annotations, join, starts
 from dcnlab.data.detection.coco_lists import read_categories, read_images
 from dcnlab.data.labels import names_of
+from dcnlab.data.photographs import strings
 from dcnlab.io import json_lists
 from dcnlab.io.box_table import BoxTable
 from dcnlab.io.errors import DataError

@@ -6,13 +6,13 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import cache
 from pathlib import Path
 
-from dcnlab.data.classification.image_folder import IMAGENET_MEAN, IMAGENET_STD
 from dcnlab.data.detection.annotations import Annotations
 from dcnlab.data.detection.coco import read_coco
 from dcnlab.data.detection.split import DetectionSplit
 from dcnlab.data.detection.voc import read_voc
 from dcnlab.data.labels import names_of
 from dcnlab.data.module import SplitsDataModule, collate_lists
+from dcnlab.data.photographs import IMAGENET_MEAN, IMAGENET_STD
 from dcnlab.io.errors import DataError
 from dcnlab.io.orientation import Orientation
 from dcnlab.io.text import nearest_and_all

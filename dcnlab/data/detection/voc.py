@@ -10,8 +10,9 @@ from xml.etree import ElementTree
 
 import numpy as np
 
-from dcnlab.data.detection.annotations import Annotations, check_class, check_names, starts, strings
+from dcnlab.data.detection.annotations import Annotations, check_class, check_names, starts
 from dcnlab.data.image_list import read_lines
+from dcnlab.data.photographs import strings
 from dcnlab.data.voc_lists import read_names
 from dcnlab.io.errors import DataError
 from dcnlab.io.files import read_bytes

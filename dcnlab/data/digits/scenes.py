@@ -15,9 +15,10 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from dcnlab.data.detection.annotations import Annotations, BoxesWithScores, results, starts, strings
+from dcnlab.data.detection.annotations import Annotations, BoxesWithScores, results, starts
 from dcnlab.data.digits.mnist_reader import SPLITS, read_digits
 from dcnlab.data.digits.rendering import Drawing, Geometry, draw
+from dcnlab.data.photographs import strings
 from dcnlab.io.errors import DataError
 
 CLASSES = tuple("0123456789")

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from dcnlab.data.classification.image_folder import IMAGENET_MEAN, IMAGENET_STD
 from dcnlab.data.image_list import imagelist_pairs
 from dcnlab.data.labels import LabelledImages
 from dcnlab.data.module import SplitsDataModule
+from dcnlab.data.photographs import IMAGENET_MEAN, IMAGENET_STD
 from dcnlab.data.segmentation.camvid import camvid_pairs
 from dcnlab.data.segmentation.cityscapes import cityscapes_pairs
 from dcnlab.data.segmentation.padding import pad_collate

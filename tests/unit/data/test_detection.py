@@ -8,9 +8,10 @@ import torch
 from locations import SHARED
 from PIL import Image
 
-from dcnlab.data.detection.annotations import Annotations, strings
+from dcnlab.data.detection.annotations import Annotations
 from dcnlab.data.detection.data_module import DetectionDataModule
 from dcnlab.data.detection.split import DetectionSplit
+from dcnlab.data.photographs import strings
 from dcnlab.data.resize import resized
 
 SHARED = SHARED / "data"

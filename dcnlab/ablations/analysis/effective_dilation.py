@@ -21,7 +21,7 @@ from dcnlab.ablations.tables.render import Block
 from dcnlab.config.schema import Config
 from dcnlab.config.validation import choose
 from dcnlab.data.detection.annotations import Annotations
-from dcnlab.data.digits.scenes import DigitDetection
+from dcnlab.data.digits.datasets import DigitDetection
 from dcnlab.io.atomic import write_whole
 from dcnlab.io.errors import ConfigError
 from dcnlab.metrics.effective_dilation import SIDES, SIZES, Spread, effective_dilation, size_of_positions

@@ -1,4 +1,4 @@
-"""SegmentationSplit: images with a label a pixel, resized, cropped, flipped and normalised."""
+"""SegmentationSplit: images with a label for each pixel, resized, cropped, flipped and normalised."""
 
 from __future__ import annotations
 

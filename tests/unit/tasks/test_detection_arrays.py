@@ -2,8 +2,8 @@
 
 import torch
 
-from dcnlab.data.digits.rendering import Geometry
-from dcnlab.data.digits.scenes import DigitDetection, DigitScenes
+from dcnlab.data.digits.datasets import DigitDetection
+from dcnlab.data.digits.scenes import DigitScenes, Geometry
 from dcnlab.tasks.detection import in_arrays
 
 

@@ -1,4 +1,4 @@
-"""Average precision and recall as COCO's own tools compute them, by faster-coco-eval or by pycocotools."""
+"""Average precision and recall by COCO's rules, from faster-coco-eval or pycocotools."""
 
 from __future__ import annotations
 

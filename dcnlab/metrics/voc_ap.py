@@ -17,10 +17,10 @@ METRICS = ("voc07", "voc")
 
 @dataclass(frozen=True)
 class Curve:
-    """How well one class is detections.
+    """Precision and recall of one class.
 
     Args:
-        ap: percent; nan where there is nothing to find.
+        ap: percent; nan without an object to find.
         recall: (D,) 0..1, after each detection in the order of falling scores, those on difficult objects left out.
         precision: (D,) 0..1.
         objects: number of those to find.
@@ -108,19 +108,19 @@ def _nearest_objects(
     object_images: NDArray[np.int64],
     object_boxes: NDArray[np.float64],
 ) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
-    """IoU of each detection with the object of its image that it overlaps most, the first of equals, and which it is.
+    """Find the object of its image that each detection overlaps most, the first of equals.
 
     Returns:
-        (D,) IoU, -1 in an image without objects; (D,) index of the object.
+        (D,) IoU with it, -1 in an image without objects; (D,) index of the object.
     """
     by_image = np.argsort(object_images, kind="stable")
     first = np.searchsorted(object_images[by_image], images, "left")
     counts = np.searchsorted(object_images[by_image], images, "right") - first
     overlap, nearest = np.full(len(images), -1.0), np.zeros(len(images), np.int64)
-    # Round by round: every detection with its image's first object, then with its second, ...
-    for turn in range(counts.max(initial=0)):
-        some = np.flatnonzero(counts > turn)
-        objects = by_image[first[some] + turn]
+    # In each round, every detection meets its image's next object.
+    for number in range(counts.max(initial=0)):
+        some = np.flatnonzero(counts > number)
+        objects = by_image[first[some] + number]
         iou = _iou(boxes[some], object_boxes[objects])
         better = iou > overlap[some]
         overlap[some[better]], nearest[some[better]] = iou[better], objects[better]

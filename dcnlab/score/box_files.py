@@ -80,7 +80,7 @@ def _read_boxes(detections: Path, annotations: Path, split: str | None) -> tuple
 
         in_images = read_voc(annotations, split, images=False)
         truth = GroundTruth.of_annotations(in_images)
-        image_of, class_of, key = _stems(in_images.files, annotations), _index(truth.names), "category"
+        image_of, class_of, key = _stems(in_images.files.tolist(), annotations), _index(truth.names), "category"
     else:
         truth = _read_coco(annotations, split)
         # JSON made by other tools may hold the numbers as text.

@@ -112,7 +112,7 @@ class Detection(LightningModule):
 
     def _keep(self, detections: Mapping[str, Tensor], target: Mapping[str, Any], image: Tensor) -> None:
         """Note an image's detections in the pixels of its file."""
-        height, width = (there / here for there, here in zip(target["size"], image.shape[-2:], strict=True))
+        height, width = (original / resized for original, resized in zip(target["size"], image.shape[-2:], strict=True))
         boxes = detections["boxes"].float() * detections["boxes"].new_tensor([width, height, width, height]).float()
         numbers = {"boxes": boxes, "labels": detections["labels"], "scores": detections["scores"].float()}
         self._by_image[int(target["image_id"])] = {name: values.cpu() for name, values in numbers.items()}

@@ -1,4 +1,4 @@
-"""Any classification data set laid out as root/SPLIT/CLASS/IMAGE, as torchvision's ImageFolder reads it."""
+"""ImageFolderSplit: a data set laid out as root/SPLIT/CLASS/IMAGE, as torchvision's ImageFolder reads it."""
 
 from __future__ import annotations
 

@@ -92,7 +92,10 @@ class BoxesWithScores(Protocol):
 
 
 def results(
-    detections: BoxesWithScores, image_ids: Sequence[Any], class_key: str, class_ids: Sequence[Any]
+    detections: BoxesWithScores,
+    image_ids: Sequence[Any] | NDArray[Any],
+    class_key: str,
+    class_ids: Sequence[Any] | NDArray[Any],
 ) -> list[dict[str, Any]]:
     """Write detections in COCO's result form.
 

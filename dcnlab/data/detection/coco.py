@@ -1,4 +1,4 @@
-"""Boxes of COCO, and of any data set in COCO's JSON."""
+"""Reads the boxes of COCO, and of any data set in COCO's JSON."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def read_coco(
     Args:
         root: folder of the data set.
         splits: what stands for {split} in the templates, one or a list.
-        classes: class names in the order of their labels; boxes of others are left out. Null takes the file's
+        classes: class names in the order of their labels; boxes of others are left out. None takes the file's
             categories in the order of their ids, which may have gaps.
         annotations: template of the JSON files' path, relative to the root; None is annotations/instances_{split}.json.
         images: template of the images' folder, relative to the root; None takes the first of {split}, images/{split},
@@ -76,7 +76,7 @@ def read_json(path: Path, root: Path, images: Path, classes: Sequence[str] | Non
         DataError: the file, or an image it names, is missing or not right; one line.
     """
     table, image_entries = BoxTable(), list[Any]()
-    content = {"annotations": []}
+    content: dict[str, Any] = {"annotations": []}
     content |= _load(path, {"annotations": table.add, "images": lambda entry: image_entries.append(_of_image(entry))})
     if isinstance(content.get("images"), list):
         content["images"] = image_entries

@@ -71,7 +71,8 @@ def read_images(
         raise DataError(f"{path} names no image")
     parent = PurePosixPath(folder.relative_to(root).as_posix())
     exists = _listing(folder)
-    files, sizes = [], []
+    files: list[str] = []
+    sizes: list[tuple[int, int]] = []
     ids = list(positions(_ids(entries), "image", f"{path} "))
     for number, entry in zip(ids, entries, strict=True):
         source, name = f"{path} image {shown(number)}", entry.get("file_name")
@@ -80,8 +81,8 @@ def read_images(
         check_relative(name, source)
         if not exists(name):
             raise DataError(f"{folder / name}, which {source} names, is missing; data.images names another folder")
-        height, width = entry.get("height"), entry.get("width")
-        if not (_is_side(height) and _is_side(width)):
+        height, width = (entry.get(side) for side in ("height", "width"))
+        if not (type(height) is type(width) is int and 1 <= height <= LONGEST_SIDE and 1 <= width <= LONGEST_SIDE):
             raise DataError(
                 f"{source} has the height {shown(height)} and width {shown(width)}, should be whole pixels from 1 to "
                 f"{LONGEST_SIDE}"
@@ -93,10 +94,6 @@ def read_images(
 
 def _ids(entries: Sequence[dict[str, Any]]) -> list[Any]:
     return [entry.get("id") for entry in entries]
-
-
-def _is_side(value: Any) -> bool:
-    return type(value) is int and 1 <= value <= LONGEST_SIDE
 
 
 def _listing(root: Path) -> Callable[[str], bool]:

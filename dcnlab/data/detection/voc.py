@@ -1,4 +1,4 @@
-"""Boxes of VOC, of several years joined, and of any folder laid out as one year of VOC is."""
+"""Reads the boxes of VOC, of several years joined, and of any folder laid out like one year of VOC."""
 
 from __future__ import annotations
 

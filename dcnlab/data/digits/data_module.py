@@ -8,7 +8,8 @@ from typing import Any
 from torch.utils.data import Dataset
 
 from dcnlab.data.digits.datasets import DigitClassification, DigitDetection, DigitSegmentation
-from dcnlab.data.digits.scenes import DigitScenes, Geometry
+from dcnlab.data.digits.geometry import Geometry
+from dcnlab.data.digits.scenes import DigitScenes
 from dcnlab.data.module import SplitsDataModule, collate_lists
 from dcnlab.io.errors import DataError
 

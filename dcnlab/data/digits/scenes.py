@@ -13,8 +13,9 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from dcnlab.data.digits.geometry import Geometry
 from dcnlab.data.digits.mnist_reader import SPLITS, read_digits
-from dcnlab.data.digits.rendering import Drawing, Geometry, draw
+from dcnlab.data.digits.rendering import Drawing, draw
 from dcnlab.io.errors import DataError
 
 CLASSES = tuple("0123456789")

@@ -9,8 +9,9 @@ from torch.utils.data import DataLoader
 
 from dcnlab.data.digits import rendering
 from dcnlab.data.digits.datasets import DigitClassification, DigitDetection, DigitSegmentation
+from dcnlab.data.digits.geometry import Geometry
 from dcnlab.data.digits.mnist_reader import read_digits
-from dcnlab.data.digits.scenes import DigitScenes, Geometry
+from dcnlab.data.digits.scenes import DigitScenes
 
 PLAIN = Geometry(image_size=84, rotation=0, scale=(1, 1), shear=0, warp=0, clutter=0, brightness=(1, 1))
 """One canvas pixel a digit's pixel, and nothing else happens to it."""

@@ -3,7 +3,8 @@
 import torch
 
 from dcnlab.data.digits.datasets import DigitDetection
-from dcnlab.data.digits.scenes import DigitScenes, Geometry
+from dcnlab.data.digits.geometry import Geometry
+from dcnlab.data.digits.scenes import DigitScenes
 from dcnlab.tasks.detection import in_arrays
 
 

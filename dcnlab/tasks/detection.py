@@ -170,7 +170,7 @@ def in_arrays(by_image: Mapping[int, Mapping[str, Tensor]]) -> Detections:
     parts = list(by_image.values())
 
     def column(name: str, shape: tuple[int, ...]) -> Tensor:
-        return torch.cat([torch.empty(shape), *(part[name] for part in parts)])
+        return torch.cat([torch.empty(shape), *(part[name].detach() for part in parts)])
 
     boxes = column("boxes", (0, 4))
     boxes[:, 2:] -= boxes[:, :2]

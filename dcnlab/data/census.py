@@ -14,20 +14,20 @@ from dcnlab.data.labels import IGNORE
 from dcnlab.io.errors import DataError
 
 MOST_READ = 200
-"""Label files of a split that are read; of a larger split an evenly spaced sample."""
+"""Label files of a split that are read; a larger split is sampled evenly."""
 
 _NAMED = 5
-"""Classes that a warning names; of more there is the number alone."""
+"""Classes that a warning names; the rest are counted."""
 
 
 @dataclass(frozen=True)
 class Census:
-    """What the labels of one split hold."""
+    """Counts of the classes in the labels of one split."""
 
     classes: tuple[str, ...]
     """Class names in the order of their labels."""
     counts: NDArray[np.int64]
-    """(C,) pixels or boxes of each class; only those that train, or that are scored."""
+    """(C,) pixels or boxes of each class, of those that train or are scored."""
     labels: int
     """Images whose labels were read."""
     images: int
@@ -37,11 +37,11 @@ class Census:
     values: NDArray[np.int64] | None = None
     """(256,) pixels of each value in the label files, where pixels were counted."""
     ignored: tuple[int, ...] = ()
-    """Values that count for nothing."""
+    """Values that neither train nor score."""
 
     @property
     def empty(self) -> bool:
-        """Whether there is nothing to learn from or to find."""
+        """Whether no label holds a class."""
         return not self.counts.any()
 
     @property
@@ -52,8 +52,8 @@ class Census:
     @property
     def mask(self) -> tuple[int, int] | None:
         """The value that counts and the one that is ignored, where the label files hold these two alone."""
-        found = [] if self.values is None else np.flatnonzero(self.values).tolist()
-        used = [value for value in found if value not in self.ignored]
+        values = [] if self.values is None else np.flatnonzero(self.values).tolist()
+        used = [value for value in values if value not in self.ignored]
         return (used[0], self.ignored[0]) if len(used) == len(self.ignored) == 1 else None
 
     @property
@@ -71,7 +71,7 @@ def count_pixels(
     lookup: NDArray[np.uint8],
     most: int = MOST_READ,
 ) -> Census:
-    """Count the pixels of each class; a file that cannot be read is left to the run, which names it.
+    """Count the pixels of each class; files that cannot be read are skipped, and the run itself will name them.
 
     Args:
         paths: label files.
@@ -88,17 +88,17 @@ def count_pixels(
             break
         done += 1
         try:
-            found = read(Path(paths[number]))
+            pixels = read(Path(paths[number]))
         except DataError:
             continue
-        values += np.bincount(found[(found >= 0) & (found < 256)].ravel(), minlength=256)
+        values += np.bincount(pixels[(pixels >= 0) & (pixels < 256)].ravel(), minlength=256)
     counts = np.bincount(lookup[is_class], values[is_class], len(classes)).astype(np.int64)
     ignored = tuple(np.flatnonzero((lookup == IGNORE) & (values > 0)).tolist())
     return Census(tuple(classes), counts, done, len(paths), True, values, ignored)
 
 
 def warnings_of(splits: dict[str, Census]) -> list[str]:
-    """Say which splits hold nothing and which classes are in no label, a line each.
+    """Warn of splits without any class and of classes that no label holds, a line each.
 
     Args:
         splits: by key of the config, such as data.train.
@@ -116,21 +116,24 @@ def warnings_of(splits: dict[str, Census]) -> list[str]:
 
 
 def _absence(splits: dict[str, Census]) -> str:
-    """Say of splits that lack the same classes which these are."""
+    """Name the classes that some splits lack."""
     counts = list(splits.values())
     absent = counts[0].absent
     names = ", ".join(map(repr, absent[:_NAMED])) + (f" and {len(absent) - _NAMED} more" if absent[_NAMED:] else "")
     subject = f"class {names} is" if len(absent) == 1 else f"classes {names} are"
-    where = [f"{key} ({one.labels} of {one.images} labels read)" if one.pixels else key for key, one in splits.items()]
+    where = [
+        f"{key} ({census.labels} of {census.images} labels read)" if census.pixels else key
+        for key, census in splits.items()
+    ]
     return f"warning: {subject} in no label of {', '.join(where)}{_hint(counts)}"
 
 
 def _hint(counts: Sequence[Census]) -> str:
-    """What may be wrong where the labels look like masks of 0 and 255, whose objects are ignored."""
+    """Explain labels that look like masks of 0 and 255, whose objects are ignored."""
     mask = counts[0].mask
     if mask is None:
         return ""
-    values: NDArray[np.int64] = sum(one.values for one in counts if one.values is not None)  # type: ignore[assignment]
+    values: NDArray[np.int64] = sum(each.values for each in counts if each.values is not None)  # type: ignore[assignment]
     used, ignored = mask
     percent = 100 * values[ignored] / values.sum()
     spare = next(number for number in range(254, 0, -1) if not values[number])

@@ -1,4 +1,4 @@
-"""Lists of images and labels: root/SPLIT.txt, a line `image label` for each image, paths inside root."""
+"""Reads lists of images and labels: root/SPLIT.txt, a line `image label` for each image, paths inside root."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ CLASSES_FILE = "classes.txt"
 LARGEST = 256 * 2**20
 """Bytes of a list."""
 MOST_LINES = 4_000_000
-"""Of a list, ends of lines of two characters counted twice."""
+"""Of a list; a line that ends in two characters counts twice."""
 
 
 def imagelist_pairs(
@@ -49,7 +49,7 @@ def imagelist_pairs(
     folder, ignore = Path(root), ignored_value(ignore)
     if not folder.is_dir():
         raise DataError(
-            f"data.root {folder} is not a folder; expected one that holds SPLIT.txt, a line an image: `image label`"
+            f"data.root {folder} is not a folder; expected one that holds SPLIT.txt with lines `image label`"
         )
     pairs = [pair for name in names_of(splits) for pair in read_pairs(find_list(folder, name, folder), folder)]
     if classes is not None:
@@ -69,9 +69,10 @@ def find_list(folder: Path, split: str, root: Path) -> Path:
         DataError: there is none; one line with the nearest.
     """
     path = folder / f"{split}.txt"
-    found = sorted(entry.stem for entry in folder.glob("*.txt") if entry.name not in (CLASSES_FILE, "README.txt"))
-    if split not in found:
-        raise DataError(f"data.root {root} has no split {split!r} ({path} is missing); {nearest_and_all(split, found)}")
+    splits = sorted(entry.stem for entry in folder.glob("*.txt") if entry.name not in (CLASSES_FILE, "README.txt"))
+    if split not in splits:
+        near = nearest_and_all(split, splits)
+        raise DataError(f"data.root {root} has no split {split!r} ({path} is missing); {near}")
     return path
 
 
@@ -93,7 +94,7 @@ def read_lines(path: Path) -> list[tuple[int, str]]:
 
 
 def read_pairs(path: Path, root: Path, prefix: str = "") -> list[tuple[Path, Path]]:
-    """Read lines `image label`: divided by a tab, else by a comma, else by spaces.
+    """Read lines `image label`, separated by a tab, else by a comma, else by spaces.
 
     Args:
         path: of the list.

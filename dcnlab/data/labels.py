@@ -1,4 +1,4 @@
-"""Labels of segmentation: their files, the class of each value, and how the values are read."""
+"""Label files of segmentation: reading their values, and the class of each value."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ OUTSIDE = 254
 """In a lookup: a value that no label file may hold."""
 
 MOST_CLASSES = 254
-"""So that no class is mistaken for IGNORE or OUTSIDE."""
+"""The values above are IGNORE and OUTSIDE."""
 
 
 def read_label(path: Path) -> NDArray[np.integer]:
@@ -49,7 +49,7 @@ def read_label(path: Path) -> NDArray[np.integer]:
 
 @dataclass(frozen=True)
 class LabelledImages:
-    """What a reader finds: the images of a split or several, their labels, and what the labels' values mean."""
+    """The images of one split or several, their labels, and the meaning of the labels' values."""
 
     pairs: list[tuple[Path, Path]]
     """Image and label, which is there for every image."""
@@ -82,7 +82,7 @@ def allowed_values(lookup: NDArray[np.uint8]) -> str:
 
 
 def check_classes(classes: Sequence[str], field_name: str = "data.classes") -> list[str]:
-    """Refuse no class, a class named twice, and more classes than a label can tell apart.
+    """Refuse an empty list, a class named twice, and more classes than a label file has values for.
 
     Raises:
         DataError: one line that names the field.
@@ -95,8 +95,8 @@ def check_classes(classes: Sequence[str], field_name: str = "data.classes") -> l
     return list(classes)
 
 
-def choose_classes(chosen: Sequence[str] | None, own: Sequence[str], data_set: str) -> dict[str, int]:
-    """Number the chosen classes of a data set that has its own; None chooses all.
+def choose_classes(chosen: Sequence[str] | None, known: Sequence[str], data_set: str) -> dict[str, int]:
+    """Number the chosen classes of a data set with fixed classes; None chooses all.
 
     Returns:
         Label of each chosen name, in the order chosen.
@@ -104,11 +104,11 @@ def choose_classes(chosen: Sequence[str] | None, own: Sequence[str], data_set: s
     Raises:
         DataError: a name is unknown or chosen twice; one line with the nearest name.
     """
-    names = check_classes(own if chosen is None else chosen)
+    names = check_classes(known if chosen is None else chosen)
     for name in names:
-        if name not in own:
+        if name not in known:
             raise DataError(
-                f"data.classes names {name!r}, which {data_set} does not have; {nearest_and_all(name, own)}"
+                f"data.classes names {name!r}, which {data_set} does not have; {nearest_and_all(name, known)}"
             )
     return {name: label for label, name in enumerate(names)}
 
@@ -124,19 +124,19 @@ def names_of(splits: str | Sequence[str]) -> list[str]:
     return [splits] if isinstance(splits, str) else list(splits)
 
 
-def ignored_value(ignore: int | None, own: int = IGNORE) -> int:
-    """Check the label value to leave out; None is the data set's own.
+def ignored_value(ignore: int | None, default: int = IGNORE) -> int:
+    """Check the label value to leave out; None is the data set's default.
 
     Raises:
         DataError: it is no value that a label file can hold; one line.
     """
     if ignore is not None and not 0 <= ignore <= 255:
         raise DataError(f"data.ignore is {ignore}; label values are 0 to 255")
-    return own if ignore is None else ignore
+    return default if ignore is None else ignore
 
 
 def check_files(pairs: Iterable[tuple[Path, Path]], root: Path, splits: str | Sequence[str]) -> list[tuple[Path, Path]]:
-    """List the pairs, each once; refuse a missing file before hours of training find it.
+    """List the pairs, each once, and refuse missing files at the start of a run.
 
     Args:
         pairs: image and label.
@@ -157,12 +157,12 @@ def check_files(pairs: Iterable[tuple[Path, Path]], root: Path, splits: str | Se
 
 
 def _bits_of_grey(path: Path) -> int:
-    """Bits of a PNG's sample, which PIL does not tell: the byte after the signature, the chunk's head and the size."""
+    """Bits of a PNG's sample, from the byte after signature, chunk head and size; PIL does not report them."""
     with open_regular(path) as file:
         return file.read(25)[24]
 
 
 def _ranges(values: NDArray[np.intp]) -> str:
-    """Write ascending numbers with their runs drawn together, such as `0 to 5, 7`."""
+    """Format ascending numbers as runs, such as `0 to 5, 7`."""
     runs = np.split(values, np.flatnonzero(np.diff(values) > 1) + 1) if len(values) else []
     return ", ".join(f"{run[0]}" if len(run) == 1 else f"{run[0]} to {run[-1]}" for run in runs)

@@ -1,4 +1,4 @@
-"""The folder of loader processes' sockets, which goes away also after a run that was killed.
+"""Folder of the loader processes' sockets, which is removed even after a run was killed.
 
 multiprocessing makes such a folder itself (`pymp-*`), and leaves it where a process is killed. Ours is locked by every
 process that may use it, and the system lets go of locks: one that nobody locks is of a run that is over.

@@ -1,12 +1,13 @@
-"""SplitsDataModule: the LightningDataModule of three splits, over which all data sets of the package stand.
+"""SplitsDataModule: the LightningDataModule of three splits that all data sets of the package use.
 
-Its samplers share the images out over the ranks: a Trainer of several ranks needs `use_distributed_sampler=False`.
+Its samplers distribute the images over the ranks: a Trainer of several ranks needs `use_distributed_sampler=False`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence, Sized
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence, Sized
+from pathlib import Path
+from typing import Any, TypeVar
 
 import torch
 from pytorch_lightning import LightningDataModule
@@ -15,6 +16,10 @@ from torch.utils.data import DataLoader, Dataset, default_collate
 from dcnlab.data import workers as loader_processes
 from dcnlab.data.loaders import claim_folder
 from dcnlab.data.samplers import EvaluationSampler, TrainingSampler
+from dcnlab.io.errors import DataError
+from dcnlab.io.text import nearest_and_all
+
+Reader = TypeVar("Reader", bound=Callable[..., Any])
 
 
 class SplitsDataModule(LightningDataModule):
@@ -26,8 +31,8 @@ class SplitsDataModule(LightningDataModule):
         test: scored at the end.
         classes: class names in the order of their labels.
         batch_size: images a rank loads at a time.
-        workers: loader processes; 0 loads in the training process. Where the CPUs or the shared memory do not serve so
-            many, a warning states how many are started.
+        workers: loader processes; 0 loads in the training process. If CPUs or shared memory are too few for them, a
+            warning states how many are started.
         seed: of the training order.
         collate: makes a batch of a list of items; None stacks their tensors.
         evaluation_batch_size: images at a time in evaluation; None is batch_size.
@@ -125,6 +130,44 @@ class _NoImages(Dataset[Any]):
 
     def __getitem__(self, index: int) -> Any:
         return tuple(part[:0] for part in self.collate([self.dataset[0]]))
+
+
+def reader_of(name: str, readers: Mapping[str, Reader], lack: str) -> Reader:
+    """Find the reader of `data.name`.
+
+    Args:
+        name: of the data set.
+        readers: by name.
+        lack: what a data set without a reader lacks.
+
+    Raises:
+        DataError: there is none; one line with the nearest name.
+    """
+    if name not in readers:
+        raise DataError(f"data.name is {name!r}, which has no {lack}; {nearest_and_all(name, readers)}")
+    return readers[name]
+
+
+def check_same_classes(
+    root: str | Path, train: tuple[object, Sequence[str]], *others: tuple[object, Sequence[str]]
+) -> None:
+    """Refuse splits whose classes differ from the training split's, in name or order.
+
+    Args:
+        root: folder of the data set.
+        train: name of the training split, and its classes.
+        others: names of other splits, and their classes.
+
+    Raises:
+        DataError: they differ; one line that names the classes.
+    """
+    for split, classes in others:
+        if list(classes) != list(train[1]):
+            differing = ", ".join(sorted(set(classes) ^ set(train[1]))) or "another order"
+            raise DataError(
+                f"{root} has other classes in {split} than in {train[0]}: {differing}; "
+                "data.classes chooses those to use"
+            )
 
 
 def collate_lists(items: list[tuple[Any, ...]]) -> tuple[list[Any], ...]:

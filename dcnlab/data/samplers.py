@@ -9,12 +9,12 @@ from torch.utils.data import Sampler
 
 
 class TrainingSampler(Sampler[tuple[int, int]]):
-    """A new order in every epoch, known from the seed and the epoch alone, dealt out to the ranks in whole batches.
+    """A new order in every epoch, a function of seed and epoch, distributed over the ranks in whole batches.
 
-    Yields pairs (epoch, index), so that a data set can derive an image's augmentation from them. A batch holds the same
-    images on any number of ranks, for images of several sizes are padded to the largest of their batch. All ranks get
-    equally many images: those left over sit out one epoch. Of fewer images than ranks each rank gets one, and some
-    ranks the same.
+    Yields pairs (epoch, index), from which a data set derives an image's augmentation. A batch holds the same images on
+    any number of ranks, because images of several sizes are padded to the largest of their batch. All ranks get equally
+    many images; those left over are skipped in this epoch. With fewer images than ranks, each rank gets one image, and
+    some ranks get the same.
 
     Args:
         length: images in the data set.
@@ -22,8 +22,8 @@ class TrainingSampler(Sampler[tuple[int, int]]):
         rank: this rank, from 0.
         world: number of ranks.
         batch: images that a rank loads at a time.
-        step: images that a rank takes for a step of the optimizer. Those left over at the end of an epoch sit out,
-            where there are enough for a step: an epoch has the same steps on any number of ranks.
+        step: images that a rank takes for a step of the optimizer. Images left over at the end of an epoch are
+            skipped if the epoch has at least one whole step: it has the same steps on any number of ranks.
         start: where a training resumes: the epoch, and how many images of it this rank has had.
     """
 
@@ -43,7 +43,7 @@ class TrainingSampler(Sampler[tuple[int, int]]):
         self.start, self.epoch = start, start[0]
 
     def set_epoch(self, epoch: int) -> None:
-        """Say which epoch comes next; Lightning calls this before each."""
+        """Set the epoch; Lightning calls this before each."""
         self.epoch = epoch
 
     def __iter__(self) -> Iterator[tuple[int, int]]:
@@ -51,27 +51,27 @@ class TrainingSampler(Sampler[tuple[int, int]]):
         generator = torch.Generator().manual_seed(self.seed * 1_000_003 + self.epoch)
         order = torch.randperm(self.length, generator=generator)
         had = self.start[1] if self.epoch == self.start[0] else 0
-        for place in self._places()[had:]:
-            yield self.epoch, int(order[place])
+        for position in self._positions()[had:]:
+            yield self.epoch, int(order[position])
 
-    def _places(self) -> list[int]:
-        """Where this rank's images stand in the order: of each round of batches its own; the last may be shorter."""
-        places: list[int] = []
+    def _positions(self) -> list[int]:
+        """Positions of this rank's images in the order: one batch of each round of batches; the last may be shorter."""
+        positions: list[int] = []
         for first in range(0, len(self), self.batch):
             size = min(self.batch, len(self) - first)
             begin = first * self.world + self.rank * size
-            places += range(begin, begin + size)
-        return [place % self.length for place in places]
+            positions += range(begin, begin + size)
+        return [position % self.length for position in positions]
 
     def __len__(self) -> int:
-        share = self.length // self.world or min(self.length, 1)
-        return share // self.step * self.step or share
+        images = self.length // self.world or min(self.length, 1)
+        return images // self.step * self.step or images
 
 
 class EvaluationSampler(Sampler[int]):
-    """Every image once over all ranks: rank r takes r, r + world, ... and nothing is padded.
+    """Every image once over all ranks: rank r takes r, r + world, ... and no image is repeated.
 
-    Ranks may get one image more or fewer than others, so metrics must sum counts, never average averages.
+    Some ranks get one image more than others, so metrics must sum counts and must not average averages.
 
     Args:
         length: images in the data set.

@@ -1,4 +1,4 @@
-"""Seeds of an image's random numbers, independent of the worker, the batch and other draws."""
+"""Seeds of an image's random numbers, which depend on neither loader process nor batch."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ def mix(*numbers: int) -> int:
 
 @contextlib.contextmanager
 def seeded(*numbers: int) -> Iterator[None]:
-    """Seed torch's global generator, which torchvision's transforms draw from, by the numbers; give it back after.
+    """Seed torch's global generator, which torchvision's transforms use, by the numbers, and restore its state after.
 
     Args:
-        numbers: what the random numbers are a function of, such as the seed, the pass and the index of an image.
+        numbers: such as the seed, the epoch and the index of an image.
     """
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(mix(*numbers))

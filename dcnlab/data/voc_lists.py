@@ -1,4 +1,4 @@
-"""VOC's lists of images: a name in each line; in the list of a class, also whether the class is present."""
+"""VOC's classes, its folders of a year each, and its lists of images."""
 
 from __future__ import annotations
 
@@ -11,8 +11,32 @@ from dcnlab.io.errors import DataError
 from dcnlab.io.paths import check_relative
 from dcnlab.io.text import shown
 
+OBJECTS = (
+    "aeroplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "cat", "chair", "cow",
+    "diningtable", "dog", "horse", "motorbike", "person", "pottedplant", "sheep", "sofa", "train", "tvmonitor",
+)  # fmt: skip
+"""Class names in the order of their labels from 1."""
+
 _COLUMNS = re.compile(r"(.*\S)\s+(-1|0|1)")
 """A line of a class list: 1 the class is there, 0 it is there but difficult, -1 it is not."""
+
+
+def devkit_of(root: Path) -> Path:
+    """The folder that holds the years: VOCdevkit in the root, or the root itself."""
+    return root / "VOCdevkit" if (root / "VOCdevkit").is_dir() else root
+
+
+def years_of(root: Path, part: str | Path, pattern: str = "*") -> dict[str, Path]:
+    """Find the folders of the years, by year.
+
+    Args:
+        root: folder that holds VOCdevkit, or VOCdevkit itself.
+        part: a folder that each year has, relative to the year.
+        pattern: of the years' names.
+    """
+    depth = len(Path(part).parts)
+    folders = sorted(path.parents[depth - 1] for path in devkit_of(root).glob(f"{pattern}/{part}") if path.is_dir())
+    return {path.name.removeprefix("VOC"): path for path in folders}
 
 
 def read_names(path: Path, known: Callable[[str], bool]) -> list[tuple[int, str]]:
@@ -34,14 +58,14 @@ def read_names(path: Path, known: Callable[[str], bool]) -> list[tuple[int, str]
     lines = read_lines(path)
     columns = []
     for number, line in lines:
-        found = _COLUMNS.fullmatch(line)
-        check_relative(found[1] if found else line, f"{path} line {number}")
-        if found:
-            columns.append(found)
+        match = _COLUMNS.fullmatch(line)
+        check_relative(match[1] if match else line, f"{path} line {number}")
+        if match:
+            columns.append(match)
     if len(columns) < len(lines):
         return lines
     whole = [known(line) for _, line in lines]
-    first = [known(found[1]) for found in columns]
+    first = [known(match[1]) for match in columns]
     if all(whole) or not any(whole + first):
         return lines
     if any(whole):
@@ -50,14 +74,14 @@ def read_names(path: Path, known: Callable[[str], bool]) -> list[tuple[int, str]
             f"{path} line {number}: there is no image {shown(line)}, but line {other} is the image {shown(name)}; "
             "either all lines are names, or all are a name and -1, 0 or 1"
         )
-    there = [found[2] == "-1" or is_image for found, is_image in zip(columns, first, strict=True)]
-    if not all(there):
-        at = there.index(False)
-        number, line = lines[at]
-        raise DataError(f"{path} line {number}: there is neither an image {shown(line)} nor {shown(columns[at][1])}")
+    right = [match[2] == "-1" or is_image for match, is_image in zip(columns, first, strict=True)]
+    if not all(right):
+        wrong = right.index(False)
+        number, line = lines[wrong]
+        raise DataError(f"{path} line {number}: there is neither an image {shown(line)} nor {shown(columns[wrong][1])}")
     names: dict[str, int] = {}
-    for (number, _), found in zip(lines, columns, strict=True):
-        if found[1] in names:
-            raise DataError(f"{path} line {number} names {shown(found[1])} again, after line {names[found[1]]}")
-        names[found[1]] = number
-    return [(number, found[1]) for (number, _), found in zip(lines, columns, strict=True) if found[2] != "-1"]
+    for (number, _), match in zip(lines, columns, strict=True):
+        if match[1] in names:
+            raise DataError(f"{path} line {number} names {shown(match[1])} again, after line {names[match[1]]}")
+        names[match[1]] = number
+    return [(number, match[1]) for (number, _), match in zip(lines, columns, strict=True) if match[2] != "-1"]

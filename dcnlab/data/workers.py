@@ -24,7 +24,7 @@ PREFETCH = 2
 
 _PER_CPU, _ALWAYS = 4, 16
 _LARGEST_IMAGE = 2**25
-"""Bytes of an image that is larger than those of all recipes; with room for such ones no image is looked at."""
+"""Bytes of an image, more than any recipe's; if there is room for such images, none is measured."""
 _SAMPLED = 4
 _PAGE = 4096
 _OVERHEAD = 2**16
@@ -34,7 +34,7 @@ _OVERHEAD = 2**16
 def choose(
     wanted: int, dataset: Dataset[Any], indices: Iterable[Any], batch_size: int, ranks: int
 ) -> tuple[int, str | None]:
-    """How many loader processes to start.
+    """Choose how many loader processes to start.
 
     Args:
         wanted: `data.workers`.
@@ -44,7 +44,7 @@ def choose(
         ranks: on this machine, each with as many loader processes.
 
     Returns:
-        The number, and what to tell the user where it is not the wanted one.
+        The number; and a note for the user if it is not the wanted one, else None.
     """
     workers, note = wanted, None
     most = max(_ALWAYS, _PER_CPU * cpus() // ranks)
@@ -71,25 +71,25 @@ def needed(workers: int, batch: int, ranks: int) -> int:
 
 
 def shared_memory() -> int | None:
-    """Free bytes of /dev/shm; None where a system has another way."""
+    """Free bytes of /dev/shm; None on systems without it."""
     if not sys.platform.startswith("linux"):
         return None
     try:
         if not os.access(SHARED, os.W_OK):
             return 0
-        found = os.statvfs(SHARED)
+        disk = os.statvfs(SHARED)
     except OSError:
         return 0
-    return found.f_bavail * found.f_frsize
+    return disk.f_bavail * disk.f_frsize
 
 
 def tell(note: str) -> None:
-    """Say it to the user, from the rank that speaks."""
+    """Show a note to the user."""
     logging.getLogger("dcnlab").warning(f"warning: {note}")
 
 
 def _largest(dataset: Dataset[Any], indices: Iterable[Any]) -> int:
-    """Bytes of the largest of the first items; 0 where they cannot be loaded, which the loader itself then says."""
+    """Bytes of the largest of the first items; 0 if they cannot be loaded, which the loader reports later."""
     sizes = [0]
     with torch.random.fork_rng(devices=[]):
         for index in islice(iter(indices), _SAMPLED):
@@ -110,7 +110,7 @@ def _bytes(nest: Any) -> int:
 
 
 def _size(count: int) -> str:
-    """Bytes for people: `64.0 KiB`."""
+    """Format bytes, such as `64.0 KiB`."""
     value, units = float(count), ["bytes", "KiB", "MiB", "GiB", "TiB"]
     while value >= 1024 and len(units) > 1:
         value /= 1024

@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from dcnlab.io.text import nearest
+from dcnlab.io.errors import DataError
+from dcnlab.io.text import nearest, shown
 
 LONGEST = 1024
 """Characters of an id that is text."""
@@ -22,6 +23,33 @@ def is_id(value: object) -> bool:
     if type(value) is int:
         return -(2**63) <= value < 2**63
     return type(value) is float and math.isfinite(value)
+
+
+def positions(ids: Iterable[Any], kind: str, prefix: str = "") -> dict[Any, int]:
+    """Number ids from 0 in their order, and refuse those that cannot tell entries apart.
+
+    Args:
+        ids: of all entries.
+        kind: what an entry is, such as image.
+        prefix: begins the error's line.
+
+    Raises:
+        DataError: one is no id, is there twice, or differs from another in type only; one line.
+    """
+    position_of: dict[Any, int] = {}
+    for position, value in enumerate(ids):
+        if not is_id(value):
+            raise DataError(
+                f"{prefix}{kind} {position}, counted from 0, has the id {shown(value)}; it must be a number or text"
+            )
+        if value in position_of:
+            raise DataError(f"{prefix}{kind} {shown(value)} is there twice; each must be there once")
+        position_of[value] = position
+    pair = alike(position_of)
+    if pair is not None:
+        first, second = map(shown, pair)
+        raise DataError(f"{prefix}the {kind} ids {first} and {second} differ in type only; make them one type")
+    return position_of
 
 
 def alike(ids: Iterable[Any]) -> tuple[Any, Any] | None:

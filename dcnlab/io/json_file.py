@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -19,54 +18,66 @@ DEEPEST = 24
 """Levels of nesting of settings and results."""
 
 
-def load(path: Path, most: int = LARGEST, finish: Callable[[dict[str, Any]], dict[str, Any]] | None = None) -> Any:
+def load(path: Path, most: int = LARGEST) -> Any:
     """Parse a file.
 
     Args:
         path: of the file.
         most: bytes it may have.
-        finish: see `parse`.
 
     Raises:
         OSError: the file cannot be read.
         DataError: it is too large, or see `parse`; the reason, one line.
     """
-    content = read_bytes(path, most)
-    try:
-        text = content.decode("utf-8-sig")
-    except (ValueError, MemoryError) as error:
-        raise DataError(one_line(error)) from error
-    del content  # of gigabytes, one copy is enough
-    return parse(text, finish)
+    return parse(text_of(path, most))
 
 
-def parse(text: str, finish: Callable[[dict[str, Any]], dict[str, Any]] | None = None) -> Any:
-    """Parse a text; NaN and Infinity are read as such, so that a reader can say where they stand.
+def text_of(path: Path, most: int = LARGEST) -> str:
+    """Read a file as UTF-8.
 
     Args:
-        text: JSON.
-        finish: takes each object as it is read and gives what stands for it.
+        path: of the file.
+        most: bytes it may have.
+
+    Raises:
+        OSError: the file cannot be read.
+        DataError: it is too large or no text; the reason, one line.
+    """
+    content = read_bytes(path, most)
+    try:
+        return content.decode("utf-8-sig")
+    except (ValueError, MemoryError) as error:
+        raise DataError(one_line(error)) from error
+
+
+def parse(text: str) -> Any:
+    """Parse a text; NaN and Infinity are read as such, so that a reader can name the entry that holds them.
 
     Raises:
         DataError: it is not JSON, or has a key twice in one object; the reason, one line.
     """
-
-    def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-        found = dict(pairs)
-        if len(found) < len(pairs):
-            times = Counter(key for key, _ in pairs)  # counted once: a file may hold millions of keys
-            twice = next(key for key, count in times.items() if count > 1)
-            raise DataError(f"the key {shown(twice)} is there twice in one object")
-        return found if finish is None else finish(found)
-
     try:
-        return json.loads(text, object_pairs_hook=unique)
+        return json.loads(text, object_pairs_hook=unique_keys)
     except (ValueError, TypeError, RecursionError, MemoryError) as error:  # TypeError: what a server sent is no text
         raise DataError(one_line(error)) from error
 
 
+def unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """Make an object of its pairs of key and value.
+
+    Raises:
+        DataError: a key is there twice; one line.
+    """
+    content = dict(pairs)
+    if len(content) < len(pairs):
+        times = Counter(key for key, _ in pairs)  # counted once: a file may hold millions of keys
+        twice = next(key for key, count in times.items() if count > 1)
+        raise DataError(f"the key {shown(twice)} is there twice in one object")
+    return content
+
+
 def check_depth(tree: Any) -> None:
-    """Refuse what nests so deeply that whoever walks it would fail.
+    """Refuse a tree of more than `DEEPEST` levels, which a recursive function could not walk.
 
     Raises:
         DataError: the reason, one line.

@@ -1,4 +1,4 @@
-"""Average precision and recall as COCO's own tools compute them, by faster-coco-eval or by pycocotools."""
+"""Average precision and recall by COCO's rules, from faster-coco-eval or pycocotools."""
 
 from __future__ import annotations
 
@@ -10,28 +10,27 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from dcnlab.io.gc_paused import no_collector
-from dcnlab.metrics.boxes import Detections, GroundTruth, arrays
+from dcnlab.metrics.boxes import AnnotatedImages, Detections, GroundTruth, arrays
 
 BACKENDS = ("faster", "pycocotools")
 _SIZES = ("small", "medium", "large")
+_IOUS = np.linspace(0.5, 0.95, 10)
 
 
 def coco_ap(
-    ground_truth: GroundTruth | Mapping[str, Any],
+    ground_truth: GroundTruth | AnnotatedImages | Mapping[str, Any],
     detections: Detections | Sequence[Mapping[str, Any]],
     backend: str = "faster",
 ) -> dict[str, float]:
     """Score detections by COCO's rules: at most 100 an image and class, IoU 0.50 to 0.95 in steps of 0.05.
 
-    Objects that need not be found are ignored as COCO ignores crowds: a detection whose area lies in one by at least
-    the IoU threshold, and that matches no other object, counts neither way. Crowds are ignored, and so are VOC's
-    difficult objects.
+    Crowds and VOC's difficult objects are ignored by COCO's rule for crowds. A detection counts neither way if it
+    matches no other object and the fraction of its area inside the crowd reaches the IoU threshold.
 
     Args:
-        ground_truth: in COCO's form, see `GroundTruth.of`.
-        detections: in COCO's result form.
-        backend: faster, which is faster-coco-eval, or pycocotools; their figures are equal.
+        ground_truth: arrays, or COCO's form, see `GroundTruth.of`.
+        detections: arrays, or COCO's result form.
+        backend: faster, which is faster-coco-eval, or pycocotools; their scores are equal.
 
     Returns:
         Percent: the twelve numbers ap, ap50, ap75, ap_small, ap_medium, ap_large, ar1, ar10, ar100, ar_small, ar_medium
@@ -39,15 +38,13 @@ def coco_ap(
         (pycocotools' -1).
 
     Raises:
-        ValueError: no such backend, or what is given is not of COCO's form; one line.
+        ValueError: the backend is unknown, or the boxes are not in COCO's form; one line.
     """
     if backend not in BACKENDS:
         raise ValueError(f"the backend of COCO AP is {backend!r}; choose from: {', '.join(BACKENDS)}")
-    with no_collector():
-        truth, found = arrays(ground_truth, detections)
-        precision, recall, ious = _evaluate(*_in_coco_form(truth, found), backend)
-    at = {percent: int(np.argmin(np.abs(100 * ious - percent))) for percent in (50, 70, 75)}
-    # precision (IoU, recall, class, size, most detections), recall the same without its second axis
+    truth, detections = arrays(ground_truth, detections)
+    precision, recall = _evaluate(truth, detections, backend)
+    at = {percent: int(np.argmin(np.abs(100 * _IOUS - percent))) for percent in (50, 70, 75)}
     scores = {"ap": _mean(precision[:, :, :, 0, 2])}
     scores |= {f"ap{percent}": _mean(precision[at[percent], :, :, 0, 2]) for percent in (50, 75)}
     scores |= {f"ap_{size}": _mean(precision[:, :, :, n, 2]) for n, size in enumerate(_SIZES, 1)}
@@ -58,54 +55,78 @@ def coco_ap(
 
 
 def _mean(values: NDArray[np.float64]) -> float:
-    there = values[values > -1]
-    return 100 * float(there.mean()) if there.size else float("nan")
-
-
-def _in_coco_form(truth: GroundTruth, found: Detections) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Both as COCO's tools want them: ids from 1 (0 means unmatched), ordered as they order the data set's own."""
-    rank = {
-        name: number for number, name in enumerate(sorted(truth.image_ids, key=lambda name: (str(type(name)), name)), 1)
-    }
-    number_of = np.array([rank[name] for name in truth.image_ids], np.int64)
-    images = [{"id": number} for number in range(1, len(rank) + 1)]
-    categories = [{"id": number, "name": name} for number, name in enumerate(truth.names, 1)]
-    passed = (truth.crowd | truth.difficult).astype(int)
-
-    def entries(boxes: GroundTruth | Detections, **columns: NDArray[Any]) -> list[dict[str, Any]]:
-        columns |= {"image_id": number_of[boxes.images], "category_id": boxes.classes + 1, "bbox": boxes.boxes}
-        rows = zip(*(column.tolist() for column in columns.values()), strict=True)
-        return [dict(zip(("id", *columns), (number, *row), strict=True)) for number, row in enumerate(rows, 1)]
-
-    objects = entries(truth, area=truth.areas, iscrowd=passed)
-    results = entries(
-        found, area=found.boxes[:, 2:].prod(1), iscrowd=np.zeros(len(found.scores), int), score=found.scores
-    )
-    return (
-        {"images": images, "categories": categories, "annotations": objects},
-        {"images": images, "categories": categories, "annotations": results},
-    )
+    known = values[values > -1]
+    return 100 * float(known.mean()) if known.size else float("nan")
 
 
 def _evaluate(
-    truth: dict[str, Any], found: dict[str, Any], backend: str
-) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]:
-    """Precision, recall and the IoUs, from one of the tools."""
+    truth: GroundTruth, detections: Detections, backend: str
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Precision (IoU, recall, class, size, most detections) and recall, the same without its second axis.
+
+    The tools read dictionaries, so they score one class at a time: only the dictionaries of one class exist at once.
+    """
+    order = sorted(range(len(truth.image_ids)), key=lambda at: (str(type(truth.image_ids[at])), truth.image_ids[at]))
+    number_of = np.empty(len(order), np.int64)  # as the tools order the data set's ids, which decides equal scores
+    number_of[order] = np.arange(1, len(order) + 1)
+    ignored = (truth.crowd | truth.difficult).astype(int)
+    objects = {"area": truth.areas, "iscrowd": ignored}
+    results = {"area": detections.boxes[:, 2:].prod(1), "iscrowd": np.zeros_like(detections.images)}
+    results["score"] = detections.scores
+    precision = np.full((len(_IOUS), 101, len(truth.names), 1 + len(_SIZES), 3), -1.0)
+    recall = np.full((len(_IOUS), *precision.shape[2:]), -1.0)
+    for at, (of_truth, of_detections) in enumerate(
+        zip(_by_class(truth, len(truth.names)), _by_class(detections, len(truth.names)), strict=True)
+    ):
+        sides = (
+            _entries(truth, of_truth, number_of, objects),
+            _entries(detections, of_detections, number_of, results),
+        )
+        if any(sides):
+            precision[:, :, at], recall[:, at] = _evaluate_class(*sides, backend)
+    return precision, recall
+
+
+def _by_class(boxes: GroundTruth | Detections, classes: int) -> list[NDArray[np.intp]]:
+    """Indices of the boxes of each class, in their order."""
+    order = np.argsort(boxes.classes, kind="stable")
+    return np.split(order, np.searchsorted(boxes.classes[order], np.arange(1, classes)))
+
+
+def _entries(
+    boxes: GroundTruth | Detections,
+    chosen: NDArray[np.intp],
+    number_of: NDArray[np.int64],
+    columns: Mapping[str, NDArray[Any]],
+) -> list[dict[str, Any]]:
+    """Write some boxes as annotations of category 1; ids count from 1, because 0 means unmatched."""
+    columns = {name: values[chosen] for name, values in columns.items()}
+    columns |= {"image_id": number_of[boxes.images[chosen]], "bbox": boxes.boxes[chosen]}
+    rows = zip(*(values.tolist() for values in columns.values()), strict=True)
+    return [dict(zip(("id", "category_id", *columns), (n, 1, *row), strict=True)) for n, row in enumerate(rows, 1)]
+
+
+def _evaluate_class(
+    objects: list[dict[str, Any]], results: list[dict[str, Any]], backend: str
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Precision (IoU, recall, size, most detections) and recall of one class, from one of the tools."""
     if backend == "faster":
         from faster_coco_eval import COCO
         from faster_coco_eval import COCOeval_faster as Evaluation
     else:
         from pycocotools.coco import COCO
         from pycocotools.cocoeval import COCOeval as Evaluation
-    with contextlib.redirect_stdout(io.StringIO()):  # pycocotools tells how long it takes
+    images = [{"id": number} for number in sorted({entry["image_id"] for entry in (*objects, *results)})]
+    with contextlib.redirect_stdout(io.StringIO()):  # pycocotools prints how long it takes
         sides = []
-        for content in (truth, found):
+        for entries in (objects, results):
             side = COCO()
-            side.dataset = content
+            side.dataset = {"images": images, "categories": [{"id": 1, "name": "one"}], "annotations": entries}
             side.createIndex()
             sides.append(side)
         evaluation = Evaluation(*sides, iouType="bbox")
         evaluation.evaluate()
         evaluation.accumulate()
+    assert np.array_equal(evaluation.params.iouThrs, _IOUS)
     precision, recall = (np.asarray(evaluation.eval[key], np.float64) for key in ("precision", "recall"))
-    return precision, recall, np.asarray(evaluation.params.iouThrs, np.float64)
+    return precision[:, :, 0], recall[:, 0]

@@ -31,7 +31,7 @@ def confusion_matrix(predictions: Tensor, labels: Tensor, classes: int, ignore: 
             f"predictions of shape {tuple(predictions.shape)} for labels of {tuple(labels.shape)}; they must be equal"
         )
     counts = labels != ignore
-    found = {}
+    counted = {}
     for what, pixels in (("label", labels), ("prediction", predictions)):
         if pixels.is_floating_point() or pixels.is_complex():
             raise ValueError(f"{what}s are {pixels.dtype}; classes are whole numbers: take argmax over the logits")
@@ -40,8 +40,8 @@ def confusion_matrix(predictions: Tensor, labels: Tensor, classes: int, ignore: 
         if len(outside):
             exempt = f" or {ignore}, which is ignored" if what == "label" else ""
             raise ValueError(f"{what} {int(outside[0])} is no class; {what}s must lie in 0..{classes - 1}{exempt}")
-        found[what] = values
-    pairs = found["label"] * classes + found["prediction"]
+        counted[what] = values
+    pairs = counted["label"] * classes + counted["prediction"]
     return torch.bincount(pairs, minlength=classes * classes).reshape(classes, classes)
 
 
@@ -74,9 +74,9 @@ def pixel_accuracy(confusion: Tensor) -> Tensor:
 
 
 class MeanIoU(Metric):
-    """Mean IoU, percent; exact over any number of processes, however unequal their shares.
+    """Mean IoU, percent; the same over any number of ranks, however many images each has.
 
-    Its only state is the summed confusion matrix, in whole numbers: the order of images and processes cannot matter.
+    Its only state is the summed confusion matrix, in whole numbers, so the order of images and ranks does not matter.
 
     Args:
         classes: number of classes.
@@ -99,18 +99,18 @@ class MeanIoU(Metric):
         self.confusion += confusion_matrix(predictions, labels, self.classes, self.ignore)
 
     def compute(self) -> Tensor:
-        """Mean IoU of all processes' pixels, percent."""
+        """Mean IoU of all ranks' pixels, percent."""
         return 100 * mean_iou(self.confusion, self.ignore)
 
     def per_class(self) -> Tensor:
-        """`iou_per_class` over all ranks' pixels, (C,) percent; every process calls it."""
+        """`iou_per_class` over all ranks' pixels, (C,) percent; every rank calls it."""
         return 100 * iou_per_class(self.total(), self.ignore)
 
     def accuracy(self) -> Tensor:
-        """Pixel accuracy over all ranks' pixels, percent; every process calls it."""
+        """Pixel accuracy over all ranks' pixels, percent; every rank calls it."""
         return 100 * pixel_accuracy(self.total())
 
     def total(self) -> Tensor:
-        """The confusion matrix of all processes, (C, C) int64; every process calls it."""
+        """The confusion matrix of all ranks, (C, C) int64; every rank calls it."""
         with self.sync_context(dist_sync_fn=self.dist_sync_fn):
             return self.confusion.clone()

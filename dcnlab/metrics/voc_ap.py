@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from dcnlab.metrics.boxes import Detections, GroundTruth, arrays
+from dcnlab.metrics.boxes import AnnotatedImages, Detections, GroundTruth, arrays
 
 METRICS = ("voc07", "voc07_exact", "voc")
 """Eleven points (2007) in floating point or as fractions, and area under the curve (from 2010 on)."""
@@ -19,10 +19,10 @@ ELEVEN_POINTS = np.arange(0.0, 1.1, 0.1)
 
 @dataclass(frozen=True)
 class Curve:
-    """How well one class is found.
+    """Precision and recall of one class.
 
     Args:
-        ap: percent; nan where there is nothing to find.
+        ap: percent; nan without an object to find.
         recall: (D,) 0..1, after each detection in the order of falling scores, those on difficult objects left out.
         precision: (D,) 0..1.
         objects: number of those to find.
@@ -43,7 +43,7 @@ class VocScore:
 
 
 def voc_ap(
-    ground_truth: GroundTruth | Mapping[str, Any],
+    ground_truth: GroundTruth | AnnotatedImages | Mapping[str, Any],
     detections: Detections | Sequence[Mapping[str, Any]],
     metric: str,
     ious: Sequence[float] = (0.5, 0.7),
@@ -60,8 +60,8 @@ def voc_ap(
     0.6000000000000001. voc07 does the same; voc07_exact compares fractions, where 3/5 reaches 6/10.
 
     Args:
-        ground_truth: in COCO's form with `difficult`, see `GroundTruth.of`; crowds are taken for difficult.
-        detections: in COCO's result form.
+        ground_truth: arrays, or COCO's form with `difficult`, see `GroundTruth.of`; crowds are taken for difficult.
+        detections: arrays, or COCO's result form.
         metric: voc07 or voc07_exact, mean of the highest precision from each of eleven recalls on; or voc, the area
             under it.
         ious: the least IoU of a hit, one score each.
@@ -74,15 +74,15 @@ def voc_ap(
     """
     if metric not in METRICS:
         raise ValueError(f"the metric of VOC AP is {metric!r}; choose from: {', '.join(METRICS)}")
-    truth, found = arrays(ground_truth, detections)
+    truth, detections = arrays(ground_truth, detections)
     passed = truth.difficult | truth.crowd
-    order = np.argsort(-found.scores, kind="stable")
+    order = np.argsort(-detections.scores, kind="stable")
     curves: dict[float, dict[str, Curve]] = {iou: {} for iou in ious}
     for at, name in enumerate(truth.names):
-        mine = order[found.classes[order] == at]
+        mine = order[detections.classes[order] == at]
         objects = np.flatnonzero(truth.classes == at)
         overlap, nearest = _nearest_objects(
-            found.images[mine], found.boxes[mine], truth.images[objects], truth.boxes[objects]
+            detections.images[mine], detections.boxes[mine], truth.images[objects], truth.boxes[objects]
         )
         to_find = ~passed[objects]
         for iou in ious:
@@ -111,19 +111,19 @@ def _nearest_objects(
     object_images: NDArray[np.int64],
     object_boxes: NDArray[np.float64],
 ) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
-    """IoU of each detection with the object of its image that it overlaps most, the first of equals, and which it is.
+    """Find the object of its image that each detection overlaps most, the first of equals.
 
     Returns:
-        (D,) IoU, -1 in an image without objects; (D,) index of the object.
+        (D,) IoU with it, -1 in an image without objects; (D,) index of the object.
     """
     by_image = np.argsort(object_images, kind="stable")
     first = np.searchsorted(object_images[by_image], images, "left")
     counts = np.searchsorted(object_images[by_image], images, "right") - first
     overlap, nearest = np.full(len(images), -1.0), np.zeros(len(images), np.int64)
-    # Round by round: every detection with its image's first object, then with its second, ...
-    for turn in range(counts.max(initial=0)):
-        some = np.flatnonzero(counts > turn)
-        objects = by_image[first[some] + turn]
+    # In each round, every detection meets its image's next object.
+    for number in range(counts.max(initial=0)):
+        some = np.flatnonzero(counts > number)
+        objects = by_image[first[some] + number]
         iou = _iou(boxes[some], object_boxes[objects])
         better = iou > overlap[some]
         overlap[some[better]], nearest[some[better]] = iou[better], objects[better]

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import numpy as np
 import torch
 import torch.distributed as dist
 from PIL.Image import Image
@@ -13,6 +14,7 @@ from torch import Tensor
 
 from dcnlab.config.schema import OptimConfig, TestConfig
 from dcnlab.data.seeding import mix
+from dcnlab.metrics.boxes import AnnotatedImages, Detections
 from dcnlab.metrics.coco_ap import coco_ap
 from dcnlab.metrics.voc_ap import voc_ap, voc_metrics
 from dcnlab.models.detector import Detector
@@ -60,7 +62,8 @@ class Detection(LightningModule):
         self.mean, self.std, self.seed = mean, std, seed
         self.step_means = StepMeans()
         self._by_image: dict[int, dict[str, Tensor]] = {}
-        self.detections: list[dict[str, Any]] = []
+        self.detections: Detections | None = None
+        """After a test, on rank 0: the detections of all images."""
         self.pictures: list[Image] = []
         self.metrics_over: dict[str, list[str]] = {}
         """After a test: the classes that its means include, and those that they leave out."""
@@ -104,30 +107,33 @@ class Detection(LightningModule):
                 self.pictures.append(detection_panel(picture, target, detections, self.classes))
 
     def on_test_epoch_end(self) -> None:
-        """Score the split, gathered from all ranks, and keep its detections in COCO's result form."""
+        """Score the split, gathered from all ranks, and keep its detections."""
         self.detections = self._score("test", self.trainer.datamodule.test.ground_truth)  # type: ignore[attr-defined]
 
     def _keep(self, detections: Mapping[str, Tensor], target: Mapping[str, Any], image: Tensor) -> None:
         """Note an image's detections in the pixels of its file."""
-        height, width = (there / here for there, here in zip(target["size"], image.shape[-2:], strict=True))
+        height, width = (original / resized for original, resized in zip(target["size"], image.shape[-2:], strict=True))
         boxes = detections["boxes"].float() * detections["boxes"].new_tensor([width, height, width, height]).float()
         numbers = {"boxes": boxes, "labels": detections["labels"], "scores": detections["scores"].float()}
         self._by_image[int(target["image_id"])] = {name: values.cpu() for name, values in numbers.items()}
 
-    def _score(self, split: str, truth: Mapping[str, Any]) -> list[dict[str, Any]]:
+    def _score(self, split: str, truth: AnnotatedImages | Mapping[str, Any]) -> Detections | None:
         """Log the scores, which rank 0 computes for all ranks from every image once.
 
         A class without an object has no score, and a split without one has none at all.
+
+        Returns:
+            On rank 0 the detections, on others None.
         """
         by_image, self._by_image = gathered(self._by_image), {}
-        results: list[dict[str, Any]] = []
+        detections = None
         scores: dict[str, float] = {}
         if self.trainer.is_global_zero:
-            results = coco_results(by_image)
+            detections = in_arrays(by_image)
             if self.protocol == "coco":
-                scores = coco_ap(truth, results)
+                scores = coco_ap(truth, detections)
             else:
-                scores = voc_metrics(voc_ap(truth, results, self.protocol))
+                scores = voc_metrics(voc_ap(truth, detections, self.protocol))
         scores = self.trainer.strategy.broadcast(scores)
         known = {f"{split}/{name}": value for name, value in scores.items() if value == value}
         self.log_dict(known if split == "test" else {k: v for k, v in known.items() if k.count("/") == 1})
@@ -137,7 +143,7 @@ class Detection(LightningModule):
             for name in self.classes:
                 classes["classes" if f"test/{key}/{name}" in known else "left_out"].append(name)
             self.metrics_over = classes
-        return results
+        return detections
 
     def configure_optimizers(self) -> Any:
         """The optimizer over the groups of `parameter_groups`, its schedule advanced by a step."""
@@ -155,14 +161,22 @@ def gathered(by_image: dict[int, dict[str, Tensor]]) -> dict[int, dict[str, Tens
     return dict(sorted(joined.items()))
 
 
-def coco_results(by_image: Mapping[int, Mapping[str, Tensor]]) -> list[dict[str, Any]]:
-    """Detections in COCO's result form: `image_id`, `category_id` (the label), `bbox` x, y, width, height, `score`."""
-    results = []
-    for image, numbers in by_image.items():
-        boxes = numbers["boxes"].clone()
-        boxes[:, 2:] -= boxes[:, :2]
-        rows = zip(boxes.tolist(), numbers["labels"].tolist(), numbers["scores"].tolist(), strict=True)
-        results += [
-            {"image_id": image, "category_id": label, "bbox": box, "score": score} for box, label, score in rows
-        ]
-    return results
+def in_arrays(by_image: Mapping[int, Mapping[str, Tensor]]) -> Detections:
+    """Put the detections of all images into flat arrays.
+
+    Args:
+        by_image: by position of the image: `boxes` (n, 4) as corners, `labels` (n,) from 1, and `scores` (n,).
+    """
+    parts = list(by_image.values())
+
+    def column(name: str, shape: tuple[int, ...]) -> Tensor:
+        return torch.cat([torch.empty(shape), *(part[name].detach() for part in parts)])
+
+    boxes = column("boxes", (0, 4))
+    boxes[:, 2:] -= boxes[:, :2]
+    return Detections(
+        images=np.repeat(np.array(list(by_image), np.int64), [len(part["labels"]) for part in parts]),
+        classes=column("labels", (0,)).long().numpy() - 1,
+        boxes=boxes.double().numpy(),
+        scores=column("scores", (0,)).double().numpy(),
+    )

@@ -70,7 +70,7 @@ def data_module(config: Config) -> Any:
 
 def _digits(data: DataConfig, task: str, common: dict[str, Any]) -> Any:
     from dcnlab.data.digits.data_module import DigitsDataModule
-    from dcnlab.data.digits.rendering import Geometry
+    from dcnlab.data.digits.geometry import Geometry
 
     geometry = Geometry(data.image_size, data.rotation, data.scale, data.shear, data.warp, data.clutter)
     lengths: dict[str, Any] = {"train_length": data.train_length, "test_length": data.test_length}

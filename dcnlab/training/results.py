@@ -120,9 +120,9 @@ class Results:
 
     def _write_detections(self) -> None:
         """Write a detector's boxes in COCO's result form, under the data set's own image and class numbers."""
-        if hasattr(self._parts.task, "detections"):
-            detections = self._parts.data.test.own_names(self._parts.task.detections)
-            write_whole(self._folder.detections, json.dumps(detections))
+        detections = getattr(self._parts.task, "detections", None)
+        if detections is not None:
+            write_whole(self._folder.detections, json.dumps(self._parts.data.test.own_names(detections)))
 
     def _write_pictures(self) -> None:
         for number, picture in enumerate(getattr(self._parts.task, "pictures", [])):

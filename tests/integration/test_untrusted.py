@@ -289,7 +289,8 @@ def jpeg(width, height):
 
 def readers(root):
     """Everything that reads an image, from root/train/cat/x.png."""
-    from dcnlab.data.detection.annotations import Annotations, strings
+    from dcnlab.data.detection.annotations import Annotations
+    from dcnlab.data.photographs import strings
 
     path = root / "train/cat/x.png"
     one = Annotations(

@@ -20,7 +20,8 @@ from dcnlab.ablations.tables.dilation_file import FILE
 from dcnlab.ablations.tables.render import Block
 from dcnlab.config.schema import Config
 from dcnlab.config.validation import choose
-from dcnlab.data.digits.scenes import DigitDetection
+from dcnlab.data.detection.annotations import Annotations
+from dcnlab.data.digits.datasets import DigitDetection
 from dcnlab.io.atomic import write_whole
 from dcnlab.io.errors import ConfigError
 from dcnlab.metrics.effective_dilation import SIDES, SIZES, Spread, effective_dilation, size_of_positions
@@ -109,25 +110,22 @@ class _Truth:
 
 def _truth(config: Config, data: Any) -> list[_Truth]:
     """Every test image's boxes."""
+    annotations: Annotations
     if config.task == "detection":
-        content = data.test.ground_truth
+        annotations = data.test.ground_truth
     elif config.data.name == "digits":
-        content = DigitDetection(data.test.scenes).ground_truth
+        annotations = DigitDetection(data.test.scenes).ground_truth
     else:
         raise ConfigError(
             f"task is {config.task}, and {config.data.name} has no boxes, which give the sizes; effective "
             "dilation is measured for detection, and for every task on digits"
         )
-    boxes_of: dict[int, list[dict[str, Any]]] = {image["id"]: [] for image in content["images"]}
-    for annotation in content["annotations"]:
-        boxes_of[annotation["image_id"]].append(annotation)
     truth = []
-    for image in content["images"]:
-        boxes = torch.tensor([box["bbox"] for box in boxes_of[image["id"]]], dtype=torch.float64).reshape(-1, 4)
-        areas = boxes[:, 2:].prod(1)
-        boxes[:, 2:] += boxes[:, :2]
-        crowd = torch.tensor([bool(box["iscrowd"]) for box in boxes_of[image["id"]]], dtype=torch.bool)
-        truth.append(_Truth(image["height"], image["width"], boxes, areas, crowd))
+    for index, (height, width) in enumerate(annotations.sizes.tolist()):
+        of_image = slice(*annotations.offsets[index : index + 2])
+        boxes = torch.from_numpy(annotations.boxes[of_image])
+        areas = (boxes[:, 2:] - boxes[:, :2]).prod(1)
+        truth.append(_Truth(height, width, boxes, areas, torch.from_numpy(annotations.crowd[of_image])))
     return truth
 
 

@@ -1,4 +1,4 @@
-"""ImageFolderDataModule: three splits of any folder of images in a folder for each class."""
+"""ImageFolderDataModule: three splits of images that lie in one folder for each class."""
 
 from __future__ import annotations
 
@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from dcnlab.data.classification.image_folder import IMAGENET_MEAN, IMAGENET_STD, ImageFolderSplit
-from dcnlab.data.module import SplitsDataModule
-from dcnlab.io.errors import DataError
+from dcnlab.data.classification.image_folder import ImageFolderSplit
+from dcnlab.data.module import SplitsDataModule, check_same_classes
+from dcnlab.data.photographs import IMAGENET_MEAN, IMAGENET_STD
 from dcnlab.io.orientation import Orientation
 
 
@@ -27,8 +27,8 @@ class ImageFolderDataModule(SplitsDataModule):
         seed: of the training order and the augmentation.
         mean: of red, green and blue, in 0..1.
         std: likewise.
-        exif: auto and ignore take images as stored, as torchvision's ImageFolder does, auto with a warning at the first
-            one that has an EXIF orientation; apply turns them upright.
+        exif: auto and ignore take images as stored, as torchvision's ImageFolder does; auto warns at the first image
+            that has an EXIF orientation; apply rotates them upright.
 
     Raises:
         DataError: a folder is missing or empty, or classes differ between splits; one line that says what and where.
@@ -54,11 +54,6 @@ class ImageFolderDataModule(SplitsDataModule):
         training = ImageFolderSplit(root, train, holdout=val is None, augment=True, seed=seed, **common)
         validation = ImageFolderSplit(root, val, train, **common)
         testing = ImageFolderSplit(root, test, **common)
-        for split in (validation, testing):
-            if split.classes != training.classes:
-                differing = sorted(set(split.classes) ^ set(training.classes))
-                raise DataError(
-                    f"{Path(root)} has other classes in {test if split is testing else val} than in {train}: "
-                    f"{', '.join(differing)} in one of the two alone; data.classes chooses those to use"
-                )
+        others = ((val, validation.classes), (test, testing.classes))
+        check_same_classes(root, (train, training.classes), *others)
         super().__init__(training, validation, testing, training.classes, batch_size, workers, seed)

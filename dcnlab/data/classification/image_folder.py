@@ -1,31 +1,26 @@
-"""Any classification data set laid out as root/SPLIT/CLASS/IMAGE, as torchvision's ImageFolder reads it."""
+"""ImageFolderSplit: a data set laid out as root/SPLIT/CLASS/IMAGE, as torchvision's ImageFolder reads it."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import Dataset
 from torchvision.transforms import v2
 
-from dcnlab.data.detection.annotations import strings
+from dcnlab.data.photographs import IMAGENET_MEAN, IMAGENET_STD, PhotographSplit, strings
 from dcnlab.data.resize import resized
-from dcnlab.data.seeding import seeded
 from dcnlab.io.errors import DataError
 from dcnlab.io.folders import files_below
 from dcnlab.io.image_file import ENDINGS, read_image
-from dcnlab.io.memory import enough_memory
 from dcnlab.io.orientation import Orientation
 from dcnlab.io.text import check_encodable, closest
 
 HELD_OUT = 10
 """Without a validation folder, every tenth image of a class is held out of the training folder."""
-
-IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
-"""Of red, green and blue in 0..1, as torchvision's weights expect."""
 
 
 def training_transform(
@@ -60,28 +55,28 @@ def evaluation_transform(
 
 def _classes(folder: Path, chosen: Sequence[str] | None) -> list[str]:
     """The chosen class folders, or all of them by name."""
-    found = _folders(folder)
-    if not found:
+    folders = _folders(folder)
+    if not folders:
         raise DataError(f"{folder} has no class folders; expected {folder}/CLASS/IMAGE")
     if chosen is not None and len(set(chosen)) < len(chosen):
         raise DataError(f"data.classes names a class twice: {', '.join(chosen)}")
     for name in chosen or ():
-        if name not in found:
-            near = closest(name, found, cutoff=0)[0]
+        if name not in folders:
+            near = closest(name, folders, cutoff=0)[0]
             raise DataError(f"data.classes names {name!r}, which {folder} does not have; nearest is {near!r}")
-    return found if chosen is None else list(chosen)
+    return folders if chosen is None else list(chosen)
 
 
 def _images(folder: Path, classes: Sequence[str]) -> list[tuple[str, int]]:
     """Files and labels in torchvision's order: by class, folder and name."""
     samples: list[tuple[str, int]] = []
     for label, name in enumerate(classes):
-        found = files_below(folder / name, ENDINGS)
-        if not found:
+        files = files_below(folder / name, ENDINGS)
+        if not files:
             raise DataError(f"{folder / name} holds no image; expected files ending in {', '.join(ENDINGS)}")
-        for path in (folder / name, *found):
+        for path in (folder / name, *files):
             check_encodable(str(path), "the name of")
-        samples += [(path, label) for path in found]
+        samples += [(path, label) for path in files]
     return samples
 
 
@@ -89,11 +84,8 @@ def _resized_side(image_size: int) -> int:
     return round(image_size * 8 / 7)
 
 
-class ImageFolderSplit(Dataset[tuple[Tensor, int]]):
+class ImageFolderSplit(PhotographSplit[tuple[Tensor, int]]):
     """One split of an image folder as (image, label): (3, image_size, image_size) float32, normalised, and the class.
-
-    Besides an index it takes a pair (n, index): the index's image, in training under the augmentation of the n-th
-    epoch, which is a function of (seed, n, index) alone, whatever the worker, the batch or other random numbers drawn.
 
     Args:
         root: folder of the split folders.
@@ -129,7 +121,7 @@ class ImageFolderSplit(Dataset[tuple[Tensor, int]]):
         orientation: Orientation | None = None,
     ) -> None:
         folder = _split_folder(Path(root), train if split is None else split)
-        self.augment, self.seed = augment, seed
+        super().__init__(augment, seed)
         self.orientation = orientation or Orientation(upright=False)
         self.classes = _classes(folder, classes)
         samples = _images(folder, self.classes)
@@ -141,7 +133,6 @@ class ImageFolderSplit(Dataset[tuple[Tensor, int]]):
                     f"no class of {folder} has {HELD_OUT} images, so none is held out to validate on; "
                     "name a folder as data.val"
                 )
-        # In two blocks of memory: loader processes share them, where each would copy a list as it counts its paths.
         self.files, self.labels = strings([path for path, _ in samples]), np.array([label for _, label in samples])
         make = training_transform if augment else evaluation_transform
         self.transform = make(image_size, mean, std)
@@ -155,18 +146,18 @@ class ImageFolderSplit(Dataset[tuple[Tensor, int]]):
         """Files and labels; built anew at each call."""
         return list(zip(self.files.tolist(), self.labels.tolist(), strict=True))
 
-    def __getitem__(self, key: int | tuple[int, int]) -> tuple[Tensor, int]:
-        turn, index = (0, key) if isinstance(key, int) else key
-        path, label = str(self.files[index]), int(self.labels[index])
-        with enough_memory(path):
-            image = read_image(path, self.orientation, made=None if self.augment else self.made)
-            if not self.augment:
-                return self.transform(image), label
-            with seeded(self.seed, turn, index):
-                return self.transform(image), label
+    def path(self, index: int) -> str:
+        """Path of an image."""
+        return str(self.files[index])
+
+    def item(self, index: int, randomness: AbstractContextManager[None]) -> tuple[Tensor, int]:
+        """Read and transform an image."""
+        image = read_image(self.path(index), self.orientation, made=None if self.augment else self.made)
+        with randomness:
+            return self.transform(image), int(self.labels[index])
 
     def made(self, height: int, width: int) -> tuple[int, int, str]:
-        """What the resizing of evaluation makes of an image, before it is cropped; see `imagefile.Made`."""
+        """What the resizing of evaluation makes of an image, before it is cropped; see `image_file.Made`."""
         side = _resized_side(self.image_size)
         return *resized(height, width, side, None), f"data.image_size {self.image_size}"
 
@@ -179,8 +170,8 @@ def _split_folder(root: Path, split: str) -> Path:
     if not root.is_dir():
         raise DataError(f"data.root {root} is not a folder; expected one that holds SPLIT/CLASS/IMAGE")
     if not (root / split).is_dir():
-        found = ", ".join(_folders(root)) or "none"
-        raise DataError(f"data.root {root} has no split {split!r}; its folders are {found} (data.val may be null)")
+        folders = ", ".join(_folders(root)) or "none"
+        raise DataError(f"data.root {root} has no split {split!r}; its folders are {folders} (data.val may be null)")
     return root / split
 
 

@@ -1,11 +1,11 @@
-"""Annotations: the boxes of a detection data set in flat arrays, whatever format they were read from."""
+"""Annotations: the boxes of a detection data set in flat arrays, in whichever format they are stored."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,7 +17,7 @@ from dcnlab.io.text import nearest_and_all, shown
 
 @dataclass(frozen=True)
 class Annotations:
-    """I images with B boxes of C classes, in flat arrays, which loader processes share and Python does not count.
+    """I images with B boxes of C classes, in flat arrays, which loader processes share without copying.
 
     ============ ======== ======= ======================================================================
     name         shape    dtype   meaning
@@ -64,69 +64,59 @@ class Annotations:
         whole = (boxes[:, 2:] > boxes[:, :2]).all(1)
         return boxes, whole & ~self.difficult & ~self.crowd
 
-    def own_names(self, detections: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-        """Detections by position and label as `dcnlab score` takes them: under the data set's own ids and names.
-
-        Args:
-            detections: with `image_id`, the image's position, and `category_id`, the label; `bbox` and `score`.
-
-        Returns:
-            COCO's result form; of a VOC data set `image_id` is the file's name without its ending and `category`, the
-            class's name, stands for `category_id`.
-        """
-        renamed = []
-        for found in detections:
-            label = found["category_id"] - 1
-            owner = {"image_id": plain(self.image_ids[found["image_id"]])}
-            if self.by_name:
-                owner["category"] = self.classes[label]
-            else:
-                owner["category_id"] = plain(self.category_ids[label])
-            renamed.append({**owner, "bbox": found["bbox"], "score": found["score"]})
-        return renamed
-
-    def ground_truth(self) -> dict[str, list[dict[str, Any]]]:
-        """Build a dictionary in COCO's form; image ids are positions from 0, category ids are labels."""
-        images = [
-            {"id": i, "file_name": str(name), "height": height, "width": width}
-            for i, (name, (height, width)) in enumerate(zip(self.files, self.sizes.tolist(), strict=True))
-        ]
-        owners = np.repeat(np.arange(len(self)), np.diff(self.offsets)).tolist()
-        corners = np.concatenate([self.boxes[:, :2], self.boxes[:, 2:] - self.boxes[:, :2]], 1).tolist()
-        annotations = [
-            {
-                "id": number,
-                "image_id": image,
-                "category_id": label,
-                "bbox": bbox,
-                "area": area,
-                "iscrowd": crowd,
-                "difficult": difficult,
-            }
-            for number, (image, label, bbox, area, crowd, difficult) in enumerate(
-                zip(
-                    owners,
-                    self.labels.tolist(),
-                    corners,
-                    self.areas.tolist(),
-                    self.crowd.astype(int).tolist(),
-                    self.difficult.astype(int).tolist(),
-                    strict=True,
-                ),
-                1,
-            )
-        ]
-        categories = [{"id": label, "name": name} for label, name in enumerate(self.classes, 1)]
-        return {"images": images, "categories": categories, "annotations": annotations}
+    def own_names(self, detections: BoxesWithScores) -> list[dict[str, Any]]:
+        """Detections as `dcnlab score` takes them: under the data set's own ids and names, see `results`."""
+        if self.by_name:
+            return results(detections, self.image_ids, "category", self.classes)
+        return results(detections, self.image_ids, "category_id", self.category_ids)
 
 
-def strings(values: Sequence[str]) -> NDArray[Any]:
-    """Store text in one block of memory, each at its own length."""
-    return np.array(values, dtype=np.dtypes.StringDType())
+class BoxesWithScores(Protocol):
+    """Detections in flat arrays, see `dcnlab.metrics.boxes.Detections`."""
+
+    @property
+    def images(self) -> NDArray[np.int64]:
+        """(D,) position of the image."""
+
+    @property
+    def classes(self) -> NDArray[np.int64]:
+        """(D,) position of the class."""
+
+    @property
+    def boxes(self) -> NDArray[np.float64]:
+        """(D, 4) x, y, width, height, pixels."""
+
+    @property
+    def scores(self) -> NDArray[np.float64]:
+        """(D,)."""
+
+
+def results(
+    detections: BoxesWithScores,
+    image_ids: Sequence[Any] | NDArray[Any],
+    class_key: str,
+    class_ids: Sequence[Any] | NDArray[Any],
+) -> list[dict[str, Any]]:
+    """Write detections in COCO's result form.
+
+    Args:
+        detections: of the images and classes of a data set.
+        image_ids: the data set's own id of each image.
+        class_key: `category_id`, or `category` if detections call a class by its name (VOC).
+        class_ids: id or name of each class.
+
+    Returns:
+        A dictionary of each detection: `image_id`, the class, `bbox` and `score`.
+    """
+    columns = (detections.images, detections.classes, detections.boxes, detections.scores)
+    return [
+        {"image_id": plain(image_ids[image]), class_key: plain(class_ids[label]), "bbox": box, "score": score}
+        for image, label, box, score in zip(*(column.tolist() for column in columns), strict=True)
+    ]
 
 
 def join(parts: Sequence[Annotations]) -> Annotations:
-    """Put several sets of the same root and classes one behind the other."""
+    """Concatenate sets of the same root and classes."""
     if len(parts) == 1:
         return parts[0]
     counts = np.concatenate([np.diff(part.offsets) for part in parts])

@@ -6,17 +6,16 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import cache
 from pathlib import Path
 
-from dcnlab.data.classification.image_folder import IMAGENET_MEAN, IMAGENET_STD
 from dcnlab.data.detection.annotations import Annotations
 from dcnlab.data.detection.coco import read_coco
 from dcnlab.data.detection.split import DetectionSplit
 from dcnlab.data.detection.voc import read_voc
 from dcnlab.data.labels import names_of
-from dcnlab.data.module import SplitsDataModule, collate_lists
+from dcnlab.data.module import SplitsDataModule, check_same_classes, collate_lists, reader_of
+from dcnlab.data.photographs import IMAGENET_MEAN, IMAGENET_STD
 from dcnlab.data.resize import longer_limits
 from dcnlab.io.errors import DataError
 from dcnlab.io.orientation import Orientation
-from dcnlab.io.text import nearest_and_all
 
 Templates = Mapping[str, str | None]
 """Templates of paths: `annotations` and `images`."""
@@ -102,13 +101,12 @@ class DetectionDataModule(SplitsDataModule):
         exif: str = "auto",
     ) -> None:
         orientation = Orientation(exif)
-        if name not in READERS:
-            raise DataError(f"data.name is {name!r}, which has no boxes; {nearest_and_all(name, READERS)}")
+        reader = reader_of(name, READERS, "boxes")
         templates = {"annotations": annotations, "images": images}
 
         @cache  # VOC's customary validation split is its test split: read once
         def read(splits: tuple[str, ...]) -> Annotations:
-            return READERS[name](root, splits, classes, templates, orientation)
+            return reader(root, splits, classes, templates, orientation)
 
         def split(
             splits: str | Sequence[str], augment: bool = False, tested_at: Sequence[int] | None = None
@@ -120,13 +118,8 @@ class DetectionDataModule(SplitsDataModule):
 
         training, testing = split(train, augment=True), split(test, tested_at=test_sides)
         validation = None if val is None else split(val)
-        for part, splits in ((validation, val), (testing, test)):
-            if part is not None and part.classes != training.classes:
-                differing = sorted(set(part.classes) ^ set(training.classes))
-                raise DataError(
-                    f"{root} has other classes in {splits} than in {train}: {', '.join(differing) or 'another order'}; "
-                    "data.classes chooses those to use"
-                )
+        others = [(splits, part.classes) for splits, part in ((val, validation), (test, testing)) if part is not None]
+        check_same_classes(root, (train, training.classes), *others)
         super().__init__(
             training,
             validation,

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
@@ -11,19 +12,16 @@ import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
-from torch.utils.data import Dataset
 from torchvision import tv_tensors
 from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional as F
 
 from dcnlab.data.census import Census
-from dcnlab.data.classification.image_folder import IMAGENET_MEAN, IMAGENET_STD
-from dcnlab.data.detection.annotations import Annotations, starts
+from dcnlab.data.detection.annotations import Annotations, BoxesWithScores, starts
+from dcnlab.data.photographs import IMAGENET_MEAN, IMAGENET_STD, PhotographSplit, flip_and_normalise
 from dcnlab.data.resize import resized
-from dcnlab.data.seeding import seeded
 from dcnlab.io.errors import DataError
 from dcnlab.io.image_file import Made, read_image
-from dcnlab.io.memory import enough_memory
 from dcnlab.io.orientation import Orientation
 
 Target = dict[str, Any]
@@ -47,15 +45,12 @@ class LimitSides(v2.Transform):
         return F.resize(inpt, params["size"], antialias=True)
 
 
-class DetectionSplit(Dataset[tuple[Tensor, Target]]):
+class DetectionSplit(PhotographSplit[tuple[Tensor, Target]]):
     """Images with the boxes that train a detector: no difficult ones, no crowds, cut to the image.
 
     An item is the image (3, h, w) float32, resized and normalised, and its target: `boxes` (n, 4) float32, x1, y1, x2,
     y2 in the resized image's pixels, continuous, from 0; `labels` (n,) int64 from 1, 0 is the background; `image_id`,
     the index; `size`, height and width of the original. An image may have no box.
-
-    Besides an index it takes a pair (n, index): the index's image, in training under the augmentation of the n-th
-    epoch, which is a function of (seed, n, index) alone.
 
     Args:
         annotations: of the split.
@@ -92,8 +87,8 @@ class DetectionSplit(Dataset[tuple[Tensor, Target]]):
         for name, value in (("shorter_side", shorter_side), ("longer_side", longer_side)):
             if value is not None and value < 1:
                 raise DataError(f"data.{name} is {value}, should be at least 1 pixel")
+        super().__init__(augment, seed)
         self.annotations, self.classes = annotations, list(annotations.classes)
-        self.augment, self.seed = augment, seed
         self.orientation = orientation or Orientation()
         shorter = test_sides or ()
         tested: list[tuple[int | None, int | None]] = list(
@@ -111,65 +106,55 @@ class DetectionSplit(Dataset[tuple[Tensor, Target]]):
                 "and are left out of training",
                 stacklevel=2,
             )
-        steps: list[v2.Transform] = [LimitSides(shorter_side, longer_side)]
-        if augment and flip:
-            steps.append(v2.RandomHorizontalFlip())
-        steps.append(v2.ToDtype({tv_tensors.Image: torch.float32, "others": None}, scale=True))
-        steps.append(v2.Normalize(list(mean), list(std), inplace=True))
-        self.transform = v2.Compose(steps)
+        limit = LimitSides(shorter_side, longer_side)
+        self.transform = v2.Compose([limit, *flip_and_normalise(augment and flip, mean, std)])
 
     def __len__(self) -> int:
         return len(self.annotations)
 
-    def __getitem__(self, key: int | tuple[int, int]) -> tuple[Tensor, Target]:
-        turn, index = (0, key) if isinstance(key, int) else key
-        if not 0 <= index < len(self):
-            raise IndexError(f"image {index} of {len(self)}")
-        height, width = self.annotations.sizes[index].tolist()
-        path = self.annotations.root / str(self.annotations.files[index])
-        with enough_memory(path):
-            return self._item(path, height, width, turn, index)
+    def path(self, index: int) -> str:
+        """Path of an image."""
+        return str(self.annotations.root / str(self.annotations.files[index]))
 
-    def _item(self, path: Path, height: int, width: int, turn: int, index: int) -> tuple[Tensor, Target]:
-        image = read_photograph(path, height, width, self.orientation, self.made)
-        mine = slice(*self.offsets[index : index + 2])
+    def item(self, index: int, randomness: AbstractContextManager[None]) -> tuple[Tensor, Target]:
+        """Read and transform an image with its boxes."""
+        height, width = self.annotations.sizes[index].tolist()
+        image = read_photograph(Path(self.path(index)), height, width, self.orientation, self.made)
+        of_image = slice(*self.offsets[index : index + 2])
         boxes = tv_tensors.BoundingBoxes(
-            torch.from_numpy(self.boxes[mine].copy()),
+            torch.from_numpy(self.boxes[of_image].copy()),
             format=tv_tensors.BoundingBoxFormat.XYXY,
             canvas_size=(height, width),
         )
         pixels = tv_tensors.Image(F.pil_to_tensor(image))
-        if self.augment:
-            with seeded(self.seed, turn, index):
-                pixels, boxes = self.transform(pixels, boxes)
-        else:
+        with randomness:
             pixels, boxes = self.transform(pixels, boxes)
         target = {
             "boxes": boxes.as_subclass(Tensor),
-            "labels": torch.from_numpy(self.labels[mine].copy()),
+            "labels": torch.from_numpy(self.labels[of_image].copy()),
             "image_id": index,
             "size": (height, width),
         }
         return pixels.as_subclass(Tensor), target
 
     def made(self, height: int, width: int) -> tuple[int, int, str]:
-        """The largest that resizing makes of an image, in a later test too; see `imagefile.Made`."""
+        """The largest that resizing makes of an image, in a later test too; see `image_file.Made`."""
         sizes = [(*resized(height, width, *sides), f"{self.sides_are} {sides[0]}") for sides in self.sides]
         return max(sizes, key=lambda size: size[0] * size[1])
 
     def census(self) -> Census:
-        """Count the boxes of each class: in training those that train, else those that are to be found."""
-        found = self.annotations
-        labels = self.labels if self.augment else found.labels[~found.difficult & ~found.crowd]
+        """Count the boxes of each class: in training those that train, else those that a detector should find."""
+        whole = self.annotations
+        labels = self.labels if self.augment else whole.labels[~whole.difficult & ~whole.crowd]
         counts = np.bincount(labels - 1, minlength=len(self.classes))
         return Census(tuple(self.classes), counts, len(self), len(self))
 
     @property
-    def ground_truth(self) -> dict[str, list[dict[str, Any]]]:
-        """All boxes in COCO's form, difficult ones and crowds included; built anew at each call."""
-        return self.annotations.ground_truth()
+    def ground_truth(self) -> Annotations:
+        """All boxes, difficult ones and crowds included."""
+        return self.annotations
 
-    def own_names(self, detections: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    def own_names(self, detections: BoxesWithScores) -> list[dict[str, Any]]:
         """Detections under the data set's own ids and names, see `Annotations.own_names`."""
         return self.annotations.own_names(detections)
 

@@ -1,39 +1,28 @@
-"""Boxes of VOC, of several years joined, and of any folder laid out as one year of VOC is."""
+"""Reads the boxes of VOC, of several years joined, and of any folder laid out like one year of VOC."""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
-from xml.etree import ElementTree
 
 import numpy as np
 
-from dcnlab.data.detection.annotations import Annotations, check_class, check_names, starts, strings
+from dcnlab.data.detection.annotations import Annotations, check_class, check_names, starts
+from dcnlab.data.detection.voc_xml import read_xml
 from dcnlab.data.image_list import read_lines
-from dcnlab.data.voc_lists import read_names
+from dcnlab.data.photographs import strings
+from dcnlab.data.voc_lists import OBJECTS, read_names, years_of
 from dcnlab.io.errors import DataError
-from dcnlab.io.files import read_bytes
-from dcnlab.io.image_file import NamedFiles, image_size
+from dcnlab.io.image_file import NamedFiles
 from dcnlab.io.orientation import Orientation
-from dcnlab.io.text import nearest_and_all, one_line, shown
+from dcnlab.io.text import nearest_and_all
 
-VOC_CLASSES = (
-    "aeroplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "cat", "chair", "cow",
-    "diningtable", "dog", "horse", "motorbike", "person", "pottedplant", "sheep", "sofa", "train", "tvmonitor",
-)  # fmt: skip
+VOC_CLASSES = OBJECTS
 """VOC's own, in the order of their labels from 1."""
 
 CLASSES_FILE = "classes.txt"
 """In the root: a class a line, where the classes are not VOC's."""
-
-LARGEST_XML = 16 * 2**20
-"""Bytes; VOC's largest has 30 thousand."""
-
-_OVERHANG = 1.0  # pixels: some tools count from 0, others round up
-_CORNERS = ("xmin", "ymin", "xmax", "ymax")
 
 
 def read_voc(
@@ -52,8 +41,8 @@ def read_voc(
             ImageSets/Main/SPLIT.txt.
         splits: `train`, or `2007/trainval` where there are several years, one or a list; None takes every annotation
             of a VOC-style folder.
-        classes: class names in the order of their labels; objects of others are left out. Null takes those of
-            root/classes.txt, VOC's twenty where there is no such file.
+        classes: class names in the order of their labels; objects of others are left out. None takes those of
+            root/classes.txt, or VOC's twenty without that file.
         images: whether the images must be there; scoring does without.
         orientation: says which images are turned, for annotations that state no size; None is `auto`.
 
@@ -80,7 +69,7 @@ def read_voc(
             picture = image.year / "JPEGImages" / f"{image.name}.jpg"
             if images:
                 raise DataError(f"{picture}, the image of {path}, is missing; {image.source} names it")
-        size, objects = _read_xml(path, picture, orientation)
+        size, objects = read_xml(path, picture, orientation)
         count = 0
         for number, (name, box, is_difficult) in enumerate(objects, 1):
             check_class(name, known, f"{path} object {number}", whose, "; data.classes or classes.txt lists others")
@@ -110,26 +99,6 @@ def read_voc(
     )
 
 
-def ground_truth(
-    root: str | Path, splits: str | Sequence[str] | None = None, classes: Sequence[str] | None = None
-) -> dict[str, list[dict[str, Any]]]:
-    """Read the boxes that detections are scored against, difficult ones included; the images need not be there.
-
-    Args:
-        root: see `read_voc`.
-        splits: see `read_voc`.
-        classes: see `read_voc`.
-
-    Returns:
-        COCO's form: `images` with `id` from 0 and `file_name` (its stem is VOC's name of the image), `categories`,
-        `annotations` with `bbox` x, y, width, height and `difficult`.
-
-    Raises:
-        DataError: see `read_voc`.
-    """
-    return read_voc(root, splits, classes, images=False).ground_truth()
-
-
 @dataclass(frozen=True)
 class _Listed:
     """One image of a split: its VOC-style folder, its name, and where it is named."""
@@ -147,11 +116,8 @@ def _years(root: Path) -> dict[str, Path]:
     """Find the VOC-style folders by year; one folder alone goes by its own name."""
     if (root / "Annotations").is_dir():
         return {root.resolve().name.removeprefix("VOC"): root}
-    devkit = root / "VOCdevkit" if (root / "VOCdevkit").is_dir() else root
-    if devkit.is_dir():
-        found = sorted(path for path in devkit.iterdir() if (path / "Annotations").is_dir())
-        if found:
-            return {path.name.removeprefix("VOC"): path for path in found}
+    if years := years_of(root, "Annotations"):
+        return years
     what = "holds no Annotations" if root.is_dir() else "is not a folder"
     raise DataError(
         f"data.root {root} {what}; expected the folder of VOCdevkit, or one of Annotations, JPEGImages and ImageSets "
@@ -171,10 +137,10 @@ def _listed(root: Path, years: dict[str, Path], split: str | None, pictures: dic
         raise DataError(f"split {split!r} is of a year that data.root {root} lacks; {nearest_and_all(number, years)}")
     year = years[number] if number else next(iter(years.values()))
     if name is None:
-        found = sorted(path.stem for path in (year / "Annotations").glob("*.xml"))
-        if not found:
+        stems = sorted(path.stem for path in (year / "Annotations").glob("*.xml"))
+        if not stems:
             raise DataError(f"{year / 'Annotations'} holds no .xml file")
-        return [_Listed(year, stem, str(year / "Annotations")) for stem in found]
+        return [_Listed(year, stem, str(year / "Annotations")) for stem in stems]
     path = year / "ImageSets" / "Main" / f"{name}.txt"
     if not path.is_file():
         lists = [entry.stem for entry in path.parent.glob("*.txt")]
@@ -188,7 +154,7 @@ def _listed(root: Path, years: dict[str, Path], split: str | None, pictures: dic
 
 
 def _known_classes(root: Path, years: dict[str, Path], classes: Sequence[str] | None) -> tuple[Sequence[str], str]:
-    """Find the names an object may have, and say whose they are."""
+    """Find the names an object may have, and where they are listed."""
     if classes is not None:
         check_names(classes, "data.classes")
     for folder in dict.fromkeys((root, *years.values())):
@@ -202,77 +168,3 @@ def _known_classes(root: Path, years: dict[str, Path], classes: Sequence[str] | 
     if classes is None or set(classes) <= set(VOC_CLASSES):
         return VOC_CLASSES, "VOC's twenty"
     return classes, "data.classes"
-
-
-class _NoDoctype(ElementTree.TreeBuilder):
-    """Refuses a document type, hence every entity, before the parser expands one."""
-
-    def doctype(self, name: str, pubid: str | None, system: str | None) -> None:
-        raise DataError("it declares a document type (DOCTYPE); annotations need none, and entities are not expanded")
-
-
-def _read_xml(
-    path: Path, picture: Path, orientation: Orientation
-) -> tuple[tuple[int, int], list[tuple[str, list[float], bool]]]:
-    """Read height and width of an image, and its objects: name, box from 0, difficult or not."""
-    try:
-        content = read_bytes(path, LARGEST_XML)
-    except OSError as error:
-        raise DataError(f"{path} cannot be read as an annotation ({error.strerror}); {picture} needs it") from error
-    except ValueError as error:
-        raise DataError(f"{path} cannot be read as an annotation ({error})") from error
-    try:
-        tree = ElementTree.fromstring(content, ElementTree.XMLParser(target=_NoDoctype()))
-    except (ElementTree.ParseError, ValueError, LookupError, MemoryError) as error:
-        # LookupError: an encoding nobody knows.
-        raise DataError(f"{path} cannot be read as XML ({one_line(error)})") from error
-    if tree.tag != "annotation":
-        raise DataError(f"{path} begins with <{shown(tree.tag)}>, should be <annotation>")
-    size = _size(tree, path, picture, orientation)
-    return size, [_object(node, f"{path} object {n}", size) for n, node in enumerate(tree.findall("object"), 1)]
-
-
-def _size(tree: ElementTree.Element, path: Path, picture: Path, orientation: Orientation) -> tuple[int, int]:
-    """Height and width, from the file or, where it does not know them, from the image's head."""
-    node = tree.find("size")
-    height, width = (0.0, 0.0) if node is None else (_number(node, tag, str(path)) for tag in ("height", "width"))
-    if height == 0 and width == 0:
-        try:
-            return image_size(picture, orientation)
-        except ValueError as error:
-            raise DataError(f"{path} has no size, and its image cannot tell: {error}") from error
-    for tag, value in (("height", height), ("width", width)):
-        if not 1 <= value <= 1e6 or value != int(value):
-            raise DataError(f"{path} has the {tag} {value:g}, should be whole pixels from 1 to 1000000")
-    return int(height), int(width)
-
-
-def _object(node: ElementTree.Element, source: str, size: tuple[int, int]) -> tuple[str, list[float], bool]:
-    name = (node.findtext("name") or "").strip()
-    if not name:
-        raise DataError(f"{source} has no <name>")
-    corners = node.find("bndbox")
-    if corners is None:
-        raise DataError(f"{source} has no <bndbox>")
-    x1, y1, x2, y2 = (_number(corners, tag, source) for tag in _CORNERS)
-    said = f"{source} has the box xmin {x1:g}, ymin {y1:g}, xmax {x2:g}, ymax {y2:g}"
-    if x2 < x1 or y2 < y1:
-        raise DataError(f"{said}; needs xmin <= xmax and ymin <= ymax")
-    height, width = size
-    if min(x1, y1) < 1 - _OVERHANG or x2 > width + _OVERHANG or y2 > height + _OVERHANG:
-        raise DataError(f"{said}, which leaves the image of width {width} and height {height}; pixels count from 1")
-    difficult = (node.findtext("difficult") or "0").strip()
-    if difficult not in ("0", "1"):
-        raise DataError(f"{source} has the <difficult> {shown(difficult)}, should be 0 or 1")
-    return name, [x1 - 1, y1 - 1, x2, y2], difficult == "1"
-
-
-def _number(node: ElementTree.Element, tag: str, source: str) -> float:
-    text = node.findtext(tag)
-    try:
-        value = float("" if text is None else text)
-    except ValueError:
-        value = math.nan
-    if not math.isfinite(value):
-        raise DataError(f"{source} has the <{tag}> {shown(text)}, should be a number")
-    return value

@@ -7,7 +7,9 @@ from typing import Any
 
 from torch.utils.data import Dataset
 
-from dcnlab.data.digits.scenes import DigitClassification, DigitDetection, DigitScenes, DigitSegmentation, Geometry
+from dcnlab.data.digits.datasets import DigitClassification, DigitDetection, DigitSegmentation
+from dcnlab.data.digits.geometry import Geometry
+from dcnlab.data.digits.scenes import DigitScenes
 from dcnlab.data.module import SplitsDataModule, collate_lists
 from dcnlab.io.errors import DataError
 
@@ -47,19 +49,19 @@ class DigitsDataModule(SplitsDataModule):
         task: str = "classification",
         digits: int = 4,
     ) -> None:
-        views: dict[str, Callable[[DigitScenes], Dataset[Any]]] = {
+        data_sets: dict[str, Callable[[DigitScenes], Dataset[Any]]] = {
             "classification": DigitClassification,
             "segmentation": DigitSegmentation,
             "detection": DigitDetection,
         }
-        if task not in views:
-            raise DataError(f"task is {task!r}; the embedded digits are made for {', '.join(views)}")
-        view, most = views[task], 1 if task == "classification" else digits
+        if task not in data_sets:
+            raise DataError(f"task is {task!r}; the embedded digits are made for {', '.join(data_sets)}")
+        make, most = data_sets[task], 1 if task == "classification" else digits
         training = DigitScenes(train, geometry, train_length, most, classes)
         super().__init__(
-            view(training),
-            None if val is None else view(DigitScenes(val, geometry, None, most, classes)),
-            view(DigitScenes(test, geometry, test_length, most, classes)),
+            make(training),
+            None if val is None else make(DigitScenes(val, geometry, None, most, classes)),
+            make(DigitScenes(test, geometry, test_length, most, classes)),
             ["background", *training.classes] if task == "segmentation" else training.classes,
             batch_size,
             workers,

@@ -1,4 +1,4 @@
-"""Reader of the embedded handwritten digits: MNIST's test half, in its idx format."""
+"""Reads the embedded handwritten digits: MNIST's test half, in its idx format."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Contact sheet of training images, with their labels."""
+"""Draws a contact sheet of training images, with their labels."""
 
 from __future__ import annotations
 

@@ -1,23 +1,21 @@
-"""The embedded data set: scenes of handwritten digits, made on the fly.
+"""DigitScenes: scenes of the embedded handwritten digits, drawn when they are asked for.
 
 A scene is a function of the split, its index, the seed and the geometry alone: the same in any batch, order or process.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from dcnlab.data.detection.annotations import Annotations, starts, strings
+from dcnlab.data.digits.geometry import Geometry
 from dcnlab.data.digits.mnist_reader import SPLITS, read_digits
-from dcnlab.data.digits.rendering import Drawing, Geometry, draw
+from dcnlab.data.digits.rendering import Drawing, draw
 from dcnlab.io.errors import DataError
 
 CLASSES = tuple("0123456789")
@@ -119,124 +117,3 @@ class DigitScenes(Dataset[Scene]):
     def draw(self, indices: Sequence[int]) -> Drawing:
         """Draw scenes as arrays; indices past the length are further poses of the same digits."""
         return draw(np.asarray(indices, np.int64), self.key, self.inks, self.digit_labels, self.digits, self.geometry)
-
-
-class DigitClassification(Dataset[tuple[Tensor, int]]):
-    """Scenes of one digit as (image, label): (3, S, S) float32, standardised, and the digit's class.
-
-    Besides an index it takes a pair (n, index): the index's scene in the n-th pass, a new pose in every epoch.
-    """
-
-    def __init__(self, scenes: DigitScenes) -> None:
-        if scenes.digits != 1:
-            raise DataError(f"classification takes scenes of one digit, not of up to {scenes.digits}")
-        self.scenes = scenes
-
-    def __len__(self) -> int:
-        return len(self.scenes)
-
-    def __getitem__(self, index: int | tuple[int, int]) -> tuple[Tensor, int]:
-        if not 0 <= (index if isinstance(index, int) else index[1]) < len(self):
-            raise IndexError(f"scene {index} of {len(self)}")
-        return self.__getitems__([index])[0]
-
-    def __getitems__(self, indices: Sequence[int | tuple[int, int]]) -> list[tuple[Tensor, int]]:
-        """Draw a batch of scenes, as torch's DataLoader asks for them."""
-        chosen = [i if isinstance(i, int) else i[0] * len(self) + i[1] for i in indices]
-        images = torch.from_numpy(self.scenes.draw(chosen).images).float().sub_(255 * MEAN).div_(255 * STD)
-        # From the digit, not the drawing: a digit so small that its ink leaves no mask is still that digit.
-        digits = self.scenes.digit_labels
-        labels = digits[np.asarray(chosen) % len(digits)].tolist()
-        return list(zip(images.unsqueeze(1).expand(-1, 3, -1, -1), labels, strict=True))
-
-
-class DigitSegmentation(Dataset[tuple[Tensor, Tensor]]):
-    """Scenes as (image, label): (3, S, S) float32, standardised, and (S, S) int64, 0 background, else the class + 1.
-
-    Besides an index it takes a pair (n, index): the index's scene in the n-th pass, a new one in every epoch.
-    """
-
-    def __init__(self, scenes: DigitScenes) -> None:
-        self.scenes = scenes
-        self.classes = ["background", *scenes.classes]
-
-    def __len__(self) -> int:
-        return len(self.scenes)
-
-    def __getitem__(self, index: int | tuple[int, int]) -> tuple[Tensor, Tensor]:
-        if not 0 <= (index if isinstance(index, int) else index[1]) < len(self):
-            raise IndexError(f"scene {index} of {len(self)}")
-        return self.__getitems__([index])[0]
-
-    def __getitems__(self, indices: Sequence[int | tuple[int, int]]) -> list[tuple[Tensor, Tensor]]:
-        """Draw a batch of scenes, as torch's DataLoader asks for them."""
-        chosen = [i if isinstance(i, int) else i[0] * len(self) + i[1] for i in indices]
-        drawing = self.scenes.draw(chosen)
-        images = torch.from_numpy(drawing.images).float().sub_(255 * MEAN).div_(255 * STD)
-        # Owner k of a pixel is the scene's k-th digit, 0 is none.
-        label_of_owner = np.pad(drawing.labels + 1, ((0, 0), (1, 0)))
-        labels = torch.from_numpy(label_of_owner[np.arange(len(chosen))[:, None, None], drawing.owners])
-        return list(zip(images.unsqueeze(1).expand(-1, 3, -1, -1), labels, strict=True))
-
-
-class DigitDetection(Dataset[tuple[Tensor, dict[str, Any]]]):
-    """Scenes as (image, target): (3, S, S) float32, standardised, and the boxes of the digits that can be seen.
-
-    The target holds `boxes` (n, 4) float32, x1, y1, x2, y2, pixels; `labels` (n,) int64, the class + 1; `image_id`, the
-    index; `size`, height and width. A scene whose ink is too faint for a mask has no box.
-
-    Besides an index it takes a pair (n, index): the index's scene in the n-th pass, a new one in every epoch.
-    """
-
-    def __init__(self, scenes: DigitScenes) -> None:
-        self.scenes, self.classes = scenes, scenes.classes
-
-    def __len__(self) -> int:
-        return len(self.scenes)
-
-    def __getitem__(self, index: int | tuple[int, int]) -> tuple[Tensor, dict[str, Any]]:
-        if not 0 <= (index if isinstance(index, int) else index[1]) < len(self):
-            raise IndexError(f"scene {index} of {len(self)}")
-        return self.__getitems__([index])[0]
-
-    def __getitems__(self, indices: Sequence[int | tuple[int, int]]) -> list[tuple[Tensor, dict[str, Any]]]:
-        """Draw a batch of scenes, as torch's DataLoader asks for them."""
-        pairs = [(0, i) if isinstance(i, int) else i for i in indices]
-        drawing = self.scenes.draw([turn * len(self) + index for turn, index in pairs])
-        images = torch.from_numpy(drawing.images).float().sub_(255 * MEAN).div_(255 * STD)
-        items = []
-        for image, (_, index), labels, boxes in zip(images, pairs, drawing.labels, drawing.boxes, strict=True):
-            seen = labels >= 0
-            target = {
-                "boxes": torch.from_numpy(boxes[seen]),
-                "labels": torch.from_numpy(labels[seen] + 1),
-                "image_id": index,
-                "size": tuple(image.shape),
-            }
-            items.append((image.expand(3, -1, -1), target))
-        return items
-
-    def own_names(self, detections: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-        """Detections as they are: a scene is called by its position, a digit by its label."""
-        return [dict(found) for found in detections]
-
-    @property
-    def ground_truth(self) -> dict[str, list[dict[str, Any]]]:
-        """All boxes in COCO's form, as `Annotations.ground_truth` gives them; drawn anew at each call."""
-        drawing = self.scenes.draw(range(len(self)))
-        seen = drawing.labels >= 0
-        boxes = drawing.boxes[seen].astype(np.float64)
-        return Annotations(
-            root=Path(),
-            classes=tuple(self.classes),
-            files=strings([f"scene {index}" for index in range(len(self))]),
-            image_ids=np.arange(len(self)),
-            sizes=np.full((len(self), 2), self.scenes.geometry.image_size),
-            offsets=starts(seen.sum(1)),
-            boxes=boxes,
-            labels=drawing.labels[seen] + 1,
-            areas=(boxes[:, 2:] - boxes[:, :2]).prod(1),
-            difficult=np.zeros(len(boxes), np.bool_),
-            crowd=np.zeros(len(boxes), np.bool_),
-            category_ids=np.arange(1, len(self.classes) + 1),
-        ).ground_truth()

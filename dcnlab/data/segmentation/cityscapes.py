@@ -80,9 +80,9 @@ def cityscapes_pairs(
 
 
 def _images(folder: Path, split: str) -> list[Path]:
-    found = sorted(entry.name for entry in (folder / "leftImg8bit").iterdir() if entry.is_dir())
-    if split not in found:
-        raise DataError(f"{folder}/leftImg8bit has no split {split!r}; {nearest_and_all(split, found)}")
+    splits = sorted(entry.name for entry in (folder / "leftImg8bit").iterdir() if entry.is_dir())
+    if split not in splits:
+        raise DataError(f"{folder}/leftImg8bit has no split {split!r}; {nearest_and_all(split, splits)}")
     cities = sorted(path for path in (folder / "leftImg8bit" / split).iterdir() if path.is_dir())
     listed = [(files, name) for files in map(NamedFiles, cities) for name in files.names() if name.endswith(_IMAGE)]
     images = [path for files, name in listed if (path := files.find(name))]

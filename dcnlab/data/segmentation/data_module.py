@@ -1,22 +1,20 @@
-"""SegmentationDataModule: three splits of a data set with a label a pixel."""
+"""SegmentationDataModule: three splits of a data set with a label for each pixel."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from dcnlab.data.classification.image_folder import IMAGENET_MEAN, IMAGENET_STD
 from dcnlab.data.image_list import imagelist_pairs
 from dcnlab.data.labels import LabelledImages
-from dcnlab.data.module import SplitsDataModule
+from dcnlab.data.module import SplitsDataModule, reader_of
+from dcnlab.data.photographs import IMAGENET_MEAN, IMAGENET_STD
 from dcnlab.data.segmentation.camvid import camvid_pairs
 from dcnlab.data.segmentation.cityscapes import cityscapes_pairs
 from dcnlab.data.segmentation.padding import pad_collate
 from dcnlab.data.segmentation.split import SegmentationSplit
 from dcnlab.data.segmentation.voc import voc_pairs
-from dcnlab.io.errors import DataError
 from dcnlab.io.orientation import Orientation
-from dcnlab.io.text import nearest_and_all
 
 READERS: dict[str, Callable[..., LabelledImages]] = {
     "voc": voc_pairs,
@@ -28,7 +26,7 @@ READERS: dict[str, Callable[..., LabelledImages]] = {
 
 
 class SegmentationDataModule(SplitsDataModule):
-    """Three splits of a data set with a label a pixel; evaluation gives one image at a time.
+    """Three splits of a data set with a label for each pixel; evaluation gives one image at a time.
 
     Args:
         name: voc, cityscapes, camvid or imagelist; each reader's file says what it expects in root.
@@ -77,17 +75,14 @@ class SegmentationDataModule(SplitsDataModule):
         test_scale: float = 1.0,
     ) -> None:
         orientation = Orientation(exif)
-        if name not in READERS:
-            raise DataError(
-                f"data.name is {name!r}, no data set with a label a pixel; {nearest_and_all(name, READERS)}"
-            )
+        reader = reader_of(name, READERS, "label for each pixel")
 
         def split(names: str | Sequence[str], augment: bool = False, scale: float = 1.0) -> SegmentationSplit:
-            found = READERS[name](root, names, classes, ignore)
+            images = reader(root, names, classes, ignore)
             return SegmentationSplit(
-                found.pairs,
-                found.classes,
-                found.lookup,
+                images.pairs,
+                images.classes,
+                images.lookup,
                 shorter_side=shorter_side,
                 random_scale=random_scale,
                 crop_size=crop_size,
@@ -96,7 +91,7 @@ class SegmentationDataModule(SplitsDataModule):
                 std=std,
                 augment=augment,
                 seed=seed,
-                read=found.read,
+                read=images.read,
                 orientation=orientation,
                 test_scale=scale,
             )

@@ -1,8 +1,9 @@
-"""SegmentationSplit: images with a label a pixel, resized, cropped, flipped and normalised."""
+"""SegmentationSplit: images with a label for each pixel, resized, cropped, flipped and normalised."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
@@ -10,14 +11,11 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from torch.utils.data import Dataset
 from torchvision import tv_tensors
 from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional as F
 
 from dcnlab.data.census import MOST_READ, Census, count_pixels
-from dcnlab.data.classification.image_folder import IMAGENET_MEAN, IMAGENET_STD
-from dcnlab.data.detection.annotations import strings
 from dcnlab.data.labels import (
     IGNORE,
     OUTSIDE,
@@ -26,11 +24,10 @@ from dcnlab.data.labels import (
     counted_lookup,
     read_label,
 )
+from dcnlab.data.photographs import IMAGENET_MEAN, IMAGENET_STD, PhotographSplit, flip_and_normalise, strings
 from dcnlab.data.resize import resized
-from dcnlab.data.seeding import seeded
 from dcnlab.io.errors import DataError
 from dcnlab.io.image_file import read_image
-from dcnlab.io.memory import enough_memory
 from dcnlab.io.orientation import Orientation
 
 
@@ -66,18 +63,17 @@ class Rescale(v2.Transform):
         """Resize one of them."""
         if not isinstance(inpt, tv_tensors.Mask):
             return F.resize(inpt, params["size"], antialias=True)
-        # Masks resize by "nearest" in torchvision, which takes a block's first pixel: beside the image's, which keeps
-        # centres where they are, the label would be shifted by up to half a pixel.
+        # Masks resize by "nearest" in torchvision, which takes a block's first pixel. The image's
+        # resizing keeps centres in place, so the label would be shifted by up to half a pixel.
         mask = F.resize_image(inpt.as_subclass(Tensor), params["size"], v2.InterpolationMode.NEAREST_EXACT)
         return tv_tensors.Mask(mask)
 
 
-class SegmentationSplit(Dataset[tuple[Tensor, Tensor]]):
+class SegmentationSplit(PhotographSplit[tuple[Tensor, Tensor]]):
     """Images with their labels: image (3, h, w) float32, normalised, and label (h, w) int64, 0..C-1 or IGNORE.
 
     In training both are resized, cropped and flipped together; in evaluation the image is resized and the label keeps
-    its own size. Besides an index it takes a pair (n, index): the index's image, in training under the augmentation
-    of the n-th epoch, which is a function of (seed, n, index) alone.
+    its own size.
 
     Args:
         pairs: image and label files.
@@ -121,11 +117,11 @@ class SegmentationSplit(Dataset[tuple[Tensor, Tensor]]):
         orientation: Orientation | None = None,
         test_scale: float = 1.0,
     ) -> None:
-        # In one block of memory: loader processes share it, where each would copy a list of paths as it counts them.
+        super().__init__(augment, seed)
         self.files = strings([str(path) for pair in pairs for path in pair]).reshape(-1, 2)
         self.classes = check_classes(classes)
         self.lookup = counted_lookup(len(classes), ignore) if lookup is None else np.asarray(lookup, np.uint8)
-        self.augment, self.seed, self.read = augment, seed, read
+        self.read = read
         self.orientation = orientation or Orientation()
         self.rescale = Rescale(shorter_side, random_scale if augment else None)
         self.crop_size, self.test_scale = tuple(crop_size) if augment and crop_size is not None else None, test_scale
@@ -135,11 +131,7 @@ class SegmentationSplit(Dataset[tuple[Tensor, Tensor]]):
         if self.crop_size is not None:
             colour = {tv_tensors.Image: [round(255 * value) for value in mean], tv_tensors.Mask: IGNORE}
             steps.append(v2.RandomCrop(self.crop_size, pad_if_needed=True, fill=colour))
-        if augment and flip:
-            steps.append(v2.RandomHorizontalFlip())
-        steps += [v2.ToDtype({tv_tensors.Image: torch.float32, "others": None}, scale=True)]
-        steps += [v2.Normalize(list(mean), list(std), inplace=True)]
-        self.transform = v2.Compose(steps)
+        self.transform = v2.Compose([*steps, *flip_and_normalise(augment and flip, mean, std)])
 
     def __len__(self) -> int:
         return len(self.files)
@@ -149,19 +141,22 @@ class SegmentationSplit(Dataset[tuple[Tensor, Tensor]]):
         """Image and label files; built anew at each call."""
         return [(Path(image), Path(label)) for image, label in self.files]
 
-    def __getitem__(self, key: int | tuple[int, int]) -> tuple[Tensor, Tensor]:
-        turn, index = (0, key) if isinstance(key, int) else key
-        with enough_memory(self.files[index, 0]):
-            image, label = self._read(*map(Path, self.files[index]))
+    def path(self, index: int) -> str:
+        """Path of an image."""
+        return str(self.files[index, 0])
+
+    def item(self, index: int, randomness: AbstractContextManager[None]) -> tuple[Tensor, Tensor]:
+        """Read and transform an image with its label; in evaluation the label keeps its size."""
+        image, label = self._read(*map(Path, self.files[index]))
+        with randomness:
             if self.augment:
-                with seeded(self.seed, turn, index):
-                    image, label = self.transform(image, label)
+                image, label = self.transform(image, label)
             else:
                 image = self.transform(image)
-            return image.as_subclass(Tensor), label.as_subclass(Tensor)[0].long()
+        return image.as_subclass(Tensor), label.as_subclass(Tensor)[0].long()
 
     def made(self, height: int, width: int) -> tuple[int, int, str]:
-        """The largest that resizing and padding make of an image, in a later test too; see `imagefile.Made`."""
+        """The largest that resizing and padding make of an image, in a later test too; see `image_file.Made`."""
         factor = (self.rescale.random_scale or (1.0, 1.0))[1]
         high, wide = self.rescale.size(height, width, factor)
         if self.crop_size is not None:  # an image that is smaller is padded before it is cropped

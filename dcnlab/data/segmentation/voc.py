@@ -19,7 +19,7 @@ from dcnlab.data.labels import (
     names_of,
     read_label,
 )
-from dcnlab.data.voc_lists import read_names
+from dcnlab.data.voc_lists import OBJECTS, read_names, years_of
 from dcnlab.io import mat_file
 from dcnlab.io.errors import DataError
 from dcnlab.io.files import read_bytes
@@ -27,29 +27,7 @@ from dcnlab.io.image_file import NamedFiles
 from dcnlab.io.paths import inside
 from dcnlab.io.text import nearest_and_all, one_line
 
-CLASSES = (
-    "background",
-    "aeroplane",
-    "bicycle",
-    "bird",
-    "boat",
-    "bottle",
-    "bus",
-    "car",
-    "cat",
-    "chair",
-    "cow",
-    "diningtable",
-    "dog",
-    "horse",
-    "motorbike",
-    "person",
-    "pottedplant",
-    "sheep",
-    "sofa",
-    "train",
-    "tvmonitor",
-)
+CLASSES = ("background", *OBJECTS)
 """Class names in the order of their label values; SBD's are the same."""
 
 YEAR = "2012"
@@ -71,8 +49,8 @@ def voc_pairs(
             ImageSets/Segmentation/SPLIT.txt).
         splits: such as train or 2012/train, one or several. train_aug is SBD's list: the images that
             ImageSets/Segmentation/trainaug.txt names, with labels in SegmentationClassAug; or, without that file,
-            VOC's train and SBD's train and val without VOC's val, SBD being benchmark_RELEASE beside one of the
-            folders that root may be.
+            VOC's train and SBD's train and val without VOC's val, SBD being the folder benchmark_RELEASE next to
+            one of the folders that root may be.
         classes: class names in the order of the label values from 0 up, background among them; None takes VOC's 21.
         ignore: label value of pixels to leave out; None is 255.
 
@@ -115,8 +93,7 @@ def _year_folder(root: Path, split: str) -> tuple[Path, str]:
                 f"data.root {root} is one folder, not VOCdevkit: its splits have no year, but {split!r} has"
             )
         return root, name
-    devkit = root / "VOCdevkit" if (root / "VOCdevkit").is_dir() else root
-    years = sorted(path.parent.parent.name.removeprefix("VOC") for path in devkit.glob(f"VOC*/{_LISTS}"))
+    years = years_of(root, _LISTS, "VOC*")
     if not years:
         raise DataError(
             f"VOC's segmentations are not in data.root {root}: expected in it VOCdevkit/VOC{YEAR}/JPEGImages, "
@@ -127,20 +104,20 @@ def _year_folder(root: Path, split: str) -> tuple[Path, str]:
             raise DataError(
                 f"data.root {root} has no year {YEAR}; split {split!r} needs one of {', '.join(years)} before it"
             )
-        year = YEAR if YEAR in years else years[0]
+        year = YEAR if YEAR in years else next(iter(years))
     if year not in years:
         raise DataError(
             f"data.root {root} has no year {year!r} with segmentations, as of split {split!r}; "
             f"{nearest_and_all(year, years)}"
         )
-    return devkit / f"VOC{year}", name
+    return years[year], name
 
 
 def _listed(folder: Path, split: str) -> list[tuple[Path, Path]]:
-    found = [path.stem for path in (folder / _LISTS).glob("*.txt")]
-    if split not in found:
+    lists = [path.stem for path in (folder / _LISTS).glob("*.txt")]
+    if split not in lists:
         raise DataError(
-            f"{folder / _LISTS} has no split {split!r}; {nearest_and_all(split, found)} ({_AUGMENTED[0]}: SBD)"
+            f"{folder / _LISTS} has no split {split!r}; {nearest_and_all(split, lists)} ({_AUGMENTED[0]}: SBD)"
         )
     files = _Folder(folder)
     return [(files.image(id), files.label(id)) for id in files.ids(split)]
@@ -157,12 +134,13 @@ def _augmented(folder: Path, split: str) -> list[tuple[Path, Path]]:
                 return read_pairs(path, folder, "/")
             files = _Folder(folder, "SegmentationClassAug")
             return [(files.image(id), files.label(id)) for id in files.ids(name)]
-    places = [parent / "benchmark_RELEASE" for parent in (folder, *folder.absolute().parents[:3])]
-    sbd = next((place / "dataset" for place in places if (place / "dataset/cls").is_dir()), None)
+    parents = (folder, *folder.absolute().parents[:3])
+    sbd_folders = [parent / "benchmark_RELEASE/dataset" for parent in parents]
+    sbd = next((path for path in sbd_folders if (path / "cls").is_dir()), None)
     if sbd is None:
         raise DataError(
             f"split {split!r} needs SBD: expected {folder / _LISTS}/trainaug.txt with labels in "
-            f"{folder}/SegmentationClassAug, or the folder benchmark_RELEASE beside {folder.name} or above it; "
+            f"{folder}/SegmentationClassAug, or the folder benchmark_RELEASE next to {folder.name} or above it; "
             f"from {_SBD_SOURCE}"
         )
     known, validated = files.ids("train"), files.ids("val")

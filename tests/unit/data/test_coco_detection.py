@@ -12,6 +12,7 @@ from pycocotools.coco import COCO
 
 from dcnlab.data.detection.coco import read_coco
 from dcnlab.data.detection.voc import read_voc
+from dcnlab.metrics.boxes import Detections, GroundTruth
 
 SHARED = SHARED / "data"
 REAL = SHARED / "coco_real"
@@ -136,7 +137,7 @@ def test_zero_sizes_are_scored_and_not_trained_on(root):
     boxes, chosen = data.trainable()
     assert chosen.tolist() == [False, False, True]
     assert boxes[2].tolist() == [38, 28, 40, 30]  # cut to the image
-    assert [entry["bbox"] for entry in data.ground_truth()["annotations"]][1:] == [[1, 2, 0, 4], [38, 28, 5, 5]]
+    assert GroundTruth.of_annotations(data).boxes.tolist()[1:] == [[1, 2, 0, 4], [38, 28, 5, 5]]
 
 
 WRONG = [
@@ -148,18 +149,18 @@ WRONG = [
     (("annotations", 1, "bbox", [10**400, 2, 3, 4]), "four finite numbers"),
     (("annotations", 1, "bbox", None), "four finite numbers"),
     (("annotations", 1, "area", "big"), "area 'big'"),
-    (("annotations", 1, "iscrowd", 2), "iscrowd 2, should be 0 or 1"),
+    (("annotations", 1, "iscrowd", 2), "iscrowd 2; it must be 0 or 1"),
     (
         ("annotations", 1, "category_id", 5),
-        "annotation 2 has the category_id 5, which is no category's id; nearest is 4",
+        "annotation 2 has the category_id 5, which no category has; nearest: 4",
     ),
     (("annotations", 1, "category_id", [4]), "annotation 2 has the category_id [4]"),
-    (("annotations", 1, "image_id", 71), "image_id 71, which is no image's id; nearest is 70"),
-    (("categories", 0, "name", "cat"), "category 4 'cat' has an id or name that another has too"),
-    (("categories", 0, "id", 4), "another has too"),
+    (("annotations", 1, "image_id", 71), "image_id 71, which no image has; nearest: 70"),
+    (("categories", 0, "name", "cat"), "category 4 has the name 'cat', which another has too"),
+    (("categories", 0, "id", 4), "category 4 is there twice"),
     (("categories", 0, "name", 3), "category 9 has the name 3"),
-    (("images", 0, "id", 7), "image 7 has an id that another image has too"),
-    (("images", 0, "id", None), "image at position 0 has the id None"),
+    (("images", 0, "id", 7), "image 7 is there twice"),
+    (("images", 0, "id", None), "image 0, counted from 0, has the id None"),
     (("images", 0, "file_name", "c.jpg"), "c.jpg, which"),
     (("images", 0, "file_name", "../a.jpg"), "'../a.jpg'; it must be a relative path that stays inside"),
     (("images", 0, "file_name", "/etc/passwd"), "inside the folder"),
@@ -240,9 +241,11 @@ def test_ids_are_those_that_pycocotools_takes_and_detections_keep_their_type(roo
     theirs = COCO(str(root / "annotations/instances_train.json"))
     position = data.image_ids.tolist().index(images[1])
     assert data.offsets[position + 1] - data.offsets[position] == len(theirs.imgToAnns[images[1]]) == 2
-    found = {"image_id": position, "category_id": data.classes.index("dog") + 1, "bbox": [0, 0, 1, 1], "score": 1.0}
-    (named,) = data.own_names([found])
-    assert json.loads(json.dumps(named)) == {**found, "image_id": images[1], "category_id": categories[0]}
+    dog = np.array([data.classes.index("dog")])
+    detections = Detections(np.array([position]), dog, np.array([[0.0, 0, 1, 1]]), np.ones(1))
+    (named,) = data.own_names(detections)
+    result = {"image_id": images[1], "category_id": categories[0], "bbox": [0, 0, 1, 1], "score": 1.0}
+    assert json.loads(json.dumps(named)) == result
     assert type(named["image_id"]) is type(images[1])
     assert type(named["category_id"]) is type(categories[0])
 
@@ -261,14 +264,14 @@ def test_what_is_no_id_is_refused(root, bad):
     said = content()
     said["images"][0]["id"] = bad
     write(root, said)
-    assert "image at position 0 has the id" in error_of(lambda: read_coco(root, "train"))
+    assert "image 0, counted from 0, has the id" in error_of(lambda: read_coco(root, "train"))
 
 
 def test_an_annotation_of_the_other_type_names_the_id_that_it_may_mean(root):
     said = content()
     said["annotations"][0]["image_id"] = "7"
     write(root, said)
-    assert "image_id '7', which is no image's id; nearest is 7" in error_of(lambda: read_coco(root, "train"))
+    assert "image_id '7', which no image has; nearest: 7" in error_of(lambda: read_coco(root, "train"))
 
 
 def test_a_test_file_without_annotations_has_no_boxes(root):

@@ -8,8 +8,10 @@ from hypothesis import strategies as st
 from torch.utils.data import DataLoader
 
 from dcnlab.data.digits import rendering
+from dcnlab.data.digits.datasets import DigitClassification, DigitDetection, DigitSegmentation
+from dcnlab.data.digits.geometry import Geometry
 from dcnlab.data.digits.mnist_reader import read_digits
-from dcnlab.data.digits.scenes import DigitClassification, DigitDetection, DigitScenes, DigitSegmentation, Geometry
+from dcnlab.data.digits.scenes import DigitScenes
 
 PLAIN = Geometry(image_size=84, rotation=0, scale=(1, 1), shear=0, warp=0, clutter=0, brightness=(1, 1))
 """One canvas pixel a digit's pixel, and nothing else happens to it."""
@@ -266,13 +268,11 @@ def test_detection_targets_are_the_scenes_boxes_with_labels_from_one():
     assert torch.equal(view[1, 17][1]["boxes"], longer[57].boxes)
     assert view[1, 17][1]["image_id"] == 17
     truth = view.ground_truth
-    mine = [entry for entry in truth["annotations"] if entry["image_id"] == 17]
-    corners = torch.tensor([entry["bbox"] for entry in mine])
-    corners[:, 2:] += corners[:, :2]
-    assert torch.equal(corners, scenes[17].boxes)
-    assert [entry["category_id"] for entry in mine] == (scenes[17].labels + 1).tolist()
-    assert [category["name"] for category in truth["categories"]] == list("0123456789")
-    assert len(truth["images"]) == 40
+    of_image = slice(*truth.offsets[17:19])
+    assert truth.boxes[of_image].tolist() == scenes[17].boxes.tolist()
+    assert truth.labels[of_image].tolist() == (scenes[17].labels + 1).tolist()
+    assert truth.classes == tuple("0123456789")
+    assert len(truth) == 40
 
 
 def test_a_scene_in_which_no_digit_is_seen_is_background():

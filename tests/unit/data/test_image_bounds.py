@@ -10,9 +10,10 @@ import torch
 from PIL import Image
 
 from dcnlab.data.classification.image_folder import ImageFolderSplit
-from dcnlab.data.detection.annotations import Annotations, strings
+from dcnlab.data.detection.annotations import Annotations
 from dcnlab.data.detection.split import DetectionSplit
 from dcnlab.data.labels import read_label
+from dcnlab.data.photographs import strings
 from dcnlab.data.segmentation.padding import pad_collate
 from dcnlab.data.segmentation.split import SegmentationSplit
 from dcnlab.io import image_file, image_heads

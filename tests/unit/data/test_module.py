@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from dcnlab.data.digits.data_module import DigitsDataModule
-from dcnlab.data.digits.scenes import Geometry
+from dcnlab.data.digits.geometry import Geometry
 
 
 class FakeTrainer:

@@ -3,8 +3,9 @@
 import torch
 from torchvision.io import read_image
 
+from dcnlab.data.digits.datasets import DigitClassification
 from dcnlab.data.digits.preview import contact_sheet
-from dcnlab.data.digits.scenes import CLASSES, DigitClassification, DigitScenes
+from dcnlab.data.digits.scenes import CLASSES, DigitScenes
 
 
 def test_a_sheet_of_scenes_shows_pictures_boxes_and_outlines(tmp_path):

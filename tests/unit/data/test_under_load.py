@@ -15,8 +15,9 @@ from torch.utils.data import DataLoader, Dataset
 
 from dcnlab.data.classification.image_folder import ImageFolderSplit
 from dcnlab.data.detection import split as detection_split
-from dcnlab.data.detection.annotations import Annotations, starts, strings
+from dcnlab.data.detection.annotations import Annotations, starts
 from dcnlab.data.detection.split import DetectionSplit
+from dcnlab.data.photographs import strings
 from dcnlab.data.segmentation.split import SegmentationSplit
 
 IMAGES, BOXES = 118_287, 860_001

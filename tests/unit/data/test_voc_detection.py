@@ -12,7 +12,8 @@ from locations import SHARED
 from PIL import Image
 from torchvision.datasets import VOCDetection
 
-from dcnlab.data.detection.voc import VOC_CLASSES, ground_truth, read_voc
+from dcnlab.data.detection.voc import VOC_CLASSES, read_voc
+from dcnlab.metrics.boxes import GroundTruth
 
 SHARED = SHARED / "data"
 VOC100, VOC_DET, TOY = SHARED / "voc100", SHARED / "loader_samples/voc_det", SHARED / "eval_oracles/voc_toy_cat"
@@ -64,16 +65,15 @@ def test_one_based_inclusive_corners_become_continuous_ones_from_zero(root):
 
 
 def test_difficult_objects_are_scored_and_not_trained_on(root):
+    """The metric gets difficult boxes with their mark; the detector does not get them."""
     data = read_voc(root, "train")
     assert data.trainable()[1].tolist() == [True, False]
-    truth = data.ground_truth()
-    assert [(entry["bbox"], entry["difficult"]) for entry in truth["annotations"]] == [
-        ([0, 0, 40, 30], 0),
-        ([2, 3, 3, 3], 1),
-    ]
-    assert truth["images"] == [{"id": 0, "file_name": "JPEGImages/one.jpg", "height": 30, "width": 40}]
-    assert truth["categories"][0] == {"id": 1, "name": "aeroplane"}
-    assert len(truth["categories"]) == 20
+    truth = GroundTruth.of_annotations(data)
+    assert truth.boxes.tolist() == [[0, 0, 40, 30], [2, 3, 3, 3]]
+    assert truth.difficult.tolist() == [False, True]
+    assert truth.images.tolist() == [0, 0]
+    assert [truth.names[position] for position in truth.classes] == ["cat", "dog"]
+    assert len(truth.names) == 20
 
 
 @needs_voc100
@@ -102,12 +102,11 @@ def test_real_voc_reads_as_torchvision_reads_it(folder, year, split):
 
 @pytest.mark.skipif(not TOY.is_dir(), reason="needs the eval_oracles folder beside the checkout")
 def test_scoring_needs_neither_images_nor_lists():
-    truth = ground_truth(TOY)
+    """All annotations of a folder are read where neither JPEGImages nor ImageSets exist."""
+    truth = read_voc(TOY, None, images=False)
     boxes = sum(len(ElementTree.parse(path).findall("object")) for path in TOY.glob("Annotations/*.xml"))
-    assert len(truth["annotations"]) == boxes == 12
-    assert [Path(image["file_name"]).stem for image in truth["images"]] == sorted(
-        path.stem for path in TOY.glob("Annotations/*.xml")
-    )
+    assert len(truth.boxes) == boxes == 12
+    assert [Path(str(name)).stem for name in truth.files] == sorted(path.stem for path in TOY.glob("Annotations/*.xml"))
 
 
 def test_years_are_joined_in_the_order_given(tmp_path):

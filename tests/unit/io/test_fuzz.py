@@ -186,7 +186,7 @@ def test_coco_annotations(coco):
     def read():
         split = DetectionSplit(read_coco(coco, "train"), augment=True)
         assert np.isfinite(split.annotations.boxes).all()
-        assert len(split.ground_truth["images"]) == len(split)
+        assert len(split.ground_truth) == len(split)
 
     content = json.dumps(COCO).encode()
     path = coco / "annotations/instances_train.json"

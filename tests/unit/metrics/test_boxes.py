@@ -31,10 +31,10 @@ def test_no_entries_are_arrays_of_the_right_shape():
 @pytest.mark.parametrize(
     ("spoilt", "words"),
     [
-        ({"image_id": 8}, "has the image_id 8, which the annotations do not have; nearest: "),
+        ({"image_id": 8}, "has the image_id 8, which no image has; nearest: "),
         ({"image_id": "9"}, "has the image_id '9'"),
         ({"image_id": []}, r"has the image_id \[\]"),
-        ({"category_id": 4}, "has the category_id 4, which the annotations do not have; nearest: 3"),
+        ({"category_id": 4}, "has the category_id 4, which no category has; nearest: 3"),
         ({"bbox": [1, 2, -3, 4]}, r"has the bbox \[1, 2, -3, 4\]; width and height must not be negative"),
         ({"bbox": [1, 2, 3]}, r"has the bbox \[1, 2, 3\]; it must be x, y, width, height"),
         ({"bbox": [1, 2, 3, None]}, ".* four finite numbers"),

@@ -3,12 +3,14 @@
 import math
 import statistics
 
+import numpy as np
 import pytest
 import torch
 import torchvision
 from detection_cases import EVERY, SAMPLING, TWO_STAGE, faster_rcnn, four_scenes, made, parameters, same, two_scenes
 from torch import nn
 
+from dcnlab.metrics.boxes import GroundTruth
 from dcnlab.metrics.voc_ap import voc_ap
 from dcnlab.models.anchors import RPNSettings
 from dcnlab.models.backbone import backbone
@@ -18,7 +20,7 @@ from dcnlab.models.fpn import FPNFasterRCNN
 from dcnlab.models.rfcn import RFCN
 from dcnlab.models.roi_pool import PlainRoIPool
 from dcnlab.models.roi_sampling import RoISampling
-from dcnlab.tasks.detection import coco_results
+from dcnlab.tasks.detection import in_arrays
 
 
 @pytest.fixture(autouse=True)
@@ -52,12 +54,12 @@ def ap50_after_training(model: nn.Module) -> float:
         sum(losses.values()).backward()
         optimizer.step()
         schedule.step()
-    truth = {
-        "images": [{"id": number} for number in range(4)],
-        "categories": [{"id": 1, "name": "first"}, {"id": 2, "name": "second"}],
-        "annotations": coco_results(dict(enumerate(target | {"scores": target["labels"]} for target in targets))),
-    }
-    return voc_ap(truth, coco_results(dict(enumerate(model(images)))), "voc")[0.5].mean
+    objects = in_arrays(dict(enumerate(target | {"scores": target["labels"]} for target in targets)))
+    no = np.zeros(len(objects.images), np.bool_)
+    areas = objects.boxes[:, 2:].prod(1)
+    names = ["first", "second"]
+    truth = GroundTruth(list(range(4)), [1, 2], names, objects.images, objects.classes, objects.boxes, areas, no, no)
+    return voc_ap(truth, in_arrays(dict(enumerate(model(images)))), "voc")[0.5].mean
 
 
 @pytest.mark.parametrize("name", EVERY)

@@ -12,7 +12,7 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from dcnlab.config.schema import OptimConfig
 from dcnlab.data.digits.data_module import DigitsDataModule
-from dcnlab.data.digits.scenes import Geometry
+from dcnlab.data.digits.geometry import Geometry
 from dcnlab.tasks.classification import Classification, TopK
 
 

@@ -111,6 +111,7 @@ METRICS = {
         *("ar1", "ar10", "ar100", "ar_small", "ar_medium", "ar_large"),
     ),
     "voc07": ("ap50", "ap70"),
+    "voc07_exact": ("ap50", "ap70"),
     "voc": ("ap50", "ap70"),
 }
 """Metrics of the whole test, by the task; of detection, by the protocol."""

@@ -65,7 +65,7 @@ def detection(
         by_iou = voc_ap(truth, results, protocol, IOUS)
         scores, curves = voc_metrics(by_iou), by_iou[0.5]
     if figure and curves:
-        _draw(curves.classes, figure, "eleven points" if protocol == "voc07" else "area under the curve")
+        _draw(curves.classes, figure, "eleven points" if protocol.startswith("voc07") else "area under the curve")
     return scores
 
 

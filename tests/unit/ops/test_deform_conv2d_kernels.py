@@ -207,7 +207,7 @@ def test_64_bit_indices_give_what_32_bit_ones_give(monkeypatch):
         ({"input", "offset"}, ["entries", "places_backward", "gather"]),
         ({"input", "offset", "mask", "weight"}, ["sample_and_count", "places_backward", "gather"]),
     ],
-    ids=str,
+    ids=lambda names: " ".join(sorted(names)),
 )
 @pytest.mark.parametrize("chunk_bytes", [2000, None])
 def test_only_the_gradients_that_are_needed_launch_kernels_and_they_are_right(chunk_bytes, needed, launched):

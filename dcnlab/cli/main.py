@@ -10,7 +10,7 @@ from typing import Annotated
 
 import typer
 
-from dcnlab.cli import ablate, analyse, score, train
+from dcnlab.cli import ablate, analyse, predict, score, train
 from dcnlab.io import memory
 from dcnlab.io.errors import ConfigError
 from dcnlab.io.text import nearest, one_line, say, show_warnings_visibly
@@ -58,6 +58,7 @@ for name, command in (
     ("fit", train.fit),
     ("evaluate", train.evaluate),
     ("resume", train.resume),
+    ("predict", predict.predict),
     ("sweep", ablate.run_sweep),
     ("table", ablate.tabulate),
     ("report", ablate.write_report),

@@ -11,6 +11,7 @@ from dcnlab.config.schema import Config
 NOT_COMPUTED = (
     *("name", "out", "id", "logger", "sweep"),
     *(f"trainer.{key}" for key in ("threads", "progress", "checkpoint_every", "rendezvous_minutes")),
+    *("trainer.strategy", "trainer.profiler"),
 )
 """Keys and sections that decide a run's name, its folder and what it shows, but no value that it computes."""
 
@@ -22,7 +23,11 @@ def is_computed(key: str) -> bool:
 
 def settings(config: Config) -> dict[str, Any]:
     """The settings that decide what a run computes, by dotted key."""
-    return {key: value for key, value in flatten(dataclasses.asdict(config)) if is_computed(key)}
+    return {
+        key: str(value) if isinstance(value, str) else value  # plain, also where it carries a class
+        for key, value in flatten(dataclasses.asdict(config))
+        if is_computed(key)
+    }
 
 
 def changed(run: dict[str, Any]) -> dict[str, Any]:

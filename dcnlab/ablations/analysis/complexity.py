@@ -16,7 +16,7 @@ from dcnlab.ablations.tables.render import Block
 from dcnlab.config import packaged
 from dcnlab.config.keys import flatten
 from dcnlab.config.load import extends_chain, load_experiment
-from dcnlab.config.names import DATA_SETS
+from dcnlab.config.names import data_set as data_set_named
 from dcnlab.config.overrides import parse_override
 from dcnlab.config.schema import Config, DataConfig
 from dcnlab.config.validation import check_paths
@@ -162,7 +162,7 @@ def _sizes(config: Config) -> tuple[tuple[int, int], tuple[int, int]]:
     from dcnlab.data.resize import resized
 
     data = config.data
-    data_set = DATA_SETS[data.name]
+    data_set = data_set_named(data.name)
     if data_set.is_square:
         return (data.image_size, data.image_size), (data.image_size, data.image_size)
     if data_set.usual_size is None:

@@ -145,6 +145,8 @@ def from_settings(settings: dict[str, Any], source: str, allow: Sequence[outside
     """
     tree = OmegaConf.structured(Config)
     set_keys(tree, settings, source)
+    if tree.trainer.max_steps is None and tree.trainer.max_epochs is None:  # of a task that was built without a run
+        tree.trainer.max_epochs = 1
     config = _checked(tree, source)
     outside.admit(config, allow, source)
     return config

@@ -54,8 +54,7 @@ def fit(
             folder holds a run that cannot be resumed under this config; nothing is changed.
         Interrupted: the run was stopped; results.json says so.
     """
-    if not isinstance(config, Config):
-        config = load_experiment(os.fspath(config))
+    config = copy.deepcopy(config) if isinstance(config, Config) else load_experiment(os.fspath(config))
     outside.admit(config, None, "the config")
     validation.check(config)
     id_given = "DCNLAB_RUN_ID" in os.environ

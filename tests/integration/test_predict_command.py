@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from dcnlab import score
 from dcnlab.cli import main
 
 
@@ -64,6 +65,26 @@ def test_a_detector_writes_coco_results_and_pictures(predict, folder):
     assert Image.open(out / "pictures/sub/b.jpg").size == (64, 48)
     assert errors.count("left out: photos/broken.jpg cannot be read as an image") == 1
     assert "note: 1 of 4 images were left out" in errors
+
+
+def test_predictions_of_the_test_images_score_as_the_run_does(predict, trained_tasks, tmp_path):
+    """`dcnlab score` reads the files, and gives the metrics of results.json."""
+    shapes = trained_tasks / "shapes"
+    (tmp_path / "test").mkdir()
+    for number in range(16, 23):
+        shutil.copy(shapes / f"JPEGImages/{number}.jpg", tmp_path / "test")
+        (tmp_path / "labels").mkdir(exist_ok=True)
+        shutil.copy(shapes / f"SegmentationClass/{number}.png", tmp_path / "labels")
+
+    def kept(task):
+        return json.loads((trained_tasks / f"runs/{task}/run/results.json").read_text())["metrics"]
+
+    images = str(tmp_path / "test")
+    boxes = predict("detection", images, "--no-pictures", out=tmp_path / "boxes")[3] / "detections.json"
+    assert score.detection(boxes, shapes, "voc", "test")["ap50"] == pytest.approx(kept("detection")["ap50"], abs=0.01)
+    labels = predict("segmentation", images, "--no-pictures", out=tmp_path / "maps")[3] / "labels"
+    scores = score.segmentation(labels, tmp_path / "labels", 21, 255, None)
+    assert scores["miou"] == pytest.approx(kept("segmentation")["miou"], abs=0.01)
 
 
 def test_a_segmentation_writes_label_pngs_with_a_palette(predict, folder):

@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 
 from dcnlab.cli.output import Allow, Overrides
-from dcnlab.config.validation import within
+from dcnlab.config.validation import choose, within
 from dcnlab.io.errors import ConfigError, DataError
 from dcnlab.io.text import say
 
@@ -35,6 +35,8 @@ def predict(
 
     folder = RunFolder(run_folder.find(run)).path
     within("--score", score, 0, 1)
+    if device is not None:
+        choose("--device", device, ("cpu", "cuda"))
     root, paths = prediction_files.images_of(images)
     from dcnlab.training.loading import load
     from dcnlab.training.prediction import predictions

@@ -44,6 +44,8 @@ def load(
             from outside that is not allowed.
     """
     folder = RunFolder(run_folder.find(os.fspath(run)))
+    if device is not None and torch.device(device).type == "cuda" and not torch.cuda.is_available():
+        raise ConfigError(f"device is {str(device)!r}, and torch finds no GPU here (see dcnlab doctor); take cpu")
     config = load_run(folder.path, overrides, outside.sequence(allow))
     config.model.backbone.weights = "none"  # the checkpoint holds them
     path, content = checkpoint_file.scored(folder)

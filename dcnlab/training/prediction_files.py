@@ -57,7 +57,12 @@ def new_folder(out: Path) -> Iterator[Path]:
     temporary.mkdir()
     try:
         yield temporary
-        os.rename(temporary, out)  # takes the place of an empty folder, and of nothing else
+        try:
+            os.rename(temporary, out)  # takes the place of an empty folder, and of nothing else
+        except OSError as error:
+            raise ConfigError(
+                f"--out is {str(out)!r}, where somebody else has written meanwhile; start again"
+            ) from error
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
 

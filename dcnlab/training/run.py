@@ -189,7 +189,7 @@ def _train(
     with same_end_on_all_ranks(parts, folder, run_results.write):
         run_results.count_network()
         parts.trainer.fit(parts.task, datamodule=parts.data, ckpt_path=checkpoint, weights_only=True)
-        best = folder.best_checkpoint if config.trainer.keep_best else None
+        best = folder.best_checkpoint if folder.best_checkpoint.is_file() else None
         run_results.take_scores(results.score_test_split(parts, best))
     run_results.write(FINISHED)
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 import yaml
-from toys import write_toys
+from toy_package import write_toys
 
 import dcnlab
 from dcnlab.ablations.tables import run_record

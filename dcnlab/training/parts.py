@@ -8,6 +8,7 @@ from typing import Any
 
 import pytorch_lightning as pl
 import torch
+from pytorch_lightning.loggers import Logger
 
 from dcnlab.config import identity
 from dcnlab.config.schema import Config
@@ -40,6 +41,8 @@ class Parts:
     cost: Cost
     saving: SaveCheckpoint
     failures: FailurePropagation
+    loggers: Sequence[Logger] = ()
+    """The caller's, in addition to those of the config."""
 
 
 def build(
@@ -48,6 +51,7 @@ def build(
     trains: bool = True,
     alone: bool = False,
     callbacks: Sequence[pl.Callback] = (),
+    loggers: Sequence[Logger] = (),
 ) -> Parts:
     """Build data, task and trainer; writes nothing.
 
@@ -57,6 +61,7 @@ def build(
         trains: whether the run is trained, not only scored or looked at.
         alone: whether this process works by itself, whatever launcher started it.
         callbacks: of the caller, called after dcnlab's.
+        loggers: of the caller.
 
     Raises:
         ConfigError: the data, the weights or the device are missing or do not fit.
@@ -86,7 +91,7 @@ def build(
         if trains:
             preflight.check_norms(config, data, task, ranks)
         trainer = trainer_of(config, folder.path, [*own_callbacks, *callbacks], data.val is not None, alone)
-        return Parts(config, data, task, trainer, cost, saving, failures)
+        return Parts(config, data, task, trainer, cost, saving, failures, loggers)
     except (DataError, OSError) as error:
         raise ConfigError(one_line(error)) from error
     except (MemoryError, RuntimeError) as error:

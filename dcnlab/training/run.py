@@ -61,7 +61,7 @@ def fit(
     same_command_resumes = id_given or config.id is not None
     try:
         folder = RunFolder.of(config)
-        parts = build(config, folder, callbacks=callbacks)
+        parts = build(config, folder, callbacks=callbacks, loggers=loggers)
         check_labels(parts.data, ("train", "val", "test"))
         with folder.locked_by_rank_0():
             resumption = resumption_of_fit(folder, config)
@@ -74,7 +74,7 @@ def fit(
                 return folder.path
             else:
                 raise folder.finished_error()
-            _train(config, parts, folder, resumption, same_command_resumes, loggers)
+            _train(config, parts, folder, resumption, same_command_resumes)
     finally:
         if not id_given:  # the next run of this process gets another ID
             os.environ.pop("DCNLAB_RUN_ID", None)
@@ -164,7 +164,6 @@ def _train(
     folder: RunFolder,
     resumption: Resumption | None,
     same_command_resumes: bool = True,
-    loggers: Sequence[Logger] = (),
 ) -> None:
     """Train, score and write results.json, however the run ends.
 
@@ -174,7 +173,6 @@ def _train(
         folder: of the run.
         resumption: from what to resume; None begins.
         same_command_resumes: whether the command, started again by SLURM, finds this run.
-        loggers: in addition to the config's.
     """
     if resumption is not None:
         _prepare_to_resume(config, parts, resumption)
@@ -183,7 +181,7 @@ def _train(
     wandb_logger = console.wandb_logger(config, folder.path)
     more_loggers = console.tensorboard_loggers(config, folder.path)
     csv_logger = MetricsFile(folder.metrics, None if resumption is None else resumption.step)
-    parts.trainer.loggers = [csv_logger, *([wandb_logger] if wandb_logger else []), *more_loggers, *loggers]
+    parts.trainer.loggers = [csv_logger, *([wandb_logger] if wandb_logger else []), *more_loggers, *parts.loggers]
     run_results = results.Results(config, parts, folder, resumption, wandb_logger, same_command_resumes)
     checkpoint = None if resumption is None else resumption.checkpoint
     with same_end_on_all_ranks(parts, folder, run_results.write):

@@ -50,6 +50,24 @@ def test_a_checkpoint_of_another_training_is_refused(run):
         dcnlab.load(run("segmentation"))
 
 
+def test_a_checkpoint_of_an_older_version_takes_its_classes_from_the_data(run, trained):
+    """Without hyper_parameters the data set names the classes; without the data the error says so."""
+    path = run("detection") / "checkpoints/last.ckpt"
+    content = torch.load(path, weights_only=True)
+    del content["hyper_parameters"]
+    torch.save(content, path)
+    assert dcnlab.load(run("detection"), [f"data.root={trained / 'shapes'}"]).classes == ["blue", "red"]
+    with pytest.raises(ConfigError, match="is of an older version and does not name its classes"):
+        dcnlab.load(run("detection"))
+
+
+def test_a_device_that_is_not_there_is_one_line(run, monkeypatch):
+    """The error names the device and says what to take."""
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(ConfigError, match=r"device is 'cuda', and torch finds no GPU here .*; take cpu"):
+        dcnlab.load(run("detection"), device="cuda")
+
+
 def test_predicted_classes_are_those_that_evaluate_counts(run, trained, monkeypatch):
     """Top 1 of the predictions for the test's files is the top 1 of `dcnlab evaluate`."""
     monkeypatch.chdir(trained)

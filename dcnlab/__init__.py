@@ -6,6 +6,30 @@ import importlib.util
 import sys
 from importlib.machinery import ModuleSpec
 from types import ModuleType
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from dcnlab.training.loading import load as load
+    from dcnlab.training.prediction import predict as predict
+    from dcnlab.training.run import fit as fit
+
+_PUBLIC = {
+    "fit": "dcnlab.training.run",
+    "load": "dcnlab.training.loading",
+    "predict": "dcnlab.training.prediction",
+}
+"""Functions of this module, by the module that defines them: imported when they are first asked for."""
+
+
+def __getattr__(name: str) -> Any:
+    if name in _PUBLIC:
+        return getattr(importlib.import_module(_PUBLIC[name]), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *_PUBLIC])
+
 
 __version__ = "0.1.0"
 """The version; pyproject.toml reads it here."""

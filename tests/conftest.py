@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 from locations import SHARED
-from small_experiments import TINY
+from small_experiments import TINY, write_data
 
 GOLDENS = SHARED / "goldens"
 
@@ -19,6 +19,22 @@ def tiny(tmp_path, monkeypatch):
     path = tmp_path / "tiny.yaml"
     path.write_text(TINY)
     return str(path)
+
+
+@pytest.fixture(scope="session")
+def trained_tasks(tmp_path_factory) -> Path:
+    """A folder with the data of `small_experiments` and, in runs/TASK/run, a trained run of each task; only read it."""
+    import dcnlab
+    from dcnlab.config.load import load_experiment
+
+    folder = tmp_path_factory.mktemp("trained_tasks")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        write_data()
+        for task in ("classification", "segmentation", "detection"):
+            words = ["id=run", "data.val=null" if task != "classification" else "trainer.val_every=9"]
+            dcnlab.fit(load_experiment(f"{task}.yaml", [*words, "trainer.max_steps=2", "trainer.effective_batch=2"]))
+    return folder
 
 
 @pytest.fixture(scope="session")

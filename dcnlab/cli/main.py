@@ -11,7 +11,7 @@ from typing import Annotated
 import typer
 
 from dcnlab import __version__
-from dcnlab.cli import ablate, analyse, completion, listing, score, train
+from dcnlab.cli import ablate, analyse, completion, listing, predict, score, train
 from dcnlab.io import memory
 from dcnlab.io.errors import ConfigError
 from dcnlab.io.text import nearest, one_line, say, show_warnings_visibly
@@ -57,6 +57,7 @@ for name, command in (
     ("fit", train.fit),
     ("evaluate", train.evaluate),
     ("resume", train.resume),
+    ("predict", predict.predict),
     ("sweep", ablate.run_sweep),
     ("table", ablate.tabulate),
     ("report", ablate.write_report),

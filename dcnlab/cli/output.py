@@ -12,6 +12,15 @@ from dcnlab.io.text import say
 
 Overrides = Annotated[list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", show_default=False)]
 
+Allow = Annotated[
+    list[str] | None,
+    typer.Option(
+        metavar="MODULE",
+        help="Module outside dcnlab that the run may import, or a class in it, MODULE:CLASS.",
+        show_default=False,
+    ),
+]
+
 
 def print_once(text: object) -> None:
     """Print lines on rank 0 only."""

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from dcnlab.cli import values
-from dcnlab.cli.output import Overrides, print_notes, print_once
+from dcnlab.cli.output import Allow, Overrides, print_notes, print_once
 from dcnlab.config.validation import choose
 from dcnlab.io.text import say, visible
 
@@ -17,12 +17,13 @@ from dcnlab.io.text import say, visible
 def fit(
     experiment: Annotated[str, typer.Argument(metavar="EXPERIMENT.yaml")],
     args: Annotated[list[str] | None, typer.Argument(metavar="[KEY=VALUE | ARGS.json]...", show_default=False)] = None,
+    allow: Allow = None,
 ) -> None:
     """Train, then score; prints the run folder last. Exit status 1: the test missed a metric of test.expected."""
     from dcnlab.config.load import load_experiment
     from dcnlab.config.validation import check_paths
 
-    config = load_experiment(experiment, args or [])  # before the seconds that torch takes to import
+    config = load_experiment(experiment, args or [], allow=allow or ())  # before the seconds that torch takes to import
     check_paths(config)
     from dcnlab.training import run as training
 
@@ -34,24 +35,27 @@ def fit(
 def evaluate(
     run: Annotated[str, typer.Argument(metavar="RUN")],
     overrides: Overrides = None,
+    allow: Allow = None,
     form: Annotated[str, typer.Option("--format", help="text or json")] = "text",
 ) -> None:
     """Score a run's checkpoint again. Exit status 1: the test missed a metric of the run's test.expected."""
-    from dcnlab.config.load import load_run
+    from dcnlab.config.load import read_run
     from dcnlab.training import expected, run_folder
 
     choose("--format", form, ("text", "json"))
     folder = run_folder.find(run)
     from dcnlab.training import run as training
 
-    metrics = training.evaluate(folder, overrides or [])
+    metrics = training.evaluate(folder, overrides or [], allow or ())
     lines = [f"{visible(key)} {value:.2f}" for key, value in metrics.items()]
     if lines or form == "json":
         print_once(json.dumps(metrics) if form == "json" else "\n".join(lines))
-    _exit_if_missed(expected.compare(metrics, load_run(folder, overrides or []).test.expected))
+    _exit_if_missed(expected.compare(metrics, read_run(folder, overrides or []).test.expected))
 
 
-def resume(run: Annotated[str, typer.Argument(metavar="RUN")], overrides: Overrides = None) -> None:
+def resume(
+    run: Annotated[str, typer.Argument(metavar="RUN")], overrides: Overrides = None, allow: Allow = None
+) -> None:
     """Go on where a run stopped, or with trainer.max_steps=N train a finished one longer.
 
     Key=value may change how long, where and how visibly it trains, and how it is scored; results.json records it. A
@@ -62,7 +66,7 @@ def resume(run: Annotated[str, typer.Argument(metavar="RUN")], overrides: Overri
     folder = run_folder.find(run)
     from dcnlab.training import run as training
 
-    resumed = training.resume(folder, overrides or [])
+    resumed = training.resume(folder, overrides or [], allow or ())
     print_once(visible(resumed))
     _exit_if_missed(_expected_of(resumed))
 
@@ -72,6 +76,7 @@ def export_weights(
     form: Annotated[str, typer.Option("--format", help="safetensors, torch-export or onnx")],
     out: Annotated[Path | None, typer.Option(help="The file to write.", show_default="export.* in the run")] = None,
     size: Annotated[str | None, typer.Option(metavar="HxW", help="Image, pixels.", show_default="data's")] = None,
+    allow: Allow = None,
 ) -> None:
     """Write a run's last weights for other programs: its state dict, or its network as a graph; prints the file."""
     from dcnlab.training import run_folder
@@ -79,7 +84,7 @@ def export_weights(
     folder, pixels = run_folder.find(run), values.size("--size", size)
     from dcnlab.training import export
 
-    written = export.export(folder, form, out, pixels)
+    written = export.export(folder, form, out, pixels, allow or ())
     print_notes(written.notes)
     say(written.path)
 

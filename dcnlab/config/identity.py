@@ -12,6 +12,7 @@ NOT_COMPUTED = (
     *("name", "out", "id", "logger", "sweep"),
     *(f"trainer.{key}" for key in ("threads", "progress", "checkpoint_every", "rendezvous_minutes")),
     "test.expected",
+    *("trainer.strategy", "trainer.profiler"),
 )
 """Keys and sections that decide a run's name, its folder and what it shows, but no value that it computes."""
 
@@ -26,7 +27,11 @@ def is_computed(key: str) -> bool:
 
 def settings(config: Config) -> dict[str, Any]:
     """The settings that decide what a run computes, by dotted key."""
-    return {key: value for key, value in flatten(dataclasses.asdict(config)) if is_computed(key)}
+    return {
+        key: str(value) if isinstance(value, str) else value  # plain, also where it carries a class
+        for key, value in flatten(dataclasses.asdict(config))
+        if is_computed(key)
+    }
 
 
 def decides_metrics(key: str) -> bool:

@@ -26,9 +26,11 @@ def all_keys(section: type = Config, prefix: str = "") -> list[str]:
 
 
 def type_of(key: str) -> Any:
-    """The annotated type of a dotted key; None where there is no such key."""
+    """The annotated type of a dotted key, Any below a mapping of free keys; None where there is no such key."""
     hint: Any = Config
     for part in key.split("."):
+        if typing.get_origin(hint) is dict:  # such as data.options, which takes any key
+            return None if key.startswith("sweep.") else Any
         fields = _hints(hint)
         if part not in fields:
             return None

@@ -12,7 +12,7 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from dcnlab.config import identity, packaged, validation
+from dcnlab.config import identity, outside, packaged, validation
 from dcnlab.config.keys import flatten
 from dcnlab.config.overrides import is_override, parse_override, set_keys, split_agent_parameters, texts
 from dcnlab.config.schema import Config
@@ -27,8 +27,19 @@ MAX_EXTENDED = 20
 """Files of an `extends:` chain; ours have three."""
 
 
-def load_experiment(experiment: str, args: Sequence[str] = (), parameters: dict[str, Any] | None = None) -> Config:
-    """Read an experiment.
+RUN_CONFIG = "config.yaml"
+"""The name of the config in a run folder."""
+
+
+def load_experiment(
+    experiment: str,
+    args: Sequence[str] = (),
+    parameters: dict[str, Any] | None = None,
+    allow: Sequence[outside.Allowed] = (),
+) -> Config:
+    """Read an experiment, and import the classes from outside that it names.
+
+    A file called config.yaml is a run's, and perhaps somebody else's: the classes that it alone names are not imported.
 
     Precedence, weakest first: defaults, the `extends:` chain, the file, sweep parameters, key=value.
 
@@ -37,12 +48,14 @@ def load_experiment(experiment: str, args: Sequence[str] = (), parameters: dict[
         args: what follows it on the command line: `key=value`, and paths of JSON files with a sweep's parameters, such
             as wandb's `${args_json_file}`. Under a wandb agent, `${args_no_hyphens}` gives the parameters as key=value.
         parameters: a sweep's parameters, dotted or nested, in place of a JSON file.
+        allow: classes that may be imported wherever they are named, see `outside.admit`.
 
     Raises:
         ConfigError: anything in it that the user can mend.
     """
     path = packaged.find("experiments", experiment)
-    tree = _read_chain(path)
+    chain = extends_chain(path)
+    tree = _tree(path, chain)
     as_stated = copy.deepcopy(tree)
     # The config.yaml of a sweep's run is an experiment too: a run of it has the same parameters.
     swept = {key: OmegaConf.select(tree, key) for key in tree.sweep}
@@ -65,16 +78,37 @@ def load_experiment(experiment: str, args: Sequence[str] = (), parameters: dict[
     used = dict(flatten(overrides))
     tree.sweep = {key: used.get(key, value) for key, value in swept.items()}
     _drop_expected_of_another_run(tree, as_stated)
-    return _checked(tree, str(path), before)
+    config = _checked(tree, str(path), before)
+    by_user = [dict(flatten(layer)) for file, layer in chain if file.name != RUN_CONFIG]
+    by_user += [used, *(layer for _, layer in layers)]
+    outside.admit(config, [*allow, *(name for layer in by_user for name in outside.names_in(layer))], str(path))
+    return config
 
 
-def load_run(folder: Path, overrides: Sequence[str] = ()) -> Config:
-    """The config of a run folder, from its `config.yaml`, with key=value overrides.
+def load_run(folder: Path, overrides: Sequence[str] = (), allow: Sequence[outside.Allowed] = ()) -> Config:
+    """The config of a run folder, to build from: its `config.yaml`, with key=value overrides.
+
+    Args:
+        folder: of the run.
+        overrides: key=value. A class from outside that they name is allowed.
+        allow: classes from outside that may be imported, see `outside.admit`.
+
+    Raises:
+        ConfigError: there is no such run, its file does not fit the schema, or it names a class that is not allowed.
+    """
+    config = read_run(folder, overrides)
+    by_user = outside.names_in(dict(map(parse_override, overrides)))
+    outside.admit(config, [*allow, *by_user], str(folder))
+    return config
+
+
+def read_run(folder: Path, overrides: Sequence[str] = ()) -> Config:
+    """The config of a run folder, to be looked at: nothing from outside is imported, and nothing can be built from it.
 
     Raises:
         ConfigError: there is no such run, or its file does not fit the schema.
     """
-    path = folder / "config.yaml"
+    path = folder / RUN_CONFIG
     if not path.is_file():
         raise ConfigError(f"{folder} is no run folder: it has no config.yaml")
     tree = OmegaConf.structured(Config)
@@ -100,6 +134,26 @@ def from_yaml(text: str, source: str) -> Config:
     tree = OmegaConf.structured(Config)
     set_keys(tree, yaml_file.mapping(text, source), source)
     return _checked(tree, source)
+
+
+def from_settings(settings: dict[str, Any], source: str, allow: Sequence[outside.Allowed] = ()) -> Config:
+    """The config of a checkpoint, from the settings by dotted key that it holds.
+
+    Args:
+        settings: as from `identity.settings`.
+        source: where they are from, for messages.
+        allow: classes from outside that may be imported, see `outside.admit`.
+
+    Raises:
+        ConfigError: they do not fit the schema, or name a class that is not allowed.
+    """
+    tree = OmegaConf.structured(Config)
+    set_keys(tree, settings, source)
+    if tree.trainer.max_steps is None and tree.trainer.max_epochs is None:  # of a task that was built without a run
+        tree.trainer.max_epochs = 1
+    config = _checked(tree, source)
+    outside.admit(config, allow, source)
+    return config
 
 
 def to_yaml(config: Config) -> str:
@@ -158,10 +212,9 @@ def _base(file: Path, base: Any) -> Path:
     return path
 
 
-def _read_chain(path: Path) -> DictConfig:
+def _tree(path: Path, layers: list[tuple[Path, dict[str, Any]]]) -> DictConfig:
     """The typed tree of a file and the files that it extends; a file that states no name is called by its own."""
     tree = OmegaConf.structured(Config)
-    layers = extends_chain(path)
     for file, layer in layers:
         tree.test.expected = {}  # of the file that this one extends
         set_keys(tree, layer, str(file))

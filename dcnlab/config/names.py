@@ -7,6 +7,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from dcnlab.config.outside import is_outside
+
 
 @dataclass(frozen=True)
 class DataSet:
@@ -126,6 +128,26 @@ def metrics(task: str, data_set: str, protocol: str | None) -> tuple[str, ...]:
         protocol: `data.protocol`.
     """
     return METRICS[protocol or DATA_SETS[data_set].protocol] if task == "detection" else METRICS[task]
+
+
+_OUTSIDE_DATA = DataSet(TASKS)
+_OUTSIDE_NETWORK = Network("", deform_pooling=True, ohem=True, spatial_transformer=True)
+_OUTSIDE_BACKBONE = Backbone()
+
+
+def data_set(name: str) -> DataSet:
+    """What a data set can do; one from outside may do anything."""
+    return _OUTSIDE_DATA if is_outside(name) else DATA_SETS[name]
+
+
+def network(name: str) -> Network:
+    """What a network can do; one from outside may do anything."""
+    return _OUTSIDE_NETWORK if is_outside(name) else NETWORKS[name]
+
+
+def backbone(name: str) -> Backbone:
+    """What a backbone can do; one from outside brings no weights of torchvision's."""
+    return _OUTSIDE_BACKBONE if is_outside(name) else BACKBONES[name]
 
 
 def data_sets(task: str) -> tuple[str, ...]:

@@ -15,7 +15,7 @@ class DataConfig:
 
     name: str = "digits"
     """digits | imagefolder (classification) | voc (segmentation, detection) | cityscapes | camvid | imagelist, any
-    folder of images and label PNGs with a list (segmentation) | coco (detection)."""
+    folder of images and label PNGs with a list (segmentation) | coco (detection) | package.module:Class, your own."""
     root: str | None = None
     """Folder of the data set; none for the embedded digits."""
     classes: list[str] | None = None
@@ -75,6 +75,8 @@ class DataConfig:
     """digits: largest displacement of the smooth warp, as a fraction of the digit's size."""
     clutter: int = 4
     """digits: pieces of other digits in a scene."""
+    options: dict[str, Any] = field(default_factory=dict)
+    """Keys of a data set of your own."""
 
 
 @dataclass
@@ -83,7 +85,7 @@ class BackboneConfig:
 
     name: str = "resnet50"
     """resnet10_slim (for the embedded digits) | resnet18 | resnet34 | resnet50 | resnet101 | resnet152 |
-    aligned_inception_resnet (the paper's second; without ImageNet's weights)."""
+    aligned_inception_resnet (the paper's second; without ImageNet's weights) | package.module:Class, your own."""
     weights: str = "none"
     """none | imagenet, torchvision's IMAGENET1K_V1 | imagenet_v2, its IMAGENET1K_V2 (resnet50, 101, 152) | a path: a
     state dict (.pt, .safetensors, .npz; also in the forms of Caffe, MXNet, torchvision's scripts, mmdetection,
@@ -95,6 +97,8 @@ class BackboneConfig:
     """Keep all batch norms as the weights have them (dense tasks)."""
     freeze_at: int = 0
     """Stages that do not learn: 0 none, 1 the stem, 2 res2 too, up to 5 (dense tasks)."""
+    options: dict[str, Any] = field(default_factory=dict)
+    """Keys of a backbone of your own."""
 
 
 @dataclass
@@ -123,13 +127,14 @@ class ModelConfig:
 
     name: str = "resnet"
     """resnet (classification) | deeplab (segmentation) | class_aware_rpn | faster_rcnn | faster_rcnn_fpn | rfcn
-    (detection)."""
+    (detection) | package.module:Class, your own."""
     backbone: BackboneConfig = field(default_factory=BackboneConfig)
     """See BackboneConfig."""
     deform_layers: int = 0
     """How many of the backbone's last 3x3 convolutions are deformable."""
     deform_kind: str = "deformable"
-    """deformable, by offsets predicted at each position | active, by offsets learned by layer (Jeon and Kim 2017)."""
+    """deformable, by offsets predicted at each position | active, by offsets learned by layer (Jeon and Kim 2017) |
+    package.module:function, a surgery of your own."""
     spatial_transformer: bool = False
     """Resample images by an affine map read from each (Jaderberg et al. 2015), before the network (resnet)."""
     dilation: int | None = None
@@ -162,6 +167,8 @@ class ModelConfig:
     roi_far_edge: str = "added"
     """faster_rcnn, faster_rcnn_fpn, rfcn: added, pooling adds a pixel to a box's far edge, one too many for continuous
     boxes | exact, the box is pooled as it is, as in the authors' code."""
+    options: dict[str, Any] = field(default_factory=dict)
+    """Keys of a network of your own."""
 
 
 @dataclass
@@ -274,6 +281,25 @@ class TrainerConfig:
     """CPU threads a rank computes with; null is torch's own choice."""
     progress: bool = True
     """Show a progress bar where there is a terminal."""
+    strategy: str = "auto"
+    """How several ranks train together: auto, ddp where there are several | ddp | ddp_find_unused_parameters_true, for
+    a network of your own that does not use all of its parameters in each step."""
+    profiler: str | None = None
+    """Measure where the time goes: simple | advanced | pytorch; written to the run folder's profile/."""
+    limit_train_batches: float | None = None
+    """Train on a part of each epoch: a fraction of its batches below 1, or batches from 1 up; null trains on all."""
+    limit_val_batches: float | None = None
+    """Likewise of each validation."""
+    limit_test_batches: float | None = None
+    """Likewise of the final score."""
+    fast_dev_run: bool = False
+    """Try out an experiment: one batch of training, of validation and of test, and a whole run folder."""
+    monitor: str | None = None
+    """Metric of the validation that early_stop and keep_best watch, such as val/ap70; null is the task's headline."""
+    early_stop: int | None = None
+    """Validations in a row without a better monitor that end the training; null ends none."""
+    keep_best: bool = False
+    """Keep the checkpoint of the best monitor, checkpoints/best.ckpt, and score, load, predict and export with it."""
 
 
 @dataclass
@@ -290,6 +316,9 @@ class LoggerConfig:
     """Steps between two logged training losses."""
     artifacts: bool = False
     """Upload a finished run's last checkpoint to Weights & Biases as an artifact."""
+    names: list[str] | None = None
+    """Any of csv, wandb and tensorboard, side by side; null is csv, and wandb where `wandb` is true. metrics.csv is
+    written in any case; tensorboard writes to the run folder's tensorboard/."""
 
 
 @dataclass

@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterable
 from pathlib import Path
 
-from dcnlab.config import names
+from dcnlab.config import names, outside
 from dcnlab.config.schema import (
     BackboneConfig,
     Config,
@@ -23,6 +23,10 @@ from dcnlab.io.text import nearest, shown
 
 PRECISIONS = ("32-true", "64-true", "16-mixed", "bf16-mixed", "16-true", "bf16-true")
 """As Lightning writes them."""
+
+STRATEGIES = ("auto", "ddp", "ddp_find_unused_parameters_true")
+PROFILERS = ("simple", "advanced", "pytorch")
+LOGGERS = ("csv", "wandb", "tensorboard")
 
 _INFINITY = float("inf")
 
@@ -50,6 +54,18 @@ def within(name: str, value: float | None, low: float, high: float = _INFINITY) 
         wanted = f"at least {low:g}" if high == _INFINITY else f"between {low:g} and {high:g}"
         text = f"{value:g}" if isinstance(value, float) else str(value)  # an int may be larger than any float
         raise ConfigError(f"{name} is {text}; it must be {wanted}")
+
+
+def choose_or_outside(name: str, value: str, choices: Iterable[str]) -> None:
+    """Check that `value` is one of `choices`, or names a class from outside.
+
+    Raises:
+        ConfigError: it is neither; names the nearest choice and lists them all.
+    """
+    if not outside.is_outside(value):
+        choose(name, value, choices)
+    elif isinstance(value, str):
+        outside.check_form(name, value)
 
 
 def check_folder_name(name: str, value: str | None) -> None:
@@ -86,8 +102,8 @@ def check(config: Config) -> None:
 
 
 def _check_data(data: DataConfig) -> None:
-    choose("data.name", data.name, names.DATA_SETS)
-    if names.DATA_SETS[data.name].layout is not None and data.root is None:
+    choose_or_outside("data.name", data.name, names.DATA_SETS)
+    if names.data_set(data.name).layout is not None and data.root is None:
         raise ConfigError(
             f"data.root is null; data.name {data.name} needs the folder of the data set: data.root=FOLDER"
         )
@@ -119,7 +135,7 @@ def _check_data(data: DataConfig) -> None:
 
 
 def _check_backbone(backbone: BackboneConfig) -> None:
-    choose("model.backbone.name", backbone.name, names.BACKBONES)
+    choose_or_outside("model.backbone.name", backbone.name, names.BACKBONES)
     check_imagenet(backbone.name, backbone.weights)
     within("model.backbone.freeze_at", backbone.freeze_at, 0, 5)
 
@@ -153,11 +169,11 @@ def _check_rpn(rpn: RPNConfig) -> None:
 
 
 def _check_model(model: ModelConfig) -> None:
-    choose("model.name", model.name, names.NETWORKS)
+    choose_or_outside("model.name", model.name, names.NETWORKS)
     for key in ("head_channels", "fc_channels", "rois"):
         within(f"model.{key}", getattr(model, key), 1)
     within("model.deform_layers", model.deform_layers, 0)
-    choose("model.deform_kind", model.deform_kind, ("deformable", "active"))
+    choose_or_outside("model.deform_kind", model.deform_kind, ("deformable", "active"))
     if model.modulated and model.deform_kind == "active":
         raise ConfigError("model.modulated is true; model.deform_kind active has no weights of sampling points")
     within("model.dilation", model.dilation, 1)
@@ -240,10 +256,20 @@ def _check_trainer(trainer: TrainerConfig) -> None:
     within("trainer.offset_limit", trainer.offset_limit, 0)
     within("trainer.effective_batch", trainer.effective_batch, 1)
     within("trainer.threads", trainer.threads, 1)
+    choose("trainer.strategy", trainer.strategy, STRATEGIES)
+    if trainer.profiler is not None:
+        choose("trainer.profiler", trainer.profiler, PROFILERS)
+    for key in ("limit_train_batches", "limit_val_batches", "limit_test_batches"):
+        limit = getattr(trainer, key)
+        if limit is not None and not (0 < limit < 1 or (limit < _INFINITY and limit == int(limit) and limit > 0)):
+            raise ConfigError(f"trainer.{key} is {limit:g}; it must be a fraction below 1, or batches: 1, 2, ...")
+    within("trainer.early_stop", trainer.early_stop, 1)
 
 
 def _check_logger(logger: LoggerConfig) -> None:
     within("logger.every", logger.every, 1)
+    for name in logger.names or ():
+        choose("logger.names", name, LOGGERS)
 
 
 def _check_fit(config: Config) -> None:
@@ -252,7 +278,7 @@ def _check_fit(config: Config) -> None:
         ("data", config.data.name, names.data_sets(config.task)),
         ("model", config.model.name, names.networks(config.task)),
     ):
-        if name not in known:
+        if name not in known and not outside.is_outside(name):
             raise ConfigError(f"{key}.name is {name!r}; task {config.task} takes {', '.join(known)}")
     if config.task == "detection" and config.trainer.precision in ("16-true", "bf16-true"):
         raise ConfigError(
@@ -261,7 +287,7 @@ def _check_fit(config: Config) -> None:
         )
     for key in ("deform_pooling", "ohem", "spatial_transformer"):
         able = names.networks_with(key)
-        if getattr(config.model, key) and config.model.name not in able:
+        if getattr(config.model, key) and not getattr(names.network(config.model.name), key):
             raise ConfigError(f"model.{key} is true; {config.model.name} has none, {', '.join(able)} do")
     if config.model.plain_pooling == "authors" and config.trainer.deterministic:
         raise ConfigError(
@@ -280,6 +306,10 @@ def _check_fit(config: Config) -> None:
         if value != neutral and config.task != "classification":
             raise ConfigError(f"test.{key} is {value:g}; {config.task} has none, classification does")
     _check_expected(config)
+    for key in ("early_stop", "keep_best", "monitor"):
+        if getattr(config.trainer, key) and config.data.val is None and config.data.name != "imagefolder":
+            value = getattr(config.trainer, key)
+            raise ConfigError(f"trainer.{key} is {value!r}, and data.val is null: nothing is validated during training")
     if config.trainer.max_steps is None and config.trainer.max_epochs is None:
         raise ConfigError("trainer.max_steps and trainer.max_epochs are both null; state one of them")
 

@@ -122,6 +122,17 @@ class GroundTruth:
         )
 
     @classmethod
+    def taken(cls, content: GroundTruth | AnnotatedImages | Mapping[str, Any]) -> GroundTruth:
+        """Take arrays, or COCO's form.
+
+        Raises:
+            DataError: it is not of the form; one line.
+        """
+        if isinstance(content, GroundTruth):
+            return content
+        return cls.of(content) if isinstance(content, Mapping) else cls.of_annotations(content)
+
+    @classmethod
     def of_annotations(cls, annotations: AnnotatedImages) -> GroundTruth:
         """Take the boxes of a data set, under positions of its images and classes as their ids."""
         counts = np.diff(annotations.offsets)
@@ -185,10 +196,7 @@ def arrays(
     Raises:
         DataError: they are not of the form; one line.
     """
-    if isinstance(ground_truth, Mapping):
-        ground_truth = GroundTruth.of(ground_truth)
-    elif not isinstance(ground_truth, GroundTruth):
-        ground_truth = GroundTruth.of_annotations(ground_truth)
+    ground_truth = GroundTruth.taken(ground_truth)
     if not isinstance(detections, Detections):
         image_of = {name: position for position, name in enumerate(ground_truth.image_ids)}
         class_of = {name: position for position, name in enumerate(ground_truth.class_ids)}

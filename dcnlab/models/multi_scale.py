@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional
 from torchvision.ops import box_iou
 
 from dcnlab.data.resize import resized
+from dcnlab.io.errors import ConfigError
 from dcnlab.models.detector import Detections, Detector, join
 
 TABLE5_SIDES = (480, 576, 688, 864, 1200, 1400)
@@ -17,7 +18,7 @@ TABLE5_SIDES = (480, 576, 688, 864, 1200, 1400)
 
 
 def detect(
-    model: Detector,
+    model: nn.Module,
     image: Tensor,
     shorter_sides: Sequence[int] | None = None,
     longer_sides: Sequence[int | None] | None = None,
@@ -37,7 +38,7 @@ def detect(
     each box becomes the average of the candidates about it (:func:`average_boxes`).
 
     Args:
-        model: any detector.
+        model: any detector; one that is not ours takes none of the options.
         image: (3, H, W), normalised, at its original size.
         shorter_sides: sizes to detect at, in pixels (`TABLE5_SIDES`); None: the image as it is.
         longer_sides: no image is made longer than this at each of them; None: no limits.
@@ -48,7 +49,18 @@ def detect(
 
     Returns:
         Detections in the image's pixels, best first.
+
+    Raises:
+        ConfigError: options for a detector that is not ours.
     """
+    if not isinstance(model, Detector):
+        if shorter_sides is not None or flip or rounds:
+            raise ConfigError(
+                "test.shorter_sides, test.flip and test.box_rounds are for dcnlab's detectors, and "
+                f"{type(model).__name__} is none"
+            )
+        alone: list[Detections] = model([image])
+        return alone[0]
     parts = []
     for sized in _sized(image, shorter_sides, longer_sides):
         for mirrored in (False, True) if flip else (False,):

@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 from collections import OrderedDict
+from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
 from torchvision import models
 from torchvision.models.resnet import BasicBlock, conv1x1
 
+from dcnlab.config import outside
 from dcnlab.config.names import BACKBONES
 from dcnlab.io.errors import ConfigError
 from dcnlab.models.aligned_inception_resnet import aligned_inception_resnet
 from dcnlab.models.weights import load
 from dcnlab.surgery import activate, deform, dilate, dilate_offsets, transform_input
+
+_Network = TypeVar("_Network", bound=nn.Module)
 
 
 class GlobalMaxPool(nn.Module):
@@ -67,7 +71,7 @@ def residual_network(name: str, num_classes: int = 1000) -> nn.Module:
 
 
 def operate(
-    model: nn.Module,
+    model: _Network,
     name: str,
     deform_layers: int,
     dilation: int,
@@ -75,7 +79,7 @@ def operate(
     modulated: bool = False,
     deform_kind: str = "deformable",
     offset_dilation: int | None = None,
-) -> nn.Module:
+) -> _Network:
     """Dilate the last stage of a residual network and make its last 3x3 convolutions deformable, in place.
 
     Args:
@@ -85,7 +89,8 @@ def operate(
         dilation: of the last stage's 3x3 convolutions, deformable or not.
         offset_groups: groups of input channels that share one set of offsets.
         modulated: whether deformable layers also learn a weight for every sampling point.
-        deform_kind: deformable, or active for active convolutions.
+        deform_kind: deformable; active, for active convolutions; or a function from outside, which is called as
+            `deform` of :mod:`dcnlab.surgery` is.
         offset_dilation: of the convolutions that predict offsets; None: their layer's.
 
     Raises:
@@ -95,7 +100,9 @@ def operate(
         dilate(model, "layer4.*", dilation)
     if deform_layers > 0:
         try:
-            if deform_kind == "active":
+            if outside.is_outside(deform_kind):
+                outside.target("model.deform_kind", deform_kind)(model, deform_layers, offset_groups, modulated)
+            elif deform_kind == "active":
                 activate(model, deform_layers, offset_groups)
             else:
                 deform(model, deform_layers, offset_groups, modulated)

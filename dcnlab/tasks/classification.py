@@ -5,16 +5,16 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from pytorch_lightning import LightningModule
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 from torchmetrics import MetricCollection
 from torchmetrics.classification import MulticlassAccuracy
 
-from dcnlab.config.schema import OptimConfig, TestConfig
+from dcnlab.config.schema import Config, OptimConfig, TestConfig
 from dcnlab.data.classification.rotation import turn
 from dcnlab.tasks.optim import optimizer_and_schedule
 from dcnlab.tasks.step_means import StepMeans
+from dcnlab.tasks.task import Task, normalisation
 
 
 class TopK(MulticlassAccuracy):
@@ -33,7 +33,7 @@ class TopK(MulticlassAccuracy):
         return 100 * super().compute()
 
 
-class Classification(LightningModule):
+class Classification(Task):
     """Train and score a classifier on batches of (images, labels).
 
     Logs `train/loss` and `train/top1` of a step's images; `val/top1` and `test/top1` of the whole split, and `top5`
@@ -42,7 +42,7 @@ class Classification(LightningModule):
     Args:
         model: images (N, 3, H, W) to logits (N, number of classes).
         classes: class names in the order of their labels.
-        optim: rates, decay and schedule.
+        optim: rates, decay and schedule; None: the defaults.
         test: by how much test images are rotated and scaled; None leaves them as they are.
         background: value of the pixels that come into them from outside, in the network's input.
     """
@@ -51,17 +51,21 @@ class Classification(LightningModule):
         self,
         model: nn.Module,
         classes: Sequence[str],
-        optim: OptimConfig,
+        optim: OptimConfig | None = None,
         test: TestConfig | None = None,
         background: float = 0.0,
     ) -> None:
-        super().__init__()
-        self.model, self.classes, self.optim = model, list(classes), optim
-        self.test, self.background = test or TestConfig(), background
+        super().__init__(model, classes, optim, test, background=background)
+        self.background = background
         self.step_means = StepMeans()
         ks = (1, 5) if len(classes) > 5 else (1,)
         scores = MetricCollection({f"top{k}": TopK(len(classes), k) for k in ks}, compute_groups=False)
         self.val_scores, self.test_scores = scores.clone(prefix="val/"), scores.clone(prefix="test/")
+
+    @classmethod
+    def _arguments(cls, config: Config) -> dict[str, Any]:
+        mean, std = normalisation(config)
+        return {"background": -mean[0] / std[0] if config.data.name == "digits" else 0.0}
 
     def forward(self, images: Tensor) -> Tensor:
         """Logits (N, number of classes) of images (N, 3, H, W)."""
@@ -87,7 +91,7 @@ class Classification(LightningModule):
     def test_step(self, batch: tuple[Tensor, Tensor], index: int) -> None:
         """Count the correct images of a batch."""
         images, labels = batch
-        rotated = turn(images, self.test.rotation, self.test.magnification, self.background)
+        rotated = turn(images, self.testing.rotation, self.testing.magnification, self.background)
         self._score(self.test_scores, (rotated, labels))
 
     def _score(self, scores: MetricCollection, batch: tuple[Tensor, Tensor]) -> None:

@@ -127,21 +127,66 @@ def detection_panel(
     """
     large = image.resize(shown_size(image.height, image.width, 336), Image.Resampling.BILINEAR)
     zoom = torch.tensor([large.width / image.width, large.height / image.height] * 2)
-    colours = palette(len(classes) + 1)
     pictures = []
     for boxes in (target, detections):
         picture = large.copy()
-        draw, font = ImageDraw.Draw(picture), ImageFont.load_default(13)
         scores = boxes["scores"].tolist() if "scores" in boxes else [None] * len(boxes["labels"])
-        rows = zip((boxes["boxes"].float().cpu() * zoom).tolist(), boxes["labels"].tolist(), scores, strict=True)
-        for (x1, y1, x2, y2), label, score in list(rows)[::-1]:  # the best last, on top
-            if score is not None and score < min_score:
-                continue
-            colour = tuple(int(part) for part in colours[label])
-            name = _short(classes[label - 1]) + ("" if score is None else f" {score:.2f}")
-            draw.rectangle((x1, y1, max(x1, x2 - 1), max(y1, y2 - 1)), outline=colour, width=2)
-            top = max(0.0, y1 - 16)
-            draw.rectangle((x1, top, x1 + font.getlength(name) + 4, top + 16), fill=colour)
-            draw.text((x1 + 2, top), name, fill=(255, 255, 255), font=font)
+        corners = (boxes["boxes"].float().cpu() * zoom).tolist()
+        _draw_boxes(picture, corners, boxes["labels"].tolist(), scores, classes, min_score)
         pictures.append(picture)
     return _side_by_side(pictures, ["annotated", f"found, score {min_score:g} or more"], [])
+
+
+def _draw_boxes(
+    picture: Image.Image,
+    corners: Sequence[Sequence[float]],
+    labels: Sequence[int],
+    scores: Sequence[float | None],
+    classes: Sequence[str],
+    min_score: float,
+) -> None:
+    """Draw boxes with their names into a picture, the best last, on top."""
+    draw, font, colours = ImageDraw.Draw(picture), ImageFont.load_default(13), palette(len(classes) + 1)
+    for (x1, y1, x2, y2), label, score in list(zip(corners, labels, scores, strict=True))[::-1]:
+        if score is not None and score < min_score:
+            continue
+        colour = tuple(int(part) for part in colours[label])
+        name = _short(classes[label - 1]) + ("" if score is None else f" {score:.2f}")
+        draw.rectangle((x1, y1, max(x1, x2 - 1), max(y1, y2 - 1)), outline=colour, width=2)
+        top = max(0.0, y1 - 16)
+        draw.rectangle((x1, top, x1 + font.getlength(name) + 4, top + 16), fill=colour)
+        draw.text((x1 + 2, top), name, fill=(255, 255, 255), font=font)
+
+
+def box_picture(
+    image: Image.Image, boxes: Tensor, labels: Tensor, scores: Tensor, classes: Sequence[str], min_score: float
+) -> Image.Image:
+    """A photograph with the boxes found in it; see `detection_panel` for the arguments."""
+    picture = image.copy()
+    _draw_boxes(picture, boxes.tolist(), labels.tolist(), scores.tolist(), classes, min_score)
+    return picture
+
+
+def label_picture(image: Image.Image, labels: Tensor, classes: Sequence[str]) -> Image.Image:
+    """A photograph under half-transparent colours of its pixels' classes; below it the colours' names.
+
+    Args:
+        image: of the labels' size.
+        labels: (H, W), 0 to classes - 1.
+        classes: names in the order of the labels.
+    """
+    values, colours = labels.cpu().numpy().astype(np.uint8), palette(len(classes))
+    names = [(_short(classes[k]), tuple(int(c) for c in colours[k])) for k in np.unique(values).tolist()]
+    return _side_by_side([Image.blend(image, Image.fromarray(colours[values]), 0.5)], [""], names)
+
+
+def class_picture(image: Image.Image, name: str, probability: float) -> Image.Image:
+    """A photograph with the name of its class above it."""
+    return _side_by_side([image], [f"{_short(name)} {probability:.2f}"], [])
+
+
+def label_image(labels: Tensor, classes: int) -> Image.Image:
+    """Labels (H, W) as a picture whose pixels are the labels and whose palette colours them."""
+    picture = Image.fromarray(labels.cpu().numpy().astype(np.uint8), mode="P")
+    picture.putpalette(palette(classes).tobytes())
+    return picture

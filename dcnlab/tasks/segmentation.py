@@ -7,49 +7,55 @@ from typing import Any
 
 import torch
 from PIL.Image import Image
-from pytorch_lightning import LightningModule
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn.functional import interpolate
 
-from dcnlab.config.schema import OptimConfig, TestConfig
+from dcnlab.config.schema import Config, OptimConfig, TestConfig
+from dcnlab.data.photographs import IMAGENET_MEAN, IMAGENET_STD
 from dcnlab.metrics.miou import MeanIoU
 from dcnlab.models.deeplab import DeepLab
 from dcnlab.tasks.optim import optimizer_and_schedule
 from dcnlab.tasks.pictures import segmentation_panel, to_picture
 from dcnlab.tasks.step_means import StepMeans
+from dcnlab.tasks.task import Task, normalisation
 
 
-class Segmentation(LightningModule):
+class Segmentation(Task):
     """Train and score a segmentation network on batches of (images, labels).
 
     Logs `train/loss` of a step's images, `val/miou` and `test/miou` of the whole split, and `test/iou/CLASS`, percent.
 
     Args:
-        model: images (N, 3, H, W) to logits (N, number of classes, H, W), and its loss.
+        model: images (N, 3, H, W) to logits (N, number of classes, H, W). Its `loss(logits, labels)` trains it, or
+            DeepLab's where it has none.
         classes: names in the order of their labels.
-        optim: rates, decay and schedule.
-        test: scales and mirroring that probabilities are averaged over, and how many pictures are drawn.
+        optim: rates, decay and schedule; None: the defaults.
+        test: scales and mirroring that probabilities are averaged over, and how many pictures are drawn; None: the
+            defaults.
         mean: of the images' normalisation, for pictures.
         std: likewise.
     """
 
     def __init__(
         self,
-        model: DeepLab,
+        model: nn.Module,
         classes: Sequence[str],
-        optim: OptimConfig,
-        test: TestConfig,
-        mean: Sequence[float],
-        std: Sequence[float],
+        optim: OptimConfig | None = None,
+        test: TestConfig | None = None,
+        mean: Sequence[float] = IMAGENET_MEAN,
+        std: Sequence[float] = IMAGENET_STD,
     ) -> None:
-        super().__init__()
-        self.model, self.classes, self.optim, self.testing = model, list(classes), optim, test
+        super().__init__(model, classes, optim, test, mean=mean, std=std)
         self.mean, self.std = mean, std
         self.val_scores, self.test_scores = MeanIoU(len(classes)), MeanIoU(len(classes))
         self.step_means = StepMeans()
         self.pictures: list[Image] = []
         self.metrics_over: dict[str, list[str]] = {}
         """After a test: the classes that its means include, and those that they leave out."""
+
+    @classmethod
+    def _arguments(cls, config: Config) -> dict[str, Any]:
+        return dict(zip(("mean", "std"), normalisation(config), strict=True))
 
     def forward(self, images: Tensor) -> Tensor:
         """Logits (N, classes, H, W) of images (N, 3, H, W)."""
@@ -58,7 +64,7 @@ class Segmentation(LightningModule):
     def training_step(self, batch: tuple[Tensor, Tensor], index: int) -> Tensor:
         """Cross entropy of a batch, see `DeepLab.loss`."""
         images, labels = batch
-        loss = self.model.loss(self(images), labels)
+        loss = getattr(self.model, "loss", DeepLab.loss)(self(images), labels)
         self.step_means.add({"train/loss": loss})
         return loss
 
@@ -113,7 +119,7 @@ class Segmentation(LightningModule):
 
 
 def segment(
-    model: torch.nn.Module, images: Tensor, size: Sequence[int], scales: Sequence[float] = (1.0,), flip: bool = False
+    model: nn.Module, images: Tensor, size: Sequence[int], scales: Sequence[float] = (1.0,), flip: bool = False
 ) -> Tensor:
     """The class of each pixel, by the class probabilities' mean over scales and mirror images.
 

@@ -6,7 +6,7 @@ import contextlib
 from collections.abc import Iterator
 from typing import Any
 
-from dcnlab.config.names import DATA_SETS
+from dcnlab.config import names, outside
 from dcnlab.config.schema import Config, DataConfig
 from dcnlab.io.errors import ConfigError, DataError
 
@@ -23,6 +23,12 @@ def data_module(config: Config) -> Any:
     from dcnlab.data.segmentation.data_module import SegmentationDataModule
 
     data = config.data
+    if outside.is_outside(data.name):
+        from dcnlab.data.outside import outside_data_module
+
+        make = outside.target("data.name", data.name)
+        loading = (data.batch_size, data.workers, config.seed)
+        return outside_data_module(make, str(data.name), data, config.task, *loading)
     common: dict[str, Any] = {
         "train": data.train,
         "val": data.val,
@@ -32,7 +38,7 @@ def data_module(config: Config) -> Any:
         "workers": data.workers,
         "seed": config.seed,
     }
-    if DATA_SETS[data.name].is_square:
+    if names.data_set(data.name).is_square:
         _check_single_splits(data)
     if data.name == "digits":
         return _digits(data, config.task, common)

@@ -10,16 +10,19 @@ from typing import Any
 import pytorch_lightning as pl
 from lightning_fabric.plugins.environments import LightningEnvironment, SLURMEnvironment
 from pytorch_lightning.callbacks import EMAWeightAveraging
+from pytorch_lightning.profilers import AdvancedProfiler, PyTorchProfiler, SimpleProfiler
 from pytorch_lightning.strategies import DDPStrategy
 from pytorch_lightning.utilities.exceptions import MisconfigurationException
 
-from dcnlab.config.schema import Config
+from dcnlab.config.schema import Config, TrainerConfig
 from dcnlab.io.errors import ConfigError
 from dcnlab.io.text import one_line
 from dcnlab.training.checkpoint_file import WholeFiles
 from dcnlab.training.distributed import slurm_requeue
 from dcnlab.training.distributed.rendezvous import watch_rendezvous
 from dcnlab.training.loggers import console
+
+_PROFILERS: dict[str, Any] = {"simple": SimpleProfiler, "advanced": AdvancedProfiler, "pytorch": PyTorchProfiler}
 
 
 class _Averaging(EMAWeightAveraging):
@@ -60,13 +63,17 @@ def trainer_of(
             num_nodes=run.num_nodes,
             precision=run.precision,  # type: ignore[arg-type]  # checked against validation.PRECISIONS
             max_steps=run.max_steps or -1,
-            max_epochs=run.max_epochs or -1,
+            max_epochs=1 if run.fast_dev_run else run.max_epochs or -1,
+            strategy=run.strategy,
+            profiler=None if run.profiler is None else _PROFILERS[run.profiler](folder / "profile", "profile"),
+            limit_train_batches=_limit(run, run.limit_train_batches),
+            limit_test_batches=_limit(run, run.limit_test_batches),
             gradient_clip_val=config.optim.clip_norm,
             deterministic=run.deterministic,
             use_distributed_sampler=False,  # the data modules share the images among the ranks, without padding
             num_sanity_val_steps=0,
             check_val_every_n_epoch=run.val_every,
-            limit_val_batches=None if validates else 0,
+            limit_val_batches=_limit(run, run.limit_val_batches) if validates else 0,
             log_every_n_steps=config.logger.every,
             logger=False,
             plugins=plugins,
@@ -85,6 +92,13 @@ def trainer_of(
     trainer.fit_loop._iteration_based_training = lambda: False  # type: ignore[method-assign]
     trainer.accumulate_grad_batches = accumulation(config, trainer.world_size)
     return trainer
+
+
+def _limit(run: TrainerConfig, limit: float | None) -> int | float | None:
+    """A number of batches as Lightning takes it, where 1 is one batch and 1.0 is all."""
+    if run.fast_dev_run:
+        return 1
+    return limit if limit is None or limit < 1 else int(limit)
 
 
 def accumulation(config: Config, world_size: int) -> int:

@@ -16,7 +16,7 @@ from dcnlab.io import torch_file
 from dcnlab.io.atomic import write_whole
 from dcnlab.io.errors import ConfigError
 from dcnlab.training.distributed.rank import is_rank_0
-from dcnlab.training.run_folder import PREVIOUS, RunFolder
+from dcnlab.training.run_folder import LAST, PREVIOUS, RunFolder
 
 
 class Damaged(ConfigError):
@@ -39,7 +39,7 @@ class WholeFiles(TorchCheckpointIO):
         self._written: Path | None = None
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
-        """Write next to the old file, then rename; the old one becomes the previous checkpoint."""
+        """Write next to the old file, then rename; the run's old last checkpoint becomes the previous one."""
         buffer = io.BytesIO()  # torch's own error on a full disk does not say that the disk is full
         torch.save(checkpoint, buffer)
         path = Path(path)
@@ -53,7 +53,7 @@ class WholeFiles(TorchCheckpointIO):
 
         Both names stand for one file until the new one is written, so that the disk holds two files at any time.
         """
-        if not path.is_file():
+        if path.name != LAST or not path.is_file():
             return
         if path != self._written:  # another process wrote it, perhaps long ago
             try:
@@ -69,6 +69,16 @@ class WholeFiles(TorchCheckpointIO):
             os.replace(path, previous)
         else:
             os.replace(link, previous)
+
+
+def scored(folder: RunFolder) -> tuple[Path, dict[str, Any]]:
+    """The checkpoint that a run is scored and loaded with, and its content: the best one, if kept, or the newest.
+
+    Raises:
+        ConfigError: there is none, or it is not whole.
+    """
+    best = folder.best_checkpoint
+    return (best, read(best)) if best.is_file() else newest(folder)
 
 
 def newest(folder: RunFolder) -> tuple[Path, dict[str, Any]]:

@@ -14,8 +14,8 @@ import torch
 from safetensors.torch import save as safetensors_bytes
 from torch import Tensor, nn
 
+from dcnlab.config import names, outside
 from dcnlab.config.load import load_run, to_yaml
-from dcnlab.config.names import DATA_SETS
 from dcnlab.config.schema import Config
 from dcnlab.config.validation import choose
 from dcnlab.io.atomic import write_whole
@@ -44,7 +44,13 @@ class Exported:
     """What the file lacks, and why."""
 
 
-def export(folder: Path, form: str, out: Path | None = None, size: tuple[int, int] | None = None) -> Exported:
+def export(
+    folder: Path,
+    form: str,
+    out: Path | None = None,
+    size: tuple[int, int] | None = None,
+    allow: Sequence[outside.Allowed] = (),
+) -> Exported:
     """Write a run's last checkpoint, finished or not, as a file for other programs; needs no data.
 
     A graph takes float32 images (N, 3, H, W), normalised, of one size, any number at a time; it
@@ -56,13 +62,14 @@ def export(folder: Path, form: str, out: Path | None = None, size: tuple[int, in
         form: one of `FORMATS`.
         out: the file; None is `export` and the format's ending in the run folder.
         size: height and width of a graph's images; None is the experiment's, where it states one.
+        allow: classes from outside that may be imported, see `outside.admit`.
 
     Raises:
         ConfigError: no checkpoint, no such format, a network that the format cannot hold, or no such folder; one line.
     """
     choose("--format", form, FORMATS)
     path = _file_to_write(folder, form, out)
-    config = load_run(folder)
+    config = load_run(folder, allow=allow)
     config.model.backbone.weights = "none"  # the checkpoint holds them
     if form != "safetensors" and config.task == "detection":
         raise ConfigError(
@@ -164,7 +171,7 @@ def _file_to_write(folder: Path, form: str, out: Path | None) -> Path:
 
 def _state(folder: Path) -> dict[str, Tensor]:
     """The network's state without the task's; averaged weights where the run averages them."""
-    state = checkpoint_file.newest(RunFolder(folder))[1]["state_dict"]
+    state = checkpoint_file.scored(RunFolder(folder))[1]["state_dict"]
     return {key.removeprefix(_PREFIX): value for key, value in state.items() if key.startswith(_PREFIX)}
 
 
@@ -190,7 +197,7 @@ def _metadata(config: Config, notes: list[str]) -> dict[str, str]:
 
 def _size(config: Config) -> tuple[int, int]:
     data = config.data
-    if DATA_SETS[data.name].is_square:
+    if names.data_set(data.name).is_square:
         return data.image_size, data.image_size
     if data.crop_size is None:
         raise ConfigError(f"images of {data.name} have no one size; give one: --size HxW")

@@ -6,7 +6,7 @@ import shlex
 from dataclasses import dataclass
 from pathlib import Path
 
-from dcnlab.config.names import DATA_SETS
+from dcnlab.config import names
 from dcnlab.config.schema import Config
 from dcnlab.io.errors import ConfigError, DataError
 from dcnlab.io.text import one_line
@@ -131,7 +131,7 @@ def end_of(error: BaseException, config: Config, dead_loader: str | None) -> End
 def _size_advice(error: BaseException, config: Config) -> str | None:
     """What to change where a batch needs too much memory, or is too small for batch norm; None for other errors."""
     data = config.data
-    if DATA_SETS[data.name].is_square:
+    if names.data_set(data.name).is_square:
         keys = ["batch_size", "image_size"]
     else:
         sides = ("shorter_side", "longer_side", "crop_size")

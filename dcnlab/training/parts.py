@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import pytorch_lightning as pl
 import torch
+from pytorch_lightning.loggers import Logger
 
 from dcnlab.config import identity
 from dcnlab.config.schema import Config
@@ -17,6 +19,7 @@ from dcnlab.training import environment, preflight
 from dcnlab.training.build_data import data_module
 from dcnlab.training.build_network import checked_task_module
 from dcnlab.training.build_trainer import trainer_of
+from dcnlab.training.callbacks.best import WatchBest, monitored
 from dcnlab.training.callbacks.checkpoint import SaveCheckpoint
 from dcnlab.training.callbacks.cost import Cost
 from dcnlab.training.callbacks.divergence import StopOnDivergence
@@ -38,9 +41,18 @@ class Parts:
     cost: Cost
     saving: SaveCheckpoint
     failures: FailurePropagation
+    loggers: Sequence[Logger] = ()
+    """The caller's, in addition to those of the config."""
 
 
-def build(config: Config, folder: RunFolder, trains: bool = True, alone: bool = False) -> Parts:
+def build(
+    config: Config,
+    folder: RunFolder,
+    trains: bool = True,
+    alone: bool = False,
+    callbacks: Sequence[pl.Callback] = (),
+    loggers: Sequence[Logger] = (),
+) -> Parts:
     """Build data, task and trainer; writes nothing.
 
     Args:
@@ -48,13 +60,16 @@ def build(config: Config, folder: RunFolder, trains: bool = True, alone: bool = 
         folder: of the run.
         trains: whether the run is trained, not only scored or looked at.
         alone: whether this process works by itself, whatever launcher started it.
+        callbacks: of the caller, called after dcnlab's.
+        loggers: of the caller.
 
     Raises:
         ConfigError: the data, the weights or the device are missing or do not fit.
     """
     check_paths(config)
-    if config.logger.wandb:
+    if console.uses(config.logger, "wandb"):
         console.wandb_mode()
+    console.check_tensorboard(config.logger)
     console.quiet()
     if config.trainer.threads is not None:
         torch.set_num_threads(config.trainer.threads)
@@ -65,15 +80,18 @@ def build(config: Config, folder: RunFolder, trains: bool = True, alone: bool = 
     saving = SaveCheckpoint(
         folder.checkpoint, identity.settings(config), config.trainer.checkpoint_every, check=divergence.check
     )
-    callbacks: list[pl.Callback] = [failures, cost, divergence, FiniteOutputs(), saving, Watchdog()]
+    own_callbacks: list[pl.Callback] = [failures, cost, divergence, FiniteOutputs(), saving, Watchdog()]
+    if config.trainer.keep_best or config.trainer.early_stop:
+        kept = folder.best_checkpoint if config.trainer.keep_best else None
+        own_callbacks.insert(4, WatchBest(monitored(config), kept, config.trainer.early_stop))
     try:
         data = data_module(config)
         task = checked_task_module(config, data.classes)
         preflight.check_kernels(config.trainer, task)
         if trains:
             preflight.check_norms(config, data, task, ranks)
-        trainer = trainer_of(config, folder.path, callbacks, data.val is not None, alone)
-        return Parts(config, data, task, trainer, cost, saving, failures)
+        trainer = trainer_of(config, folder.path, [*own_callbacks, *callbacks], data.val is not None, alone)
+        return Parts(config, data, task, trainer, cost, saving, failures, loggers)
     except (DataError, OSError) as error:
         raise ConfigError(one_line(error)) from error
     except (MemoryError, RuntimeError) as error:

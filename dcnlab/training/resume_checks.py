@@ -12,6 +12,7 @@ from dcnlab.config.keys import flatten
 from dcnlab.config.schema import Config
 from dcnlab.data.listing import listing
 from dcnlab.io.errors import ConfigError
+from dcnlab.training.callbacks import best
 from dcnlab.training.run_folder import RunFolder
 
 _MAY_DIFFER = (
@@ -19,12 +20,15 @@ _MAY_DIFFER = (
         f"trainer.{key}"
         for key in ("max_", "val_every", "accelerator", "devices", "num_nodes", "deterministic", "offset_limit")
     ),
+    *("trainer.limit_val_batches", "trainer.limit_test_batches", "trainer.early_stop"),
     *("data.root", "data.workers", "data.val", "data.test", "test.", "model.backbone.weights"),
 )
 """Prefixes of keys that may differ between a checkpoint and its run: how long, where, and how it is scored."""
 MAY_CHANGE = (
     *(f"trainer.{key}" for key in ("max_steps", "max_epochs", "val_every", "accelerator", "devices", "num_nodes")),
     *(f"trainer.{key}" for key in ("deterministic", "offset_limit", "threads", "progress", "checkpoint_every")),
+    *("trainer.strategy", "trainer.profiler", "trainer.limit_val_batches", "trainer.limit_test_batches"),
+    "trainer.early_stop",
     *("trainer.rendezvous_minutes", "data.root", "data.workers", "data.val", "data.test", "test.", "logger."),
 )
 """Prefixes of keys that `dcnlab resume` takes."""
@@ -86,6 +90,8 @@ def leaves_training(content: dict[str, Any], config: Config, folder: RunFolder) 
             raise ConfigError(
                 f"trainer.{key} is {limit}, and {folder} has trained {trained} {what}; state at least {trained}"
             )
+    if best.has_ended(content, config):
+        return False
     return not (run.max_steps == content["global_step"] or run.max_epochs == record["pass"])
 
 

@@ -9,9 +9,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from dcnlab.config import identity
+from dcnlab.config import identity, outside
 from dcnlab.config.keys import flatten
-from dcnlab.config.load import load_run
+from dcnlab.config.load import load_run, read_run
 from dcnlab.config.overrides import parse_override
 from dcnlab.config.schema import Config
 from dcnlab.io.errors import ConfigError
@@ -95,20 +95,23 @@ def resumption_of_fit(folder: RunFolder, config: Config) -> Resumption | None:
     return _resumption(folder, folder, new_config)
 
 
-def resumption_of_resume(folder: RunFolder, shown: RunFolder, overrides: Sequence[str]) -> Resumption:
+def resumption_of_resume(
+    folder: RunFolder, shown: RunFolder, overrides: Sequence[str], allow: Sequence[outside.Allowed] = ()
+) -> Resumption:
     """How `resume` continues a run under its own config.
 
     Args:
         folder: of the run.
         shown: the same, as the user wrote it.
         overrides: key=value upon the config.
+        allow: classes from outside that may be imported, see `outside.admit`.
 
     Raises:
         ConfigError: it cannot be resumed so, or no step is left.
     """
 
     def new_config(before: Config, length: list[str]) -> Config:
-        after = load_run(folder.path, [*length, *overrides])
+        after = load_run(folder.path, [*length, *overrides], allow)
         values = dict(flatten(dict(map(parse_override, overrides))))
         after.sweep = {key: values.get(key, value) for key, value in after.sweep.items()}
         return after
@@ -133,7 +136,7 @@ def _resumption(folder: RunFolder, shown: RunFolder, new_config: Callable[[Confi
     Raises:
         ConfigError: the run cannot be resumed under that config; names the key.
     """
-    before, results = load_run(folder.path), folder.read_results()
+    before, results = read_run(folder.path), folder.read_results()
     checkpoint, content = checkpoint_file.newest(folder)
     checkpoint_file.check_trainable(content, checkpoint)
     length = _unrecorded_length(before, content)

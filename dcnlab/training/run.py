@@ -9,15 +9,18 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from dcnlab.config import validation
-from dcnlab.config.load import load_run, to_yaml
+import pytorch_lightning as pl
+from pytorch_lightning.loggers import Logger
+
+from dcnlab.config import outside, validation
+from dcnlab.config.load import load_experiment, load_run, to_yaml
 from dcnlab.config.schema import Config
 from dcnlab.io.atomic import write_whole
-from dcnlab.io.errors import ConfigError
 from dcnlab.training import checkpoint_file, results, resume_checks
 from dcnlab.training.distributed import slurm_requeue
 from dcnlab.training.distributed.rank import is_rank_0
 from dcnlab.training.interruption import same_end_on_all_ranks
+from dcnlab.training.loading import check_same_network
 from dcnlab.training.loggers import console
 from dcnlab.training.loggers.metrics_csv import MetricsFile
 from dcnlab.training.outcome import FINISHED
@@ -30,8 +33,18 @@ from dcnlab.training.run_folder import RunFolder
 _LOG = logging.getLogger("dcnlab")
 
 
-def fit(config: Config) -> Path:
+def fit(
+    config: Config | str | os.PathLike[str],
+    callbacks: Sequence[pl.Callback] = (),
+    loggers: Sequence[Logger] = (),
+) -> Path:
     """Train and score one experiment; an unfinished run in its folder is resumed from its last checkpoint.
+
+    Args:
+        config: an experiment, or the path or packaged name of its file. Where it names classes from outside dcnlab, or
+            holds them in the place of names, they are imported: the caller wrote it.
+        callbacks: of your own, called after dcnlab's. What their `state_dict` returns has to be plain containers.
+        loggers: of your own, in addition to those that the experiment names.
 
     Returns:
         The run folder.
@@ -41,12 +54,14 @@ def fit(config: Config) -> Path:
             folder holds a run that cannot be resumed under this config; nothing is changed.
         Interrupted: the run was stopped; results.json says so.
     """
+    config = copy.deepcopy(config) if isinstance(config, Config) else load_experiment(os.fspath(config))
+    outside.admit(config, None, "the config")
     validation.check(config)
     id_given = "DCNLAB_RUN_ID" in os.environ
     same_command_resumes = id_given or config.id is not None
     try:
         folder = RunFolder.of(config)
-        parts = build(config, folder)
+        parts = build(config, folder, callbacks=callbacks, loggers=loggers)
         check_labels(parts.data, ("train", "val", "test"))
         with folder.locked_by_rank_0():
             resumption = resumption_of_fit(folder, config)
@@ -66,12 +81,13 @@ def fit(config: Config) -> Path:
     return folder.path
 
 
-def resume(path: Path, overrides: Sequence[str] = ()) -> Path:
+def resume(path: Path, overrides: Sequence[str] = (), allow: Sequence[outside.Allowed] = ()) -> Path:
     """Resume a run from its last checkpoint, under its own config; a finished one where it is to train longer.
 
     Args:
         path: of the run folder.
         overrides: key=value upon its config, of `resume_checks.MAY_CHANGE`, such as `trainer.max_steps=N`.
+        allow: classes from outside that may be imported, see `outside.admit`.
 
     Returns:
         The same path.
@@ -82,7 +98,7 @@ def resume(path: Path, overrides: Sequence[str] = ()) -> Path:
     """
     folder = RunFolder(path.resolve())  # `.` has no name
     with folder.locked_by_rank_0():
-        resumption = resumption_of_resume(folder, RunFolder(path), overrides)
+        resumption = resumption_of_resume(folder, RunFolder(path), overrides, allow)
         config = copy.deepcopy(resumption.config)
         config.out, config.name, config.id = str(folder.path.parents[1]), folder.path.parent.name, folder.path.name
         config.model.backbone.weights = "none"  # the checkpoint holds them
@@ -90,17 +106,18 @@ def resume(path: Path, overrides: Sequence[str] = ()) -> Path:
     return path
 
 
-def evaluate(path: Path, overrides: list[str]) -> dict[str, float]:
+def evaluate(path: Path, overrides: list[str], allow: Sequence[outside.Allowed] = ()) -> dict[str, float]:
     """Score a run's last checkpoint again; the run folder stays as it is.
 
     Args:
         path: of the run folder.
         overrides: key=value upon its config, such as another `data.root`.
+        allow: classes from outside that may be imported, see `outside.admit`.
 
     Returns:
         The metrics, percent.
     """
-    config = load_run(path, overrides)
+    config = load_run(path, overrides, allow)
     parts, checkpoint, _ = _build_for_checkpoint(config, RunFolder(path), overrides)
     check_labels(parts.data, ("test",))
     check_while_restoring(parts.trainer, checkpoint)
@@ -125,7 +142,7 @@ def restore(path: Path, overrides: list[str]) -> tuple[Config, Parts]:
     """
     config = load_run(path, overrides)
     config.trainer.devices, config.trainer.num_nodes = 1, 1
-    config.test.shorter_sides, config.test.longer_sides, config.logger.wandb = None, None, False
+    config.test.shorter_sides, config.test.longer_sides, config.logger.names = None, None, ["csv"]
     parts, _, weights = _build_for_checkpoint(config, RunFolder(path), overrides, alone=True)
     parts.task.load_state_dict(weights)
     parts.task.to(parts.trainer.strategy.root_device).eval().requires_grad_(False)
@@ -163,14 +180,16 @@ def _train(
     if is_rank_0():
         folder.remove_temporaries()
     wandb_logger = console.wandb_logger(config, folder.path)
+    more_loggers = console.tensorboard_loggers(config, folder.path)
     csv_logger = MetricsFile(folder.metrics, None if resumption is None else resumption.step)
-    parts.trainer.loggers = [csv_logger, *([wandb_logger] if wandb_logger else [])]
+    parts.trainer.loggers = [csv_logger, *([wandb_logger] if wandb_logger else []), *more_loggers, *parts.loggers]
     run_results = results.Results(config, parts, folder, resumption, wandb_logger, same_command_resumes)
     checkpoint = None if resumption is None else resumption.checkpoint
     with same_end_on_all_ranks(parts, folder, run_results.write):
         run_results.count_network()
         parts.trainer.fit(parts.task, datamodule=parts.data, ckpt_path=checkpoint, weights_only=True)
-        run_results.take_scores(results.score_test_split(parts))
+        best = folder.best_checkpoint if folder.best_checkpoint.is_file() else None
+        run_results.take_scores(results.score_test_split(parts, best))
     run_results.write(FINISHED)
 
 
@@ -192,25 +211,15 @@ def _prepare_to_resume(config: Config, parts: Parts, resumption: Resumption) -> 
 def _build_for_checkpoint(
     config: Config, folder: RunFolder, overrides: list[str], alone: bool = False
 ) -> tuple[Parts, Path, dict[str, Any]]:
-    """The parts of a run that is not trained, its newest checkpoint, and the weights in it.
+    """The parts of a run that is not trained, its checkpoint, and the weights in it.
 
     Raises:
         ConfigError: the network is another one than the checkpoint's.
     """
     config.model.backbone.weights = "none"  # the checkpoint holds them
     config.trainer.effective_batch = None  # any number of ranks can score
-    checkpoint, content = checkpoint_file.newest(folder)
+    checkpoint, content = checkpoint_file.scored(folder)
     weights = content["state_dict"]
     parts = build(config, folder, trains=False, alone=alone)
-    fresh = parts.task.state_dict()
-    differing = [
-        key
-        for key in {**fresh, **weights}
-        if key not in fresh or key not in weights or fresh[key].shape != weights[key].shape
-    ]
-    if differing:
-        raise ConfigError(
-            f"{' '.join(overrides)} asks for another network than {checkpoint} holds: {differing[0]} and "
-            f"{len(differing) - 1} more differ; classes and model must stay as they were trained"
-        )
+    check_same_network(parts.task.state_dict(), weights, checkpoint, overrides)
     return parts, checkpoint, weights

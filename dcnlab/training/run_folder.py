@@ -22,6 +22,8 @@ from dcnlab.io.text import nearest
 from dcnlab.training import results_file
 from dcnlab.training.distributed.rank import is_rank_0
 
+LAST = "last.ckpt"
+"""Name of the last checkpoint."""
 PREVIOUS = "previous.ckpt"
 """Name of the checkpoint before the last one."""
 
@@ -35,6 +37,8 @@ _WRITTEN = (
     "dilation.json",
     "robustness.json",
     "pictures",
+    "profile",
+    "tensorboard",
     "figures",
     "wandb",
     "config.yaml",
@@ -86,12 +90,17 @@ class RunFolder:
     @property
     def checkpoint(self) -> Path:
         """The last checkpoint."""
-        return self.path / "checkpoints" / "last.ckpt"
+        return self.path / "checkpoints" / LAST
 
     @property
     def previous_checkpoint(self) -> Path:
         """The checkpoint before the last one."""
         return self.checkpoint.with_name(PREVIOUS)
+
+    @property
+    def best_checkpoint(self) -> Path:
+        """The checkpoint of the best validation; where it exists, it is the one that is scored and loaded."""
+        return self.checkpoint.with_name("best.ckpt")
 
     @property
     def metrics(self) -> Path:
@@ -210,7 +219,7 @@ class RunFolder:
         """Remove the temporary files of writers that were killed; only for the process that holds the lock."""
         for folder in (self.path, self.checkpoint.parent):
             for path in folder.glob(".*"):
-                if re.fullmatch(r"\.((last|previous)\.ckpt|\w+\.(json|csv|yaml))\.\d+", path.name):
+                if re.fullmatch(r"\.((last|previous|best)\.ckpt|\w+\.(json|csv|yaml))\.\d+", path.name):
                     path.unlink(missing_ok=True)
 
 

@@ -2,9 +2,11 @@
 
 import importlib
 import re
+import subprocess
 import sys
 
 import house
+import pytest
 from locations import ROOT
 
 import dcnlab
@@ -55,6 +57,16 @@ def test_former_names_of_modules_are_the_modules_themselves():
     for former, module in dcnlab.MOVED.items():
         assert importlib.import_module(former) is importlib.import_module(module)
         assert sys.modules[module].__spec__.name == module
+
+
+def test_the_package_is_imported_without_torch():
+    """`import dcnlab` and its version take no second; fit, load and predict are imported when they are asked for."""
+    code = "import dcnlab, sys; print(dcnlab.__version__, 'torch' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert re.match(r"\d+\.\d+\S* False$", done.stdout.strip())
+    assert {"fit", "load", "predict"} <= set(dir(dcnlab))
+    with pytest.raises(AttributeError, match="module 'dcnlab' has no attribute 'fitt'"):
+        dcnlab.fitt  # noqa: B018
 
 
 def test_data_sets_are_found_where_they_were():

@@ -10,7 +10,7 @@ from typing import Any
 
 from dcnlab.ablations.sweeps.hashing import digest
 from dcnlab.config import identity
-from dcnlab.config.load import load_run
+from dcnlab.config.load import read_run
 from dcnlab.config.names import BACKBONES, IMAGENET, Backbone
 from dcnlab.io.errors import ConfigError
 from dcnlab.training import results_file, run_folder
@@ -102,7 +102,7 @@ def records(roots: Sequence[Path]) -> tuple[list[Record], list[str]]:
         try:
             results = RunFolder(folder).read_results()
             if results is not None:
-                settings = identity.settings(load_run(folder))
+                settings = identity.settings(read_run(folder))
                 readable.append(Record(folder, settings, results, (folder / "results.json").stat().st_mtime))
         except ConfigError as error:
             notes.append(f"left out: {error}")

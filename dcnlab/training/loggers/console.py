@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import logging
 import os
 import warnings
@@ -9,9 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from pytorch_lightning.callbacks import RichProgressBar
-from pytorch_lightning.loggers import WandbLogger
+from pytorch_lightning.loggers import TensorBoardLogger, WandbLogger
 
-from dcnlab.config.schema import Config
+from dcnlab.config.schema import Config, LoggerConfig
 from dcnlab.config.validation import choose
 from dcnlab.io.errors import ConfigError
 from dcnlab.io.text import VisibleFormatter
@@ -57,6 +58,29 @@ class ProgressBar(RichProgressBar):
         return f"epoch {current_epoch + 1}"
 
 
+def uses(loggers: LoggerConfig, name: str) -> bool:
+    """Whether an experiment asks for a logger, wandb or tensorboard."""
+    return (loggers.wandb and name == "wandb") if loggers.names is None else name in loggers.names
+
+
+def check_tensorboard(loggers: LoggerConfig) -> None:
+    """Check that TensorBoard is installed where an experiment asks for it.
+
+    Raises:
+        ConfigError: it is not.
+    """
+    packages = ("tensorboard", "tensorboardX")
+    if uses(loggers, "tensorboard") and not any(importlib.util.find_spec(name) for name in packages):
+        raise ConfigError("logger.names has tensorboard, which is not installed: pip install 'dcnlab[tensorboard]'")
+
+
+def tensorboard_loggers(config: Config, folder: Path) -> list[TensorBoardLogger]:
+    """The logger to TensorBoard's files in the run folder; none where the config does not ask for it."""
+    if not uses(config.logger, "tensorboard"):
+        return []
+    return [TensorBoardLogger(folder, name="", version="tensorboard", default_hp_metric=False)]
+
+
 def wandb_mode() -> str:
     """The mode of wandb: offline, unless WANDB_MODE says otherwise or a wandb agent started the run.
 
@@ -81,7 +105,7 @@ def wandb_logger(config: Config, folder: Path) -> WandbLogger | None:
         config: of the run.
         folder: of the run, for wandb's files.
     """
-    mode: Any = wandb_mode() if config.logger.wandb else "disabled"
+    mode: Any = wandb_mode() if uses(config.logger, "wandb") else "disabled"
     if mode == "disabled" or not is_rank_0():
         return None
     if mode == "offline":  # the run's mode alone does not stop wandb's telemetry

@@ -91,7 +91,8 @@ def test_every_reader_of_the_package_opens_its_files_in_one_place():
     # What is left: our own packaged files, the system's, what was just written, and images of an open file.
     allowed = (
         "Image.open(file, formats=FORMATS)", "os.open(", "read_bytes(path,", "read_bytes(", "temporary.open('wb')",
-        "self._path.open('ab')", "(folder() / name).read_bytes", "(FOLDER / name).read_text",
+        "self._path.open('ab')", "(self._folder / name).open('w'",
+        "(folder() / name).read_bytes", "(FOLDER / name).read_text",
         "(root / name).read_text", "Path('/sys", "Path('/proc",
         "status.read_text", "Path(f'/proc", "Path(__file__)", "(folder / 't10k",
     )  # fmt: skip

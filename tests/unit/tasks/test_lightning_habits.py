@@ -87,7 +87,7 @@ def test_detection_takes_ones_own_detector_loader_and_trainer(tmp_path, protocol
     assert scores["test/ap50"] == pytest.approx(0)
     (scores,) = run.test(task, boxes_loader(2), verbose=False)
     assert scores["test/ap50"] == pytest.approx(50, abs=1)  # half of the boxes, the first two of equal scores
-    assert len(task.detections) == 4
+    assert len(task.detections.scores) == 4
 
 
 def test_boxes_that_need_not_be_found_count_for_nothing(tmp_path):

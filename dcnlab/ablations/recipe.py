@@ -8,9 +8,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from dcnlab.config import packaged
+from dcnlab.config import names, packaged
 from dcnlab.config.load import load_experiment
-from dcnlab.config.names import DATA_SETS, IMAGENET, NETWORKS
+from dcnlab.config.names import IMAGENET
 from dcnlab.config.schema import Config, OptimConfig, TrainerConfig
 from dcnlab.data.resize import longer_limits
 from dcnlab.models.weights_source import source
@@ -129,7 +129,7 @@ def _data(config: Config) -> list[tuple[str, str]]:
     size += f", longer at most {data.longer_side}" if data.longer_side else ""
     size += f", crops of {data.crop_size[0]}x{data.crop_size[1]}" if data.crop_size else ""
     size += ", mirrored by half" if data.flip else ""
-    if DATA_SETS[data.name].is_square:
+    if names.data_set(data.name).is_square:
         size = f"squares of {data.image_size} pixels"
     pixels = [f"{name} {', '.join(f'{255 * value:.6g}' for value in getattr(data, name))}" for name in ("mean", "std")]
     return [
@@ -203,11 +203,11 @@ def _schedule(config: Config) -> list[tuple[str, str]]:
 
 def _detector(config: Config) -> list[tuple[str, str]]:
     model, rpn = config.model, config.model.rpn
-    scales = rpn.scales or list(NETWORKS[model.name].anchor_scales)
+    scales = rpn.scales or list(names.network(model.name).anchor_scales)
     anchors = f"scales {_numbers(scales)}, ratios {_numbers(rpn.ratios)}, border {rpn.border}"
     samples = f"{rpn.sampled} anchors"
     found = [("anchors", anchors)]
-    if not NETWORKS[model.name].deform_pooling:
+    if not names.network(model.name).deform_pooling:
         return [*found, ("samples", samples)]
     kind = "the hardest of all" if model.ohem else "a quarter of them positive at most"
     samples += f"; {rpn.candidates} proposals before suppression, {rpn.proposals} after; {model.rois} RoIs, {kind}"

@@ -119,15 +119,15 @@ METRICS = {
 """Metrics of the whole test, by the task; of detection, by the protocol."""
 
 
-def metrics(task: str, data_set: str, protocol: str | None) -> tuple[str, ...]:
+def metrics(task: str, data: str, protocol: str | None) -> tuple[str, ...]:
     """Names of the metrics of the whole test.
 
     Args:
         task: what the network does.
-        data_set: `data.name`, which decides the protocol where none is stated.
+        data: `data.name`, which decides the protocol where none is stated.
         protocol: `data.protocol`.
     """
-    return METRICS[protocol or DATA_SETS[data_set].protocol] if task == "detection" else METRICS[task]
+    return METRICS[protocol or data_set(data).protocol] if task == "detection" else METRICS[task]
 
 
 _OUTSIDE_DATA = DataSet(TASKS)

@@ -150,7 +150,7 @@ def check_imagenet(name: str, weights: str) -> None:
     Raises:
         ConfigError: it does not; names the networks that have them.
     """
-    if weights in names.IMAGENET and weights not in names.BACKBONES[name].imagenet:
+    if weights in names.IMAGENET and weights not in names.backbone(name).imagenet:
         having = [other for other, backbone in names.BACKBONES.items() if weights in backbone.imagenet]
         raise ConfigError(
             f"model.backbone.weights is {weights!r}, which {name} does not have, but {', '.join(having)} do; "

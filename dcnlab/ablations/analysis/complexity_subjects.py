@@ -7,10 +7,9 @@ from dataclasses import dataclass, replace
 
 import torch
 
-from dcnlab.config import packaged
+from dcnlab.config import names, packaged
 from dcnlab.config.keys import flatten
 from dcnlab.config.load import extends_chain, load_experiment
-from dcnlab.config.names import DATA_SETS
 from dcnlab.config.overrides import parse_override
 from dcnlab.config.schema import Config, DataConfig
 from dcnlab.config.validation import check_paths
@@ -102,7 +101,7 @@ def _sizes(config: Config) -> tuple[tuple[int, int], tuple[int, int]]:
     from dcnlab.data.resize import resized
 
     data = config.data
-    data_set = DATA_SETS[data.name]
+    data_set = names.data_set(data.name)
     if data_set.is_square:
         return (data.image_size, data.image_size), (data.image_size, data.image_size)
     if data_set.usual_size is None:

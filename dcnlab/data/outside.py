@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch.utils.data import Dataset
 
+from dcnlab.data.detection.annotations import BoxesWithScores, results
 from dcnlab.data.module import SplitsDataModule, collate_lists
 from dcnlab.data.segmentation.padding import pad_collate
 from dcnlab.io.errors import DataError
@@ -52,9 +53,9 @@ class OutsideSplit(Dataset[Any]):
             raise DataError(f"data.name is {self.name!r}, whose target {index} is no dict of boxes and labels")
         return image, {"size": tuple(image.shape[-2:]), **label, "image_id": index}
 
-    def own_names(self, detections: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-        """Detections as they are: an image is called by its position, a class by its label."""
-        return [dict(detection) for detection in detections]
+    def own_names(self, detections: BoxesWithScores) -> list[dict[str, Any]]:
+        """Detections in COCO's result form: `image_id` is the image's position, `category_id` the label."""
+        return results(detections, range(len(self)), "category_id", range(1, len(self.classes) + 1))
 
 
 def outside_data_module(

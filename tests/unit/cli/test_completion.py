@@ -19,7 +19,7 @@ complete_line() {  # prints what is offered for the last of some words
 OFFERED = {
     "dcnlab swe": "sweep",
     "dcnlab --ver": "--version",
-    "dcnlab fit segmentation/deeplab_v": "segmentation/deeplab_voc",
+    "dcnlab fit segmentation/deeplab_v": "segmentation/deeplab_voc segmentation/deeplab_voc_authors",
     "dcnlab fit detection/rfcn_voc model.deform_l": "model.deform_layers=",
     "dcnlab fit detection/rfcn_voc data.root = ru": "runs",
     "dcnlab fit detection/rfcn_voc data.root = runs model.rp": " ".join(

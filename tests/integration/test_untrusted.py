@@ -108,7 +108,7 @@ def test_weights_and_checkpoints_that_would_run_code_are_refused_in_one_line(tmp
     torch.load(path, weights_only=False)  # it does what it is said to do, where it may
     assert trap.exists()
     trap.unlink()
-    for read in (checkpoint_file.read, weights._read):
+    for read in (checkpoint_file.read, weights.read):
         with pytest.raises(ConfigError, match=r"\A[^\n]{10,900}\Z"):
             read(path)
     assert not trap.exists()
@@ -120,7 +120,7 @@ def test_a_plain_pickle_and_arrays_of_objects_are_refused_in_one_line(tmp_path):
     np.savez(tmp_path / "objects.npz", w=np.array([spiteful(trap)["os.system"]], dtype=object))
     for name in ("plain.pt", "objects.npz"):
         with pytest.raises(ConfigError, match=r"\A[^\n]*cannot be read as a state dict[^\n]*\Z"):
-            weights._read(tmp_path / name)
+            weights.read(tmp_path / name)
     assert not trap.exists()
 
 
@@ -171,7 +171,7 @@ def test_an_archive_that_unpacks_to_gigabytes_is_refused_unread(tmp_path):
             part.write(bytes(2**20))
     assert path.stat().st_size < 2**20
     with pytest.raises(ConfigError, match=r"would unpack to 268435\d+ bytes"):
-        weights._read(path)
+        weights.read(path)
     with pytest.raises(ValueError, match="would unpack"):
         torch_file.load(path)
 

@@ -457,4 +457,4 @@ def test_weights(tmp_path, ending):
         path.write_bytes(save(state))
     content = path.read_bytes()
     mutate = members if ending == "npz" else mutations.of_bytes
-    fuzz(400, writer(path, lambda numbers: mutate(numbers, content)), lambda: weights._read(path))
+    fuzz(400, writer(path, lambda numbers: mutate(numbers, content)), lambda: weights.read(path))

@@ -71,7 +71,7 @@ gpu-check:  ## nine minutes on a GPU: doctor, tests, sanitizer, speed beside the
 gpu-sanitize: $(VENV)/.installed-test  ## run a few of them under NVIDIA's compute-sanitizer, each of its tools
 	@for tool in memcheck racecheck initcheck synccheck; do \
 	    compute-sanitizer --tool $$tool --error-exitcode 1 --target-processes all \
-	        $(BIN)/python -m pytest -m gpu -k "sixteen_byte or no_number or random_boxes" || exit 1; \
+	        $(BIN)/python -m pytest -m gpu -k "sixteen_byte or nonfinite_location or random_boxes" || exit 1; \
 	done
 
 lint: $(VENV)/.installed-test  ## check style and types

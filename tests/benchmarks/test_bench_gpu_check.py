@@ -44,7 +44,8 @@ def check(parts: list[Part], seconds: float, path: Path, dry: bool = False) -> d
     return json.loads(path.read_text())["parts"]
 
 
-def test_a_part_that_is_stopped_keeps_its_rows_and_leaves_no_process_and_the_others_run(tmp_path):
+def test_a_stopped_part_keeps_its_rows_and_others_run(tmp_path):
+    """A part at its time limit keeps its rows and leaves no process; a failing part stops no other."""
     begun = time.monotonic()
     parts = check(
         [part("stopped", TALKS % 1 + SLEEPS, 0.3), part("fails", TALKS % 2 + FAILS), part("last", TALKS % 3)],
@@ -69,12 +70,14 @@ def processes() -> list[str]:
     return [line for line in listed.splitlines() if line.split()[1:] == ["sleep", "617"]]
 
 
-def test_a_part_without_a_dry_form_is_left_out_with_the_reason(tmp_path):
+def test_a_part_without_a_dry_command_is_left_out(tmp_path):
+    """With --dry such a part is listed as left out, with the reason that it needs a GPU."""
     parts = check([Part("only", 1, ("-c", FAILS))], 5, tmp_path / "out.json", dry=True)
     assert parts == {"only": {"rows": [], "status": "left out", "why": "needs a GPU"}}
 
 
-def test_what_time_was_not_left_for_is_left_out(tmp_path):
+def test_parts_without_time_are_left_out(tmp_path):
+    """When the budget is used up, a part is listed as left out and not started."""
     parts = check([part("late", TALKS % 1)], -1, tmp_path / "out.json")
     assert parts == {"late": {"rows": [], "status": "left out", "why": "no time was left"}}
 
@@ -89,7 +92,8 @@ gpu_check.main()
 
 
 @pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGTERM])
-def test_a_check_that_is_ended_from_outside_has_written_every_row(how, tmp_path):
+def test_a_killed_check_has_written_every_row(how, tmp_path):
+    """SIGKILL or SIGTERM of the check loses no finished row, and SIGTERM leaves no process."""
     out = tmp_path / "out.json"
     paths = os.pathsep.join((str(HERE), str(HERE.parent)))
     command = [sys.executable, "-c", CHANGED, "--out", str(out), "--minutes", "2"]
@@ -114,7 +118,8 @@ def test_a_check_that_is_ended_from_outside_has_written_every_row(how, tmp_path)
         os.killpg(child, signal.SIGKILL)  # nobody is left to do it
 
 
-def test_the_script_without_a_gpu_says_so_in_one_line():
+def test_too_few_minutes_are_refused_in_one_line():
+    """--minutes 0.1 is below the time kept for the end, so the script exits with status 2."""
     command = [sys.executable, str(HERE / "gpu_check.py"), "--out", os.devnull + "x"]
     done = subprocess.run(
         [*command[:2], "--minutes", "0.1"], env=environment(), capture_output=True, text=True, check=False
@@ -123,7 +128,8 @@ def test_the_script_without_a_gpu_says_so_in_one_line():
     assert "--minutes is 0.1; must be more than 0.33" in done.stderr
 
 
-def test_a_machine_without_a_gpu_ends_the_check_at_its_first_part(tmp_path):
+def test_check_without_a_gpu_stops_at_its_first_part(tmp_path):
+    """Where the doctor finds no CUDA GPU, the check stops with one line that names --dry."""
     with pytest.raises(SystemExit, match=r"^gpu_check: there is no CUDA GPU here; --dry tries the parts on the CPU$"):
         check([part("doctor", f"raise SystemExit({gpu_doctor.NO_GPU})")], 20, tmp_path / "out.json")
 
@@ -141,7 +147,8 @@ def test_three(n): pass
 """
 
 
-def test_the_first_case_of_every_test_comes_first_and_each_outcome_is_kept(tmp_path):
+def test_first_case_of_every_test_runs_first(tmp_path):
+    """The first parametrized case of each test runs before all others; each outcome becomes a row."""
     (tmp_path / "test_cases.py").write_text(CASES)
     command = [sys.executable, "-m", "pytest", "-p", "gpu_tests", "-p", "no:cacheprovider", "-q", "--rows", "rows"]
     done = subprocess.run(
@@ -173,6 +180,7 @@ class Called(Exception):
 @pytest.mark.parametrize("part", PARTS, ids=lambda part: part.name)
 @pytest.mark.parametrize("dry", [False, True], ids=["on a GPU", "dry"])
 def test_every_command_is_understood_by_its_script(part, dry, monkeypatch):
+    """The argument parser of each part's script, or pytest, accepts the part's command."""
     command = part.dry if dry else part.command
     if command is None:
         return
@@ -199,7 +207,8 @@ def test_every_command_is_understood_by_its_script(part, dry, monkeypatch):
         script.main()
 
 
-def test_the_fused_benchmark_writes_rows_and_its_rule_by_dtype(monkeypatch, tmp_path):
+def test_fused_benchmark_writes_rows_and_a_rule_per_dtype(monkeypatch, tmp_path):
+    """The rule is the crossover for bfloat16, and none for float16, which is never faster."""
     monkeypatch.setenv("DCNLAB_CACHE_DIR", str(tmp_path))
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda: (9, 0))
@@ -229,7 +238,9 @@ def test_the_fused_benchmark_writes_rows_and_its_rule_by_dtype(monkeypatch, tmp_
     ]
 
 
-def test_work_that_cannot_be_captured_is_left_out_with_a_warning(monkeypatch):
+def test_work_that_cuda_graphs_refuse_is_left_out(monkeypatch):
+    """A failing CUDA graph capture gives a warning and no row; the benchmark continues."""
+
     class Nothing:
         def __init__(self, *args):
             pass
@@ -271,7 +282,8 @@ echo "========= ERROR SUMMARY: 0 errors"
 """
 
 
-def test_the_sanitizers_tools_are_run_one_after_another_and_an_error_fails_the_part(tmp_path, monkeypatch):
+def test_an_error_of_one_sanitizer_tool_fails_the_part(tmp_path, monkeypatch):
+    """Every tool of compute-sanitizer runs, even after memcheck reports an error."""
     (tmp_path / "compute-sanitizer").write_text(SANITIZER)
     (tmp_path / "compute-sanitizer").chmod(0o755)
     monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
@@ -290,7 +302,8 @@ def test_the_sanitizers_tools_are_run_one_after_another_and_an_error_fails_the_p
     ]
 
 
-def test_a_machine_without_compute_sanitizer_leaves_it_out(monkeypatch, tmp_path, capsys):
+def test_without_compute_sanitizer_its_part_is_left_out(monkeypatch, tmp_path, capsys):
+    """The part exits with the status for "left out" and names the CUDA toolkit."""
     monkeypatch.setattr(gpu_sanitizer.shutil, "which", lambda *args, **kwargs: None)
     monkeypatch.setattr(sys, "argv", ["gpu_sanitizer.py", "--rows", str(tmp_path / "rows")])
     with pytest.raises(SystemExit) as ended:
@@ -300,7 +313,8 @@ def test_a_machine_without_compute_sanitizer_leaves_it_out(monkeypatch, tmp_path
     assert "comes with the CUDA toolkit" in capsys.readouterr().err
 
 
-def test_the_page_says_what_is_slow_what_waits_and_what_failed():
+def test_the_page_lists_slow_waiting_and_failed_rows():
+    """Rows below their goal, launch-bound rows and failed parts each become a line of the page."""
     shape = {"shape": "512x64x64 d1 n1", "batch": 1}
     eager = {"mode": "eager", "ours_channels_last_ms": 0.9, "times_faster_than_torchvision": 0.8, "times_plain": 1.5}
     replay = {"mode": "replay", "ours_channels_last_ms": 0.3, "share_of_floor": 0.1, "times_plain": 5.0}
@@ -367,7 +381,8 @@ def closure(names: tuple[str, ...]) -> set[str]:
     return found
 
 
-def test_the_wheels_that_travel_are_those_that_the_given_packages_do_not_bring():
+def test_listed_wheels_complete_the_given_packages():
+    """The listed wheels and the given packages do not overlap and together cover every dependency."""
     wheels = {name.lower() for name in gpu_parts.WHEELS}
     assert not wheels & closure(gpu_parts.GIVEN)
     assert closure(gpu_parts.WHEELS) <= wheels | closure(gpu_parts.GIVEN)
@@ -403,7 +418,8 @@ sys.exit(pytest.main([*options, "-m", "gpu", "-k", *sys.argv[2:]]))
 
 
 @pytest.mark.slow
-def test_nothing_but_the_given_packages_and_the_wheels_is_imported_and_the_sanitizers_handful_is_there():
+def test_gpu_tests_import_only_given_packages_and_wheels():
+    """Any other import fails; the sanitizer's selection has up to 8 tests, from every file."""
     allowed = closure(gpu_parts.WHEELS) | closure(gpu_parts.GIVEN) | {"dcnlab"}
     command = [sys.executable, "-c", BARE, ",".join(allowed), gpu_parts.SANITIZED, *gpu_parts.GPU_TESTS]
     paths = os.pathsep.join((str(HERE), str(HERE.parent)))
@@ -415,7 +431,8 @@ def test_nothing_but_the_given_packages_and_the_wheels_is_imported_and_the_sanit
     assert len(listed) <= 8
 
 
-def test_packages_that_are_missing_and_cannot_be_had_are_named_with_the_way_to_bring_them(monkeypatch, tmp_path):
+def test_packages_that_no_wheel_brings_are_named(monkeypatch, tmp_path):
+    """The error names the missing packages and the command that lists the wheels to bring."""
     monkeypatch.setattr(gpu_check, "missing", lambda names=None: [] if names else ["pluggy", "tabulate"])
     (tmp_path / "wheels").mkdir()
     with pytest.raises(
@@ -425,6 +442,8 @@ def test_packages_that_are_missing_and_cannot_be_had_are_named_with_the_way_to_b
 
 
 def test_a_python_without_torch_is_refused_in_one_line(monkeypatch, tmp_path):
+    """Without torch and its companions the check names them instead of installing them."""
+
     def version(name):
         raise PackageNotFoundError(name)
 
@@ -433,7 +452,8 @@ def test_a_python_without_torch_is_refused_in_one_line(monkeypatch, tmp_path):
         gpu_check.install(str(tmp_path), tmp_path)
 
 
-def test_packages_that_are_missing_come_from_the_folder_of_wheels_without_network(monkeypatch, tmp_path):
+def test_missing_packages_are_installed_from_the_wheels(monkeypatch, tmp_path):
+    """pip installs from the folder of wheels alone, without network."""
     toy = tmp_path / "toy"
     toy.mkdir()
     (toy / "toyz.py").write_text("VALUE = 3\n")
@@ -453,7 +473,8 @@ def test_packages_that_are_missing_come_from_the_folder_of_wheels_without_networ
     ("words", "expected"),
     [([], "--minutes 9"), (["MINUTES=4", "DRY=1"], "--minutes 4 --dry"), (["PYTHON=python9"], "python9 benchmarks/")],
 )
-def test_make_needs_no_environment_of_ours(tmp_path, words, expected):
+def test_make_gpu_check_needs_no_virtual_environment(tmp_path, words, expected):
+    """`make gpu-check` uses the machine's Python and installs nothing with pip."""
     shutil.copy(gpu_parts.ROOT / "Makefile", tmp_path)
     done = subprocess.run(
         ["make", "--dry-run", "gpu-check", *words], cwd=tmp_path, capture_output=True, text=True, check=True

@@ -22,32 +22,37 @@ from command_line import environment
 MIB = 2**20
 
 
-def test_slow_contenders_get_fewer_turns_but_two(monkeypatch):
+def test_slow_contenders_get_at_least_two_rounds(monkeypatch):
+    """Within the time limit the slowest works run twice, spread over the rounds."""
     monkeypatch.setattr(measure, "_once", lambda work, repeats, device: work)
     quick, slow, slowest = measure.turns([0.5, 2.0, 9.0], 7, "cpu", limit=3 * 8.1)
     assert (len(quick), len(slow), len(slowest)) == (7, 3, 2)
     assert set(slowest) == {3, 6}, "the turns of a slow one are spread over the rounds"
 
 
-def test_a_ratio_is_of_the_rounds_that_both_took_part_in():
+def test_a_ratio_uses_the_rounds_of_both_contenders():
+    """A slow round that hit both contenders must not change their ratio."""
     quick, slow = {0: 1.0, 1: 1.0, 2: 1.0, 3: 4.0, 4: 1.0, 5: 1.0, 6: 1.0}, {3: 8.0, 6: 2.0}
     assert measure.ratio(slow, quick) == 2.0  # a slow spell in round 3 hit both
 
 
-def test_without_a_limit_all_get_all_turns_one_after_another(monkeypatch):
+def test_without_a_limit_all_run_in_every_round(monkeypatch):
+    """The contenders alternate, so that a slow spell hits all of them."""
     seen = []
     monkeypatch.setattr(measure, "_once", lambda work, repeats, device: seen.append(work) or work)
     assert [len(times) for times in measure.turns([3.0, 1.0], 3, "cpu")] == [3, 3]
     assert seen[-6:] == [3.0, 1.0] * 3
 
 
-def test_columns_name_the_contenders_medians_and_turns(monkeypatch):
+def test_rows_have_medians_rounds_and_ratios(monkeypatch):
+    """Column names begin with the contender's name; the ratio is of the rounds that both ran."""
     monkeypatch.setattr(measure, "_once", lambda work, repeats, device: work)
     row = measure.timed(("a", "b"), [0.5, 2.0], 4, "cpu", limit=2 * 1.4, ratios={"times": ("b", "a")})
     assert row == {"a_ms": 500.0, "b_ms": 2000.0, "a_turns": 2, "b_turns": 2, "times": 4.0}
 
 
-def test_a_measurement_of_nothing_leaves_the_file_that_was_there(tmp_path):
+def test_an_empty_measurement_keeps_the_old_file(tmp_path):
+    """Without rows nothing is written, and the program exits with a message."""
     path = tmp_path / "part_cpu.json"
     measure.write(path, "cpu", {}, [{"a": 1}])
     before = path.read_text()
@@ -65,7 +70,8 @@ class Clock:
         return self.now
 
 
-def test_time_is_shared_by_cost_and_what_one_leaves_goes_to_the_others(monkeypatch):
+def test_unused_time_goes_to_the_later_parts(monkeypatch):
+    """Each part gets time by its weight; what one leaves unused is divided among those that follow."""
     clock = Clock()
     monkeypatch.setattr(measure, "time", clock)
     budget = measure.Budget(minutes=1)
@@ -76,7 +82,8 @@ def test_time_is_shared_by_cost_and_what_one_leaves_goes_to_the_others(monkeypat
     assert budget.left_out == ["d"]
 
 
-def test_no_limit_shares_no_limit():
+def test_an_unlimited_budget_gives_every_part_infinity():
+    """Without --minutes no part has a time limit."""
     budget = measure.Budget(None)
     assert dict(budget.share({"a": 1.0, "b": 2.0})) == {"a": math.inf, "b": math.inf}
 
@@ -87,12 +94,14 @@ def held(mebibytes, small=False):
 
 
 @pytest.mark.slow
-def test_memory_is_what_a_call_holds_above_what_was_there():
+def test_peak_memory_is_that_of_the_call_alone():
+    """Memory held before the call does not count; 32 and 96 MiB are measured to 3 MiB."""
     for mebibytes in (32, 96):
         assert measure.peak_bytes(held, (mebibytes,), "cpu") / MIB == pytest.approx(mebibytes, abs=3)
 
 
 def test_a_measured_layer_has_the_columns_of_its_table():
+    """Times of each contender and their ratios are one row, computed from the same medians."""
     row = operators.measured(operators.Shape(4, 6, 5, batch=2), torch.float32, "cpu", True, 1, memory_of=())
     sizes = [row[name] for name in ("pass", "channels", "height", "width", "batch", "dilation")]
     assert sizes == ["both", 4, 6, 5, 2, 1]
@@ -101,7 +110,8 @@ def test_a_measured_layer_has_the_columns_of_its_table():
     assert {row[f"{kind}_turns"] for kind in operators.KINDS} == {1}
 
 
-def test_the_figure_of_growth_is_drawn_with_and_without_memory():
+def test_the_growth_plot_works_with_and_without_memory():
+    """Rows of times alone and rows with memory each give a PNG."""
     points = [(axis, at) for axis in ("batch", "RoIs") for at in (1, 4)]
     rows = [{"axis": axis, "at": at, "ours_ms": 2.0 * at, "plain_ms": 1.0 * at} for axis, at in points]
     assert growth.draw(rows).startswith(b"\x89PNG")
@@ -118,7 +128,8 @@ name.write_text(json.dumps([float(sys.argv[sys.argv.index("--minutes") + 1]), os
 """
 
 
-def test_a_part_that_fails_is_named_and_the_others_get_their_turn(tmp_path, monkeypatch, capfd):
+def test_a_failing_part_does_not_stop_the_others(tmp_path, monkeypatch, capfd):
+    """The part that fails is named, and the parts after it still get their time and write results."""
     here = tmp_path / "benchmarks"
     here.mkdir()
     (here / "part.py").write_text(SCRIPT)
@@ -150,7 +161,8 @@ bench.main()
 
 
 @pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM])
-def test_an_interrupted_bench_says_one_line_and_leaves_no_process(how, tmp_path):
+def test_an_interrupted_bench_prints_one_line(how, tmp_path):
+    """After SIGINT or SIGTERM the benchmark exits with 130 and leaves no process and no temporary file."""
     (tmp_path / "here").mkdir()
     (tmp_path / "here/part.py").write_text(SLEEPER)
     started = tmp_path / "started"

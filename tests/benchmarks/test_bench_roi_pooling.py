@@ -18,7 +18,8 @@ DTYPES = [torch.float32, torch.float16, torch.bfloat16]
 
 @pytest.mark.parametrize("case", range(4))
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32], ids=str)
-def test_the_scalar_port_computes_what_the_authors_kernel_computes(goldens, case, dtype):
+def test_scalar_port_equals_the_authors_kernel(goldens, case, dtype):
+    """Output, sample counts and gradients equal the authors' golden arrays in every order of threads."""
     skip_without_compiler()
     with np.load(goldens / f"deform_psroi_pool_{case}.npz") as file:
         arrays = {name: torch.from_numpy(file[name]) for name in file.files}
@@ -42,6 +43,7 @@ def test_the_scalar_port_computes_what_the_authors_kernel_computes(goldens, case
 @pytest.mark.skipif(nvrtc_problem() is not None, reason=str(nvrtc_problem()))
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 def test_the_scalar_port_compiles_for_every_architecture(dtype):
+    """NVRTC compiles the port of the authors' kernel in each dtype without a warning."""
     for arch in ARCHITECTURES:
         report = compile_cubin(scalar_psroi.text(dtype), arch)
         assert set(report.kernels) == {"scalar_pool", "scalar_backward"}
@@ -49,7 +51,8 @@ def test_the_scalar_port_compiles_for_every_architecture(dtype):
 
 
 @pytest.mark.parametrize("group", [1, 7])
-def test_contenders_pool_the_same_boxes_from_the_same_map(group):
+def test_contenders_pool_equal_values_from_equal_inputs(group):
+    """Every contender gets the same boxes, map and offsets, so that times are comparable."""
     pool = Pooling(8, group, boxes=5, height=20, width=24)
     found = {}
     for kind in roi_pooling.kinds(pool, "cpu"):
@@ -68,6 +71,7 @@ def test_contenders_pool_the_same_boxes_from_the_same_map(group):
 
 
 def test_a_scalar_port_in_half_precision_is_near_the_operator():
+    """float16 and bfloat16 agree with deform_ps_roi_pool within their rounding."""
     skip_without_compiler()
     pool = Pooling(6, 1, boxes=7, height=16, width=20)
     for dtype in (torch.float16, torch.bfloat16):

@@ -42,7 +42,8 @@ def cells(text):
     return [[cell.strip() for cell in line.strip("|").split("|")] for line in lines]
 
 
-def test_tables_of_the_pages_are_those_of_the_kept_files():
+def test_benchmark_tables_in_pages_are_up_to_date():
+    """The tables in README and docs equal those made from benchmarks/results."""
     shown = {
         found["command"]: found[0].partition("-->\n")[2].removesuffix("<!-- end -->").strip()
         for page in PAGES
@@ -56,7 +57,8 @@ def test_tables_of_the_pages_are_those_of_the_kept_files():
         assert text == tables.TABLES[words[2]]().strip(), f"{command}: `make bench` fills the pages"
 
 
-def test_a_layer_that_meets_its_goals_is_plain_figures(results):
+def test_a_layer_that_meets_its_goals_is_not_bold(results):
+    """The row holds plain numbers, and a line below counts 6 of 6 goals as met."""
     both = {"pass": "both", "times_faster_than_torchvision": 6.0, "times_plain": 3.0}
     results("operators", [layer(), layer(**both)])
     text = tables.TABLES["operators"]()
@@ -65,7 +67,8 @@ def test_a_layer_that_meets_its_goals_is_plain_figures(results):
     assert "a CPU, 2 threads, 2026-01-02, torch 2, torchvision 0, numba 1" in text
 
 
-def test_goals_that_were_missed_are_bold_beside_what_was_wanted(results):
+def test_missed_goals_are_bold_with_the_wanted_value(results):
+    """Next to a missed value stands its goal; measurements left out for time are named."""
     slow = {"times_faster_than_torchvision": 2.46, "times_plain": 3.02, "ours_mib": 4.4}
     results("operators", [layer(dilation=2, **slow)], left_out=["b both"])
     text = tables.TABLES["operators"]()
@@ -80,12 +83,14 @@ def test_many_measurements_that_were_left_out_are_counted(results):
     assert "Left out for lack of time: 6 measurements." in tables.TABLES["operators"]()
 
 
-def test_layers_of_64_channels_have_no_goal_beside_the_plain_convolution(results):
+def test_goals_leave_out_layers_of_64_channels(results):
+    """A layer of 64 channels that is slow next to the plain convolution misses no goal."""
     results("operators", [layer(channels=64, times_plain=50.0)])
     assert "2 of 2 figures meet their goals." in tables.TABLES["operators"]()
 
 
 def test_a_network_that_costs_too_much_is_marked(results):
+    """A training step may cost 60% more than the plain network's; 65% is bold."""
     row = {"network": "rfcn", "pass": "training", "plain_ms": 1000.0, "ours_ms": 1650.0, "torchvision_ms": 3000.0}
     row |= {"times_plain": 1.65, "torchvision_times_plain": 3.0, "images_per_second": 0.606}
     results("networks", [row], backbone="resnet101", size="320x480")
@@ -95,7 +100,8 @@ def test_a_network_that_costs_too_much_is_marked(results):
     assert "0 of 1 figures" in text
 
 
-def test_what_surrounds_the_network_stands_beside_its_peers_and_goals(results):
+def test_around_table_shows_peers_and_goals(results):
+    """Loading, decoding, scoring and start-up times stand next to the peer's time and the goal."""
     waiting = {"what": "waiting", "workers": 4, "share_waiting": 0.062, "photographs": "camvid"}
     decode = {"what": "decode", "images": 9, "photographs": "made"}
     decode |= {"ours_images_per_second": 30.0, "torchvision_images_per_second": 25.0}
@@ -117,14 +123,16 @@ def test_what_surrounds_the_network_stands_beside_its_peers_and_goals(results):
     ]
 
 
-def test_growth_shows_the_figure_and_the_slopes_of_its_lines(results):
+def test_growth_shows_the_plot_and_the_slopes_of_its_lines(results):
+    """A quadratic and a linear cost give slopes 2 and 1 in the table."""
     results("growth", [{"axis": "batch", "at": at, "ours_ms": 3.0 * at**2, "plain_ms": 1.0 * at} for at in (1, 2, 8)])
     text = tables.TABLES["growth"]()
     assert "](images/growth_cpu.png)" in text
     assert cells(text) == [["batch", "2.00", "1.00"]]
 
 
-def test_what_was_not_measured_is_a_line_in_the_page(results):
+def test_a_missing_measurement_names_its_make_target(results):
+    """The page then holds one line with the command that writes the file."""
     text = tables.TABLES["networks"]()
     assert text == "Networks: not measured yet; `make bench` writes `benchmarks/results/networks_cpu.json`."
     assert tables.TABLES["around"]().count("not measured yet") == 3
@@ -147,7 +155,8 @@ BROKEN = {
 
 
 @pytest.mark.parametrize("content", BROKEN.values(), ids=BROKEN)
-def test_a_broken_file_is_named_in_one_line(content, tmp_path, monkeypatch):
+def test_a_broken_result_file_is_named_in_one_line(content, tmp_path, monkeypatch):
+    """The message says that `make bench` writes the file anew."""
     monkeypatch.setattr(tables, "RESULTS", tmp_path)
     (tmp_path / "operators_cpu.json").write_text(content)
     with pytest.raises(
@@ -156,7 +165,8 @@ def test_a_broken_file_is_named_in_one_line(content, tmp_path, monkeypatch):
         tables.TABLES["operators"]()
 
 
-def test_the_command_ends_with_status_one_and_that_line(tmp_path):
+def test_tables_exits_with_status_1_on_a_broken_file(tmp_path):
+    """stdout stays empty, so that no half table enters a page."""
     (tmp_path / "results").mkdir()
     (tmp_path / "results/operators_cpu.json").write_text("{")
     script = shutil.copy(ROOT / "benchmarks/tables.py", tmp_path)
@@ -164,7 +174,8 @@ def test_the_command_ends_with_status_one_and_that_line(tmp_path):
     assert (done.returncode, done.stdout, done.stderr.count("\n")) == (1, "", 1)
 
 
-def test_only_the_asked_commands_are_run(tmp_path, monkeypatch):
+def test_evidence_fills_only_the_chosen_commands(tmp_path, monkeypatch):
+    """Blocks of other commands in the page keep their text."""
     page = tmp_path / "page.md"
     page.write_text(
         "<!-- $ dcnlab table x -->\nkept\n<!-- end -->\n<!-- $ python benchmarks/y.py -->\nold\n<!-- end -->\n"

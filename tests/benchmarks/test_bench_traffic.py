@@ -21,7 +21,8 @@ def check(rows):
         assert row["floor_us"] == pytest.approx(1e6 * least)
 
 
-def test_a_convolutions_kernels_write_each_column_offset_and_pixel_once():
+def test_conv_kernels_write_each_element_once():
+    """The bytes stored by each CUDA kernel equal the size of its columns, offset gradients or pixels."""
     rows = list(traffic.rows_of(traffic.convolution(Shape(16, 6, 5), torch.float32), torch.float32))
     check(rows)
     by_kernel = {row["kernel"]: row for row in rows}
@@ -34,7 +35,8 @@ def test_a_convolutions_kernels_write_each_column_offset_and_pixel_once():
     traffic.table([{"shape": "16x6x5", "dtype": "float32"} | row for row in rows])
 
 
-def test_a_poolings_kernels_write_each_bin_offset_and_pixel_once():
+def test_pool_kernels_write_each_element_once():
+    """The bytes stored by each CUDA kernel equal the size of its bins, offset gradients or pixels."""
     pool = traffic.Pooling(8, 1, boxes=3, height=9, width=10)
     rows = list(traffic.rows_of(traffic.pooling(pool, torch.float32), torch.float32))
     check(rows)

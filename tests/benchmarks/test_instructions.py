@@ -62,30 +62,35 @@ def run(monkeypatch, capsys, *words):
     ],
 )
 def test_a_path_that_grows_beyond_the_tolerances_fails(kept, monkeypatch, capsys, more, too_much):
+    """Growth within the tolerances passes, beyond them the status is 1; another processor is noted."""
     monkeypatch.setattr(instructions, "count", lambda paths: (grown(**more), USED))
     status, out, err = run(monkeypatch, capsys, "--against", kept)
     assert (status, "TOO MUCH" in out) == (int(too_much), too_much)
     assert f"{kept} on another" in err  # the file is of another processor
 
 
-def test_a_change_names_the_parts_that_it_is_in():
+def test_a_change_names_the_kernels_that_caused_it():
+    """The line has the total's percentage and the added instructions of each part above its limit."""
     (line,), paths = instructions.compare(ROWS, grown(numba_sample=60_000, interpreter=20_000, libc=10))
     assert line == ("conv: 1,080,010, +8.00%, kernels +60.00% (numba: sample +60,000; interpreter +20,000), TOO MUCH")
     assert paths == ["conv"]
 
 
-def test_every_kernel_of_ours_is_kept_by_name_however_small_and_what_else_is_small_is_not():
+def test_small_kernels_keep_their_row_and_libraries_do_not():
+    """A numba kernel keeps its name at any count; small libraries are summed under "others"."""
     parts = {"interpreter": 998_000, "numba: sample": 999, "libc": 999, "libm": 2}
     assert instructions.row("conv", [callgrind.Count("conv", parts)])["parts"] == {
         "interpreter": 998_000, "numba: sample": 999, "others": 1_001,
     }  # fmt: skip
 
 
-def test_a_path_that_the_file_lacks_is_shown_as_new():
+def test_a_path_without_kept_counts_is_shown_as_new():
+    """A new path has nothing to be compared with and cannot fail."""
     assert instructions.compare([], ROWS) == (["conv: 1,000,000, new"], [])
 
 
 def test_counts_of_other_versions_or_pins_are_not_compared(kept, monkeypatch, capsys):
+    """Another torch version or CPU pin gives exit status 2 with old and new value."""
     content = json.loads(kept.read_text())
     content["settings"]["versions"] |= {"torch": "1.0"}
     content["settings"]["pins"] |= {"ONEDNN_MAX_CPU_ISA": "SSE41"}
@@ -97,6 +102,7 @@ def test_counts_of_other_versions_or_pins_are_not_compared(kept, monkeypatch, ca
 
 
 def test_counts_of_another_instruction_set_are_not_compared(kept, monkeypatch, capsys):
+    """oneDNN chooses other kernels for SSE4.1 than for AVX, so the counts differ for that reason."""
     monkeypatch.setattr(instructions, "count", lambda paths: (ROWS, USED | {"oneDNN": "Intel SSE4.1"}))
     status, out, err = run(monkeypatch, capsys, "--against", kept)
     assert (status, out, err.count("\n")) == (2, "", 1)
@@ -133,13 +139,15 @@ def test_an_unknown_path_is_one_line_with_the_nearest(kept, monkeypatch, capsys)
 
 
 def test_the_kept_counts_are_of_every_path():
+    """A path without a kept count would never fail."""
     import main_paths
 
     kept = instructions.read(ROOT / "benchmarks/results/instructions.json")
     assert [row["path"] for row in kept["rows"]] == list(main_paths.PATHS)
 
 
-def test_instructions_are_counted_where_they_are_spent():
+def test_instructions_count_for_the_function_that_spends_them():
+    """A hand-written callgrind dump gives each library and kernel its own instructions."""
     dump = """\
 desc: Trigger: Client Request: conv
 ob=/usr/lib/libpython3.11.so.1.0
@@ -233,7 +241,8 @@ def least(counts):
 
 
 @pytest.mark.slow
-def test_an_added_loop_raises_the_count_by_its_instructions(counted):
+def test_an_added_loop_raises_the_count_exactly(counted):
+    """300,000 more iterations of two instructions add exactly 600,000 to the loop's own count."""
     short, long = counted["spin 1000"], counted["spin 301000"]
     assert long[0].parts["spin"] - short[0].parts["spin"] == 2 * 300_000
     assert least(long) - least(short) == pytest.approx(2 * 300_000, abs=1000)  # the interpreter's share is not constant
@@ -249,6 +258,7 @@ def test_an_added_loop_raises_the_count_by_its_instructions(counted):
 
 @pytest.mark.slow
 def test_equal_work_counts_equally(counted):
+    """Six counts of equal work differ by at most 0.5%; numba's loops not at all."""
     for name, counts in counted.items():
         totals = sorted(count.total for count in counts)
         assert len(totals) == 6, name

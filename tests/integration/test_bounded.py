@@ -193,6 +193,7 @@ def main(kind, folder):
 
 @pytest.mark.parametrize("kind", COUNTS)
 def test_no_small_input_takes_a_gibibyte_or_twenty_seconds(tmp_path, kind):
+    """Small hostile files of each kind must be read or refused below 1 GiB and 20 seconds."""
     limit = 8 * 2**30  # torch maps some; the machine is safe where the code is not
     code = f"import resource; resource.setrlimit(resource.RLIMIT_AS, ({limit}, {limit})); import test_bounded as t; "
     command = [sys.executable, "-c", f"{code}t.main({kind!r}, {str(tmp_path)!r})"]

@@ -45,7 +45,8 @@ def checkpoint(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("task", ["segmentation", "detection"])
-def test_a_classification_run_begins_another_task_and_the_rest_is_named(checkpoint, task):
+def test_a_classifier_initializes_other_tasks_by_name(checkpoint, task):
+    """Backbone tensors are loaded bit for bit; one line names those not used and those that stay new."""
     path = write(task, **HEADS[task])
     arguments = [f"model.backbone.weights={checkpoint}", "model.deform_layers=2"]
     done = dcnlab("fit", path, *arguments, "id=one")
@@ -67,7 +68,8 @@ def test_a_classification_run_begins_another_task_and_the_rest_is_named(checkpoi
     assert f": {len(taken)} tensors loaded" in line
 
 
-def test_a_run_of_another_network_is_refused_by_the_names_that_do_not_match(checkpoint):
+def test_weights_of_another_network_are_refused_by_name(checkpoint):
+    """Weights of ResNet-10 for a ResNet-18 fail in one line that names the first tensor of another shape."""
     path = write("segmentation", **HEADS["segmentation"])
     done = dcnlab("fit", path, f"model.backbone.weights={checkpoint}", "model.backbone.name=resnet18")
     assert (done.returncode, done.stdout) == (2, "")
@@ -104,7 +106,8 @@ def read(folder):
     return results, torch.load(folder / "checkpoints/last.ckpt", weights_only=True)
 
 
-def test_the_imagenet_recipe_with_all_its_options_resumes_to_the_same_weights(imagenet, monkeypatch):
+def test_imagenet_recipe_resumes_to_the_same_weights(imagenet, monkeypatch):
+    """A run with every option, interrupted at step 3, ends with the weights of an uninterrupted run."""
     options = [imagenet, *RECIPE, "data.batch_size=8"]
     whole = fit(load_experiment("classification/resnet50_imagenet", [*options, "id=whole"]))
     results, end = read(whole)
@@ -131,7 +134,8 @@ def test_the_imagenet_recipe_with_all_its_options_resumes_to_the_same_weights(im
 
 
 @pytest.mark.slow
-def test_the_imagenet_recipe_on_two_processes_takes_the_same_steps_and_scores_every_image_once(imagenet):
+def test_imagenet_recipe_on_two_ranks_scores_images_once(imagenet):
+    """Two ranks take as many steps as one and score each test image once, so the metrics agree."""
     done = dcnlab(
         "fit", "classification/resnet50_imagenet", imagenet, *RECIPE, "data.batch_size=4", "trainer.devices=2", "id=two"
     )

@@ -66,6 +66,7 @@ def files(tiny):
     ],
 )
 def test_a_mistake_is_one_line_and_exit_status_two(files, command, says):
+    """No traceback, nothing on stdout, and no run folder is made."""
     done = dcnlab_anew(*command.split())
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr.startswith("dcnlab: ")
@@ -75,7 +76,8 @@ def test_a_mistake_is_one_line_and_exit_status_two(files, command, says):
     assert not Path("runs").exists()
 
 
-def test_what_only_building_finds_is_one_line_too(files):
+def test_a_value_that_fails_in_building_is_one_line_too(files):
+    """A layer count that only the network can refuse gives exit status 2 and no run folder."""
     done = dcnlab_anew("fit", "tiny.yaml", "model.deform_layers=99")
     assert (done.returncode, done.stdout) == (2, "")
     assert re.fullmatch(r"dcnlab: .*99.*\n", done.stderr)
@@ -99,7 +101,8 @@ def test_a_path_that_cannot_be_written_is_one_line(files, command, says):
     assert re.fullmatch(rf"dcnlab: .*{re.escape(says)}.*\n", done.stderr), done.stderr
 
 
-def test_a_folder_with_an_equals_sign_is_a_folder_to_table(files):
+def test_table_reads_a_folder_with_an_equals_sign(files):
+    """lr=1 is an existing folder here, so it is not taken for an override."""
     Path("lr=1").mkdir()
     done = dcnlab_anew("table", "sweep.yaml", "lr=1")
     assert (done.returncode, done.stdout) == (2, "")
@@ -107,6 +110,7 @@ def test_a_folder_with_an_equals_sign_is_a_folder_to_table(files):
 
 
 def test_help_comes_within_a_second_and_names_every_command():
+    """The quickest of three calls counts, so a busy machine does not fail the test."""
     times = []
     for _ in range(3):
         began = time.monotonic()
@@ -119,6 +123,7 @@ def test_help_comes_within_a_second_and_names_every_command():
 
 
 def test_help_loads_no_heavy_package():
+    """Loading torch alone would take longer than the second that --help may take."""
     heavy = "torch torchvision pytorch_lightning numpy numba cupy pandas matplotlib scipy wandb".split()
     code = (
         "import atexit, sys; from dcnlab.cli import main as cli\n"
@@ -138,7 +143,8 @@ def test_version_is_that_of_the_package_and_of_the_citation():
     assert yaml.safe_load((ROOT / "CITATION.cff").read_text())["version"] == __version__
 
 
-def test_our_own_bug_keeps_its_traceback(tiny):
+def test_an_internal_error_keeps_its_traceback(tiny):
+    """Only ConfigError and DataError are one line; a ZeroDivisionError of ours shows where it is."""
     code = (
         "from dcnlab.cli import main as cli\nfrom dcnlab.config import load\n"
         "load.load_experiment = lambda *a: 1 / 0\n"
@@ -165,7 +171,8 @@ def test_preview_writes_a_picture_for_every_task(tmp_path, monkeypatch):
         assert Path(f"{task}.png").read_bytes().startswith(b"\x89PNG")
 
 
-def test_doctor_says_what_works_and_what_is_missing():
+def test_doctor_lists_what_works_and_what_is_missing():
+    """Each operator is compared with the reference on the CPU; a missing GPU is no failure."""
     done = dcnlab_anew("doctor", CUDA_VISIBLE_DEVICES="")
     assert (done.returncode, done.stderr) == (0, ""), done.stdout
     assert "FAILED" not in done.stdout
@@ -188,7 +195,8 @@ def test_doctor_says_what_works_and_what_is_missing():
         assert re.search(line, done.stdout), line
 
 
-def test_doctor_reports_a_broken_operator_and_exits_with_one(monkeypatch, capsys):
+def test_doctor_exits_with_1_on_a_broken_operator(monkeypatch, capsys):
+    """The operator's message is shown in one line."""
     from dcnlab.cli import doctor
 
     def broken(name, device, dtype):

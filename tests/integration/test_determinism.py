@@ -22,6 +22,7 @@ def experiments(tmp_path, monkeypatch):
 @pytest.mark.parametrize("accelerator", ["cpu", pytest.param("gpu", marks=pytest.mark.gpu)])
 @pytest.mark.parametrize("name", EXPERIMENTS)
 def test_a_deterministic_run_gives_the_same_weights_twice(experiments, name, accelerator):
+    """trainer.deterministic=true on the CPU and the GPU, for each kind of task."""
     if accelerator == "gpu" and not torch.cuda.is_available():
         pytest.skip("needs a CUDA GPU")
     options = ["trainer.deterministic=true", f"trainer.accelerator={accelerator}", "trainer.devices=1"]

@@ -42,7 +42,8 @@ def results(folder):
     return json.loads((folder / "results.json").read_text())
 
 
-def test_a_run_folder_holds_what_the_contract_names(tiny, tmp_path):
+def test_a_run_folder_has_the_files_and_keys_of_the_contract(tiny, tmp_path):
+    """results.json has its documented keys in order, with the parameters of the sweep."""
     args = tmp_path / "args.json"
     args.write_text('{"model.deform_layers": 1, "seed": 3}')
     folder = runs.fit(load_experiment(tiny, [str(args), "id=one"]))
@@ -82,7 +83,8 @@ def test_the_first_weights_are_recorded_and_kept_by_resuming(tiny):
     assert results(run)["model"]["weights"] == recorded
 
 
-def test_the_same_seed_gives_the_same_weights_and_another_does_not(tiny):
+def test_weights_depend_on_the_seed_alone(tiny):
+    """Two runs of one seed have equal weights; a run of another seed differs."""
     weights = [
         torch.load(fit(tiny, f"id={name}", f"seed={seed}") / "checkpoints/last.ckpt", weights_only=True)["state_dict"]
         for name, seed in (("a", 0), ("b", 0), ("c", 1))
@@ -91,7 +93,8 @@ def test_the_same_seed_gives_the_same_weights_and_another_does_not(tiny):
     assert equal == [True, False]
 
 
-def test_evaluate_scores_the_checkpoint_as_the_run_did_and_leaves_the_run_alone(tiny):
+def test_evaluate_repeats_the_metrics_and_writes_nothing(tiny):
+    """`dcnlab evaluate` returns the metrics in results.json and changes no file of the run folder."""
     folder = fit(tiny, "id=one", "trainer.max_steps=4")
     before = {path: path.stat().st_mtime_ns for path in folder.rglob("*") if path.name != ".lock"}
     assert evaluate(folder, []) == results(folder)["metrics"]
@@ -118,7 +121,8 @@ def keep_sigint():
     signal.signal(signal.SIGINT, before)
 
 
-def test_an_interrupted_run_resumes_to_the_weights_of_an_uninterrupted_one(tiny, monkeypatch, keep_sigint):
+def test_an_interrupted_run_resumes_to_the_same_weights(tiny, monkeypatch, keep_sigint):
+    """Weights, logged losses and metrics equal those of an uninterrupted run; a second resume is refused."""
     whole = fit(tiny, "id=whole", "trainer.max_steps=6")
     with monkeypatch.context() as patch:
         patch.setattr("dcnlab.training.parts.Cost", _Stop)
@@ -152,8 +156,8 @@ def losses(folder):
 
 
 @pytest.mark.parametrize("first", [2, 3])
-def test_a_finished_run_trained_longer_is_the_run_that_was_never_shorter(tiny, first):
-    """Two steps end within a pass, whose images that are left come next; three end with it."""
+def test_a_finished_run_can_be_trained_longer(tiny, first):
+    """Two steps end within an epoch, whose other images come next; three end with the epoch."""
     whole = fit(tiny, "id=whole", "trainer.max_steps=5", *ONE_RATE)
     part = fit(tiny, "id=part", f"trainer.max_steps={first}", *ONE_RATE)
     before = results(part)
@@ -170,7 +174,8 @@ def test_a_finished_run_trained_longer_is_the_run_that_was_never_shorter(tiny, f
     assert (own.trainer.max_steps, own.id, own.out) == (5, "part", "runs")
 
 
-def test_a_longer_training_that_was_killed_goes_on_without_saying_its_length_again(tiny, monkeypatch):
+def test_a_killed_longer_training_keeps_its_new_length(tiny, monkeypatch):
+    """After a kill before config.yaml was written, resume takes max_steps from the checkpoint."""
     whole = fit(tiny, "id=whole", "trainer.max_steps=6", *ONE_RATE)
     part = fit(tiny, "id=part", "trainer.max_steps=2", *ONE_RATE)
     files = [part / "config.yaml", part / "results.json"]
@@ -194,8 +199,8 @@ def test_a_longer_training_that_was_killed_goes_on_without_saying_its_length_aga
     assert [entry["step"] for entry in results(part)["resumed"]] == [4, 4]
 
 
-def test_the_rate_of_a_longer_training_is_at_once_that_of_its_new_length(tiny, monkeypatch):
-    """At the end of the shorter cosine it was nearly zero."""
+def test_learning_rate_follows_the_new_length(tiny, monkeypatch):
+    """At the end of the shorter cosine it was nearly zero; it jumps to the longer schedule's value."""
     rates = []
 
     class Rates(cost.Cost):
@@ -226,7 +231,8 @@ def test_the_rate_of_a_longer_training_is_at_once_that_of_its_new_length(tiny, m
         ("trainer.max_epochs=1", "is finished; there is nothing to resume"),
     ],
 )
-def test_resume_refuses_what_would_make_it_another_run_and_changes_nothing(tiny, override, says):
+def test_resume_refuses_other_settings_and_changes_nothing(tiny, override, says):
+    """The error names the key, the trained value and the remedy; no byte of the run folder changes."""
     folder = fit(tiny, "id=one")
     before = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
     with pytest.raises(ConfigError, match=re.escape(says)):
@@ -234,7 +240,8 @@ def test_resume_refuses_what_would_make_it_another_run_and_changes_nothing(tiny,
     assert {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()} == before
 
 
-def test_a_run_that_fails_says_why_and_raises(tiny, monkeypatch):
+def test_a_failed_run_records_its_reason_and_raises(tiny, monkeypatch):
+    """results.json says failed with the exception in one line; the exception still reaches the caller."""
     monkeypatch.setattr(_Stop, "error", RuntimeError("out of\nluck"))
     monkeypatch.setattr("dcnlab.training.parts.Cost", _Stop)
     with pytest.raises(RuntimeError, match="luck"):
@@ -244,7 +251,8 @@ def test_a_run_that_fails_says_why_and_raises(tiny, monkeypatch):
     assert RunFolder(Path("runs/tiny/one")).read_results() == found
 
 
-def test_sigterm_leaves_an_interrupted_run_that_says_how_to_go_on(tiny):
+def test_sigterm_saves_and_prints_the_resume_command(tiny):
+    """A run stopped by SIGTERM exits with 130, has status interrupted and keeps its training time."""
     process = start("fit", tiny, "id=one", "trainer.max_steps=100000")
     deadline = time.monotonic() + 120
     while not Path("runs/tiny/one/checkpoints/last.ckpt").exists():
@@ -265,7 +273,8 @@ def catches(process, number):
     return bool(int(caught, 16) >> (number - 1) & 1)
 
 
-def test_a_run_that_is_stopped_before_its_first_checkpoint_is_not_said_to_be_resumable(tiny):
+def test_a_run_stopped_before_any_checkpoint_restarts(tiny):
+    """SIGTERM before the first checkpoint prints that the same command begins again, not a resume."""
     longer = ["trainer.max_steps=100000", "data.train_length=1000"]
     process = start("fit", tiny, "id=one", *longer)
     deadline = time.monotonic() + 120
@@ -297,7 +306,8 @@ class _Finalising(cost.Cost):
 
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
-def test_a_sigterm_that_comes_while_a_finaliser_runs_stops_the_run(tiny, monkeypatch):
+def test_sigterm_during_a_finalizer_stops_the_run(tiny, monkeypatch):
+    """Python drops an exception raised inside __del__; the signal must stop the run all the same."""
     monkeypatch.setattr("dcnlab.training.parts.Cost", _Finalising)
     before = signal.getsignal(signal.SIGTERM)
     with pytest.raises(outcome.Interrupted):
@@ -306,13 +316,15 @@ def test_a_sigterm_that_comes_while_a_finaliser_runs_stops_the_run(tiny, monkeyp
     assert results(Path("runs/tiny/one"))["status"] == "interrupted"
 
 
-def test_the_console_shows_the_run_folder_and_nothing_else(tiny):
+def test_a_run_prints_only_its_run_folder(tiny):
+    """stdout is the path, so that a script can use it; stderr is empty."""
     done = dcnlab("fit", tiny, "id=one")
     assert (done.returncode, done.stdout, done.stderr) == (0, "runs/tiny/one\n", "")
 
 
 @pytest.mark.slow
-def test_two_processes_share_one_run_folder_and_the_first_alone_speaks(tiny):
+def test_two_ranks_share_a_folder_and_rank_0_prints(tiny):
+    """Rank 0 alone prints the run folder, and images per second count the images of both ranks."""
     done = dcnlab(
         "fit", tiny, "trainer.devices=2", "data.batch_size=8", "trainer.max_steps=4", "trainer.effective_batch=16"
     )
@@ -324,7 +336,8 @@ def test_two_processes_share_one_run_folder_and_the_first_alone_speaks(tiny):
     assert found["cost"]["images_per_second"] * found["cost"]["train_seconds"] == pytest.approx(64, rel=0.01)
 
 
-def test_a_finished_run_is_not_overwritten_and_an_unfinished_one_is(tmp_path):
+def test_only_an_unfinished_run_is_overwritten(tmp_path):
+    """A new run replaces a failed one but keeps log.txt; a finished run is refused."""
     folder = tmp_path / "run"
     (folder / "checkpoints").mkdir(parents=True)
     (folder / "log.txt").write_text("kept")
@@ -339,14 +352,16 @@ def test_a_finished_run_is_not_overwritten_and_an_unfinished_one_is(tmp_path):
 
 
 @pytest.mark.parametrize("text", ["", "{", "[]", '{"schema": 2}', '{"schema": 1, "status": "done"}', '{"schema": 1}'])
-def test_a_results_file_that_is_not_ours_is_refused_in_one_line(tmp_path, text):
+def test_foreign_results_files_are_refused_in_one_line(tmp_path, text):
+    """Empty, cut, of another schema or with an unknown status."""
     (tmp_path / "results.json").write_text(text)
     with pytest.raises(ConfigError, match=r"results\.json: ") as caught:
         RunFolder(tmp_path).read_results()
     assert "\n" not in str(caught.value)
 
 
-def test_a_writer_that_dies_leaves_the_old_results_whole(tmp_path, monkeypatch):
+def test_a_failed_write_keeps_the_old_results(tmp_path, monkeypatch):
+    """A full disk at fsync leaves the old results.json whole."""
     path = tmp_path / "results.json"
     write_whole(path, "old")
 
@@ -359,7 +374,8 @@ def test_a_writer_that_dies_leaves_the_old_results_whole(tmp_path, monkeypatch):
     assert path.read_text() == "old"
 
 
-def test_two_processes_cannot_use_one_run_folder(tmp_path):
+def test_a_run_folder_is_locked_against_a_second_process(tmp_path):
+    """The second process gets one line; after the first has ended the folder is free."""
     code = "import sys, pathlib; from dcnlab.io.file_lock import lock\nwith lock(pathlib.Path(sys.argv[1])): pass"
     command = [sys.executable, "-c", code, str(tmp_path / ".lock")]
     with lock(tmp_path / ".lock"):
@@ -368,7 +384,8 @@ def test_two_processes_cannot_use_one_run_folder(tmp_path):
     assert subprocess.run(command, env=environment()).returncode == 0
 
 
-def test_a_forked_loader_that_outlives_its_run_does_not_hold_the_folder(tmp_path):
+def test_a_surviving_loader_does_not_hold_the_lock(tmp_path):
+    """A forked child inherits the lock's file; after SIGKILL of the run the folder must be free."""
     code = (
         "import os, pathlib, signal, sys, time; from dcnlab.io.file_lock import lock\n"
         "with lock(pathlib.Path(sys.argv[1])):\n"
@@ -388,7 +405,8 @@ def test_a_forked_loader_that_outlives_its_run_does_not_hold_the_folder(tmp_path
         os.kill(child, signal.SIGKILL)
 
 
-def test_a_folder_that_is_no_run_is_not_emptied(tmp_path):
+def test_a_folder_that_is_not_a_run_is_never_emptied(tmp_path):
+    """A folder of the user's with a checkpoints folder of that name is refused and stays."""
     folder = tmp_path / "mine"
     (folder / "checkpoints").mkdir(parents=True)
     (folder / "checkpoints" / "best.pt").write_text("precious")
@@ -398,7 +416,8 @@ def test_a_folder_that_is_no_run_is_not_emptied(tmp_path):
     assert (folder / "checkpoints" / "best.pt").read_text() == "precious"
 
 
-def test_a_run_begun_again_keeps_nothing_that_was_measured_or_drawn_of_the_last_one(tmp_path):
+def test_a_restarted_run_removes_old_results_and_pictures(tmp_path):
+    """Dilation, robustness, figures and pictures of the last run are gone when the run begins again."""
     for name in ("config.yaml", "dilation.json", "robustness.json", "figures/0-sampling.png", "pictures/0.png"):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).touch()
@@ -406,14 +425,16 @@ def test_a_run_begun_again_keeps_nothing_that_was_measured_or_drawn_of_the_last_
     assert list(tmp_path.iterdir()) == []
 
 
-def test_what_a_sweep_puts_there_first_does_not_keep_a_run_from_its_folder(tmp_path):
+def test_files_of_the_sweep_do_not_block_the_run_folder(tmp_path):
+    """parameters.json, log.txt and .lock exist before a trial starts and stay."""
     for name in ("parameters.json", "log.txt", ".lock"):
         (tmp_path / name).touch()
     RunFolder(tmp_path).create()
     assert len(list(tmp_path.iterdir())) == 3
 
 
-def test_a_run_without_an_id_leaves_none_to_the_next_of_the_process(tiny, monkeypatch):
+def test_a_failed_run_does_not_leave_its_id_behind(tiny, monkeypatch):
+    """DCNLAB_RUN_ID is unset again after a failed run, unless the user had set it."""
     with pytest.raises(ConfigError, match="99"):
         fit(tiny, "model.deform_layers=99")
     assert "DCNLAB_RUN_ID" not in os.environ
@@ -423,13 +444,15 @@ def test_a_run_without_an_id_leaves_none_to_the_next_of_the_process(tiny, monkey
     assert os.environ["DCNLAB_RUN_ID"] == "given"
 
 
-def test_a_wandb_run_id_cannot_leave_the_folder_of_the_runs(tiny, monkeypatch):
+def test_a_wandb_run_id_must_name_a_folder(tiny, monkeypatch):
+    """WANDB_RUN_ID of ../../up would write outside the folder of the runs."""
     monkeypatch.setenv("WANDB_RUN_ID", "../../up")
     with pytest.raises(ConfigError, match=r"WANDB_RUN_ID is '\.\./\.\./up'; it names a folder"):
         fit(tiny)
 
 
-def test_a_training_that_diverges_is_a_failed_run(tiny):
+def test_a_diverging_training_is_a_failed_run(tiny):
+    """A learning rate of 1e30 stops within four steps with the value that is not finite."""
     with pytest.raises(
         ConfigError,
         match=r"^the training diverged in step [0123]: (train/loss|the gradient of .*) is (nan|inf|not finite)",
@@ -440,14 +463,16 @@ def test_a_training_that_diverges_is_a_failed_run(tiny):
     assert "the training diverged" in found["reason"]
 
 
-def test_a_score_that_is_no_number_is_one_line_for_the_user():
+def test_a_nan_score_is_one_line_for_the_user():
+    """It is reported as a diverged training that names the metric."""
 
     with pytest.raises(ConfigError, match=r"^the training diverged: test/top1 is nan"):
         metrics_of({"test/top1": float("nan")})
 
 
 @pytest.mark.parametrize("workers", [0, 1])
-def test_a_broken_image_met_in_training_fails_the_run_in_one_line(tiny, workers):
+def test_a_broken_image_in_training_fails_in_one_line(tiny, workers):
+    """With and without loader workers, the error and results.json name the truncated file."""
     from PIL import Image
 
     for split in ("train", "val", "test"):
@@ -467,7 +492,8 @@ def test_a_broken_image_met_in_training_fails_the_run_in_one_line(tiny, workers)
     assert "insects/train/bee/2.png cannot be read" in found["reason"]
 
 
-def test_a_cut_checkpoint_is_named_in_one_line(tiny):
+def test_a_truncated_checkpoint_is_named_in_one_line(tiny):
+    """evaluate and resume both refuse the first 1000 bytes of last.ckpt."""
     folder = fit(tiny, "id=one")
     checkpoint = folder / "checkpoints" / "last.ckpt"
     checkpoint.write_bytes(checkpoint.read_bytes()[:1000])
@@ -479,6 +505,7 @@ def test_a_cut_checkpoint_is_named_in_one_line(tiny):
 
 
 def test_an_offline_run_opens_no_connection(tiny):
+    """An audit hook sees every socket: only addresses of this machine may be used."""
     code = (
         "import sys, time\n"
         "def hook(event, arguments):\n"
@@ -504,13 +531,15 @@ def test_accumulation_makes_the_effective_batch(tiny, effective, batch, world, b
 
 
 @pytest.mark.parametrize(("effective", "batch", "world", "fits"), [(8, 16, 1, 8), (8, 8, 4, 2), (24, 16, 1, 8)])
-def test_an_effective_batch_that_cannot_be_made_names_a_batch_size_that_can(tiny, effective, batch, world, fits):
+def test_an_impossible_effective_batch_names_a_batch_size(tiny, effective, batch, world, fits):
+    """The error names a data.batch_size that divides the effective batch on this number of ranks."""
     config = load_experiment(tiny, [f"trainer.effective_batch={effective}", f"data.batch_size={batch}"])
     with pytest.raises(ConfigError, match=rf"effective_batch is {effective}; .*; data.batch_size={fits} would do"):
         accumulation(config, world)
 
 
 def test_an_accumulated_step_counts_as_one(tiny):
+    """Four batches make one step in max_steps, and images per second count all of them."""
     folder = fit(tiny, "id=one", "trainer.effective_batch=32", "data.batch_size=8", "trainer.max_steps=2")
     found = results(folder)["cost"]
     assert found["images_per_second"] * found["train_seconds"] == pytest.approx(64, rel=0.01)
@@ -528,7 +557,8 @@ def test_an_accumulated_step_counts_as_one(tiny):
         (["trainer.accelerator=gpu"], "trainer.accelerator is 'gpu'"),
     ],
 )
-def test_what_cannot_be_built_is_one_line_and_leaves_no_folder(tiny, overrides, says):
+def test_impossible_settings_are_one_line_without_a_folder(tiny, overrides, says):
+    """Settings that pass the schema but cannot be built stop before a run folder is made."""
     if "trainer.accelerator=gpu" in overrides and torch.cuda.is_available():
         pytest.skip("there is a GPU")
     with pytest.raises(ConfigError, match=says) as caught:
@@ -537,7 +567,8 @@ def test_what_cannot_be_built_is_one_line_and_leaves_no_folder(tiny, overrides, 
     assert not Path("runs").exists()
 
 
-def test_macs_are_those_of_a_hand_worked_network():
+def test_macs_equal_a_count_by_hand():
+    """Strides, groups, linear layers and deformable layers with their offset convolution."""
     from dcnlab.nn import DeformConv2d
 
     plain = nn.Sequential(nn.Conv2d(3, 8, 3, stride=2, padding=1), nn.Flatten(), nn.Linear(8 * 5 * 4, 6))
@@ -551,7 +582,8 @@ def test_macs_are_those_of_a_hand_worked_network():
     assert plain.training
 
 
-def test_wandb_is_offline_unless_somebody_says_otherwise(monkeypatch):
+def test_wandb_is_offline_by_default(monkeypatch):
+    """WANDB_MODE alone changes it; a wrong value names the nearest one."""
     for name in ("WANDB_MODE", "WANDB_SWEEP_ID", "WANDB_API_KEY"):
         monkeypatch.delenv(name, raising=False)
     assert console.wandb_mode() == "offline"
@@ -562,7 +594,8 @@ def test_wandb_is_offline_unless_somebody_says_otherwise(monkeypatch):
         console.wandb_mode()
 
 
-def test_wandb_online_without_a_key_is_refused_and_never_asks(tiny):
+def test_wandb_online_without_a_key_is_refused(tiny):
+    """wandb's own code would wait for an answer on the terminal."""
     done = dcnlab("fit", tiny, WANDB_MODE="online", NETRC="/nonexistent", HOME=str(Path.cwd()), timeout=120)
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr == "dcnlab: WANDB_MODE is online, and there is no key: run `wandb login`, or unset WANDB_MODE\n"
@@ -573,7 +606,8 @@ def weights(run):
     return torch.load(run / "checkpoints/last.ckpt", weights_only=True)["state_dict"]
 
 
-def test_averaged_weights_are_what_is_kept_and_scored(tiny):
+def test_ema_weights_are_saved_and_scored(tiny):
+    """By hand: the average starts at the first step's weights, the next enters with 1 - decay."""
     one, two = (fit(tiny, f"id=plain{steps}", f"trainer.max_steps={steps}") for steps in (1, 2))
     newest, first, half = (fit(tiny, f"id=ema{decay}", f"optim.ema={decay}") for decay in (0, 1, 0.5))
     for key, value in weights(two).items():
@@ -587,7 +621,8 @@ def test_averaged_weights_are_what_is_kept_and_scored(tiny):
     assert evaluate(half, []) == results(half)["metrics"]
 
 
-def test_an_averaging_run_that_was_stopped_resumes_to_the_same_weights(tiny, monkeypatch, keep_sigint):
+def test_an_interrupted_ema_run_resumes_to_the_same_weights(tiny, monkeypatch, keep_sigint):
+    """The averaged weights (optim.ema) of a resumed run equal those of an uninterrupted run."""
     whole = fit(tiny, "id=whole", "trainer.max_steps=6", "optim.ema=0.8")
     with monkeypatch.context() as patch:
         patch.setattr("dcnlab.training.parts.Cost", _Stop)

@@ -106,7 +106,8 @@ def scored(run, annotations, protocol):
 
 
 @pytest.mark.slow
-def test_a_run_learns_and_its_detections_score_the_same_from_their_file(shapes):
+def test_detections_file_scores_as_the_trained_run_did(shapes):
+    """The voc command gives detections.json the run's own AP; test-time options change the AP."""
     run, results = fit("id=one", "trainer.max_steps=200")
     assert set(results["metrics"]) == {f"ap{iou}{name}" for iou in (50, 70) for name in ("", "/blue", "/red")}
     assert results["metrics"]["ap50"] > 60
@@ -119,7 +120,8 @@ def test_a_run_learns_and_its_detections_score_the_same_from_their_file(shapes):
     assert tested["ap70"] != results["metrics"]["ap70"]
 
 
-def test_a_run_on_coco_is_scored_as_pycocotools_scores_its_file(shapes):
+def test_coco_metrics_equal_pycocotools_on_the_saved_file(shapes):
+    """The run's AP, AP50 and AP75 equal COCOeval's on detections.json."""
     run, results = fit("id=one", "data.name=coco", "data.protocol=coco", "trainer.max_steps=40")
     truth = COCO(str(shapes / "annotations/instances_test.json"))
     evaluation = COCOeval(truth, truth.loadRes(str(run / "detections.json")), "bbox")
@@ -151,7 +153,8 @@ def test_every_detector_trains_and_is_scored(shapes, overrides):
     assert (run / "detections.json").is_file()
 
 
-def test_offset_layers_learn_at_rates_of_their_own(shapes):
+def test_offset_layers_have_their_own_learning_rates(shapes):
+    """Pooling offsets learn at 0.01 times the rate, as in the paper."""
     config = load_experiment("tiny.yaml", ["model.name=faster_rcnn", "optim.lr=0.1", "optim.reduce_lr_scale=3"])
     from dcnlab.tasks.optim import parameter_groups
     from dcnlab.training.build_data import data_module
@@ -179,7 +182,8 @@ fit(load_experiment("tiny.yaml", sys.argv[1:]))
 """
 
 
-def test_a_killed_run_resumes_to_the_weights_and_detections_of_a_whole_one(shapes):
+def test_a_killed_detector_resumes_to_the_same_detections(shapes):
+    """After SIGKILL and resume, weights and detections.json equal those of an uninterrupted run."""
     overrides = ["trainer.max_steps=12", "trainer.deterministic=true"]
     whole, _ = fit("id=whole", *overrides)
     part = Path("runs/tiny/part")
@@ -191,7 +195,8 @@ def test_a_killed_run_resumes_to_the_weights_and_detections_of_a_whole_one(shape
     assert (whole / "detections.json").read_bytes() == (part / "detections.json").read_bytes()
 
 
-def test_processes_that_do_not_divide_the_test_images_score_as_one(shapes):
+def test_nine_test_images_score_the_same_on_two_ranks(shapes):
+    """A test split that the ranks do not divide evenly gives the metrics of one rank."""
     fit("id=one", "optim.lr=0")  # untrained it finds some by chance
     scores = []
     for devices in (1, 2):  # nine images
@@ -215,7 +220,8 @@ def test_processes_that_do_not_divide_the_test_images_score_as_one(shapes):
         ("trainer.precision=bf16-true", "trainer.precision is 'bf16-true', which rounds the boxes too"),
     ],
 )
-def test_what_cannot_be_is_one_line_and_leaves_no_folder(shapes, override, says):
+def test_impossible_detection_settings_are_one_line(shapes, override, says):
+    """Exit status 2, one line with the reason, and no run folder."""
     done = dcnlab("fit", "tiny.yaml", override)
     assert done.returncode == 2
     assert says in done.stderr
@@ -231,7 +237,8 @@ def emptied(path, ids=str):
     path.write_text(json.dumps({**content, "annotations": []}))
 
 
-def test_a_test_split_without_a_box_is_said_to_be_one_and_its_detections_are_written(shapes):
+def test_a_test_split_without_boxes_is_run_but_not_scored(shapes):
+    """Detections are written, metrics stay empty, and fit, evaluate and table say why."""
     emptied(shapes / "annotations/instances_test.json", lambda number: f"frame-{number}")
     done = dcnlab("fit", "tiny.yaml", "id=one", "data.name=coco", "data.protocol=coco", "test.score_floor=0")
     assert (done.returncode, done.stdout) == (0, "runs/tiny/one\n")
@@ -251,7 +258,8 @@ def test_a_test_split_without_a_box_is_said_to_be_one_and_its_detections_are_wri
     assert "note: 1 of 1 runs: no metrics: data.test has nothing to find" in shown.stderr
 
 
-def test_a_training_split_without_a_box_is_refused_in_one_line(shapes):
+def test_training_without_any_box_is_refused(shapes):
+    """One line counts the images, and no run folder is made."""
     emptied(shapes / "annotations/instances_train.json", int)
     done = dcnlab("fit", "tiny.yaml", "data.name=coco")
     assert done.returncode == 2
@@ -260,7 +268,8 @@ def test_a_training_split_without_a_box_is_refused_in_one_line(shapes):
     assert not Path("runs").exists()
 
 
-def test_a_class_without_a_box_is_named_at_the_start_and_left_out_of_the_mean(shapes):
+def test_a_class_without_boxes_is_left_out_of_the_mean(shapes):
+    """A warning names the class at the start; metrics_over and a note name the classes that count."""
     (shapes / "classes.txt").write_text("blue\nred\ngreen\n")
     run, results = fit("id=one", "data.classes=[blue,red,green]")
     assert results["metrics_over"] == {"classes": ["blue", "red"], "left_out": ["green"]}

@@ -43,7 +43,8 @@ def test_every_task_has_its_experiments():
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_a_file_opens_with_what_it_is_and_its_own_command(name):
+def test_a_file_begins_with_its_description_and_command(name):
+    """The comment at the top holds the command that runs the file."""
     text = (ROOT / f"{name}.yaml").read_text()
     head = "".join(line for line in text.splitlines(keepends=True) if line.startswith("#"))
     assert text.startswith("# ")
@@ -51,7 +52,8 @@ def test_a_file_opens_with_what_it_is_and_its_own_command(name):
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_a_file_builds_its_network_and_every_parameter_has_a_group(name):
+def test_every_file_groups_each_parameter_once(name):
+    """The network of every experiment file builds, and the optimizer's groups hold each parameter once."""
     config = load(name, "model.backbone.weights=none")
     with torch.device("meta"):
         task = task_module(config, [str(number) for number in range(20)])
@@ -63,7 +65,7 @@ def test_a_file_builds_its_network_and_every_parameter_has_a_group(name):
 
 
 @pytest.mark.parametrize("name", sorted(PAPER))
-def test_the_papers_files_hold_the_papers_settings(name):
+def test_paper_files_have_the_papers_settings(name):
     """Schedule, sizes and weights are the paper's; nothing of the authors' code's own is left in them."""
     steps, data = PAPER[name]
     config = load(name)

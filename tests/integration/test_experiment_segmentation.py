@@ -58,7 +58,8 @@ def fit(*overrides):
     return runs.fit(load_experiment("tiny.yaml", list(overrides)))
 
 
-def test_a_run_learns_scores_and_draws_what_it_found(scenes):
+def test_a_run_learns_and_draws_its_predictions(scenes):
+    """120 steps reach a mean IoU above 80, the mean of its classes, and pictures are saved."""
     folder = fit("id=one", "trainer.max_steps=120")  # 40 reach 80 from one start of four, 120 from all
     results = json.loads((folder / "results.json").read_text())
     assert set(results["metrics"]) == {"miou", "iou/sky", "iou/ground", "iou/ball"}
@@ -98,7 +99,8 @@ def iou_by_hand(net, scales, flip):
     return 100 * hits / unions
 
 
-def test_resized_images_are_scored_at_their_labels_own_size_over_scales_and_mirrors(scenes):
+def test_resized_images_are_scored_at_the_labels_size(scenes):
+    """IoU with shorter_side, scales and flip equals a computation by hand on full-size labels."""
     folder = fit("id=half", "data.shorter_side=20", "trainer.max_steps=20")
     config = load_run(folder, [])
     task = build(config, RunFolder(folder)).task
@@ -112,7 +114,8 @@ def test_resized_images_are_scored_at_their_labels_own_size_over_scales_and_mirr
 
 
 @pytest.mark.slow
-def test_a_run_killed_outright_resumes_to_the_weights_of_one_that_was_not(scenes):
+def test_a_killed_segmentation_run_resumes_to_same_weights(scenes):
+    """After SIGKILL and resume, weights and metrics equal those of an uninterrupted run."""
     whole, part = fit("id=whole"), Path("runs/tiny/part")
     kill_after_its_first_checkpoint(part, "fit", "tiny.yaml", "id=part")
     done = dcnlab("resume", part)
@@ -133,7 +136,8 @@ def test_a_run_killed_outright_resumes_to_the_weights_of_one_that_was_not(scenes
         ("test.scales=[]", "test.scales is []"),
     ],
 )
-def test_what_cannot_be_is_one_line_and_leaves_no_folder(scenes, override, says):
+def test_impossible_segmentation_settings_are_one_line(scenes, override, says):
+    """Exit status 2, one line with the reason, and no run folder."""
     done = dcnlab("fit", "tiny.yaml", override)
     assert done.returncode == 2
     assert says in done.stderr
@@ -141,7 +145,8 @@ def test_what_cannot_be_is_one_line_and_leaves_no_folder(scenes, override, says)
     assert not Path("runs").exists()
 
 
-def test_a_label_outside_the_classes_fails_the_run_with_the_files_name_and_the_value(scenes):
+def test_a_label_outside_the_classes_names_file_and_value(scenes):
+    """A pixel with label 7 of 3 classes stops the run with exit status 2 and one line."""
     label = np.array(Image.open("scenes/train/3_label.png"))
     label[20, 20] = 7
     Image.fromarray(label).save("scenes/train/3_label.png")
@@ -151,7 +156,8 @@ def test_a_label_outside_the_classes_fails_the_run_with_the_files_name_and_the_v
     assert done.stderr.count("\n") == 1
 
 
-def test_a_test_split_without_labels_is_said_to_be_one_and_the_training_is_kept(scenes):
+def test_a_test_split_of_ignored_pixels_is_not_scored(scenes):
+    """Where all pixels are 255, the run finishes without metrics, and warnings and a note say why."""
     for label in Path("scenes/test").glob("*_label.png"):
         Image.fromarray(np.full((40, 48), 255, np.uint8)).save(label)
     done = dcnlab("fit", "tiny.yaml", "id=one", "trainer.max_steps=4", "logger.every=1", "data.val=test")
@@ -168,7 +174,8 @@ def test_a_test_split_without_labels_is_said_to_be_one_and_the_training_is_kept(
     assert "miou" not in Path("runs/tiny/one/metrics.csv").read_text()
 
 
-def test_a_training_split_of_ignored_pixels_is_refused_in_one_line(scenes):
+def test_training_on_ignored_pixels_only_is_refused(scenes):
+    """A training split whose pixels are all 255 gives one line, exit status 2 and no run folder."""
     for label in Path("scenes/train").glob("*_label.png"):
         Image.fromarray(np.full((40, 48), 255, np.uint8)).save(label)
     done = dcnlab("fit", "tiny.yaml", "id=one")
@@ -178,7 +185,8 @@ def test_a_training_split_of_ignored_pixels_is_refused_in_one_line(scenes):
     assert not Path("runs").exists()
 
 
-def test_a_mean_of_fewer_classes_is_never_reported_without_a_word(scenes):
+def test_a_mean_over_fewer_classes_is_always_noted(scenes):
+    """fit, evaluate, table and results.json name the classes that the mean IoU leaves out."""
     for label in Path("scenes").glob("*/*_label.png"):
         Image.fromarray(np.where(np.asarray(Image.open(label)) == 0, 0, 255).astype(np.uint8)).save(label)
     done = dcnlab("fit", "tiny.yaml", "id=one")
@@ -196,7 +204,8 @@ def test_a_mean_of_fewer_classes_is_never_reported_without_a_word(scenes):
     assert "note: 1 of 1 runs: means are over 1 of 3 classes" in shown.stderr
 
 
-def test_evaluating_another_network_than_the_checkpoints_is_one_line(scenes):
+def test_evaluate_refuses_a_network_unlike_the_checkpoint(scenes):
+    """An override of layers or classes that does not fit the checkpoint is named in one line."""
     folder = fit("id=one", "trainer.max_steps=2")
     for override in ("model.deform_layers=1", "data.classes=[sky,ground]"):
         done = dcnlab("evaluate", folder, override)
@@ -208,12 +217,14 @@ def test_evaluating_another_network_than_the_checkpoints_is_one_line(scenes):
 @pytest.mark.parametrize(
     "override", ["test.scales=[.inf]", "data.mean=[.nan,0,0]", "data.std=[.inf,1,1]", "optim.lr=.inf"]
 )
-def test_numbers_that_are_none_are_refused_by_name(scenes, override):
+def test_infinite_and_nan_settings_are_refused_by_key(scenes, override):
+    """Infinity and NaN are valid YAML numbers, so each key checks for them."""
     with pytest.raises(ConfigError, match=override.partition("=")[0].replace(".", r"\.")):
         load_experiment("tiny.yaml", [override])
 
 
-def test_pictures_of_several_sizes_are_mirrored_to_wandb_without_a_word(scenes):
+def test_pictures_of_several_sizes_reach_wandb(scenes):
+    """wandb warns about images of unequal size in one list; the run must print nothing on stderr."""
     for name in ("1.png", "1_label.png"):
         path = Path("scenes/test") / name
         Image.open(path).crop((0, 0, 40, 36)).save(path)

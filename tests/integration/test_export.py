@@ -94,7 +94,8 @@ def by_onnxruntime(model, images):
     ],
     ids=["v1", "v1-grouped", "modulated", "modulated-grouped"],
 )
-def test_the_operator_is_onnxs_deform_conv_in_two_other_implementations(modulated, options):
+def test_operator_equals_deform_conv_of_two_onnx_runtimes(modulated, options):
+    """onnxruntime and ONNX's reference evaluator give our output, with groups, strides and masks."""
     torch.manual_seed(0)
     layer = DeformConv2d(4, 8, **{"kernel_size": 3, **options}, modulated=modulated).eval().requires_grad_(False)
     nn.init.normal_(layer.offset_conv.weight, std=0.5)
@@ -134,7 +135,8 @@ def exported(layer, dtype, opset, path):
 
 @pytest.mark.parametrize("opset", [19, 20, 22, 23])
 @pytest.mark.parametrize("options", [{}, {"modulated": True, "groups": 2, "offset_groups": 2, "bias": False}], ids=str)
-def test_a_network_in_float16_gives_its_output_in_onnxruntime(tmp_path, opset, options):
+def test_a_float16_network_gives_its_output_in_onnxruntime(tmp_path, opset, options):
+    """In opsets 19 to 23 the error is about that of float16 itself, measured from float64."""
     torch.manual_seed(0)
     layer = DeformConv2d(4, 8, 3, padding=1, **options)
     nn.init.normal_(layer.offset_conv.weight, std=0.3)
@@ -149,7 +151,8 @@ def test_a_network_in_float16_gives_its_output_in_onnxruntime(tmp_path, opset, o
     assert np.abs(found - from_double).max() < 2 * np.abs(want - from_double).max() + 1e-3
 
 
-def test_an_active_convolution_in_float64_keeps_its_digits_in_onnxruntime(tmp_path):
+def test_float64_active_conv_keeps_its_digits_in_onnxruntime(tmp_path):
+    """The exported offsets stay float64: onnxruntime differs by less than 1e-12."""
     layer = ActiveConv2d(4, 8, 3, padding=1)
     nn.init.normal_(layer.offset)
     layer, image = exported(layer, torch.float64, 19, tmp_path / "x.onnx")
@@ -166,7 +169,8 @@ def test_an_active_convolution_in_float64_keeps_its_digits_in_onnxruntime(tmp_pa
     ],
     ids=str,
 )
-def test_what_no_runtime_would_load_is_refused_before_anything_is_written(tmp_path, dtype, opset, line):
+def test_export_refuses_opsets_and_dtypes_without_runtime(tmp_path, dtype, opset, line):
+    """Opset 18 and bfloat16 raise a ConfigError of one line before any file is written."""
     with pytest.raises(torch.onnx.errors.OnnxExporterError, match=line) as caught:
         exported(DeformConv2d(4, 8, 3, padding=1), dtype, opset, tmp_path / "x.onnx")
     causes = [caught.value]
@@ -186,7 +190,8 @@ def test_what_no_runtime_would_load_is_refused_before_anything_is_written(tmp_pa
     ],
     ids=["classifier", "spatial-transformer", "deeplab"],
 )
-def test_a_whole_network_gives_its_output_in_onnxruntime_for_any_number_of_images(run, tree, overrides, size):
+def test_exported_networks_accept_any_number_of_images(run, tree, overrides, size):
+    """onnxruntime gives the network's output for 1 and 3 images from the same file."""
     network, folder = run(tree, *overrides)
     exported = export(folder, "onnx", size=size)
     assert exported.path == folder / "export.onnx"
@@ -203,6 +208,7 @@ def test_a_whole_network_gives_its_output_in_onnxruntime_for_any_number_of_image
 
 
 def test_active_convolutions_export_for_any_number_of_images(run):
+    """The offset parameter has no batch axis; exporting must not fix the batch size."""
     network, folder = run(CLASSIFIER, "model.deform_kind=active")
     exported = export(folder, "onnx")
     for count in (1, 3):
@@ -222,7 +228,8 @@ assert not any(name in sys.modules for name in ("dcnlab.nn", "pytorch_lightning"
 """
 
 
-def test_a_pt2_file_gives_equal_output_with_nothing_of_us_but_the_operators(run):
+def test_a_pt2_file_needs_only_our_operators(run):
+    """A fresh process loads export.pt2 with dcnlab.ops alone and gets equal output."""
     network, folder = run(DEEPLAB)
     exported = export(folder, "torch-export")
     assert exported.path == folder / "export.pt2"
@@ -233,7 +240,8 @@ def test_a_pt2_file_gives_equal_output_with_nothing_of_us_but_the_operators(run)
     assert done.returncode == 0, done.stderr
 
 
-def test_safetensors_from_the_command_line_are_the_same_networks_weights(run):
+def test_exported_safetensors_hold_weights_and_config(run):
+    """The tensors equal the network's, the metadata rebuild the config, and the file serves as weights."""
     network, folder = run(CLASSIFIER)
     done = dcnlab("export", folder, "--format", "safetensors")
     assert (done.returncode, done.stderr) == (0, "")
@@ -253,7 +261,8 @@ def test_safetensors_from_the_command_line_are_the_same_networks_weights(run):
     assert torch.equal(classifier("resnet10_slim", 10, path, deform_layers=2).eval()(images), network(images))
 
 
-def test_deeplabs_safetensors_are_weights_of_another_backbone(run):
+def test_deeplab_safetensors_load_as_backbone_weights(run):
+    """The exported file of a whole DeepLab gives the same res5 features in a bare backbone."""
     network, folder = run(DEEPLAB)
     path = str(export(folder, "safetensors").path)
     features = backbone("resnet10_slim", path, deform_layers=2, modulated=True, offset_groups=2).eval()
@@ -267,7 +276,8 @@ def complaint(*arguments, **keywords):
     return str(caught.value)
 
 
-def test_detectors_export_their_weights_and_no_graph(run):
+def test_detectors_export_only_safetensors(run):
+    """onnx and torch-export are refused with the format that works, and leave no file."""
     network, folder = run(DETECTOR)
     for form in ("onnx", "torch-export"):
         assert "--format safetensors" in complaint(folder, form)
@@ -275,7 +285,8 @@ def test_detectors_export_their_weights_and_no_graph(run):
     assert load_file(export(folder, "safetensors").path).keys() == network.state_dict().keys()
 
 
-def test_a_run_whose_data_are_gone_exports_without_its_classes_names(run):
+def test_export_without_the_data_notes_missing_classes(run):
+    """A run whose data.root no longer exists still exports, with a note that classes are not named."""
     network, folder = run(CLASSIFIER)
     text = (folder / "config.yaml").read_text()
     text = text.replace("name: digits", "name: imagefolder").replace("root: null", "root: gone")
@@ -286,7 +297,8 @@ def test_a_run_whose_data_are_gone_exports_without_its_classes_names(run):
     assert np.allclose(by_onnxruntime(str(exported.path), image), network(image).numpy(), atol=1e-5)
 
 
-def test_what_the_user_can_mend_is_one_line(run):
+def test_wrong_formats_and_paths_are_one_line(run):
+    """A misspelt format, a missing folder, a folder as file and a missing checkpoint."""
     _, folder = run(CLASSIFIER)
     done = dcnlab("export", folder, "--format", "onx")
     assert (done.returncode, done.stdout) == (2, "")
@@ -298,7 +310,8 @@ def test_what_the_user_can_mend_is_one_line(run):
     assert "has no checkpoints/last.ckpt" in complaint(folder, "safetensors")
 
 
-def test_a_write_that_fails_leaves_the_old_file_and_nothing_beside_it(run, monkeypatch):
+def test_a_failed_export_keeps_the_old_file(run, monkeypatch):
+    """A full disk is reported, the old file stays, and no temporary file is left."""
     _, folder = run(CLASSIFIER)
     (folder / "export.safetensors").write_text("old")
 

@@ -131,7 +131,8 @@ parts.Cost = Cost
 
 
 @pytest.mark.slow
-def test_a_run_killed_at_ten_random_moments_ends_as_one_that_was_not(tiny, forking):
+def test_a_run_killed_ten_times_ends_with_the_same_weights(tiny, forking):
+    """After ten SIGKILLs at random times the run ends as an uninterrupted one does."""
     seed = random.SystemRandom().randrange(10**6)
     print(f"moments drawn with seed {seed}")
     moments = random.Random(seed)
@@ -162,7 +163,8 @@ def test_a_run_killed_at_ten_random_moments_ends_as_one_that_was_not(tiny, forki
 
 @pytest.mark.slow
 @pytest.mark.parametrize("workers", [0, 1])
-def test_near_its_time_limit_a_run_saves_in_the_middle_of_a_pass_and_goes_back_into_the_queue(tiny, forking, workers):
+def test_slurms_time_limit_saves_within_an_epoch_and_requeues(tiny, forking, workers):
+    """The run saves at step 5, requeues its job, and continues to the uninterrupted run's weights."""
     settings = [*ONE_PASS, f"data.workers={workers}"]
     status, text = Run(forking, "fit", tiny, "id=whole", *settings).wait()
     assert status == 0, text
@@ -188,7 +190,8 @@ def test_near_its_time_limit_a_run_saves_in_the_middle_of_a_pass_and_goes_back_i
     assert_same_run(Path("runs/tiny/whole"), part)
 
 
-def test_a_job_whose_command_would_begin_a_new_run_stays_out_of_the_queue(monkeypatch, caplog):
+def test_a_job_that_cannot_resume_is_not_requeued(monkeypatch, caplog):
+    """Without id=NAME, without progress or inside a sweep the job stays out of the queue, and says why."""
     monkeypatch.setenv("SLURM_JOB_ID", "12")
     monkeypatch.delenv("SLURM_ARRAY_JOB_ID", raising=False)
     monkeypatch.delenv("DCNLAB_PARENT", raising=False)
@@ -206,7 +209,9 @@ def test_a_job_whose_command_would_begin_a_new_run_stays_out_of_the_queue(monkey
     ]
 
 
-def test_a_job_whose_test_outlasts_its_time_limit_does_not_come_back_for_ever(tiny, monkeypatch):
+def test_a_job_whose_test_exceeds_its_time_stops_requeuing(tiny, monkeypatch):
+    """A second job that only runs the test saves nothing new, so it reports no progress to requeue."""
+
     class Cost(cost.Cost):
         def on_test_start(self, *arguments):
             raise outcome.TimeLimit
@@ -220,7 +225,8 @@ def test_a_job_whose_test_outlasts_its_time_limit_does_not_come_back_for_ever(ti
     assert asked == [(True, True), (True, False)]
 
 
-def test_several_gpus_are_asked_every_tenth_step_whether_to_save(tiny, monkeypatch):
+def test_several_gpus_decide_on_saving_every_tenth_step(tiny, monkeypatch):
+    """On GPUs asking costs a collective operation, so not every step asks."""
     steps = []
     monkeypatch.setattr(checkpoint, "waits_for_gpu", lambda trainer: True)
     monkeypatch.setattr(
@@ -256,7 +262,8 @@ def skip_unless_mounted(status, text):
 
 
 @pytest.mark.slow
-def test_a_full_disk_is_one_line_and_leaves_the_last_whole_checkpoint_to_go_on_from(tiny, forking):
+def test_a_full_disk_keeps_the_last_whole_checkpoint(tiny, forking):
+    """ENOSPC gives one line and exit status 2; resume on a larger disk gives the same weights."""
     status, text = Run(forking, "fit", tiny, "id=whole", *PASSES).wait()
     assert status == 0, text
     size = Path("runs/tiny/whole/checkpoints/last.ckpt").stat().st_size
@@ -278,7 +285,8 @@ def test_a_full_disk_is_one_line_and_leaves_the_last_whole_checkpoint_to_go_on_f
 
 
 @pytest.mark.slow
-def test_a_read_only_folder_is_one_line_to_those_who_write_and_none_to_those_who_read(tiny, forking):
+def test_a_read_only_folder_can_be_evaluated_not_trained(tiny, forking):
+    """fit and resume fail in one line; evaluate prints its metrics."""
     Path("runs").mkdir()
     before = f"{MOUNT}\nmount(10**8)\ndcnlab('fit', 'tiny.yaml', 'id=one', 'trainer.max_steps=1', *{SHORT[:2]!r})\n"
     before += "mount(10**8, flags=33)\ndcnlab('resume', 'runs/tiny/one')\n"
@@ -296,7 +304,8 @@ def test_a_read_only_folder_is_one_line_to_those_who_write_and_none_to_those_who
     assert (status, lines[6].split()[0]) == (0, "top1")
 
 
-def test_an_edit_of_what_was_trained_is_refused_by_its_key_and_a_longer_training_is_not(tiny):
+def test_edits_of_trained_settings_are_refused_by_key(tiny):
+    """optim.lr and seed must stay; max_steps, workers and devices may change, devices not within an epoch."""
     config = load_experiment(tiny)
     kept = {"dcnlab": {"settings": identity.settings(config), "pass": 1, "batches": 3, "processes": 2}}
     path = Path("last.ckpt")
@@ -313,7 +322,8 @@ def test_an_edit_of_what_was_trained_is_refused_by_its_key_and_a_longer_training
         checkpoint_file.check_trainable({}, path)
 
 
-def test_the_rest_of_a_pass_is_the_images_that_were_not_seen():
+def test_a_resumed_epoch_has_the_images_not_yet_seen():
+    """The next epoch is whole again, the same as without the interruption."""
     whole = TrainingSampler(10, seed=3, rank=1, world=2)
     whole.set_epoch(4)
     rest = TrainingSampler(10, seed=3, rank=1, world=2, start=(4, 3))
@@ -324,7 +334,8 @@ def test_the_rest_of_a_pass_is_the_images_that_were_not_seen():
     assert list(rest) == list(whole)
 
 
-def test_figures_of_steps_run_again_go_and_those_before_stay_whatever_a_kill_left(tmp_path):
+def test_metrics_csv_drops_the_rows_of_repeated_steps(tmp_path):
+    """On resume, rows after the checkpoint and a line cut by a kill go; earlier rows stay."""
     path = tmp_path / "metrics.csv"
     log = metrics_csv.MetricsFile(path)
     log.log_metrics({"epoch": 0, "train/loss": 0.5}, 0)
@@ -344,7 +355,8 @@ def test_figures_of_steps_run_again_go_and_those_before_stay_whatever_a_kill_lef
     assert path.read_text() == whole
 
 
-def test_what_a_full_disk_took_of_a_row_is_taken_back(tmp_path, monkeypatch):
+def test_a_full_disk_leaves_no_part_of_a_csv_row(tmp_path, monkeypatch):
+    """The part of the row that was written is removed, and a later save writes it whole."""
     path = tmp_path / "metrics.csv"
     log = metrics_csv.MetricsFile(path)
     log.log_metrics({"loss": 0.5}, 0)
@@ -359,7 +371,8 @@ def test_what_a_full_disk_took_of_a_row_is_taken_back(tmp_path, monkeypatch):
     assert path.read_text() == "loss,step\n0.5,0\n0.25,1\n"
 
 
-def test_a_writer_that_fails_leaves_no_part_and_a_killed_ones_part_is_cleared_away(tmp_path, monkeypatch):
+def test_temporary_files_of_failed_writes_are_removed(tmp_path, monkeypatch):
+    """A failed write leaves no file; leftovers of a killed process are removed, the user's files stay."""
     checkpoint = tmp_path / "checkpoints" / "last.ckpt"
     checkpoint.parent.mkdir()
     with monkeypatch.context() as patch:

@@ -115,9 +115,8 @@ LEFT = {
 
 
 @pytest.mark.parametrize("left", LEFT)
-def test_fit_goes_on_with_whatever_was_not_finished_and_refuses_what_would_make_it_another_run(
-    run, tiny, trained, left, caplog
-):
+def test_fit_resumes_every_unfinished_run_but_no_other_one(run, tiny, trained, left, caplog):
+    """Whatever ended the run, fit resumes at its step; settings of another run are refused."""
     leave_as(run, **{"status": left, **LEFT[left]})
     files = {path: path.read_bytes() for path in Path("runs").rglob("*") if path.is_file()}
     for change in GOES_ON:
@@ -137,7 +136,8 @@ def test_fit_goes_on_with_whatever_was_not_finished_and_refuses_what_would_make_
 
 @pytest.mark.parametrize("change", ["trainer.threads=1", "optim.lr=0.5"])
 @pytest.mark.parametrize("reason", [{"end": "diverged"}, {"reason": "Diverged: the training diverged in step 5"}])
-def test_a_diverged_run_begins_anew_and_its_folder_is_kept_aside(run, tiny, trained, reason, change, caplog):
+def test_a_diverged_run_restarts_and_keeps_its_old_folder(run, tiny, trained, reason, change, caplog):
+    """The old folder is renamed to one.diverged-1, whether or not the settings changed."""
     leave_as(run, "failed", **reason)
     with caplog.at_level("INFO", "dcnlab"):
         fit(load_experiment(tiny, [*BASE, change]))
@@ -151,9 +151,8 @@ def test_a_diverged_run_begins_anew_and_its_folder_is_kept_aside(run, tiny, trai
     assert sorted(path.name for path in run.iterdir()) == [".lock", "config.yaml"]
 
 
-def test_a_finished_run_stays_unless_it_is_to_train_longer_and_a_job_that_is_back_ends_well(
-    run, tiny, trained, monkeypatch, caplog
-):
+def test_a_finished_run_only_trains_longer(run, tiny, trained, monkeypatch, caplog):
+    """fit refuses a finished run, except for a larger max_steps; a requeued job exits well."""
     edit(RunFolder(run).checkpoint, lambda kept: kept.update(global_step=6))
     leave_as(run, "finished")
     for change, says in (("trainer.threads=1", "holds a finished run; choose another id"), *FORBIDDEN.items()):
@@ -178,7 +177,8 @@ ENDS = {
 
 
 @pytest.mark.parametrize("end", ENDS)
-def test_results_say_how_a_run_ended_and_no_exception_takes_the_checkpoint(run, tiny, monkeypatch, end):
+def test_every_end_of_a_run_is_named_and_keeps_a_checkpoint(run, tiny, monkeypatch, end):
+    """results.json names the end, the checkpoint survives, and the same command finishes the run."""
     with monkeypatch.context() as patch:
         patch.setattr("dcnlab.training.parts.Cost", Stopping)
         patch.setattr(Stopping, "error", ENDS[end])
@@ -198,7 +198,8 @@ def test_results_say_how_a_run_ended_and_no_exception_takes_the_checkpoint(run, 
     assert end != "diverged" or step(aside) == STEPS
 
 
-def test_a_checkpoint_that_cannot_be_read_is_no_reason_to_begin_anew(run, tiny, trained):
+def test_unreadable_files_never_restart_a_run(run, tiny, trained):
+    """A broken results.json, config.yaml or last.ckpt gives one line and stays as it is."""
     (RunFolder(run).previous_checkpoint).unlink()
     for name, content in (
         ("results.json", b"{"),
@@ -215,7 +216,8 @@ def test_a_checkpoint_that_cannot_be_read_is_no_reason_to_begin_anew(run, tiny, 
     assert kept_steps() == [STEPS]
 
 
-def test_no_flipped_bit_is_trained_from_and_the_checkpoint_before_is_taken(run, caplog):
+def test_a_flipped_bit_selects_the_previous_checkpoint(run, caplog):
+    """Of 60 single-bit faults in last.ckpt each is harmless, or it is detected and previous.ckpt is used."""
     whole, weights = (
         (RunFolder(run).checkpoint).read_bytes(),
         torch.load(RunFolder(run).checkpoint, weights_only=True),
@@ -239,7 +241,8 @@ def test_no_flipped_bit_is_trained_from_and_the_checkpoint_before_is_taken(run, 
     assert older > 50  # the others changed what is not read, such as a part's date
 
 
-def test_a_damaged_checkpoint_does_not_push_the_whole_one_before_it_out(run, tiny, monkeypatch):
+def test_a_damaged_checkpoint_does_not_replace_previous_ckpt(run, tiny, monkeypatch):
+    """While last.ckpt is damaged, previous.ckpt stays the whole one until a new save succeeds."""
     content = bytearray((RunFolder(run).checkpoint).read_bytes())
     content[len(content) // 2] ^= 1
     (RunFolder(run).checkpoint).write_bytes(content)
@@ -257,7 +260,8 @@ def test_a_damaged_checkpoint_does_not_push_the_whole_one_before_it_out(run, tin
 
 
 @pytest.mark.parametrize("legacy", [False, True])
-def test_weights_with_a_flipped_bit_or_without_finite_numbers_are_refused(tmp_path, legacy):
+def test_damaged_or_nonfinite_weights_are_refused(tmp_path, legacy):
+    """A NaN is refused with its tensor's name, a flipped bit by the file's checksum."""
     model = torch.nn.Module()
     model.conv1 = torch.nn.Conv2d(3, 64, 3)
     path = tmp_path / "weights.pth"
@@ -319,7 +323,8 @@ EDITS = {
 
 
 @pytest.mark.parametrize("says", EDITS)
-def test_an_edited_checkpoint_is_one_line_and_stays(run, says):
+def test_an_edited_checkpoint_is_refused_and_stays(run, says):
+    """Each kind of edit gives one line, and the bytes of the checkpoint do not change."""
     path = RunFolder(run).checkpoint
     edit(path, EDITS[says])
     content = path.read_bytes()
@@ -335,7 +340,8 @@ def spoil(name, key="state_dict"):
     return change
 
 
-def test_weights_that_are_not_finite_are_neither_scored_nor_exported_nor_trained_from(run, tiny):
+def test_no_command_uses_nonfinite_checkpoint_weights(run, tiny):
+    """evaluate, export, resume, restore and fit refuse in one line that names the tensor."""
     path = RunFolder(run).checkpoint
     edit(path, spoil("model.layer1.0.conv1.weight"))
     for door in (
@@ -350,14 +356,17 @@ def test_weights_that_are_not_finite_are_neither_scored_nor_exported_nor_trained
     assert step(path) == STEPS
 
 
-def test_weights_that_are_not_finite_before_averaging_are_not_trained_from(run):
+def test_nonfinite_weights_before_averaging_stop_resume(run):
+    """With optim.ema the raw weights are checked too, not only the averaged ones."""
     edit(RunFolder(run).checkpoint, spoil("model.conv1.weight", "current_model_state"))
     with pytest.raises(ConfigError, match=r"before averaging, conv1\.weight is not finite"):
         resume(run)
 
 
 @pytest.mark.parametrize("precision", ["32-true", "bf16-mixed", "16-true"])
-def test_logits_that_overflow_are_no_score_and_the_layer_is_named(run, precision):
+def test_overflowing_logits_give_no_score_and_name_the_layer(run, precision):
+    """In each precision, a test batch of infinite logits fails with the name of the last layer."""
+
     def grow(kept):
         weight = kept["state_dict"]["model.fc.weight"]
         weight.fill_(1e38 if precision != "16-true" else 6e4)
@@ -369,7 +378,9 @@ def test_logits_that_overflow_are_no_score_and_the_layer_is_named(run, precision
         evaluate(run, [f"trainer.precision={precision}"])
 
 
-def test_a_norm_that_overflows_at_test_time_is_named_and_not_the_layer_behind_it(run):
+def test_a_norm_that_overflows_in_testing_is_named(run):
+    """The first layer with a non-finite output is named, not a later one that only receives it."""
+
     def grow(kept):
         kept["state_dict"]["model.bn1.weight"].fill_(6e4)
 
@@ -394,9 +405,8 @@ FOLDER = ("id=two", "logger.wandb=false", "data.name=imagefolder", "data.test=tr
 
 
 @pytest.mark.parametrize(("steps", "batches"), [(4, 0), (3, 3)])
-def test_images_that_came_or_went_since_the_checkpoint_are_said_or_refused_in_the_middle_of_a_pass(
-    tiny, tmp_path, caplog, steps, batches
-):
+def test_a_changed_image_list_is_warned_or_refused(tiny, tmp_path, caplog, steps, batches):
+    """At an epoch's end a new image count is a warning; within an epoch resume is refused."""
     root = folders(tmp_path, 4)
     folder = fit(load_experiment(tiny, [*FOLDER, f"data.root={root}", f"trainer.max_steps={steps}"]))
     assert torch.load(RunFolder(folder).checkpoint, weights_only=True)["dcnlab"]["batches"] == batches
@@ -418,7 +428,8 @@ def test_images_that_came_or_went_since_the_checkpoint_are_said_or_refused_in_th
             assert re.fullmatch(r"data\.train has 10 images, and .* was trained on 8; going on with them", line)
 
 
-def test_as_many_other_images_are_said(tiny, tmp_path, caplog):
+def test_an_image_list_of_equal_length_is_compared_too(tiny, tmp_path, caplog):
+    """One image renamed: a warning says that the data list other images."""
     root = folders(tmp_path, 4)
     folder = fit(load_experiment(tiny, [*FOLDER, f"data.root={root}", "trainer.max_steps=3"]))
     (Path(root) / "train/a/0.png").rename(Path(root) / "train/a/9.png")

@@ -63,7 +63,8 @@ def whole(tmp_path_factory):
 
 @pytest.mark.slow
 @pytest.mark.timeout(300 + 600 * TIMES)
-def test_a_run_whose_processes_are_killed_ends_with_the_same_weights(tiny, whole):
+def test_a_run_with_killed_processes_ends_with_same_weights(tiny, whole):
+    """SIGKILL of rank 0, rank 1 or a loader, then the same command: the weights do not change."""
     numbers, victims = random.Random(0), VICTIMS * TIMES
     command = [sys.executable, "-P", "-m", "dcnlab", "fit", tiny, "id=part", *RUN]
     while victims:

@@ -35,7 +35,8 @@ def mirrored(folder):
     return wandb_file.records(path), path.parent
 
 
-def test_an_offline_runs_file_holds_its_config_results_and_goals(tiny):
+def test_an_offline_wandb_file_holds_config_and_results(tiny):
+    """wandb's own file has the config, results.json and the goals of the metrics."""
     done = dcnlab("fit", tiny, "id=one", "logger.artifacts=true", "seed=3")
     assert done.returncode == 0, done.stderr
     folder = Path("runs/tiny/one")
@@ -76,7 +77,8 @@ def run(tmp_path, monkeypatch):
     return wandb.init(project="p", dir=tmp_path, mode="offline", settings=settings)
 
 
-def test_tables_and_figures_are_logged_and_no_checkpoint_unless_asked_for(run, tmp_path):
+def test_wandb_gets_tables_and_figures_but_no_checkpoint(run, tmp_path):
+    """A checkpoint is uploaded only on request; uploads wait in the run folder, not in the home folder."""
     (tmp_path / "figures").mkdir()
     Image.new("RGB", (8, 6)).save(tmp_path / "figures" / "offsets.png")
     config = from_yaml(yaml.safe_dump({"trainer": {"max_steps": 1}, "id": "one"}), "test")

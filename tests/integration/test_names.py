@@ -36,7 +36,8 @@ def is_safe(shown, ends=""):
 
 
 @pytest.mark.parametrize("name", HOSTILE + SURROGATES)
-def test_what_a_terminal_would_obey_is_written_out(name, capsys):
+def test_control_characters_are_printed_as_escapes(name, capsys):
+    """A terminal would obey them; the escape reads back in JSON as the same text."""
     shown = text.visible(name)
     assert is_safe(shown)
     text.say(name)
@@ -47,10 +48,12 @@ def test_what_a_terminal_would_obey_is_written_out(name, capsys):
 
 @pytest.mark.parametrize("name", ["café", "猫", "میز", "क्‍ष", "👩‍🔬", "naïve ±", "a b", "\\u0041", "[red]x[/red]"])
 def test_names_in_any_script_stay_as_they_are(name):
+    """Accents, joiners and emoji are no control characters."""
     assert text.visible(name) == name
 
 
-def test_every_print_of_the_package_goes_through_the_one_function():
+def test_every_print_uses_text_say():
+    """No other module calls print or writes to stdout or stderr; text.say escapes control characters."""
     package = Path(text.__file__).parents[1]
     raw = [
         f"{path.relative_to(package)}: {line.strip()}"
@@ -62,6 +65,7 @@ def test_every_print_of_the_package_goes_through_the_one_function():
 
 
 def test_text_is_printed_whatever_the_terminal_encodes():
+    """stdout of ASCII must not raise UnicodeEncodeError."""
     code = "from dcnlab.io.text import say; say('± \\udce9 猫')"
     env = environment(PYTHONIOENCODING="ascii")
     done = subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, text=True)
@@ -75,7 +79,8 @@ BLOCK = [Block("cap|tion\n\x1b[31m", ["na|me\u202e", "x"], [["`a`|<b>\n\x1b", "1
 
 
 @pytest.mark.parametrize("form", ["markdown", "latex", "rich"])
-def test_cells_of_any_form_hold_names_as_text(form, capsys):
+def test_hostile_names_stay_text_in_every_table_format(form, capsys):
+    """Markdown, LaTeX and rich would otherwise obey their markup."""
     if form == "rich":
         render.show(BLOCK)
         made = capsys.readouterr().out
@@ -85,7 +90,8 @@ def test_cells_of_any_form_hold_names_as_text(form, capsys):
     assert is_safe(made, "\n")
 
 
-def test_markdown_keeps_its_columns_and_begins_no_code_or_html():
+def test_markdown_tables_escape_pipes_code_and_html():
+    """A pipe in a name must not add a column."""
     made = render.render([], BLOCK, "markdown").splitlines()
     rows = [line for line in made if line.startswith("|")]
     assert [len(re.findall(r"(?<!\\)\|", line)) for line in rows] == [3] * 4
@@ -93,12 +99,14 @@ def test_markdown_keeps_its_columns_and_begins_no_code_or_html():
 
 
 def test_a_caption_in_latex_stays_a_comment():
+    """A line break in a name would end the comment."""
     made = render.render([], BLOCK, "latex")
     assert made.startswith("% cap|tion\\u000a\\u001b[31m\n\n\\begin{tabular}")
 
 
 @pytest.mark.parametrize("name", ["=cmd|' /C calc'!A0", "+1+cmd", "-2+3", "@SUM(A1)", " =1", "\uff1d1", "\t=1", "\r=1"])
-def test_a_spreadsheet_computes_no_cell_of_a_csv(name):
+def test_csv_cells_never_start_a_formula(name):
+    """Cells that begin like a formula get a quote in front; negative numbers stay numbers."""
     rows = [{name: 1.5, "who": name, "minus": -0.5, "text": "-0.5", "none": None, "many": [name]}]
     read = list(csv.DictReader(io.StringIO(render.render(rows, [], "csv"))))
     assert not [cell for cell in (*read[0], *read[0].values()) if cell[:1] in ("=", "+", "-", "@", "\t", "\r")
@@ -107,7 +115,8 @@ def test_a_spreadsheet_computes_no_cell_of_a_csv(name):
     assert read[0]["who"].startswith(("'", "\\u00"))
 
 
-def test_scores_of_hostile_classes_are_tables_still():
+def test_hostile_class_names_keep_score_tables_readable():
+    """Text, Markdown and JSON hold no control character and keep a line for each class."""
     scores = {"miou": 50.0, **{f"iou/{name}": 50.0 for name in [*HOSTILE, "a|b", "`c`"]}, "iou/lost\x1b": float("nan")}
     for form in ("text", "markdown", "json"):
         made = score.render(scores, form)
@@ -163,6 +172,7 @@ def folders(tiny):
 
 
 def test_one_hostile_folder_does_not_stop_the_report_of_all(folders):
+    """Folders with broken results and curves are named, and the means of the good runs stay."""
     text_of = page.write(folders).read_text()
     assert is_safe(text_of, "\n\t")
     for name in ("surrogate", "numbers", "many", "long", "pipe", "curve"):
@@ -173,6 +183,7 @@ def test_one_hostile_folder_does_not_stop_the_report_of_all(folders):
 
 @pytest.mark.parametrize("form", ["rich", "csv"])
 def test_one_hostile_folder_does_not_stop_the_table_of_all(folders, form):
+    """Each broken results.json is a short note, and the good runs' mean is shown."""
     done = dcnlab("table", "good", "--format", form)
     assert done.returncode == 0, done.stderr
     assert "70.5" in done.stdout
@@ -196,7 +207,8 @@ def test_a_table_of_hostile_runs_is_safe_to_look_at(folders, capsys):
     assert "\\u202e=1" in shown
 
 
-def test_table2_leaves_out_what_is_no_measurement(folders):
+def test_table2_names_invalid_dilation_files(folders):
+    """A dilation.json that is not ours is left out with a note; the others count."""
     found, notes = run_record.records([Path("runs/good")])
     with pytest.raises(ConfigError, match=r"left out: \S*s1/dilation\.json: not what dcnlab dilation writes"):
         table.of_records("table2", found, notes)
@@ -209,6 +221,7 @@ def test_table2_leaves_out_what_is_no_measurement(folders):
 
 
 def test_a_message_about_a_hostile_name_is_one_safe_line(tiny):
+    """Escapes, direction marks, line breaks and bytes that are no UTF-8 in arguments."""
     for word in ("evil\x1b[31m\u202e.yaml", "two\nlines.yaml"):
         done = dcnlab("fit", word)
         assert (done.returncode, done.stdout) == (2, "")
@@ -219,7 +232,8 @@ def test_a_message_about_a_hostile_name_is_one_safe_line(tiny):
     assert done.stderr == "dcnlab: command line: data.root /caf\\udce9 is not UTF-8; rename it\n"
 
 
-def test_the_tail_of_a_failed_trial_cannot_drive_the_terminal(tiny):
+def test_a_failed_trials_log_is_printed_with_escapes(tiny):
+    """A trial that writes escape sequences to its log cannot clear the terminal."""
     Path("sweep.yaml").write_text("method: grid\nprogram: tiny.yaml\nparameters: {seed: {values: [0]}}\n")
     evil = "import os,sys; sys.stdout.write('\\x1b[2J\\u202e'); os._exit(3)"
     # A sitecustomize of the trial alone, which knows its parent's variable.
@@ -232,7 +246,8 @@ def test_the_tail_of_a_failed_trial_cannot_drive_the_terminal(tiny):
     assert is_safe(done.stdout, "\n")
 
 
-def test_a_chain_of_extends_has_an_end(tiny):
+def test_extends_is_limited_to_20_files(tiny):
+    """A shorter chain loads; a longer one is refused in one line."""
     for number in range(30):
         Path(f"e{number}.yaml").write_text(f"extends: e{number + 1}.yaml\n")
     Path("e30.yaml").write_text("seed: 4\n")

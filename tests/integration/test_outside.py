@@ -40,7 +40,7 @@ def tiny_config(**sections):
 
 
 @pytest.mark.usefixtures("toys")
-def test_classes_given_in_python_train_with_a_callback_and_a_logger():
+def test_python_classes_train_with_a_callback_and_logger():
     """A run of toys alone is trained and scored; the callback is called, and the logger gets the losses."""
     from toys.parts import Count, Memory, Small, Stripes
 

@@ -33,6 +33,7 @@ def tracked(*patterns: str) -> set[str]:
 
 
 def test_every_python_folder_is_in_the_wheel():
+    """pyproject.toml lists packages by hand, so a new folder could be forgotten."""
     folders = {str(Path(name).parent).replace("/", ".") for name in tracked("dcnlab/*.py")}
     listed = {name for name in PROJECT["tool"]["setuptools"]["packages"] if "_files" not in name}
     assert folders == listed
@@ -48,13 +49,15 @@ def test_the_wheel_holds_every_kernel_experiment_sweep_and_digit(wheel):
     assert not [name for name in names if name.startswith(("tests/", "benchmarks/"))]
 
 
-def test_the_embedded_data_stay_below_two_mebibytes_and_keep_their_attribution(wheel):
+def test_embedded_digits_are_below_2_mib_and_attributed(wheel):
+    """The wheel's MNIST files take at most 2 MiB and keep their CC BY-SA attribution."""
     digits = [info for info in wheel.infolist() if info.filename.startswith("dcnlab/data/digits/mnist/")]
     assert sum(info.file_size for info in digits) <= 2 << 20
     assert "CC BY-SA 3.0" in wheel.read("dcnlab/data/digits/mnist/ATTRIBUTION.md").decode()
 
 
-def test_constraints_lie_within_the_ranges():
+def test_constraints_fit_the_declared_ranges():
+    """Every pinned version is allowed by its requirement in pyproject.toml."""
     from packaging.requirements import Requirement
 
     pinned = dict(line.split("==") for line in (ROOT / "constraints.txt").read_text().splitlines() if "==" in line)
@@ -69,7 +72,8 @@ def test_constraints_lie_within_the_ranges():
     ("system", "machine", "cupys"),
     [("linux", "x86_64", 1), ("linux", "aarch64", 1), ("linux", "riscv64", 0), ("darwin", "arm64", 0)],
 )
-def test_a_plain_install_brings_the_cupy_of_torchs_own_wheels_where_it_has_one(system, machine, cupys):
+def test_a_plain_install_requires_cupy_only_with_wheels(system, machine, cupys):
+    """Linux on x86_64 and aarch64 requires cupy-cuda13x; other systems, without a wheel, do not."""
     from packaging.requirements import Requirement
 
     on = {"sys_platform": system, "platform_machine": machine}
@@ -79,7 +83,8 @@ def test_a_plain_install_brings_the_cupy_of_torchs_own_wheels_where_it_has_one(s
 
 
 @pytest.mark.parametrize(("words", "extra"), [([], "cuda13"), (["CUDA=12"], "cuda12")])
-def test_make_installs_the_cupy_of_torchs_own_wheels_unless_told_otherwise(tmp_path, words, extra):
+def test_make_installs_the_cupy_of_the_chosen_cuda(tmp_path, words, extra):
+    """CUDA 13 is the default; CUDA=12 removes cupy-cuda13x first, since pip cannot leave it out."""
     shutil.copy(ROOT / "Makefile", tmp_path)
     for name in ("pyproject.toml", "constraints.txt"):
         (tmp_path / name).touch()

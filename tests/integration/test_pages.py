@@ -34,7 +34,8 @@ def shown(page):
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
-def test_tables_of_the_pages_are_those_that_the_kept_runs_give(page, monkeypatch):
+def test_tables_in_pages_equal_the_kept_runs(page, monkeypatch):
+    """Each `dcnlab table` block in README and docs equals the command's output today."""
     monkeypatch.chdir(ROOT)
     monkeypatch.setattr(run_record, "records", lambda roots: records(tuple(roots)))
     found = {command: text for command, text in shown(page).items() if command.startswith("dcnlab table ")}
@@ -63,7 +64,8 @@ def test_kept_runs_meet_what_their_experiments_state(monkeypatch):
     assert all(outcomes and all(outcomes) for outcomes in met.values()), met
 
 
-def test_kept_runs_name_no_folder_of_the_machine_that_made_them():
+def test_kept_runs_contain_no_absolute_paths():
+    """Paths of the machine that made them must not be published."""
     files = [path for path in (ROOT / "evidence").rglob("*") if path.is_file()]
     assert files
     assert [path for path in files if re.search(r'(^|[\s"\'])/(?!$)\w', path.read_text(), re.MULTILINE)] == []

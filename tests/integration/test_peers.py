@@ -27,8 +27,8 @@ def results(run):
 
 
 @pytest.mark.slow
-def test_a_broken_image_of_one_process_ends_both_with_one_line(experiments):
-    """The image is the second process's, while the first one waits for its gradient."""
+def test_a_broken_image_of_one_rank_stops_both(experiments):
+    """The image is rank 1's; rank 0 waits for its gradient, and both exit with one line."""
     broken = sorted(Path("folders/train").rglob("*.png"))[3]
     broken.write_bytes(broken.read_bytes()[:100])
     done = dcnlab("fit", "classification.yaml", "id=one", "trainer.devices=2")
@@ -41,7 +41,8 @@ def test_a_broken_image_of_one_process_ends_both_with_one_line(experiments):
 
 
 @pytest.mark.slow
-def test_more_processes_than_training_images_are_served(experiments):
+def test_more_ranks_than_training_images_still_train(experiments):
+    """Three ranks on two images finish with world size 3."""
     done = dcnlab("fit", "segmentation.yaml", "id=one", "trainer.devices=3", "data.train=pair", "trainer.max_steps=2",
                   "trainer.effective_batch=3")  # fmt: skip
     assert (done.returncode, done.stdout) == (0, "runs/segmentation/one\n"), done.stderr
@@ -49,7 +50,8 @@ def test_more_processes_than_training_images_are_served(experiments):
 
 
 @pytest.mark.slow
-def test_sigterm_to_the_first_process_interrupts_both(experiments):
+def test_sigterm_to_rank_0_interrupts_all_ranks(experiments):
+    """Rank 0 saves and prints the resume command, and no process is left."""
     process = start("fit", "classification.yaml", "id=one", "trainer.devices=2", "trainer.max_steps=100000")
     await_(Path("runs/classification/one/checkpoints/last.ckpt").exists, 240)
     process.send_signal(signal.SIGTERM)
@@ -61,7 +63,8 @@ def test_sigterm_to_the_first_process_interrupts_both(experiments):
 
 
 @pytest.mark.slow
-def test_torchruns_processes_make_one_run_and_die_with_it(experiments):
+def test_torchrun_makes_one_run_and_its_ranks_die_with_it(experiments):
+    """SIGKILL of torchrun ends both ranks, which it would otherwise leave behind."""
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
     command = [*torchrun, "-m", "dcnlab", "fit", "classification.yaml", "trainer.devices=2", "id=one"]
     process = subprocess.Popen([*command, "trainer.max_steps=100000"], env=environment())
@@ -88,7 +91,8 @@ def by_hand(*arguments):
 
 
 @pytest.mark.slow
-def test_a_broken_image_of_rank_1_ends_both_within_seconds_where_no_launcher_does(experiments):
+def test_a_broken_image_of_rank_1_stops_both_ranks(experiments):
+    """Without a launcher both ranks exit with 2 within seconds, and one line names the file."""
     broken = sorted(Path("folders/train").rglob("*.png"))[3]
     broken.write_bytes(broken.read_bytes()[:100])
     first, second = by_hand("fit", "classification.yaml", "id=one")
@@ -102,7 +106,7 @@ def test_a_broken_image_of_rank_1_ends_both_within_seconds_where_no_launcher_doe
 
 @pytest.mark.slow
 @pytest.mark.parametrize("failing", [0, 1])
-def test_a_rank_that_fails_before_all_met_ends_the_other_with_one_line_where_no_launcher_does(tiny, failing):
+def test_a_rank_that_fails_before_rendezvous_stops_both(tiny, failing):
     """The failing rank alone is given a data set that is not there, as on a machine that lacks it."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
@@ -126,7 +130,8 @@ def test_a_rank_that_fails_before_all_met_ends_the_other_with_one_line_where_no_
 
 
 @pytest.mark.slow
-def test_a_killed_loader_is_named_and_the_same_command_goes_on(tiny):
+def test_a_killed_loader_is_named_and_the_run_resumes(tiny):
+    """The message names the loader, its rank, signal 9 and the settings that need less memory."""
     process = start("fit", tiny, "id=one", "data.workers=1", *LONG)
     await_(Path("runs/tiny/one/checkpoints/last.ckpt").exists, 240)
     loader = children_of(process.pid)[-1]
@@ -143,7 +148,8 @@ def test_a_killed_loader_is_named_and_the_same_command_goes_on(tiny):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("launcher", ["lightning", "hand"])
-def test_a_killed_rank_1_is_named_by_rank_0_and_the_run_can_go_on(tiny, launcher):
+def test_rank_0_reports_the_sigkill_of_rank_1(tiny, launcher):
+    """Rank 0 exits with 2 within seconds, names rank 1 and its signal, and the run can resume."""
     arguments = ["fit", tiny, "id=one", *LONG]
     first, *second = [start(*arguments, "trainer.devices=2")] if launcher == "lightning" else by_hand(*arguments)
     await_(Path("runs/tiny/one/checkpoints/last.ckpt").exists, 240)
@@ -162,7 +168,8 @@ def test_a_killed_rank_1_is_named_by_rank_0_and_the_run_can_go_on(tiny, launcher
 
 
 @pytest.mark.slow
-def test_a_killed_rank_0_is_named_by_rank_1_which_does_not_wait_for_it(tiny):
+def test_rank_1_reports_the_sigkill_of_rank_0(tiny):
+    """Rank 1 does not wait for the collective's timeout; results.json is absent, so fit resumes."""
     first, second = by_hand("fit", tiny, "id=one", *LONG)
     await_(Path("runs/tiny/one/checkpoints/last.ckpt").exists, 240)
     first.kill()
@@ -174,7 +181,8 @@ def test_a_killed_rank_0_is_named_by_rank_1_which_does_not_wait_for_it(tiny):
     assert not Path("runs/tiny/one/results.json").exists()  # so that the same command, and resume, go on
 
 
-def test_a_process_of_a_run_dies_with_the_first_one_that_started_it(tmp_path):
+def test_rank_1_dies_with_its_parent(tmp_path):
+    """SIGKILL of the process that started rank 1 ends rank 1 too."""
     module = "from dcnlab.training.distributed import parent_death"
     child = f"{module}; import time; parent_death.hold(); print('held', flush=True); time.sleep(60)"
     first = (
@@ -192,8 +200,8 @@ def test_a_process_of_a_run_dies_with_the_first_one_that_started_it(tmp_path):
 
 
 @pytest.mark.slow
-def test_a_process_whose_other_machine_never_comes_says_so_and_ends_by_signals_or_in_time(tiny):
-    """Rank 0 listens, rank 1 knocks at a closed port; each says one line, and neither hangs in torch's rendezvous."""
+def test_waiting_for_another_machine_can_be_stopped(tiny):
+    """Rank 0 listens, rank 1 meets a closed port: one line each, ended by a signal or the time limit."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
@@ -218,6 +226,7 @@ def test_a_process_whose_other_machine_never_comes_says_so_and_ends_by_signals_o
 
 @pytest.mark.slow
 def test_two_machines_that_meet_make_one_run(tiny):
+    """Two nodes with one rank each write one run folder with world size 2."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]

@@ -72,8 +72,8 @@ def home(request, tmp_path_factory):
 @pytest.mark.parametrize("world", [2, 3])
 @pytest.mark.parametrize("split", ["test", "pair"])
 @pytest.mark.parametrize("name", EXPERIMENTS)
-def test_processes_that_do_not_divide_the_images_score_as_one(home, name, split, world):
-    """Seven images over two and three; two over three, of which one has none."""
+def test_ranks_that_do_not_divide_the_images_score_as_one(home, name, split, world):
+    """Seven images on two and three ranks, and two on three, where one rank has none."""
     one, several = (json.loads((home / f"{name}-{split}-on{count}.json").read_text()) for count in (1, world))
     assert several == pytest.approx(one, abs=1e-6)
     assert max(one.values()) > 0
@@ -81,8 +81,8 @@ def test_processes_that_do_not_divide_the_images_score_as_one(home, name, split,
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", EXPERIMENTS)
-def test_two_processes_train_the_weights_that_one_does(home, name):
-    """Twenty steps of eight images, the norms frozen."""
+def test_two_ranks_train_the_weights_of_one(home, name):
+    """Twenty steps of eight images with frozen norms; the order of the sum alone may differ."""
     one, two = (
         torch.load(home / f"runs/{name}/on{world}/checkpoints/last.ckpt", weights_only=True) for world in (1, 2)
     )
@@ -95,7 +95,8 @@ def test_two_processes_train_the_weights_that_one_does(home, name):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", EXPERIMENTS)
-def test_two_processes_log_the_losses_and_scores_that_one_does(home, name):
+def test_two_ranks_log_the_losses_and_scores_of_one(home, name):
+    """metrics.csv has the same values at the same steps; the values are means over both ranks."""
     logs = []
     for world in (1, 2):
         with (home / f"runs/{name}/on{world}/metrics.csv").open() as file:
@@ -121,7 +122,8 @@ def train_mixed(rank: int, world: int, home: str, port: int) -> None:
 
 
 @pytest.mark.slow
-def test_images_of_several_sizes_train_the_same_on_one_two_and_four_ranks(tmp_path, monkeypatch):
+def test_mixed_sizes_train_the_same_on_1_2_and_4_ranks(tmp_path, monkeypatch):
+    """Images of four sizes give, up to rounding, equal weights for each number of ranks."""
     monkeypatch.chdir(tmp_path)
     write_shapes(Path("mixed"), [(64, 64), (64, 96), (96, 64), (64, 80)])
     Path("mixed.yaml").write_text(COMMON.replace("max_steps: 20", "max_steps: 8") + MIXED)

@@ -50,7 +50,8 @@ def order(page):
     return page.run(f"[...{RUNS}.tHead.rows[0].cells].map(head => head.getAttribute('aria-sort'))")
 
 
-def test_a_click_on_a_heading_sorts_by_it_and_another_click_turns_the_order(page):
+def test_a_second_click_on_a_heading_reverses_the_order(page):
+    """A click sorts whole rows by the column and sets aria-sort; the next click sorts the other way."""
     x, y = page.run(
         f"{{ const button = {RUNS}.tHead.rows[0].cells[3].querySelector('button');"
         "button.scrollIntoView({ behavior: 'instant', block: 'center' });"
@@ -66,6 +67,7 @@ def test_a_click_on_a_heading_sorts_by_it_and_another_click_turns_the_order(page
 
 
 def test_the_keyboard_reaches_the_headings_and_sorts(page):
+    """Tab moves to the next heading, Enter and Space sort by it."""
     page.run(f"{RUNS}.tHead.rows[0].cells[1].querySelector('button').focus()")
     page.press("Tab")
     assert page.run("document.activeElement.textContent") == "seed"
@@ -75,7 +77,8 @@ def test_the_keyboard_reaches_the_headings_and_sorts(page):
     assert column(page, 2) == ["2", "2", "1", "1", "0", "0"]
 
 
-def test_figures_sort_by_value_and_what_is_missing_goes_last_both_ways(page):
+def test_missing_values_sort_last_in_both_orders(page):
+    """Values sort as numbers; a cell marked absent is last in ascending and in descending order."""
     page.run(f"{RUNS}.tBodies[0].rows[1].cells[3].dataset.absent = ''")
     found = []
     for _ in range(2):
@@ -85,7 +88,8 @@ def test_figures_sort_by_value_and_what_is_missing_goes_last_both_ways(page):
 
 
 @pytest.mark.parametrize("width", [320, 360, 768, 1280])
-def test_no_width_makes_the_page_scroll_sideways_and_wide_tables_scroll_by_themselves(page, width):
+def test_wide_tables_scroll_and_the_page_does_not(page, width):
+    """From 320 to 1280 pixels nothing reaches past the window; each scrollable table takes the focus."""
     page.resize(width)
     page.run("document.querySelectorAll('details').forEach(one => one.open = true)")
     assert page.run("document.documentElement.scrollWidth") <= width
@@ -105,14 +109,16 @@ def violations(page):
 
 
 @pytest.mark.parametrize(("width", "scheme"), VIEWS)
-def test_an_accessibility_engine_finds_nothing(page, width, scheme):
+def test_axe_finds_no_violation(page, width, scheme):
+    """In each width and colour scheme, with all details opened."""
     page.resize(width)
     page.media(scheme=scheme)
     page.run("document.querySelectorAll('details').forEach(one => one.open = true)")
     assert violations(page) == []
 
 
-def test_the_engine_would_find_a_page_without_its_language_or_a_faint_text(page):
+def test_axe_finds_a_missing_language_and_faint_text(page):
+    """Control of the accessibility check: axe must report both faults when they are put in."""
     page.run("document.documentElement.removeAttribute('lang')")
     # A rule of the page's own, as its policy lets no other style in.
     page.run("document.styleSheets[0].insertRule('.lead { color: #aaa !important }')")
@@ -120,8 +126,8 @@ def test_the_engine_would_find_a_page_without_its_language_or_a_faint_text(page)
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_charts_stand_out_from_the_page(page, scheme):
-    """WCAG 2: 4.5 to 1 for text (1.4.3), 3 to 1 for lines and markers (1.4.11); the engine looks at no SVG."""
+def test_charts_have_enough_contrast_with_the_page(page, scheme):
+    """WCAG 2: 4.5 to 1 for text (1.4.3), 3 to 1 for lines (1.4.11); axe does not check SVG."""
     page.media(scheme=scheme)
     paper = colour(page.run("getComputedStyle(document.body).backgroundColor"))
     for name, kind, least in (
@@ -138,7 +144,8 @@ def test_charts_stand_out_from_the_page(page, scheme):
             assert contrast(colour(one), paper) >= least, (name, one)
 
 
-def test_the_rule_of_contrast_is_the_standards():
+def test_the_contrast_formula_is_wcags():
+    """Black on white is 21; the well-known grey #767676 is 4.54."""
     assert contrast((255, 255, 255), (0, 0, 0)) == pytest.approx(21)
     assert contrast((118, 118, 118), (255, 255, 255)) == pytest.approx(4.54, abs=0.005)  # the well-known #767676
 
@@ -158,6 +165,7 @@ def contrast(one, other):
 
 
 def test_lines_differ_by_shape_as_well_as_by_colour(page):
+    """Readers who see no colours tell the two lines of a chart by their markers."""
     shapes = page.run("[...document.querySelectorAll('.legend')][0].querySelectorAll('.marker').length")
     assert shapes == 2
     drawn = page.run(
@@ -167,14 +175,16 @@ def test_lines_differ_by_shape_as_well_as_by_colour(page):
     assert len(set(drawn)) == 2
 
 
-def test_the_page_asks_for_nothing_and_complains_of_nothing(page, address):
+def test_the_page_makes_no_request_and_logs_no_error(page, address):
+    """All images are inside the page, and the console stays empty."""
     page.run("window.scrollTo(0, document.body.scrollHeight)")
     assert {request for request in page.requests if not request.startswith("data:")} == {address}
     assert page.complaints == []
     assert page.run("[...document.images].every(image => image.complete && image.naturalWidth > 0)")
 
 
-def test_what_runs_say_is_never_run_and_the_policy_would_not_let_it(page):
+def test_scripts_in_run_texts_are_never_executed(page):
+    """The page's Content Security Policy blocks inserted handlers and scripts."""
     assert page.run("document.title") == "Ablations in runs"
     page.run("document.body.insertAdjacentHTML('beforeend', '<img src=x onerror=\"document.title = 1\">')")
     page.run(
@@ -184,7 +194,8 @@ def test_what_runs_say_is_never_run_and_the_policy_would_not_let_it(page):
     assert any("Content Security Policy" in complaint for complaint in page.complaints)
 
 
-def test_a_command_is_copied_and_a_screen_reader_hears_of_it(page, address):
+def test_a_copied_command_is_announced_to_screen_readers(page, address):
+    """The keyboard copies a run's command, and a status element says so."""
     page.call("Browser.grantPermissions", permissions=["clipboardReadWrite", "clipboardSanitizedWrite"])
     page.run("document.querySelectorAll('details').forEach(one => one.open = true)")
     page.run("document.querySelector('#group-1 .command button').focus()")
@@ -194,7 +205,8 @@ def test_a_command_is_copied_and_a_screen_reader_hears_of_it(page, address):
     assert page.run("navigator.clipboard.readText()") == "dcnlab fit runs/layers/l0s0/config.yaml id=null"
 
 
-def test_the_first_stop_of_the_keyboard_leads_past_the_contents(page):
+def test_the_first_tab_stop_skips_the_contents(page):
+    """The hidden link appears on focus and leads to the findings."""
     page.press("Tab")
     assert page.run("document.activeElement.textContent") == "Skip to the findings"
     assert page.run("document.activeElement.getBoundingClientRect().x") >= 0
@@ -202,7 +214,8 @@ def test_the_first_stop_of_the_keyboard_leads_past_the_contents(page):
     assert page.run("document.activeElement.id") == "main"
 
 
-def test_without_scripts_all_is_there_and_nothing_pretends_to_work(page, address):
+def test_without_scripts_the_page_has_tables_and_no_buttons(page, address):
+    """With JavaScript off all tables and charts are there, and no button that cannot work."""
     page.call("Emulation.setScriptExecutionDisabled", value=True)
     try:
         page.open(address)
@@ -219,7 +232,8 @@ def test_without_scripts_all_is_there_and_nothing_pretends_to_work(page, address
     assert count["svg.chart"] > 4
 
 
-def test_print_is_dark_on_white_without_what_paper_cannot_do(page):
+def test_print_is_black_on_white_without_navigation(page):
+    """Also in the dark scheme; no table is wider than the paper."""
     page.media("print", "dark")
     page.resize(700)
     assert page.run("getComputedStyle(document.body).backgroundColor") == "rgb(255, 255, 255)"

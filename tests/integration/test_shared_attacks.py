@@ -50,7 +50,8 @@ def run(*command: object, memory: int | None = None) -> subprocess.CompletedProc
 
 
 @pytest.mark.parametrize("name", ["1_same_fit_after_failure_erases.sh", "2_changed_setting_erases.sh"])
-def test_the_same_fit_goes_on_from_the_checkpoint(name):
+def test_the_same_fit_resumes_and_erases_no_checkpoint(name):
+    """Attack scripts: a failure or a changed setting, then the same command, kept no step before."""
     script = Path("attack.sh")
     script.write_text((ATTACKS / name).read_text().replace("max_steps=199", "max_steps=90"))
     done = run("bash", script)
@@ -60,12 +61,14 @@ def test_the_same_fit_goes_on_from_the_checkpoint(name):
 
 
 def test_a_small_json_takes_no_more_memory_than_it_needs():
+    """Two bytes of JSON once took 4 GiB of memory."""
     done = run("bash", ATTACKS / "3_reading_two_bytes_takes_4GiB.sh")
     assert "MemoryError" not in done.stdout
     assert "a.jpg" in done.stdout
 
 
-def test_a_strip_is_refused_by_the_size_that_it_would_have():
+def test_a_strip_is_refused_by_its_resized_size():
+    """An image of 1x60000 pixels would be resized to gigabytes."""
     for name in ("4_strip_bomb.py", "strip_1x60000.png"):
         shutil.copy(ATTACKS / name, name)
     done = run("python", "4_strip_bomb.py", memory=8_000_000_000)
@@ -88,6 +91,7 @@ def test_a_strip_is_refused_by_the_size_that_it_would_have():
     ids=["run_cap", "whole numbers", "q_uniform"],
 )
 def test_a_sweep_of_billions_of_trials_is_refused_in_one_line(changes):
+    """Attack files of the shared folder: the size is known before any trial is made."""
     sweep = yaml.safe_load((ATTACKS / "5_sweep_bombs.yaml").read_text()) | changes
     Path("sweep.yaml").write_text(yaml.safe_dump(sweep))
     done = run("dcnlab", "sweep", "sweep.yaml", *QUICK)
@@ -96,13 +100,15 @@ def test_a_sweep_of_billions_of_trials_is_refused_in_one_line(changes):
     assert "sweep.yaml" in done.stderr
 
 
-def test_links_that_lead_back_are_left_out():
+def test_links_that_form_a_loop_are_skipped():
+    """A folder that links to itself is listed once, and the search ends."""
     done = run("bash", ATTACKS / "6_links_to_itself.sh")
     assert "no end" not in done.stdout
     assert done.stdout.split() == ["1", "images", "1"], done.stdout + done.stderr
 
 
-def test_weights_that_are_no_numbers_are_neither_scored_nor_exported():
+def test_nan_weights_are_neither_scored_nor_exported():
+    """evaluate and export refuse a checkpoint of NaN weights in one line with exit status 2."""
     fit = run("dcnlab", "fit", "classification/quickstart", *QUICK, "id=x", "logger.wandb=false")
     folder = fit.stdout.splitlines()[-1]
     assert run("python", ATTACKS / "7_not_a_number_is_scored.py", folder).returncode == 0
@@ -113,7 +119,8 @@ def test_weights_that_are_no_numbers_are_neither_scored_nor_exported():
         assert "not finite" in done.stderr
 
 
-def test_results_with_a_lone_surrogate_stop_neither_table_nor_report():
+def test_a_lone_surrogate_in_results_stops_no_table():
+    """A results.json with an unpaired surrogate lets table and report end with exit status 0."""
     sweep = {"program": "classification/quickstart", "method": "grid", "parameters": {"seed": {"values": [1, 2]}}}
     sweep["command"] = ["${env}", "dcnlab", "fit", "${program}", "${args_json_file}"]
     Path("sweep.yaml").write_text(yaml.safe_dump(sweep))

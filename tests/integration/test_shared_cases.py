@@ -51,12 +51,14 @@ def values(text: str) -> list[str]:
 
 
 def test_compile_float32(case):
+    """torch.compile of float32 layers gives one graph without a break, unlike torchvision's operators."""
     text = script(case)
     assert values(text) == ["one graph"] * 9
     assert "1 graphs, 0 breaks" in text
 
 
 def test_forward_mode_zero(case):
+    """Forward-mode derivatives of the operators are right; a missing rule would give zero silently."""
     text = script(case)
     assert re.findall(r"= (\S+)   \(right: 1\)", text) == ["1.000"] * 3
     assert "tangent is there" in text
@@ -65,10 +67,12 @@ def test_forward_mode_zero(case):
 
 
 def test_functorch_grad(case):
+    """grad, jacrev, hessian, per-sample gradients, vmap and functional_call work, as for nn.Conv2d."""
     assert values(script(case)) == ["ok"] * 6
 
 
 def test_view_after_operator(case):
+    """.view after a layer works, since outputs of contiguous inputs are contiguous."""
     text = script(case)
     assert "raises" not in text
     assert "Error" not in text
@@ -76,6 +80,7 @@ def test_view_after_operator(case):
 
 
 def test_trace_and_script(case):
+    """torch.jit.trace of a layer with parameters can be checked and saved."""
     text = script(case)
     assert re.search(r"^trace, ours -> ok", text, re.MULTILINE)
     assert re.search(r"^trace without its check, then save, ours -> ok", text, re.MULTILINE)
@@ -83,19 +88,23 @@ def test_trace_and_script(case):
 
 
 def test_flops_uncounted(case):
+    """torch's FlopCounterMode counts a deformable layer instead of giving zero."""
     text = script(case)
     assert int(re.search(r"deformable layer: (\d+)", text)[1]) >= 958464
 
 
 def test_foreign_checkpoints(case):
+    """Seven checkpoints of other libraries' naming load."""
     assert values(script(case)) == ["loaded"] * 7
 
 
 def test_init_loop(case):
+    """A user's loop that initializes every Conv2d leaves the offsets at zero."""
     assert re.findall(r": (True|False)$", script(case), re.MULTILINE) == ["True"] * 3
 
 
 def test_onnx_half(case):
+    """Float32 export runs in onnxruntime; half precision never fails without a message."""
     found = subprocess.run([sys.executable, "run.py"], capture_output=True, text=True, timeout=300, check=False)
     text = found.stdout + found.stderr
     assert "torch.float32 opset 19 -> runs" in text
@@ -103,23 +112,26 @@ def test_onnx_half(case):
 
 
 def test_surgery_noise(case):
+    """deform on a network whose forward pass fails prints no log of torch."""
     assert script(case) == "replaced: DeformConv2d\n"
 
 
 def test_exif_upside_down(case):
+    """A box lies on its object in a photo that EXIF says is upside down."""
     text = script(case)
     assert "box: [6, 37, 26, 57]" in text
     assert json.loads(re.search(r"upside_down box: .* lies at: (\[.*?\])", text)[1]) == [6, 37, 26, 57]
 
 
 def test_voc_name_ends_in_number(case):
+    """ "scan 1" and "scan -1" are image names in a VOC list, not marks of a class."""
     text = script(case)
     found = re.search(r"^train .* read: (.*)$", text, re.MULTILINE)[1]
     assert re.findall(r"scan -?\d\.jpg", found) == ["scan 1.jpg", "scan 2.jpg", "scan -1.jpg"]
 
 
 def test_binary_masks(case):
-    """Masks of 0 and 255: the class without a pixel is named at the start, and the mean says what it covers."""
+    """Masks of 0 and 255: the class without a pixel is named, and the mean says what it covers."""
     words = ["data.name=imagelist", f"data.root={case / 'data'}", "data.classes=null", "data.batch_size=4"]
     words += ["trainer.max_steps=2", "optim.warmup=1", "trainer.accelerator=cpu", "id=binary"]
     done = dcnlab("fit", "segmentation/quickstart", *words)
@@ -134,6 +146,7 @@ def test_binary_masks(case):
 
 
 def test_no_truth_in_test(case):
+    """A COCO test file without boxes trains, writes detections and can be evaluated."""
     words = ["data.name=coco", f"data.root={case / 'data'}", "data.classes=null", "data.shorter_side=64"]
     words += ["data.longer_side=64", "data.batch_size=2", "trainer.max_steps=2", "trainer.accelerator=cpu", "id=nt"]
     done = dcnlab("fit", "detection/quickstart", *words)
@@ -148,6 +161,7 @@ def test_no_truth_in_test(case):
 
 
 def test_string_image_ids(case):
+    """COCO files whose image ids are texts train and are scored."""
     words = ["data.name=coco", f"data.root={case / 'data'}", "data.classes=null", "data.shorter_side=64"]
     words += ["data.longer_side=64", "data.batch_size=2", "trainer.max_steps=1", "trainer.accelerator=cpu"]
     done = dcnlab("fit", "detection/quickstart", *words)
@@ -160,6 +174,7 @@ def test_string_image_ids(case):
 
 
 def test_voc_segmentation_png(case):
+    """VOC segmentation with PNG instead of JPEG images trains."""
     words = ["data.name=voc", f"data.root={case / 'data'}", "data.classes=[background,square]", "data.batch_size=1"]
     done = dcnlab("fit", "segmentation/quickstart", *words, "trainer.max_steps=1", "trainer.accelerator=cpu")
     assert done.returncode == 0, done.stderr
@@ -179,6 +194,7 @@ SRUN = {"SLURM_JOB_ID": "7", "SLURM_JOB_NAME": "train", "SLURM_PROCID": "0", "SL
     ids=["batch norm on one value", "SLURM's tasks", "SLURM's tasks of a node"],
 )
 def test_errors_of_libraries(case, words, environment):
+    """Mistakes that Lightning or torch would report with a traceback are one line."""
     done = dcnlab("fit", "classification/quickstart", *QUICK, *words, **environment)
     assert done.returncode == 2, done.stderr
     assert len(done.stderr.strip().splitlines()) == 1
@@ -186,6 +202,7 @@ def test_errors_of_libraries(case, words, environment):
 
 
 def test_train_longer(case):
+    """A finished run is resumed with a larger max_steps, as Lightning users expect."""
     words = ["data.train_length=64", "data.test_length=40", "trainer.accelerator=cpu", "id=a"]
     assert dcnlab("fit", "classification/quickstart", "trainer.max_steps=2", *words).returncode == 0
     done = dcnlab("resume", "runs/quickstart/a", "trainer.max_steps=4")
@@ -197,6 +214,7 @@ def test_train_longer(case):
 
 
 def test_sweep_args_no_hyphens(case):
+    """A trial started with wandb's ${args_no_hyphens} enters the sweep's table."""
     values = ["model.deform_layers=0", "model.dilation=None", "trainer.max_steps=2"]
     done = dcnlab(
         *("fit", "classification/quickstart", *values, "data.test_length=40", "data.train_length=64"),
@@ -211,12 +229,14 @@ def test_sweep_args_no_hyphens(case):
 
 
 def test_sweep_without_command(case):
+    """A sweep file that leaves out `command` runs, with a note."""
     done = dcnlab("sweep", "sweep.yaml", "--limit", "1", *QUICK)
     assert done.returncode == 0, done.stderr
     assert "command" in done.stderr
 
 
 def test_sweep_words_dropped(case):
+    """project and entity reach the trials; a dropped torchrun is noted."""
     done = dcnlab("sweep", "sweep.yaml", "trainer.accelerator=cpu", WANDB_MODE="offline")
     assert done.returncode == 0, done.stderr
     config = next(case.glob("runs/**/config.yaml")).read_text()
@@ -226,6 +246,7 @@ def test_sweep_words_dropped(case):
 
 
 def test_hint_is_no_yaml(case):
+    """The command that the error suggests can be pasted into the sweep file."""
     from omegaconf import OmegaConf
 
     refused = dcnlab("sweep", "sweep.yaml")
@@ -239,6 +260,7 @@ def test_hint_is_no_yaml(case):
 
 
 def test_two_machines_hang(case):
+    """Waiting for a second machine is announced and ends by SIGTERM."""
     words = ["trainer.num_nodes=2", *QUICK, "id=g2"]
     command = [sys.executable, "-m", "dcnlab", "fit", "classification/quickstart", *words]
     with subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True) as process:

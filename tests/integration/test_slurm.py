@@ -57,7 +57,8 @@ def queued():
 @needs_slurm
 @pytest.mark.slow
 @pytest.mark.timeout(900)
-def test_trials_of_two_machines_each_are_jobs_whose_first_process_alone_writes(cluster, sweep):
+def test_only_rank_0_of_a_two_machine_trial_writes(cluster, sweep):
+    """Each trial is one SLURM job of two machines, with one wandb run and one metrics file."""
     options = ["--launcher", "slurm", "--slurm", "time=10", "--slurm", "partition=debug"]
     shape = ["trainer.num_nodes=2", "trainer.devices=1", "data.batch_size=8"]
     done = dcnlab("sweep", sweep, *options, *shape, timeout=800)
@@ -88,7 +89,8 @@ def test_trials_of_two_machines_each_are_jobs_whose_first_process_alone_writes(c
 @needs_slurm
 @pytest.mark.slow
 @pytest.mark.timeout(900)
-def test_a_killed_launcher_finds_its_jobs_again_and_a_stopped_one_cancels_them(cluster, sweep):
+def test_a_restarted_launcher_finds_its_jobs_again(cluster, sweep):
+    """After SIGKILL of the sweep its job is not submitted twice; after SIGTERM the job is cancelled."""
     command = [sys.executable, "-P", "-m", "dcnlab", "sweep", sweep, "--limit", "1", "--launcher", "slurm"]
     command += ["trainer.max_steps=1000000"]
     before, processes = queued(), []
@@ -132,7 +134,8 @@ def rank_of(number):
 
 
 @needs_slurm
-def test_what_srun_must_state_is_said_by_one_of_its_tasks(cluster, tiny):
+def test_srun_settings_are_complained_about_by_one_task(cluster, tiny):
+    """Two tasks with a wrong setting print one line, not one each."""
     command = [
         "srun",
         "--nodes=1",
@@ -158,7 +161,8 @@ ON_TWO = ["id=one", "trainer.devices=2", "data.batch_size=8", "logger.wandb=fals
 @needs_slurm
 @pytest.mark.slow
 @pytest.mark.parametrize("killed", [0, 1])
-def test_a_killed_task_of_srun_is_named_and_the_same_command_goes_on(cluster, tiny, killed):
+def test_a_killed_srun_task_is_named_and_the_run_resumes(cluster, tiny, killed):
+    """SIGKILL of either rank ends both within 30 s, and the same command resumes from the checkpoint."""
     longer = ["trainer.max_steps=100000", "trainer.checkpoint_every=0"]
     process = srun("fit", tiny, *ON_TWO, *longer)
     await_(Path("runs/tiny/one/checkpoints/last.ckpt").exists, 120)
@@ -179,7 +183,8 @@ def test_a_killed_task_of_srun_is_named_and_the_same_command_goes_on(cluster, ti
 
 @needs_slurm
 @pytest.mark.slow
-def test_a_broken_image_of_one_task_of_srun_ends_both_within_seconds(cluster, tmp_path, monkeypatch):
+def test_a_broken_image_of_one_srun_task_stops_both(cluster, tmp_path, monkeypatch):
+    """Both tasks of srun exit with 2 within a minute, and one line names the file."""
     monkeypatch.chdir(tmp_path)
     write_data()
     broken = sorted(Path("folders/train").rglob("*.png"))[3]
@@ -209,14 +214,16 @@ def results_of_all():
         ("colour=red", "sbatch refuses the trials: "),
     ],
 )
-def test_what_slurm_does_not_take_is_one_line(cluster, sweep, option, says):
+def test_options_that_slurm_refuses_are_one_line(cluster, sweep, option, says):
+    """sbatch's own message is passed on; node counts name the trainer key to set instead."""
     done = dcnlab("sweep", sweep, "--launcher", "slurm", "--slurm", option)
     assert done.returncode == 2
     assert done.stderr.startswith(f"dcnlab: {says}")
     assert done.stderr.count("\n") == 1
 
 
-def test_without_slurm_the_launcher_says_what_is_missing(sweep, monkeypatch, tmp_path):
+def test_a_missing_slurm_or_submitit_is_named(sweep, monkeypatch, tmp_path):
+    """The message has the missing command, or the pip command that installs submitit."""
     pytest.importorskip("submitit")
     monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(ConfigError, match="needs SLURM's commands, and there is no squeue here"):
@@ -227,6 +234,7 @@ def test_without_slurm_the_launcher_says_what_is_missing(sweep, monkeypatch, tmp
 
 
 def test_a_cluster_that_does_not_answer_is_one_line(monkeypatch, tmp_path):
+    """The message of squeue is passed on."""
     pytest.importorskip("submitit")
     (tmp_path / "squeue").write_text("#!/bin/sh\necho 'squeue: error: Unable to contact slurm' >&2; exit 1\n")
     (tmp_path / "squeue").chmod(0o755)
@@ -237,6 +245,7 @@ def test_a_cluster_that_does_not_answer_is_one_line(monkeypatch, tmp_path):
 
 
 def test_slurm_options_without_its_launcher_are_refused(sweep):
+    """--slurm without --launcher slurm would have no effect."""
     done = dcnlab("sweep", sweep, "--slurm", "partition=debug")
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr == "dcnlab: --slurm partition=debug: there are no jobs to give it to; state --launcher slurm\n"

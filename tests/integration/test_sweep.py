@@ -82,7 +82,8 @@ def start_and_kill(path, delay):
 
 
 @pytest.mark.slow
-def test_a_sweep_killed_twice_at_random_moments_runs_only_the_missing_trials_and_leaves_no_process(sweep):
+def test_a_killed_sweep_runs_only_the_missing_trials(sweep):
+    """After two SIGKILLs at random times, finished trials stay as they are and no process is left."""
     path = sweep({"model.deform_layers": {"values": [0, 1]}, "seed": {"values": [0, 1]}})
     complete = {}
     for delay in [random.uniform(0, 8) for _ in range(2)]:
@@ -120,7 +121,8 @@ def test_a_sweep_killed_twice_at_random_moments_runs_only_the_missing_trials_and
 
 
 @pytest.mark.slow
-def test_a_failed_trial_is_shown_with_its_log_and_the_others_go_on(sweep):
+def test_a_failed_trial_shows_its_log_and_others_run(sweep):
+    """The sweep prints the failed trial's last log line, runs the rest and exits with status 1."""
     path = sweep({"model.deform_layers": {"values": [99, 0]}})
     done = dcnlab("sweep", path, "--jobs", "1")
     assert (done.returncode, done.stderr) == (1, "")
@@ -133,7 +135,8 @@ def test_a_failed_trial_is_shown_with_its_log_and_the_others_go_on(sweep):
 
 
 @pytest.mark.slow
-def test_a_trial_that_failed_goes_on_from_its_checkpoint_when_the_sweep_runs_again(sweep):
+def test_a_failed_trial_resumes_from_its_checkpoint(sweep):
+    """A trial killed in training continues at its saved step when the same sweep runs again."""
     path = sweep({"seed": {"values": [0]}})
     longer = ["trainer.max_steps=400", "data.val=null", "trainer.checkpoint_every=0"]
     process = start(path, "--jobs", "1", *longer)
@@ -157,7 +160,8 @@ def trial_of(process):
 
 
 @pytest.mark.slow
-def test_a_stopped_sweep_marks_its_trials_and_says_how_to_go_on(sweep):
+def test_a_stopped_sweep_marks_its_trials_as_interrupted(sweep):
+    """After SIGTERM the last line says that the same command continues."""
     path = sweep({"seed": {"values": [0, 1]}})
     process = start(path, "--jobs", "1", "trainer.max_steps=1000000")
     await_(lambda: list(Path("runs").rglob("last.ckpt")), 240)
@@ -172,7 +176,8 @@ def test_a_stopped_sweep_marks_its_trials_and_says_how_to_go_on(sweep):
 
 
 @pytest.mark.slow
-def test_a_trial_that_cannot_start_and_one_of_broken_results_fail_alone(sweep):
+def test_unstartable_and_broken_trials_fail_alone(sweep):
+    """A blocked run folder and an unreadable results.json fail their own trials; the third finishes."""
     path = sweep({"seed": {"values": [0, 1, 2]}})
     blocked, broken, good = trials_of(read(path))
     blocked.folder.parent.mkdir(parents=True)
@@ -190,7 +195,8 @@ def test_a_trial_that_cannot_start_and_one_of_broken_results_fail_alone(sweep):
 
 
 @pytest.mark.slow
-def test_a_trial_whose_folder_is_removed_while_it_runs_leaves_its_neighbour_alone(sweep):
+def test_removing_the_folder_of_a_trial_spares_the_next(sweep):
+    """A run folder deleted during training fails its trial alone; the parallel trial finishes."""
     path = sweep({"seed": {"values": [0, 1]}})
     lost, kept = trials_of(read(path), ["trainer.max_steps=200"])
     process = start(path, "--jobs", "2", "trainer.max_steps=200")
@@ -206,7 +212,8 @@ def test_a_trial_whose_folder_is_removed_while_it_runs_leaves_its_neighbour_alon
 
 
 @pytest.mark.slow
-def test_trial_minutes_end_one_trial_with_its_checkpoint_and_the_others_go_on(sweep):
+def test_trial_minutes_stop_one_trial_and_keep_its_state(sweep):
+    """--trial-minutes interrupts the long trial with its checkpoint, then the next trial runs."""
     path = sweep({"trainer.max_steps": {"values": [1000000, 1]}})
     overrides = ["data.workers=1", "data.val=null"]
     done = dcnlab("sweep", path, "--jobs", "1", "--trial-minutes", "0.6", *overrides)
@@ -221,7 +228,8 @@ def test_trial_minutes_end_one_trial_with_its_checkpoint_and_the_others_go_on(sw
     assert not processes_of(Path.cwd())
 
 
-def test_a_trial_that_will_not_end_is_killed_with_all_that_it_started(tmp_path, monkeypatch):
+def test_a_trial_that_ignores_signals_is_killed(tmp_path, monkeypatch):
+    """A trial that ignores SIGTERM gets SIGKILL, and so do the processes that it started."""
     (tmp_path / "dcnlab").mkdir()
     (tmp_path / "dcnlab/__init__.py").touch()
     (tmp_path / "dcnlab/__main__.py").write_text(
@@ -244,7 +252,8 @@ def test_a_trial_that_will_not_end_is_killed_with_all_that_it_started(tmp_path, 
     await_(lambda: not loader.exists() or loader.read_text().split()[2] == "Z", 10)
 
 
-def test_a_log_of_gigabytes_is_read_by_its_end_and_none_that_is_not_there(tmp_path):
+def test_only_the_end_of_a_log_is_read(tmp_path):
+    """A log of 8 GiB takes less than a second; a missing log or a pipe gives a message."""
     log = tmp_path / "log.txt"
     with log.open("wb") as file:
         file.truncate(2**33)  # a hole, which takes no room on the disk
@@ -263,7 +272,8 @@ def test_a_log_of_gigabytes_is_read_by_its_end_and_none_that_is_not_there(tmp_pa
     assert display.log_end(log) == ["its log cannot be read: is a pipe; a regular file is needed"]
 
 
-def test_a_trial_killed_by_a_signal_is_said_with_the_likely_cause():
+def test_a_killed_trial_reports_the_signal_and_its_cause():
+    """The message of SIGKILL adds that the kernel often sends it for want of memory."""
     assert [environment_of_runs.ending(status) for status in (2, -9, -15)] == [
         "exit status 2",
         "killed by signal 9 (SIGKILL), often the kernel's for want of memory",
@@ -271,7 +281,8 @@ def test_a_trial_killed_by_a_signal_is_said_with_the_likely_cause():
     ]
 
 
-def test_one_bad_trial_is_found_before_any_starts(sweep):
+def test_one_invalid_trial_is_refused_before_any_starts(sweep):
+    """The message names the trial and the key, and no run folder is made."""
     path = sweep({"model.deform_layers": {"values": [0, "three"]}})
     done = dcnlab("sweep", path)
     assert (done.returncode, done.stdout) == (2, "")
@@ -283,7 +294,8 @@ def test_one_bad_trial_is_found_before_any_starts(sweep):
 
 
 @pytest.mark.slow
-def test_limit_starts_no_more_than_asked_and_the_next_call_goes_on(sweep):
+def test_limit_bounds_the_trials_of_one_call(sweep):
+    """--limit 1 runs one of three trials, below --out; the message counts the missing ones."""
     path = sweep({"seed": {"values": [0, 1, 2]}})
     first = dcnlab("sweep", path, "--limit", "1", "--out", "elsewhere")
     assert first.returncode == 0
@@ -294,7 +306,8 @@ def test_limit_starts_no_more_than_asked_and_the_next_call_goes_on(sweep):
 
 
 @pytest.mark.slow
-def test_a_wandb_agent_and_our_sweep_make_equal_runs_of_one_file(sweep, tmp_path, monkeypatch):
+def test_wandbs_agent_and_our_sweep_make_equal_runs(sweep, tmp_path, monkeypatch):
+    """wandb's own agent code expands the command; only its server is replaced."""
     from wandb.wandb_agent import Agent
 
     path = sweep({"model": {"parameters": {"deform_layers": {"values": [1]}}}, "seed": {"values": [3]}})
@@ -328,7 +341,8 @@ def test_a_wandb_agent_and_our_sweep_make_equal_runs_of_one_file(sweep, tmp_path
     ("experiment", "parameters", "threads"),
     [({}, {}, ["trainer.threads=5"]), ({"threads": 3}, {}, []), ({}, {"trainer.threads": {"value": 2}}, [])],
 )
-def test_a_trial_computes_with_the_threads_that_the_user_chose(sweep, experiment, parameters, threads):
+def test_a_trial_uses_the_threads_that_the_user_chose(sweep, experiment, parameters, threads):
+    """Only where neither file nor sweep sets trainer.threads does the launcher add it."""
     path = sweep({"seed": {"value": 0}, **parameters})
     tree = yaml.safe_load(Path("tiny.yaml").read_text())
     tree["trainer"] = {"max_steps": 2, **experiment}
@@ -401,9 +415,10 @@ def finish(trial, seconds, folder=None):
         (1, 1, [500], [240, 240], [0]),  # the first starts in any case, or no call would get anywhere
     ],
 )
-def test_minutes_start_no_trial_that_would_end_too_late(
+def test_minutes_starts_no_trial_that_cannot_finish(
     sweep, monkeypatch, capsys, jobs, minutes, before, seconds, started
 ):
+    """The longest trial so far decides, with one and several jobs; the first one always starts."""
     path = sweep({"seed": {"values": list(range(8))}})
     for trial, took in zip(trials_of(read(path)), before, strict=False):
         finish(trial, took)
@@ -416,7 +431,8 @@ def test_minutes_start_no_trial_that_would_end_too_late(
     assert out.endswith(f"{len(started)} finished now, 0 failed; the same command runs the {left} missing\n")
 
 
-def test_a_trial_that_another_sweep_has_run_is_not_run_again_and_stands_in_both_tables(sweep, monkeypatch, capsys):
+def test_sweeps_share_their_common_trials(sweep, monkeypatch, capsys):
+    """A trial finished in another sweep is not repeated, and both tables show it."""
     layers = sweep({"model.deform_layers": {"values": [0, 1]}, "model.dilation": {"value": 2}})
     Path(layers).rename("layers.yaml")
     dilation = sweep({"model": {"values": [{"deform_layers": 1, "dilation": d} for d in (1, 2, 3)]}})
@@ -430,7 +446,8 @@ def test_a_trial_that_another_sweep_has_run_is_not_run_again_and_stands_in_both_
     assert [(row["model.dilation"], row["seeds"]) for row in rows] == [(1, 1), (2, 1), (3, 1)]
 
 
-def test_tables_of_sweeps_side_by_side_share_runs_and_know_those_of_other_tasks_apart(tmp_path, monkeypatch):
+def test_tables_share_runs_but_separate_tasks(tmp_path, monkeypatch):
+    """Sweeps below one folder share their common runs, and no run of another task counts as left out."""
     monkeypatch.chdir(tmp_path)
     names = [f"{table}_{task}_small" for task in ("classification", "segmentation") for table in ("table1", "table3")]
     for name in names:  # as `make ablations-small` runs them
@@ -447,7 +464,8 @@ def test_tables_of_sweeps_side_by_side_share_runs_and_know_those_of_other_tasks_
     assert len(report.records) == 2 * (5 + 2) * 3
 
 
-def test_a_child_whose_parent_is_killed_dies_with_it(tmp_path):
+def test_a_trial_dies_with_its_sweep(tmp_path):
+    """SIGKILL of the parent ends the child, though it has its own session."""
     module = "from dcnlab.training.distributed import parent_death"
     child = f"{module}; import time; parent_death.hold(); print('held', flush=True); time.sleep(60)"
     parent = (
@@ -465,7 +483,8 @@ def test_a_child_whose_parent_is_killed_dies_with_it(tmp_path):
     await_(lambda: not Path(f"/proc/{pid}").exists(), 10)
 
 
-def test_a_child_that_comes_too_late_ends_itself():
+def test_a_trial_whose_parent_is_gone_exits_at_once():
+    """The parent may die before the child asks the kernel for the signal."""
     code = "import dcnlab.training.distributed.parent_death as l; l.hold(); print('lives')"
     done = subprocess.run(
         [sys.executable, "-c", code], env=environment(**{parent_death.PARENT: "1"}), capture_output=True, text=True
@@ -486,13 +505,15 @@ def test_a_child_that_comes_too_late_ends_itself():
         (None, 1, "cpu", 2, 12, 4, [(None, 1)] * 2),
     ],
 )
-def test_trials_share_gpus_and_cores_out(monkeypatch, jobs, devices, accelerator, cores, count, gpus, slots):
+def test_gpus_and_cores_are_divided_among_the_jobs(monkeypatch, jobs, devices, accelerator, cores, count, gpus, slots):
+    """By hand: each slot gets its devices and an equal number of threads."""
     monkeypatch.setattr(local, "visible_gpus", lambda: [str(index) for index in range(gpus)])
     found = local.slots(jobs, devices, accelerator, cores, count)
     assert [(slot.gpus, slot.threads) for slot in found] == slots
 
 
-def test_a_childs_environment_holds_its_gpus_its_threads_and_our_code(tmp_path, monkeypatch):
+def test_a_trial_gets_its_gpus_threads_and_our_package(tmp_path, monkeypatch):
+    """A trial's environment has its own GPUs, threads and sweep id, and not the parent's wandb run id."""
     (tmp_path / "dcnlab").mkdir()
     (tmp_path / "dcnlab/__init__.py").touch()  # or a PYTHONPATH of the user's with a whole package would come first
     (tmp_path / "dcnlab/__main__.py").write_text("import json, os; print(json.dumps(dict(os.environ)))")
@@ -522,8 +543,8 @@ AGENTS = {
 
 
 @pytest.mark.parametrize("file", [True, False], ids=["with the agent's file", "without it"])
-def test_args_no_hyphens_of_wandbs_agent_are_the_parameters_that_args_json_file_gives(tiny, monkeypatch, file):
-    """The words and the file are made by wandb's own code; the fixed words of the command are no parameters."""
+def test_args_no_hyphens_equal_args_json_file(tiny, monkeypatch, file):
+    """wandb's own code makes the words and the file; fixed words of the command are no parameters."""
     from wandb.sdk.launch.sweeps.utils import create_sweep_command_args
     from wandb.sdk.lib.config_util import save_config_file_from_dict
 
@@ -542,7 +563,8 @@ def test_args_no_hyphens_of_wandbs_agent_are_the_parameters_that_args_json_file_
     assert wanted.sweep["model.rpn.ratios"] == [1.0]
 
 
-def test_key_value_of_the_command_beside_an_agents_parameters_is_none(tiny, monkeypatch):
+def test_command_line_keys_are_no_sweep_parameters(tiny, monkeypatch):
+    """With an agent's parameter file, other KEY=VALUE words are settings; a wrong key names the nearest."""
     from wandb.sdk.lib.config_util import save_config_file_from_dict
 
     save_config_file_from_dict(str(Path("wandb/params.yaml").absolute()), {"seed": {"value": 3}})
@@ -556,6 +578,7 @@ def test_key_value_of_the_command_beside_an_agents_parameters_is_none(tiny, monk
 
 
 def test_variables_of_the_command_reach_its_trials(sweep):
+    """Variables before `dcnlab fit` are set, except those that the launcher itself needs."""
     words = ["${env}", "OMP_NUM_THREADS=3", "DCNLAB_PARENT=1", "dcnlab", "fit", "${program}", "${args_json_file}"]
     path = sweep({"seed": {"value": 1}}, command=words)
     slot = children.Slot("1", 2)

@@ -44,7 +44,8 @@ def calls(tree):
             yield ast.unparse(node.func), {word.arg: ast.unparse(word.value) for word in node.keywords}, node.lineno
 
 
-def test_nothing_in_the_package_can_run_what_it_reads():
+def test_no_module_can_execute_what_it_reads():
+    """No eval, exec, pickle or unsafe YAML loader is called anywhere in the sources."""
     forbidden = {"eval", "exec", "compile", "__import__", "os.system", "os.popen", "yaml.load", "yaml.unsafe_load"}
     modules = {"pickle", "cPickle", "dill", "marshal", "shelve", "joblib", "cloudpickle"}
     harmless = {"UnpicklingError"}
@@ -99,7 +100,8 @@ def spiteful(trap):
 
 @pytest.mark.parametrize("door", ["os.system", "eval", "exec", "open", "subprocess"])
 @pytest.mark.parametrize("legacy", [False, True])
-def test_weights_and_checkpoints_that_would_run_code_are_refused_in_one_line(tmp_path, monkeypatch, door, legacy):
+def test_pickles_that_run_code_are_refused(tmp_path, monkeypatch, door, legacy):
+    """Weights and checkpoints that call os.system, eval or open give one line, and nothing runs."""
     trap = tmp_path / "trap"
     monkeypatch.chdir(tmp_path)
     evil = {"global_step": 1, "state_dict": {"conv1.weight": spiteful(trap)[door]}}
@@ -114,7 +116,8 @@ def test_weights_and_checkpoints_that_would_run_code_are_refused_in_one_line(tmp
     assert not trap.exists()
 
 
-def test_a_plain_pickle_and_arrays_of_objects_are_refused_in_one_line(tmp_path):
+def test_plain_pickles_and_object_arrays_are_refused(tmp_path):
+    """Weights as a bare pickle or as an .npz of Python objects give one line, and nothing runs."""
     trap = tmp_path / "trap"
     (tmp_path / "plain.pt").write_bytes(pickle.dumps({"w": spiteful(trap)["os.system"]}))
     np.savez(tmp_path / "objects.npz", w=np.array([spiteful(trap)["os.system"]], dtype=object))
@@ -138,7 +141,8 @@ def poisoned(tiny, tmp_path):
     return folder, trap
 
 
-def test_no_command_runs_what_a_checkpoint_holds(poisoned, tiny):
+def test_no_command_executes_code_in_a_checkpoint(poisoned, tiny):
+    """evaluate, resume, export and fit refuse a checkpoint that would run code."""
     folder, trap = poisoned
     weights_from_it = ["id=two", "logger.wandb=false", f"model.backbone.weights={RunFolder(folder).checkpoint}"]
     for call in (
@@ -160,7 +164,8 @@ def test_no_command_runs_what_a_checkpoint_holds(poisoned, tiny):
     assert not trap.exists()
 
 
-def test_an_archive_that_unpacks_to_gigabytes_is_refused_unread(tmp_path):
+def test_a_zip_bomb_is_refused_unread(tmp_path):
+    """The size in the archive's directory is enough; nothing is unpacked."""
     path = tmp_path / "bomb.npz"
     with (
         zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive,
@@ -201,7 +206,8 @@ BOMB = "a0: &a0 [x, x, x, x, x, x, x, x, x]\n" + "".join(
     ],
     ids=["call", "name", "bomb", "circle", "lists", "mappings", "dashes", "long", "digits", "twice", "zero"],
 )
-def test_yaml_that_runs_code_or_never_ends_is_refused_in_one_line(tmp_path, monkeypatch, text, said):
+def test_yaml_that_runs_code_or_never_ends_is_refused(tmp_path, monkeypatch, text, said):
+    """Python tags, alias bombs, circles, deep nesting and long numbers each give one line."""
     monkeypatch.chdir(tmp_path)
     (tmp_path / "x.yaml").write_text(text)
     for read in (read_yaml, lambda path: load_experiment(str(path))):
@@ -211,12 +217,14 @@ def test_yaml_that_runs_code_or_never_ends_is_refused_in_one_line(tmp_path, monk
     assert not (tmp_path / "trap").exists()
 
 
-def test_deep_values_of_the_command_line_do_not_end_the_process():
+def test_deeply_nested_overrides_are_refused():
+    """50,000 brackets would exhaust the parser's stack and end the process."""
     with pytest.raises(ConfigError, match="nested more than 24 levels"):
         parse_override("data.mean=" + "[" * 50_000)
 
 
-def test_references_that_multiply_without_end_are_refused(tiny):
+def test_exponential_references_are_refused(tiny):
+    """Each of 60 keys names the last one twice, so the text would grow without end."""
     lines = [f"  k{turn + 1}: ${{sweep.k{turn}}}${{sweep.k{turn}}}" for turn in range(60)]
     Path("config.yaml").write_text("\n".join(["trainer: {max_steps: 1}", "sweep:", "  k0: xxxxxxxx", *lines]))
     with pytest.raises(ConfigError, match=r"holds more than 12 \$\{"):
@@ -234,13 +242,15 @@ def test_references_that_multiply_without_end_are_refused(tiny):
     ],
 )
 def test_json_of_parameters_is_refused_in_one_line(tiny, content, said):
+    """Repeated keys, deep nesting, very long numbers and bytes that are no UTF-8."""
     Path("args.json").write_bytes(content if isinstance(content, bytes) else content.encode())
     with pytest.raises(ConfigError, match=rf"(?i)\Aargs\.json: not JSON: [^\n]*{said}[^\n]*\Z"):
         load_experiment(tiny, ["args.json"])
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), 10**400, "12", None, True, [1]])
-def test_a_metric_that_is_no_finite_number_makes_no_table(tmp_path, value):
+def test_nonfinite_metrics_are_refused_in_results(tmp_path, value):
+    """NaN, infinity, texts and lists as a metric make results.json unreadable in one line."""
     good = {"schema": 1, "status": "finished", "seed": 0, "parameters": {}, "model": {}, "cost": {}, "environment": {}}
     for metrics in ({"top1": 5.0}, {"top1": value}):
         (tmp_path / "results.json").write_text(json.dumps({**good, "metrics": metrics}))
@@ -250,7 +260,8 @@ def test_a_metric_that_is_no_finite_number_makes_no_table(tmp_path, value):
         RunFolder(tmp_path).read_results()
 
 
-def test_a_file_larger_than_its_kind_can_be_is_not_read(tmp_path):
+def test_files_above_their_size_limit_are_not_read(tmp_path):
+    """A sparse file of 16 GiB is refused by its size, with the limit of its kind."""
     path = tmp_path / "results.json"
     with path.open("wb") as file:
         file.truncate(2**34)
@@ -309,7 +320,9 @@ def readers(root):
 @pytest.mark.parametrize(
     "content", [png(60000, 60000), png(30000, 3000, depth=8), jpeg(60000, 60000), jpeg(9460, 9460)]
 )
-def test_an_image_of_too_many_pixels_is_refused_before_it_is_decoded(tmp_path, monkeypatch, kind, content):
+def test_too_many_pixels_are_refused_before_decoding(tmp_path, monkeypatch, kind, content):
+    """The size in the file's header is enough to refuse; PIL must not decode a pixel."""
+
     def decode(*arguments):
         raise AssertionError("a pixel was decoded")
 
@@ -320,7 +333,8 @@ def test_an_image_of_too_many_pixels_is_refused_before_it_is_decoded(tmp_path, m
         readers(tmp_path)[kind]()
 
 
-def test_the_largest_image_allowed_is_a_gibibyte_to_the_network_whatever_pil_would_say(tmp_path, monkeypatch):
+def test_the_largest_image_is_1_gib_for_any_pil_setting(tmp_path, monkeypatch):
+    """The limit of 89478485 pixels holds even where a script switched PIL's own limit off."""
     assert image_file.MOST_PIXELS * 3 * 4 <= 2**30 < (image_file.MOST_PIXELS + 1) * 3 * 4
     monkeypatch.setattr("PIL.Image.MAX_IMAGE_PIXELS", None)  # as some scripts have it
     path = tmp_path / "x.png"
@@ -340,7 +354,8 @@ def test_the_largest_image_allowed_is_a_gibibyte_to_the_network_whatever_pil_wou
     ],
     ids=["iCCP", "zTXt", "iTXt"],
 )
-def test_a_bomb_beside_the_pixels_takes_no_memory(tmp_path, more):
+def test_a_png_bomb_outside_the_pixels_takes_no_memory(tmp_path, more):
+    """Compressed text and colour profiles must not be unpacked."""
     (tmp_path / "x.png").write_bytes(png(8, 2, more, pixels=b"\0\1\0\2"))
     code = (
         "import resource, sys\n"
@@ -356,7 +371,8 @@ def test_a_bomb_beside_the_pixels_takes_no_memory(tmp_path, more):
     assert int(done.stdout) < 40_000  # KiB; unpacked it would be 262,144
 
 
-def test_a_file_that_wants_a_program_run_on_it_is_no_image(tmp_path, monkeypatch):
+def test_postscript_files_are_not_images(tmp_path, monkeypatch):
+    """PIL would hand an EPS file named .jpg to Ghostscript, which can run commands."""
     path = tmp_path / "x.jpg"
     path.write_text("%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n%%EndComments\n(%pipe%touch trap) (w) file\n")
     with image_file.Image.open(path) as image:
@@ -365,7 +381,8 @@ def test_a_file_that_wants_a_program_run_on_it_is_no_image(tmp_path, monkeypatch
         image_file.read_image(path)
 
 
-def test_one_of_sbds_labels_that_unpacks_to_gigabytes_is_refused(tmp_path):
+def test_an_sbd_label_that_unpacks_to_gigabytes_is_refused(tmp_path):
+    """The .mat file is below 200 KB, its array above the limit of 64 MiB."""
     savemat = pytest.importorskip("scipy.io").savemat
     path = tmp_path / "x.mat"
     savemat(path, {"GTcls": {"Segmentation": np.zeros((12000, 12000), np.uint8)}}, do_compression=True)
@@ -396,7 +413,8 @@ def everything(folder):
     ],
     ids=["key and address", "key of a server of one's own"],
 )
-def test_no_secret_is_in_a_run_folder_or_on_the_console(tiny, variables):
+def test_no_api_key_is_written_or_printed(tiny, variables):
+    """Keys in environment variables must not be in any file of the run folder or on the console."""
     done = dcnlab_anew("fit", tiny, "id=one", **variables)
     assert done.returncode == 0, done.stderr
     files = everything(Path("runs"))
@@ -409,7 +427,8 @@ def test_no_secret_is_in_a_run_folder_or_on_the_console(tiny, variables):
     "text", ["${oc.env:WANDB_API_KEY}", "${oc.decode:${oc.env:HOME}}", "x${${a}:HOME}", "\\${oc.env:A}"]
 )
 @pytest.mark.parametrize("where", ["file", "command line", "sweep", "parameters"])
-def test_the_environment_cannot_be_read_through_an_experiment(tiny, text, where):
+def test_experiments_cannot_read_environment_variables(tiny, text, where):
+    """${oc.env:...} in files, parameters and overrides is refused, also nested."""
     args = []
     if where == "file":
         Path("evil.yaml").write_text(f"extends: tiny.yaml\ndata: {{root: {json.dumps(text)}}}\n")
@@ -423,13 +442,15 @@ def test_the_environment_cannot_be_read_through_an_experiment(tiny, text, where)
         load_experiment(tiny, args, {"data.classes": [text]} if where == "sweep" else None)
 
 
-def test_keys_of_the_experiment_may_still_stand_for_one_another(tiny):
+def test_keys_may_refer_to_other_keys(tiny):
+    """${name} and ${trainer.threads} still work where the environment is refused."""
     Path("other.yaml").write_text("extends: tiny.yaml\nlogger:\n  project: of_${name}\n  every: ${trainer.threads}\n")
     found = load_experiment("other.yaml", ["trainer.threads=3"])
     assert (found.logger.project, found.logger.every) == ("of_other", 3)
 
 
-def test_a_key_written_into_an_experiment_is_refused_and_not_shown(tiny):
+def test_an_api_key_in_an_experiment_is_not_shown(tiny):
+    """logger.api_key is refused as an unknown key, and the message does not repeat its value."""
     Path("key.yaml").write_text(f"extends: tiny.yaml\nlogger: {{api_key: {MARKER}}}\n")
     for arguments in (("key.yaml",), (tiny, f"logger.api_key={MARKER}")):
         done = dcnlab_anew("fit", *arguments)
@@ -443,6 +464,7 @@ def test_a_key_written_into_an_experiment_is_refused_and_not_shown(tiny):
 
 
 def test_a_tilde_is_the_home_folder(tiny, tmp_path, monkeypatch):
+    """In out, data.root, model.backbone.weights and extends."""
     monkeypatch.setenv("HOME", str(tmp_path))
     found = load_experiment(tiny, ["out=~/results", "data.root=~/pictures", "model.backbone.weights=~/w.pt"])
     assert (found.out, found.data.root) == (f"{tmp_path}/results", f"{tmp_path}/pictures")

@@ -41,12 +41,14 @@ def assert_refused(path, overrides, says):
         (["data.batch_size=1", "model.deform_layers=2", "model.modulated=true"], "sees a map of 1x1: one value"),
     ],
 )
-def test_batch_norm_of_one_value_is_refused_before_the_run(tiny, overrides, says):
+def test_batch_norm_over_one_value_is_refused(tiny, overrides, says):
+    """One image of 8x8 pixels gives a map of one value, whose variance is undefined."""
     assert_refused(tiny, ["data.image_size=8", *overrides], says)
 
 
 @pytest.mark.parametrize("name", ["segmentation", "detection"])
-def test_frozen_norms_train_on_one_value(tmp_path, monkeypatch, name):
+def test_frozen_norms_accept_one_value(tmp_path, monkeypatch, name):
+    """A batch of one small image is allowed where no norm computes statistics."""
     monkeypatch.chdir(tmp_path)
     write_data()
     small = ["data.shorter_side=16", "data.batch_size=1"]
@@ -57,7 +59,8 @@ def test_frozen_norms_train_on_one_value(tmp_path, monkeypatch, name):
 
 
 @pytest.mark.parametrize("overrides", [["data.image_size=28"], ["data.image_size=8", "data.batch_size=2"]])
-def test_what_batch_norm_can_train_on_is_trained(tiny, overrides):
+def test_two_values_are_enough_for_batch_norm(tiny, overrides):
+    """A larger image or a second one must not be refused."""
     assert (
         RunFolder(fit(tiny, "data.batch_size=1", "trainer.max_steps=1", *overrides)).read_results()["status"]
         == "finished"
@@ -77,19 +80,22 @@ def test_what_batch_norm_can_train_on_is_trained(tiny, overrides):
         ({"NTASKS": "1", "PROCID": None}, [], "SLURM_NTASKS is 1 and SLURM_PROCID is not set; start the command by s"),
     ],
 )
-def test_sruns_tasks_that_are_not_the_configs_processes_are_refused(tiny, monkeypatch, variables, overrides, says):
+def test_srun_tasks_must_match_devices_and_nodes(tiny, monkeypatch, variables, overrides, says):
+    """One line names the SLURM variable, its value and the trainer key that differs."""
     for name, value in {**SRUN, **{f"SLURM_{name}": value for name, value in variables.items()}}.items():
         monkeypatch.delenv(name, raising=False) if value is None else monkeypatch.setenv(name, value)
     assert_refused(tiny, overrides, says)
 
 
 def test_an_interactive_job_of_slurm_is_not_checked(tiny, monkeypatch):
+    """In a shell of salloc, SLURM_NTASKS says nothing about this command."""
     monkeypatch.setenv("SLURM_NTASKS", "8")
     monkeypatch.setenv("SLURM_JOB_NAME", "interactive")
     assert RunFolder(fit(tiny)).read_results()["status"] == "finished"
 
 
-def test_a_network_is_looked_at_within_a_job_of_many_tasks(tiny, monkeypatch):
+def test_restoring_ignores_the_jobs_task_count(tiny, monkeypatch):
+    """Inside a job of eight tasks a run can still be loaded in one process."""
     folder = fit(tiny)
     for name, value in {**SRUN, "SLURM_NTASKS": "8"}.items():
         monkeypatch.setenv(name, value)
@@ -98,6 +104,7 @@ def test_a_network_is_looked_at_within_a_job_of_many_tasks(tiny, monkeypatch):
 
 @pytest.mark.parametrize("name", ["RANK", "LOCAL_RANK", "NODE_RANK"])
 def test_a_rank_left_over_from_another_launcher_is_refused(tiny, monkeypatch, name):
+    """Such a run would train and leave no config.yaml and no metrics.csv."""
     # Without ranks 0 and a world size it would train, and leave no config.yaml and no metrics.csv.
     monkeypatch.setenv(name, "1")
     with pytest.raises(
@@ -115,7 +122,8 @@ def test_a_rank_left_over_from_another_launcher_is_refused(tiny, monkeypatch, na
         ({"MASTER_PORT": "70000"}, "MASTER_PORT is 70000; it must be between 1 and 65535"),
     ],
 )
-def test_torchruns_processes_that_are_not_the_configs_are_refused(tiny, monkeypatch, variables, says):
+def test_torchrun_processes_must_match_the_config(tiny, monkeypatch, variables, says):
+    """WORLD_SIZE and MASTER_PORT that do not fit the config give one line."""
     for name, value in variables.items():
         monkeypatch.setenv(name, value)
     monkeypatch.setenv("DCNLAB_RUN_ID", "one")
@@ -133,18 +141,21 @@ def test_torchruns_processes_that_are_not_the_configs_are_refused(tiny, monkeypa
     ],
 )
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
-def test_what_the_device_lacks_is_refused(tiny, overrides, says):
+def test_settings_that_need_a_missing_gpu_are_refused(tiny, overrides, says):
+    """Without a GPU: trainer.accelerator=gpu, and 16-mixed, with the precision to take instead."""
     assert_refused(tiny, overrides, says)
 
 
 def test_more_gpus_than_there_are_are_refused(tiny, monkeypatch):
+    """trainer.devices is compared with the GPUs that torch finds."""
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
     assert_refused(
         tiny, ["trainer.accelerator=gpu", "trainer.devices=8"], "trainer.devices is 8, and torch finds 2 GPUs"
     )
 
 
-def test_images_beyond_the_memory_end_the_run_with_the_sizes(tiny):
+def test_an_out_of_memory_run_names_the_sizes(tiny):
+    """The error names data.batch_size and data.image_size, and results.json says failed."""
     with pytest.raises(
         ConfigError, match=r"out of memory: data\.batch_size is 16, data\.image_size is 4000000; smaller"
     ):
@@ -153,7 +164,8 @@ def test_images_beyond_the_memory_end_the_run_with_the_sizes(tiny):
     assert found["status"] == "failed"
 
 
-def test_torchs_own_complaints_of_memory_are_known():
+def test_torchs_out_of_memory_errors_are_recognized():
+    """CPU allocation and CUDA errors count, other RuntimeErrors do not."""
     with pytest.raises(RuntimeError) as caught:
         torch.empty(10**15)
     assert environment.is_out_of_memory(caught.value)
@@ -169,7 +181,8 @@ def test_torchs_own_complaints_of_memory_are_known():
     ],
 )
 @pytest.mark.parametrize("accelerator", ["auto", "gpu"])
-def test_a_gpu_on_which_the_operators_cannot_run_is_refused_before_the_run(tiny, monkeypatch, accelerator, hip, says):
+def test_a_gpu_without_our_operators_is_refused_at_once(tiny, monkeypatch, accelerator, hip, says):
+    """Without CuPy, or with ROCm, a GPU run stops before training and names trainer.accelerator=cpu."""
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
     monkeypatch.setattr(torch.version, "cuda", "13.0")
     monkeypatch.setattr(torch.version, "hip", hip)
@@ -180,7 +193,8 @@ def test_a_gpu_on_which_the_operators_cannot_run_is_refused_before_the_run(tiny,
         fit(tiny, *overrides)
 
 
-def test_neither_a_network_without_our_operators_nor_a_run_on_the_cpu_needs_cupy(tiny, monkeypatch):
+def test_cpu_runs_and_plain_networks_need_no_cupy(tiny, monkeypatch):
+    """Only a network with our operators on a GPU needs CuPy."""
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
     monkeypatch.setitem(sys.modules, "cupy", None)
     task = task_module(load_experiment(tiny, ["model.deform_layers=1"]), ["a", "b"])

@@ -12,16 +12,19 @@ from locations import ROOT
 import dcnlab
 
 
-def test_rooms_are_those_of_the_plan_and_imports_run_downward():
+def test_packages_match_the_plan_and_imports_run_downward():
+    """tools/house.py finds no fault in the package."""
     assert house.faults(house.modules()) == []
 
 
-def test_the_operators_import_nothing_of_ours():
+def test_dcnlab_ops_imports_no_other_package_of_ours():
+    """The operators can be copied into another project."""
     known = house.modules()
     assert [pair for pair in house.arrows(known) if pair[0] == "ops"] == []
 
 
 def test_the_top_of_the_package_holds_rooms_and_nothing_else():
+    """No loose module at the top: at most 17 packages on 9 floors."""
     rooms = {name for floor in house.FLOORS for name in floor}
     names = {
         path.stem for path in (ROOT / "dcnlab").iterdir() if path.name not in ("__pycache__", "_files", "py.typed")
@@ -31,7 +34,8 @@ def test_the_top_of_the_package_holds_rooms_and_nothing_else():
     assert len(house.FLOORS) <= 9
 
 
-def test_an_import_that_runs_upward_and_a_circle_are_found(tmp_path, monkeypatch):
+def test_an_upward_import_and_an_import_cycle_are_found(tmp_path, monkeypatch):
+    """Control of tools/house.py on a small package with both faults."""
     package = tmp_path / "dcnlab"
     for name in sorted({name for floor in house.FLOORS for name in floor}):
         (package / name).mkdir(parents=True)
@@ -53,7 +57,8 @@ def test_files_named_in_the_architecture_page_exist():
     assert sorted(path for path in paths - {"tools/house.py"} if not (ROOT / "dcnlab" / path).exists()) == []
 
 
-def test_former_names_of_modules_are_the_modules_themselves():
+def test_former_module_names_are_the_same_modules():
+    """Old imports and pickles must give the same classes."""
     for former, module in dcnlab.MOVED.items():
         assert importlib.import_module(former) is importlib.import_module(module)
         assert sys.modules[module].__spec__.name == module
@@ -69,7 +74,8 @@ def test_the_package_is_imported_without_torch():
         dcnlab.fitt  # noqa: B018
 
 
-def test_data_sets_are_found_where_they_were():
+def test_data_sets_keep_their_former_import_paths():
+    """DetectionSplit and SegmentationSplit are still importable from their old packages."""
     from dcnlab.data.detection import DetectionSplit
     from dcnlab.data.segmentation import SegmentationSplit
 

@@ -39,7 +39,8 @@ def oracle(name):
     return ORACLES / name
 
 
-def test_segmentation_of_real_labels_gives_the_expected_figures():
+def test_camvid_scores_equal_the_kept_oracle():
+    """`dcnlab score segmentation` on real labels gives the oracle's IoU to 1e-8."""
     folder = oracle("miou_camvid_prevframe")
     options = ["--predictions", folder / "pred", "--labels", folder / "gt", "--classes", 11, "--ignore", 255]
     done = dcnlab("score", "segmentation", *options, "--format", "json")
@@ -59,7 +60,8 @@ def test_segmentation_by_hand(folders):
     )
 
 
-def test_palette_files_are_read_as_indices_and_sixteen_bits_as_they_are(folders):
+def test_palette_and_16_bit_predictions_are_read_as_values(folders):
+    """A palette image counts by its indices, not its colours, and 16-bit labels by value."""
     predictions, labels = folders
     before = score.segmentation(*folders, classes=3)
     write(predictions / "a.png", [[0, 1]], palette=True)
@@ -149,7 +151,8 @@ def test_class_names_that_do_not_fit_are_refused(folders, tmp_path, names, words
         score.segmentation(*folders, classes=2, names=tmp_path / "classes.txt")
 
 
-def test_a_mean_over_some_of_the_classes_says_so_in_every_form(folders, capsys):
+def test_a_mean_over_fewer_classes_is_noted_in_every_format(folders, capsys):
+    """The note names the class that is in neither labels nor predictions."""
     predictions, labels = folders
     write(predictions / "a.png", [[0, 0]])
     write(labels / "a.png", [[0, 255]])

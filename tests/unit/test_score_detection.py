@@ -62,7 +62,8 @@ def there(name):
 
 
 @pytest.mark.parametrize("backend", ["faster", "pycocotools"])
-def test_the_official_detections_give_the_twelve_official_numbers(backend):
+def test_coco_scores_equal_the_published_twelve(backend):
+    """COCO's example detections give the twelve published metrics in both backends."""
     folder = there("eval_oracles/coco_bbox100")
     files = ["--detections", folder / "detections.json", "--annotations", folder / "instances_gt.json"]
     done = dcnlab("score", "detection", *files, "--protocol", "coco", "--backend", backend, "--format", "json")
@@ -75,7 +76,8 @@ def test_the_official_detections_give_the_twelve_official_numbers(backend):
 
 
 @pytest.mark.parametrize(("protocol", "key"), [("voc07", "AP_11pt"), ("voc", "AP_allpt")])
-def test_the_published_voc_figures_come_out_of_a_voc_folder(tmp_path, protocol, key):
+def test_published_voc_values_come_from_a_voc_folder(tmp_path, protocol, key):
+    """Boxes of the toy example in VOC's XML give the published AP."""
     folder = there("eval_oracles/voc_toy_cat")
     shutil.copytree(folder / "Annotations", tmp_path / "voc/Annotations")
     entries = []
@@ -110,7 +112,8 @@ def moved_cards():
     return entries, by_name, root
 
 
-def test_cards_score_the_same_read_as_voc_and_as_coco(tmp_path):
+def test_cards_score_the_same_as_voc_and_as_coco(tmp_path):
+    """The same detections, named by number or by file, give equal metrics."""
     entries, by_name, root = moved_cards()
     for protocol in ("coco", "voc07"):
         as_coco = score.detection(results(tmp_path, entries), root / "annotations/instances_val.json", protocol)
@@ -119,7 +122,8 @@ def test_cards_score_the_same_read_as_voc_and_as_coco(tmp_path):
 
 
 @pytest.mark.parametrize("protocol", ["coco", "voc07", "voc"])
-def test_a_perfect_detection_and_one_on_a_difficult_object_are_a_hundred_percent(voc, tmp_path, protocol):
+def test_detections_on_difficult_objects_do_not_count(voc, tmp_path, protocol):
+    """A perfect detection keeps AP 100 next to a higher-scored one on a difficult object."""
     on_dog = {**RIGHT, "category": "dog", "bbox": [30, 0, 10, 10], "score": 0.99}
     scores = score.detection(results(tmp_path, [on_dog, RIGHT]), voc, protocol, split="test")
     assert scores["ap50"] == pytest.approx(100)
@@ -153,7 +157,8 @@ def test_no_detections_at_all_are_zero_percent(coco, voc, tmp_path):
         ([7], "entry 0, .* is 7; it must be an object"),
     ],
 )
-def test_a_wrong_detections_file_is_one_line_with_the_entry_and_the_value(voc, tmp_path, entries, words):
+def test_a_wrong_detections_file_names_entry_and_value(voc, tmp_path, entries, words):
+    """Broken JSON, unknown images and classes, negative boxes and texts as scores give one line."""
     with pytest.raises(ConfigError, match=words) as error:
         score.detection(results(tmp_path, entries), voc, "voc")
     assert "\n" not in str(error.value)
@@ -184,7 +189,8 @@ def test_a_wrong_entry_is_exit_status_2_and_one_line(voc, tmp_path):
 
 
 @pytest.mark.parametrize("name", ["pr.png", "new/pr.svg"])
-def test_the_precision_recall_picture_names_each_class_with_its_ap(voc, tmp_path, name):
+def test_the_precision_recall_plot_names_each_class_and_ap(voc, tmp_path, name):
+    """PNG and SVG are written, a missing folder is made."""
     score.detection(results(tmp_path, [RIGHT]), voc, "voc07", figure=tmp_path / name)
     if name.endswith("png"):
         with Image.open(tmp_path / name) as picture:
@@ -193,7 +199,8 @@ def test_the_precision_recall_picture_names_each_class_with_its_ap(voc, tmp_path
         assert "cat 100.0" in (tmp_path / name).read_text()
 
 
-def test_a_picture_of_many_classes_says_which_it_shows_and_no_name_is_mathematics(coco, tmp_path):
+def test_a_plot_of_many_classes_shows_the_ten_largest(coco, tmp_path):
+    """The title says that 10 of 12 are shown, and a class named $x_1$ is drawn as text."""
     names = ["$x_1$", *(f"class {number}" for number in range(11))]
     annotation = COCO["annotations"][0]
     content = {

@@ -49,7 +49,8 @@ class HeadFirst(nn.Module):
         return self.head(features) + (self.auxiliary(features) if self.training else 0)
 
 
-def test_the_last_three_layers_of_resnet18_become_deformable_and_nothing_else_changes():
+def test_deform_changes_only_the_last_three_layers():
+    """ResNet-18 keeps its output and its parameter objects; only offset convolutions are new."""
     model = torchvision.models.resnet18().eval()
     image = torch.randn(2, 3, 65, 81)
     before, weights = model(image), model.state_dict(keep_vars=True)
@@ -63,7 +64,8 @@ def test_the_last_three_layers_of_resnet18_become_deformable_and_nothing_else_ch
 
 
 @pytest.mark.parametrize("name", ZOO)
-def test_networks_of_timm_compute_the_same_after_surgery(name):
+def test_timm_networks_keep_their_output_after_surgery(name):
+    """Two modulated layers at their start compute what the plain ones did."""
     model = timm.create_model(name).eval()
     image = torch.randn(1, 3, 64, 64)
     with torch.no_grad():
@@ -74,6 +76,7 @@ def test_networks_of_timm_compute_the_same_after_surgery(name):
 
 
 def test_layers_are_listed_in_the_order_of_their_use():
+    """conv_layers runs the model; the order of registration may differ from that of use."""
     model = HeadFirst()
     assert conv_layers(model) == ["auxiliary", "stem", "body.0", "head"]
     assert conv_layers(model, kernel_size=1) == ["body.1"]
@@ -81,18 +84,21 @@ def test_layers_are_listed_in_the_order_of_their_use():
     assert model.body.training
 
 
-def test_offset_branches_are_no_layers():
+def test_offset_branches_are_not_listed_as_layers():
+    """Or a second deform would deform the offset convolutions."""
     model = deform(HeadFirst(), "head")
     assert conv_layers(model) == ["auxiliary", "stem", "body.0", "head"]
 
 
-def test_a_layer_under_two_names_is_replaced_under_both():
+def test_a_shared_layer_is_replaced_under_both_names():
+    """Both attributes must still hold the same module."""
     model = deform(HeadFirst(), "body.0")
     assert isinstance(model.body[0], DeformConv2d)
     assert model.again is model.body[0]
 
 
-def test_a_second_name_in_the_same_parent_is_replaced_too():
+def test_a_second_name_in_one_parent_is_replaced_too():
+    """named_children lists a shared module once, so both names need care."""
     model = HeadFirst()
     model.twin = model.head
     deform(model, "head")
@@ -100,7 +106,8 @@ def test_a_second_name_in_the_same_parent_is_replaced_too():
     assert isinstance(model.twin, DeformConv2d)
 
 
-def test_a_layer_that_cannot_be_deformed_leaves_the_others_as_they_were():
+def test_deform_changes_nothing_when_one_layer_cannot():
+    """A layer whose channels offset_groups does not divide leaves the others unchanged, too."""
     model = nn.Sequential(nn.Conv2d(4, 6, 3), nn.Conv2d(6, 4, 3))
     with pytest.raises(ValueError, match="offset_groups: 4 does not divide the 6"):
         deform(model, "*", offset_groups=4)
@@ -118,7 +125,9 @@ def test_a_rate_that_needs_negative_padding_is_refused():
         dilate(nn.Sequential(nn.Conv2d(2, 3, 3, dilation=2)), "0", 1)
 
 
-def test_a_model_that_cannot_be_run_is_listed_as_registered_with_a_warning():
+def test_conv_layers_falls_back_to_registration_order():
+    """A model whose forward raises is listed as registered, with a warning that has its message."""
+
     class Picky(HeadFirst):
         def forward(self, image):
             raise RuntimeError("only on Sundays")
@@ -128,6 +137,7 @@ def test_a_model_that_cannot_be_run_is_listed_as_registered_with_a_warning():
 
 
 def test_finding_the_order_leaves_statistics_and_modes_alone():
+    """Batch norms must not count the pass that finds the order."""
     model = torchvision.models.resnet18()
     model.layer1.eval()
     before, modes = copy.deepcopy(model.state_dict()), [module.training for module in model.modules()]
@@ -136,7 +146,9 @@ def test_finding_the_order_leaves_statistics_and_modes_alone():
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
 
 
-def test_names_patterns_and_numbers_pick_layers():
+def test_layers_are_chosen_by_name_pattern_or_number():
+    """Patterns choose only 3x3 layers; a full name may choose a 1x1 layer."""
+
     def deformed(layers):
         model = deform(torchvision.models.resnet18(), layers)
         return [name for name, module in model.named_modules() if isinstance(module, DeformConv2d)]
@@ -151,7 +163,8 @@ def test_names_patterns_and_numbers_pick_layers():
 @pytest.mark.parametrize(
     "surgery", [deform, activate, lambda model, layers: dilate(model, layers, 2)], ids=["deform", "activate", "dilate"]
 )
-def test_a_pattern_that_matches_nothing_is_answered_with_the_nearest_names(surgery):
+def test_an_unmatched_pattern_names_the_nearest_layers(surgery):
+    """deform, activate and dilate raise LayerNotFoundError and change nothing."""
     model = torchvision.models.resnet18()
     with pytest.raises(
         LayerNotFoundError, match=r"'layer4\.1\.conv3' matches no convolution; nearest: layer4\.1\.conv2"
@@ -162,7 +175,9 @@ def test_a_pattern_that_matches_nothing_is_answered_with_the_nearest_names(surge
         surgery(model, 40)
 
 
-def test_layers_that_are_more_than_a_convolution_are_refused_by_name():
+def test_subclassed_and_hooked_convolutions_are_refused():
+    """A subclass, an already deformed layer and one with hooks would lose their behaviour."""
+
     class Standardised(nn.Conv2d):
         pass
 
@@ -179,7 +194,8 @@ def test_layers_that_are_more_than_a_convolution_are_refused_by_name():
 
 
 @pytest.mark.parametrize("surgery", [deform, activate])
-def test_surgery_twice_is_surgery_once(surgery):
+def test_repeated_surgery_changes_nothing(surgery):
+    """A layer that is deformable already stays the same module."""
     model = surgery(torchvision.models.resnet18(), 2)
     layer = model.layer4[1].conv2
     surgery(model, 2)
@@ -190,6 +206,7 @@ def test_surgery_twice_is_surgery_once(surgery):
 @pytest.mark.parametrize("mode", ["zeros", "reflect"])
 @pytest.mark.parametrize("padding", [1, "same"], ids=str)
 def test_dilation_keeps_sizes_and_equals_a_layer_made_with_it(before, mode, padding):
+    """Padding grows with the dilation; a layer built with both is the oracle."""
     model = nn.Sequential(nn.Conv2d(2, 3, 3, padding=padding, padding_mode=mode))
     expected = nn.Conv2d(2, 3, 3, padding=4 if padding == 1 else padding, dilation=4, padding_mode=mode)
     expected.load_state_dict(model[0].state_dict())
@@ -209,7 +226,8 @@ def test_a_wrong_rate_is_named(rate):
         dilate(HeadFirst(), 1, rate)
 
 
-def test_an_even_kernel_that_no_padding_keeps_is_refused_before_anything_changes():
+def test_dilate_refuses_even_kernels_before_any_change():
+    """No padding keeps the output size of an even kernel, so no layer is dilated."""
     model = nn.Sequential(nn.Conv2d(2, 2, 3, padding=1), nn.Conv2d(2, 2, 2))
     with pytest.raises(ValueError, match="would change the output size of 1"):
         dilate(model, "*", 2)
@@ -232,7 +250,8 @@ def test_a_deformed_network_trains_its_offsets():
     assert model.head.offset_conv.weight.abs().max() > 0
 
 
-def test_the_last_three_layers_of_resnet18_become_active_and_nothing_else_changes():
+def test_activate_changes_only_the_last_three_layers():
+    """ResNet-18 keeps its output and its parameter objects; only the offsets are new."""
     model = torchvision.models.resnet18().eval()
     image = torch.randn(2, 3, 65, 81)
     before, weights = model(image), model.state_dict(keep_vars=True)
@@ -248,7 +267,8 @@ def test_the_last_three_layers_of_resnet18_become_active_and_nothing_else_change
     assert conv_layers(model)[-3:] == names
 
 
-def test_a_transformer_in_front_changes_nothing_and_has_names_of_its_own():
+def test_transform_input_keeps_the_output_and_layer_names():
+    """The model becomes backbone.*, the new parameters transformer.*, and evaluation mode stays."""
     model = torchvision.models.resnet18(num_classes=5).eval()
     image, names = torch.randn(2, 3, 33, 41), list(model.state_dict())
     before = model(image)
@@ -316,7 +336,8 @@ def draws():
 
 @pytest.mark.parametrize("surgery", [deform, activate, lambda model, layers: dilate(model, layers, 2)])
 @pytest.mark.parametrize("fails", [False, True])
-def test_surgery_leaves_no_trace_of_its_trial_pass(capfd, recwarn, surgery, fails):
+def test_surgery_leaves_no_trace_of_its_forward_pass(capfd, recwarn, surgery, fails):
+    """Modes, hooks, random state, buffers and output stay, even if the pass fails."""
     model, called = Sloppy(fails), []
     model.drop.eval = model.drop.train
     model.drop.register_forward_hook(lambda *_: called.append("hook"))
@@ -336,7 +357,8 @@ def test_surgery_leaves_no_trace_of_its_trial_pass(capfd, recwarn, surgery, fail
     assert not logging.getLogger("torch._subclasses.fake_tensor").disabled
 
 
-def test_surgery_on_a_network_that_drops_out_and_drops_paths_draws_nothing():
+def test_surgery_draws_no_random_numbers_and_keeps_state():
+    """Dropout and drop path must not run: random state, weights and training mode stay."""
     model = timm.create_model("resnet26", drop_rate=0.5, drop_path_rate=0.5)
     state, before = copy.deepcopy(model.state_dict()), draws()
     deform(model, 3, modulated=True)
@@ -351,7 +373,8 @@ SILENT = [
 ]  # fmt: skip
 
 
-def test_nothing_is_written_while_torchvisions_networks_are_operated_on(capfd, recwarn):
+def test_surgery_prints_nothing_on_torchvision_networks(capfd, recwarn):
+    """No output and no warning for networks whose forward pass or trace would print."""
     for name in SILENT:
         with torch.device("meta"), warnings.catch_warnings():
             warnings.simplefilter("ignore")  # GoogLeNet's own
@@ -369,12 +392,14 @@ print(type(deform(net, 1)[1]).__name__)
 """
 
 
-def test_a_pass_that_fails_behind_the_last_convolution_writes_nothing_to_stderr():
+def test_a_failing_forward_pass_prints_nothing_on_stderr():
+    """The pass that orders the layers may fail after the last convolution."""
     done = subprocess.run([sys.executable, "-c", FAILING_FIRST], capture_output=True, text=True)
     assert (done.stdout, done.stderr, done.returncode) == ("DeformConv2d\n", "", 0)
 
 
-def test_a_network_with_lazy_layers_is_deformed_by_number_before_it_has_run():
+def test_lazy_networks_are_deformed_by_number():
+    """A network with lazy layers that has not run yet is ordered and still initializes later."""
     network = nn.Sequential(
         *(nn.Conv2d(3, 4, 3, padding=1), nn.ReLU(), nn.Conv2d(4, 4, 3, padding=1)),
         *(nn.LazyBatchNorm2d(), nn.Flatten(), nn.LazyLinear(5)),

@@ -46,7 +46,8 @@ def deeplabs():
     return complexity.assemble(DEEPLABS)
 
 
-def test_parameters_of_deeplab_are_those_counted_by_hand_though_its_norms_are_frozen(deeplabs):
+def test_deeplab_parameters_equal_a_count_by_hand(deeplabs):
+    """Frozen norms and stages count as well; torchvision's documented total is the start of the count."""
     # torchvision's documented 44,549,160 with its classifier of 1000 classes; 2048 to 1024 and to 21 and 19 classes.
     features = 44_549_160 - (2048 * 1000 + 1000)
     plain = [features + 2048 * 1024 + 1024 + 1024 * classes + classes for classes in (21, 19)]
@@ -58,7 +59,8 @@ def test_parameters_of_deeplab_are_those_counted_by_hand_though_its_norms_are_fr
     assert [row["params"] for row in thawed.rows] == [plain[0], plain[0] + three]
 
 
-def test_images_have_the_papers_shorter_side_and_the_data_sets_usual_shape(deeplabs):
+def test_default_image_sizes_are_those_of_the_data_sets(deeplabs):
+    """VOC counts at 360x480 and Cityscapes at 1024x2048; a note names the classes used."""
     assert [(row["height"], row["width"], row["classes"]) for row in deeplabs.rows[::2]] == [
         (360, 480, 21),
         (1024, 2048, 19),
@@ -66,7 +68,8 @@ def test_images_have_the_papers_shorter_side_and_the_data_sets_usual_shape(deepl
     assert "deeplab_voc: data.root is null; counted with the 21 classes of voc" in deeplabs.notes
 
 
-def test_multiply_adds_are_those_worked_by_hand(slim):
+def test_macs_equal_a_count_by_hand(slim):
+    """ResNet-10 slim, with the offset convolutions of three deformable layers."""
     stem = 28 * 28 * 16 * 3 * 9
     blocks = 28 * 28 * 16 * (16 + 16) * 9
     for side, before, after in ((14, 16, 24), (7, 24, 32), (7, 32, 48)):
@@ -78,7 +81,8 @@ def test_multiply_adds_are_those_worked_by_hand(slim):
     assert complexity.assemble([slim], size=(112, 112)).rows[0]["macs"] == 4 * (plain - 480) + 480
 
 
-def test_resnet101_has_torchvisions_own_counts(write):
+def test_resnet101_counts_equal_torchvisions_documented_ones(write):
+    """Parameters exactly, MACs to the printed digits."""
     data = {"name": "imagefolder", "image_size": 224, "classes": [str(number) for number in range(1000)]}
     plain, _ = complexity.assemble([write(data=data, model={"backbone": {"name": "resnet101"}})]).rows
     documented = ResNet101_Weights.IMAGENET1K_V2.meta
@@ -86,7 +90,8 @@ def test_resnet101_has_torchvisions_own_counts(write):
     assert plain["macs"] / 1e9 == pytest.approx(documented["_ops"], abs=6e-4)
 
 
-def test_the_head_of_a_two_stage_detector_is_counted_at_all_its_proposals(write):
+def test_the_detector_head_is_counted_at_every_proposal(write):
+    """20 more proposals add 20 times the MACs of the head, with and without deformable pooling."""
     data = {"name": "voc", "classes": ["a", "b"], "shorter_side": 64, "longer_side": 96}
     model = {"name": "faster_rcnn", "backbone": {"name": "resnet18"}}
     experiment = write(task="detection", data=data, model=model)
@@ -99,7 +104,8 @@ def test_the_head_of_a_two_stage_detector_is_counted_at_all_its_proposals(write)
     assert few[1]["params_difference"] == shifts + 98 + 3 * (512 * 9 * 18 + 18)
 
 
-def test_the_papers_figures_are_those_of_the_transcription_beside_the_right_network(deeplabs):
+def test_paper_values_stand_next_to_the_right_network(deeplabs):
+    """Each value of table 4 equals the transcription, and unconfirmed ones are marked."""
     path = SHARED / "paper" / "tables.yaml"
     if not path.is_file():
         pytest.skip("the transcription of the paper's tables is not here")
@@ -115,19 +121,22 @@ def test_the_papers_figures_are_those_of_the_transcription_beside_the_right_netw
 
 
 @pytest.mark.parametrize("override", ["name=deeplab_mine", "model.backbone.name=resnet50"])
-def test_another_network_than_the_papers_has_no_figures_of_the_paper(override):
+def test_other_networks_have_no_paper_values(override):
+    """Another name or backbone leaves the columns of the paper empty."""
     for row in complexity.assemble(DEEPLABS[:1], [override]).rows:
         assert row["paper_params"] is row["paper_params_difference"] is None
         assert row["paper_network_seconds"] is row["paper_total_seconds"] is None
 
 
-def test_another_number_of_layers_than_the_papers_has_no_figures_of_the_paper():
+def test_other_layer_counts_have_no_paper_values():
+    """With six deformable layers only the plain row keeps the paper's value."""
     plain, deformable = complexity.assemble(DEEPLABS[:1], ["model.deform_layers=6"]).rows
     assert plain["paper_params"] == 46_000_000
     assert (deformable["deform_layers"], deformable["paper_params"]) == (6, None)
 
 
-def test_classes_are_those_of_the_files_where_there_are_files(write):
+def test_classes_are_counted_from_the_data_folder(write):
+    """An image folder of three classes gives a classifier of three outputs."""
     for split in ("train", "test"):
         for name in ("cat", "dog", "owl"):
             folder = Path("pictures", split, name)
@@ -138,7 +147,8 @@ def test_classes_are_those_of_the_files_where_there_are_files(write):
     assert [row["classes"] for row in rows] == [3, 3]
 
 
-def test_csv_and_json_hold_whole_counts(deeplabs):
+def test_csv_and_json_have_exact_counts(deeplabs):
+    """Only the tables for readers round to millions."""
     blocks = complexity.blocks(deeplabs)
     assert json.loads(render.render(deeplabs.rows, blocks, "json")) == deeplabs.rows
     lines = list(csv.DictReader(io.StringIO(render.render(deeplabs.rows, blocks, "csv"))))
@@ -146,7 +156,8 @@ def test_csv_and_json_hold_whole_counts(deeplabs):
     assert (lines[0]["params_difference"], lines[1]["params_difference"]) == ("", "248886")
 
 
-def test_unconfirmed_figures_are_marked_and_the_papers_gpu_is_named(deeplabs):
+def test_unconfirmed_paper_values_carry_a_question_mark(deeplabs):
+    """The caption names the paper's GPU, and a note says that times are not to be compared."""
     caption, text = render.render(deeplabs.rows, complexity.blocks(deeplabs), "markdown").split("\n\n")
     assert "the paper's times: Titan X (Maxwell)" in caption
     header, _, *lines = [[cell.strip() for cell in line.strip("|").split("|")] for line in text.splitlines()]
@@ -159,14 +170,16 @@ def test_unconfirmed_figures_are_marked_and_the_papers_gpu_is_named(deeplabs):
     assert any("not to be compared" in note for note in deeplabs.notes)
 
 
-def test_seconds_are_medians_without_the_pass_that_warms_up(monkeypatch):
+def test_seconds_are_medians_without_the_warm_up_pass(monkeypatch):
+    """By hand: of four timed passes the first, slow one does not count."""
     # Start, prepared, network done, all done, of each pass.
     clock = iter([0, 1, 100, 200, 0, 2, 3, 5, 0, 0, 3, 4, 0, 1, 3, 9])
     monkeypatch.setattr(timing, "_clock", lambda device: next(clock))
     assert timing.seconds(nn.Conv2d(3, 2, 1), (32, 32), (40, 40), "cpu", repeats=3) == (2, 5)
 
 
-def test_a_photograph_is_resized_and_normalised_as_networks_take_it():
+def test_timed_images_are_resized_and_normalized():
+    """An image of value 0.2 is resized and gets ImageNet's mean and std per channel."""
     grey = torch.full((3, 4, 6), 51, dtype=torch.uint8)  # 0.2
     prepared = timing.prepared(grey, (2, 3))
     assert prepared.shape == (3, 2, 3)
@@ -174,7 +187,8 @@ def test_a_photograph_is_resized_and_normalised_as_networks_take_it():
     torch.testing.assert_close(prepared[:, 0, 0], torch.tensor(expected))
 
 
-def test_without_an_experiment_the_command_counts_the_papers_ten_networks(write):
+def test_complexity_counts_ten_networks_by_default(write):
+    """Without arguments the command counts the paper's table 4, plain and deformable."""
     done = dcnlab("complexity", "--no-time", "--format", "json", "--size", "64x96")
     assert done.returncode == 0, done.stderr
     rows = json.loads(done.stdout)
@@ -183,7 +197,8 @@ def test_without_an_experiment_the_command_counts_the_papers_ten_networks(write)
     assert [row["experiment"].removesuffix("_voc") for row in rows[4::2]] == ["class_aware_rpn", "faster_rcnn", "rfcn"]
 
 
-def test_a_timed_network_says_so_first_and_has_seconds(slim):
+def test_a_timed_network_is_announced_before_it_runs(slim):
+    """The line names the network, the number of passes and the device."""
     said = []
     found = complexity.assemble([slim], device="cpu", repeats=1, say=said.append)
     assert said == [f"slim, {kind}: 2 forward passes of 56x56 pixels on cpu" for kind in ("plain", "deformable")]
@@ -192,7 +207,8 @@ def test_a_timed_network_says_so_first_and_has_seconds(slim):
     assert "network (s)" in complexity.blocks(found)[0].header
 
 
-def test_a_detector_is_timed_with_its_suppression(write):
+def test_a_detectors_total_time_includes_nms(write):
+    """The total is larger than the network's own time."""
     model = {"name": "rfcn", "head_channels": 32, "backbone": {"name": "resnet10_slim"}}
     experiment = write(task="detection", data={"name": "digits", "image_size": 64}, model=model)
     for row in complexity.assemble([experiment], device="cpu", repeats=1).rows:
@@ -208,7 +224,8 @@ def test_a_detector_is_timed_with_its_suppression(write):
         ({"name": "digits"}, "model.deform_layers=99", "model.deform_layers is 99"),
     ],
 )
-def test_what_cannot_be_built_says_why(write, data, override, says):
+def test_settings_that_cannot_be_built_are_one_line(write, data, override, says):
+    """The error of `dcnlab complexity` gives the reason without a traceback."""
     with pytest.raises(ConfigError) as error:
         complexity.assemble([write(data=data)], [override])
     assert says in str(error.value)
@@ -220,7 +237,8 @@ def test_no_experiment_at_all_is_refused():
         complexity.assemble([])
 
 
-def test_images_without_a_usual_size_ask_for_one(write):
+def test_data_without_a_usual_size_need_size(write):
+    """An image list has no usual size, so --size must state height and width."""
     experiment = write(
         task="segmentation", data={"name": "imagelist", "classes": ["a", "b"]}, model={"name": "deeplab"}
     )
@@ -235,7 +253,8 @@ def test_a_gpu_that_is_not_there_is_refused(slim):
         complexity.assemble([slim], device="cuda")
 
 
-def test_the_command_prints_a_table_and_keeps_notes_apart(slim):
+def test_complexity_prints_rows_and_notes_separately(slim):
+    """The JSON on stdout can be parsed; notes go to stderr."""
     done = dcnlab("complexity", slim, "--no-time", "--format", "json", "model.deform_layers=1", "--size", "64x48")
     assert done.returncode == 0, done.stderr
     rows = json.loads(done.stdout)
@@ -251,7 +270,8 @@ def test_the_command_prints_a_table_and_keeps_notes_apart(slim):
         (["slim.yaml", "--format", "jason"], "--format is 'jason'; nearest: json"),
     ],
 )
-def test_mistakes_on_the_command_line_are_one_line_and_status_2(slim, words, says):
+def test_wrong_complexity_arguments_are_one_line(slim, words, says):
+    """Exit status 2 and a single line on stderr."""
     done = dcnlab("complexity", *words)
     assert done.returncode == 2
     assert says in done.stderr
@@ -259,6 +279,7 @@ def test_mistakes_on_the_command_line_are_one_line_and_status_2(slim, words, say
 
 
 def test_detectors_are_counted_without_their_rpn_too():
+    """By hand: a 3x3 to 512 channels, a score and four deltas for each of nine anchors."""
     # Counted by hand: 3x3 from 1024 to 512, 1x1 to a score and four deltas of each of nine anchors.
     rpn = (9 * 1024 + 1) * 512 + 513 * 9 * 5
     found = complexity.assemble(["detection/rfcn_voc"])

@@ -32,7 +32,8 @@ def counted(run):
     return inside, 36 * len(data) - inside
 
 
-def test_without_offsets_the_effective_dilation_is_the_dilation(run):
+def test_zero_offsets_give_the_dilation_of_the_layer(run):
+    """Mean 2, std 0, and the counts inside and outside the boxes, counted separately."""
     found = measure(run)
     inside, outside = counted(run)
     assert 0 < inside < outside
@@ -47,7 +48,8 @@ def test_without_offsets_the_effective_dilation_is_the_dilation(run):
     assert written["rows"] == [{key: row[key] for key in row if key != "dilation"} for row in found.rows]
 
 
-def test_offsets_that_scale_the_grid_scale_the_effective_dilation(run, set_offsets):
+def test_offsets_that_scale_the_grid_scale_the_dilation(run, set_offsets):
+    """Offsets of 1.5 times a grid of dilation 2 give an effective dilation of 5 with std 0."""
     set_offsets([value for i in (-1, 0, 1) for j in (-1, 0, 1) for value in (i * 2 * 1.5, j * 2 * 1.5)])
     last, before = measure(run).rows
     assert last["small"]["mean"] == last["background"]["mean"] == pytest.approx(5, abs=1e-6)
@@ -55,7 +57,8 @@ def test_offsets_that_scale_the_grid_scale_the_effective_dilation(run, set_offse
     assert before["small"]["mean"] == 2
 
 
-def test_the_sides_and_the_number_of_images_are_as_asked_for(run):
+def test_sides_and_image_count_are_configurable(run):
+    """Other sides change the size class; a note says that 2 of 5 images were measured."""
     found = measure(run, sides=(4, 1000), images=2)
     assert found.rows[0]["small"] is None
     assert found.rows[0]["medium"]["count"] > 0
@@ -63,7 +66,8 @@ def test_the_sides_and_the_number_of_images_are_as_asked_for(run):
     assert "only the first 2 of 5 test images" in found.notes
 
 
-def test_areas_are_counted_in_the_pixels_asked_for_and_positions_in_the_zeros_beyond_the_image_in_none():
+def test_size_classes_follow_the_chosen_pixel_scale():
+    """Original or resized areas choose the class; positions in the padding beyond the image count nowhere."""
     # A file of 24x32 pixels comes to the network at twice the size, padded to 64x64, as a map of stride 16: centres at
     # 0.25, 8.25, 16.25 and 24.25 pixels of the file, the last row beyond its edge. The box of 17x20 holds nine.
     layer = DeformedLayer(
@@ -77,7 +81,8 @@ def test_areas_are_counted_in_the_pixels_asked_for_and_positions_in_the_zeros_be
         assert {name: spread.count for name, spread in spreads.items() if spread.count} == {size: 9, "background": 3}
 
 
-def test_one_moved_point_in_every_format(run, set_offsets):
+def test_one_moved_point_gives_the_hand_worked_mean(run, set_offsets):
+    """The middle point moves by 2; JSON, CSV and the table show the mean next to the paper's."""
     # The middle goes 2 to the right at dilation 2: 4 on its left, 0 on its right, sqrt(8) above and below.
     set_offsets([0.0] * 9 + [2.0] + [0.0] * 8)
     expected = (8 * 2 + 4 + 0 + 2 * math.sqrt(8)) / 12
@@ -96,14 +101,16 @@ def test_one_moved_point_in_every_format(run, set_offsets):
     assert json.loads(render(rows, blocks, "json")) == rows
 
 
-def test_a_diverged_run_says_so_and_leaves_no_file(run, set_offsets):
+def test_nonfinite_offsets_are_refused_without_a_file(run, set_offsets):
+    """The error names the parameter, and no dilation.json is written."""
     set_offsets([float("nan")] * 18)
     with pytest.raises(ConfigError, match=r"layer4\.0\.conv2\.offset_conv\.bias is not finite; the training diverged"):
         measure(run)
     assert not (run / "dilation.json").exists()
 
 
-def test_the_command_prints_the_table_and_mistakes_are_one_line(run):
+def test_dilation_prints_its_table_and_refuses_wrong_options(run):
+    """Markdown goes to stdout; each wrong option gives one line and exit status 2."""
     done = dcnlab("dilation", run, "--images", "2", "--format", "markdown")
     assert done.returncode == 0, done.stderr
     assert "| layer4.0.conv2 |" in done.stdout
@@ -119,7 +126,8 @@ def test_the_command_prints_the_table_and_mistakes_are_one_line(run):
             measure(run, **options)
 
 
-def test_a_run_without_deformable_layers_or_boxes_says_so(tiny):
+def test_a_run_without_deformable_layers_is_refused(tiny):
+    """The message names model.deform_layers, and no dilation.json is written."""
     plain = fit(load_experiment(tiny, ["id=plain", "logger.wandb=false"]))
     with pytest.raises(ConfigError, match=r"has no deformable layer: its model\.deform_layers is 0"):
         measure(plain)
@@ -127,6 +135,7 @@ def test_a_run_without_deformable_layers_or_boxes_says_so(tiny):
 
 
 def test_a_classifier_of_digits_is_measured_by_their_boxes(tiny):
+    """Digit scenes have boxes, so a classification run can be measured, too."""
     run = fit(load_experiment(tiny, ["id=one", "logger.wandb=false", "model.deform_layers=1"]))
     (row,) = measure(run, images=10).rows
     assert row["small"]["count"] + row["background"]["count"] == 10 * 16

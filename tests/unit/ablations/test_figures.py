@@ -40,7 +40,8 @@ def titled(units):
     return {unit.title: unit.place for unit in units}
 
 
-def test_units_lie_on_the_smallest_and_the_largest_object_and_far_from_all():
+def test_figure_units_are_on_objects_and_background():
+    """The drawn units: the smallest object, the largest one, and the background farthest from all boxes."""
     seen = subject(80, 160, [[0, 0, 80, 80], [88, 8, 105, 25], [90, 40, 120, 70]])
     # The small one's middle is pixel (16, 96); right of it, above and below the third, is most room.
     found = titled(units_of(seen, layer(10, 20), [], []))
@@ -51,12 +52,14 @@ def test_units_lie_on_the_smallest_and_the_largest_object_and_far_from_all():
     assert 15 <= column <= 18
 
 
-def test_one_object_no_object_and_nothing_but_object():
+def test_figure_units_for_one_object_and_for_none():
+    """With one object over the whole image, only it; without any, the image's middle."""
     assert titled(units_of(subject(80, 80, [[0, 0, 80, 80]]), layer(10, 10), [], [])) == {"object: class 0": (5, 5)}
     assert titled(units_of(subject(80, 80), layer(10, 10), [], [])) == {"the image's middle": (5, 5)}
 
 
-def test_in_segmentation_units_are_deep_inside_the_classes_regions():
+def test_segmentation_units_are_deep_inside_regions():
+    """Each drawn unit has the largest distance to its region's border; ignored pixels hold none."""
     regions = torch.zeros(80, 80, dtype=torch.long)
     regions[0:24, 0:80], regions[40:64, 40:64], regions[70:] = 1, 2, 255
     found = titled(units_of(subject(80, 80, regions=regions), layer(10, 10), [], ["background", "road", "sign"]))
@@ -68,7 +71,8 @@ def test_in_segmentation_units_are_deep_inside_the_classes_regions():
     assert list(plain) == ["sign", "sky", "road"]
 
 
-def test_a_place_is_in_the_files_pixels():
+def test_at_takes_pixels_of_the_file():
+    """The network sees the file at twice its size; x,y count in the file's pixels."""
     seen = subject(80, 160, file_size=(40, 80))  # enlarged twice
     named = units_of(seen, layer(10, 20), ["20,12", "79.5,39"], [])
     assert titled(named) == {
@@ -102,8 +106,8 @@ def drawn(monkeypatch):
     return kept
 
 
-def test_the_points_of_a_run_are_drawn_where_its_filters_look(run, set_offsets, drawn, tmp_path):
-    """Stride 8, dilation 2, two layers: steps of 16 pixels; the last one's filters are moved down by half a unit."""
+def test_sampling_locations_are_drawn_where_filters_look(run, set_offsets, drawn, tmp_path):
+    """Stride 8, dilation 2, two layers: steps of 16 pixels; the last one's filters moved by half a unit."""
     set_offsets([0.5, 0.0] * 9)
     draw(run, "test:1", tmp_path / "a.png", at=["24,24", "2,45"])
     (figure,) = drawn
@@ -123,7 +127,8 @@ def test_the_points_of_a_run_are_drawn_where_its_filters_look(run, set_offsets, 
         assert set(map(tuple, red.tolist())) == expected
 
 
-def test_offsets_are_drawn_in_the_images_pixels_and_dilation_over_its_units(run, set_offsets, drawn, tmp_path):
+def test_offset_arrows_are_in_image_pixels(run, set_offsets, drawn, tmp_path):
+    """Arrows have the offsets' length and direction in the image; the heat map covers all units."""
     set_offsets([-0.25, 0.5] * 9)
     paths = draw(run, "test:0", tmp_path / "a.svg", kind="all").paths
     assert [path.name for path in paths] == [f"a-{kind}.svg" for kind in figures.KINDS]
@@ -149,7 +154,8 @@ def test_offsets_are_drawn_in_the_images_pixels_and_dilation_over_its_units(run,
     assert left == pytest.approx(box.get_x(), abs=0.51)  # zero offsets: bins fill the box of whole pixels
 
 
-def test_files_are_of_the_kind_that_their_ending_says_and_the_same_twice(run, tmp_path):
+def test_figure_files_are_deterministic_in_each_format(run, tmp_path):
+    """The file's ending sets PNG, PDF or SVG, and a second drawing gives the same bytes."""
     field = ("layer", (-4.0, 44.0, 44.0, -4.0), np.arange(36.0).reshape(6, 6))
     starts = {"png": b"\x89PNG", "pdf": b"%PDF", "svg": b"<?xml"}
     for ending, start in starts.items():
@@ -162,7 +168,8 @@ def test_files_are_of_the_kind_that_their_ending_says_and_the_same_twice(run, tm
     assert {path.name for path in tmp_path.iterdir()} == {"run", *(f"a.{ending}" for ending in starts)}
 
 
-def test_without_a_place_the_figure_is_kept_in_the_run_and_a_file_of_any_size_is_taken(run, tmp_path):
+def test_figures_are_saved_in_the_run_folder_by_default(run, tmp_path):
+    """A photo of any size can be drawn; the best RoI is shown where none reaches the score."""
     Image.fromarray(np.random.default_rng(0).integers(0, 255, (60, 90), np.uint8)).save(tmp_path / "photo.png")
     drawn = draw(run, str(tmp_path / "photo.png"))
     path = run / "figures" / "photo-sampling.png"
@@ -175,7 +182,8 @@ def test_without_a_place_the_figure_is_kept_in_the_run_and_a_file_of_any_size_is
     assert drawn.notes == ["no RoI scores 1 or more; the best one is shown"]
 
 
-def test_a_photograph_is_drawn_as_viewers_show_it_unless_the_key_says_as_stored(run, tmp_path):
+def test_photos_are_drawn_upright_unless_exif_is_ignored(run, tmp_path):
+    """A unit's x and y must lie in the rotated image, or in the stored one with data.exif=ignore."""
     exif = Image.Exif()
     exif[0x0112] = 6
     Image.new("RGB", (90, 60)).save(tmp_path / "photo.jpg", exif=exif)
@@ -199,7 +207,8 @@ def test_a_photograph_is_drawn_as_viewers_show_it_unless_the_key_says_as_stored(
         ({"score": 2.0}, "--score is 2; it must be from 0 to 1"),
     ],
 )
-def test_a_mistake_is_one_line(run, monkeypatch, arguments, says):
+def test_wrong_figure_arguments_are_one_line(run, monkeypatch, arguments, says):
+    """Wrong images, outputs and kinds each give one line and write no figure."""
     monkeypatch.chdir(run)
     arguments = {"image": "test:0", **arguments}
     if "out" in arguments:
@@ -234,7 +243,8 @@ def test_segmentation_and_classification_runs_are_drawn_too(tiny, drawn):
         draw(plain, "test:0", kind="all")
 
 
-def test_the_command_prints_the_files(run, tmp_path):
+def test_visualize_prints_the_paths_of_its_files(run, tmp_path):
+    """An unknown ending gives exit status 2 and lists the endings that work."""
     done = dcnlab("visualize", run, "test:0", "--out", tmp_path / "a.pdf", "--at", "3,4", "--at", "5,6", "--layers", 1)
     assert (done.returncode, done.stdout) == (0, f"{tmp_path / 'a.pdf'}\n")
     done = dcnlab("visualize", run, "test:0", "--out", tmp_path / "a.jpg")

@@ -14,7 +14,8 @@ from dcnlab.nn import DeformPSRoIPool, DeformRoIPool
 from dcnlab.ops import deform_ps_roi_pool
 
 
-def test_without_offsets_the_bins_fill_the_roi():
+def test_bins_without_offsets_fill_the_roi():
+    """Corners are rounded with halves away from zero, and the last pixel belongs to the box."""
     # Corners are rounded, halves away from zero, and the last pixel belongs to the box: 2.5..11.4 is 3 to 12.
     (bins,) = shifted_bins(torch.tensor([[2.5, 4.0, 11.4, 9.0]]), torch.zeros(1, 2, 3, 3), 0.1)
     assert bins[0, 0].tolist() == pytest.approx([3, 4, 6, 6])
@@ -22,7 +23,8 @@ def test_without_offsets_the_bins_fill_the_roi():
     assert bins[2, 2].tolist() == pytest.approx([9, 8, 12, 10])
 
 
-def test_a_bin_moves_by_its_share_of_the_roi():
+def test_a_bin_moves_by_its_offset_times_the_rois_size():
+    """Offsets are fractions of the RoI's width and height, times gamma 0.1."""
     offset = torch.zeros(1, 2, 2, 2)
     offset[0, 0, 0, 1], offset[0, 1, 1, 0] = 5, -2  # x of the upper right bin, y of the lower left one
     (bins,) = shifted_bins(torch.tensor([[0.0, 0.0, 19.0, 9.0]]), offset, 0.1)
@@ -33,7 +35,7 @@ def test_a_bin_moves_by_its_share_of_the_roi():
 
 @pytest.mark.parametrize("scale", [1.0, 0.25, 1 / 16])
 def test_the_operator_pools_from_the_drawn_bins(scale):
-    """On maps that hold their own coordinates a bin pools the mean place of its samples."""
+    """On maps of their own coordinates, a bin pools the mean location of its samples."""
     torch.manual_seed(0)
     size, samples = 40, 4
     column, row = torch.meshgrid(*[torch.arange(size, dtype=torch.float64)] * 2, indexing="xy")
@@ -67,8 +69,8 @@ def pyramid():
 
 
 @pytest.mark.parametrize("make", [rfcn, faster_rcnn, pyramid])
-def test_the_bins_are_those_of_the_rois_class_and_level(make):
-    """A bias gives each class of R-FCN, each level of the pyramid, one shift for all bins; x and y differ."""
+def test_drawn_bins_belong_to_the_rois_class_and_level(make):
+    """A bias gives each class of R-FCN, or level of the FPN, one offset; x and y differ."""
     torch.manual_seed(0)
     model = make().eval()
     shifts = {}
@@ -98,7 +100,8 @@ def test_the_bins_are_those_of_the_rois_class_and_level(make):
         torch.testing.assert_close(roi.bins[3, 3, 2:] - roi.bins[3, 3, :2], extent / 7)
 
 
-def test_where_none_is_sure_the_best_is_shown():
+def test_the_best_roi_is_shown_below_the_score_limit():
+    """Where no RoI reaches the score, one is shown, so that the figure is not empty."""
     torch.manual_seed(0)
     model, image = rfcn().eval(), torch.randn(3, 64, 64)
     best = pooled_rois(model, image, 0.0, 5)[0]

@@ -60,7 +60,8 @@ def seeds(sweep):
     return {"seed": sweep.parameters["seed"]} if "values" in sweep.parameters.get("seed", {}) else {}
 
 
-def test_every_sweep_is_valid_for_wandb_and_every_combination_builds_its_network(monkeypatch):
+def test_every_packaged_sweep_is_valid_and_builds(monkeypatch):
+    """Each file fits wandb's JSON schema; all trials have different ids and networks that build."""
     made = functools.cache(backbone.residual_network)
     monkeypatch.setattr(backbone, "residual_network", lambda *arguments: copy.deepcopy(made(*arguments)))
     for name in dir(torch.nn.init):
@@ -92,6 +93,7 @@ def test_a_sweep_opens_with_its_own_command(name):
 
 @pytest.mark.parametrize("system", SYSTEMS)
 def test_tables_1_and_3_have_the_papers_rows(system):
+    """Layers, dilations and modules of each sweep are those of the transcribed tables."""
     rows = [row for row in PUBLISHED["table1"]["rows"] if SYSTEMS[system] in row]
     assert points(f"table1_{system}") == ({(row["layers"], 2, False) for row in rows}, {0, 1, 2})
 
@@ -115,7 +117,8 @@ def test_table_3_has_plain_rows_under_both_poolings(system):
     assert len(models) == 27
 
 
-def test_table_5_has_the_papers_systems_and_backbones_plain_and_deformable():
+def test_table5_sweeps_cover_the_papers_networks():
+    """Every system and backbone of table 5 is swept plain and deformable on COCO, 240k steps."""
     found = set()
     for name in NAMES:
         if name.startswith("table5_"):
@@ -130,13 +133,15 @@ def test_table_5_has_the_papers_systems_and_backbones_plain_and_deformable():
 
 
 @pytest.mark.parametrize("system", PAIRS)
-def test_tables_1_and_3_of_a_system_have_the_same_trials_where_they_ask_the_same(system):
+def test_table1_and_table3_share_their_equal_trials(system):
+    """Trials of equal settings have the same id in both sweeps, so each is trained once."""
     of_layers, of_dilation = trials(f"table1_{system}"), trials(f"table3_{system}")
     shared = {trial.id for trial in of_layers} & {trial.id for trial in of_dilation}
     asked = [(trial.config.model.deform_layers, trial.config.seed) for trial in of_layers if trial.id in shared]
     assert asked == [(layers, seed) for layers in (0, 3) for seed in (0, 1, 2)]
 
 
-def test_three_tasks_have_both_tables_on_the_embedded_data_and_on_data_for_one_gpu():
+def test_small_and_gpu_sweeps_exist_for_all_three_tasks():
+    """Tables 1 and 3 can be swept on embedded digits and on data for one GPU."""
     assert {"classification_small", "segmentation_small", "detection_small"} < set(PAIRS)
     assert {"resnet50_flowers12", "deeplab_camvid", "rfcn_cards"} < set(PAIRS)

@@ -74,7 +74,8 @@ def grid(block):
     return [dict(zip(block.header[:5], line[:5], strict=True)) for line in block.lines]
 
 
-def test_table1_holds_worked_out_figures_and_the_papers_with_differences_on_both_sides(rfcn):
+def test_table1_compares_our_values_with_the_papers(rfcn):
+    """Means, std, differences and p-values equal a computation by hand next to the paper's row."""
     found = assemble("table1")
     [part] = found.sections
     assert part.title == "rfcn, resnet101, voc"
@@ -102,7 +103,8 @@ def test_table1_holds_worked_out_figures_and_the_papers_with_differences_on_both
     assert any("over 3 seeds" in note and "smallest p is 0.25" in note for note in found.notes)
 
 
-def test_people_read_both_sides_in_one_grid(rfcn):
+def test_paper_values_stand_in_the_same_row(rfcn):
+    """The header puts each metric's paper value and difference next to ours."""
     [block] = tables.blocks(assemble("table1"), "")
     assert block.header[:6] == ["deform_layers", "ap50 (%)", "difference", "paper", "its difference", "ap70 (%)"]
     assert [line[:5] for line in block.lines] == [
@@ -116,7 +118,8 @@ def test_people_read_both_sides_in_one_grid(rfcn):
     assert block.caption == "rfcn, resnet101, voc; paper: R-FCN, resnet101, VOC 2007 test"
 
 
-def test_table3_tells_atrous_deformable_and_pooling_rows_apart(write):
+def test_table3_separates_atrous_deformable_and_pooling(write):
+    """Each combination of dilation, deformable layers and pooling is one row of table 3."""
     for model, ap50 in (
         ({"dilation": 2}, 60.0),
         ({"dilation": None}, 62.0),
@@ -146,7 +149,8 @@ def test_table3_tells_atrous_deformable_and_pooling_rows_apart(write):
     assert any("2 runs of no row of table3" in note for note in found.notes)
 
 
-def test_each_system_has_a_part_of_its_own_beside_its_own_column(rfcn, write):
+def test_each_network_has_its_section_and_paper_column(rfcn, write):
+    """R-FCN and DeepLab runs in one folder give two sections, each with its own differences."""
     for layers, miou in ((0, 40.0), (3, 42.0)):
         write(CAMVID, {"deform_layers": layers}, 0, {"miou": miou, "iou/Sky": 90.0})
     found = assemble("table1")
@@ -174,7 +178,8 @@ def test_each_system_has_a_part_of_its_own_beside_its_own_column(rfcn, write):
         ({"name": "coco", "root": "x", "test": "val2017"}, "rfcn", 80.0),
     ],
 )
-def test_the_column_is_that_of_the_network_and_the_data(write, data, model, column):
+def test_the_paper_column_fits_network_and_data(write, data, model, column):
+    """Each network and data set is compared with its own column of the paper's table 1."""
     segmentation = model == "deeplab"
     base = {"task": "segmentation" if segmentation else "detection", "data": data}
     base["model"] = {"name": model, "backbone": {"name": "resnet101"}}
@@ -186,7 +191,8 @@ def test_the_column_is_that_of_the_network_and_the_data(write, data, model, colu
     assert part.counterpart.differs == (("data", "metric") if data["name"] == "coco" else ())
 
 
-def test_a_network_that_the_paper_does_not_have_stands_alone(write):
+def test_a_network_the_paper_lacks_has_no_paper_column(write):
+    """A ResNet classifier is compared only with plain runs of itself."""
     base = {"data": {"name": "digits"}, "model": {"name": "resnet", "backbone": {"name": "resnet10_slim"}}}
     for layers in (0, 3):
         write(base, {"deform_layers": layers}, 0, {"top1": 50.0 + layers})
@@ -196,7 +202,8 @@ def test_a_network_that_the_paper_does_not_have_stands_alone(write):
     assert not [key for key in part.rows[3] if key.startswith("paper")]
 
 
-def test_runs_of_different_settings_are_parts_of_their_own_told_apart_in_the_title(write):
+def test_runs_of_different_settings_are_separate_sections(write):
+    """Two learning rates give two sections, whose titles name the setting that differs."""
     for lr in (0.1, 0.2):
         for layers in (0, 3):
             write(CAMVID, {"deform_layers": layers}, 0, {"miou": 100 * lr + layers}, optim={"lr": lr})
@@ -205,7 +212,8 @@ def test_runs_of_different_settings_are_parts_of_their_own_told_apart_in_the_tit
     assert [part.rows[3]["miou_difference"] for part in parts] == [3.0, 3.0]
 
 
-def test_trials_of_a_search_over_something_else_are_left_out_and_said(rfcn, write):
+def test_trials_of_unrelated_searches_are_left_out(rfcn, write):
+    """Four runs of a learning-rate search do not enter table 1; a note counts them."""
     for number in range(4):
         parameters = {"optim.lr": 0.1 + number}
         write(CAMVID, {"deform_layers": 3}, 0, {"miou": 1.0}, parameters=parameters, optim={"lr": 0.1 + number})
@@ -214,7 +222,8 @@ def test_trials_of_a_search_over_something_else_are_left_out_and_said(rfcn, writ
     assert any(note.startswith("left out: 4 runs of other sweeps, such as runs/some/") for note in found.notes)
 
 
-def test_runs_of_different_code_have_rows_of_their_own(write):
+def test_runs_of_different_commits_have_separate_rows(write):
+    """Differences are between rows of the same commit."""
     for layers, git, miou in ((0, "abc", 40.0), (3, "abc", 42.0), (0, "def", 50.0), (3, "def", 51.0)):
         write(CAMVID, {"deform_layers": layers}, 0, {"miou": miou}, git=git)
     rows = [row for row in assemble("table1").rows if row["seeds"]]
@@ -229,7 +238,8 @@ def test_runs_of_different_code_have_rows_of_their_own(write):
     assert sum("two runs are the same" in note for note in joined.notes) == 2
 
 
-def test_table5_compares_plain_with_deformable_on_cocos_five_figures(write):
+def test_table5_compares_plain_and_deformable_coco_values(write):
+    """Five COCO metrics are shown; R-FCN without deformable pooling is not the deformable row."""
     coco = {**RFCN, "data": {"name": "coco", "root": "COCO", "test": "val2017"}}
     names = ("ap", "ap50", "ap_small", "ap_medium", "ap_large", "ar100")
     for model, scores in (
@@ -248,7 +258,8 @@ def test_table5_compares_plain_with_deformable_on_cocos_five_figures(write):
     assert part.counterpart.differs == ("data",)
 
 
-def test_table5_takes_the_papers_row_of_the_same_backbone_and_test(write):
+def test_table5_uses_the_papers_row_of_the_same_test(write):
+    """Aligned-Inception-ResNet with multi-scale test and box rounds is compared with 35.5 AP."""
     coco = {**RFCN, "data": {"name": "coco", "root": "COCO", "test": "val2017"}}
     coco["model"] = {"name": "rfcn", "backbone": {"name": "aligned_inception_resnet"}}
     test = {"shorter_sides": [480, 576, 688, 864, 1200, 1400], "box_rounds": 1}
@@ -258,13 +269,15 @@ def test_table5_takes_the_papers_row_of_the_same_backbone_and_test(write):
     assert part.counterpart.differs == ("data",)
 
 
-def test_nothing_to_show_says_what_to_run(write):
+def test_a_paper_table_without_runs_names_the_sweep_command(write):
+    """The error holds the `dcnlab sweep` command that makes the runs."""
     with pytest.raises(ConfigError, match=r"no run of table3 found; make some with: dcnlab sweep table3"):
         assemble("table3")
 
 
 @pytest.mark.parametrize("form", ["csv", "json"])
-def test_csv_and_json_hold_a_row_for_each_row_at_full_precision(rfcn, form):
+def test_csv_and_json_have_full_precision(rfcn, form):
+    """Each row of the table is one row, with unrounded values and the values of each seed."""
     text = tables.render(assemble("table1"), form)
     rows = json.loads(text) if form == "json" else list(csv.DictReader(io.StringIO(text)))
     assert len(rows) == 5
@@ -276,6 +289,7 @@ def test_csv_and_json_hold_a_row_for_each_row_at_full_precision(rfcn, form):
 @pytest.mark.skipif(shutil.which("pdflatex") is None, reason="no pdflatex")
 @pytest.mark.parametrize("name", ["table1", "table3"])
 def test_latex_compiles(rfcn, tmp_path, name):
+    """pdflatex compiles the table with booktabs and stops at no error."""
     body = tables.render(assemble(name), "latex")
     document = "\\documentclass{article}\\usepackage{booktabs}\\begin{document}\\tiny\n" + body + "\n\\end{document}\n"
     (tmp_path / "table.tex").write_text(document)
@@ -290,7 +304,8 @@ def measured(folder, *rows):
     (folder / "dilation.json").write_text(json.dumps({"schema": 1, "rows": lines}))
 
 
-def test_table2_gathers_measured_runs_over_seeds_beside_the_papers(write):
+def test_table2_averages_dilation_over_seeds(write):
+    """Two measured seeds give mean and std next to the paper's layer; an unmeasured run adds none."""
     for seed, mean in ((0, 5.0), (1, 6.0)):
         folder = write(RFCN, {"deform_layers": 2}, seed, {"ap50": 80.0})
         measured(
@@ -311,7 +326,8 @@ def test_table2_gathers_measured_runs_over_seeds_beside_the_papers(write):
     assert "res5c" in tables.render(found, "latex")
 
 
-def test_tables_that_runs_cannot_make_say_what_does(write):
+def test_tables_2_and_4_name_the_command_that_measures(write):
+    """Table 4 needs `dcnlab complexity`, table 2 `dcnlab dilation`."""
     with pytest.raises(ConfigError, match="dcnlab complexity"):
         assemble("table4")
     with pytest.raises(ConfigError, match="dcnlab dilation RUN"):
@@ -326,7 +342,8 @@ def sweep_file(parameters, program="rfcn.yaml", **changes):
     return "ablation.yaml"
 
 
-def test_a_sweep_over_modules_stands_beside_the_papers_table3(write):
+def test_a_sweep_of_modules_is_compared_with_table3(write):
+    """The user's sweep over layers and pooling gets the paper's column of table 3."""
     values = [
         {"deform_layers": 3, "deform_pooling": True},
         {"deform_layers": 0, "deform_pooling": False},
@@ -347,7 +364,8 @@ def test_a_sweep_over_modules_stands_beside_the_papers_table3(write):
     assert block.caption.startswith("paper: R-FCN, resnet101, VOC 2007 test, another data")
 
 
-def test_a_random_searchs_table_ranks_the_trials_that_were_run_and_says_how_many_are_missing(write):
+def test_a_random_search_table_ranks_its_trials(write):
+    """Finished trials are listed best first, and a note counts the missing ones."""
     search = {"optim.lr": {"min": 0.001, "max": 0.1}, "seed": {"value": 0}}
     metric = {"name": "test/ap50", "goal": "maximize"}
     name = sweep_file(search, method="random", run_cap=5, metric=metric)
@@ -359,7 +377,8 @@ def test_a_random_searchs_table_ranks_the_trials_that_were_run_and_says_how_many
     assert "random search: 3 of 5 trials are finished, best first; the others are missing" in found.notes
 
 
-def test_six_seeds_are_tested_and_p_is_shown(write):
+def test_six_seeds_show_a_p_value(write):
+    """Six equal signs give p = 2 / 2**6, shown as a column."""
     for seed in range(6):
         for layers in (0, 3):
             write(CAMVID, {"deform_layers": layers}, seed, {"miou": 40.0 + seed + layers / 3})

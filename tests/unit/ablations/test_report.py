@@ -89,14 +89,16 @@ def table(read, words):
     return found
 
 
-def test_the_table_holds_the_worked_out_means_spreads_and_differences(read):
+def test_report_table_equals_hand_worked_means_and_std(read):
+    """Three seeds of two settings give 73.00 ± 3.61 and 75.50 ± 0.50, difference +2.50."""
     header, none, three = table(read, "layers: mean and spread")
     assert header[:4] == ["deform_layers", "top1 (%)", "difference", "seeds"]
     assert none[:4] == ["0", "73.00 ± 3.61", "", "3"]
     assert three[:4] == ["3", "75.50 ± 0.50", "+2.50", "3"]
 
 
-def test_the_overview_says_what_was_found_and_how_far_seeds_bear_it(read):
+def test_overview_states_the_gain_and_its_seed_spread(read):
+    """The text counts the seeds that agree and compares the difference with the larger std."""
     text = " ".join("".join(read.words).split())
     assert (
         "layers: top1 is highest at deform_layers 3: 75.50 ± 0.50 %, +2.50 against deform_layers 0; better at 2 of 3 "
@@ -105,14 +107,16 @@ def test_the_overview_says_what_was_found_and_how_far_seeds_bear_it(read):
     assert "Runs: 8 finished, 1 failed, 2 unfinished, 1 interrupted." in text
 
 
-def test_classes_have_a_row_each_with_the_difference_to_the_first_column(read):
+def test_class_table_shows_differences_to_the_first_column(read):
+    """Each class has one row; a class named like a script is shown as text."""
     header, sky, script = table(read, "iou of each class")
     assert header == ["class", "deform_layers 0", "deform_layers 3"]
     assert sky == ["Sky", "81.0 ± 1.0", "84.0 ± 1.0 (+3.0)"]
     assert script == [SCRIPT, "10.0 ± 10.0", "10.0 ± 10.0 (+0.0)"]
 
 
-def test_measured_dilation_stands_beside_the_papers(read):
+def test_measured_dilation_stands_next_to_the_papers(read):
+    """A run's dilation.json becomes one row for each layer, with the paper's layer and values."""
     header, row = table(read, "deform_layers 3, runs/layers/l3s0")
     assert header == ["layer", *SIZES, "paper's layer", *(f"paper: {size}" for size in SIZES)]
     assert row[:5] == ["layer4.2.conv2", "5.00 ± 0.50", "5.00 ± 0.50", "5.00 ± 0.50", "–"]
@@ -120,12 +124,14 @@ def test_measured_dilation_stands_beside_the_papers(read):
 
 
 def test_costs_are_means_over_the_runs_of_a_row(read):
+    """Parameters, MACs, seconds, throughput and memory of a row's runs."""
     header, none, _ = table(read, "layers: costs")
     assert none == ["0", "68,266", "8.32", "31.0", "700.0", "512"]
     assert header[-1] == "peak memory (MiB)"
 
 
-def test_runs_of_several_settings_have_tables_of_their_own_and_the_page_says_so(read):
+def test_mixed_settings_get_separate_tables(read):
+    """The page names the setting that differs and lists which run stands in which table."""
     assert table(read, "mixed (1 of 2): mean and spread")[1][0] == "50.00"
     assert table(read, "mixed (2 of 2): mean and spread")[1][0] == "51.00"
     assert any("mixed: the runs are of 2 sets of settings, which one table cannot mix" in word for word in read.words)
@@ -137,7 +143,8 @@ def test_runs_of_several_settings_have_tables_of_their_own_and_the_page_says_so(
     ]
 
 
-def test_runs_without_a_score_are_listed_with_the_reason_and_the_way_on(read):
+def test_runs_without_a_score_show_reason_and_next_command(read):
+    """Failed, stopped, killed and never started runs each have a reason and a command to continue."""
     rows = {row[0]: row[1:] for row in table(read, "Failed, interrupted")[1:]}
     assert rows["runs/broken/failed"][0] == "failed"
     assert SCRIPT in rows["runs/broken/failed"][2]
@@ -155,7 +162,8 @@ def test_runs_without_a_score_are_listed_with_the_reason_and_the_way_on(read):
     assert rows["runs/broken/unborn"][2].endswith("Its log ends with: dcnlab: model.deform_layers is 9")
 
 
-def test_nothing_that_a_run_says_becomes_markup(runs_folder):
+def test_run_texts_never_become_markup(runs_folder):
+    """A folder named like an image tag with a handler is shown as text."""
     evil = runs_folder / '"><img src=x onerror=alert(1)>'
     evil.mkdir()
     (runs_folder / "mixed" / "lr0").rename(evil / "a'b")
@@ -167,7 +175,8 @@ def test_nothing_that_a_run_says_becomes_markup(runs_folder):
     assert evil.name in "".join(read.words)
 
 
-def test_the_page_asks_nothing_of_the_network(read, everything):
+def test_the_report_refers_to_no_other_file_or_address(read, everything):
+    """Links lead into the page or hold data, and the policy allows nothing from elsewhere."""
     text = re.sub(r"data:image/webp;base64,[A-Za-z0-9+/=]*", "", (everything / "runs" / "report.html").read_text())
     assert not re.search(r"https?:|//[a-z]|@import|url\(", text, re.IGNORECASE)
     links = [value for _, attributes in read.elements for name, value in attributes.items() if name in ("src", "href")]
@@ -178,7 +187,8 @@ def test_the_page_asks_nothing_of_the_network(read, everything):
     assert "unsafe" not in policy
 
 
-def test_pictures_are_made_small_and_described(read):
+def test_pictures_are_embedded_small_with_alt_text(read):
+    """Each picture is 640 pixels wide, and its text names the run's setting and seed."""
     pictures = read.all("img")
     assert [(one["width"], one["height"]) for one in pictures] == [("640", "160")] * 2
     assert [one["alt"] for one in pictures] == [
@@ -186,7 +196,8 @@ def test_pictures_are_made_small_and_described(read):
     ]
 
 
-def test_a_page_that_is_full_takes_no_more_pictures_and_names_what_it_leaves_out(runs_folder, monkeypatch):
+def test_a_full_page_names_the_pictures_it_leaves_out(runs_folder, monkeypatch):
+    """With a budget of one picture the second is named, and an unreadable file is skipped."""
     monkeypatch.setattr("dcnlab.ablations.report.page.Album", lambda: Album(budget=1))
     (runs_folder / "layers/l0s0/pictures/1.png").write_text("no picture")
     read = Reader(page.write(runs_folder).read_text())
@@ -194,7 +205,8 @@ def test_a_page_that_is_full_takes_no_more_pictures_and_names_what_it_leaves_out
     assert "left out: runs/layers/l3s0/pictures/0.png: the page is full" in read.words
 
 
-def test_files_that_are_no_pictures_or_measurements_are_named(runs_folder):
+def test_files_that_are_not_pictures_or_measurements_are_named(runs_folder):
+    """A broken PNG and two broken JSON files are left out with the reason."""
     run = runs_folder / "layers/l0s0"
     (run / "pictures/1.png").write_text("no picture")
     (run / "dilation.json").write_text("{")
@@ -205,7 +217,8 @@ def test_files_that_are_no_pictures_or_measurements_are_named(runs_folder):
     assert "runs/layers/l0s0/robustness.json: not a metric with pairs of rotation and percent" in words
 
 
-def test_a_curve_is_the_mean_and_the_range_of_its_runs_where_all_have_figures(tmp_path, monkeypatch):
+def test_curves_show_mean_and_range_of_all_runs(tmp_path, monkeypatch):
+    """A step counts only where every run has a value: the longer run's last step is left out."""
     monkeypatch.chdir(tmp_path)
     for seed, loss in enumerate(([4.0, 2.0, 1.0], [6.0, 4.0])):
         write_curve(write_run(f"runs/a/{seed}", 50.0, {"seed": seed}, seed=seed), loss, 40.0)
@@ -215,12 +228,14 @@ def test_a_curve_is_the_mean_and_the_range_of_its_runs_where_all_have_figures(tm
 
 
 def test_long_curves_are_averaged_over_neighbouring_steps():
+    """1000 points become 100, each the mean of ten steps."""
     curve = curves.envelope("a", [{float(step): float(step) for step in range(1000)}], 100)
     assert len(curve.x) == 100
     assert (curve.x[0], curve.mean[0]) == (statistics.fmean(range(10)),) * 2
 
 
-def test_figures_that_are_no_numbers_leave_a_gap(tmp_path):
+def test_nonfinite_values_leave_gaps_in_curves(tmp_path):
+    """NaN, infinity and cut lines of metrics.csv give no point."""
     (tmp_path / "metrics.csv").write_text("epoch,step,train/loss\n0,1,nan\n0,2,inf\n0,3,2.5\n,,\n0,4,x\n")
     assert curves.read_metrics(tmp_path / "metrics.csv") == {"train/loss": {3.0: 2.5}}
 
@@ -233,11 +248,13 @@ def test_figures_that_are_no_numbers_leave_a_gap(tmp_path):
         (-90, 90, [-100, -50, 0, 50, 100]),
     ],
 )
-def test_ticks_are_round_and_take_in_the_range(low, high, wanted):
+def test_axis_ticks_are_round_and_cover_the_range(low, high, wanted):
+    """Ticks worked out by hand for several ranges."""
     assert chart_shapes.ticks(low, high, 5) == pytest.approx(wanted)
 
 
 def test_ticks_of_a_single_value_stand_around_it():
+    """A range of width zero must not divide by zero."""
     found = chart_shapes.ticks(0.0, 0.0, 5)
     assert found[0] < 0 < found[-1]
 
@@ -248,11 +265,13 @@ def test_templates_escape_text_and_attributes():
     assert made == '<p title="&#34;&lt;&amp;" id="">a&lt;b\\u0000</p>'
 
 
-def test_long_names_break_behind_underscores_and_stay_text():
+def test_long_names_break_after_underscores():
+    """The break is markup, the rest of the name stays escaped."""
     assert template.breakable("a_<b>_\u202e") == "a_<wbr>&lt;b&gt;_<wbr>\\u202e"
 
 
-def test_a_packaged_sweeps_runs_show_the_trials_that_are_missing(tmp_path, monkeypatch):
+def test_a_packaged_sweep_shows_its_missing_trials(tmp_path, monkeypatch):
+    """Of a sweep by name with two finished trials the page lists the others as missing."""
     from dcnlab.ablations.sweeps.sweep_file import read
     from dcnlab.ablations.sweeps.trial import trials_of
 
@@ -272,6 +291,7 @@ def test_a_packaged_sweeps_runs_show_the_trials_that_are_missing(tmp_path, monke
 
 
 def test_the_command_in_the_page_repeats_the_run(tiny, monkeypatch):
+    """The saved config holds overrides and parameters, so the command needs only a new id."""
     Path("args.json").write_text('{"model.deform_layers": 2, "seed": 5}')
     monkeypatch.setattr("sys.argv", ["dcnlab", "fit", tiny, "args.json", "id=first", "logger.wandb=false"])
     with pytest.raises(SystemExit) as ended:
@@ -292,7 +312,8 @@ def test_the_command_in_the_page_repeats_the_run(tiny, monkeypatch):
     assert first["parameters"] == {"model.deform_layers": 2, "seed": 5}
 
 
-def test_the_command_prints_the_file_and_mistakes_are_one_line(runs_folder):
+def test_report_prints_its_path_and_refuses_empty_folders(runs_folder):
+    """A missing folder and one without runs give one line and no page."""
     made = dcnlab("report", "runs", "--out", "pages/all.html")
     assert (made.returncode, made.stdout) == (0, "pages/all.html\n")
     assert Path("pages/all.html").read_text().endswith("</html>\n")
@@ -303,7 +324,8 @@ def test_the_command_prints_the_file_and_mistakes_are_one_line(runs_folder):
     assert not Path("empty/report.html").exists()
 
 
-def test_runs_of_different_code_share_no_row_unless_asked(tmp_path, monkeypatch):
+def test_runs_of_different_commits_are_not_averaged(tmp_path, monkeypatch):
+    """Each commit has its own row unless --any-code joins them."""
     monkeypatch.chdir(tmp_path)
     for seed, git in enumerate(("one", "two")):
         write_run(f"runs/a/{seed}", 50.0 + seed, {"seed": seed}, seed=seed, environment={"git": git})
@@ -313,14 +335,16 @@ def test_runs_of_different_code_share_no_row_unless_asked(tmp_path, monkeypatch)
     assert "of the same code to compare it with" in page.write(Path("runs")).read_text()
 
 
-def test_results_that_cannot_be_read_are_named_and_the_rest_is_shown(runs_folder):
+def test_unreadable_results_are_named_and_the_rest_is_shown(runs_folder):
+    """A broken results.json is named as not JSON, and the table shows the other runs."""
     (runs_folder / "layers" / "l0s0" / "results.json").write_text("{")
     text = page.write(runs_folder).read_text()
     assert "runs/layers/l0s0/results.json: not JSON" in text
     assert "75.50 ± 0.50" in text
 
 
-def test_a_folder_of_unreadable_runs_alone_is_refused(tmp_path, monkeypatch):
+def test_a_folder_with_only_unreadable_runs_is_refused(tmp_path, monkeypatch):
+    """The error names the broken results.json instead of writing an empty page."""
     monkeypatch.chdir(tmp_path)
     (write_run("runs/a/b", 50.0) / "results.json").write_text("{")
     with pytest.raises(ConfigError, match=r"runs: no runs in it that can be read; left out: runs/a/b/results\.json"):

@@ -70,7 +70,7 @@ def reader(tmp_path, monkeypatch):
     return folder
 
 
-def test_a_network_that_reads_pixels_scores_what_is_worked_out_by_hand(reader):
+def test_robustness_equals_hand_worked_scores(reader):
     """Only a quarter turn counter-clockwise brings the lit top to the left; the centre stays where it is.
 
     At half size what is lit at the rim lies between it and the centre, at double size outside: both read nothing.
@@ -84,7 +84,8 @@ def test_a_network_that_reads_pixels_scores_what_is_worked_out_by_hand(reader):
     assert curves.scale == {0.5: pytest.approx(sixth), 1: pytest.approx(5 * sixth), 2: pytest.approx(sixth)}
 
 
-def test_the_file_in_the_run_has_the_form_that_the_report_reads(reader):
+def test_robustness_json_has_the_form_the_report_reads(reader):
+    """Angles and scales are sorted pairs with their score in percent."""
     robustness.measure(reader, [90, 0], [1])
     tree = json.loads((reader / "robustness.json").read_text())
     assert tree == {
@@ -95,7 +96,8 @@ def test_the_file_in_the_run_has_the_form_that_the_report_reads(reader):
     }
 
 
-def test_only_what_the_file_lacks_is_tested(reader, monkeypatch):
+def test_only_missing_angles_and_scales_are_tested(reader, monkeypatch):
+    """Values that robustness.json already has are not computed again."""
     tested = []
     test = rotated_views.top1
     monkeypatch.setattr(rotated_views, "top1", lambda folder, chosen, _: tested.append(chosen) or test(folder, chosen))
@@ -110,14 +112,16 @@ def test_only_what_the_file_lacks_is_tested(reader, monkeypatch):
 @pytest.mark.parametrize(
     "text", ["{}", "[]", '{"schema": 2}', '{"schema": 1, "metric": "top1", "rotation": [[0]], "scale": []}']
 )
-def test_a_file_of_another_form_is_named_in_one_line(reader, text):
+def test_a_foreign_robustness_file_is_refused_in_one_line(reader, text):
+    """A robustness.json with missing or misshapen keys is named."""
     (reader / "robustness.json").write_text(text)
     with pytest.raises(ConfigError, match=r"robustness\.json: ") as caught:
         robustness.measure(reader, [0], [])
     assert "\n" not in str(caught.value)
 
 
-def test_an_unfinished_run_and_one_of_another_task_are_refused(reader, monkeypatch):
+def test_unfinished_runs_and_other_tasks_are_refused(reader, monkeypatch):
+    """Robustness needs a finished classification run; no file is written otherwise."""
     restored = SimpleNamespace(task="detection"), SimpleNamespace(task=1)
     monkeypatch.setattr("dcnlab.ablations.analysis.rotated_views.restore", lambda *_: restored)
     with pytest.raises(ConfigError, match="run is of task detection; robustness is measured for classification"):
@@ -128,7 +132,8 @@ def test_an_unfinished_run_and_one_of_another_task_are_refused(reader, monkeypat
     assert not (reader / "robustness.json").exists()
 
 
-def test_a_trained_run_scores_as_its_own_test_and_as_evaluate_with_the_same_turn(tiny):
+def test_robustness_equals_evaluate_at_the_same_rotation(tiny):
+    """At 0 degrees and scale 1 the score is results.json's; at others it is evaluate's."""
     folder = fit(
         load_experiment(tiny, ["logger.wandb=false", "id=one", "trainer.max_steps=12", "data.train_length=256"])
     )
@@ -178,7 +183,8 @@ def sweep(tmp_path, monkeypatch):
     return "ablation.yaml"
 
 
-def test_rows_hold_worked_out_means_spreads_and_differences(sweep):
+def test_robustness_rows_equal_hand_worked_means_and_std(sweep):
+    """Rows hold mean, std and difference to the base group over two seeds, for each angle and scale."""
     found = robustness.assemble([sweep], [Path("runs")], [0, 90], [2])
     picked = [
         [row[key] for key in ("model.deform_layers", "change", "amount", "top1", "top1_std", "top1_difference")]
@@ -195,7 +201,8 @@ def test_rows_hold_worked_out_means_spreads_and_differences(sweep):
     ]
 
 
-def test_tables_name_a_group_by_what_tells_it_from_the_first(sweep):
+def test_robustness_tables_name_only_what_differs(sweep):
+    """The caption lists the base group's settings once; rows name the changed ones."""
     found = robustness.assemble([sweep], [Path("runs")], [0, 90], [2])
     rotation, scale = robustness_table.blocks(found)
     assert rotation.caption == (
@@ -211,7 +218,8 @@ def test_tables_name_a_group_by_what_tells_it_from_the_first(sweep):
     assert "72.0 ± 2.8" in render.render(found.rows, [rotation], "markdown")
 
 
-def test_the_command_writes_rows_and_a_figure_and_trains_nothing(sweep):
+def test_robustness_of_a_sweep_trains_nothing(sweep):
+    """It writes rows and a plot from finished runs."""
     done = dcnlab(
         "robustness", sweep, "--runs", "runs", "--angles", "0,90", "--scales", "2", "--out", "o", "--format", "markdown"
     )
@@ -223,7 +231,8 @@ def test_the_command_writes_rows_and_a_figure_and_trains_nothing(sweep):
         assert picture.width == 1000  # two panels
 
 
-def test_figures_take_a_missing_group_one_panel_and_odd_names(sweep):
+def test_robustness_plots_allow_missing_groups_and_odd_names(sweep):
+    """A group without a score, no scales, and a label that looks like mathematics."""
     found = robustness.assemble([sweep], [Path("runs")], [0, 90], [])
     found.labels[0] = "$x_{ a"
     for row in found.rows:
@@ -246,7 +255,8 @@ def test_figures_take_a_missing_group_one_panel_and_odd_names(sweep):
         ("runs model.dilation=2", "model.dilation=2: of a run's settings, robustness takes data.root"),
     ],
 )
-def test_a_mistake_is_one_line(sweep, command, says):
+def test_wrong_robustness_arguments_are_one_line(sweep, command, says):
+    """Exit status 2, nothing on stdout and one line with the reason."""
     done = dcnlab("robustness", *command.split())
     assert (done.returncode, done.stdout) == (2, "")
     assert says in done.stderr

@@ -18,14 +18,16 @@ def draws(**spec):
     return [point["x"] for point in itertools.islice(search.random(space, 0), DRAWS)]
 
 
-def test_a_grid_lists_every_combination_with_the_last_parameter_fastest():
+def test_the_last_grid_parameter_varies_fastest():
+    """A grid lists every combination of values, with the last parameter fastest."""
     specs = {"a": {"values": [2, 1]}, "b": {"value": "k"}, "c": {"min": 0, "max": 1}}
     space = {name: distribution(name, spec) for name, spec in specs.items()}
     points = [tuple(point.values()) for point in search.grid(space)]
     assert points == [(2, "k", 0), (2, "k", 1), (1, "k", 0), (1, "k", 1)]
 
 
-def test_a_grid_over_a_quantized_range_leaves_out_the_upper_end_as_wandb_does():
+def test_a_quantized_grid_leaves_out_its_upper_end():
+    """As in wandb, q_uniform from 0 to 2 in steps of 0.5 ends with 1.5."""
     space = {"x": distribution("x", {"distribution": "q_uniform", "min": 0, "max": 2, "q": 0.5})}
     assert [point["x"] for point in search.grid(space)] == [0, 0.5, 1, 1.5]
 
@@ -36,7 +38,8 @@ def test_a_grid_refuses_a_continuous_parameter():
         next(search.grid(space))
 
 
-def test_random_search_finds_the_same_points_again():
+def test_random_search_repeats_its_points_by_seed():
+    """The same seed draws the same points; another seed draws others."""
     space = {"x": distribution("x", {"min": 0.0, "max": 1.0}), "y": distribution("y", {"values": [1, 2]})}
     first = list(itertools.islice(search.random(space, 5), 6))
     assert list(itertools.islice(search.random(space, 5), 3)) == first[:3]
@@ -60,7 +63,8 @@ def test_random_search_finds_the_same_points_again():
     ],
     ids=lambda value: value.get("distribution", "uniform") if isinstance(value, dict) else "",
 )
-def test_a_continuous_distribution_has_its_quantiles(spec, quantiles):
+def test_continuous_draws_have_their_distributions_quantiles(spec, quantiles):
+    """Each measured fraction lies within four standard errors of the exact one."""
     values = np.array(draws(**spec))
     for share, value in quantiles:
         # Four standard errors of a share of this many draws.
@@ -68,7 +72,8 @@ def test_a_continuous_distribution_has_its_quantiles(spec, quantiles):
     assert all(isinstance(value, float) for value in draws(**spec)[:3])
 
 
-def test_whole_numbers_and_choices_are_drawn_with_their_shares():
+def test_integers_and_choices_have_their_probabilities():
+    """Drawn fractions of ranges, value lists and weighted values equal the expected ones."""
     for spec, shares in [
         ({"min": 1, "max": 3}, {1: 1 / 3, 2: 1 / 3, 3: 1 / 3}),
         ({"values": ["a", "b"]}, {"a": 0.5, "b": 0.5}),
@@ -117,7 +122,8 @@ def test_a_wrong_parameter_is_named(spec, says):
 # Spaces that no list can hold
 
 
-def test_a_grid_of_any_size_is_counted_and_made_point_by_point():
+def test_a_huge_grid_is_counted_without_being_built():
+    """10**30 values and 20**8 points: the size is exact and the first points come at once."""
     wide = {"x": distribution("x", {"min": 0, "max": 10**30}), "y": distribution("y", {"values": [1, 2]})}
     assert search.grid_size(wide) == 2 * (10**30 + 1)
     points = [tuple(point.values()) for point in itertools.islice(search.grid(wide), 3)]
@@ -130,7 +136,8 @@ def test_a_grid_of_any_size_is_counted_and_made_point_by_point():
 @pytest.mark.parametrize(
     ("low", "high", "step"), [(0, 2, 0.5), (0, 10, 3), (0.1, 0.8, 0.1), (-1, 1.0, 0.3), (0, 1.0, 1), (1, 1.3, 0.1)]
 )
-def test_the_values_of_a_quantized_range_are_numpys_to_the_last_bit(low, high, step):
+def test_quantized_values_equal_numpys_arange_bit_for_bit(low, high, step):
+    """The values and their types equal numpy.arange's, so the trial ids equal wandb's."""
     space = {"x": distribution("x", {"distribution": "q_uniform", "min": low, "max": high, "q": step})}
     wanted = [value.item() for value in np.arange(low, high, step)]
     found = [point["x"] for point in search.grid(space)]
@@ -144,7 +151,8 @@ def test_the_values_of_a_quantized_range_are_numpys_to_the_last_bit(low, high, s
         {"distribution": "q_uniform", "min": -1e299, "max": 1e299, "q": 1e-299},
     ],
 )
-def test_a_range_of_more_steps_than_numbers_is_refused(spec):
+def test_a_range_above_2_to_the_53_values_is_refused(spec):
+    """Beyond that float64 cannot count its steps; the error gives the limit."""
     with pytest.raises(ConfigError, match=r"\Aparameters\.x has \S+ values; allowed are 9007199254740992\Z"):
         search.grid_size({"x": distribution("x", spec)})
 
@@ -159,6 +167,7 @@ def test_a_range_of_more_steps_than_numbers_is_refused(spec):
         {"distribution": "q_log_uniform", "min": 0, "max": 10**6},
     ],
 )
-def test_a_draw_beyond_all_numbers_is_refused_in_one_line(spec):
+def test_an_overflowing_draw_is_refused_in_one_line(spec):
+    """Ranges and exponents beyond what can be drawn name their parameter."""
     with pytest.raises(ConfigError, match=r"\Aparameters\.x: its \w+ [^\n]*\Z"):
         next(search.random({"x": distribution("x", spec)}, 0))

@@ -46,7 +46,8 @@ def test_quickstart_is_four_layer_counts_by_three_seeds():
     assert settings == {(layers, seed) for layers in range(4) for seed in range(3)}
 
 
-def test_we_know_the_keys_and_distributions_that_wandb_knows():
+def test_our_sweep_keys_equal_wandbs_schema():
+    """Keys and distributions are compared with the JSON schema that wandb ships."""
     assert set(sweep_file.KEYS) == set(SCHEMA["properties"])
     assert set(sweep_file.METRIC_KEYS) == set(SCHEMA["definitions"]["metric"]["properties"])
     known = {}
@@ -62,12 +63,14 @@ def test_we_know_the_keys_and_distributions_that_wandb_knows():
 
 
 def test_nested_and_dotted_parameters_are_the_same_trials(write):
+    """wandb allows both forms; the trials' ids must not depend on it."""
     dotted = all_trials(write())
     nested = {"model": {"parameters": {"deform_layers": {"values": [0, 1]}}}, "seed": {"values": [0, 1, 2]}}
     assert [trial.id for trial in all_trials(write(parameters=nested))] == [trial.id for trial in dotted]
 
 
-def test_a_trial_is_known_by_what_it_computes(write):
+def test_a_trials_id_depends_only_on_what_it_computes(write):
+    """Output folder and threads do not change it; a learning rate does, wherever it is set."""
     path = write()
     first = all_trials(path)[0]
     assert all_trials(path, ["out=elsewhere", "trainer.threads=1", "trainer.progress=false"])[0].id == first.id
@@ -76,7 +79,8 @@ def test_a_trial_is_known_by_what_it_computes(write):
     assert all_trials(path)[0].id != first.id
 
 
-def test_an_override_puts_one_value_in_place_of_the_swept_ones(write):
+def test_an_override_replaces_the_swept_values(write):
+    """seed=7 leaves one trial for each value of the other parameter."""
     trials = all_trials(write(), ["seed=7"])
     assert [trial.parameters for trial in trials] == [
         {"model.deform_layers": 0, "seed": 7},
@@ -85,7 +89,8 @@ def test_an_override_puts_one_value_in_place_of_the_swept_ones(write):
     assert all(trial.config.sweep == trial.parameters and trial.config.seed == 7 for trial in trials)
 
 
-def test_values_that_are_mappings_are_known_by_the_keys_they_set(write):
+def test_mapping_values_become_their_keys(write):
+    """A value that sets two keys gives a trial with both parameters."""
     path = write(parameters={"model": {"values": [{"deform_layers": 1, "modulated": True}, {"deform_layers": 2}]}})
     assert [trial.parameters for trial in all_trials(path)] == [
         {"model.deform_layers": 1, "model.modulated": True},
@@ -93,7 +98,8 @@ def test_values_that_are_mappings_are_known_by_the_keys_they_set(write):
     ]
 
 
-def test_a_new_key_at_its_default_leaves_a_trial_its_id(write, monkeypatch):
+def test_a_new_config_key_at_its_default_keeps_trial_ids(write, monkeypatch):
+    """Otherwise each new option of dcnlab would orphan all finished runs."""
     path = write()
     before = [trial.id for trial in all_trials(path)]
     settings = identity.settings
@@ -101,26 +107,30 @@ def test_a_new_key_at_its_default_leaves_a_trial_its_id(write, monkeypatch):
     assert [trial.id for trial in all_trials(path)] == before
 
 
-def test_run_cap_ends_a_grid_and_a_random_search(write):
+def test_run_cap_limits_grid_and_random_search(write):
+    """run_cap=2 of a grid of six and run_cap=3 of a random search."""
     assert len(all_trials(write(run_cap=2))) == 2
     space = {"optim.lr": {"min": 0.1, "max": 1.0}}
     assert len(all_trials(write(method="random", run_cap=3, parameters=space))) == 3
 
 
 def test_a_longer_random_search_keeps_the_trials_it_had(write):
+    """The first trials of a random search do not depend on its length."""
     space = {"optim.lr": {"min": 0.1, "max": 1.0}}
     short = all_trials(write(method="random", run_cap=2, parameters=space))
     longer = all_trials(write(method="random", run_cap=4, parameters=space))
     assert [trial.id for trial in longer[:2]] == [trial.id for trial in short]
 
 
-def test_key_value_in_the_command_holds_for_every_trial(write):
+def test_overrides_in_the_command_hold_for_every_trial(write):
+    """KEY=VALUE words after fit in the sweep's command reach each trial's config."""
     trials = all_trials(write(command=[*SWEEP["command"], "optim.lr=0.5", "name=other"]))
     assert {trial.config.optim.lr for trial in trials} == {0.5}
     assert {trial.config.name for trial in trials} == {"other"}
 
 
-def test_the_experiment_may_stand_in_the_command(write):
+def test_the_command_may_name_the_experiment(write):
+    """Without program, the word after fit is the experiment."""
     assert len(all_trials(write(program=None, command=["dcnlab", "fit", "one.yaml", "${args_json_file}"]))) == 6
 
 
@@ -156,7 +166,8 @@ def test_the_experiment_may_stand_in_the_command(write):
         ({"command": "dcnlab fit"}, "command is 'dcnlab fit'; it must be a list"),
     ],
 )
-def test_a_wrong_sweep_file_is_refused_in_one_line_that_names_the_file(write, changes, says):
+def test_a_wrong_sweep_file_is_refused_in_one_line(write, changes, says):
+    """A wrong key, value or method of a sweep file names the nearest right one in one line."""
     path = write(**changes)
     with pytest.raises(ConfigError, match=re.escape(says)) as caught:
         all_trials(path)
@@ -164,13 +175,15 @@ def test_a_wrong_sweep_file_is_refused_in_one_line_that_names_the_file(write, ch
     assert "\n" not in str(caught.value)
 
 
-def test_what_needs_a_server_is_said_and_not_silently_dropped(write):
+def test_early_terminate_without_wandbs_server_is_noted(write):
+    """A note says that it has no effect, instead of dropping it silently."""
     sweep = sweep_file.read(write(early_terminate={"type": "hyperband", "min_iter": 3}))
     assert sweep.notes == ("ablation.yaml: early_terminate has no effect without wandb's server",)
 
 
 @pytest.mark.parametrize("wrong", ["[${env}, dcnlab, fit, ${program}, ${args_json_file}]", "dcnlab fit", "[dcnlab]"])
-def test_the_command_that_an_error_advises_can_be_pasted(write, wrong):
+def test_the_command_an_error_suggests_is_valid_yaml(write, wrong):
+    """It parses, and the sweep file with it is accepted."""
     path = Path(write(command=None))
     text = path.read_text()
     path.write_text(f"{text}command: {wrong}\n")
@@ -183,13 +196,15 @@ def test_the_command_that_an_error_advises_can_be_pasted(write, wrong):
     assert sweep_file.read("ablation.yaml").notes == ()
 
 
-def test_a_file_without_a_command_is_noted_with_one_that_can_be_pasted(write):
+def test_a_sweep_file_without_a_command_gets_a_note(write):
+    """The note holds a command that can be pasted, as wandb's agent would call plain Python."""
     [note] = sweep_file.read(write(command=None)).notes
     assert "wandb's agent would run `/usr/bin/env python one.yaml --NAME=VALUE`; write command: [" in note
     assert yaml.safe_load(note.partition("write ")[2]) == {"command": SWEEP["command"]}
 
 
-def test_project_and_entity_of_the_file_are_those_of_its_trials(write):
+def test_project_and_entity_reach_the_trials_but_not_their_ids(write):
+    """They set the trials' logger; the ids stay, as they compute the same."""
     path = write(project="mine", entity="my-team")
     loggers = {(trial.config.logger.project, trial.config.logger.entity) for trial in all_trials(path)}
     assert loggers == {("mine", "my-team")}
@@ -211,7 +226,8 @@ def test_project_and_entity_of_the_file_are_those_of_its_trials(write):
         (["python", "-u", "-m"], "-u"),
     ],
 )
-def test_words_before_fit_are_followed_or_noted(write, before, noted):
+def test_words_before_fit_are_used_or_noted(write, before, noted):
+    """Environment variables are set; launchers such as torchrun are left out with a note."""
     sweep = sweep_file.read(write(command=[*before, "dcnlab", "fit", "${program}", "${args_json_file}"]))
     assert sweep.environment == ((("DCNLAB_FUSED", "never"),) if "DCNLAB_FUSED=never" in before else ())
     said = [note.partition("command: ")[2].partition(" before dcnlab fit is left out here")[0] for note in sweep.notes]
@@ -231,13 +247,15 @@ def test_words_before_fit_are_followed_or_noted(write, before, noted):
         ({"method": "random"}, 10**9, "run_cap or --limit asks for 1000000000 trials"),
     ],
 )
-def test_more_trials_than_anyone_runs_are_refused_before_one_is_made(write, changes, limit, says):
+def test_more_than_10000_trials_are_refused_at_once(write, changes, limit, says):
+    """Huge grids and run_caps are refused by their count, before any trial is built."""
     path = write(**changes)
     with pytest.raises(ConfigError, match=rf"\Aablation\.yaml: {says}; allowed are 10000; run_cap states fewer\Z"):
         all_trials(path, limit=limit)
 
 
-def test_run_cap_takes_the_first_points_of_a_grid_without_end(write):
+def test_run_cap_takes_the_first_points_of_a_huge_grid(write):
+    """A grid of 2**33 points with run_cap 3 gives its first three trials."""
     path = write(
         parameters={"model.deform_layers": {"values": [1, 0]}, "seed": {"min": 7, "max": 2**32 - 1}}, run_cap=3
     )

@@ -89,7 +89,8 @@ def assert_worked_out(rows):
         assert (row["seeds"], row["seeds_wanted"]) == (seeds, 3)
 
 
-def test_means_spreads_and_differences_are_the_worked_out_ones(finished):
+def test_table_equals_hand_worked_means_and_std(finished):
+    """The sweep's metric comes first, and the first row has no difference."""
     found = assemble(finished)
     assert_worked_out(found.rows)
     assert found.metrics == ["top1", "loss"]  # the sweep's own metric first
@@ -108,7 +109,8 @@ def test_json_and_csv_are_the_rows_at_full_precision(finished):
     assert (rows[0]["top1_difference"], rows[0]["params"], rows[2]["seeds"]) == ("", "1000", "2")
 
 
-def test_markdown_marks_a_row_that_is_short_of_seeds_and_labels_the_papers_table(finished):
+def test_markdown_marks_rows_with_missing_seeds(finished):
+    """A row with 2 of 3 seeds carries (!), and the paper's table says that its data set differs."""
     text = tables.render(assemble(finished), "markdown")
     ours, caption, paper = text.split("\n\n")
     cells = [[cell.strip() for cell in line.strip("|").split("|")] for line in ours.splitlines()]
@@ -136,7 +138,8 @@ def test_a_row_without_any_run_says_missing(finished):
     assert (rows[1]["top1"], rows[1]["seeds"], rows[0]["params"]) == ("", "0", "1000")
 
 
-def test_without_a_first_row_there_are_no_differences(finished):
+def test_without_a_base_row_there_are_no_differences(finished):
+    """The first row of the file has no run, so the others have nothing to be compared with."""
     for trial in trials_of(read(finished)):
         if trial.parameters["model.deform_layers"] == 0:
             shutil.rmtree(trial.folder)
@@ -144,6 +147,7 @@ def test_without_a_first_row_there_are_no_differences(finished):
 
 
 def test_plain_output_has_no_escape_codes(finished, capsys):
+    """Where stdout is not a terminal, tables have no colours and no trailing blanks."""
     tables.show(assemble(finished))
     out = capsys.readouterr().out
     assert "\x1b" not in out
@@ -154,6 +158,7 @@ def test_plain_output_has_no_escape_codes(finished, capsys):
 
 @pytest.mark.skipif(shutil.which("pdflatex") is None, reason="no pdflatex")
 def test_latex_compiles(finished, tmp_path):
+    """pdflatex compiles the table with booktabs and stops at no error."""
     body = tables.render(assemble(finished), "latex")
     document = "\\documentclass{article}\\usepackage{booktabs}\\begin{document}\\tiny\n" + body + "\n\\end{document}\n"
     (tmp_path / "table.tex").write_text(document)
@@ -162,6 +167,7 @@ def test_latex_compiles(finished, tmp_path):
 
 
 def test_latex_escapes_what_latex_reads_otherwise(finished):
+    """Underscores, percent signs and plus-minus."""
     text = tables.render(assemble(finished), "latex")
     assert r"deform\_layers" in text
     assert r"top1 (\%)" in text
@@ -169,7 +175,8 @@ def test_latex_escapes_what_latex_reads_otherwise(finished):
     assert text.splitlines()[0] == r"\begin{tabular}{lrrrrrrrr}"
 
 
-def test_of_many_settings_that_differ_three_are_named_and_another_task_is_not_spoken_of(finished):
+def test_at_most_three_differing_settings_are_named(finished):
+    """A note names three settings and counts the rest; runs of another task are not mentioned."""
     changes = ["optim.lr=0.9", "optim.weight_decay=0.5", "data.batch_size=7", "trainer.max_steps=9", "out=others"]
     write_run(trials_of(read(finished), changes)[0], 99.0)
     write_run(trials_of(read(finished), ["task=segmentation", "model.name=deeplab", "out=others"])[0], 98.0)
@@ -178,7 +185,8 @@ def test_of_many_settings_that_differ_three_are_named_and_another_task_is_not_sp
     assert note.endswith(", and 1 more setting")
 
 
-def test_a_name_whose_runs_all_failed_has_rows_that_say_missing(sweep):
+def test_failed_runs_leave_missing_rows(sweep):
+    """A name whose runs all failed still shows its rows, and a note counts the failures."""
     for trial in trials_of(read(sweep))[:2]:
         write_run(trial, 0.0, status="failed")
     found = assemble("ablation")
@@ -187,7 +195,8 @@ def test_a_name_whose_runs_all_failed_has_rows_that_say_missing(sweep):
 
 
 @pytest.mark.parametrize("name", ["ablation.yaml", "ablation"])
-def test_seeds_that_two_codes_share_are_wanted_once_of_each(sweep, name):
+def test_seeds_are_expected_once_for_each_commit(sweep, name):
+    """Two commits with the same three seeds are complete: 3 of 3 in each row."""
     for trial in trials_of(read(sweep)):
         write_run(trial, 70.0, git="abc")
         write_run(trial, 71.0, git="def", folder=Path("more", "ablation", trial.folder.name))
@@ -195,7 +204,8 @@ def test_seeds_that_two_codes_share_are_wanted_once_of_each(sweep, name):
     assert [(row["seeds"], row["seeds_wanted"]) for row in found.rows] == [(3, 3)] * 6
 
 
-def test_runs_of_other_settings_are_left_out_with_the_field_named(finished):
+def test_runs_of_other_settings_are_left_out_by_key(finished):
+    """A run with another learning rate does not enter the mean; the note names optim.lr."""
     other = trials_of(read(finished), ["optim.lr=0.9", "out=others"])[0]
     write_run(other, 99.0)
     found = assemble(finished, roots=("runs", "others"))
@@ -207,7 +217,8 @@ def test_runs_of_other_settings_are_left_out_with_the_field_named(finished):
     assert assemble(finished, "optim.lr=0.9", roots=("runs", "others")).rows[0]["top1"] == 99.0
 
 
-def test_runs_that_all_differ_from_the_file_are_shown_with_a_note(sweep):
+def test_runs_that_all_differ_from_the_file_are_shown(sweep):
+    """Where every run has another max_steps than the sweep file, the table shows them with a note."""
     for trial in trials_of(read(sweep), ["trainer.max_steps=7"]):
         write_run(trial, 50.0)
     found = assemble(sweep)
@@ -216,14 +227,16 @@ def test_runs_that_all_differ_from_the_file_are_shown_with_a_note(sweep):
     assert note.endswith("trainer.max_steps is 7 in the runs and 2 in the file")
 
 
-def test_a_mixture_of_settings_is_refused_with_the_field_named(sweep):
+def test_mixed_settings_are_refused_by_key(sweep):
+    """Two runs of one trial with different max_steps: the error names the key and both values."""
     for steps in (7, 8):
         write_run(trials_of(read(sweep), [f"trainer.max_steps={steps}"])[0], 50.0)
     with pytest.raises(ConfigError, match=r"trainer\.max_steps is [78] in runs/.* and [78] in runs/"):
         assemble(sweep)
 
 
-def test_runs_of_different_code_have_rows_of_their_own(finished):
+def test_runs_of_different_commits_have_separate_rows(finished):
+    """A note counts the runs of each commit."""
     [last] = [trial for trial in trials_of(read(finished)) if trial.parameters == {"model.deform_layers": 2, "seed": 2}]
     write_run(last, 71.0, git="def-dirty")
     found = assemble(finished)
@@ -266,7 +279,8 @@ def test_files_of_one_name_and_other_content_are_told_apart(sweep, tmp_path):
     assert [row["weights"] for row in found.rows[:2]] == ["w.pt 00000000", "w.pt 11111111"]
 
 
-def test_runs_of_different_code_are_joined_on_demand_alone_and_that_is_said(finished):
+def test_any_code_joins_runs_of_different_commits(finished):
+    """Only --any-code averages runs of two commits, and a note counts the runs of each."""
     [last] = [trial for trial in trials_of(read(finished)) if trial.parameters == {"model.deform_layers": 2, "seed": 2}]
     write_run(last, 72.0, git="def")
     found = tables.assemble(finished, [Path("runs")], any_code=True)
@@ -275,7 +289,8 @@ def test_runs_of_different_code_are_joined_on_demand_alone_and_that_is_said(fini
     assert notes(found) == ["the runs are of different code: abc (8), def (1); joined by --any-code"]
 
 
-def test_of_two_runs_of_one_trial_the_newer_counts_and_a_note_says_so(finished):
+def test_the_newer_of_two_equal_runs_counts(finished):
+    """A trial that was run twice counts once, by its newer results, and a note names both folders."""
     trial = trials_of(read(finished))[0]
     newer = write_run(trial, 100.0, folder=Path("runs/ablation/again"))
     os.utime(newer / "results.json", (2e9, 2e9))
@@ -292,7 +307,8 @@ def test_failed_runs_do_not_count_and_are_mentioned(finished):
     assert notes(found) == ["1 run failed and not counted"]
 
 
-def test_a_diverged_run_that_began_again_elsewhere_is_no_failed_run_of_the_table(finished):
+def test_a_restarted_diverged_run_is_not_counted_as_failed(finished):
+    """A diverged folder next to its restart is left out; one without a restart counts as failed."""
     first = trials_of(read(finished))[0]
     write_run(first, 0.0, status="failed", folder=first.folder.with_name(f"{first.folder.name}.diverged-1"))
     alone = write_run(first, 0.0, status="failed", folder=Path("runs/ablation/gone.diverged-1"))
@@ -303,12 +319,14 @@ def test_a_diverged_run_that_began_again_elsewhere_is_no_failed_run_of_the_table
 
 
 def test_a_name_shows_the_runs_of_that_folder(finished):
+    """`dcnlab table NAME` needs no sweep file; seeds of failed runs are missing."""
     found = assemble("ablation")
     assert [row["top1"] for row in found.rows] == [73.0, 75.5, 75.0]
     assert [row["seeds"] for row in found.rows] == [3, 3, 2]
 
 
-def test_seeds_given_on_the_command_line_are_runs_of_their_own(sweep):
+def test_seeds_from_the_command_line_count_as_runs(sweep):
+    """Seeds that the sweep file does not list enter the mean."""
     tree = yaml.safe_load(Path(sweep).read_text())
     tree["parameters"] = {"model.deform_layers": {"values": [0]}}
     Path(sweep).write_text(yaml.safe_dump(tree))
@@ -321,7 +339,8 @@ def test_seeds_given_on_the_command_line_are_runs_of_their_own(sweep):
     assert (row["top1"], row["seeds"]) == (70.0, 1)
 
 
-def test_values_that_are_mappings_have_a_column_for_each_key(sweep):
+def test_mapping_values_have_one_column_per_key(sweep):
+    """A swept value that sets several keys gives each key its column."""
     tree = yaml.safe_load(Path(sweep).read_text())
     tree["parameters"] = {"model": {"values": [{"deform_layers": 1, "modulated": True}, {"deform_layers": 2}]}}
     Path(sweep).write_text(yaml.safe_dump(tree))
@@ -334,7 +353,8 @@ def test_values_that_are_mappings_have_a_column_for_each_key(sweep):
     ]
 
 
-def test_runs_below_a_folder_called_wandb_are_found(finished):
+def test_runs_below_a_folder_named_wandb_are_found(finished):
+    """wandb's own folders inside runs are skipped by name; the root's name must not be."""
     Path("wandb").mkdir()
     shutil.move("runs", "wandb/runs")
     assert_worked_out(assemble(finished, roots=("wandb",)).rows)
@@ -349,13 +369,15 @@ def test_runs_below_a_folder_called_wandb_are_found(finished):
         ("ablatio.yaml", ("runs",), "nearest: ablation.yaml"),
     ],
 )
-def test_a_table_of_nothing_says_what_there_is(finished, name, roots, says):
+def test_a_table_without_runs_lists_what_exists(finished, name, roots, says):
+    """Wrong names and folders name the nearest, or the command that makes the runs."""
     Path("empty").mkdir()
     with pytest.raises(ConfigError, match=says):
         assemble(name, roots=roots)
 
 
-def test_the_packaged_figures_are_those_of_the_transcription():
+def test_packaged_paper_values_equal_the_transcription():
+    """published.yaml is compared byte for byte with the shared transcription."""
     shared = SHARED / "paper" / "tables.yaml"
     if not shared.is_file():
         pytest.skip("the transcription of the paper's tables is not here")
@@ -363,7 +385,8 @@ def test_the_packaged_figures_are_those_of_the_transcription():
     assert packaged.read_text() == shared.read_text()
 
 
-def test_figures_of_single_classes_and_recalls_are_for_programs_alone(sweep):
+def test_class_ious_and_recalls_are_only_in_json(sweep):
+    """The Markdown table leaves them out, so that it stays narrow; the JSON has them."""
     for trial in trials_of(read(sweep), []):
         folder = write_run(trial, 50.0)
         results = json.loads((folder / "results.json").read_text())

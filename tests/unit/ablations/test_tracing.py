@@ -64,7 +64,8 @@ def corners(points, size):
 
 
 @pytest.mark.parametrize(("stride", "padding", "dilation", "kernel"), [(1, 1, 1, 3), (2, 2, 2, 3), (1, 0, 3, (1, 3))])
-def test_one_layer_reads_the_pixels_about_its_points(stride, padding, dilation, kernel):
+def test_one_layer_reads_the_pixels_around_its_points(stride, padding, dilation, kernel):
+    """The traced pixels are those with a nonzero gradient, for strides, padding and groups."""
     torch.manual_seed(0)
     size, (kh, kw) = (15, 18), (3, 3) if kernel == 3 else kernel
     height, width = (
@@ -114,7 +115,8 @@ def stacked(offsets):
 
 
 @pytest.mark.parametrize("seed", [0, 1])
-def test_a_stack_reads_exactly_the_traced_pixels_where_offsets_are_whole(seed):
+def test_whole_offsets_trace_the_pixels_with_gradient(seed):
+    """Through four layers the traced sampling locations are the pixels with nonzero gradient."""
     torch.manual_seed(seed)
     size = (48, 56)
     network = stacked(lambda *shape: torch.randint(-2, 3, (1, *shape)).float())
@@ -127,7 +129,8 @@ def test_a_stack_reads_exactly_the_traced_pixels_where_offsets_are_whole(seed):
         assert set(map(tuple, points.tolist())) == support(network, size, unit)
 
 
-def test_a_stack_reads_the_points_of_all_units_about_a_fractional_point():
+def test_fractional_points_trace_all_units_around_them():
+    """At a fractional location all neighbouring units are followed; the pixels equal the gradient's."""
     torch.manual_seed(2)
     size = (48, 56)
     network = stacked(lambda *shape: 2 * torch.randn(1, *shape))
@@ -142,7 +145,8 @@ def test_a_stack_reads_the_points_of_all_units_about_a_fractional_point():
         assert units == support(network, size, unit)
 
 
-def test_a_point_between_units_takes_the_nearest_units_offsets_and_one_beyond_the_map_ends():
+def test_a_fractional_point_uses_the_nearest_units_offsets():
+    """Between two units the nearest one's offsets count; a location beyond the map is not followed."""
     below = FixedOffsets(1, 1, 1, bias=False).fix(torch.zeros(1, 2, 1, 8))
     below.fixed[0, 1] = torch.arange(8.0) / 16  # unit i looks i / 16 to its right
     above = FixedOffsets(1, 1, (1, 3), padding=(0, 1), bias=False).fix(torch.zeros(1, 6, 1, 8))
@@ -154,6 +158,7 @@ def test_a_point_between_units_takes_the_nearest_units_offsets_and_one_beyond_th
 
 
 def test_three_layers_have_729_points_within_the_map():
+    """9, 81 and 729: each 3x3 layer multiplies the sampling locations by nine."""
     layers = [FixedOffsets(1, 1, 3, padding=1).fix(0.1 * torch.randn(1, 18, 40, 40)) for _ in range(3)]
     chain = stack(observe(nn.Sequential(*layers).eval(), torch.ones(1, 1, 40, 40)))
     assert [len(points) for points in trace(chain, (20, 20))] == [9, 81, 729]
@@ -184,7 +189,8 @@ class Windows(nn.Module):
         (nn.Conv2d(1, 1, 4, padding="same"), (30, 30)),
     ],
 )
-def test_units_are_centred_where_autograd_says(front, unit):
+def test_units_are_centred_where_gradients_say(front, unit):
+    """The centre of gravity of the input gradient, through pooling and strides."""
     network = positive(nn.Sequential(front, FixedOffsets(1, 1, 1, bias=False).fix(torch.zeros(1, 2, 64, 64))))
     for pool in (module for module in network.modules() if isinstance(module, nn.MaxPool2d)):
         front[list(front).index(pool)] = nn.AvgPool2d(pool.kernel_size, pool.stride, pool.padding)
@@ -198,7 +204,9 @@ def test_units_are_centred_where_autograd_says(front, unit):
     assert nearest_unit(layer, pixel) == unit
 
 
-def test_maximum_pooling_moves_a_map_as_average_pooling_does():
+def test_max_pooling_shifts_a_grid_like_average_pooling():
+    """Scale and origin of the map are the same for both, by hand for three poolings."""
+
     def grid(pool):
         network = nn.Sequential(pool, DeformConv2d(1, 1, 1)).eval()
         (layer,) = observe(network, torch.ones(1, 1, 16, 17))
@@ -209,7 +217,8 @@ def test_maximum_pooling_moves_a_map_as_average_pooling_does():
     assert grid(nn.MaxPool2d(2, 1, dilation=3)) == Grid((1.0, 1.0), (1.5, 1.5))
 
 
-def test_padding_slices_and_enlargement_are_followed():
+def test_padding_slicing_and_upsampling_are_followed():
+    """By hand: the grid's scale and origin after each step."""
     network = nn.Sequential(Windows(), DeformConv2d(1, 1, 1)).eval()
     (layer,) = observe(network, torch.ones(1, 1, 20, 24))
     # Columns: padding -3, pairs' means from -2.5 by 2, doubled back from -3 by 1, every second from -1 by 2, tripled.
@@ -220,6 +229,7 @@ def test_padding_slices_and_enlargement_are_followed():
 
 @pytest.mark.parametrize(("name", "layers"), [("resnet10_slim", 3), ("resnet18", 6), ("resnet50", 3)])
 def test_the_backbones_units_are_at_multiples_of_their_stride(name, layers):
+    """Padding and pooling of ResNets keep every unit on a multiple of its stride."""
     network = backbone(name, deform_layers=layers).eval()
     found = observe(network, torch.zeros(1, 3, 64, 96))
     assert [layer.below for layer in found] == [tuple(range(at)) for at in range(layers)]
@@ -230,7 +240,9 @@ def test_the_backbones_units_are_at_multiples_of_their_stride(name, layers):
     assert found[-1].name == ("layer4.2.conv2" if name == "resnet50" else found[-1].name)
 
 
-def test_of_parallel_branches_the_deeper_one_is_followed():
+def test_the_deeper_of_two_branches_is_followed():
+    """Of parallel branches the one with more deformable layers is traced."""
+
     class Branches(nn.Module):
         def __init__(self):
             super().__init__()
@@ -245,7 +257,8 @@ def test_of_parallel_branches_the_deeper_one_is_followed():
     assert [layer.name for layer in chain] == ["last", "long.1", "long.0"]
 
 
-def test_other_zoos_networks_are_followed_after_surgery():
+def test_timm_networks_are_traced_after_surgery():
+    """A resnet26d pools the average in its shortcuts."""
     timm = pytest.importorskip("timm")
     network = deform(timm.create_model("resnet26d"), 3).eval()  # pools the average in its shortcuts
     found = observe(network, torch.zeros(1, 3, 64, 64))
@@ -253,12 +266,14 @@ def test_other_zoos_networks_are_followed_after_surgery():
     assert found[-1].output == Grid((32.0, 32.0), (0.0, 0.0))
 
 
-def test_a_resampled_image_is_refused():
+def test_a_spatial_transformer_cannot_be_traced():
+    """The units' positions in the image are then unknown, so the layer is named in an error."""
     network = classifier("resnet10_slim", 10, deform_layers=1, spatial_transformer=True).eval()
     with pytest.raises(ValueError, match=r"layer4\.0\.conv2 is deformable, but positions of its input"):
         observe(network, torch.zeros(1, 3, 56, 56))
 
 
-def test_nothing_deformable_is_an_empty_list():
+def test_a_network_without_deformable_layers_gives_no_layer():
+    """observe, stack and trace return empty lists instead of failing."""
     assert observe(nn.Conv2d(1, 1, 3).eval(), torch.zeros(1, 1, 8, 8)) == []
     assert stack([]) == trace([], (0, 0)) == []

@@ -136,7 +136,8 @@ def ask(server, folder, path, *words, key="0" * 40):
     return subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=300, env=env)
 
 
-def test_a_sweeps_table_counts_every_page_of_its_runs_and_no_others(server, tmp_path):
+def test_a_wandb_table_reads_all_pages_of_one_sweep(server, tmp_path):
+    """Runs on every result page count, other sweeps' runs do not, and a crashed run is noted."""
     scores = {0: (40.0, 41.0, 45.0), 3: (44.0, 46.0, 45.0)}
     for layers, values in scores.items():
         for seed, miou in enumerate(values):
@@ -161,7 +162,8 @@ def test_a_sweeps_table_counts_every_page_of_its_runs_and_no_others(server, tmp_
         ("team/project/s1", None, "team/project/s1: there is no key"),
     ],
 )
-def test_what_is_not_there_is_one_line_and_status_2(server, tmp_path, path, key, says):
+def test_missing_wandb_objects_are_one_line(server, tmp_path, path, key, says):
+    """An unknown sweep or project and a missing key each give exit status 2 and one line."""
     server.runs.append(("s1", node(0, 0, 0, 40.0)))
     done = ask(server, tmp_path, path, "table1", key=key)
     assert done.returncode == 2, done.stdout + done.stderr
@@ -170,6 +172,7 @@ def test_what_is_not_there_is_one_line_and_status_2(server, tmp_path, path, key,
 
 
 @pytest.mark.parametrize("path", ["team", "team//s1", "team/project/s1/x"])
-def test_a_path_of_another_form_is_refused(path):
+def test_a_wandb_path_must_be_entity_project_sweep(path):
+    """Fewer or more parts, or an empty part, are refused before any request."""
     with pytest.raises(ConfigError, match="must be ENTITY/PROJECT/SWEEP"):
         tables.assemble("table1", [Path()], wandb=path)

@@ -40,7 +40,8 @@ def message(call, *args, **kwargs):
 STEPS = "trainer: {max_steps: 2}\n"
 
 
-def test_precedence_runs_from_defaults_over_extends_file_and_sweep_to_the_command_line(experiment, tmp_path):
+def test_command_line_overrides_sweep_file_extends_defaults(experiment, tmp_path):
+    """Later sources win: defaults, extends, the file, the sweep's parameters, then the command line."""
     optim = "optim: {lr: 1, momentum: 0.1, weight_decay: 0.1, warmup: 1}\n"
     experiment(optim + "model: {dilation: 7}\n" + STEPS, "base.yaml")
     experiment("extends: base.yaml\noptim: {momentum: 0.2, weight_decay: 0.2, warmup: 2}\n", "middle.yaml")
@@ -54,12 +55,14 @@ def test_precedence_runs_from_defaults_over_extends_file_and_sweep_to_the_comman
     assert tree.sweep == {"optim.warmup": 4, "model.deform_layers": 1, "seed": 9}
 
 
-def test_a_file_without_a_name_is_called_by_its_own(experiment):
+def test_a_run_without_a_name_is_called_like_its_file(experiment):
+    """Without the key name, mine.yaml gives runs of the name mine."""
     assert load_experiment(experiment(STEPS, "mine.yaml")).name == "mine"
     assert load_experiment(experiment("name: other\n" + STEPS)).name == "other"
 
 
 def test_extends_is_relative_to_the_file_that_says_it(experiment):
+    """The base is looked up next to the file that names it, not in the current folder."""
     experiment("seed: 5\n" + STEPS, "bases/base.yaml")
     assert load_experiment(experiment("extends: ../bases/base.yaml\n", "leaves/leaf.yaml")).seed == 5
 
@@ -87,11 +90,13 @@ def test_a_misspelt_override_names_the_command_line(experiment):
     assert text == "command line: no such key model.deform_layer; nearest: model.deform_layers"
 
 
-def test_a_key_without_its_section_finds_the_section(experiment):
+def test_a_key_without_its_section_suggests_the_full_key(experiment):
+    """deform_layers=3 is answered with model.deform_layers."""
     assert message(load_experiment, experiment(STEPS), ["deform_layers=3"]).endswith("nearest: model.deform_layers")
 
 
-def test_a_key_like_no_other_lists_what_there_is(experiment):
+def test_an_unrecognizable_key_lists_all_keys(experiment):
+    """Where no key is near, the message lists the keys that exist."""
     assert "there are: name, seed, task" in message(load_experiment, experiment(STEPS), ["qqqq=3"])
 
 
@@ -130,7 +135,8 @@ def test_a_key_like_no_other_lists_what_there_is(experiment):
         ("=3", "=3: not of the form key=value"),
     ],
 )
-def test_a_wrong_value_names_the_field_the_value_and_what_is_wanted(experiment, override, says):
+def test_a_wrong_value_names_field_value_and_what_is_allowed(experiment, override, says):
+    """Wrong types, ranges, choices and malformed overrides each name the key, its value and the rule."""
     assert says in message(load_experiment, experiment(STEPS), [override])
 
 
@@ -148,25 +154,29 @@ def test_a_wrong_value_names_the_field_the_value_and_what_is_wanted(experiment, 
         ("out=runs/lr=1", "out", "runs/lr=1"),
     ],
 )
-def test_text_on_the_command_line_is_taken_as_it_stands(experiment, override, key, value):
+def test_command_line_text_needs_no_quotes(experiment, override, key, value):
+    """Texts that YAML would read as something else stay as they were typed."""
     assert getattr(load_experiment(experiment(STEPS), [override]), key) == value
 
 
-def test_a_file_of_parameters_below_a_folder_with_an_equals_sign_is_a_file(experiment, tmp_path):
+def test_a_parameter_file_may_lie_below_an_equals_sign(experiment, tmp_path):
+    """lr=1/parameters.json is read as a file, not as an override of the key lr."""
     args = tmp_path / "lr=1" / "parameters.json"
     args.parent.mkdir()
     args.write_text('{"seed": 4}')
     assert load_experiment(experiment(STEPS), [str(args)]).sweep == {"seed": 4}
 
 
-def test_a_value_out_of_range_is_blamed_on_where_it_stands(experiment):
+def test_a_value_out_of_range_names_its_source(experiment):
+    """The message begins with the command line or the file, whichever holds the value."""
     held, broken = experiment(STEPS), experiment("optim: {lr: -1}\n" + STEPS, "broken.yaml")
     assert message(load_experiment, held, ["optim.lr=-1"]) == "command line: optim.lr is -1; it must be at least 0"
     assert message(load_experiment, held, ["data.name=imagefolder"]).startswith("command line: data.root is null")
     assert message(load_experiment, broken, ["seed=1"]) == f"{broken}: optim.lr is -1; it must be at least 0"
 
 
-def test_an_experiment_without_an_end_is_refused(experiment):
+def test_an_experiment_without_any_length_is_refused(experiment):
+    """max_steps and max_epochs both null would train forever."""
     assert "trainer.max_steps and trainer.max_epochs are both null" in message(load_experiment, experiment("seed: 1\n"))
 
 
@@ -186,6 +196,7 @@ def test_a_broken_file_is_refused_in_one_line(experiment, text, says):
 
 
 def test_an_empty_section_is_the_same_as_none(experiment):
+    """ "model:" without keys is None in YAML and must not remove the defaults."""
     tree = load_experiment(experiment("model:\n" + STEPS))
     assert tree.model == Config().model
 
@@ -206,7 +217,8 @@ def test_a_broken_args_file_is_refused_in_one_line(experiment, tmp_path, text, s
     assert line.startswith(str(args))
 
 
-def test_an_argument_that_is_neither_override_nor_file_is_refused(experiment):
+def test_an_argument_must_be_an_override_or_a_file(experiment):
+    """A word without an equals sign that names no file is refused in one line."""
     text = message(load_experiment, experiment(STEPS), ["deform"])
     assert text.startswith("deform: no such file; after the experiment")
 
@@ -228,6 +240,7 @@ def test_a_packaged_name_is_found_without_its_ending(tmp_path, monkeypatch):
 
 
 def test_the_folder_in_a_wheel_comes_before_the_checkouts(tmp_path, monkeypatch):
+    """A checkout uses its top folders, an installed wheel those inside the package."""
     monkeypatch.setattr(packaged, "PACKAGE", tmp_path / "dcnlab")
     (tmp_path / "sweeps").mkdir()
     assert packaged.folder("sweeps") == tmp_path / "sweeps"
@@ -238,6 +251,7 @@ def test_the_folder_in_a_wheel_comes_before_the_checkouts(tmp_path, monkeypatch)
 
 
 def test_a_saved_config_reads_back_equal(experiment, tmp_path):
+    """config.yaml of a run loads to an equal config, parameters and lists of texts included."""
     args = tmp_path / "args.json"
     args.write_text('{"model.deform_layers": 2, "data.scale": [1, 2]}')
     tree = load_experiment(experiment(STEPS), [str(args), "data.train=[a,b]", "data.classes=['1','2']"])
@@ -245,7 +259,8 @@ def test_a_saved_config_reads_back_equal(experiment, tmp_path):
     assert load_run(tmp_path) == tree
 
 
-def test_settings_leave_out_where_a_run_happens(experiment):
+def test_settings_ignore_where_a_run_happens(experiment):
+    """Output folder, id, threads and logging do not make another run."""
     path = experiment(STEPS)
     plain = identity.settings(load_experiment(path))
     where = ["out=a", "id=b", "trainer.threads=1", "trainer.progress=false", "logger.wandb=false"]
@@ -254,7 +269,8 @@ def test_settings_leave_out_where_a_run_happens(experiment):
     assert identity.settings(load_experiment(path, ["optim.lr=3"])) != plain
 
 
-def test_only_what_is_not_a_default_counts_as_changed(experiment):
+def test_only_values_other_than_defaults_count_as_changed(experiment):
+    """A config of an older version, which lacks a key, is equal where the key has its default."""
     path = experiment(STEPS)
     assert identity.changed(identity.settings(load_experiment(path, ["optim.lr=3"]))) == {
         "optim.lr": 3,
@@ -277,13 +293,15 @@ def test_a_missing_data_root_and_missing_weights_are_named(experiment, tmp_path)
 
 @pytest.mark.parametrize("override", ["test.rotation=10", "test.magnification=2"])
 @pytest.mark.parametrize("task", ["segmentation", "detection"])
-def test_tasks_that_cannot_turn_their_images_say_which_can(task, override):
+def test_tasks_without_test_rotation_name_those_with_it(task, override):
+    """test.rotation and test.magnification exist for classification alone."""
     key, _, value = override.partition("=")
     said = message(load_experiment, f"{task}/quickstart", [override])
     assert said.endswith(f"{key} is {value}; {task} has none, classification does")
 
 
-def test_every_field_says_what_it_means():
+def test_every_config_field_has_a_docstring():
+    """In the schema each field is followed by its explanation."""
     for section in ast.parse(inspect.getsource(schema)).body:
         if isinstance(section, ast.ClassDef) and section.name.endswith("Config"):
             for item, after in itertools.pairwise(section.body):
@@ -292,7 +310,8 @@ def test_every_field_says_what_it_means():
                     assert explained, f"{section.name}.{ast.unparse(item.target)}"
 
 
-def test_the_explanations_list_the_names_of_the_table():
+def test_docstrings_list_all_data_sets_and_networks():
+    """The names in the schema's docstrings equal those of config/names.py."""
     text = inspect.getsource(schema)
     for section, known in (
         ("DataConfig", names.DATA_SETS),
@@ -304,6 +323,7 @@ def test_the_explanations_list_the_names_of_the_table():
 
 
 def test_every_data_set_of_the_table_has_a_reader():
+    """The table of names and the readers of both tasks hold the same data sets."""
     from dcnlab.data.detection import data_module as detection
     from dcnlab.data.segmentation import data_module as segmentation
 
@@ -312,7 +332,8 @@ def test_every_data_set_of_the_table_has_a_reader():
 
 
 @pytest.mark.parametrize("ability", ["deform_pooling", "ohem", "spatial_transformer"])
-def test_a_network_without_an_ability_is_told_which_networks_have_it(ability):
+def test_a_missing_ability_names_the_networks_that_have_it(ability):
+    """Deformable pooling, OHEM and the spatial transformer are refused where a network lacks them."""
     for name, network in names.NETWORKS.items():
         overrides = [f"task={network.task}", f"model.name={name}", f"model.{ability}=true"]
         if getattr(network, ability):
@@ -323,7 +344,8 @@ def test_a_network_without_an_ability_is_told_which_networks_have_it(ability):
             assert said == f"command line: model.{ability} is true; {name} has none, {able} do"
 
 
-def test_a_config_made_in_python_is_checked_before_it_is_run(tmp_path, monkeypatch):
+def test_a_config_built_in_python_is_checked_by_fit(tmp_path, monkeypatch):
+    """dcnlab.fit refuses a wrong value with its key and makes no folder."""
     monkeypatch.chdir(tmp_path)
     config = Config(name="mine", trainer=TrainerConfig(max_steps=0))
     with pytest.raises(ConfigError, match=r"^trainer\.max_steps is 0; it must be "):

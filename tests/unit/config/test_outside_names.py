@@ -50,7 +50,7 @@ def test_the_command_line_and_a_sweep_may_name_classes(words, parameters):
     assert outside.target("data.name", config.data.name).__qualname__ == "Net.Inner"
 
 
-def test_a_config_of_a_run_imports_nothing_as_an_experiment_or_a_base():
+def test_a_runs_config_imports_nothing_as_experiment_or_base():
     """A file called config.yaml, and one that extends it, are refused until the name is given again."""
     Path("run").mkdir()
     Path("run/config.yaml").write_text(Path("mine.yaml").read_text())

@@ -13,7 +13,8 @@ CAMVID = SHARED / "data/camvid"
 
 
 @pytest.mark.skipif(not CAMVID.is_dir(), reason="needs the camvid folder beside the checkout")
-def test_camvid_reads_as_published():
+def test_camvid_has_its_published_splits_and_labels():
+    """367, 101 and 233 images, and labels equal to the stored files."""
     data = SegmentationDataModule("camvid", CAMVID)
     assert [len(split) for split in (data.train, data.val, data.test)] == [367, 101, 233]
     names = [line.split()[1] for line in (CAMVID / "classes.txt").read_text().splitlines()]
@@ -36,11 +37,13 @@ def root(tmp_path):
     return tmp_path
 
 
-def test_the_original_lists_prefix_stands_for_the_root(root):
+def test_prefixes_of_the_original_camvid_lists_are_accepted(root):
+    """/SegNet/CamVid/ in the authors' lists stands for data.root."""
     assert camvid_pairs(root, "train").pairs == [(root / "train/0001TP_1.png", root / "trainannot/0001TP_1.png")]
 
 
-def test_chosen_classes_are_labelled_in_their_order_and_the_others_ignored(root):
+def test_chosen_classes_are_numbered_in_the_given_order(root):
+    """CamVid values of classes that were not chosen become the ignored label."""
     found = camvid_pairs(root, "train", ["Car", "Sky"])
     assert found.classes == ["Car", "Sky"]
     want = [IGNORE] * 12 + [OUTSIDE]
@@ -56,6 +59,7 @@ def test_chosen_classes_are_labelled_in_their_order_and_the_others_ignored(root)
         ({"splits": "train", "ignore": 3}, "data.ignore is 3"),
     ],
 )
-def test_what_camvid_does_not_have_is_refused(root, wrong, said):
+def test_unknown_camvid_splits_and_classes_are_refused(root, wrong, said):
+    """One line names the wrong split, class or ignored value."""
     with pytest.raises(ValueError, match=rf"\A[^\n]*{said}[^\n]*\Z"):
         camvid_pairs(root, **wrong)

@@ -19,7 +19,8 @@ def labels(folder, values, size=(2, 5)):
     return pairs
 
 
-def test_pixels_are_counted_by_class_and_by_value(tmp_path):
+def test_pixels_are_counted_by_class_and_raw_value(tmp_path):
+    """An absent class and the ignored value are known, and one warning names the class."""
     pairs = labels(tmp_path, [[0] * 7 + [2] * 3, [0] * 5 + [255] * 5])
     census = SegmentationSplit(pairs, ["sky", "car", "road"]).census()
     assert census.counts.tolist() == [12, 0, 3]
@@ -28,7 +29,8 @@ def test_pixels_are_counted_by_class_and_by_value(tmp_path):
     assert line == "warning: class 'car' is in no label of data.train (2 of 2 labels read)"
 
 
-def test_a_mask_of_0_and_255_is_called_one(tmp_path):
+def test_a_binary_mask_of_0_and_255_is_recognized(tmp_path):
+    """The warning names the remedies; labels with both classes and 255 get none."""
     census = SegmentationSplit(labels(tmp_path, [[0] * 8 + [255] * 2]), ["background", "cell"]).census()
     (line,) = warnings_of({"data.train": census, "data.test": census})
     for part in ("class 'cell' is in no label of data.train (1 of 1 labels read), data.test (1 of 1", "next to 0 the",
@@ -38,7 +40,8 @@ def test_a_mask_of_0_and_255_is_called_one(tmp_path):
     assert warnings_of({"data.train": ordinary}) == []
 
 
-def test_of_many_labels_an_even_sample_is_read_and_more_until_one_has_a_class(tmp_path):
+def test_the_census_reads_an_even_sample_of_labels(tmp_path):
+    """It reads first, middle and last labels, and more of them until one has a class."""
     pairs = labels(tmp_path, [[1] * 10] * 9 + [[0] * 10])
     split = SegmentationSplit(pairs, ["a", "b"])
     assert split.census(3).labels == 3
@@ -49,13 +52,15 @@ def test_of_many_labels_an_even_sample_is_read_and_more_until_one_has_a_class(tm
     assert (rare.counts.tolist(), rare.empty) == ([10], False)
 
 
-def test_a_label_that_cannot_be_read_is_left_to_the_run(tmp_path):
+def test_the_census_skips_unreadable_labels(tmp_path):
+    """The run itself reports the broken file when it reads it."""
     pairs = labels(tmp_path, [[0] * 10, [0, 7] * 5])
     pairs[0][1].write_bytes(b"no picture")
     assert SegmentationSplit(pairs, ["a", "b"]).census().counts.tolist() == [5, 0]
 
 
-def test_boxes_count_if_they_train_or_if_they_are_to_be_found(tmp_path):
+def test_boxes_count_as_the_split_uses_them(tmp_path):
+    """Testing counts difficult boxes, training does not; empty boxes count in neither."""
     empty_box, real = [5, 5, 5, 9], [1, 1, 4, 4]
     seen = annotations(tmp_path, [empty_box, real, real], difficult=[1])
     assert DetectionSplit(seen, augment=False).census().counts.tolist() == [2, 0]
@@ -63,7 +68,8 @@ def test_boxes_count_if_they_train_or_if_they_are_to_be_found(tmp_path):
         assert DetectionSplit(seen, augment=True).census().counts.tolist() == [1, 0]
 
 
-def test_a_split_without_anything_is_said_to_be_one_and_many_classes_are_cut():
+def test_an_empty_split_is_warned_and_long_lists_are_cut():
+    """A split without boxes is named; of seven missing classes five are listed and two counted."""
     none = Census(("a", "b"), np.zeros(2, np.int64), 3, 3)
     some = Census(tuple("abcdefgh"), np.array([1] + [0] * 7), 3, 3)
     lines = warnings_of({"data.val": none, "data.test": some})

@@ -41,7 +41,8 @@ def labels_of(found):
     return SegmentationSplit(found.pairs, found.classes, found.lookup)[0][1][0].tolist()
 
 
-def test_ids_and_names_are_the_official_ones(root):
+def test_cityscapes_ids_equal_the_official_table(root):
+    """All 34 ids and names are compared with torchvision's copy of the table."""
     official = {entry.id: entry.train_id for entry in OFFICIAL if entry.id >= 0}
     found = cityscapes_pairs(root, "train")
     assert found.classes == [name for _, name in sorted((e.train_id, e.name) for e in OFFICIAL if 0 <= e.train_id < 19)]
@@ -49,12 +50,14 @@ def test_ids_and_names_are_the_official_ones(root):
     assert found.lookup[34:255].tolist() == [OUTSIDE] * 221
 
 
-def test_label_train_ids_are_read_where_label_ids_are_absent(root):
+def test_label_train_ids_serve_where_label_ids_are_absent(root):
+    """Without labelIds files the labelTrainIds give the same 19 classes."""
     (root / "gtFine/train/ulm/ulm_0_0_gtFine_labelIds.png").unlink()
     assert labels_of(cityscapes_pairs(root, "train")) == [*range(19), *[IGNORE] * 16]
 
 
-def test_chosen_classes_are_labelled_alike_in_both_kinds_and_the_others_ignored(root):
+def test_chosen_classes_agree_in_both_kinds_of_labels(root):
+    """labelIds and labelTrainIds give the chosen classes the same numbers and ignore the others."""
     by_ids = labels_of(cityscapes_pairs(root, "train", ["car", "road"]))
     assert {value: label for value, label in enumerate(by_ids) if label != IGNORE} == {26: 0, 7: 1}
     (root / "gtFine/train/ulm/ulm_0_0_gtFine_labelIds.png").unlink()
@@ -82,7 +85,8 @@ def test_what_is_missing_or_unknown_is_named(root):
 
 
 @needs_sample
-def test_the_sample_reads_as_torchvision_reads_it():
+def test_the_cityscapes_sample_equals_torchvisions_reading():
+    """Labels of the sample equal torchvision.datasets.Cityscapes mapped to training ids."""
     data = SegmentationDataModule("cityscapes", SAMPLE, test="val")
     assert (len(data.train), len(data.val)) == (12, 6)
     theirs = torchvision.datasets.Cityscapes(str(SAMPLE), "val", target_type="semantic")
@@ -94,6 +98,7 @@ def test_the_sample_reads_as_torchvision_reads_it():
 
 @needs_sample
 def test_both_kinds_of_label_give_the_same_labels(tmp_path):
+    """labelIds and labelTrainIds of all 18 sample images give equal label maps."""
     shutil.copytree(SAMPLE, tmp_path / "copy")
     for path in (tmp_path / "copy/gtFine").glob("*/*/*_labelIds.png"):
         path.unlink()
@@ -109,6 +114,7 @@ def test_there_are_nineteen_classes():
 
 
 def test_images_may_have_other_endings(root):
+    """An image may be .JPG while its label is .png."""
     path = root / "leftImg8bit/train/ulm/ulm_0_0_leftImg8bit.png"
     path.rename(path.with_suffix(".JPG"))
     (image, label), *_ = cityscapes_pairs(root, "train").pairs

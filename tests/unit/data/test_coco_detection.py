@@ -57,7 +57,8 @@ def error_of(make):
     return str(caught.value)
 
 
-def test_corners_labels_and_order_are_those_of_a_hand_made_file(root):
+def test_a_hand_made_coco_file_is_read_exactly(root):
+    """Classes are ordered by category id, images by their order in the file."""
     data = read_coco(root, "train")
     assert data.classes == ("cat", "dog")  # by id: 4, 9
     assert data.category_ids.tolist() == [4, 9]
@@ -72,7 +73,8 @@ def test_corners_labels_and_order_are_those_of_a_hand_made_file(root):
 
 @pytest.mark.skipif(not REAL.is_dir(), reason="needs the coco_real folder beside the checkout")
 @pytest.mark.parametrize("split", ["train2017", "val2017"])
-def test_real_coco_reads_as_pycocotools_reads_it(split, capsys):
+def test_real_coco_files_equal_pycocotools_reading(split, capsys):
+    """Images, boxes and labels of real COCO files equal those of pycocotools."""
     theirs = COCO(REAL / f"annotations/instances_{split}.json")
     ours = read_coco(REAL, split)
     assert sorted(ours.image_ids.tolist()) == sorted(theirs.getImgIds())
@@ -95,7 +97,8 @@ def test_real_coco_reads_as_pycocotools_reads_it(split, capsys):
 
 @pytest.mark.parametrize("name", ["cards", "bccd"])
 @pytest.mark.parametrize("split", ["train", "val", "trainval", "test"])
-def test_a_data_set_reads_the_same_as_voc_and_as_coco(name, split):
+def test_voc_and_coco_forms_of_a_data_set_are_equal(name, split):
+    """cards and bccd exist in both forms; files, sizes, boxes and flags must agree."""
     folder = SHARED / name
     if not folder.is_dir():
         pytest.skip(f"needs the {name} folder beside the checkout")
@@ -105,7 +108,8 @@ def test_a_data_set_reads_the_same_as_voc_and_as_coco(name, split):
         assert np.array_equal(getattr(voc, field), getattr(coco, field)), field
 
 
-def test_chosen_classes_are_labelled_in_their_order_and_others_left_out(root):
+def test_chosen_coco_classes_are_numbered_in_the_given_order(root):
+    """Boxes of other classes are left out; an unknown or repeated class is named."""
     data = read_coco(root, "train", classes=["dog", "cat"])
     assert data.labels.tolist() == [2, 1, 2]
     assert data.category_ids.tolist() == [9, 4]
@@ -115,7 +119,8 @@ def test_chosen_classes_are_labelled_in_their_order_and_others_left_out(root):
     assert "'dog' twice" in error_of(lambda: read_coco(root, "train", classes=["dog", "dog"]))
 
 
-def test_splits_are_joined_and_templates_followed(root):
+def test_joined_splits_and_path_templates_work(root):
+    """Splits whose categories differ are refused."""
     (root / "boxes.train.json").write_text(json.dumps(content()))
     (root / "train").rename(root / "pictures")
     data = read_coco(root, ["train", "train"], annotations="boxes.{split}.json", images="pictures")
@@ -128,7 +133,8 @@ def test_splits_are_joined_and_templates_followed(root):
     assert "other categories" in error_of(lambda: read_coco(root, ["train", "val"], images="pictures"))
 
 
-def test_zero_sizes_are_scored_and_not_trained_on(root):
+def test_empty_boxes_are_scored_but_not_trained(root):
+    """Boxes of no width are left out of training, and boxes beyond the image are cut."""
     said = content()
     said["annotations"][0]["bbox"] = [1, 2, 0, 4]
     said["annotations"][2]["bbox"] = [38, 28, 5, 5]
@@ -185,7 +191,8 @@ def test_a_wrong_entry_names_file_id_value_and_rule(root, change, named):
 @pytest.mark.parametrize(
     "text", ["", "[]", "{", "3", '{"images": 3}', "[" * 100_000, '{"images": [], "categories": []}']
 )
-def test_what_is_not_cocos_form_is_one_line(root, text):
+def test_json_of_another_form_is_one_line(root, text):
+    """Empty files, lists, cut JSON and deep nesting name the annotation file."""
     (root / "annotations/instances_train.json").write_text(text)
     assert "instances_train.json" in error_of(lambda: read_coco(root, "train"))
 
@@ -202,7 +209,8 @@ def test_missing_files_are_named(root):
     assert "train or images/train or images or JPEGImages" in error_of(lambda: read_coco(root, "train"))
 
 
-def test_mutated_files_are_read_or_refused_in_one_line(root):
+def test_mutated_coco_files_are_read_or_refused_in_one_line(root):
+    """1000 random edits must raise no other exception."""
     rng = random.Random(0)
     path = root / "annotations/instances_train.json"
     whole = path.read_bytes()
@@ -229,7 +237,8 @@ def test_mutated_files_are_read_or_refused_in_one_line(root):
     ("images", "categories"),
     [(["frame-0", "frame-1"], ["k", "d"]), ([1.5, 2.25], [3.5, 1]), ([7, "frame"], [2**40, -1]), ([2**62, 3], [1, 2])],
 )
-def test_ids_are_those_that_pycocotools_takes_and_detections_keep_their_type(root, images, categories):
+def test_ids_of_any_type_are_kept_as_pycocotools_does(root, images, categories):
+    """Texts, fractions and large numbers as ids return with their type in the detections."""
     said = content()
     renamed = {70: images[0], 7: images[1], 9: categories[0], 4: categories[1]}
     for entry in (*said["images"], *said["categories"]):
@@ -253,6 +262,7 @@ def test_ids_are_those_that_pycocotools_takes_and_detections_keep_their_type(roo
 @pytest.mark.parametrize("part", ["images", "categories"])
 @pytest.mark.parametrize(("one", "other"), [(1, "1"), ("1.5", 1.5), (1.0, "1")])
 def test_ids_that_differ_in_type_only_are_refused(root, part, one, other):
+    """1 and "1" would both be "1" in a JSON of detections."""
     said = content()
     said[part][0]["id"], said[part][1]["id"] = one, other
     message = error_of(lambda: (write(root, {**said, "annotations": []}), read_coco(root, "train")))
@@ -260,14 +270,16 @@ def test_ids_that_differ_in_type_only_are_refused(root, part, one, other):
 
 
 @pytest.mark.parametrize("bad", [None, True, [1], float("nan"), 2**63, "\ud800", "x" * 1025])
-def test_what_is_no_id_is_refused(root, bad):
+def test_invalid_image_ids_are_refused(root, bad):
+    """None, NaN, lists, lone surrogates and too large ids are named with their position."""
     said = content()
     said["images"][0]["id"] = bad
     write(root, said)
     assert "image 0, counted from 0, has the id" in error_of(lambda: read_coco(root, "train"))
 
 
-def test_an_annotation_of_the_other_type_names_the_id_that_it_may_mean(root):
+def test_an_id_of_the_wrong_type_names_the_nearest(root):
+    """The image_id '7' as text, where the image has the number 7, is refused with that hint."""
     said = content()
     said["annotations"][0]["image_id"] = "7"
     write(root, said)
@@ -275,13 +287,15 @@ def test_an_annotation_of_the_other_type_names_the_id_that_it_may_mean(root):
 
 
 def test_a_test_file_without_annotations_has_no_boxes(root):
+    """COCO's test files have images and categories only."""
     said = content()
     del said["annotations"]
     write(root, said)
     assert read_coco(root, "train").offsets.tolist() == [0, 0, 0]
 
 
-def test_joined_splits_keep_the_ids_of_either(root):
+def test_joined_splits_keep_ids_of_both_types(root):
+    """One split has numbers, the other texts as image ids."""
     said = content()
     for number, entry in enumerate(said["images"]):
         entry["id"] = f"frame-{number}"

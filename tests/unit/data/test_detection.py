@@ -64,11 +64,13 @@ def error_of(make):
         (1, 5000, (1, 1000)),
     ],
 )
-def test_the_shorter_side_is_600_unless_the_longer_would_pass_1000(height, width, want):
+def test_sides_are_resized_to_600_and_at_most_1000(height, width, want):
+    """Six sizes by hand: the longer side's limit wins, and an extreme strip keeps a height of 1."""
     assert resized(height, width, 600, 1000) == want
 
 
 def test_boxes_stay_on_their_objects_when_the_image_is_resized(root):
+    """A bright rectangle in the image shows where the box must be."""
     split = DetectionSplit(annotations(root, [[10, 6, 20, 12]]), 90, 1000, mean=(0, 0, 0), std=(1, 1, 1))
     image, target = split[0]
     assert image.shape == (3, 90, 120)
@@ -82,6 +84,7 @@ def test_boxes_stay_on_their_objects_when_the_image_is_resized(root):
 
 
 def test_flipped_boxes_stay_on_their_objects(root):
+    """A bright rectangle shows where the box must be after each random flip."""
     split = DetectionSplit(annotations(root, [[10, 6, 20, 12]]), 30, 40, mean=(0, 0, 0), std=(1, 1, 1), augment=True)
     seen = set()
     for turn in range(20):
@@ -101,7 +104,8 @@ def test_images_are_normalised_by_mean_and_std_of_their_range(root):
     assert image.dtype == torch.float32
 
 
-def test_difficult_and_empty_boxes_do_not_train_and_empty_ones_are_told(root):
+def test_difficult_and_empty_boxes_are_not_trained(root):
+    """One warning counts the empty boxes; the ground truth keeps all boxes, and testing warns of none."""
     said = annotations(root, [[1, 1, 9, 9], [2, 2, 8, 8], [3, 3, 3, 9], [-4, 5, 6, 50]], difficult=[1])
     with pytest.warns(UserWarning, match="1 of 4 boxes"):
         split = DetectionSplit(said, 30, 40, flip=False, augment=True)
@@ -114,7 +118,8 @@ def test_difficult_and_empty_boxes_do_not_train_and_empty_ones_are_told(root):
         DetectionSplit(said, 30, 40)
 
 
-def test_an_image_without_boxes_is_an_item_of_background(root):
+def test_an_image_without_boxes_gives_empty_targets(root):
+    """Shapes and dtypes stay, so that it trains as background."""
     split = DetectionSplit(annotations(root, [[1, 1, 2, 2]], files=("a.png", "a.png")), 60, 100, augment=True)
     target = split[0, 1][1]
     assert target["boxes"].shape == (0, 4)
@@ -124,6 +129,7 @@ def test_an_image_without_boxes_is_an_item_of_background(root):
 
 
 def test_changing_a_target_leaves_the_data_set_alone(root):
+    """A network that edits its targets in place must not change the next epoch."""
     split = DetectionSplit(annotations(root, [[1, 1, 2, 2]]), 30, 40)
     for part in ("boxes", "labels"):
         split[0][1][part].zero_()
@@ -150,6 +156,7 @@ def test_an_image_of_another_size_than_stated_is_named(root):
 
 @pytest.mark.parametrize("side", [10_000, 20_000])
 def test_an_image_bomb_is_refused_by_its_size(root, side):
+    """A 1-bit PNG below 100 KB would be 300 MB or more as RGB."""
     # A few kilobytes that would be gigabytes; PIL warns of the smaller and refuses the larger.
     Image.new("1", (side, side)).save(root / "a.png")
     assert (root / "a.png").stat().st_size < 100_000
@@ -163,7 +170,8 @@ needs_cards = pytest.mark.skipif(not CARDS.is_dir(), reason="needs the cards fol
 
 
 @needs_cards
-def test_items_are_a_function_of_seed_pass_and_index_in_any_process():
+def test_items_depend_on_seed_epoch_and_index_alone():
+    """Loader workers give the items of the main process, and torch's random state stays."""
     batches = []
     for workers in (0, 2):
         data = DetectionDataModule(
@@ -185,6 +193,7 @@ def test_items_are_a_function_of_seed_pass_and_index_in_any_process():
 
 @needs_cards
 def test_voc_and_coco_give_the_same_items():
+    """The cards data set in both forms, with two chosen classes."""
     voc, coco = (DetectionDataModule(name, CARDS, classes=["ten", "ace"]) for name in ("voc", "coco"))
     assert voc.classes == coco.classes == ["ten", "ace"]
     for split in ("train", "val", "test"):
@@ -200,7 +209,8 @@ def test_voc_and_coco_give_the_same_items():
     assert (len(voc.train), len(voc.val), len(voc.test)) == (252, 44, 67)
 
 
-def test_what_the_module_cannot_read_is_said(tmp_path):
+def test_wrong_detection_arguments_are_named(tmp_path):
+    """An unknown data set, data.images for VOC and a side of 0 pixels."""
     assert "'vco'" in error_of(lambda: DetectionDataModule("vco", tmp_path))
     assert "data.images" in error_of(lambda: DetectionDataModule("voc", tmp_path, images="x"))
     with pytest.raises(ValueError, match="shorter_side is 0"):

@@ -31,6 +31,7 @@ def scenes():
 @settings(max_examples=25, deadline=None)
 @given(st.lists(st.integers(0, 1999), min_size=1, max_size=12), st.integers(1, 3))
 def test_a_scene_does_not_depend_on_its_batch(indices, digits):
+    """Hypothesis draws batches; each scene equals the one drawn alone."""
     dataset = DigitScenes("test", digits=digits)
     for index, scene in zip(indices, dataset.__getitems__(indices), strict=True):
         alone = dataset[index]
@@ -46,14 +47,15 @@ def test_a_scene_is_the_same_in_worker_processes():
     assert torch.equal(torch.cat([b[1] for b in here]), torch.cat([b[1] for b in there]))
 
 
-def test_scenes_stay_what_they_were_when_first_published():
-    """Figures are comparable with later ones only while scenes do not change: sums noted at the first release."""
+def test_scenes_never_change_between_releases():
+    """Results stay comparable only while scenes do; these pixel sums are from the first release."""
     images = DigitScenes("test").draw(range(3)).images.astype(np.int64)
     # Another machine's sine may round a pixel or two differently.
     assert images.sum((1, 2)).tolist() == pytest.approx([72910, 154447, 36557], abs=4)
 
 
-def test_an_undistorted_scene_shows_the_stored_digit_pixel_for_pixel():
+def test_an_undistorted_scene_shows_the_stored_digit():
+    """Without distortion every pixel of strong ink equals the MNIST image."""
     dataset = DigitScenes("test", PLAIN)
     inks, labels = read_digits("test")
     for index in range(0, 2000, 97):
@@ -66,7 +68,8 @@ def test_an_undistorted_scene_shows_the_stored_digit_pixel_for_pixel():
         assert np.array_equal(paper_cut_off(np.where(shown >= 13, shown, 0)), want)
 
 
-def test_resampling_matches_torchs_grid_sample_under_any_affine_map_and_warp():
+def test_resampling_equals_torchs_grid_sample():
+    """Random affine maps, with and without waves, give the values of torch's grid_sample."""
     rng = np.random.default_rng(0)
     size, ink = 90, read_digits("val")[0][3]
     for trial in range(6):
@@ -101,6 +104,7 @@ def test_resampling_matches_torchs_grid_sample_under_any_affine_map_and_warp():
 
 
 def test_boxes_are_tight_around_masks_and_masks_share_no_pixel():
+    """In 200 scenes of several digits."""
     dataset = DigitScenes("train", Geometry(image_size=80, scale=(0.8, 1.8)), digits=4)
     several = 0
     for scene in dataset.__getitems__(range(200)):
@@ -113,8 +117,8 @@ def test_boxes_are_tight_around_masks_and_masks_share_no_pixel():
     assert several > 150
 
 
-def test_a_main_digit_is_whole_however_large_it_is_drawn():
-    """A digit cut off by the canvas would leave strong ink on the rim; a whole one leaves its faint fringe at most."""
+def test_the_main_digit_is_never_cut_off():
+    """A cut digit would leave strong ink on the image's border."""
     drawing = DigitScenes("train", Geometry(scale=(3.0, 6.0), clutter=0)).draw(range(600))
     images, boxes = drawing.images, drawing.boxes[:, 0]
     rim = np.concatenate([images[:, 0], images[:, -1], images[:, :, 0], images[:, :, -1]], 1)
@@ -123,6 +127,7 @@ def test_a_main_digit_is_whole_however_large_it_is_drawn():
 
 
 def test_clutter_never_hides_the_digit():
+    """Ink of the digit stays visible with nine pieces of clutter."""
     bare, strewn = (DigitScenes("test", Geometry(clutter=n, brightness=(1, 1))) for n in (0, 9))
     for index in range(20):
         for scene in (bare[index], strewn[index]):
@@ -131,7 +136,7 @@ def test_clutter_never_hides_the_digit():
 
 
 def test_rotations_are_spread_evenly():
-    """The principal axis of a long stroke (digit 1) tells the angle modulo 180 degrees: no sixth of it is rare."""
+    """The principal axis of a digit 1 gives the angle modulo 180 degrees; each sixth is frequent."""
     dataset = DigitScenes("train", Geometry(clutter=0, shear=0, warp=0, scale=(2, 2)), classes=["1"])
     angles = []
     for image in dataset.draw(range(700)).images.astype(float):
@@ -147,6 +152,7 @@ def test_rotations_are_spread_evenly():
 
 
 def test_scales_fill_their_range():
+    """Measured by the height of boxes, between scale 1 and 2."""
     dataset = DigitScenes("train", Geometry(image_size=112, clutter=0, rotation=0, shear=0, warp=0, scale=(1, 2)))
     drawn = dataset.draw(range(500)).boxes[:, 0]
     stored = DigitScenes("train", PLAIN).draw(range(500)).boxes[:, 0]
@@ -157,7 +163,8 @@ def test_scales_fill_their_range():
     assert abs(scale.mean() - 1.5) < 0.05
 
 
-def test_splits_seeds_and_passes_differ():
+def test_splits_seeds_and_epochs_differ():
+    """Other seeds and epochs draw other images; the label belongs to the index."""
     assert not np.array_equal(DigitScenes("test", seed=1).draw([3]).images, DigitScenes("test").draw([3]).images)
     view = DigitClassification(DigitScenes("train", length=10))
     assert view[0, 4][1] == view[4][1]
@@ -166,6 +173,7 @@ def test_splits_seeds_and_passes_differ():
 
 
 def test_a_longer_data_set_shows_the_same_digits_in_new_poses(scenes):
+    """Index 2007 is digit 7 again, drawn anew."""
     longer = DigitScenes("test", length=4000)
     assert len(longer) == 4000
     assert torch.equal(longer[7].image, scenes[7].image)
@@ -213,19 +221,21 @@ def test_wrong_lengths_classes_and_counts_are_refused():
 
 
 def test_a_digit_too_small_for_a_mask_keeps_its_label():
+    """A scene of 8 pixels may show no digit, but a classifier needs its label."""
     scenes = DigitScenes("train", Geometry(image_size=8, scale=(0.4, 1.6)))
     pairs = DigitClassification(scenes).__getitems__(list(range(300)))
     assert [label for _, label in pairs] == scenes.digit_labels[:300].tolist()
     assert any(len(scenes[i].labels) == 0 for i in range(300))  # so the case does occur
 
 
-def test_an_endless_scale_is_refused():
+def test_an_infinite_scale_is_refused():
+    """The error names the scale of the scenes before anything is drawn."""
     with pytest.raises(ValueError, match="scale of digit scenes"):
         Geometry(scale=(1, float("inf")))
 
 
-def test_the_label_of_each_pixel_is_its_front_digits_class_and_one():
-    """Against the scene's own masks, which are drawn digit by digit."""
+def test_pixel_labels_are_the_front_digits_class_plus_one():
+    """Compared with the scene's masks, which are drawn digit by digit."""
     scenes = DigitScenes("val", Geometry(image_size=96), digits=4, classes=["8", "3", "5"])
     view = DigitSegmentation(scenes)
     assert view.classes == ["background", "8", "3", "5"]
@@ -243,7 +253,8 @@ def test_the_label_of_each_pixel_is_its_front_digits_class_and_one():
     assert seen == {0, 1, 2, 3}
 
 
-def test_scenes_with_labels_follow_pass_and_index_in_any_batch():
+def test_labelled_scenes_depend_on_epoch_and_index_alone():
+    """An item is the same alone and in any batch; another epoch gives another scene."""
     view = DigitSegmentation(DigitScenes("train", digits=3, length=20))
     batch = view.__getitems__([(2, 5), 7, (0, 7)])
     for (image, label), key in zip(batch, [(2, 5), 7, 7], strict=True):
@@ -254,7 +265,8 @@ def test_scenes_with_labels_follow_pass_and_index_in_any_batch():
         view[1, 20]
 
 
-def test_detection_targets_are_the_scenes_boxes_with_labels_from_one():
+def test_detection_targets_equal_the_scenes_boxes():
+    """Labels begin at 1; the second epoch shows the scenes that a longer data set has next."""
     scenes = DigitScenes("val", Geometry(image_size=80, scale=(0.8, 1.8)), 40, digits=4)
     view = DigitDetection(scenes)
     for index in (0, 17, 39):
@@ -275,7 +287,8 @@ def test_detection_targets_are_the_scenes_boxes_with_labels_from_one():
     assert len(truth) == 40
 
 
-def test_a_scene_in_which_no_digit_is_seen_is_background():
+def test_a_scene_without_visible_digits_has_no_boxes():
+    """Its target has boxes of shape (0, 4), so that it trains as background."""
     view = DigitDetection(DigitScenes("train", Geometry(image_size=8, scale=(0.4, 1.6))))
     empty = next(target for _, target in view.__getitems__(list(range(300))) if len(target["labels"]) == 0)
     assert empty["boxes"].shape == (0, 4)

@@ -63,7 +63,8 @@ READERS = {
 
 @pytest.mark.parametrize("kind", ["pipe", "folder", "device", "socket"])
 @pytest.mark.parametrize("reader", READERS)
-def test_no_reader_waits_for_a_special_file_or_takes_it_for_data(tmp_path, reader, kind):
+def test_special_files_are_refused_by_every_reader(tmp_path, reader, kind):
+    """A pipe would block forever; a device, folder or socket holds no data."""
     path = tmp_path / "x"
     special(path, kind)
     began = time.monotonic()
@@ -72,13 +73,15 @@ def test_no_reader_waits_for_a_special_file_or_takes_it_for_data(tmp_path, reade
     assert time.monotonic() - began < 5
 
 
-def test_a_lock_and_a_log_that_are_pipes_do_not_block(tmp_path):
+def test_a_pipe_as_a_lock_file_does_not_block(tmp_path):
+    """Opening a pipe would wait for a writer; an error asks for a regular file."""
     special(tmp_path / ".lock", "pipe")
     with pytest.raises(OSError, match="regular file"), lock(tmp_path / ".lock"):
         pass
 
 
-def test_every_reader_of_the_package_opens_its_files_in_one_place():
+def test_every_file_is_opened_via_io_files():
+    """No other module calls open, read_text or read_bytes, apart from a list of known exceptions."""
     own = {"dcnlab/io/files.py"}
     wrong = []
     for path in sorted((ROOT / "dcnlab").rglob("*.py")):
@@ -99,7 +102,8 @@ def test_every_reader_of_the_package_opens_its_files_in_one_place():
     assert [line for line in wrong if not line.partition(": ")[2].startswith(allowed)] == []
 
 
-def test_a_file_that_grows_while_it_is_read_stays_within_the_limit(tmp_path, monkeypatch):
+def test_a_growing_file_is_read_within_the_limit(tmp_path, monkeypatch):
+    """Where fstat gives no size, as in /proc, the limit holds while reading."""
     path = tmp_path / "x"
     path.write_bytes(b"x" * 10)
     monkeypatch.setattr(files.os, "fstat", lambda number: os.stat_result((0o100644, *[0] * 9)))  # no size, as in /proc
@@ -109,6 +113,7 @@ def test_a_file_that_grows_while_it_is_read_stays_within_the_limit(tmp_path, mon
 
 
 def test_the_end_of_a_log_is_read_without_its_beginning(tmp_path):
+    """A sparse log of 64 GiB is read from its end; bytes that are not UTF-8 are replaced."""
     path = tmp_path / "log.txt"
     with path.open("wb") as file:
         file.truncate(2**36)
@@ -137,13 +142,15 @@ def limited(code, folder):
     return subprocess.run(command, cwd=folder, env=environment(), capture_output=True, text=True, timeout=60)
 
 
-def test_two_bytes_of_json_are_read_where_memory_is_short(tmp_path):
+def test_small_json_is_read_with_little_memory(tmp_path):
+    """The buffer must follow the file's size, not the limit."""
     (tmp_path / "x.json").write_text("{}")
     done = limited("print(json_file.load(Path('x.json')))", tmp_path)
     assert (done.returncode, done.stdout) == (0, "{}\n"), done.stderr
 
 
 def test_json_larger_than_the_memory_is_refused_in_one_line(tmp_path):
+    """A sparse file of 2 GiB and four million lists, in a process with limited memory."""
     with (tmp_path / "x.json").open("wb") as file:
         file.truncate(2**31)
     (tmp_path / "y.json").write_text("[" + "[]," * 4_000_000 + "[]]")
@@ -164,6 +171,7 @@ for name in ("x.json", "y.json"):
 
 @pytest.mark.parametrize("place", [0, 149_999])
 def test_a_repeated_key_is_found_in_linear_time(tmp_path, place):
+    """Counting each key anew would take minutes for 150,000 keys."""
     keys = [f'"key {number}": 0' for number in range(150_000)]
     path = tmp_path / "x.json"
     path.write_text("{" + ", ".join([*keys, keys[place]]) + "}")
@@ -173,7 +181,8 @@ def test_a_repeated_key_is_found_in_linear_time(tmp_path, place):
     assert time.process_time() - began < 3  # by counting each key anew it takes minutes
 
 
-def test_lists_without_end_are_refused(tmp_path):
+def test_lists_of_millions_of_lines_are_refused(tmp_path):
+    """More than 4,000,000 lines or 256 MiB are refused before they fill the memory."""
     path = tmp_path / "x.txt"
     path.write_bytes(b"\n" * (image_list.MOST_LINES + 1))
     with pytest.raises(ValueError, match=r"x\.txt [^\n]*4000001 lines; allowed are 4000000"):
@@ -202,7 +211,8 @@ def names(root):
 
 
 @pytest.mark.parametrize("links", [["x"], ["x", "y"], ["x", "y", "z"]])
-def test_links_to_the_folder_itself_count_no_image_twice(one_image, links, caplog):
+def test_links_to_the_folder_itself_count_each_image_once(one_image, links, caplog):
+    """One to three such links give one warning that names the first."""
     for name in links:
         (one_image / "train/a" / name).symlink_to(".")
     assert names(one_image) == ["train/a/1.png"]
@@ -210,7 +220,8 @@ def test_links_to_the_folder_itself_count_no_image_twice(one_image, links, caplo
     assert str(one_image / "train/a/x") in caplog.text
 
 
-def test_folders_linked_crosswise_end(one_image):
+def test_cyclic_folder_links_end(one_image):
+    """2**40 paths lead through 40 folders; each folder is visited once."""
     inner = one_image / "train/a"
     for _ in range(40):  # 2^40 ways through 40 folders
         (inner / "deep").mkdir()
@@ -222,6 +233,7 @@ def test_folders_linked_crosswise_end(one_image):
 
 
 def test_links_out_of_the_root_are_followed(one_image, tmp_path_factory):
+    """Data on another disk is often linked; images and folders count alike."""
     elsewhere = tmp_path_factory.mktemp("disk")
     Image.new("RGB", (8, 8)).save(elsewhere / "3.png")
     (one_image / "train/b").symlink_to(elsewhere)
@@ -230,7 +242,8 @@ def test_links_out_of_the_root_are_followed(one_image, tmp_path_factory):
     assert names(one_image) == ["train/a/1.png", "train/a/4.png", "train/a/more/3.png", "train/b/3.png"]
 
 
-def test_a_folder_goes_by_its_own_name_where_a_link_leads_to_it_too(one_image):
+def test_a_linked_folder_keeps_its_real_name(one_image):
+    """Images in a folder with a link to it are listed once, under the folder's name."""
     (one_image / "train/a/b").mkdir()
     (one_image / "train/a/a").symlink_to("b")
     Image.new("RGB", (8, 8)).save(one_image / "train/a/b/2.png")
@@ -246,13 +259,15 @@ def test_a_folder_goes_by_its_own_name_where_a_link_leads_to_it_too(one_image):
     ],
     ids=["pipe", "link to nothing", "link to itself"],
 )
-def test_an_image_that_is_no_file_is_refused_before_training(one_image, make, said):
+def test_special_files_named_as_images_are_refused_at_once(one_image, make, said):
+    """A pipe, a broken link and a link to itself named .png stop the run before training."""
     make(one_image / "train/a/2.png")
     with pytest.raises(ValueError, match=rf"\A[^\n]*2\.png[^\n]*{said}[^\n]*\Z"):
         ImageFolderSplit(one_image, "train")
 
 
-def test_other_links_to_nothing_are_no_business_of_an_image_folder(one_image):
+def test_broken_links_and_pipes_are_not_images(one_image):
+    """A link to itself and a pipe in an image folder are skipped, not refused."""
     (one_image / "train/a/notes").symlink_to("notes")
     os.mkfifo(one_image / "train/a/pipe")
     assert names(one_image) == ["train/a/1.png"]
@@ -265,6 +280,7 @@ def test_a_name_that_is_not_utf8_is_refused_in_one_line(one_image):
 
 
 def test_scored_folders_follow_the_same_rule(one_image):
+    """Folders of `dcnlab score` skip links that form a loop, too."""
     (one_image / "train/a/x").symlink_to(".")
     assert files_below(one_image / "train", (".png",)) == [str(one_image / "train/a/1.png")]
 
@@ -272,7 +288,8 @@ def test_scored_folders_follow_the_same_rule(one_image):
 # The folder of the loaders' sockets
 
 
-def test_a_killed_run_leaves_no_folder_of_sockets_for_long(tmp_path):
+def test_the_next_run_removes_a_killed_runs_socket_folder(tmp_path):
+    """Only folders of ours without a living owner go; a user's folder of the same prefix stays."""
     code = "import os, signal; from dcnlab.data import loaders; print(loaders.claim_folder(), flush=True); "
     env = environment(TMPDIR=str(tmp_path))
     (tmp_path / f"{loaders.PREFIX}mine").mkdir()
@@ -298,7 +315,8 @@ def test_a_killed_run_leaves_no_folder_of_sockets_for_long(tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == [f"{loaders.PREFIX}mine"]
 
 
-def test_a_rename_is_brought_to_the_disk(tmp_path, monkeypatch):
+def test_a_rename_is_synced_to_disk(tmp_path, monkeypatch):
+    """The folder is fsynced after the file, or a power cut could lose the name."""
     synced = []
     plain = os.fsync
     monkeypatch.setattr(
@@ -309,7 +327,8 @@ def test_a_rename_is_brought_to_the_disk(tmp_path, monkeypatch):
     assert len(synced) == 2
 
 
-def test_results_are_read_where_they_hold_what_a_run_writes(tmp_path):
+def test_results_json_is_checked_entry_by_entry(tmp_path):
+    """Lone surrogates, too many entries, long names and wrong types are refused."""
     good = {"schema": 1, "status": "finished", "seed": 0, "parameters": {}, "model": {}, "cost": {}, "environment": {}}
     for change, said in (
         ({"metrics": {"top1": 1.0, "\ud800": 2.0}}, "lone surrogate"),
@@ -326,12 +345,14 @@ def test_results_are_read_where_they_hold_what_a_run_writes(tmp_path):
 
 
 def test_the_reason_of_a_failure_may_quote_any_name(tmp_path):
+    """Bytes that are no UTF-8 in a file's name are escaped in results.json."""
     good = {"schema": 1, "status": "failed", "seed": 0, "parameters": {}, "model": {}, "cost": {}, "environment": {}}
     RunFolder(tmp_path).write_results({**good, "metrics": {}, "reason": "caf\udce9.png is broken"})
     assert RunFolder(tmp_path).read_results()["reason"] == "caf\\udce9.png is broken"
 
 
-def test_a_folder_of_sockets_that_another_process_takes_for_left_over_is_made_again(tmp_path, monkeypatch):
+def test_a_removed_socket_folder_is_made_again(tmp_path, monkeypatch):
+    """Another process may remove the new folder before it is locked; a second one is made."""
     made, make = [], tempfile.mkdtemp
 
     def and_lose_the_first(**options):

@@ -50,7 +50,8 @@ def strip(request, tmp_path):
         ("segmentation", True), ("multi-scale test", False), ("scales", False),
     ],
 )  # fmt: skip
-def test_a_strip_is_refused_before_it_is_decoded_where_resizing_would_make_gigabytes(strip, monkeypatch, kind, augment):
+def test_a_strip_that_resizes_to_gigabytes_is_refused(strip, monkeypatch, kind, augment):
+    """A long thin image is refused before decoding, and the error names the resizing key."""
     path, height, width = strip
     pairs = [(path, path.parents[2] / "label.png")]
     boxes = annotations(path.parents[2], "train/a/strip.png", height, width)
@@ -80,6 +81,7 @@ def test_a_strip_is_refused_before_it_is_decoded_where_resizing_would_make_gigab
 
 
 def test_a_strip_within_the_limits_is_read(strip):
+    """Where longer_side limits it, an image of extreme shape is no reason to refuse."""
     path, height, width = strip
     image, _ = DetectionSplit(annotations(path.parents[2], "train/a/strip.png", height, width), 600, 1000)[0]
     assert max(image.shape) == 1000
@@ -89,7 +91,8 @@ def test_a_strip_within_the_limits_is_read(strip):
     assert image.shape == (3, 32, 32)
 
 
-def test_the_limit_is_the_largest_factor_not_the_one_that_was_drawn(tmp_path):
+def test_the_pixel_limit_uses_the_largest_random_scale(tmp_path):
+    """Refusal depends on data.random_scale's maximum, not on the factor drawn, so it is not random."""
     Image.new("RGB", (300, 300)).save(tmp_path / "x.png")
     Image.new("L", (300, 300)).save(tmp_path / "y.png")
     side = int(MOST_PIXELS**0.5)
@@ -103,7 +106,8 @@ def test_the_limit_is_the_largest_factor_not_the_one_that_was_drawn(tmp_path):
                 split[0]
 
 
-def test_padding_to_a_crop_counts(tmp_path):
+def test_the_pixel_limit_includes_padding_to_a_crop(tmp_path):
+    """An image of 60000x1 pixels padded to a crop would take gigabytes."""
     Image.new("RGB", (60000, 1)).save(tmp_path / "x.png")
     Image.new("L", (60000, 1)).save(tmp_path / "y.png")
     pairs = [(tmp_path / "x.png", tmp_path / "y.png")]
@@ -111,7 +115,8 @@ def test_padding_to_a_crop_counts(tmp_path):
         SegmentationSplit(pairs, ["a"], crop_size=(2000, 2000), augment=True)[0]
 
 
-def test_a_tall_and_a_wide_image_are_not_padded_to_gigabytes():
+def test_a_tall_and_a_wide_image_are_not_batched():
+    """Together they would be padded to 60000 x 60000 pixels each."""
     tall, wide = torch.zeros(3, 60000, 1), torch.zeros(3, 1, 60000)
     label = [torch.zeros(image.shape[1:], dtype=torch.int64) for image in (tall, wide)]
     with pytest.raises(ValueError, match="padded to 60000 x 60000 pixels each; allowed are 89478485"):
@@ -125,6 +130,7 @@ def test_a_tall_and_a_wide_image_are_not_padded_to_gigabytes():
 
 
 def test_panels_stay_small_whatever_the_image():
+    """Images of 1x60000 or 1x1 pixels give panels within the size limit."""
     for height, width in ((1, 60000), (60000, 1), (1, 1), (3000, 4000)):
         label = torch.zeros(height, width, dtype=torch.int64)
         image = Image.new("RGB", (width, height))
@@ -135,14 +141,16 @@ def test_panels_stay_small_whatever_the_image():
         assert max(panel.size) <= 2 * LARGEST + 200
 
 
-def test_ordinary_images_are_drawn_as_many_times_their_size_as_before():
+def test_pictures_are_enlarged_by_the_same_factors_as_before():
+    """Display sizes of four ordinary images equal those worked out by hand."""
     # Height, width, the shorter side wanted, then width and height: by hand.
     cases = [(28, 28, 168, (168, 168)), (96, 128, 336, (512, 384)), (500, 375, 336, (375, 500))]
     for height, width, least, size in [*cases, (1024, 2048, 168, (2048, 1024))]:
         assert shown_size(height, width, least) == size
 
 
-def test_boxes_are_drawn_where_they_lie_in_a_picture_made_smaller():
+def test_boxes_match_a_picture_that_was_made_smaller():
+    """A box on an image of 4096x2048 is drawn at half its coordinates, its name above it."""
     image = Image.new("RGB", (4096, 2048))
     boxes = {"boxes": torch.tensor([[2048.0, 1024, 4096, 2048]]), "labels": torch.tensor([1])}
     none = {"boxes": torch.zeros(0, 4), "labels": torch.zeros(0, dtype=torch.int64), "scores": torch.zeros(0)}
@@ -155,6 +163,7 @@ def test_boxes_are_drawn_where_they_lie_in_a_picture_made_smaller():
 
 @pytest.mark.parametrize("name", ["a\nb", "\x1b[31m", "\u202eevil", "x" * 10_000, "\udce9"])
 def test_any_class_name_can_be_drawn(name):
+    """Line breaks, escapes, very long names and lone surrogates."""
     label = torch.zeros(8, 8, dtype=torch.int64)
     panel = segmentation_panel(Image.new("RGB", (8, 8)), label, label, [name])
     assert max(panel.size) < 1500
@@ -175,7 +184,8 @@ def scans(count):
     return content[:end] + content[starts[1] : end] * (count - 1) + content[end:]
 
 
-def test_a_jpeg_of_endless_scans_is_refused(tmp_path):
+def test_a_jpeg_of_thousands_of_scans_is_refused(tmp_path):
+    """Each scan decodes the whole image again; up to 64 are allowed."""
     path = tmp_path / "x.jpg"
     path.write_bytes(scans(20))
     assert read_image(path).size == (64, 64)
@@ -186,7 +196,8 @@ def test_a_jpeg_of_endless_scans_is_refused(tmp_path):
                 read(path)
 
 
-def test_what_looks_like_scans_in_a_thumbnail_or_behind_the_end_is_none(tmp_path):
+def test_fake_scans_in_a_thumbnail_or_trailer_are_ignored(tmp_path):
+    """Bytes like JPEG scan markers in EXIF or after the end do not count toward the scan limit."""
     file = io.BytesIO()
     Image.new("RGB", (32, 32)).save(file, "JPEG", progressive=True, exif=b"Exif\0\0" + b"\xff\xda" * 1000)
     path = tmp_path / "x.jpg"
@@ -194,7 +205,8 @@ def test_what_looks_like_scans_in_a_thumbnail_or_behind_the_end_is_none(tmp_path
     assert read_image(path).size == (32, 32)
 
 
-def test_a_ppm_whose_comment_does_not_end_is_refused_at_once(tmp_path):
+def test_a_ppm_with_an_endless_comment_is_refused_at_once(tmp_path):
+    """Only 64 KiB of the header are read, in less than a second."""
     path = tmp_path / "x.ppm"
     with path.open("wb") as file:
         file.write(b"P6\n# ")
@@ -205,7 +217,8 @@ def test_a_ppm_whose_comment_does_not_end_is_refused_at_once(tmp_path):
     assert time.process_time() - began < 1
 
 
-def test_comments_among_the_pixels_of_a_ppm_are_counted(tmp_path):
+def test_comments_in_ppm_pixels_are_limited(tmp_path):
+    """PIL needs quadratic time for many comments."""
     path = tmp_path / "x.ppm"
     path.write_bytes(b"P3\n# ours\n2 1\n255\n" + b"#\n" * 300_000 + b"1 2 3 4 5 6\n")
     with pytest.raises(ValueError, match="300001 comments; allowed are 1000"):
@@ -218,6 +231,7 @@ def test_comments_among_the_pixels_of_a_ppm_are_counted(tmp_path):
 
 @pytest.mark.parametrize("order", ["<", ">"])
 def test_a_tiff_of_millions_of_strips_is_refused(tmp_path, order):
+    """Each strip costs an entry in PIL's lists, in either byte order."""
     mark = b"II*\0" if order == "<" else b"MM\0*"
     fields = [(256, 4, 1, 8), (257, 4, 1, 8), (273, 4, 2_000_000, 200), (279, 4, 2_000_000, 200)]
     entries = b"".join(struct.pack(f"{order}HHII", *field) for field in fields)
@@ -229,7 +243,8 @@ def test_a_tiff_of_millions_of_strips_is_refused(tmp_path, order):
         read_image(path)
 
 
-def test_a_file_of_terabytes_is_no_image(tmp_path):
+def test_a_sparse_file_of_a_tebibyte_is_not_an_image(tmp_path):
+    """It is refused by its size, above the limit of 512 MiB."""
     path = tmp_path / "x.webp"
     with path.open("wb") as file:
         file.write(b"RIFF\xff\xff\xff\xffWEBPVP8 ")
@@ -238,7 +253,8 @@ def test_a_file_of_terabytes_is_no_image(tmp_path):
         read_image(path)
 
 
-def test_memory_that_does_not_suffice_is_said_of_the_file():
+def test_out_of_memory_names_the_file():
+    """Errors of other kinds pass through unchanged."""
     for error in (
         MemoryError(),
         RuntimeError("DefaultCPUAllocator: can't allocate memory"),

@@ -28,7 +28,8 @@ def root(tmp_path):
     return tmp_path
 
 
-def test_evaluation_images_are_cropped_to_size_and_normalised_as_imagenet(root):
+def test_evaluation_images_are_cropped_and_normalized(root):
+    """A colour of known value is normalized by ImageNet's mean and std, by hand."""
     image, label = ImageFolderSplit(root, "test", image_size=16)[5]
     assert label == 1
     assert image.shape == (3, 16, 16)
@@ -38,6 +39,7 @@ def test_evaluation_images_are_cropped_to_size_and_normalised_as_imagenet(root):
 
 
 def test_null_validation_holds_out_every_tenth_training_image(root):
+    """data.val=null takes every tenth training image of each class."""
     data = ImageFolderDataModule(root, image_size=16)
     held = [Path(path).name for path, _ in data.val.samples]
     assert held == ["09.png", "19.png"] * 2
@@ -59,7 +61,8 @@ def test_chosen_classes_are_labelled_in_their_order(root):
     assert ImageFolderDataModule(root, classes=["tulip"], image_size=16).test.samples[0][1] == 0
 
 
-def test_augmentation_follows_seed_pass_and_image_alone(root):
+def test_augmentation_depends_on_seed_epoch_and_image(root):
+    """torch's random state has no influence and does not change."""
     split = ImageFolderSplit(root, "train", image_size=16, augment=True, seed=3)
     state = torch.get_rng_state()
     image = split[2, 7][0]
@@ -68,7 +71,8 @@ def test_augmentation_follows_seed_pass_and_image_alone(root):
     assert torch.equal(ImageFolderSplit(root, "train", image_size=16, augment=True, seed=3)[2, 7][0], image)
 
 
-def test_augmentation_differs_between_seeds_and_passes(tmp_path):
+def test_augmentation_differs_between_seeds_and_epochs(tmp_path):
+    """A noise image shows any change of crop or flip."""
     folder = tmp_path / "train" / "noise"
     folder.mkdir(parents=True)
     pixels = np.random.default_rng(0).integers(0, 255, (40, 40, 3), np.uint8)
@@ -139,12 +143,14 @@ def test_a_truncated_image_is_named(root):
     assert str(path) in error_of(lambda: split[1])
 
 
-def test_too_few_images_to_hold_out_is_said(root):
+def test_too_few_images_to_hold_out_name_data_val(root):
+    """Less than ten images of a class leave none for validation; the error names the key."""
     assert "data.val" in error_of(lambda: ImageFolderDataModule(root, train="test"))
 
 
 @pytest.mark.skipif(not FLOWERS.is_dir(), reason="needs the flowers12 folder beside the checkout")
-def test_the_flowers_read_as_their_readme_counts_them():
+def test_flowers12_has_the_counts_of_its_readme():
+    """697 training and 240 test images of 12 classes, normalized near 0 and 1."""
     data = ImageFolderDataModule(FLOWERS, image_size=64, batch_size=50)
     assert len(data.train) + len(data.val) == 697
     assert len(data.test) == 240

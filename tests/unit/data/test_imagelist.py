@@ -33,17 +33,20 @@ def test_names_with_spaces_are_divided_by_a_tab_or_a_comma(root, line):
     assert imagelist_pairs(root, "train", ["x"]).pairs == [(root / "my street.png", root / "my street label.png")]
 
 
-def test_a_tab_divides_names_with_commas(root):
+def test_a_tab_separates_names_that_contain_commas(root):
+    """A comma divides two names only in a line without a tab."""
     (root / "train.txt").write_text("c,d.png\tc,d label.png")
     assert imagelist_pairs(root, "train", ["x"]).pairs == [(root / "c,d.png", root / "c,d label.png")]
 
 
-def test_blank_lines_windows_line_ends_and_a_byte_order_mark_are_no_names(root):
+def test_blank_lines_crlf_and_a_bom_are_not_names(root):
+    """A list written on Windows gives the same image names as a plain one."""
     (root / "train.txt").write_bytes(b"\xef\xbb\xbfa.png\ta label.png\r\n\r\nb.png\tb label.png\r\n")
     assert [image.name for image, _ in imagelist_pairs(root, "train", ["x"]).pairs] == ["a.png", "b.png"]
 
 
-def test_several_splits_are_read_and_an_image_in_two_is_read_once(root):
+def test_an_image_in_two_splits_is_read_once(root):
+    """Lists of several splits are joined in order without repeats."""
     (root / "one.txt").write_text("a.png\ta label.png")
     (root / "two.txt").write_text("b.png\tb label.png\na.png\ta label.png")
     assert [image.name for image, _ in imagelist_pairs(root, ["one", "two"], ["x"]).pairs] == ["a.png", "b.png"]
@@ -91,7 +94,8 @@ def test_classes_are_required(root):
     assert str(root / "classes.txt") in message
 
 
-def test_classes_of_a_file_are_numbered_by_line_or_by_the_value_before_them(root):
+def test_classes_are_numbered_by_line_or_given_value(root):
+    """classes.txt may hold names alone or values and names; the ignored value has no class."""
     (root / "train.txt").write_text("a.png\ta label.png")
     (root / "classes.txt").write_text("road\nparked car\n")
     found = imagelist_pairs(root, "train")
@@ -107,7 +111,8 @@ def test_classes_of_a_file_are_numbered_by_line_or_by_the_value_before_them(root
     }
 
 
-def test_named_lines_leave_the_ignored_value_out(root):
+def test_numbering_by_line_skips_the_ignored_value(root):
+    """With data.ignore=0 the first class of classes.txt has the value 1."""
     (root / "train.txt").write_text("a.png\ta label.png")
     (root / "classes.txt").write_text("wall\nfloor\n")
     assert imagelist_pairs(root, "train", ignore=0).lookup.tolist()[:4] == [IGNORE, 0, 1, OUTSIDE]

@@ -23,6 +23,7 @@ def saved(values, compressed=False, **more):
 @pytest.mark.parametrize("kind", ["u1", "i1", "u2", "i2", "u4", "i4", "u8", "i8", "f4", "f8"])
 @pytest.mark.parametrize("shape", [(1, 1), (3, 4), (2, 3, 4), (5, 0)])
 def test_numbers_are_those_that_scipy_wrote(compressed, kind, shape):
+    """Every dtype and shape, compressed or not, as scipy.io.savemat writes them."""
     values = np.arange(np.prod(shape)).reshape(shape).astype(kind)
     cells = np.empty((2, 1), object)
     cells[:, 0] = [np.zeros((3, 4), bool), "text"]
@@ -34,7 +35,9 @@ def test_numbers_are_those_that_scipy_wrote(compressed, kind, shape):
     assert read_field(content, "GTcls", "A").tolist() == [[1.5]]
 
 
-def test_the_other_order_of_bytes_is_read():
+def test_big_endian_mat_files_are_read():
+    """Written by hand, as scipy writes only little-endian files."""
+
     def element(kind, data):
         return struct.pack(">II", kind, len(data)) + data + bytes(-len(data) % 8)
 
@@ -60,7 +63,8 @@ def test_the_other_order_of_bytes_is_read():
     ],
     ids=["empty", "text", "cut", "cut when packed", "letters", "large"],
 )
-def test_what_is_no_such_file_is_refused_in_one_line(content, said):
+def test_foreign_mat_files_are_refused_in_one_line(content, said):
+    """Empty, foreign, damaged and too large contents each give one line."""
     with pytest.raises(ValueError, match=rf"\A[^\n]*{said}[^\n]*\Z"):
         read_field(content, "GTcls", "Segmentation")
 

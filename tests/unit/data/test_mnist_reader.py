@@ -9,6 +9,7 @@ from dcnlab.data.digits.mnist_reader import SPLITS, read_digits, read_idx
 
 
 def test_an_idx_file_written_by_hand_reads_back():
+    """Header and bytes of a 2x3 array, written with struct."""
     data = b"\0\0\x08\x02" + struct.pack(">ii", 2, 3) + bytes([1, 2, 3, 4, 5, 6])
     assert read_idx(data).tolist() == [[1, 2, 3], [4, 5, 6]]
 
@@ -21,8 +22,8 @@ def test_a_broken_idx_file_is_refused(data):
         read_idx(data)
 
 
-def test_the_digits_are_mnists_test_half():
-    """Class counts and the first labels as published with the data (7, 2, 1, 0, 4, 1, 4, 9, 5, 9)."""
+def test_the_embedded_digits_are_mnists_test_set():
+    """Class counts and first labels as published with MNIST."""
     labels = {split: read_digits(split)[1] for split in SPLITS}
     counts = sum(np.bincount(split, minlength=10) for split in labels.values())
     assert counts.tolist() == [980, 1135, 1032, 1010, 982, 892, 958, 1028, 974, 1009]
@@ -32,6 +33,7 @@ def test_the_digits_are_mnists_test_half():
 
 
 def test_no_digit_is_in_two_splits_and_every_class_in_all():
+    """7000, 1000 and 2000 different images, with enough of each class."""
     pictures = {split: {ink.tobytes() for ink in read_digits(split)[0]} for split in SPLITS}
     assert [len(pictures[split]) for split in SPLITS] == [7000, 1000, 2000]
     assert not pictures["train"] & pictures["val"]

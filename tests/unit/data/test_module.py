@@ -15,7 +15,8 @@ class FakeTrainer:
         self.accumulate_grad_batches = accumulate_grad_batches
 
 
-def test_digits_give_standardised_batches_of_the_embedded_splits():
+def test_digits_give_standardized_batches():
+    """Mean near 0, std near 1, and every class in a batch of 500."""
     data = DigitsDataModule(batch_size=500)
     images, labels = next(iter(data.train_dataloader()))
     assert images.shape == (500, 3, 56, 56)
@@ -31,6 +32,7 @@ def test_digits_give_standardised_batches_of_the_embedded_splits():
 
 
 def test_lengths_and_geometry_reach_the_scenes():
+    """The last training batch that is not full is left out; testing keeps it."""
     data = DigitsDataModule(Geometry(image_size=40), train_length=130, test_length=90, batch_size=64)
     assert [len(batch[1]) for batch in data.train_dataloader()] == [64, 64]
     assert [len(batch[1]) for batch in data.test_dataloader()] == [64, 26]
@@ -41,8 +43,8 @@ def test_a_set_smaller_than_a_batch_still_trains():
     assert [len(batch[1]) for batch in DigitsDataModule(train_length=5).train_dataloader()] == [5]
 
 
-def test_accumulated_steps_end_with_the_pass_on_one_process_as_on_eight():
-    """29 images, 8 a step: three steps a pass, whether one process loads 2, 2, 2 and 2 or eight load one each."""
+def test_epochs_have_whole_steps_on_1_and_8_ranks():
+    """29 images, 8 a step: three steps an epoch, from one rank's batches or one image of eight ranks."""
     batches = []
     for world, batch_size in ((1, 2), (1, 8), (4, 1), (8, 1)):
         data = DigitsDataModule(train_length=29, batch_size=batch_size)
@@ -52,11 +54,13 @@ def test_accumulated_steps_end_with_the_pass_on_one_process_as_on_eight():
 
 
 def test_digits_without_a_validation_split_score_none():
+    """data.val=null gives no validation loader in each task."""
     for task in ("classification", "segmentation", "detection"):
         assert DigitsDataModule(val=None, task=task, digits=1).val_dataloader() == []
 
 
 def test_the_seed_changes_the_order_and_not_the_scenes():
+    """Sorted sums over the images are equal, their order is not."""
     one, two = (DigitsDataModule(train_length=64, seed=seed) for seed in (0, 1))
     (images, _), (others, _) = next(iter(one.train_dataloader())), next(iter(two.train_dataloader()))
     assert not torch.equal(images, others)
@@ -65,7 +69,8 @@ def test_the_seed_changes_the_order_and_not_the_scenes():
     assert torch.equal(again, images)
 
 
-def test_two_processes_score_each_scene_once():
+def test_two_ranks_score_each_scene_once():
+    """33 scenes are divided into 17 and 16 without repeats."""
     sums = []
     for rank in range(2):
         data = DigitsDataModule(test_length=33, batch_size=8)
@@ -77,8 +82,8 @@ def test_two_processes_score_each_scene_once():
 
 
 @pytest.mark.parametrize("task", ["classification", "segmentation", "detection"])
-def test_a_process_without_images_scores_a_batch_of_none(task):
-    """Lightning would leave a process without batches out of the evaluation, and the others would wait for it."""
+def test_a_rank_without_images_scores_an_empty_batch(task):
+    """Lightning would skip the rank in the evaluation, and the others would wait for it."""
     shares = []
     for rank in range(3):
         data = DigitsDataModule(Geometry(image_size=28), test_length=2, batch_size=8, task=task, digits=1)
@@ -88,7 +93,8 @@ def test_a_process_without_images_scores_a_batch_of_none(task):
     assert type(shares[2][0][0]) is type(shares[0][0][0])
 
 
-def test_more_ranks_than_training_images_take_one_each_and_rank_0_says_so(caplog):
+def test_more_ranks_than_images_take_one_image_each(caplog):
+    """Three images on four ranks: one is repeated, and rank 0 alone warns."""
     taken = []
     for rank in range(4):
         data = DigitsDataModule(Geometry(image_size=28), train_length=3, batch_size=8)
@@ -103,7 +109,8 @@ def test_more_ranks_than_training_images_take_one_each_and_rank_0_says_so(caplog
     ]
 
 
-def test_scenes_of_several_digits_come_with_a_label_a_pixel_in_full_batches():
+def test_scenes_of_several_digits_have_pixel_labels():
+    """Batches are full, labels are int64 maps, and most scenes show more than one class."""
     data = DigitsDataModule(Geometry(image_size=64), batch_size=32, train_length=64, task="segmentation", digits=3)
     for loader in (data.train_dataloader(), data.val_dataloader()):
         images, labels = next(iter(loader))
@@ -113,7 +120,8 @@ def test_scenes_of_several_digits_come_with_a_label_a_pixel_in_full_batches():
     assert sum(len(label.unique()) > 2 for label in labels) > 16
 
 
-def test_a_task_that_digits_are_not_made_for_is_refused():
+def test_an_unknown_digits_task_is_refused():
+    """The error lists the tasks that digit scenes are made for."""
     with pytest.raises(ValueError, match=r"'captioning'.*classification, segmentation"):
         DigitsDataModule(task="captioning")
 

@@ -43,7 +43,8 @@ def said(caplog):
 
 @pytest.mark.parametrize("ending", [".png", ".webp", ".tif"])
 @pytest.mark.parametrize("orientation", range(1, 9))
-def test_every_orientation_in_every_format_is_turned_as_pillow_turns_it(tmp_path, ending, orientation):
+def test_every_exif_orientation_is_rotated_as_in_pillow(tmp_path, ending, orientation):
+    """Eight orientations in PNG, WebP and TIFF; the reported size follows the rule, too."""
     path = tmp_path / f"a{ending}"
     stored, upright = save(path, orientation)
     assert np.array_equal(read_image(path, Orientation("apply")), upright)
@@ -54,7 +55,8 @@ def test_every_orientation_in_every_format_is_turned_as_pillow_turns_it(tmp_path
 
 
 @pytest.mark.parametrize("orientation", [5, 6, 7, 8])
-def test_the_annotations_size_decides_about_lying_images_without_a_word(tmp_path, said, orientation):
+def test_the_annotated_size_decides_about_rotation(tmp_path, said, orientation):
+    """For orientations that swap the sides, the annotation's size chooses; no warning is needed."""
     path = tmp_path / "a.png"
     stored, upright = save(path, orientation)
     for annotated, expected in (((6, 4), upright), ((4, 6), stored)):
@@ -63,7 +65,8 @@ def test_the_annotations_size_decides_about_lying_images_without_a_word(tmp_path
 
 
 @pytest.mark.parametrize(("orientation", "size"), [(2, (4, 6)), (3, (4, 6)), (4, (4, 6)), (6, (5, 5)), (3, (5, 5))])
-def test_where_the_size_leaves_it_open_images_are_turned_and_the_first_one_is_named(tmp_path, said, orientation, size):
+def test_ambiguous_orientations_rotate_with_one_warning(tmp_path, said, orientation, size):
+    """Where the size fits both, images are rotated and the first is named with the two settings."""
     rule = Orientation()
     for name in ("a.png", "b.png"):
         _, upright = save(tmp_path / name, orientation, size)
@@ -74,6 +77,7 @@ def test_where_the_size_leaves_it_open_images_are_turned_and_the_first_one_is_na
 
 
 def test_damaged_exif_is_no_orientation(tmp_path, said):
+    """The image is taken as stored, without a warning."""
     path = tmp_path / "a.jpg"
     Image.new("RGB", (6, 4)).save(path, exif=b"Exif\x00\x00II*\x00\xff\xff\xff\xff")
     assert read_image(path, Orientation()).size == (6, 4)
@@ -91,7 +95,8 @@ def coco(root, orientation, height, width, count=1):
     return saved[0]
 
 
-def test_a_lying_photograph_of_coco_is_turned_with_its_boxes_where_they_are(tmp_path):
+def test_a_rotated_coco_photo_keeps_its_boxes(tmp_path):
+    """The image is rotated, and boxes, which belong to the rotated image, stay as annotated."""
     _, upright = coco(tmp_path, 6, 6, 4)
     image, target = DetectionSplit(read_coco(tmp_path, "train"), None, None, **PLAIN)[0]
     assert torch.equal((image * 255).round().byte(), torch.tensor(upright).permute(2, 0, 1))
@@ -100,14 +105,16 @@ def test_a_lying_photograph_of_coco_is_turned_with_its_boxes_where_they_are(tmp_
 
 
 @pytest.mark.parametrize(("exif", "height", "width"), [("ignore", 6, 4), ("apply", 4, 6), ("auto", 4, 5)])
-def test_a_size_that_the_rule_does_not_give_is_refused_with_the_rule(tmp_path, exif, height, width):
+def test_a_size_that_contradicts_the_exif_rule_is_refused(tmp_path, exif, height, width):
+    """One line names the file, its size, its orientation and the rule of data.exif."""
     coco(tmp_path, 6, height, width)
     split = DetectionSplit(read_coco(tmp_path, "train"), orientation=Orientation(exif))
     with pytest.raises(ValueError, match=r"\A[^\n]*0\.png has height [^\n]*orientation|ignore[^\n]*\Z"):
         split[0]
 
 
-def test_loader_processes_warn_once_together(tmp_path, capfd):
+def test_loader_workers_warn_once_together(tmp_path, capfd):
+    """Each worker process has its own warning state; stderr must still hold one line."""
     coco(tmp_path, 3, 4, 6, count=12)
     data = DetectionDataModule(
         "coco", tmp_path, val=None, test="train", shorter_side=None, longer_side=None, batch_size=1, workers=2
@@ -122,7 +129,8 @@ def test_loader_processes_warn_once_together(tmp_path, capfd):
     assert capfd.readouterr().err.count("EXIF orientation 3") == 1
 
 
-def test_voc_without_a_size_takes_the_turned_images(tmp_path):
+def test_voc_without_a_size_uses_the_rotated_image(tmp_path):
+    """The size comes from the image as data.exif shows it, and boxes are checked against that."""
     for part in ("Annotations", "ImageSets/Main"):
         (tmp_path / part).mkdir(parents=True)
     save(tmp_path / "JPEGImages/a.png", 6)
@@ -134,7 +142,8 @@ def test_voc_without_a_size_takes_the_turned_images(tmp_path):
 
 
 @pytest.mark.parametrize("turned", [True, False])
-def test_a_label_decides_about_its_image_and_is_not_turned_itself(tmp_path, said, turned):
+def test_a_label_image_decides_the_photos_rotation(tmp_path, said, turned):
+    """The photo is rotated to fit its label's size; the label itself is never rotated."""
     stored, upright = save(tmp_path / "a.png", 6)
     expected = upright if turned else stored
     label = np.arange(24, dtype=np.uint8).reshape(expected.shape[:2])
@@ -146,7 +155,8 @@ def test_a_label_decides_about_its_image_and_is_not_turned_itself(tmp_path, said
     assert said() == []
 
 
-def test_image_folders_stay_as_stored_with_a_warning_until_the_key_turns_them(tmp_path, said):
+def test_image_folders_are_not_rotated_by_default(tmp_path, said):
+    """Without annotations a warning names the first image with an orientation; data.exif=apply rotates."""
     for split in ("train", "test"):
         stored, upright = save(tmp_path / split / "cat/a.png", 3, (32, 32))
     kept = {exif: _first(tmp_path, exif) for exif in ("auto", "apply", "ignore")}

@@ -9,6 +9,7 @@ from dcnlab.data.digits.scenes import CLASSES, DigitScenes
 
 
 def test_a_sheet_of_scenes_shows_pictures_boxes_and_outlines(tmp_path):
+    """A pixel on a box has its colour, and an empty cell the background's."""
     scenes = DigitScenes("val", length=5)
     path = contact_sheet(scenes, CLASSES, tmp_path / "new" / "sheet.png", rows=2, columns=3)
     sheet = read_image(str(path))

@@ -8,14 +8,16 @@ from dcnlab.data.samplers import EvaluationSampler, TrainingSampler
 
 
 @pytest.mark.parametrize(("length", "world"), [(10, 1), (10, 3), (7, 8), (0, 2)])
-def test_evaluation_sees_each_image_once_over_all_processes(length, world):
+def test_evaluation_sees_each_image_once_over_all_ranks(length, world):
+    """For more ranks than images, too: no index is repeated or left out."""
     shares = [list(EvaluationSampler(length, rank, world)) for rank in range(world)]
     assert sorted(itertools.chain(*shares)) == list(range(length))
     assert [len(EvaluationSampler(length, rank, world)) for rank in range(world)] == [len(share) for share in shares]
 
 
 @pytest.mark.parametrize(("length", "world"), [(10, 1), (11, 2), (9, 4)])
-def test_training_processes_share_one_pass_equally_and_without_repeats(length, world):
+def test_ranks_share_an_epoch_equally_without_repeats(length, world):
+    """Each rank gets as many indices, no index twice, and the rest sits out."""
     shares = [list(TrainingSampler(length, 3, rank, world)) for rank in range(world)]
     assert {len(share) for share in shares} == {length // world}
     drawn = list(itertools.chain(*shares))
@@ -24,7 +26,8 @@ def test_training_processes_share_one_pass_equally_and_without_repeats(length, w
 
 
 @pytest.mark.parametrize("world", [1, 2, 4, 8])
-def test_a_step_of_the_optimizer_sees_the_same_images_on_any_number_of_processes(world):
+def test_optimizer_steps_see_the_same_images_on_any_ranks(world):
+    """1, 2, 4 and 8 ranks take the same 8 of 29 images for each step; five are left out."""
     # An effective batch of 8 images out of 29: three steps a pass, and five images sit out.
     each = 8 // world
     shares = [[index for _, index in TrainingSampler(29, 3, rank, world, step=each)] for rank in range(world)]
@@ -37,6 +40,7 @@ def test_a_step_of_the_optimizer_sees_the_same_images_on_any_number_of_processes
 
 @pytest.mark.parametrize("world", [1, 2, 4])
 def test_a_batch_holds_the_same_images_on_any_number_of_ranks(world):
+    """Images of several sizes are padded to the largest of their batch, so batches must agree."""
     # Batches of two, an effective batch of eight: images of several sizes are padded to the largest of their batch.
     shares = [[i for _, i in TrainingSampler(29, 3, rank, world, 2, 8 // world)] for rank in range(world)]
     batches = [tuple(share[k : k + 2]) for k in range(0, len(shares[0]), 2) for share in shares]
@@ -46,17 +50,20 @@ def test_a_batch_holds_the_same_images_on_any_number_of_ranks(world):
 
 @pytest.mark.parametrize(("length", "world", "batch"), [(5, 2, 8), (7, 2, 2), (9, 4, 4), (11, 3, 2)])
 def test_batches_that_do_not_fill_repeat_no_image(length, world, batch):
+    """Ranks get equal numbers of images even where the last batches are small."""
     shares = [[i for _, i in TrainingSampler(length, 3, rank, world, batch, 4 * batch)] for rank in range(world)]
     assert {len(share) for share in shares} == {length // world}
     drawn = list(itertools.chain(*shares))
     assert len(set(drawn)) == len(drawn)
 
 
-def test_a_pass_that_is_no_whole_step_is_still_trained_on():
+def test_an_epoch_shorter_than_a_step_still_trains():
+    """Five images with an effective batch of eight are taken as one step."""
     assert len(list(TrainingSampler(5, step=8))) == 5
 
 
-def test_the_order_follows_seed_and_pass_alone():
+def test_the_order_depends_on_seed_and_epoch_alone():
+    """set_epoch changes the order, and a new sampler repeats it."""
     sampler = TrainingSampler(50, seed=1)
     first = list(sampler)
     sampler.set_epoch(1)

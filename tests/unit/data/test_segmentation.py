@@ -33,7 +33,8 @@ def pair(tmp_path):
 NAMES = [f"class {number}" for number in range(24)]
 
 
-def test_an_evaluation_item_is_the_normalised_image_and_the_label_as_stored(pair):
+def test_evaluation_items_are_normalized_and_labels_unchanged(pair):
+    """The image is float32 normalized by hand-worked values; the label is the file's, as int64."""
     image, label = SegmentationSplit([pair], NAMES)[0]
     assert (image.dtype, label.dtype) == (torch.float32, torch.int64)
     assert type(image) is type(label) is torch.Tensor
@@ -44,6 +45,7 @@ def test_an_evaluation_item_is_the_normalised_image_and_the_label_as_stored(pair
 
 
 def test_evaluation_resizes_the_image_and_leaves_the_label(pair):
+    """Scores count on the label's own pixels; random scale and crop do not apply."""
     image, label = SegmentationSplit([pair], NAMES, shorter_side=20, random_scale=(5, 5), crop_size=(7, 7))[0]
     assert image.shape == (3, 20, 30)
     assert label.shape == (40, 60)
@@ -55,7 +57,7 @@ def test_the_shorter_side_may_be_the_width(tmp_path):
 
 
 def test_image_and_label_move_together_under_scale_crop_and_flip(pair):
-    """Inside a block red is ten times the label; resizing mixes colours at the borders of blocks alone."""
+    """Inside a block red is ten times the label, so any shift between the two would show."""
     split = SegmentationSplit([pair], NAMES, None, 255, 40, (0.7, 2.0), (40, 40), True, augment=True, **PLAIN)
     mirrored = set()
     for turn in range(40):
@@ -72,6 +74,7 @@ def test_image_and_label_move_together_under_scale_crop_and_flip(pair):
 
 
 def test_the_label_is_resized_as_pil_resizes_by_nearest_pixel(tmp_path):
+    """PIL's nearest neighbour is the oracle, for sides where rounding cannot decide."""
     noise = np.random.default_rng(0).integers(0, 24, (40, 60), np.uint8)
     pair = write(tmp_path, "noise", np.stack([noise] * 3, -1), noise)
     for side in (16, 24, 48, 64):  # none of which puts a pixel's centre on a border, where rounding would decide
@@ -81,6 +84,7 @@ def test_the_label_is_resized_as_pil_resizes_by_nearest_pixel(tmp_path):
 
 
 def test_the_image_is_resized_as_pil_resizes_with_antialiasing(tmp_path):
+    """PIL's bilinear filter is the oracle, to one grey level."""
     noise = np.random.default_rng(0).integers(0, 255, (40, 60, 3), np.uint8)
     pair = write(tmp_path, "noise", noise, noise[..., 0] % 24)
     image = SegmentationSplit([pair], NAMES, shorter_side=20, **PLAIN)[0][0]
@@ -88,7 +92,8 @@ def test_the_image_is_resized_as_pil_resizes_with_antialiasing(tmp_path):
     assert np.abs(image.numpy() * 255 - want).max() <= 1.01  # PIL and torch round differently
 
 
-def test_a_crop_larger_than_the_image_is_padded_with_the_mean_colour_and_ignored(pair):
+def test_a_crop_beyond_the_image_is_mean_coloured_and_ignored(pair):
+    """Padding is the mean colour, zero after normalization, and has the ignored label."""
     split = SegmentationSplit([pair], NAMES, crop_size=(64, 64), flip=False, augment=True)
     image, label = split[3, 0]
     outside = label == IGNORE
@@ -100,6 +105,7 @@ def test_a_crop_larger_than_the_image_is_padded_with_the_mean_colour_and_ignored
 
 
 def test_random_scales_fill_their_range(pair):
+    """Sides between half and twice the shorter side, with the shape kept."""
     split = SegmentationSplit([pair], NAMES, shorter_side=100, random_scale=(0.5, 2.0), augment=True)
     sides = [split[turn, 0][1].shape[0] for turn in range(60)]
     assert 50 <= min(sides) < 65
@@ -107,7 +113,9 @@ def test_random_scales_fill_their_range(pair):
     assert all(abs(image.shape[2] / image.shape[1] - 1.5) < 0.02 for image, _ in (split[turn, 0] for turn in range(5)))
 
 
-def test_an_item_follows_seed_pass_and_index_alone(pair):
+def test_items_depend_on_seed_epoch_and_index_alone(pair):
+    """torch's random state has no influence and does not change."""
+
     def make(seed):
         return SegmentationSplit([pair] * 3, NAMES, None, 255, 40, (0.5, 2.0), (30, 30), augment=True, seed=seed)
 
@@ -122,7 +130,8 @@ def test_an_item_follows_seed_pass_and_index_alone(pair):
         assert not torch.equal(other[0], image)
 
 
-def test_a_lookup_turns_the_files_values_into_labels(tmp_path):
+def test_a_lookup_maps_file_values_to_labels(tmp_path):
+    """Raw values 7 and 8 become labels 1 and 0, others the ignored label."""
     values = np.array([[7, 8], [0, 255]], np.uint8)
     pair = write(tmp_path, "a", np.zeros((2, 2, 3), np.uint8), values)
     lookup = [254] * 256
@@ -130,7 +139,8 @@ def test_a_lookup_turns_the_files_values_into_labels(tmp_path):
     assert SegmentationSplit([pair], ["x", "y"], lookup)[0][1].tolist() == [[1, 0], [IGNORE, IGNORE]]
 
 
-def test_a_file_of_another_ignored_value_gives_255(tmp_path):
+def test_another_ignored_value_becomes_255(tmp_path):
+    """Values above data.ignore move down by one, as it is no class."""
     pair = write(tmp_path, "a", np.zeros((1, 3, 3), np.uint8), np.array([[0, 1, 2]], np.uint8))
     assert SegmentationSplit([pair], ["x", "y"], ignore=2)[0][1].tolist() == [[0, 1, IGNORE]]
     assert SegmentationSplit([pair], ["x", "y"], ignore=0)[0][1].tolist() == [[IGNORE, 0, 1]]
@@ -144,7 +154,8 @@ def error_of(make):
 
 
 @pytest.mark.parametrize(("kind", "value"), [(np.uint8, 37), (np.uint16, 37), (np.uint16, 256), (np.uint8, 254)])
-def test_a_value_outside_the_classes_is_named_with_file_and_what_is_allowed(tmp_path, kind, value):
+def test_a_label_value_outside_the_classes_is_named(tmp_path, kind, value):
+    """The error names the file, the value and the allowed values, for 8 and 16 bits."""
     label = np.zeros((4, 4), kind)
     label[1, 2] = value
     pair = write(tmp_path, "a", np.zeros((4, 4, 3), np.uint8), label)
@@ -159,7 +170,8 @@ def test_sixteen_bit_labels_of_small_values_are_read(tmp_path):
     assert SegmentationSplit([pair], ["x", "y"])[0][1].tolist() == label.tolist()
 
 
-def test_sizes_that_differ_are_named(tmp_path):
+def test_unequal_sizes_of_image_and_label_are_named(tmp_path):
+    """The message has both files and both sizes."""
     pair = write(tmp_path, "a", np.zeros((4, 6, 3), np.uint8), np.zeros((4, 5), np.uint8))
     message = error_of(lambda: SegmentationSplit([pair], NAMES)[0])
     assert message == f"{pair[1]} is 5x4 pixels, but its image {pair[0]} is 6x4"
@@ -183,7 +195,8 @@ def test_grey_and_transparent_images_become_rgb(tmp_path):
         assert torch.allclose(image, torch.full((3, 3, 3), 0.2))
 
 
-def test_a_batch_of_different_sizes_is_padded_with_the_mean_and_ignored():
+def test_mixed_sizes_are_padded_with_mean_and_ignored():
+    """Smaller images of a batch are filled with zeros, their labels with the ignored value."""
     items = [(torch.ones(3, 2, 5), torch.ones(2, 5).long()), (torch.ones(3, 4, 3), torch.ones(4, 3).long())]
     images, labels = pad_collate(items)
     assert images.shape == (2, 3, 4, 5)
@@ -206,7 +219,8 @@ def root(tmp_path):
     return tmp_path
 
 
-def test_loader_workers_and_batch_sizes_give_the_same_training_items(root):
+def test_training_items_do_not_depend_on_workers_or_batches(root):
+    """Random crops and scales are the same for 0 and 2 workers and for batches of 2 and 3."""
     found = []
     for workers, batch_size in ((0, 3), (2, 3), (0, 2)):
         data = SegmentationDataModule(
@@ -232,7 +246,8 @@ def test_an_unknown_data_set_names_the_nearest(root):
     assert "nearest is 'cityscapes'" in error_of(lambda: SegmentationDataModule("cityscape", root))
 
 
-def test_no_validation_split_is_no_validation(root):
+def test_no_validation_split_gives_no_batches(root):
+    """data.val=null trains without validation."""
     assert list(SegmentationDataModule("imagelist", root, val=None, classes=list("abc")).val_dataloader()) == []
 
 
@@ -245,7 +260,8 @@ def test_no_validation_split_is_no_validation(root):
         ("imagelist", "SPLIT.txt", "image label"),
     ],
 )
-def test_missing_data_are_one_line_of_what_is_expected_where_and_from_where(tmp_path, name, expected, source):
+def test_missing_data_name_the_layout_and_its_source(tmp_path, name, expected, source):
+    """One message holds the folder, the expected files and the address to get them from."""
     message = error_of(lambda: SegmentationDataModule(name, tmp_path / "nowhere"))
     for part in (str(tmp_path / "nowhere"), expected, source):
         assert part in message

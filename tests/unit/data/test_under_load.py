@@ -37,7 +37,8 @@ print(json.dumps([len(data), len(data.boxes), time.process_time() - begun, usage
 
 
 @pytest.mark.slow
-def test_a_coco_sized_file_opens_in_two_gibibytes(tmp_path):
+def test_a_coco_sized_file_loads_within_2_gib(tmp_path):
+    """As many images and boxes as COCO train2017."""
     (tmp_path / "annotations").mkdir()
     (tmp_path / "train").mkdir()
     for number in range(IMAGES):
@@ -148,7 +149,8 @@ def growth(dataset):
 
 @pytest.mark.filterwarnings("ignore:This DataLoader will create")
 @pytest.mark.skipif(not MEASURED, reason="needs Linux's /proc/self/smaps_rollup")
-def test_loader_processes_do_not_copy_the_annotations(monkeypatch):
+def test_loader_workers_do_not_copy_the_annotations(monkeypatch):
+    """Python objects are copied when counted; arrays stay shared with the parent."""
     monkeypatch.setattr(
         detection_split, "read_photograph", lambda path, height, width, *_: Image.new("RGB", (width, height))
     )
@@ -162,7 +164,8 @@ def test_loader_processes_do_not_copy_the_annotations(monkeypatch):
     assert min(growth(Objects(IMAGES))) > 5e6
 
 
-def test_no_data_set_holds_an_object_for_each_image(tmp_path):
+def test_data_sets_hold_arrays_not_one_object_per_image(tmp_path):
+    """Python objects would be copied in each loader worker."""
     (tmp_path / "train/cat").mkdir(parents=True)
     for number in range(300):
         (tmp_path / f"train/cat/{number}.png").touch()

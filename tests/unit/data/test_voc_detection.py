@@ -55,7 +55,8 @@ def error_of(make):
     return str(caught.value)
 
 
-def test_one_based_inclusive_corners_become_continuous_ones_from_zero(root):
+def test_one_based_corners_become_zero_based_and_exclusive(root):
+    """A VOC box of columns 3 to 5 becomes 2 to 5, and a full box covers the image."""
     data = read_voc(root, "train")
     # The cat fills the image of 40 x 30 pixels; the dog covers columns 3, 4, 5 and rows 4, 5, 6, counted from 1.
     assert data.boxes.tolist() == [[0, 0, 40, 30], [2, 3, 5, 6]]
@@ -81,7 +82,8 @@ def test_difficult_objects_are_scored_and_not_trained_on(root):
     ("folder", "year", "split"),
     [(VOC100, "2012", "train"), (VOC100, "2012", "val"), (VOC_DET, "2007", "trainval"), (VOC_DET, "2007", "test")],
 )
-def test_real_voc_reads_as_torchvision_reads_it(folder, year, split):
+def test_real_voc_files_equal_torchvisions_reading(folder, year, split):
+    """Names, boxes and difficult flags equal torchvision.datasets.VOCDetection."""
     # Torchvision looks for a VOC2007 test set in another folder; its trainval list here is the same four images.
     theirs = VOCDetection(str(folder), year, "trainval" if year == "2007" else split)
     ours = read_voc(folder, f"{year}/{split}")
@@ -110,6 +112,7 @@ def test_scoring_needs_neither_images_nor_lists():
 
 
 def test_years_are_joined_in_the_order_given(tmp_path):
+    """A split of two years must name both; without a year it is refused."""
     for year in (2007, 2012):
         add(tmp_path / f"VOCdevkit/VOC{year}", f"a{year}", xml(("cow", 1, 1, 9, 9)), "trainval")
     for folder in (tmp_path, tmp_path / "VOCdevkit"):
@@ -128,12 +131,14 @@ def test_years_are_joined_in_the_order_given(tmp_path):
     assert "again" in error_of(lambda: read_voc(tmp_path, ["2007/trainval", "2007/trainval"]))
 
 
-def test_one_year_needs_no_naming(tmp_path):
+def test_a_single_voc_year_need_not_be_named(tmp_path):
+    """Where the folder holds one year, "train" is enough."""
     add(tmp_path / "VOCdevkit/VOC2007", "a", xml())
     assert len(read_voc(tmp_path, "train")) == len(read_voc(tmp_path / "VOCdevkit/VOC2007", "2007/train")) == 1
 
 
-def test_lists_of_one_class_leave_out_images_without_it(root):
+def test_class_lists_skip_images_marked_minus_1(root):
+    """As in VOC, -1 means that the image lacks the class; mixed lists are refused."""
     for name in ("two", "three", "four 4"):
         add(root, name, xml())
     (root / "ImageSets/Main/cat_train.txt").write_text("one  1\r\n\r\ntwo -1\nthree  0\n")
@@ -151,21 +156,24 @@ def test_images_without_objects_and_with_other_endings_are_read(root):
     assert data.files[1] == "JPEGImages/none.png"
 
 
-def test_fractional_corners_and_sizes_missing_from_the_file_are_read(root):
+def test_fractional_corners_and_missing_sizes_are_read(root):
+    """Some VOC files have fractions and no size; the size then comes from the image."""
     add(root, "two", xml(("cat", 45.5 - 20, 1, 40, 29.25), size=""))
     data = read_voc(root, "train")
     assert data.boxes[-1].tolist() == [24.5, 0, 40, 29.25]
     assert data.sizes[1].tolist() == [30, 40]
 
 
-def test_a_pixel_over_the_rim_is_cut_off_in_training_alone(root):
+def test_boxes_beyond_the_border_are_cut_only_for_training(root):
+    """VOC has boxes one pixel too large; scoring uses them as they are."""
     add(root, "two", xml(("cat", 0, 0, 41, 31)))
     data = read_voc(root, "train")
     assert data.boxes[-1].tolist() == [-1, -1, 41, 31]
     assert data.trainable()[0][-1].tolist() == [0, 0, 40, 30]
 
 
-def test_classes_are_the_folders_own_or_the_users_in_their_order(root):
+def test_classes_come_from_the_folder_or_the_config(root):
+    """classes.txt or data.classes replace VOC's twenty, in their order."""
     add(root, "two", xml(("king", 1, 1, 9, 9)))
     assert read_voc(root, "train", classes=["king", "dog", "cat"]).labels.tolist() == [3, 2, 1]
     message = error_of(lambda: read_voc(root, "train"))
@@ -235,6 +243,7 @@ def test_missing_files_are_named(root):
 
 @pytest.mark.parametrize("name", ["../../secret", "/etc/passwd", "a/../../b", "a\x07b"])
 def test_a_list_cannot_lead_out_of_the_folder(root, name):
+    """../, absolute paths and control characters in a list are refused with their line."""
     (root / "ImageSets/Main/train.txt").write_text(f"one\n{name}\n")
     message = error_of(lambda: read_voc(root, "train"))
     assert "train.txt line 2" in message
@@ -250,6 +259,7 @@ BOMB = "".join(f'<!ENTITY l{n + 1} "{f"&l{n};" * 10}">' for n in range(9))
     [f'[<!ENTITY l0 "lol">{BOMB}]', '[<!ENTITY l9 SYSTEM "file:///etc/passwd">]', 'SYSTEM "file:///etc/passwd"'],
 )
 def test_entities_are_refused_before_they_expand(root, inside, encoding):
+    """The billion-laughs attack, in several encodings, in less than a second."""
     text = f"<!DOCTYPE annotation {inside}><annotation><folder>&l9;</folder></annotation>"
     add(root, "two", "")
     (root / "Annotations/two.xml").write_bytes(text.encode(encoding))
@@ -267,7 +277,8 @@ def test_an_annotation_of_gigabytes_is_refused_unread(root):
     assert "larger than 16 MiB" in error_of(lambda: read_voc(root, "train"))
 
 
-def test_mutated_annotations_and_lists_are_read_or_refused_in_one_line(root):
+def test_mutated_voc_files_are_read_or_refused_in_one_line(root):
+    """500 random edits of XML and lists give finite boxes or one line, and no other exception."""
     rng = random.Random(0)
     whole = xml(("cat", 1, 1, 40, 30), ("dog", 3, 4, 5, 6, 1)).encode()
     pieces = [b"<", b">", b"&", b"&#0;", b"\x00", b"\xff", b"-", b"9" * 400, b"1e999", b"<object>", b"]]>", b"\n"]

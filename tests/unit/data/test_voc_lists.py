@@ -36,7 +36,8 @@ def read(tmp_path, text, known):
         ("", "", []),
     ],
 )
-def test_a_list_is_of_names_or_of_one_class_as_a_whole(tmp_path, text, known, names):
+def test_a_list_holds_names_or_marks_of_one_class(tmp_path, text, known, names):
+    """Whether "scan 1" is a name or a mark is decided for the list as a whole."""
     assert read(tmp_path, text, known) == names
 
 
@@ -48,7 +49,8 @@ def test_a_list_is_of_names_or_of_one_class_as_a_whole(tmp_path, text, known, na
         ("a 1\na -1\n", ["a"], "line 2 names 'a' again, after line 1"),
     ],
 )
-def test_a_list_that_contradicts_itself_is_refused_in_one_line(tmp_path, text, known, says):
+def test_a_contradictory_list_is_refused_in_one_line(tmp_path, text, known, says):
+    """Mixed names and marks, unknown names and repeated names give their line's number."""
     with pytest.raises(ValueError, match=says) as caught:
         read(tmp_path, text, known)
     assert "\n" not in str(caught.value)
@@ -70,18 +72,21 @@ def scans(tmp_path):
     return tmp_path
 
 
-def test_no_task_trains_on_an_image_that_its_list_does_not_name(scans):
+def test_no_task_trains_on_images_outside_its_list(scans):
+    """Detection and segmentation read the same names from one list of VOC."""
     assert read_voc(scans, "train").image_ids.tolist() == ["scan 1", "scan -1"]
     assert [image.stem for image, _ in voc_pairs(scans, "train").pairs] == ["scan 1", "scan -1"]
 
 
-def test_a_list_of_augmented_labels_may_hold_names_with_spaces(scans):
+def test_augmented_lists_may_have_names_with_spaces(scans):
+    """ "scan 1" in trainaug.txt is one name, not a name and a mark."""
     (scans / "SegmentationClass").rename(scans / "SegmentationClassAug")
     (scans / "ImageSets/Segmentation/trainaug.txt").write_text("scan 1\nscan\n")
     assert [image.stem for image, _ in voc_pairs(scans, "train_aug").pairs] == ["scan 1", "scan"]
 
 
-def test_the_endings_are_those_that_pillow_gives_our_formats():
+def test_the_endings_equal_pillows_for_our_formats():
+    """Pillow's registered endings of the allowed formats are the oracle."""
     Image.init()
     assert set(ENDINGS) == {ending for ending, form in Image.registered_extensions().items() if form in FORMATS}
 
@@ -98,7 +103,8 @@ def test_every_reader_finds_images_of_every_ending_in_any_case(scans, ending):
     assert len(ImageFolderSplit(scans / "folders", "train")) == 1
 
 
-def test_of_two_files_of_one_name_the_first_ending_is_taken_and_one_warning_says_so(tmp_path, caplog):
+def test_the_first_ending_of_equal_names_is_taken(tmp_path, caplog):
+    """a.jpg is taken before a.PNG and a.webp, with one warning for each run."""
     for name in ("a.webp", "a.PNG", "a.jpg", "b.bmp", "b.gif", "a.xml"):
         (tmp_path / name).touch()
     files = NamedFiles(tmp_path)

@@ -43,7 +43,8 @@ def error_of(make):
 
 
 @pytest.mark.skipif(not SAMPLE.is_dir(), reason="needs the folder loader_samples beside the checkout")
-def test_the_sample_reads_as_torchvision_reads_it():
+def test_the_voc_sample_equals_torchvisions_reading():
+    """Images and labels equal torchvision.datasets.VOCSegmentation."""
     data = SegmentationDataModule("voc", SAMPLE, test="2012/val")
     theirs = torchvision.datasets.VOCSegmentation(str(SAMPLE), "2012", "val")
     assert len(data.test) == len(theirs) == 3
@@ -56,7 +57,8 @@ def test_the_sample_reads_as_torchvision_reads_it():
 
 @pytest.mark.parametrize("below", ["", "VOCdevkit", "VOCdevkit/VOC2012"])
 @pytest.mark.parametrize("split", ["train", "2012/train"])
-def test_the_root_may_hold_the_devkit_or_be_it_or_be_one_year(devkit, below, split):
+def test_the_root_may_be_the_devkit_its_parent_or_one_year(devkit, below, split):
+    """The same split is found from each of the three folders."""
     assert names(voc_pairs(devkit.parent / below, split)) == ["1 SegmentationClass/1.png", "2 SegmentationClass/2.png"]
 
 
@@ -64,7 +66,8 @@ def test_several_splits_are_read_in_their_order(devkit):
     assert [name[0] for name in names(voc_pairs(devkit, ["2012/val", "train"]))] == ["3", "4", "1", "2"]
 
 
-def test_a_split_without_a_year_is_of_2012_or_of_the_only_year(devkit):
+def test_a_split_without_a_year_is_2012_or_the_only_year(devkit):
+    """With several years but not 2012, the error lists them."""
     shutil.copytree(devkit / "VOC2012", devkit / "VOC2007")
     assert voc_pairs(devkit, "train").pairs[0][0] == devkit / "VOC2012/JPEGImages/1.jpg"
     shutil.rmtree(devkit / "VOC2012")
@@ -85,6 +88,7 @@ def test_a_name_out_of_the_folder_is_refused(devkit):
 
 
 def test_the_users_classes_are_numbered_by_label_value(devkit):
+    """data.classes gives names to the label values 0, 1, 2 in order."""
     pairs = voc_pairs(devkit, "train", ["ground", "weed", "crop"])
     split = SegmentationSplit(pairs.pairs, pairs.classes, pairs.lookup)
     assert [label.unique().tolist() for _, label in split] == [[1], [2]]
@@ -102,7 +106,8 @@ def test_the_users_classes_are_numbered_by_label_value(devkit):
         "/JPEGImages/1.jpg\t/SegmentationClassAug/1.png\n/JPEGImages/5.jpg\t/SegmentationClassAug/5.png\n",
     ],
 )
-def test_the_list_of_augmented_labels_is_read_under_either_name_and_in_either_form(devkit, name, lines):
+def test_trainaug_lists_are_read_by_either_name_and_form(devkit, name, lines):
+    """The list may be trainaug or train_aug, with ids or with pairs of paths."""
     folder = devkit / "VOC2012"
     (folder / f"ImageSets/Segmentation/{name}.txt").write_text(lines)
     (folder / "SegmentationClassAug").mkdir()
@@ -124,19 +129,22 @@ def add_sbd(place):
 
 
 @pytest.mark.parametrize("place", ["", "VOCdevkit", "VOCdevkit/VOC2012"])
-def test_the_official_sbd_adds_what_voc_neither_trains_nor_validates_on(devkit, place):
+def test_official_sbd_adds_images_outside_voc(devkit, place):
+    """train_aug is VOC's train plus those SBD images that VOC neither trains nor validates on."""
     add_sbd(devkit.parent / place)
     want = ["1 SegmentationClass/1.png", "2 SegmentationClass/2.png", "5 cls/5.mat", "6 cls/6.mat"]
     assert names(voc_pairs(devkit, "train_aug")) == want
 
 
-def test_no_sbd_says_what_is_expected_and_from_where(devkit):
+def test_missing_sbd_names_the_files_and_their_source(devkit):
+    """The message has the expected lists, folders and the address."""
     message = error_of(lambda: voc_pairs(devkit, "train_aug"))
     for part in ("trainaug.txt", "SegmentationClassAug", "benchmark_RELEASE", "http://home.bharathh.info"):
         assert part in message
 
 
 def test_sbds_labels_are_read_from_matlab_files(devkit):
+    """scipy writes a file with SBD's structure, cells and all."""
     io = pytest.importorskip("scipy.io", reason="needs scipy, which SBD's official labels alone need")
     path = add_sbd(devkit) / "cls/5.mat"
     values = np.arange(12, dtype=np.uint8).reshape(3, 4)

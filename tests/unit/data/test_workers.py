@@ -47,7 +47,8 @@ def choose(monkeypatch, wanted, free, batch_size=8, ranks=1, cpus=4):
         (0, 0, 1, 0),
     ],
 )
-def test_as_many_loaders_start_as_the_shared_memory_has_room_for(monkeypatch, wanted, free, ranks, taken):
+def test_loader_workers_are_limited_by_shared_memory(monkeypatch, wanted, free, ranks, taken):
+    """/dev/shm is divided among the ranks; without room the main process loads."""
     count, note = choose(monkeypatch, wanted, free, ranks=ranks)
     assert count == taken
     assert (note is None) == (taken == wanted)
@@ -61,14 +62,16 @@ def test_as_many_loaders_start_as_the_shared_memory_has_room_for(monkeypatch, wa
     ("wanted", "cpus", "ranks", "taken"),
     [(3000, 2, 1, 16), (16, 1, 1, 16), (17, 1, 1, 16), (64, 16, 1, 64), (65, 16, 1, 64), (64, 64, 8, 32)],
 )
-def test_thousands_of_loaders_are_cut_to_what_the_cpus_serve_with_a_line(monkeypatch, wanted, cpus, ranks, taken):
+def test_loader_workers_are_limited_by_the_cpus(monkeypatch, wanted, cpus, ranks, taken):
+    """3000 workers on 2 CPUs become 16 with one line; up to the limit nothing changes."""
     count, note = choose(monkeypatch, wanted, 2**50, ranks=ranks, cpus=cpus)
     assert count == taken
     said = f"data.workers is {wanted}; taking {taken}, as this process may use {cpus} CPUs"
     assert note == (None if taken == wanted else said)
 
 
-def test_the_loaders_of_a_data_module_follow_and_one_line_says_so(monkeypatch, caplog):
+def test_loaders_use_the_reduced_worker_count(monkeypatch, caplog):
+    """Too little shared memory gives loaders without workers and one warning for all of them."""
     monkeypatch.setattr(workers, "shared_memory", lambda: 2**16)
     data = SplitsDataModule(Images(), Images(), Images(), ["a"], batch_size=2, workers=2)
     loaders = data.val_dataloader(), data.test_dataloader()
@@ -76,7 +79,8 @@ def test_the_loaders_of_a_data_module_follow_and_one_line_says_so(monkeypatch, c
     assert [record.getMessage()[:32] for record in caplog.records] == ["warning: data.workers is 2, and "]
 
 
-def test_a_run_whose_shared_memory_is_too_small_loads_in_its_own_process_and_says_so(tiny):
+def test_a_small_shared_memory_loads_in_the_main_process(tiny):
+    """With a /dev/shm of 64 KiB the run finishes and warns once, instead of a bus error."""
     command = f"mount -t tmpfs -o size=64k tmpfs /dev/shm && exec {sys.executable} -P -m dcnlab fit tiny.yaml id=one"
     tried = subprocess.run(["unshare", "-m", "mount", "-t", "tmpfs", "tmpfs", "/dev/shm"], capture_output=True)
     if tried.returncode:
@@ -96,6 +100,7 @@ def test_a_run_whose_shared_memory_is_too_small_loads_in_its_own_process_and_say
 
 @pytest.mark.slow
 def test_three_thousand_loaders_are_few_processes(tiny):
+    """3000 processes would exhaust the machine; the run finishes with one warning."""
     done = dcnlab("fit", tiny, "id=one", "data.workers=3000", "data.val=null", "logger.wandb=false")
     assert (done.returncode, done.stdout) == (0, "runs/tiny/one\n"), done.stderr
     assert "warning: data.workers is 3000; taking " in done.stderr

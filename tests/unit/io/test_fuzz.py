@@ -151,6 +151,8 @@ def voc(tmp_path):
 
 
 def test_voc_annotations(voc):
+    """2000 mutated XML files load or are refused in one line, within time and memory."""
+
     def read():
         DetectionSplit(read_voc(voc, "train"), augment=True)
 
@@ -183,6 +185,8 @@ def coco(tmp_path):
 
 
 def test_coco_annotations(coco):
+    """2000 mutated JSON files load with finite boxes or are refused in one line."""
+
     def read():
         split = DetectionSplit(read_coco(coco, "train"), augment=True)
         assert np.isfinite(split.annotations.boxes).all()
@@ -201,6 +205,7 @@ def encoded(image, form, **options):
 
 
 def test_label_pngs(tmp_path):
+    """2000 mutated PNGs of each label kind are read or refused in one line."""
     values = np.arange(30, dtype=np.uint8).reshape(5, 6)
     palette = Image.fromarray(values).convert("P")
     kinds = [
@@ -212,6 +217,7 @@ def test_label_pngs(tmp_path):
 
 
 def test_photographs(tmp_path):
+    """Mutated JPEG, BMP, PPM, GIF, WebP and TIFF files are read or refused in one line."""
     picture = Image.fromarray(np.arange(16 * 16 * 3, dtype=np.uint8).reshape(16, 16, 3))
     files = [encoded(picture, form) for form in ("JPEG", "BMP", "PPM", "GIF", "WEBP", "TIFF")]
     files.append(encoded(picture, "TIFF", compression="tiff_lzw"))
@@ -226,6 +232,7 @@ def test_photographs(tmp_path):
 
 @pytest.mark.parametrize("which", ["imagelist", "classes", "camvid", "voc boxes", "voc segmentation", "voc augmented"])
 def test_lists(voc, which):
+    """Mutated lists of images and classes of each reader are read or refused in one line."""
     pairs = b"JPEGImages/one.jpg SegmentationClass/one.png\n"
     place, content, read = {
         "imagelist": ("train.txt", pairs, lambda: imagelist_pairs(voc, "train", ["cat", "dog"])),
@@ -244,6 +251,7 @@ def test_lists(voc, which):
 
 
 def test_sbds_labels(tmp_path):
+    """Mutated MATLAB files, plain and compressed, are read or refused in one line."""
     scipy_io = pytest.importorskip("scipy.io")
     path = tmp_path / "label.mat"
     values = np.arange(12, dtype=np.uint8).reshape(3, 4)
@@ -296,7 +304,8 @@ def here(tmp_path, monkeypatch):
     return tmp_path
 
 
-def test_sweeps(here):
+def test_mutated_sweep_files_give_one_line_or_load(here):
+    """Edited YAML raises no other exception, neither in reading nor in making trials."""
     path = here / "sweep.yaml"
     tree = yaml.safe_load(SWEEP)
 
@@ -308,7 +317,8 @@ def test_sweeps(here):
     fuzz(2000, writer(path, lambda numbers: mutations.of_yaml(numbers, SWEEP, tree)), read)
 
 
-def test_experiments(here):
+def test_mutated_experiments_give_one_line_or_load(here):
+    """500 edits of YAML; what loads must also be writable."""
     path = here / "tiny.yaml"
     tree = yaml.safe_load(EXPERIMENT)
     fuzz(
@@ -319,6 +329,7 @@ def test_experiments(here):
 
 
 def test_parameters_of_a_sweep(here):
+    """200 mutated args.json files load or are refused in one line."""
     path = here / "args.json"
     content = b'{"optim": {"lr": 0.5}, "model.deform_layers": 1, "seed": 8, "data": {"classes": ["1"]}}'
     fuzz(
@@ -328,7 +339,8 @@ def test_parameters_of_a_sweep(here):
     )
 
 
-def test_overrides(here):
+def test_mutated_overrides_give_one_line_or_load(here):
+    """300 pairs of a known key and a broken value."""
     keys = all_keys()
     args = []
 
@@ -347,7 +359,8 @@ RESULTS = {
 }  # fmt: skip
 
 
-def test_results(here):
+def test_mutated_results_give_one_line_or_load(here):
+    """Edited JSON is refused in one line or can be collected and tabulated."""
     run = here / "runs/tiny/a"
     run.mkdir(parents=True)
     (run / "config.yaml").write_text(to_yaml(load_experiment("tiny.yaml")))
@@ -365,6 +378,7 @@ def test_results(here):
 
 
 def test_configs_of_runs(here):
+    """Mutated config.yaml files of runs are collected or left out with a note."""
     run = here / "runs/tiny/a"
     run.mkdir(parents=True)
     content = to_yaml(load_experiment("tiny.yaml")).encode()
@@ -380,7 +394,8 @@ def test_configs_of_runs(here):
     fuzz(250, writer(path, lambda numbers: mutations.of_yaml(numbers, content, tree)), read)
 
 
-def test_metrics_of_a_run_that_goes_on(here):
+def test_mutated_metrics_csv_can_be_continued(here):
+    """400 edits: the file is continued after step 3 or refused in one line."""
     rows = io.StringIO()
     csv.writer(rows).writerows([["step", "train/loss"], [1, 0.5], [2, ""], [3, 0.25]])
     path = here / "metrics.csv"
@@ -397,6 +412,7 @@ FOUND = [
 
 @pytest.mark.parametrize("which", ["detections", "annotations"])
 def test_score(tmp_path, which):
+    """Mutated detections or annotations are scored or refused in one line, in each protocol."""
     detections, annotations = tmp_path / "detections.json", tmp_path / "annotations.json"
     detections.write_text(json.dumps(FOUND))
     annotations.write_text(json.dumps(COCO))
@@ -411,6 +427,7 @@ def test_score(tmp_path, which):
 
 
 def test_score_of_voc_folders(voc):
+    """300 mutated detections are scored against a VOC folder or refused in one line."""
     detections = voc / "detections.json"
     content = b'[{"image_id": "one", "category": "cat", "bbox": [1, 2, 3, 4.5], "score": 0.9}]'
     fuzz(
@@ -438,6 +455,7 @@ def members(numbers, content):
 
 @pytest.mark.parametrize("legacy", [False, True])
 def test_checkpoints(tmp_path, legacy):
+    """1000 mutated checkpoints of both torch formats are read or refused in one line."""
     path = tmp_path / "last.ckpt"
     state = {"model.conv.weight": torch.arange(12.0).reshape(2, 2, 3), "model.norm.count": torch.tensor(3)}
     kept = {"global_step": 3, "epoch": 1, "state_dict": state, "optimizer_states": [{"state": {0: {"step": 1.5}}}]}
@@ -449,6 +467,7 @@ def test_checkpoints(tmp_path, legacy):
 
 @pytest.mark.parametrize("ending", ["npz", "safetensors"])
 def test_weights(tmp_path, ending):
+    """Mutated .npz and .safetensors files load or are refused in one line."""
     path = tmp_path / f"weights.{ending}"
     state = {"conv1.weight": torch.arange(12.0).reshape(2, 2, 3), "bn1.bias": torch.tensor([3.0])}
     if ending == "npz":

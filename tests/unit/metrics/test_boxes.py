@@ -13,7 +13,8 @@ GT = {
 RIGHT = {"image_id": 9, "category_id": 3, "bbox": [1, 2, 3, 4], "score": 0.5}
 
 
-def test_the_arrays_hold_what_the_entries_say():
+def test_box_arrays_hold_the_values_of_the_entries():
+    """Areas, flags, image positions, corners and scores of two hand-made detections."""
     truth, found = arrays(GT, [RIGHT, {**RIGHT, "image_id": 7, "score": np.float32(1)}])
     assert truth.areas.tolist() == [200]
     assert not truth.crowd.any()
@@ -23,7 +24,8 @@ def test_the_arrays_hold_what_the_entries_say():
     assert found.scores.tolist() == [0.5, 1]
 
 
-def test_no_entries_are_arrays_of_the_right_shape():
+def test_no_entries_give_empty_arrays_of_the_right_shape():
+    """Boxes have the shape (0, 4), so that indexing still works."""
     truth, found = arrays({**GT, "annotations": []}, [])
     assert truth.boxes.shape == found.boxes.shape == (0, 4)
 
@@ -60,7 +62,8 @@ def test_a_missing_key_is_named(key):
         arrays(GT, [rest])
 
 
-def test_an_entry_that_is_no_object_is_shown():
+def test_an_entry_that_is_not_an_object_is_shown():
+    """A list in place of an object is shown with its position."""
     with pytest.raises(ValueError, match=r"entry 0, counted from 0, is \[1\]; it must be an object"):
         arrays(GT, [[1]])
 
@@ -85,6 +88,7 @@ def test_wrong_annotations_are_named(spoilt, words):
 
 
 def test_ids_are_numbers_or_text_and_never_differ_in_type_only():
+    """7 and "7" in one file are refused; 7, 1.5 and texts are kept."""
     truth = GroundTruth.of({**GT, "images": [{"id": 7}, {"id": 1.5}, {"id": "a\xa0b"}]})
     assert truth.image_ids == [7, 1.5, "a\xa0b"]
     with pytest.raises(ValueError, match="the image ids 7 and '7' differ in type only"):

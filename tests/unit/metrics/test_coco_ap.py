@@ -30,7 +30,8 @@ def read(name):
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
-def test_the_official_detections_give_the_official_figures(backend, capsys):
+def test_official_detections_give_the_published_metrics(backend, capsys):
+    """To 1e-6 of the published values and 1e-12 of pycocotools'."""
     gt, dets, expected = (
         read(f"eval_oracles/coco_bbox100/{name}.json") for name in ("instances_gt", "detections", "expected")
     )
@@ -59,7 +60,8 @@ def direct(gt, dets):
     return {**dict(zip(TWELVE, evaluation.stats, strict=True)), "ap70": ap70[ap70 > -1].mean()}
 
 
-def test_both_tools_agree_with_pycocotools_on_random_detections_of_real_crowds():
+def test_both_backends_equal_pycocotools_on_crowds():
+    """Random detections on COCO's crowd boxes, with tied scores, give equal AP to 1e-9."""
     gt = read("coco_real/annotations/instances_val2017.json")
     assert sum(entry["iscrowd"] for entry in gt["annotations"]) > 3
     random = np.random.default_rng(3)
@@ -86,7 +88,8 @@ def test_both_tools_agree_with_pycocotools_on_random_detections_of_real_crowds()
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
-def test_nothing_found_is_zero_and_nothing_to_find_is_nan(backend, capsys):
+def test_no_detection_is_0_and_no_object_is_nan(backend, capsys):
+    """For AP and recall over all, by class and by size."""
     nothing = coco_ap(GT, [], backend)
     assert nothing["ap"] == nothing["ar100"] == nothing["ap/cat"] == nothing["ap_large"] == 0
     assert np.isnan(nothing["ap/dog"])
@@ -100,14 +103,16 @@ def test_nothing_found_is_zero_and_nothing_to_find_is_nan(backend, capsys):
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
-def test_the_first_annotation_counts_even_if_its_id_is_zero_or_missing(backend):
+def test_an_annotation_with_id_0_counts(backend):
+    """pycocotools takes the id 0 for no match; a perfect detection must give AP 100."""
     gt = {**GT, "annotations": [{**GT["annotations"][0], "id": 0}]}
     right = {"image_id": 7, "category_id": 3, "bbox": [0, 0, 100, 100], "score": 0.5}
     assert coco_ap(gt, [right], backend)["ap"] == pytest.approx(100)
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
-def test_a_detection_on_a_difficult_object_counts_neither_way(backend):
+def test_detections_on_difficult_objects_are_ignored(backend):
+    """Neither a hit nor a false positive: AP stays 100."""
     hard = {**GT["annotations"][0], "bbox": [200, 200, 50, 50], "area": 2500, "difficult": 1}
     gt = {**GT, "annotations": [*GT["annotations"], hard]}
     dets = [

@@ -28,6 +28,7 @@ def test_zero_offsets_give_the_dilation_exactly(kernel, dtype, dilation):
 
 
 def test_offsets_that_scale_the_grid_scale_the_dilation():
+    """Factors from 0 to 3, also for kernels of even size."""
     for scale in (0.0, 0.5, 1.0, 1.75, 3.0):
         for dilation in (1, 2):
             assert effective_dilation(scaled_grid(scale, dilation), 3, dilation).item() == pytest.approx(
@@ -38,7 +39,8 @@ def test_offsets_that_scale_the_grid_scale_the_dilation():
             )
 
 
-def test_a_shift_and_a_turn_of_the_whole_grid_change_nothing():
+def test_translating_or_rotating_the_grid_changes_nothing():
+    """Distances between neighbours do not depend on either."""
     offset = torch.zeros(1, 18, 1, 1)
     offset[:, 0::2], offset[:, 1::2] = 3.5, -7.25
     assert effective_dilation(offset, 3, 2).item() == 2
@@ -50,6 +52,7 @@ def test_a_shift_and_a_turn_of_the_whole_grid_change_nothing():
 
 
 def test_one_moved_corner_is_worked_by_hand():
+    """Two of twelve neighbour distances change; the mean is computed by hand."""
     # The upper left point of a 3x3 grid of dilation 2 moves by (y, x) = (-1, -3): its right neighbour is then at
     # distance hypot(1, 5), its lower one at hypot(3, 3); the other ten pairs stay at 2.
     offset = torch.zeros(1, 18, 1, 2)
@@ -59,7 +62,8 @@ def test_one_moved_corner_is_worked_by_hand():
     assert found[0, 0].tolist() == pytest.approx([2, expected], abs=1e-6)
 
 
-def test_a_moved_middle_tells_y_from_x_and_touches_four_pairs():
+def test_a_moved_centre_changes_four_distances():
+    """Swapping y and x of the offsets would give another mean."""
     # (y, x) = (0, 1) at dilation 1: left at 2, right at 0, above and below at sqrt(2).
     offset = torch.zeros(1, 18, 1, 1)
     offset[0, 9] = 1
@@ -81,7 +85,8 @@ def test_unequal_dilations_are_the_mean_of_their_pairs():
 
 
 @pytest.mark.parametrize(("channels", "kernel"), [(16, 3), (0, 3), (2, 1)])
-def test_what_is_no_offset_of_such_a_filter_is_refused(channels, kernel):
+def test_offsets_of_another_kernel_are_refused(channels, kernel):
+    """A wrong channel count and a kernel of one point name their argument."""
     with pytest.raises(ValueError, match=r"^(offset|kernel_size): "):
         effective_dilation(torch.zeros(1, channels, 2, 2), kernel, 1)
 
@@ -94,6 +99,7 @@ def sizes_at(points, boxes, areas=None, **more):
 
 
 def test_boundaries_belong_to_medium():
+    """Sides of exactly 96 and 224 pixels are medium."""
     sides = {95.9: "small", 96: "medium", 96.1: "medium", 223.9: "medium", 224: "medium", 224.1: "large"}
     for side, name in sides.items():
         assert sizes_at([(50, 50)], [[0, 0, side, side]]) == [name], side
@@ -101,7 +107,8 @@ def test_boundaries_belong_to_medium():
     assert sizes_at([(5, 5)], [[0, 0, 10, 10]], areas=[60000.0]) == ["large"]
 
 
-def test_a_position_lies_in_the_smallest_of_its_boxes_and_in_the_background_without_one():
+def test_a_position_takes_the_smallest_box_around_it():
+    """The order of boxes has no influence, a box's right and bottom edge is outside."""
     large, small = [0, 0, 300, 300], [100, 100, 150, 150]
     for boxes in ([large, small], [small, large]):
         points = [(120, 120), (99.9, 120), (100, 149.9), (150, 120), (120, 150), (300, 20), (299, 0)]
@@ -110,14 +117,16 @@ def test_a_position_lies_in_the_smallest_of_its_boxes_and_in_the_background_with
     assert sizes_at([(1, 1)], []) == ["background"]
 
 
-def test_a_crowd_counts_for_nothing_but_does_not_hide_an_object():
+def test_crowds_are_ignored_but_hide_no_object():
+    """A position in a crowd counts for the object around it, or not at all."""
     crowd, person = [0, 0, 90, 90], [0, 0, 300, 300]
     hidden = torch.tensor([True, False])
     assert sizes_at([(10, 10), (400, 10)], [crowd, person], left_out=hidden) == ["large", "background"]
     assert sizes_at([(10, 10)], [crowd], left_out=hidden[:1]) == [None]
 
 
-def test_numbers_in_parts_have_the_spread_of_the_whole():
+def test_parts_combine_to_the_std_of_the_whole():
+    """Values around 1e6 would lose digits in a naive sum of squares."""
     random = torch.Generator().manual_seed(0)
     parts = [torch.rand(size, generator=random, dtype=torch.float64) + 1e6 for size in (3, 0, 1, 17)]
     spread = Spread()

@@ -20,7 +20,8 @@ LABELS = torch.tensor([[0, 0, 1, 255], [1, 1, 2, 2]])
 PREDICTIONS = torch.tensor([[0, 1, 1, 2], [1, 0, 2, 2]])
 
 
-def test_the_hand_worked_case():
+def test_the_hand_worked_confusion_gives_its_iou():
+    """A 4x4 confusion matrix with IoU 1/3, 1/2, 1 and NaN."""
     confusion = confusion_matrix(PREDICTIONS, LABELS, 4)
     assert confusion.dtype == torch.int64
     assert confusion.tolist() == [[1, 1, 0, 0], [1, 2, 0, 0], [0, 0, 2, 0], [0, 0, 0, 0]]
@@ -33,6 +34,7 @@ def test_the_hand_worked_case():
 
 
 def test_a_class_that_is_only_predicted_counts_as_zero():
+    """A class in neither labels nor predictions is NaN instead."""
     iou = iou_per_class(confusion_matrix(torch.tensor([0, 2]), torch.tensor([0, 0]), 3))
     assert iou[0] == 0.5
     assert iou[1].isnan()
@@ -58,7 +60,8 @@ def camvid():
     return pairs, expected
 
 
-def test_real_labels_give_the_reference_figures(camvid):
+def test_camvid_labels_give_the_reference_iou(camvid):
+    """Confusion, IoU and accuracy equal those kept from another program."""
     pairs, expected = camvid
     metric = MeanIoU(11)
     for prediction, label in pairs:
@@ -71,6 +74,7 @@ def test_real_labels_give_the_reference_figures(camvid):
 
 @pytest.mark.parametrize("ignore", [255, -1, 0])
 def test_torchmetrics_agrees_on_random_labels(ignore):
+    """MulticlassJaccardIndex is the oracle, with each kind of ignored label."""
     generator = torch.Generator().manual_seed(5)
     ours = MeanIoU(6, ignore)
     macro, each = (MulticlassJaccardIndex(6, average=average, ignore_index=ignore) for average in ("macro", "none"))
@@ -100,7 +104,8 @@ def test_torchmetrics_agrees_on_random_labels(ignore):
         (torch.tensor([0.0, 1.0]), torch.tensor([0, 1]), "predictions are torch.float32"),
     ],
 )
-def test_what_cannot_be_counted_is_refused_by_its_value(predictions, labels, words):
+def test_values_outside_the_classes_are_refused(predictions, labels, words):
+    """The error holds the wrong label or prediction."""
     with pytest.raises(ValueError, match=words):
         confusion_matrix(predictions, labels, 3)
 
@@ -109,7 +114,8 @@ def test_any_prediction_is_taken_where_the_label_is_ignored():
     assert confusion_matrix(torch.tensor([99, 1]), torch.tensor([255, 1]), 2).tolist() == [[0, 0], [0, 1]]
 
 
-def test_bytes_do_not_overflow():
+def test_uint8_labels_do_not_overflow():
+    """Class 200 times 201 classes does not fit a byte."""
     pixels = torch.full((300,), 200, dtype=torch.uint8)
     assert confusion_matrix(pixels, pixels, 201)[200, 200] == 300
 
@@ -131,7 +137,8 @@ def _score_a_share(rank: int, meeting: str, out: str) -> None:
 
 
 @pytest.mark.skipif(not torch.distributed.is_available(), reason="torch was built without torch.distributed")
-def test_two_processes_with_unequal_shares_give_one_process_s_figures(tmp_path):
+def test_two_ranks_with_unequal_shares_give_one_ranks_iou(tmp_path):
+    """With 1 and 59 pixels both ranks report the whole set's IoU and keep their own counts."""
     torch.multiprocessing.spawn(_score_a_share, (os.fspath(tmp_path / "meeting"), os.fspath(tmp_path)), nprocs=2)
     labels, predictions = (np.arange(60) % 3, np.arange(60) // 2 % 4)
     sets = [((labels == c) & (predictions == c), (labels == c) | (predictions == c)) for c in range(4)]

@@ -61,7 +61,8 @@ def toy_cat(folder, convert):
 
 
 @pytest.mark.parametrize(("metric", "key"), [("voc07", "AP_11pt"), ("voc", "AP_allpt")])
-def test_the_published_figures_come_out(metric, key):
+def test_published_voc_values_are_reproduced(metric, key):
+    """11-point and all-point AP at IoU 0.5 and 0.75."""
     folder = oracle("voc_toy_cat")
     published = json.loads((folder / "expected.json").read_text())["published"]
     scores = voc_ap(*toy_cat(folder, inclusive), metric, (0.5, 0.75))
@@ -70,7 +71,8 @@ def test_the_published_figures_come_out(metric, key):
         assert scores[iou].classes["cat"].ap == scores[iou].mean
 
 
-def test_another_tool_s_run_over_thirty_classes_is_reproduced():
+def test_another_tools_scores_of_30_classes_are_reproduced():
+    """AP of each class equals that of Cartucho's mAP, difficult objects included."""
     folder = oracle("cartucho_map")
     expected = json.loads((folder / "expected.json").read_text())
     objects, results = [], []
@@ -92,7 +94,8 @@ def test_another_tool_s_run_over_thirty_classes_is_reproduced():
     assert score.mean == pytest.approx(expected["independent_check_mAP"], abs=0.0005)
 
 
-def test_the_hand_worked_case():
+def test_the_hand_worked_detections_give_their_ap():
+    """A duplicate is a false positive, and an IoU of exactly 1/2 is a hit."""
     objects = [("a", "cat", [0, 0, 10, 10]), ("a", "cat", [20, 0, 10, 10]), ("b", "cat", [0, 0, 10, 10])]
     results = [
         ("a", "cat", [0, 0, 10, 10], 0.9),  # a hit
@@ -113,6 +116,7 @@ def test_the_hand_worked_case():
 
 
 def test_a_recall_that_is_exactly_a_tenth_counts_for_its_point():
+    """Recall 0.3 must not be rounded below the third of the eleven points."""
     objects = [("a", "cat", [20 * n, 0, 10, 10]) for n in range(10)]
     results = [("a", "cat", [20 * n, 0, 10, 10], 0.9 - 0.01 * n) for n in range(3)]
     assert voc_ap(truth(objects), found(results), "voc07_exact", (0.5,))[0.5].mean == pytest.approx(100 * 4 / 11)
@@ -126,7 +130,8 @@ def test_a_recall_of_three_fifths_misses_the_evaluators_point():
         assert voc_ap(truth(objects), found(results), metric, (0.5,))[0.5].mean == pytest.approx(100 * points / 11)
 
 
-def test_a_detection_on_a_difficult_object_counts_neither_way():
+def test_detections_on_difficult_objects_are_ignored():
+    """Neither a hit nor a false positive, even when it is detected twice."""
     objects = [("a", "cat", [0, 0, 10, 10], True), ("a", "cat", [20, 0, 10, 10])]
     results = [
         ("a", "cat", [0, 0, 10, 10], 0.9),
@@ -138,7 +143,8 @@ def test_a_detection_on_a_difficult_object_counts_neither_way():
     assert score.classes["cat"].objects == 1
 
 
-def test_a_detection_goes_to_what_it_overlaps_most_even_if_that_is_taken():
+def test_a_detection_matches_its_best_box_even_if_taken():
+    """VOC counts it as a false positive, though a second free object overlaps by half."""
     # The second detection overlaps both objects by half and more, the first one most: a false positive in VOC.
     objects = [("a", "cat", [0, 0, 10, 10]), ("a", "cat", [4, 0, 10, 10])]
     results = [("a", "cat", [0, 0, 10, 10], 0.9), ("a", "cat", [1, 0, 10, 10], 0.8)]
@@ -146,6 +152,7 @@ def test_a_detection_goes_to_what_it_overlaps_most_even_if_that_is_taken():
 
 
 def test_equal_scores_keep_the_file_s_order():
+    """The order decides which of two tied detections counts first."""
     objects = [("a", "cat", [0, 0, 10, 10])]
     right, wrong = ("a", "cat", [0, 0, 10, 10], 0.5), ("a", "cat", [50, 0, 10, 10], 0.5)
     assert voc_ap(truth(objects), found([right, wrong]), "voc", (0.5,))[0.5].mean == 100
@@ -153,6 +160,7 @@ def test_equal_scores_keep_the_file_s_order():
 
 
 def test_a_class_without_objects_is_nan_and_left_out_of_the_mean():
+    """A class with only difficult objects has nothing to find, either."""
     classes = ("cat", "dog", "cow")
     objects = [("a", "cat", [0, 0, 10, 10]), ("a", "dog", [0, 0, 10, 10], True), ("a", "cow", [0, 0, 9, 9])]
     results = [("a", "cat", [0, 0, 10, 10], 0.9), ("a", "dog", [50, 0, 10, 10], 0.9)]
@@ -167,7 +175,8 @@ def test_a_class_without_objects_is_nan_and_left_out_of_the_mean():
         )
 
 
-def test_nothing_found_is_zero_and_nothing_to_find_is_nan():
+def test_no_detection_is_0_and_no_object_is_nan():
+    """An AP of no object is not defined, and detections do not change that."""
     empty = {"images": [{"id": 1}], "categories": [{"id": 1, "name": "cat"}], "annotations": []}
     something = {"image_id": 1, "category_id": 1, "bbox": [0, 0, 10, 10], "score": 0.5}
     assert voc_ap(truth([("a", "cat", [0, 0, 10, 10])]), [], "voc07")[0.5].mean == 0
@@ -225,7 +234,8 @@ def slow_voc_ap(gt, results, iou, metric):
 
 @pytest.mark.parametrize("seed", range(4))
 @pytest.mark.parametrize("metric", ["voc07", "voc"])
-def test_the_protocol_written_down_slowly_gives_the_same_on_random_boxes(seed, metric):
+def test_voc_ap_equals_a_slow_transcription(seed, metric):
+    """Random boxes with many tied scores and difficult objects, at IoU 0.5 and 0.7."""
     random = np.random.default_rng(seed)
     classes = ("cat", "dog", "cow")
 

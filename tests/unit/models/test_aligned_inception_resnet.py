@@ -39,7 +39,8 @@ def deformable(model):
     return [name for name, module in model.named_modules() if isinstance(module, DeformConv2d)]
 
 
-def test_the_network_has_the_papers_parameters_layer_by_layer():
+def test_parameters_equal_the_papers_layer_by_layer():
+    """Convolutions and norms of every block are counted by hand from the paper's description."""
     with torch.device("meta"):
         model = aligned_inception_resnet(1000)
     convs = {"stem": 3 * 64 * 7 * 7}
@@ -67,7 +68,8 @@ def test_the_network_has_the_papers_parameters_layer_by_layer():
     assert sum(x.numel() for x in model.parameters()) == 62_203_072 + 129_728 + (2048 * 1000 + 1000) == 64_381_800
 
 
-def test_a_pass_at_224_costs_the_multiply_adds_counted_by_hand():
+def test_macs_at_224_pixels_equal_a_count_by_hand():
+    """torch's FlopCounterMode on the meta device, compared with the blocks' formula."""
     with torch.device("meta"):
         model, images = aligned_inception_resnet(1000).eval(), torch.zeros(1, 3, 224, 224)
     with FlopCounterMode(display=False) as counter:
@@ -80,7 +82,8 @@ def test_a_pass_at_224_costs_the_multiply_adds_counted_by_hand():
     assert counter.get_total_flops() / 2 == by_hand == 11_462_246_400
 
 
-def test_a_block_is_two_branches_joined_and_added_to_the_shortcut():
+def test_a_block_joins_two_branches_and_its_shortcut():
+    """Weight shapes and the output equal a composition of plain conv2d calls."""
     torch.manual_seed(0)
     block = AlignedInceptionBlock(12, 4, stride=2).eval().double()
     weights = {name: module.weight for name, module in block.named_modules() if isinstance(module, nn.Conv2d)}
@@ -119,7 +122,8 @@ def dense(request):
 
 
 @pytest.mark.parametrize("along", ["columns", "rows"])
-def test_an_image_shifted_by_the_stride_has_its_features_shifted(dense, along):
+def test_shifting_the_image_by_the_stride_shifts_features(dense, along):
+    """The network is aligned: away from the borders, features move by exactly one index."""
     stride = dense.strides["res5"]
     reach = -(-RADIUS[stride] // stride)  # features from a border that see beyond it
     count = 2 * reach + 6
@@ -140,6 +144,7 @@ def test_an_image_shifted_by_the_stride_has_its_features_shifted(dense, along):
 
 @pytest.mark.parametrize("along", ["columns", "rows"])
 def test_a_feature_is_centred_at_its_index_times_the_stride(dense, along):
+    """The gradient's centre lies at index times stride, which unaligned strides would move."""
     stride = dense.strides["res5"]
     index = -(-RADIUS[stride] // stride) + 1
     size = (stride, 2 * index * stride)
@@ -163,6 +168,7 @@ def test_a_feature_is_centred_at_its_index_times_the_stride(dense, along):
 
 
 def test_stages_have_the_strides_and_channels_that_heads_expect():
+    """Channels, strides and sizes for an image of 33x50 pixels."""
     features = backbone(NAME).eval()
     assert features.channels == {"res2": 256, "res3": 512, "res4": 1024, "res5": 2048}
     assert features.strides == {"res2": 4, "res3": 8, "res4": 16, "res5": 16}
@@ -177,7 +183,8 @@ def test_stages_have_the_strides_and_channels_that_heads_expect():
     assert backbone(NAME, output_stride=32).strides["res5"] == 32
 
 
-def test_the_last_n_layers_count_single_convolutions_and_nine_are_all_of_res5():
+def test_deform_layers_count_single_convolutions():
+    """Nine is all of res5: three blocks of three convolutions, which are dilated, too."""
     with torch.device("meta"):
         names = conv_layers(aligned_inception_resnet())
     assert len(names) == 3 * (3 + 4 + 23 + 3)
@@ -190,7 +197,9 @@ def test_the_last_n_layers_count_single_convolutions_and_nine_are_all_of_res5():
 
 
 @pytest.mark.parametrize(("task", "name"), [(network.task, name) for name, network in names.NETWORKS.items()])
-def test_every_network_stands_on_it_from_an_experiment_file(task, name):
+def test_every_network_builds_on_this_backbone(task, name):
+    """Each network's size differs from that with ResNet-101 by the backbones' difference."""
+
     def size(of):
         model = ModelConfig(name=name, backbone=BackboneConfig(name=of))
         with torch.device("meta"):
@@ -200,7 +209,8 @@ def test_every_network_stands_on_it_from_an_experiment_file(task, name):
     assert size(NAME) - size("resnet101") == (64_381_800 - 2_049_000) - (44_549_160 - 2_049_000)
 
 
-def test_deformable_layers_compute_the_same_at_first():
+def test_deformable_layers_start_as_the_plain_network():
+    """Zero offsets give the plain features for nine layers with four offset groups."""
     features = []
     for layers in (0, 9):
         torch.manual_seed(0)
@@ -221,7 +231,8 @@ def test_frozen_stages_and_norms_do_not_learn():
     assert norms == {"layer2", "layer3", "layer4"}
 
 
-def test_a_classifier_gives_its_weights_to_the_dense_tasks(tmp_path, caplog):
+def test_a_classifier_initializes_dense_backbones(tmp_path, caplog):
+    """Its weights load, and a line names the classifier and the new offsets."""
     path = tmp_path / "w.pt"
     trained = classifier(NAME, 4, deform_layers=1)
     assert trained.eval()(torch.zeros(1, 3, 32, 32)).shape == (1, 4)
@@ -236,7 +247,8 @@ def test_a_classifier_gives_its_weights_to_the_dense_tasks(tmp_path, caplog):
             assert torch.equal(value, state[name]), name
 
 
-def test_what_the_network_does_not_have_is_refused_in_one_line():
+def test_impossible_backbone_settings_are_one_line():
+    """ImageNet weights, stride_on_1x1 and 100 deformable layers of 99."""
     with pytest.raises(ConfigError, match=f"imagenet.*{NAME} does not have") as error:
         classifier(NAME, 4, weights="imagenet")
     assert "\n" not in str(error.value)

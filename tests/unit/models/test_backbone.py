@@ -16,7 +16,8 @@ from dcnlab.nn import DeformConv2d
 
 
 @pytest.mark.parametrize("name", ["resnet18", "resnet50"])
-def test_at_stride_32_every_stage_is_torchvisions(name, tmp_path):
+def test_every_stage_at_stride_32_equals_torchvisions(name, tmp_path):
+    """With output_stride=32 and the same weights all four stages agree in float64."""
     torch.manual_seed(0)
     theirs = getattr(torchvision.models, name)().eval().double()
     torch.save(theirs.state_dict(), tmp_path / "w.pt")
@@ -32,7 +33,8 @@ def test_at_stride_32_every_stage_is_torchvisions(name, tmp_path):
         assert expected[stage].shape[2] == -(-65 // ours.strides[stage])
 
 
-def test_res5_at_stride_16_differs_from_torchvisions_switch_by_the_first_dilation_alone(tmp_path):
+def test_res5_at_stride_16_dilates_its_first_block_too(tmp_path):
+    """torchvision leaves the first block undilated; with that changed the outputs agree."""
     torch.manual_seed(0)
     theirs = torchvision.models.resnet50(replace_stride_with_dilation=[False, False, True]).eval()
     torch.save(theirs.state_dict(), tmp_path / "w.pt")
@@ -47,7 +49,8 @@ def test_res5_at_stride_16_differs_from_torchvisions_switch_by_the_first_dilatio
         torch.testing.assert_close(ours(images)["res5"], expected, atol=1e-4, rtol=1e-4)
 
 
-def test_the_original_layout_strides_the_first_1x1_of_a_stage():
+def test_stride_on_1x1_strides_the_first_convolution():
+    """The layout of the original ResNet, which the authors' weights need."""
     ours = backbone("resnet50", stride_on_1x1=True, output_stride=32)
     firsts = [stage[0] for stage in ours.stages()]
     assert [block.conv1.stride for block in firsts] == [(1, 1), (2, 2), (2, 2), (2, 2)]
@@ -58,7 +61,8 @@ def test_the_original_layout_strides_the_first_1x1_of_a_stage():
         backbone("resnet18", stride_on_1x1=True)
 
 
-def test_deformable_layers_are_the_papers_and_compute_the_same_at_first():
+def test_deformable_layers_start_as_the_plain_network():
+    """The last three 3x3 layers are deformable, and zero offsets give the plain output."""
     torch.manual_seed(0)
     plain = backbone("resnet50", dilation=4).eval()
     torch.manual_seed(0)
@@ -74,6 +78,7 @@ def test_deformable_layers_are_the_papers_and_compute_the_same_at_first():
 
 
 def test_frozen_stages_and_norms_do_not_move_in_training():
+    """One optimizer step: frozen weights and running statistics keep their values."""
     model = backbone("resnet18", freeze_norm=True, freeze_at=2).train()
     assert not any(isinstance(module, nn.BatchNorm2d) for module in model.modules())
     before = {key: value.clone() for key, value in model.state_dict().items()}
@@ -85,7 +90,8 @@ def test_frozen_stages_and_norms_do_not_move_in_training():
     assert not [key for key in moved if key.startswith(("conv1", "layer1")) or "bn" in key or "downsample.1" in key]
 
 
-def test_frozen_early_stages_keep_their_statistics_while_later_norms_learn():
+def test_freeze_at_freezes_only_the_norms_of_early_stages():
+    """With freeze_at=2 the norms of conv1 and res2 are frozen; later ones learn."""
     model = backbone("resnet18", freeze_at=2)
     frozen = {name for name, module in model.named_modules() if isinstance(module, FrozenBatchNorm2d)}
     assert frozen == {"bn1", "layer1.0.bn1", "layer1.0.bn2", "layer1.1.bn1", "layer1.1.bn2"}
@@ -93,6 +99,7 @@ def test_frozen_early_stages_keep_their_statistics_while_later_norms_learn():
 
 
 def test_frozen_norms_compute_what_the_trained_ones_did(tmp_path):
+    """Folding mean and variance must give the output of the norm in evaluation mode."""
     torch.manual_seed(0)
     theirs = fcn_resnet50(weights_backbone=None).backbone
     for module in theirs.modules():
@@ -107,7 +114,8 @@ def test_frozen_norms_compute_what_the_trained_ones_did(tmp_path):
     torch.testing.assert_close(frozen, live, atol=1e-4, rtol=1e-4)
 
 
-def test_what_did_not_match_is_reported_by_name(tmp_path, caplog):
+def test_unmatched_weights_are_reported_by_name(tmp_path, caplog):
+    """One line names the unused classifier and the new offset convolution."""
     path = tmp_path / "w.pt"
     torch.save(torchvision.models.resnet18().state_dict(), path)
     with caplog.at_level(logging.INFO, "dcnlab"):
@@ -117,7 +125,8 @@ def test_what_did_not_match_is_reported_by_name(tmp_path, caplog):
     assert "layer4.1.conv2.offset_conv.weight" in line
 
 
-def test_a_runs_checkpoint_gives_its_backbone(tmp_path):
+def test_a_run_checkpoint_initializes_a_backbone(tmp_path):
+    """Tensors below model.backbone are loaded, others such as a classifier are not."""
     torch.manual_seed(1)
     trained = backbone("resnet10_slim", deform_layers=2)
     state = {f"model.backbone.{key}": value for key, value in trained.state_dict().items()}

@@ -6,7 +6,8 @@ import torch
 from dcnlab.models.balanced_sample import balanced_sample
 
 
-def test_positives_fill_their_share_at_most_and_negatives_the_rest():
+def test_positives_are_limited_and_negatives_fill_the_rest():
+    """A fraction of 0.25 of six samples leaves room for one positive; five negatives follow."""
     labels = torch.tensor([1, 3, 0, 0, 2, -1, 0, 0, 0, 0])
     positive, negative = balanced_sample(labels, 6, 0.25)
     assert (int(positive.sum()), int(negative.sum())) == (1, 5)
@@ -15,7 +16,8 @@ def test_positives_fill_their_share_at_most_and_negatives_the_rest():
 
 
 @pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)])
-def test_a_seed_draws_the_same_whatever_was_drawn_before_and_changes_no_other_draws(device):
+def test_a_seed_fixes_the_draw_and_spares_global_state(device):
+    """The same seed draws the same samples on CPU and GPU and leaves torch's random state alone."""
     if device == "cuda" and not torch.cuda.is_available():
         pytest.skip("needs a CUDA GPU")
     labels = torch.arange(1000, device=device) % 3 - 1

@@ -16,7 +16,8 @@ def model(**numbers) -> ClassAwareRPN:
     return ClassAwareRPN(TinyBackbone(), 3, channels=16, rpn=settings, detections=DetectionSettings(score_floor=0.3))
 
 
-def test_an_anchor_is_detected_with_its_class_and_box():
+def test_an_anchor_gives_its_class_and_decoded_box():
+    """By hand: anchor 28 of 64, class 2 and chosen deltas."""
     detector = model()
     image = torch.zeros(3, 64, 64)
     predictions = detector.predict(image[None])
@@ -33,7 +34,8 @@ def test_an_anchor_is_detected_with_its_class_and_box():
     assert found["scores"].item() == pytest.approx(scores[0, 28].softmax(0)[2].item())
 
 
-def test_its_loss_is_the_cross_entropy_over_all_classes():
+def test_the_rpn_loss_is_cross_entropy_over_all_classes():
+    """By hand: one positive anchor, neighbours between the thresholds left out."""
     detector = model(sampled=64, positive_fraction=1.0)
     image = torch.randn(3, 64, 64)
     target = {"boxes": torch.tensor([[16.0, 8, 48, 40]]), "labels": torch.tensor([3])}  # anchor 28 itself
@@ -51,12 +53,14 @@ def test_its_loss_is_the_cross_entropy_over_all_classes():
 
 
 def test_candidates_are_limited_over_all_classes():
+    """Five candidates in all, not five of each class."""
     detector = model(candidates=5)
     detector.detections = DetectionSettings(score_floor=0.0)
     (found,) = detector.candidates([torch.randn(3, 64, 64)])
     assert len(found["boxes"]) == 5
 
 
-def test_proposals_are_refused():
+def test_class_aware_rpn_refuses_proposals():
+    """It has no second stage that could score them."""
     with pytest.raises(ValueError, match="no second stage"):
         model().candidates([torch.zeros(3, 64, 64)], [torch.zeros(1, 4)])

@@ -17,7 +17,8 @@ def count(deform_layers, classes, offset_groups=1):
         return count_parameters(DeepLab(features, classes))
 
 
-def test_parameters_of_resnet101_are_those_counted_by_hand():
+def test_deeplab_parameters_equal_a_count_by_hand():
+    """Three deformable layers add 248,886 parameters, the paper's 0.25M."""
     # torchvision's documented 44,549,160 with its classifier of 1000 classes; 2048 to 1024 and to 19 and 21 classes.
     features = 44_549_160 - (2048 * 1000 + 1000)
     for classes in (19, 21):
@@ -45,7 +46,8 @@ class Constant(nn.Module):
         return {"res5": self.features}
 
 
-def test_enlargement_is_the_authors_bilinear_deconvolution_cropped_by_eight():
+def test_upsampling_equals_the_authors_deconvolution():
+    """Away from the border it is a bilinear deconvolution of stride 16, cropped by eight pixels."""
     # Deconvolution with kernel 32, stride 16 and a triangle as filter, then a crop that begins at 8 (authors' code).
     grid = torch.rand(1, 1, 4, 5)
     model = DeepLab(Constant(grid), 1, channels=1)
@@ -59,7 +61,7 @@ def test_enlargement_is_the_authors_bilinear_deconvolution_cropped_by_eight():
     torch.testing.assert_close(found[..., 8:56, 8:70], expected[..., 8:56, 8:70])
 
 
-def test_images_weigh_the_same_however_many_of_their_pixels_count():
+def test_images_weigh_equally_whatever_their_pixels():
     """Of two images one has a single pixel that counts, and a batch is the mean of both alone."""
     logits = torch.tensor([[[[1.0, 2.0]], [[0.0, -1.0]]], [[[0.5, 0.0]], [[0.0, 3.0]]]])
     labels = torch.tensor([[[0, 1]], [[0, 255]]])
@@ -69,7 +71,8 @@ def test_images_weigh_the_same_however_many_of_their_pixels_count():
     torch.testing.assert_close(torch.stack(alone), torch.tensor(by_hand))
 
 
-def test_the_loss_is_the_mean_over_pixels_that_count():
+def test_the_loss_is_the_mean_over_labelled_pixels():
+    """Ignored pixels get no gradient."""
     logits = torch.tensor([[2.0, 0.0], [0.0, 1.0]])[None, :, None].requires_grad_()  # (1, 2 classes, 1, 2 pixels)
     hand = torch.log(1 + torch.exp(torch.tensor(-2.0)))
     loss = DeepLab.loss(logits, torch.tensor([[[0, 255]]]))
@@ -78,7 +81,8 @@ def test_the_loss_is_the_mean_over_pixels_that_count():
     assert torch.equal(logits.grad[..., 1], torch.zeros(1, 2, 1))
 
 
-def test_a_batch_without_a_pixel_that_counts_gives_no_nan():
+def test_a_batch_of_ignored_pixels_gives_zero_loss():
+    """A mean over no pixel would be NaN and end the training."""
     logits = torch.randn(1, 2, 3, 3, requires_grad=True)
     loss = DeepLab.loss(logits, torch.full((1, 3, 3), 255))
     loss.backward()
@@ -88,6 +92,7 @@ def test_a_batch_without_a_pixel_that_counts_gives_no_nan():
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="torch's refusal is its GPU kernels' own")
 def test_a_deterministic_training_step_runs_on_a_gpu():
+    """torch refuses the plain loss on a GPU when deterministic algorithms are asked for."""
     logits = torch.randn(2, 3, 8, 8, device="cuda", requires_grad=True)
     torch.use_deterministic_algorithms(True)
     try:

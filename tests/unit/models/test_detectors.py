@@ -38,6 +38,7 @@ def one_thread():
     + [(name, {"deform_pooling": deform, "sampling": SAMPLING}) for name in TWO_STAGE for deform in (False, True)],
 )
 def test_a_detector_overfits_four_images_to_an_ap50_above_90(name, options):
+    """Median of three seeds: a training this short depends on the last bit."""
     # Of three starts: a training this short follows the last bit, and a processor may lose an object at one of them.
     assert statistics.median(ap50_after_training(made(name, 0.7, seed, **options)) for seed in range(3)) > 90
 
@@ -63,7 +64,8 @@ def ap50_after_training(model: nn.Module) -> float:
 
 
 @pytest.mark.parametrize("name", EVERY)
-def test_losses_are_named_scalars(name):
+def test_losses_are_positive_named_scalars(name):
+    """Two-stage detectors have RPN losses as well."""
     losses = made(name)(*two_scenes())
     heads = ["loss_classes", "loss_boxes"]
     assert list(losses) == (["loss_rpn_objectness", "loss_rpn_boxes", *heads] if name in TWO_STAGE else heads)
@@ -72,6 +74,7 @@ def test_losses_are_named_scalars(name):
 
 @pytest.mark.parametrize("name", EVERY)
 def test_images_of_other_sizes_in_a_batch_change_no_detection(name):
+    """Padding in a batch must not add boxes or change scores."""
     model = made(name)
     images, _ = two_scenes()
     images.append(images[0] + 0.1)
@@ -88,7 +91,8 @@ def test_images_of_other_sizes_in_a_batch_change_no_detection(name):
 
 
 @pytest.mark.parametrize("name", TWO_STAGE)
-def test_zero_offsets_detect_what_plain_pooling_detects(name):
+def test_zero_offsets_detect_the_same_as_plain_pooling(name):
+    """Weights of the plain detector lack the offsets alone, and detections agree."""
     plain, deformable = made(name), made(name, deform_pooling=True)
     report = deformable.load_state_dict(plain.state_dict(), strict=False)
     assert report.missing_keys
@@ -107,7 +111,8 @@ def test_zero_offsets_detect_what_plain_pooling_detects(name):
 @pytest.mark.parametrize(
     ("name", "options"), [*((name, {}) for name in EVERY), *((name, {"deform_pooling": True}) for name in TWO_STAGE)]
 )
-def test_images_without_boxes_train_as_background_and_reach_every_parameter(name, options):
+def test_images_without_boxes_train_as_background(name, options):
+    """Every parameter gets a finite gradient, as other ranks wait for each of them."""
     images, targets = two_scenes()
     empty = {"boxes": torch.zeros(0, 4), "labels": torch.zeros(0, dtype=torch.int64)}
     for batch in ([targets[0], empty], [empty, empty]):
@@ -123,7 +128,8 @@ def test_images_without_boxes_train_as_background_and_reach_every_parameter(name
 
 @pytest.mark.parametrize("deform_pooling", [False, True])
 @pytest.mark.parametrize("name", TWO_STAGE)
-def test_no_proposals_give_no_detections_and_no_error(name, deform_pooling):
+def test_no_proposals_give_empty_detections(name, deform_pooling):
+    """Empty proposals keep shapes and dtypes, with and without deformable pooling."""
     images, _ = two_scenes()
     model = made(name, deform_pooling=deform_pooling)
     nothing = [torch.zeros(0, 4)] * 2
@@ -142,6 +148,7 @@ def test_no_proposals_give_no_detections_and_no_error(name, deform_pooling):
 @pytest.mark.parametrize("deform_pooling", [False, True])
 @pytest.mark.parametrize("name", TWO_STAGE)
 def test_boxes_outside_or_of_no_size_pool_without_nan(name, deform_pooling):
+    """Boxes outside the image and of zero size pool finite values and gradients."""
     images, _ = two_scenes()
     model = made(name, deform_pooling=deform_pooling)
     odd = torch.tensor([[-50.0, -50, -10, -10], [500, 500, 600, 600], [10, 10, 10, 10], [0, 0, 0.01, 0.01]])
@@ -153,7 +160,8 @@ def test_boxes_outside_or_of_no_size_pool_without_nan(name, deform_pooling):
 
 
 @pytest.mark.parametrize("name", EVERY)
-def test_under_autocast_losses_and_boxes_stay_float32(name):
+def test_losses_and_boxes_stay_float32_under_autocast(name):
+    """bfloat16 has 8 bits, too few for coordinates in an image."""
     images, targets = two_scenes()
     options = {"deform_pooling": True} if name in TWO_STAGE else {}
     model = made(name, 0.7, **options)
@@ -171,7 +179,8 @@ def test_under_autocast_losses_and_boxes_stay_float32(name):
 
 
 @pytest.mark.parametrize("name", EVERY)
-def test_a_whole_model_in_bfloat16_has_boxes_in_float32(name):
+def test_a_bfloat16_model_keeps_its_boxes_in_float32(name):
+    """Losses are finite and trained, though the whole model is bfloat16."""
     images, targets = two_scenes()
     options = {"deform_pooling": True} if name in TWO_STAGE else {}
     model = made(name, 0.7, **options).to(torch.bfloat16)
@@ -184,14 +193,16 @@ def test_a_whole_model_in_bfloat16_has_boxes_in_float32(name):
     assert len(boxes) > 0
 
 
-def test_a_target_too_few_is_named():
+def test_a_missing_target_is_named():
+    """One target for two images raises an error with both counts."""
     images, targets = two_scenes()
     with pytest.raises(ValueError, match="targets: 1 for 2 images"):
         faster_rcnn()(images, targets[:1])
 
 
 @pytest.mark.parametrize(("name", "pool"), [("rfcn", "score_pool"), ("fpn", "pool")])
-def test_hard_example_mining_forwards_all_rois_and_counts_the_hardest(name, pool):
+def test_ohem_scores_all_rois_and_trains_the_hardest(name, pool):
+    """The number of RoIs is that without OHEM, and the loss is larger than their mean."""
     images, targets = two_scenes()
     model = made(name, ohem=True, sampling=RoISampling(rois=8))
     assert (model.sampling.rois, model.hardest) == (None, 8)
@@ -218,7 +229,8 @@ def resnet101(deform_layers: int, output_stride: int = 16):
 
 
 @pytest.mark.parametrize("deformable", [False, True])
-def test_faster_rcnn_has_the_parameters_counted_by_hand(deformable):
+def test_faster_rcnn_parameters_equal_a_count_by_hand(deformable):
+    """57.0M without the RPN's convolution, and 1.5M more for the deformable network."""
     with torch.device("meta"):
         model = FasterRCNN(resnet101(3 * deformable), 20, deform_pooling=deformable)
     reduce, fcs = 2048 * 256 + 256, 49 * 256 * 1024 + 1024 + 1024 * 1024 + 1024
@@ -233,7 +245,8 @@ def test_faster_rcnn_has_the_parameters_counted_by_hand(deformable):
 
 
 @pytest.mark.parametrize("deformable", [False, True])
-def test_rfcn_has_the_parameters_counted_by_hand(deformable):
+def test_rfcn_parameters_equal_a_count_by_hand(deformable):
+    """46.1M without the RPN's convolution, and 2.5M more for the deformable network."""
     with torch.device("meta"):
         model = RFCN(resnet101(3 * deformable), 20, deform_pooling=deformable)
     by_hand = RESNET101 + 2048 * 1024 + 1024 + (1024 + 1) * (49 * 21 + 49 * 8)
@@ -247,7 +260,8 @@ def test_rfcn_has_the_parameters_counted_by_hand(deformable):
 
 @pytest.mark.parametrize(("hidden", "conv", "reads"), [(512, 9 * 1024 * 512 + 512, 512), (None, 0, 1024)])
 @pytest.mark.parametrize("deformable", [False, True])
-def test_class_aware_rpn_has_the_parameters_counted_by_hand(deformable, hidden, conv, reads):
+def test_class_aware_rpn_parameters_equal_a_count_by_hand(deformable, hidden, conv, reads):
+    """With and without the hidden convolution."""
     with torch.device("meta"):
         model = ClassAwareRPN(resnet101(3 * deformable), 20, rpn=RPNSettings(hidden_channels=hidden))
     by_hand = RESNET101 + 2048 * 1024 + 1024 + conv + (reads + 1) * (9 * 21 + 9 * 4)
@@ -256,7 +270,8 @@ def test_class_aware_rpn_has_the_parameters_counted_by_hand(deformable, hidden, 
 
 
 @pytest.mark.parametrize("deformable", [False, True])
-def test_the_pyramid_has_the_parameters_counted_by_hand(deformable):
+def test_fpn_parameters_equal_a_count_by_hand(deformable):
+    """Each of four levels has its own offset layer."""
     with torch.device("meta"):
         model = FPNFasterRCNN(resnet101(3 * deformable, output_stride=32), 80, deform_pooling=deformable)
     pyramid = (256 + 512 + 1024 + 2048) * 256 + 4 * 256 + 4 * (9 * 256 * 256 + 256)
@@ -266,7 +281,8 @@ def test_the_pyramid_has_the_parameters_counted_by_hand(deformable):
     assert parameters(model) == by_hand + deformable * (OFFSETS + 4 * (49 * 256 * 98 + 98))
 
 
-def test_plain_roi_pooling_averages_where_torchvisions_takes_the_maximum():
+def test_plain_roi_pooling_averages():
+    """torchvision's roi_pool takes the maximum; ours gives the mean of the bin."""
     features = torch.arange(16.0).reshape(1, 1, 4, 4)
     boxes = [torch.tensor([[0.0, 0.0, 4.0, 4.0]])]
     pooled = PlainRoIPool(output_size=1)(features, boxes)

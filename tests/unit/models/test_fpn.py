@@ -23,6 +23,7 @@ def levels(channels: int, value=lambda number: float(number)) -> list[torch.Tens
 
 @pytest.mark.parametrize("deformable", [False, True])
 def test_each_box_is_pooled_from_the_level_of_its_size(deformable):
+    """Maps that hold their level's number show which one was read."""
     pool = PyramidRoIPool(2, STRIDES, 3, deformable)
     pooled = pool(levels(2), BOXES)
     assert pooled.shape == (8, 2, 3, 3)
@@ -30,13 +31,15 @@ def test_each_box_is_pooled_from_the_level_of_its_size(deformable):
     assert pool.level_of(BOXES).tolist() == LEVELS
 
 
-def test_levels_are_those_of_torchvision():
+def test_box_levels_equal_torchvisions():
+    """MultiScaleRoIAlign chooses the same level for each box size."""
     maps = {str(number): features for number, features in enumerate(levels(1))}
     theirs = MultiScaleRoIAlign(list(maps), 1, 2)(maps, BOXES, [(512, 512)] * 2)
     assert theirs.flatten().tolist() == LEVELS
 
 
 def test_boxes_are_read_from_their_own_image():
+    """The second image's maps are 10 higher on each level."""
     maps = levels(1)
     for features in maps:
         features[1] += 10
@@ -44,7 +47,8 @@ def test_boxes_are_read_from_their_own_image():
     assert pooled.tolist() == [level + 10 * (row >= 3) for row, level in enumerate(LEVELS)]
 
 
-def test_each_level_learns_offsets_of_its_own_even_without_boxes():
+def test_each_level_has_its_own_offset_layer():
+    """Levels without boxes still get a zero gradient, which other ranks wait for."""
     pool = PyramidRoIPool(1, STRIDES, 3, deformable=True)
     noise = [torch.randn_like(features) for features in levels(1)]
     pool(noise, [BOXES[0][1:2], BOXES[1][:1]]).square().sum().backward()  # both of the finest level
@@ -54,6 +58,7 @@ def test_each_level_learns_offsets_of_its_own_even_without_boxes():
 
 
 def test_the_rpn_has_one_scale_on_five_levels():
+    """Three aspect ratios on each of five levels with strides 4 to 64."""
     model = FPNFasterRCNN(TinyBackbone((4, 8, 16, 32)), 2, channels=8, fc_channels=8)
     images = torch.zeros(1, 3, 128, 192)
     maps = model.maps(images)
@@ -74,7 +79,8 @@ def test_a_backbone_of_output_stride_16_is_refused():
         FPNFasterRCNN(TinyBackbone((4, 8, 16, 16)), 2)
 
 
-def test_new_layers_are_drawn_and_offsets_are_zero():
+def test_new_layers_are_random_and_offsets_start_at_zero():
+    """Weights of the pyramid and of the head have std 0.01."""
     model = FPNFasterRCNN(TinyBackbone((4, 8, 16, 32)), 2, deform_pooling=True)
     convs = [module for module in model.pyramid.modules() if isinstance(module, nn.Conv2d)]
     assert all(conv.weight.std().item() == pytest.approx(0.01, rel=0.1) for conv in convs)

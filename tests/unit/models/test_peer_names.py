@@ -108,7 +108,8 @@ FORMS = {
 
 
 @pytest.mark.parametrize("form", FORMS)
-def test_each_form_of_a_file_gives_the_logits_of_the_network_that_was_saved(tmp_path, form):
+def test_every_file_layout_gives_the_saved_logits(tmp_path, form):
+    """Prefixes and wrappers of other libraries are recognized; the output is equal bit for bit."""
     theirs, images = small(0), torch.randn(2, 3, 32, 32)
     ours = reloaded(FORMS[form](theirs.state_dict()), tmp_path)
     if "MLP" in form:
@@ -116,7 +117,8 @@ def test_each_form_of_a_file_gives_the_logits_of_the_network_that_was_saved(tmp_
     assert torch.equal(ours(images), theirs(images))
 
 
-def test_of_two_networks_the_one_that_is_taken_is_named(tmp_path, caplog):
+def test_the_chosen_network_of_a_file_is_named(tmp_path, caplog):
+    """MoCo holds a query and a key encoder, DINO a student and a teacher."""
     with caplog.at_level(logging.INFO):
         reloaded(FORMS["MoCo"](small(0).state_dict()), tmp_path)
         reloaded(FORMS["DINO"](small(0).state_dict()), tmp_path)
@@ -124,7 +126,8 @@ def test_of_two_networks_the_one_that_is_taken_is_named(tmp_path, caplog):
     assert "taken from 'teacher'" in caplog.text
 
 
-def test_what_a_detectors_file_holds_beyond_its_backbone_is_named(tmp_path, caplog):
+def test_unused_parts_of_a_detector_file_are_named(tmp_path, caplog):
+    """Loading a torchvision detector into a backbone reports fpn.* and roi_heads.* as not used."""
     state = prefixed("backbone.body.", small(0).state_dict())
     state |= {"backbone.fpn.inner_blocks.0.0.weight": torch.ones(2), "roi_heads.box_head.fc6.bias": torch.ones(2)}
     with caplog.at_level(logging.INFO):
@@ -132,7 +135,8 @@ def test_what_a_detectors_file_holds_beyond_its_backbone_is_named(tmp_path, capl
     assert "not used: fpn.*, roi_heads.*" in caplog.text
 
 
-def test_a_detector_of_torchvisions_gives_its_frozen_backbone(tmp_path):
+def test_a_torchvision_detector_initializes_a_backbone(tmp_path):
+    """Its frozen norms have no step counter; all other tensors are equal."""
     theirs = fasterrcnn_resnet50_fpn(weights=None, weights_backbone=None)
     torch.save({"model": theirs.state_dict()}, tmp_path / "w.pth")
     ours = torchvision.models.resnet50()
@@ -144,9 +148,8 @@ def test_a_detector_of_torchvisions_gives_its_frozen_backbone(tmp_path):
 
 @pytest.mark.parametrize("name", ["conv_offset", "conv_offset_mask", "offset_conv"])
 @pytest.mark.parametrize(("modulated", "groups"), [(False, 1), (True, 1), (False, 4), (True, 2)])
-def test_mmcvs_deformable_layers_compute_in_our_network_what_they_did_in_theirs(
-    tmp_path, caplog, name, modulated, groups
-):
+def test_mmcv_deformable_layers_give_the_same_output(tmp_path, caplog, name, modulated, groups):
+    """Offset branches are renamed, modulated weights halved; a branch named as ours loads unchanged."""
     theirs, images = small(0), torch.randn(2, 3, 64, 64)
     for place in ("layer3", "layer4"):
         block = getattr(theirs, place)[0]
@@ -185,7 +188,8 @@ def detectron2s(state):
 
 @pytest.mark.parametrize("modulated", [None, False, True])
 @pytest.mark.parametrize("prefix", ["", "backbone.", "model.backbone.bottom_up."])
-def test_detectron2s_resnet_gives_its_logits_with_its_deformable_layers(tmp_path, caplog, modulated, prefix):
+def test_detectron2_resnets_give_the_same_logits(tmp_path, caplog, modulated, prefix):
+    """With each prefix, plain and deformable; a line says that detectron2 takes blue first."""
     theirs, images = small(0, Detectron2Block), torch.randn(2, 3, 64, 64)
     state = detectron2s(theirs.state_dict())
     assert {"stem.conv1.norm.running_var", "res5.0.shortcut.norm.bias", "res5.0.conv3.weight"} <= set(state)
@@ -199,7 +203,8 @@ def test_detectron2s_resnet_gives_its_logits_with_its_deformable_layers(tmp_path
     assert "blue first" in caplog.text
 
 
-def test_a_modulated_layer_that_becomes_plain_is_halved_as_at_its_start(tmp_path, caplog):
+def test_a_modulated_layer_made_plain_halves_its_weight(tmp_path, caplog):
+    """Masks begin at one half in mmcv, so the plain layer takes half the weight."""
     theirs = small(0)
     theirs.layer4[0].conv2 = Packed(theirs.layer4[0].conv2, True)
     with caplog.at_level(logging.INFO):
@@ -208,7 +213,9 @@ def test_a_modulated_layer_that_becomes_plain_is_halved_as_at_its_start(tmp_path
     assert "not used: layer4.0.conv2.offset_conv.weight" in caplog.text
 
 
-def test_a_pickle_of_arrays_is_refused_unread_with_the_way_out(tmp_path):
+def test_detectron2_pickles_are_refused_with_the_remedy(tmp_path):
+    """The pickle is not opened; the message shows how to convert it with torch.save."""
+
     class Trap:
         def __reduce__(self):
             return (pytest.fail, ("the pickle ran code",))
@@ -221,6 +228,7 @@ def test_a_pickle_of_arrays_is_refused_unread_with_the_way_out(tmp_path):
 
 
 def test_a_file_without_a_network_is_refused_in_one_line(tmp_path):
+    """A dictionary that contains itself, optimizer states and lists give one line."""
     itself = {}
     itself |= {f"key {number}": itself for number in range(99)}
     for content in (itself, {"optimizer": {"state": {}}}, {"model": {"a": 1}}, [1], {}, {"x.weight": torch.ones(1)}):

@@ -16,7 +16,8 @@ def deformable(model):
     return [name for name, module in model.named_modules() if isinstance(module, DeformConv2d)]
 
 
-def test_the_slim_network_has_four_blocks_and_keeps_a_7x7_map():
+def test_resnet10_slim_has_four_blocks_and_a_7x7_map():
+    """Channels 16, 24, 32 and 48, and 7x7 positions for images of 56 pixels."""
     model = resnet10_slim(5)
     convs = [m for m in model.modules() if isinstance(m, nn.Conv2d) and m.kernel_size == (3, 3)]
     assert [conv.out_channels for conv in convs] == [16, 16, 16, 24, 24, 32, 32, 48, 48]
@@ -26,7 +27,8 @@ def test_the_slim_network_has_four_blocks_and_keeps_a_7x7_map():
     assert shapes == [(2, 48, 7, 7)]
 
 
-def test_the_last_n_convolutions_become_deformable_and_the_output_stays():
+def test_the_last_n_convolutions_become_deformable():
+    """With zero offsets the output does not change for 1, 2 and 3 layers."""
     images = torch.randn(2, 3, 56, 56, generator=torch.Generator().manual_seed(0))
     outputs = []
     for layers in range(4):
@@ -39,7 +41,8 @@ def test_the_last_n_convolutions_become_deformable_and_the_output_stays():
         assert torch.allclose(output, outputs[0], atol=1e-5)
 
 
-def test_every_layer_computes_in_channels_last_whatever_the_images_order():
+def test_every_layer_computes_in_channels_last():
+    """Images come in NCHW order; each convolution and norm must return channels_last."""
     model = classifier("resnet10_slim", 10, deform_layers=2)
     orders = []
     for module in model.modules():
@@ -53,18 +56,21 @@ def test_every_layer_computes_in_channels_last_whatever_the_images_order():
 
 
 def test_options_reach_the_deformable_layers():
+    """Four offset groups with masks need 108 channels of the offset convolution."""
     layer = classifier("resnet10_slim", 10, deform_layers=1, offset_groups=4, modulated=True).layer4[0].conv2
     assert layer.offset_conv.out_channels == 4 * 9 * 3
 
 
-def test_active_layers_stand_where_deformable_ones_would():
+def test_active_layers_replace_the_last_convolutions():
+    """deform_kind=active changes the same layers that would be deformable."""
     model = classifier("resnet10_slim", 10, deform_layers=2, deform_kind="active", offset_groups=4)
     active = {name: m.offset_groups for name, m in model.named_modules() if isinstance(m, ActiveConv2d)}
     assert active == {"layer4.0.conv1": 4, "layer4.0.conv2": 4}
     assert deformable(model) == []
 
 
-def test_a_transformer_in_front_leaves_the_checkpoints_backbone_to_others(tmp_path):
+def test_a_spatial_transformers_checkpoint_serves_others(tmp_path):
+    """The backbone's weights load into plain and active networks with the same output."""
     torch.manual_seed(0)
     model = classifier("resnet10_slim", 10, spatial_transformer=True, deform_layers=1, deform_kind="active").eval()
     torch.save({"state_dict": {f"model.{k}": v for k, v in model.state_dict().items()}}, tmp_path / "last.ckpt")
@@ -75,14 +81,16 @@ def test_a_transformer_in_front_leaves_the_checkpoints_backbone_to_others(tmp_pa
     assert torch.allclose(model(images), active(images), atol=1e-5)
 
 
-def test_dilation_reaches_the_last_stage_alone_and_its_offsets_too():
+def test_dilation_changes_the_last_stage_and_its_offsets():
+    """Only layer4's convolutions and their offset convolution get dilation 2."""
     model = classifier("resnet10_slim", 10, dilation=2, deform_layers=1)
     dilated = [name for name, m in model.named_modules() if getattr(m, "dilation", 1) == (2, 2)]
     assert dilated == ["layer4.0.conv1", "layer4.0.conv2", "layer4.0.conv2.offset_conv"]
     assert model(torch.zeros(1, 3, 56, 56)).shape == (1, 10)
 
 
-def test_torchvisions_networks_give_torchvisions_logits(tmp_path):
+def test_torchvision_weights_give_torchvisions_logits(tmp_path):
+    """ResNet-18 with three deformable layers at offset zero gives the same logits."""
     torch.manual_seed(0)
     theirs = torchvision.models.resnet18(num_classes=7).eval()
     torch.save(theirs.state_dict(), tmp_path / "r18.pt")
@@ -92,7 +100,8 @@ def test_torchvisions_networks_give_torchvisions_logits(tmp_path):
     assert torch.allclose(ours(images), theirs(images), atol=1e-4)
 
 
-def test_another_number_of_classes_takes_all_weights_but_the_last_layers(tmp_path):
+def test_another_class_count_keeps_all_but_the_last_layer(tmp_path):
+    """Weights of 10 classes load into a network of 3, whose classifier is new."""
     torch.save(resnet10_slim(10).state_dict(), tmp_path / "ten.pt")
     model = classifier("resnet10_slim", 3, weights=str(tmp_path / "ten.pt"))
     saved = torch.load(tmp_path / "ten.pt", weights_only=True)
@@ -107,7 +116,8 @@ def complaint(*args, **kwargs):
     return str(caught.value)
 
 
-def test_weights_that_do_not_fit_name_the_first_parameters(tmp_path):
+def test_unfitting_weights_name_the_first_parameters(tmp_path):
+    """Missing, unexpected and reshaped tensors are named, the rest is counted."""
     path = tmp_path / "w.pt"
     state = resnet10_slim(10).state_dict()
     torch.save({k: v for k, v in state.items() if not k.startswith("layer2")}, path)
@@ -120,7 +130,8 @@ def test_weights_that_do_not_fit_name_the_first_parameters(tmp_path):
     assert "conv1.weight is 8x3x3x3, should be 16x3x3x3" in complaint("resnet10_slim", 10, weights=str(path))
 
 
-def test_files_that_are_no_state_dict_are_refused(tmp_path):
+def test_foreign_weight_files_are_refused(tmp_path):
+    """torch raises many kinds of errors for them; each must become one line."""
     path = tmp_path / "w.pt"
     assert str(path) in complaint("resnet18", 10, weights=str(path))
     # What torch's loader takes these for differs, and so does its error: UnpicklingError, KeyError, EOFError, ...
@@ -143,7 +154,9 @@ def test_a_weights_file_cannot_run_code(tmp_path, capsys):
     assert "code ran" not in capsys.readouterr().out
 
 
-def test_imagenet_without_a_network_says_so_in_one_line(monkeypatch):
+def test_imagenet_weights_without_internet_are_one_line(monkeypatch):
+    """A failed download names the network; the slim network has no such weights."""
+
     def unreachable(*args, **kwargs):
         raise URLError("Name or service not known")
 
@@ -155,6 +168,7 @@ def test_imagenet_without_a_network_says_so_in_one_line(monkeypatch):
 
 
 def test_imagenet_weights_load_without_their_head(monkeypatch):
+    """The classifier of 1000 classes is left out and a new one of 12 is made."""
     torch.manual_seed(0)
     state = torchvision.models.resnet18().state_dict()
     monkeypatch.setattr("torchvision.models._api.load_state_dict_from_url", lambda *args, **kwargs: state)
@@ -163,7 +177,8 @@ def test_imagenet_weights_load_without_their_head(monkeypatch):
     assert model.fc.out_features == 12
 
 
-def test_more_deformable_layers_or_groups_than_there_can_be_name_the_field():
+def test_too_many_deformable_layers_or_groups_are_named():
+    """The error names model.deform_layers or model.offset_groups with its value."""
     assert "model.deform_layers is 99" in complaint("resnet10_slim", 10, deform_layers=99)
     assert "model.offset_groups 5" in complaint("resnet10_slim", 10, deform_layers=1, offset_groups=5)
 

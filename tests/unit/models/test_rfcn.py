@@ -32,7 +32,8 @@ def lit(place) -> torch.Tensor:
     return made.view(BINS**2, 28, 28)
 
 
-def test_each_bin_reads_its_own_map_and_class(model):
+def test_each_bin_reads_its_class_and_cell(model):
+    """Maps lit in a single cell; mirrored and shifted maps must miss."""
     silent = torch.zeros(BINS**2, 28, 28)
     right, mirrored = lit(lambda i, j: (i, j)), lit(lambda i, j: (6 - i, 6 - j))
     scores, _ = model.classify(maps(torch.cat((silent, right, mirrored))[None]), [WHOLE])
@@ -43,7 +44,8 @@ def test_each_bin_reads_its_own_map_and_class(model):
     torch.testing.assert_close(scores, torch.tensor([[0.0, 0.0, 1.0]]))
 
 
-def test_maps_are_in_the_order_of_torchvisions_position_sensitive_pooling(model):
+def test_score_maps_follow_torchvisions_channel_order(model):
+    """On maps constant in space, the scores equal those of torchvision's ps_roi_pool."""
     # On maps that are constant in space the two differ in nothing but the order of the channels.
     values = torch.randn(1, 3 * BINS**2, 1, 1, generator=torch.Generator().manual_seed(0)).expand(-1, -1, 28, 28)
     boxes = torch.tensor([[30.0, 20, 150, 120], [5, 60, 200, 210]])
@@ -52,13 +54,15 @@ def test_maps_are_in_the_order_of_torchvisions_position_sensitive_pooling(model)
     torch.testing.assert_close(scores, expected)
 
 
-def test_the_boxes_that_count_are_the_second_four_channels(model):
+def test_boxes_use_the_last_four_of_eight_channels(model):
+    """As in the authors' network, whose first four are of the background."""
     of_channel = torch.arange(8.0).repeat_interleave(BINS**2)[None, :, None, None].expand(-1, -1, 28, 28)
     _, deltas = model.classify(maps(torch.zeros(1, 3 * BINS**2, 28, 28), of_channel), [WHOLE])
     torch.testing.assert_close(deltas, torch.tensor([[[0.0, 1, 2, 3], [4, 5, 6, 7]]]))
 
 
 def test_offsets_of_a_class_move_its_bins_alone():
+    """Offsets of class 1 move its bins off the map; class 2 and the boxes stay."""
     model = RFCN(TinyBackbone(), 2, deform_pooling=True, channels=3)
     with torch.no_grad():
         # A bias of 10 in the x offsets of class 1: its bins move by gamma * 10 widths, off the map.

@@ -32,7 +32,8 @@ def proposals(count: int = 200) -> list[torch.Tensor]:
     return [torch.cat((first, near)), second]
 
 
-def test_sampling_is_that_of_torchvision_for_the_same_draw():
+def test_sampling_equals_torchvisions_for_the_same_seed():
+    """Boxes, labels and regression targets of RoIHeads are the oracle."""
     torch.manual_seed(0)
     boxes, _, labels, box_targets = theirs(rois=24).select_training_samples(proposals(), TARGETS)
     torch.manual_seed(0)
@@ -46,7 +47,8 @@ def test_sampling_is_that_of_torchvision_for_the_same_draw():
     assert (found.box_targets[~positive] == 0).all()
 
 
-def test_boxes_below_the_least_overlap_take_no_part_but_in_images_without_boxes():
+def test_negatives_need_a_minimum_overlap():
+    """least_negative_iou=0.1 drops far proposals, but not in an image without boxes."""
     boxes = [torch.tensor([[200.0, 200, 220, 220], [10, 12, 70, 34]]), torch.tensor([[0.0, 0, 5, 5]])]
     found = RoISampling(least_negative_iou=0.1).sample(boxes, TARGETS)
     assert [len(part) for part in found.boxes] == [3, 1]  # the second proposal and both objects; the background
@@ -54,12 +56,14 @@ def test_boxes_below_the_least_overlap_take_no_part_but_in_images_without_boxes(
     assert found.labels[3] == 0
 
 
-def test_all_proposals_serve_for_hard_example_mining():
+def test_ohem_uses_all_proposals_and_objects():
+    """With rois=None nothing is sampled: 222 and 200 RoIs."""
     found = RoISampling(rois=None).sample(proposals(), TARGETS)
     assert [len(boxes) for boxes in found.boxes] == [222, 200]
 
 
-def test_no_proposals_and_no_boxes_sample_nothing_and_lose_nothing():
+def test_no_proposals_and_no_boxes_give_zero_losses():
+    """The losses are 0 with and without OHEM, and the backward pass works."""
     scores, deltas = torch.zeros(0, 3, requires_grad=True), torch.zeros(0, 3, 4, requires_grad=True)
     rois = RoISampling().sample([torch.zeros(0, 4)], TARGETS[1:])
     assert len(rois.labels) == 0
@@ -81,14 +85,16 @@ def hand_case():
     return probabilities.log(), deltas, SampledRoIs([torch.zeros(2, 4)] * 2, labels, torch.zeros(4, 4))
 
 
-def test_losses_follow_a_case_worked_by_hand():
+def test_roi_losses_equal_a_hand_worked_case():
+    """Cross-entropy and smooth L1 over four RoIs."""
     classes, boxes = roi_losses(*hand_case())
     assert classes.item() == pytest.approx((math.log(2) - math.log(0.75) - math.log(0.8) + math.log(2)) / 4)
     assert boxes.item() == pytest.approx((2.625 + 0.5) / 4)
 
 
 @pytest.mark.parametrize("hardest", [None, 2])
-def test_images_weigh_the_same_however_many_rois_they_have(hardest):
+def test_images_weigh_equally_whatever_their_rois(hardest):
+    """Images of one and three RoIs, with and without OHEM, by hand."""
     scores, deltas, rois = hand_case()
     uneven = rois._replace(boxes=[torch.zeros(1, 4), torch.zeros(3, 4)])
     classes, boxes = roi_losses(scores, deltas, uneven, hardest)
@@ -99,7 +105,8 @@ def test_images_weigh_the_same_however_many_rois_they_have(hardest):
     assert boxes.item() == pytest.approx((0 + (2.625 + 0.5) / counted) / 2)
 
 
-def test_hard_example_mining_keeps_the_worst_of_each_image_by_both_losses():
+def test_ohem_keeps_each_images_hardest_roi_by_both_losses():
+    """Class and box loss are added to choose; only the chosen RoIs get a gradient."""
     scores, deltas, rois = hand_case()
     scores.requires_grad_()
     # Image 1: log 2 = 0.69 against -log 0.75 + 2.625 = 2.91. Image 2: 0.22 against log 2 + 0.5.
@@ -110,7 +117,8 @@ def test_hard_example_mining_keeps_the_worst_of_each_image_by_both_losses():
     assert scores.grad.abs().sum(1).gt(0).tolist() == [False, True, False, True]
 
 
-def test_one_box_for_all_classes_is_read_for_every_label():
+def test_class_agnostic_boxes_serve_every_label():
+    """Deltas of one box for all classes are read for each label."""
     scores, _, rois = hand_case()
     deltas = torch.zeros(4, 2, 4)
     deltas[:, 0] = 9.0
@@ -119,7 +127,8 @@ def test_one_box_for_all_classes_is_read_for_every_label():
 
 
 @pytest.mark.parametrize("most", [300, 7])
-def test_detections_are_those_of_torchvision(most):
+def test_detections_equal_torchvisions(most):
+    """RoIHeads' postprocessing is the oracle, with 300 and 7 detections at most."""
     generator = torch.Generator().manual_seed(2)
     rois = proposals(60)[0]
     logits, deltas = torch.randn(80, 4, generator=generator), torch.randn(80, 16, generator=generator)
@@ -134,7 +143,8 @@ def test_detections_are_those_of_torchvision(most):
     assert torch.equal(found["labels"], labels[0])
 
 
-def test_only_the_most_certain_candidates_are_kept_where_there_are_too_many():
+def test_only_the_highest_scores_are_kept():
+    """With most=2 of four candidates, the two highest scores stay, over all classes."""
     scores = torch.tensor([[0.5, 0.1], [0.2, 0.9]])
     boxes = torch.tensor([[[0.0, 0, 5, 5]], [[5.0, 5, 9, 9]]])
     found = DetectionSettings().scored(scores, boxes, (10, 10), most=2)

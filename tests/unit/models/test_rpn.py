@@ -37,7 +37,8 @@ def theirs(rpn: RPN) -> RegionProposalNetwork:
 
 
 @pytest.mark.parametrize("strides", [(16,), (8, 16)])
-def test_anchors_are_those_of_torchvision(strides):
+def test_anchors_equal_torchvisions(strides):
+    """AnchorGenerator is the oracle, for one and two strides."""
     rpn = RPN(6, strides)
     sizes = tuple(tuple(scale * stride for scale in (8, 16, 32)) for stride in strides)
     generator = AnchorGenerator(sizes, ((0.5, 1.0, 2.0),) * len(strides))
@@ -50,7 +51,8 @@ def test_anchors_are_those_of_torchvision(strides):
 
 
 @pytest.mark.parametrize("strides", [(16,), (8, 16)])
-def test_proposals_are_those_of_torchvision(strides):
+def test_proposals_equal_torchvisions(strides):
+    """filter_proposals of torchvision's RPN is the oracle."""
     rpn = RPN(6, strides, replace(ANYWHERE, candidates=150, proposals=20))
     made = predictions(rpn)
     sizes = [(128, 160), (128, 160)]
@@ -62,7 +64,8 @@ def test_proposals_are_those_of_torchvision(strides):
         torch.testing.assert_close(ours, other)
 
 
-def test_losses_are_those_of_torchvision_for_the_same_draw():
+def test_rpn_losses_equal_torchvisions_for_the_same_seed():
+    """The same seed samples the same anchors, so both losses agree."""
     rpn = RPN(6, [16], replace(ANYWHERE, sampled=40, positive_fraction=0.1))
     made = predictions(rpn)
     sizes = [(128, 160), (128, 160)]
@@ -77,7 +80,8 @@ def test_losses_are_those_of_torchvision_for_the_same_draw():
     torch.testing.assert_close(torch.stack(found), torch.stack(expected))
 
 
-def test_a_batch_loses_the_mean_of_its_images_whatever_their_samples():
+def test_the_rpn_loss_is_the_mean_of_its_images():
+    """Images with different numbers of sampled anchors weigh the same."""
     rpn = RPN(6, [16], replace(ANYWHERE, sampled=10_000))  # all anchors with a label: no draw
     made, sizes = predictions(rpn), [(32, 48), (128, 160)]
     targets = [{"boxes": torch.tensor([[2.0, 2, 30, 30]]), "labels": torch.tensor([1])}, TARGETS[0]]
@@ -91,7 +95,8 @@ def test_a_batch_loses_the_mean_of_its_images_whatever_their_samples():
     torch.testing.assert_close(together, torch.stack(alone).mean(0))
 
 
-def test_padding_makes_no_anchors_and_proposals_end_at_the_image():
+def test_padding_gives_no_proposals():
+    """Proposals end at the image's border; high scores in its padding have no effect."""
     rpn = RPN(6, [16], ANYWHERE)
     made = predictions(rpn)
     for boxes, (height, width) in zip(rpn.proposals(made, SIZES), SIZES, strict=True):
@@ -108,7 +113,8 @@ def test_padding_makes_no_anchors_and_proposals_end_at_the_image():
     assert (labels[beyond] == -1).all()
 
 
-def test_anchors_across_the_border_take_no_part_by_default():
+def test_anchors_across_the_border_are_ignored_by_default():
+    """They have label -1, those inside are positive, negative or ignored."""
     rpn = RPN(6, [16], RPNSettings(scales=(2, 4)))
     anchors = rpn([torch.zeros(1, 6, 8, 10)]).anchors
     labels, _ = rpn.assign(anchors, (128, 160), TARGETS[0]["boxes"], TARGETS[0]["labels"])
@@ -118,7 +124,8 @@ def test_anchors_across_the_border_take_no_part_by_default():
     assert set(labels[inside].tolist()) == {-1, 0, 1, 2}
 
 
-def test_matching_follows_a_case_worked_by_hand():
+def test_matching_equals_a_hand_worked_case():
+    """A box with no good anchor still takes its best one."""
     rpn = RPN(6, [16], RPNSettings(allowed_border=None))
     anchors = torch.tensor([[0.0, 0, 10, 10], [0, 0, 10, 20], [0, 5, 10, 15], [0, 12, 10, 22], [40, 40, 50, 50]])
     # Overlaps with the first box: 1, 1/2, 1/3, 0, 0; the second, far smaller than its anchor, 0.04 and no other's.
@@ -128,14 +135,16 @@ def test_matching_follows_a_case_worked_by_hand():
     assert torch.equal(matched[[0, 4]], boxes)
 
 
-def test_a_box_that_no_anchor_touches_makes_no_anchor_positive():
+def test_a_box_without_overlap_matches_no_anchor():
+    """The best anchor has overlap 0 and must not become positive."""
     rpn = RPN(6, [16], RPNSettings(allowed_border=None))
     anchors = torch.tensor([[0.0, 0, 10, 10], [5, 5, 15, 15]])
     labels, _ = rpn.assign(anchors, (60, 60), torch.tensor([[40.0, 40, 50, 50]]), torch.tensor([1]))
     assert labels.tolist() == [0, 0]
 
 
-def test_images_without_boxes_or_usable_anchors_have_finite_losses_and_gradients():
+def test_images_without_boxes_or_anchors_have_finite_losses():
+    """Where no anchor fits the image both losses are 0; all gradients are finite."""
     empty = {"boxes": torch.zeros(0, 4), "labels": torch.zeros(0, dtype=torch.int64)}
     for settings, sampled in ((ANYWHERE, True), (RPNSettings(), False)):  # no anchor of 128 pixels fits in 96
         rpn = RPN(6, [16], settings)
@@ -146,7 +155,8 @@ def test_images_without_boxes_or_usable_anchors_have_finite_losses_and_gradients
         assert all(torch.isfinite(p.grad).all() for p in rpn.parameters())
 
 
-def test_the_layers_are_the_papers():
+def test_rpn_layers_have_the_papers_sizes():
+    """512 channels, nine anchors, weights with std 0.01 and biases of zero."""
     rpn = RPN(1024, [16])
     assert rpn.conv.weight.shape == (512, 1024, 3, 3)
     assert rpn.class_scores.weight.shape == (9, 512, 1, 1)

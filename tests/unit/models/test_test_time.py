@@ -24,7 +24,8 @@ def detections(rows):
     }
 
 
-def test_box_voting_follows_a_case_worked_by_hand():
+def test_box_voting_equals_a_hand_worked_case():
+    """Boxes of the same class with overlap of at least 1/2 are averaged by score."""
     candidates = detections(
         [
             ([0.0, 0, 10, 10], 1, 0.6),
@@ -43,7 +44,8 @@ def test_box_voting_follows_a_case_worked_by_hand():
     assert torch.equal(found["labels"], kept["labels"])
 
 
-def test_no_detections_average_to_none():
+def test_no_detections_average_to_no_boxes():
+    """Averaging empty detections gives boxes of shape (0, 4)."""
     none = {name: values[:0] for name, values in detections([([0.0, 0, 1, 1], 1, 0.5)]).items()}
     assert average_boxes(none, none)["boxes"].shape == (0, 4)
 
@@ -76,7 +78,8 @@ def bright_image() -> torch.Tensor:
     return image
 
 
-def test_all_sizes_and_mirror_images_lead_back_to_the_image():
+def test_scaled_and_flipped_boxes_return_to_the_image():
+    """Six views of one bright object give one box; the longer side's limit holds."""
     model = Bright()
     found = detect(model, bright_image(), shorter_sides=(40, 80, 200), longer_sides=(150, 150, 150), flip=True)
     # 200 would be 300 long: 150 it is.
@@ -88,7 +91,8 @@ def test_all_sizes_and_mirror_images_lead_back_to_the_image():
 
 
 @pytest.mark.parametrize("size", [(3, 500), (500, 3)])
-def test_an_image_as_thin_as_a_line_keeps_a_pixel(size):
+def test_a_thin_image_keeps_a_side_of_one_pixel(size):
+    """3x500 pixels resized to 60 would have a side of 0."""
     found = detect(made("class_aware_rpn"), torch.randn(3, *size), [40], longer_sides=[60])
     assert torch.isfinite(found["boxes"]).all()
 
@@ -127,13 +131,15 @@ def test_sides_that_give_the_same_image_are_refused(words, said):
     assert "\n" not in str(error.value)
 
 
-def test_mirroring_is_its_own_inverse():
+def test_flipping_boxes_twice_gives_the_same_boxes():
+    """In an image 60 pixels wide, 6 to 26 becomes 34 to 54 and back."""
     box = torch.tensor([[6.0, 10, 26, 30]])
     assert mirror(box, 60).tolist() == [[34, 10, 54, 30]]
     assert torch.equal(mirror(mirror(box, 60), 60), box)
 
 
-def test_each_round_looks_again_at_what_suppression_leaves():
+def test_each_box_round_scores_the_kept_boxes_again():
+    """The second round's proposals are the boxes that NMS kept; their average is the result."""
     model = Bright(corners=((0, 0, 0, 0), (2, 0, 2, 0)))
     found = detect(model, bright_image(), rounds=2)
     kept = [[6.0, 10.0, 26.0, 30.0]]
@@ -145,7 +151,8 @@ def test_each_round_looks_again_at_what_suppression_leaves():
 
 
 @pytest.mark.parametrize("name", EVERY)
-def test_without_options_it_is_the_model(name):
+def test_without_options_test_time_equals_the_model(name):
+    """Detections are the model's own; with options they stay inside the image."""
     image = two_scenes()[0][0]
     model = made(name)
     with torch.no_grad():
@@ -156,7 +163,8 @@ def test_without_options_it_is_the_model(name):
     assert averaged["boxes"][:, 2].max() <= 80 + 1e-3
 
 
-def test_a_class_aware_rpn_is_looked_at_once_and_averaged():
+def test_a_class_aware_rpn_gets_no_second_round():
+    """It takes no proposals, so box rounds only average its candidates."""
     model = ClassAwareRPN(TinyBackbone(), 2, channels=8, rpn=RPNSettings(scales=(4,), hidden_channels=8))
     nn.init.normal_(model.rpn.class_scores.weight, std=1.0)
     image = two_scenes()[0][0]

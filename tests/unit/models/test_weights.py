@@ -60,7 +60,8 @@ def small(seed):
     return model
 
 
-def test_every_tensor_of_resnet101_goes_under_its_own_name_and_back():
+def test_all_mxnet_names_of_resnet101_are_mapped():
+    """Every tensor of the authors' naming finds its torchvision name, with none left over."""
     with torch.device("meta"):
         state = resnet101().state_dict()
     names = layers(3, 4, 23, 3)
@@ -82,13 +83,15 @@ def test_every_tensor_of_resnet101_goes_under_its_own_name_and_back():
     assert all(mapped[name] is state[name] for name in mapped)
 
 
-def test_resnet50s_letters_are_blocks_too():
+def test_caffe_letters_of_resnet50_map_to_block_numbers():
+    """res4f is block 5 of layer3, as res4b5 is in deeper networks."""
     blob = torch.zeros(1)
     mapped, _ = caffe_resnet.to_torchvision({"res4f_branch2b_weight": blob, "bn3d_branch2c_gamma": blob})
     assert set(mapped) == {"layer3.5.conv2.weight", "layer2.3.bn3.weight"}
 
 
-def test_an_authors_detectors_offsets_are_taken_and_its_heads_named():
+def test_offsets_of_an_authors_detector_are_loaded():
+    """Offset convolutions map to ours, and the tensors of the heads are named."""
     state = {"res5a_branch2b_offset_weight": torch.ones(1), "rpn_conv_3x3_weight": torch.ones(1)}
     mapped, foreign = caffe_resnet.to_torchvision(state)
     assert list(mapped) == ["layer4.0.conv2.offset_conv.weight"]
@@ -96,7 +99,8 @@ def test_an_authors_detectors_offsets_are_taken_and_its_heads_named():
 
 
 @pytest.mark.parametrize("ending", ["pt", "safetensors", "npz"])
-def test_a_file_of_the_authors_gives_torchvisions_logits_and_says_what_it_wants(tmp_path, caplog, ending):
+def test_authors_files_give_the_logits_and_name_settings(tmp_path, caplog, ending):
+    """Each file format loads, and a line names the stride and normalization that the weights need."""
     theirs, ours = small(0), small(1)
     state = mxnet(theirs.state_dict(), layers(1, 1, 1, 1)) | {"arg:rpn_conv_3x3_weight": torch.zeros(1)}
     path = tmp_path / f"w.{ending}"
@@ -149,7 +153,8 @@ def by_caffes_layers(x, blobs, layer):
     return (x.double().numpy() - mean) / np.sqrt(variance + 1e-5) * gamma + beta
 
 
-def test_caffes_norms_scales_biases_and_blue_first_become_one_norm_red_first(tmp_path):
+def test_caffe_norm_scale_and_bgr_are_folded(tmp_path):
+    """BatchNorm, Scale, bias and channel order of Caffe give its output in one norm, RGB first."""
     model = small(0)
     blobs = caffe(layers(1, 1, 1, 1), model.state_dict())
     np.savez(tmp_path / "caffe.npz", **blobs)
@@ -164,7 +169,8 @@ def test_caffes_norms_scales_biases_and_blue_first_become_one_norm_red_first(tmp
     assert np.abs(model.bn1(model.conv1(images)).detach().numpy() - want).max() < 1e-4
 
 
-def test_a_norm_of_caffes_without_its_factor_is_named(tmp_path):
+def test_a_caffe_norm_without_its_factor_is_named(tmp_path):
+    """The third blob divides mean and variance; without it they are unknown."""
     model = small(0)
     blobs = caffe(layers(1, 1, 1, 1), model.state_dict())
     del blobs["bn4a_branch2b/2"]
@@ -173,7 +179,8 @@ def test_a_norm_of_caffes_without_its_factor_is_named(tmp_path):
         load(model, "resnet101", str(tmp_path / "caffe.npz"))
 
 
-def test_files_that_only_end_like_weights_are_refused_and_run_no_code(tmp_path):
+def test_broken_weight_files_are_refused_and_run_no_code(tmp_path):
+    """Wrong contents behind .safetensors and .npz, and object arrays, give one line."""
     for ending in ("safetensors", "npz"):
         path = tmp_path / f"w.{ending}"
         for content in (b"", b"hello", b"PK\x03\x04", b"\xff" * 64):
@@ -185,7 +192,8 @@ def test_files_that_only_end_like_weights_are_refused_and_run_no_code(tmp_path):
         load(resnet10_slim(), "resnet10_slim", str(tmp_path / "objects.npz"))
 
 
-def test_a_whole_networks_safetensors_give_its_backbone(tmp_path):
+def test_whole_network_safetensors_load_the_backbone(tmp_path):
+    """A file with a spatial transformer gives its classifier's weights."""
     theirs = classifier("resnet10_slim", 10, spatial_transformer=True)
     save_file({key: value.contiguous() for key, value in theirs.state_dict().items()}, tmp_path / "w.safetensors")
     ours = classifier("resnet10_slim", 10, weights=str(tmp_path / "w.safetensors"))

@@ -44,7 +44,8 @@ def spread(layer, reach):
 
 @pytest.mark.parametrize("mode", ["zeros", "reflect", "circular", "replicate"])
 @pytest.mark.parametrize("padding", [1, (2, 0), "same", "valid"], ids=str)
-def test_a_fresh_layer_computes_what_the_plain_convolution_computes(mode, padding):
+def test_a_new_active_layer_equals_the_plain_convolution(mode, padding):
+    """Zero offsets give nn.Conv2d's output for every padding and padding mode."""
     options = {"padding": padding, "dilation": 2, "groups": 2, "padding_mode": mode, "dtype": torch.float64}
     plain = nn.Conv2d(4, 6, (3, 2), **options)
     layer = ActiveConv2d(4, 6, (3, 2), **options, offset_groups=2)
@@ -54,13 +55,15 @@ def test_a_fresh_layer_computes_what_the_plain_convolution_computes(mode, paddin
 
 
 @pytest.mark.parametrize("stride", [1, 2, (1, 3)], ids=str)
-def test_strides_give_the_plain_convolutions_sizes_and_places(stride):
+def test_strides_give_the_plain_convolutions_output(stride):
+    """from_conv keeps the stride, also an unequal one."""
     plain = nn.Conv2d(3, 2, 3, stride=stride, padding=1)
     input = torch.randn(2, 3, 8, 11)
     torch.testing.assert_close(ActiveConv2d.from_conv(plain)(input), plain(input), rtol=1e-5, atol=1e-5)
 
 
-def test_moved_taps_read_where_they_are_worked_by_hand():
+def test_moved_taps_give_a_hand_worked_output():
+    """Half a pixel down and half a pixel left, with zeros beyond the border."""
     layer = ActiveConv2d(1, 1, (1, 2), bias=False)
     with torch.no_grad():
         layer.weight.copy_(torch.tensor([[[[2.0, -1.0]]]]))
@@ -71,7 +74,8 @@ def test_moved_taps_read_where_they_are_worked_by_hand():
 
 
 @pytest.mark.parametrize("groups", [(1, 1), (2, 1), (1, 2), (2, 4)], ids=str)
-def test_it_is_a_plain_convolution_with_each_weight_spread_over_four_taps(groups):
+def test_active_conv_is_a_conv_with_a_larger_kernel(groups):
+    """Each weight is distributed bilinearly over four taps of an enlarged kernel."""
     layer = ActiveConv2d(
         4, 6, (3, 2), stride=(2, 1), padding=(2, 1), dilation=(1, 2), groups=groups[0], dtype=torch.float64,
         offset_groups=groups[1],
@@ -83,7 +87,8 @@ def test_it_is_a_plain_convolution_with_each_weight_spread_over_four_taps(groups
     torch.testing.assert_close(layer(input), expected)
 
 
-def test_it_equals_torchvisions_operator_with_the_same_offsets_at_every_place():
+def test_active_conv_equals_torchvision_at_constant_offsets():
+    """torchvision's deform_conv2d with the same offsets at every location gives the output."""
     layer = moved(ActiveConv2d(4, 6, 3, stride=2, padding=1, offset_groups=2, dtype=torch.float64))
     input = torch.randn(2, 4, 9, 10, dtype=torch.float64)
     offset = layer.offset[None, :, None, None].repeat(2, 1, 5, 5)
@@ -91,7 +96,8 @@ def test_it_equals_torchvisions_operator_with_the_same_offsets_at_every_place():
     torch.testing.assert_close(layer(input), expected)
 
 
-def test_its_offsets_are_the_bias_of_a_deformable_layer_that_does_not_look_at_its_input():
+def test_active_offsets_equal_a_constant_offset_branch():
+    """They act as the bias of a deformable layer whose offset convolution has zero weights."""
     layer = moved(ActiveConv2d(4, 6, 3, padding=1, padding_mode="reflect", offset_groups=2, dtype=torch.float64))
     deformable = DeformConv2d.from_conv(layer, offset_groups=2)
     deformable.offset_conv.bias = layer.offset
@@ -109,7 +115,8 @@ def test_gradients_equal_finite_differences(mode):
     assert gradcheck(lambda x, *p: functional_call(layer, dict(zip(names, p, strict=True)), (x,)), (input, *parameters))
 
 
-def test_a_tap_learns_how_far_its_input_is_shifted():
+def test_a_tap_learns_the_shift_of_its_input():
+    """Gradient descent on the offset finds the shift of (0.7, -0.3)."""
     y, x = torch.meshgrid(torch.arange(12.0), torch.arange(12.0), indexing="ij")
     image, target = (torch.sin(0.5 * (y + dy)) + torch.cos(0.4 * (x + dx)) for dy, dx in ((0, 0), (0.7, -0.3)))
     layer = ActiveConv2d(1, 1, 1, bias=False)
@@ -122,13 +129,15 @@ def test_a_tap_learns_how_far_its_input_is_shifted():
     torch.testing.assert_close(layer.offset.detach(), torch.tensor([0.7, -0.3]), rtol=0, atol=0.05)
 
 
-def test_a_state_dict_of_the_plain_convolution_lacks_the_offsets_alone():
+def test_a_plain_state_dict_lacks_only_the_offset():
+    """Loading nn.Conv2d's weights misses "offset" alone, and no key is left over."""
     missing = ActiveConv2d(4, 6, 3).load_state_dict(nn.Conv2d(4, 6, 3).state_dict(), strict=False)
     assert missing.missing_keys == ["offset"]
     assert not missing.unexpected_keys
 
 
-def test_a_layer_made_of_a_convolution_shares_its_parameters_and_mode():
+def test_from_conv_shares_parameters_and_training_mode():
+    """The weight is the same object; dtype, missing bias and evaluation mode are kept."""
     plain = nn.Conv2d(4, 6, 3, bias=False, dtype=torch.float64).eval()
     layer = ActiveConv2d.from_conv(plain, offset_groups=2)
     assert layer.weight is plain.weight
@@ -137,7 +146,8 @@ def test_a_layer_made_of_a_convolution_shares_its_parameters_and_mode():
     assert (layer.offset.shape, layer.offset.dtype) == ((2 * 2 * 9,), torch.float64)
 
 
-def test_autocast_leaves_the_offsets_as_precise_as_they_are():
+def test_autocast_does_not_round_offsets():
+    """9.03 would become 9.0 in bfloat16."""
     layer = ActiveConv2d(1, 1, 1, bias=False)
     nn.init.ones_(layer.weight)
     with torch.no_grad():
@@ -155,6 +165,7 @@ def test_offset_groups_that_do_not_divide_the_channels_are_named():
         ActiveConv2d(4, 6, 3, offset_groups=3)
 
 
-def test_its_text_says_how_it_differs_from_a_convolution():
+def test_active_conv_repr_shows_offset_groups():
+    """The rest of its repr is that of a convolution."""
     assert repr(ActiveConv2d(4, 6, 3, offset_groups=2)).startswith("ActiveConv2d(4, 6, kernel_size=(3, 3)")
     assert "offset_groups=2" in repr(ActiveConv2d(4, 6, 3, offset_groups=2))

@@ -66,6 +66,7 @@ def over_names_of_classes(net):
 
 @pytest.mark.parametrize("loop", [over_classes, over_exact_classes, over_reset_parameters, over_names_of_classes])
 def test_offsets_stay_zero_in_an_initialisation_loop(loop):
+    """Loops of user code that initialize each Conv2d by class or name must not touch them."""
     net = network()
     first = net["deformable"].weight.detach().clone(), net["transformer"].localisation[0].weight.detach().clone()
     loop(net)
@@ -83,7 +84,8 @@ def test_resetting_a_trained_layer_makes_its_offsets_zero():
     assert not any(value.any() for value in offsets(net).values())
 
 
-def test_the_branch_computes_saves_and_prints_as_the_convolution_it_was():
+def test_the_offset_branch_behaves_like_its_convolution():
+    """Output, repr, copy and torch.save equal nn.Conv2d's for each padding mode."""
     image = torch.randn(2, 4, 9, 10)
     for mode, padding in (("zeros", 1), ("reflect", (2, 1)), ("zeros", "same")):
         layer = DeformConv2d(4, 6, 3, padding=padding, dilation=2 if padding == "same" else 1, padding_mode=mode)
@@ -98,7 +100,8 @@ def test_the_branch_computes_saves_and_prints_as_the_convolution_it_was():
         assert torch.equal(torch.load(file, weights_only=False).offset_conv(image), plain(image))
 
 
-def test_surgery_works_on_a_network_without_numbers_and_materialises():
+def test_surgery_works_on_meta_tensors_and_keeps_dtype():
+    """A network on the meta device stays there; a bfloat16 one gets zero bfloat16 offset weights."""
     with torch.device("meta"):
         net = deform(torchvision.models.resnet18(), 3)
     assert all(parameter.is_meta for parameter in net.parameters())
@@ -107,7 +110,7 @@ def test_surgery_works_on_a_network_without_numbers_and_materialises():
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
-def test_an_offset_of_nine_pixels_survives_autocast(dtype):
+def test_autocast_does_not_round_an_offset_of_nine_pixels(dtype):
     """9.03 is 9 in bfloat16, and 9.03125 in float16."""
     layer = DeformConv2d(4, 6, 3, padding=1, modulated=True)
     nn.init.constant_(layer.offset_conv.bias, 9.03)
@@ -125,7 +128,8 @@ def test_an_offset_of_nine_pixels_survives_autocast(dtype):
         assert torch.is_autocast_enabled("cpu")
 
 
-def test_an_affine_map_is_not_rounded_under_autocast():
+def test_autocast_does_not_round_an_affine_matrix():
+    """A departure of 0.0301 from the identity must survive bfloat16 autocast."""
     transformer = SpatialTransformer(3)
     nn.init.constant_(transformer.localisation[-1].bias, 0.0301)
     with torch.autocast("cpu", torch.bfloat16):
@@ -133,15 +137,16 @@ def test_an_affine_map_is_not_rounded_under_autocast():
     assert (departure - 0.0301).abs().max() < 1e-6
 
 
-def test_a_layer_of_half_precision_stays_of_half_precision():
+def test_a_half_precision_layer_keeps_its_dtype():
+    """Offsets and output of a bfloat16 layer are bfloat16."""
     layer = DeformConv2d(4, 6, 3, padding=1).bfloat16()
     image = torch.randn(1, 4, 8, 8, dtype=torch.bfloat16)
     assert layer.offsets(image)[0].dtype == layer(image).dtype == torch.bfloat16
 
 
 @pytest.mark.parametrize("autocast", [False, True])
-def test_the_branches_compile_to_one_graph(autocast):
-    """Only the branch: the operators' own graphs are the operators' tests."""
+def test_offset_branches_compile_to_one_graph(autocast):
+    """Only the branch: the operators' graphs have tests of their kind in unit/ops."""
     layer, pool = DeformConv2d(4, 6, 3, padding=1, modulated=True), DeformRoIPool(4, 3)
     nn.init.normal_(layer.offset_conv.weight)
     nn.init.normal_(pool.offset_fc.weight)

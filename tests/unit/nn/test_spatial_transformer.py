@@ -31,7 +31,8 @@ def sampled(images, matrices):
 
 
 @pytest.mark.parametrize("size", [(13, 13), (56, 56), (37, 224)], ids=str)
-def test_a_fresh_module_gives_back_its_input_to_the_bit(size):
+def test_a_new_transformer_returns_its_input_bit_for_bit(size):
+    """The identity grid must not resample, also under autocast."""
     images = 100 * torch.randn(2, 3, *size)
     transformer = SpatialTransformer(3)
     assert torch.equal(transformer(images), images)
@@ -49,7 +50,8 @@ def test_a_translation_moves_the_image_by_whole_pixels():
     torch.testing.assert_close(output, expected)
 
 
-def test_a_quarter_turn_turns_the_image():
+def test_a_quarter_rotation_equals_torch_rot90():
+    """The affine matrix of a rotation by 90 degrees moves every pixel exactly."""
     images = torch.randn(2, 2, 16, 16, dtype=torch.float64)
     # x of the input is -y of the output, y of the input is x: the picture's right side comes up.
     output = with_departure([[-1, -1, 0], [1, -1, 0]])(images)
@@ -57,6 +59,7 @@ def test_a_quarter_turn_turns_the_image():
 
 
 def test_a_trained_module_equals_grid_sample_image_by_image():
+    """torch's grid_sample with each image's own matrix is the oracle."""
     transformer = trained()
     images = torch.randn(3, 2, 17, 22, dtype=torch.float64)
     matrices = transformer.matrices(images)
@@ -65,7 +68,8 @@ def test_a_trained_module_equals_grid_sample_image_by_image():
     torch.testing.assert_close(transformer(images), sampled(images, matrices))
 
 
-def test_gradients_equal_grid_samples_in_the_images_and_the_localisation_net():
+def test_transformer_gradients_equal_grid_samples():
+    """Gradients of the images and of the localization net equal those through torch's grid_sample."""
     transformer = trained()
     images = torch.randn(3, 2, 17, 22, dtype=torch.float64, requires_grad=True)
     inputs, weights = (images, *transformer.parameters()), torch.randn(3, 2, 17, 22, dtype=torch.float64)
@@ -75,7 +79,8 @@ def test_gradients_equal_grid_samples_in_the_images_and_the_localisation_net():
         torch.testing.assert_close(ours, theirs)
 
 
-def test_the_gradient_reaches_the_last_layer_at_once_and_the_others_once_it_has_moved():
+def test_the_transformer_learns_from_its_identity_start():
+    """At first only the last layer has a gradient; after one step the first layer has one, too."""
     torch.manual_seed(0)
     transformer = SpatialTransformer(1)
     images = torch.randn(2, 1, 16, 16)
@@ -90,7 +95,8 @@ def test_the_gradient_reaches_the_last_layer_at_once_and_the_others_once_it_has_
     assert first.weight.grad.abs().sum() > 0
 
 
-def test_a_module_learns_to_undo_a_shift():
+def test_the_transformer_learns_to_undo_a_shift():
+    """A Gaussian off the centre moves to the target in 60 steps."""
     torch.manual_seed(0)
     y, x = torch.meshgrid(torch.arange(24.0), torch.arange(24.0), indexing="ij")
     target, image = (torch.exp(-((y - cy) ** 2 + (x - cx) ** 2) / 20)[None, None] for cy, cx in ((12, 12), (9, 14)))
@@ -106,10 +112,12 @@ def test_a_module_learns_to_undo_a_shift():
     assert losses[-1] < 0.02 * losses[0]
 
 
-def test_no_images_give_no_images():
+def test_an_empty_batch_gives_an_empty_batch():
+    """A rank without images must not fail."""
     assert SpatialTransformer(3)(torch.zeros(0, 3, 16, 16)).shape == (0, 3, 16, 16)
 
 
-def test_images_that_leave_a_cell_without_a_pixel_are_refused():
+def test_images_too_small_for_the_localization_are_refused():
+    """Below 13x13 pixels a pooling cell would be empty; the error names both sizes."""
     with pytest.raises(ValueError, match="images: 12x40; the localisation net needs at least 13x13"):
         SpatialTransformer(3)(torch.zeros(1, 3, 12, 40))

@@ -48,7 +48,8 @@ def _fresh():
 @pytest.mark.parametrize("autocast", [False, True], ids=["", "autocast"])
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize("name", OPERATORS)
-def test_an_operator_compiles_into_one_graph_with_its_backward_pass(name, dtype, autocast, dynamic):
+def test_an_operator_and_its_backward_compile_into_one_graph(name, dtype, autocast, dynamic):
+    """aot_eager with fullgraph gives the reference's values, with autocast and dynamic shapes."""
     operator = OPERATORS[name]
     case = operator.case(dtype)
     compiled = torch.compile(operator.function, fullgraph=True, backend="aot_eager", dynamic=dynamic)
@@ -61,7 +62,8 @@ def test_an_operator_compiles_into_one_graph_with_its_backward_pass(name, dtype,
 
 
 @pytest.mark.parametrize("name", OPERATORS)
-def test_a_compiled_operator_takes_other_sizes_than_it_was_compiled_for(name):
+def test_a_compiled_operator_accepts_other_sizes(name):
+    """With dynamic=True, heights 7, 9 and 12 give the reference's values."""
     operator = OPERATORS[name]
     compiled = torch.compile(operator.function, fullgraph=True, backend="aot_eager", dynamic=True)
     for height in (7, 9, 12):
@@ -125,7 +127,8 @@ def test_inductor_compiles_an_operator_between_others(name, dtype):
     ids=lambda value: {False: "", True: "autocast"}.get(value, str(value)),
 )
 @pytest.mark.parametrize("name", LAYERS)
-def test_a_layer_compiles_into_one_graph_with_its_parameters_gradients(name, dtype, autocast):
+def test_a_layer_and_its_gradients_compile_into_one_graph(name, dtype, autocast):
+    """Compiled output and parameter gradients equal the eager ones, with and without autocast."""
     torch.manual_seed(0)
     layer = LAYERS[name]().to(dtype)
     input = torch.randn(2, 4, 14, 16, dtype=dtype)
@@ -145,6 +148,7 @@ def test_a_layer_compiles_into_one_graph_with_its_parameters_gradients(name, dty
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
 @pytest.mark.parametrize("modulated", [False, True])
 def test_a_deformed_resnet_is_one_graph(dtype, modulated):
+    """torch._dynamo.explain finds no graph break after surgery."""
     network = deform(torchvision.models.resnet18().eval().to(dtype), 3, modulated=modulated)
     found = torch._dynamo.explain(network)(torch.randn(2, 3, 64, 64, dtype=dtype))
     assert (found.graph_count, found.graph_break_count) == (1, 0)
@@ -162,7 +166,8 @@ class Exported(nn.Module):
 @pytest.mark.parametrize("autocast", [False, True], ids=["", "autocast"])
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize("name", OPERATORS)
-def test_an_operator_exports_as_one_node_that_gives_the_same_result(name, dtype, autocast):
+def test_an_operator_exports_as_one_node(name, dtype, autocast):
+    """torch.export keeps the operator whole, also under autocast, and its output is equal bit for bit."""
     operator = OPERATORS[name]
     case = operator.case(dtype)
     call, tensors = operator.of_tensors(case)
@@ -183,7 +188,8 @@ def test_an_operator_exports_as_one_node_that_gives_the_same_result(name, dtype,
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16], ids=str)
 @pytest.mark.parametrize("name", LAYERS)
-def test_an_exported_layer_with_parameters_still_has_its_gradients(name, dtype):
+def test_an_exported_layer_keeps_its_gradients(name, dtype):
+    """Parameter gradients through an exported layer equal those of the layer itself."""
     torch.manual_seed(0)
     layer = LAYERS[name]().to(dtype)
     input = torch.randn(2, 4, 14, 16, dtype=dtype)

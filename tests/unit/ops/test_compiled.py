@@ -48,12 +48,14 @@ def run(tmp_path):
 
 
 def test_a_second_process_compiles_nothing(run):
+    """numba's cache serves it, without a warning."""
     assert run() == (["14", "0"], "")
     assert run() == (["14", "1"], "")
 
 
 @pytest.mark.parametrize(("first", "why"), [(NO_FOLDER, "no folder"), (FULL_DISK, "File too large")])
-def test_where_nothing_can_be_kept_it_compiles_in_memory_and_says_so_once(run, first, why):
+def test_without_a_cache_numba_compiles_with_one_warning(run, first, why):
+    """A missing folder or a full disk must not stop the operators; NUMBA_CACHE_DIR is named."""
     printed, warned = run(first)
     assert printed == ["14", "0"]
     assert warned.count("UserWarning") == 1
@@ -61,7 +63,8 @@ def test_where_nothing_can_be_kept_it_compiles_in_memory_and_says_so_once(run, f
     assert why in warned
 
 
-def test_a_changed_file_beside_it_is_taken_in_anew(run, tmp_path):
+def test_a_changed_neighbour_file_recompiles_the_cache(run, tmp_path):
+    """Kernels call functions of other files, whose changes numba itself does not see."""
     run()
     (tmp_path / "beside.py").write_text("")
     assert run() == (["14", "0"], "")
@@ -71,7 +74,8 @@ def test_a_changed_file_beside_it_is_taken_in_anew(run, tmp_path):
 @pytest.mark.parametrize(
     "left", [b"", b"\x80\x05", b"\x80\x04K\x01.garbage"], ids=["nothing", "a beginning", "another"]
 )
-def test_what_a_crash_left_of_a_kept_file_is_compiled_anew_and_kept(run, tmp_path, ending, left):
+def test_a_damaged_cache_file_is_compiled_again(run, tmp_path, ending, left):
+    """An empty, cut or foreign file of numba's cache is replaced without a warning."""
     run()
     for path in (tmp_path / "kept").rglob(f"*{ending}"):
         path.write_bytes(left)
@@ -79,7 +83,8 @@ def test_what_a_crash_left_of_a_kept_file_is_compiled_anew_and_kept(run, tmp_pat
     assert run() == (["14", "1"], "")
 
 
-def test_a_kept_file_that_can_be_neither_read_nor_replaced_is_one_warning(run, tmp_path):
+def test_an_unreplaceable_cache_file_is_one_warning(run, tmp_path):
+    """With a folder under a cache file's name, the code is compiled in memory with one warning."""
     run()
     for path in (tmp_path / "kept").rglob("*.nbi"):
         path.unlink()

@@ -91,6 +91,7 @@ def done(count, parts: int) -> list[int]:
 @pytest.mark.parametrize("wanted", [1, 2, 3, 9])
 @pytest.mark.parametrize("parts", [1, 2, 3, 50])
 def test_every_part_is_done_once(monkeypatch, count, wanted, parts):
+    """For more parts than threads and fewer, with OpenMP and with numba callbacks."""
     monkeypatch.setattr(torch, "get_num_threads", lambda: wanted)
     assert done(count, parts) == [1] * parts
 
@@ -99,20 +100,23 @@ def test_every_part_is_done_once(monkeypatch, count, wanted, parts):
     ("number", "wanted", "smallest", "expected"),
     [(0, 2, 1, 1), (1, 2, 1, 1), (7, 1, 1, 1), (7, 3, 1, 3), (3, 9, 1, 3), (31, 2, 16, 1), (32, 8, 16, 2)],
 )
-def test_a_loop_has_a_part_a_thread_and_none_too_short(monkeypatch, number, wanted, smallest, expected):
+def test_a_loop_has_one_part_per_thread_of_a_minimum_size(monkeypatch, number, wanted, smallest, expected):
+    """Worked cases: small loops take fewer parts than threads."""
     monkeypatch.setattr(torch, "get_num_threads", lambda: wanted)
     assert parts_of(number, smallest) == expected
 
 
 @pytest.mark.usefixtures("_either_way")
 @pytest.mark.timeout(60)
-def test_parts_run_at_the_same_time_on_threads_of_their_own(monkeypatch):
+def test_parts_run_at_the_same_time(monkeypatch):
+    """Two parts that wait for each other would hang if they ran in turn."""
     monkeypatch.setattr(torch, "get_num_threads", lambda: 2)
     assert done(callback(_meet), 2) == [1, 1]
 
 
 @pytest.mark.usefixtures("_either_way")
-def test_python_goes_on_while_a_loop_runs(monkeypatch):
+def test_loops_release_the_python_lock(monkeypatch):
+    """The loop's second part is run by another Python thread, which needs the GIL."""
     # The loop waits for its second part, which another thread of Python does: with the global lock held, for ever.
     monkeypatch.setattr(torch, "get_num_threads", lambda: 1)
     here, meet = torch.zeros(2, dtype=torch.int64), callback(_meet)
@@ -126,6 +130,7 @@ def test_python_goes_on_while_a_loop_runs(monkeypatch):
 
 @pytest.mark.usefixtures("_either_way")
 def test_calls_from_several_threads_do_not_disturb_one_another(monkeypatch, count):
+    """Four Python threads start 50 loops each; no part is lost or done twice."""
     monkeypatch.setattr(torch, "get_num_threads", lambda: 3)
     totals = [0] * 4
 
@@ -142,7 +147,8 @@ def test_calls_from_several_threads_do_not_disturb_one_another(monkeypatch, coun
 
 
 @pytest.mark.usefixtures("_either_way")
-def test_a_forked_process_does_the_whole_work(monkeypatch, count):
+def test_a_forked_process_does_all_parts_itself(monkeypatch, count):
+    """OpenMP's threads stay in the parent; waiting for them would take forever."""
     # OpenMP's threads stay behind in the parent; waiting for them would take for ever.
     monkeypatch.setattr(torch, "get_num_threads", lambda: 2)
     assert done(count, 2) == [1, 1]
@@ -180,7 +186,8 @@ sys.exit(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
 
 
 @pytest.mark.parametrize("before", ["used", "unused"])
-def test_operators_and_products_do_not_hang_in_a_fork_of_a_process_that_used_torchs_threads(before):
+def test_operators_do_not_hang_in_a_forked_process(before):
+    """After torch used its OpenMP threads, a fork has none of them; a parallel region would wait forever."""
     process = subprocess.Popen(
         [sys.executable, "-c", FORK, before],
         env=environment(OMP_NUM_THREADS="2"),

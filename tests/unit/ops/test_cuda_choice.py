@@ -64,7 +64,8 @@ def serves(dtype=torch.bfloat16, cuda=True, **changed) -> bool:
     return fused_dispatch.serves(tensor.as_subclass(OnCuda) if cuda else tensor, tensor, replace(GEOMETRY, **changed))
 
 
-def test_a_measured_device_fuses_what_lies_within_the_measurement(gpu):
+def test_a_measured_gpu_fuses_what_the_measurement_covers(gpu):
+    """Larger channels, batches and maps up to the measured crossover use the fused kernel."""
     assert serves()
     assert serves(channels=128, out_channels=128, batch=8)
     assert serves(out_height=32, out_width=32)
@@ -88,13 +89,15 @@ def test_a_measured_device_fuses_what_lies_within_the_measurement(gpu):
     ],
     ids=str,
 )
-def test_what_lies_outside_the_measurement_goes_through_chunks(gpu, changed):
+def test_cases_outside_the_measurement_use_chunks(gpu, changed):
+    """One setting at a time is outside the measured channels, pixels or kernel."""
     assert not serves(**changed)
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)
 @pytest.mark.parametrize("architecture", [80, 86, 90, 120])
-def test_a_gpu_that_nobody_measured_fuses_half_precision_up_to_128_channels(gpu, dtype, architecture):
+def test_an_unmeasured_gpu_fuses_half_precision_up_to_128(gpu, dtype, architecture):
+    """Up to 128 channels from compute capability 8.0; never float32, 5x5 kernels or Turing."""
     gpu("Never seen", architecture)
     assert serves(dtype)
     assert serves(dtype, channels=128, out_channels=128, out_height=7, out_width=5)
@@ -107,12 +110,14 @@ def test_a_gpu_that_nobody_measured_fuses_half_precision_up_to_128_channels(gpu,
     assert not serves(dtype)
 
 
-def test_a_dtype_that_was_not_measured_on_a_measured_device_follows_the_prior(gpu):
+def test_an_unmeasured_dtype_follows_the_default_rule(gpu):
+    """A device measured in bfloat16 alone still fuses small float16 maps."""
     assert serves(torch.float16, channels=16, out_height=3, out_width=3)
     assert not serves(torch.bfloat16, channels=16)
 
 
-def test_a_measurement_that_found_no_gain_overrides_the_prior(gpu):
+def test_a_measurement_without_gain_overrides_the_default(gpu):
+    """It holds for its own dtype; float16, not measured, follows the default rule."""
     assert benchmark.keep("Slow", {"torch.bfloat16": None})
     gpu("Slow")
     assert not serves(torch.bfloat16)
@@ -134,7 +139,8 @@ def test_a_measurement_that_found_no_gain_overrides_the_prior(gpu):
     ],
     ids=repr,
 )
-def test_a_broken_file_of_measurements_costs_one_warning_and_counts_as_none(gpu, tmp_path, content):
+def test_a_broken_measurement_file_is_ignored_with_one_warning(gpu, tmp_path, content):
+    """Each broken content warns once, names the program that writes it, and the default rule counts."""
     (tmp_path / "fused.json").write_bytes(content)
     with pytest.warns(UserWarning, match=r"fused\.json is not what benchmarks/fused\.py --rule writes"):
         assert serves(channels=16)
@@ -145,7 +151,8 @@ def test_a_broken_file_of_measurements_costs_one_warning_and_counts_as_none(gpu,
     assert fused_dispatch.crossovers("Measured") == {"torch.bfloat16": fused_dispatch.Crossover(64, 64, 1)}
 
 
-def test_force_decides_whatever_was_measured(gpu, monkeypatch):
+def test_dcnlab_fused_overrides_the_measurement(gpu, monkeypatch):
+    """always, rule and never."""
     gpu("Never seen")
     monkeypatch.setenv("DCNLAB_FUSED", "always")
     assert serves()
@@ -161,7 +168,8 @@ def test_never_holds_on_a_measured_device_too(gpu, monkeypatch):
     assert not serves()
 
 
-def test_gpus_before_ampere_go_through_chunks_even_when_forced(gpu, monkeypatch):
+def test_gpus_before_ampere_never_use_the_fused_kernel(gpu, monkeypatch):
+    """Turing lacks its instructions, so DCNLAB_FUSED=always must not force it."""
     monkeypatch.setenv("DCNLAB_FUSED", "always")
     gpu(architecture=75)
     assert not serves()
@@ -169,7 +177,8 @@ def test_gpus_before_ampere_go_through_chunks_even_when_forced(gpu, monkeypatch)
     assert serves()
 
 
-def test_another_word_is_refused_with_the_three_that_there_are(gpu, monkeypatch):
+def test_an_unknown_dcnlab_fused_lists_the_three_values(gpu, monkeypatch):
+    """DCNLAB_FUSED=yes is refused in one line."""
     monkeypatch.setenv("DCNLAB_FUSED", "yes")
     with pytest.raises(ValueError, match=r"^DCNLAB_FUSED=yes: it can be rule, always or never$"):
         serves()
@@ -183,7 +192,8 @@ def rows(gains: dict[tuple[int, int], float]) -> list[dict[str, float]]:
     ]
 
 
-def test_the_crossover_ends_before_the_first_channels_that_were_not_faster_on_every_map():
+def test_the_crossover_ends_before_the_first_slower_channels():
+    """Faster results at more channels do not count where one map at fewer channels was not faster."""
     gains = {(64, 900): 1.3, (64, 4096): 1.2, (128, 900): 1.1, (128, 4096): 1.06, (256, 900): 1.04, (256, 4096): 2.0}
     assert benchmark.crossover(rows(gains)) == fused_dispatch.Crossover(64, 128, 900)
     again = gains | {(512, 900): 9.0, (512, 4096): 9.0}
@@ -191,7 +201,8 @@ def test_the_crossover_ends_before_the_first_channels_that_were_not_faster_on_ev
     assert benchmark.crossover(rows(gains | {(64, 4096): 1.0})) is None
 
 
-def test_the_benchmark_writes_what_the_operator_reads_and_leaves_other_devices_alone(gpu):
+def test_the_benchmark_writes_what_the_operator_reads(gpu):
+    """A measurement of one device changes no other device's entry and no other dtype's."""
     assert benchmark.keep("Another", {"torch.float16": fused_dispatch.Crossover(64, 64, 500), "torch.bfloat16": None})
     assert fused_dispatch.crossovers("Another") == {
         "torch.float16": fused_dispatch.Crossover(64, 64, 500),
@@ -203,7 +214,8 @@ def test_the_benchmark_writes_what_the_operator_reads_and_leaves_other_devices_a
     assert list(fused_dispatch.crossovers("Measured")) == ["torch.bfloat16", "torch.float32"]
 
 
-def test_a_first_measurement_makes_the_folder_and_a_folder_that_fails_is_said(gpu, monkeypatch, tmp_path):
+def test_a_first_measurement_makes_its_cache_folder(gpu, monkeypatch, tmp_path):
+    """A folder that cannot be made is a warning with its path, and False is returned."""
     monkeypatch.setenv("DCNLAB_CACHE_DIR", str(tmp_path / "a" / "b"))
     assert benchmark.keep("First", {"torch.float16": fused_dispatch.Crossover(64, 64, 500)})
     assert fused_dispatch.crossovers("First") == {"torch.float16": fused_dispatch.Crossover(64, 64, 500)}

@@ -39,7 +39,8 @@ def test_chunks_are_equal_and_of_whole_tiles_of_128_rows(shape, limit, expected)
 
 
 @pytest.mark.parametrize("seed", range(200))
-def test_no_chunk_exceeds_the_limit_or_is_below_half_the_largest_and_none_is_left_out(seed):
+def test_chunks_are_even_complete_and_within_the_limit(seed):
+    """Random maps: chunks follow one another and none is below half the largest."""
     r = random.Random(seed)
     g = geometry(8, r.randint(1, 60), r.randint(1, 60), r.randint(1, 9))
     limit = r.choice([1, 2, 3, 7, r.randint(1, 200), r.randint(1, 4000), r.randint(1, 40000)])
@@ -61,7 +62,8 @@ def test_an_empty_batch_has_no_chunks():
     assert chunks.cut(geometry(8, 4, 4, 0), 100) == ()
 
 
-def test_the_environment_says_how_many_columns_are_held(monkeypatch):
+def test_dcnlab_columns_mib_sets_the_memory_budget(monkeypatch):
+    """24 means 24 MiB; the default lies between 128 and 256 MiB."""
     monkeypatch.delenv(chunk_sizes.VARIABLE, raising=False)
     assert chunk_sizes.cuda_bytes() == chunk_sizes.CUDA_BYTES
     assert 128 << 20 <= chunk_sizes.CUDA_BYTES <= 256 << 20
@@ -70,13 +72,15 @@ def test_the_environment_says_how_many_columns_are_held(monkeypatch):
 
 
 @pytest.mark.parametrize("value", ["", "0", "-1", "1.5", "24M", "many"])
-def test_a_budget_that_is_no_number_of_mib_is_refused_in_one_line(monkeypatch, value):
+def test_a_budget_must_be_a_whole_number_of_mib(monkeypatch, value):
+    """DCNLAB_COLUMNS_MIB with 0, a fraction, a unit or a word is refused in one line."""
     monkeypatch.setenv(chunk_sizes.VARIABLE, value)
     with pytest.raises(ValueError, match=f"^DCNLAB_COLUMNS_MIB={value}: it can be a whole number of MiB, 1 or more$"):
         chunk_sizes.cuda_bytes()
 
 
-def test_columns_and_sort_together_stay_below_what_torchvision_holds():
+def test_row_limits_keep_memory_below_torchvisions():
+    """torchvision's memory by its source; columns and sorting entries together must stay below it."""
     g = geometry(512, 64, 64)
     assert chunks.torchvision_bytes(g, torch.float32, backward=True) == 4 * (4096 * 9 * 512 + 4096 * 512)
     assert chunks.torchvision_bytes(g, torch.float16, backward=False) == 2 * (4096 * 9 * 512 + 2 * 4096 * 512)

@@ -70,7 +70,8 @@ def test_every_variant_compiles_and_stays_in_registers(variant, arch):
     assert {name: used.registers for name, used in report.kernels.items() if used.registers > limits[name]} == {}
 
 
-def test_every_kernel_file_is_compiled_in_some_variant_and_on_the_main_path():
+def test_every_kernel_file_has_a_variant_on_the_main_path():
+    """A .cu file that no variant compiles would be untested."""
     files = {path.name for path in source.kernel_folder().glob("*.cu")}
     assert files
     assert {variant.source_file for variant in VARIANTS} == files
@@ -78,10 +79,12 @@ def test_every_kernel_file_is_compiled_in_some_variant_and_on_the_main_path():
 
 
 def test_variants_are_listed_once():
+    """Two variants of the same text would compile and test the same kernel twice."""
     assert len({source_text(variant.source_file, variant.prelude) for variant in VARIANTS}) == len(VARIANTS)
 
 
-def test_kernel_files_include_nothing_that_the_cache_would_not_see():
+def test_kernel_files_include_no_other_file():
+    """The cache's key is the text alone, so an #include would hide a change from it."""
     for path in source.kernel_folder().iterdir():
         assert not re.search(r"^\s*#\s*include", path.read_text(), re.MULTILINE), path.name
 
@@ -99,7 +102,8 @@ def test_a_prelude_becomes_aliases_and_constants_in_order():
         prelude_text({"gamma": 0.1})
 
 
-def test_a_text_joins_prelude_common_and_kernels_under_their_names(tmp_path, monkeypatch):
+def test_source_text_joins_prelude_common_and_kernels(tmp_path, monkeypatch):
+    """#line directives name the files, so that a compiler's message points to the right line."""
     (tmp_path / "common.cuh").write_text("struct Common {};")
     (tmp_path / "pool.cu").write_text("struct Pool {};")
     monkeypatch.setattr(source, "kernel_folder", lambda: tmp_path)
@@ -127,6 +131,7 @@ ptxas info    : Used 12 registers, used 0 barriers
 
 
 def test_ptxas_reports_are_read_kernel_by_kernel():
+    """A kept log: registers, shared memory, stack and spills of each kernel."""
     kernels = parse_resources(_LOG)
     assert kernels == {
         "first": KernelResources(registers=22, shared=88, stack=272, spill_stores=12, spill_loads=8),
@@ -139,7 +144,8 @@ def test_ptxas_reports_are_read_kernel_by_kernel():
 
 @needs_nvrtc
 @pytest.mark.parametrize("arch", ARCHITECTURES)
-def test_spills_and_indexed_arrays_are_seen_on_every_architecture(arch):
+def test_spills_and_indexed_arrays_are_reported_on_each_gpu(arch):
+    """Known kernels with local memory, shared memory and none are told apart on every architecture."""
     source = """
 extern "C" __global__ void lean(const float* in, float* out) { out[threadIdx.x] = in[threadIdx.x]; }
 extern "C" __global__ void indexed(const int* in, float* out) {
@@ -174,6 +180,7 @@ extern "C" __global__ void shares(float* out) {
 @needs_nvrtc
 @pytest.mark.parametrize("dtype", C_TYPES, ids=str)
 def test_the_toolkit_headers_come_with_the_wheels(dtype):
+    """cuda_fp16.h and cuda_bf16.h are needed at run time, and no CUDA toolkit may be."""
     source = prelude_text({"scalar_t": C_TYPES[dtype]}) + 'extern "C" __global__ void k(scalar_t* out) { *out = 1.5f; }'
     for arch in ARCHITECTURES:
         assert set(compile_cubin(source, arch).kernels) == {"k"}

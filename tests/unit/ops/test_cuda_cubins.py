@@ -47,7 +47,8 @@ def files(folder: Path) -> list[Path]:
 
 
 @needs_nvrtc
-def test_a_kernel_is_compiled_once_for_each_architecture_and_text(kept, compilations):
+def test_a_kernel_compiles_once_per_architecture_and_text(kept, compilations):
+    """The same text and architecture come from disk; the cache folder is writable by its owner alone."""
     first = image()
     assert first.startswith(b"\x7fELF")
     assert image() == first
@@ -61,7 +62,8 @@ def test_a_kernel_is_compiled_once_for_each_architecture_and_text(kept, compilat
 
 @needs_nvrtc
 @pytest.mark.parametrize("damage", ["cut", "flipped", "empty", "folder"])
-def test_a_broken_file_is_compiled_anew_and_replaced(kept, compilations, damage, recwarn):
+def test_a_broken_cubin_is_compiled_again_and_replaced(kept, compilations, damage, recwarn):
+    """Cut, flipped and empty files and a folder in the file's stead."""
     first = image()
     (file,) = files(kept)
     content = file.read_bytes()
@@ -99,7 +101,8 @@ import os; print("both", os.environ.get("CUPY_CACHE_DIR"))
 
 
 @needs_nvrtc
-def test_a_home_that_cannot_be_written_costs_one_warning_and_cupy_imports_all_the_same():
+def test_an_unwritable_home_costs_one_warning():
+    """The warning names DCNLAB_CACHE_DIR, kernels compile in memory, and CuPy still imports."""
     done = run(TWO_KERNELS, HOME="/proc/nowhere", XDG_CACHE_HOME="")
     assert (done.returncode, done.stdout) == (0, "both None\n"), done.stderr
     assert done.stderr.count("UserWarning") == 1
@@ -108,7 +111,8 @@ def test_a_home_that_cannot_be_written_costs_one_warning_and_cupy_imports_all_th
 
 
 @needs_nvrtc
-def test_a_full_quota_costs_one_warning_and_leaves_no_piece_of_a_file(tmp_path):
+def test_a_full_quota_costs_one_warning_and_leaves_no_file(tmp_path):
+    """Where a cubin cannot be written whole, no part of it stays in the cache."""
     limit = "import resource, signal; signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"
     limit += "resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000))\n"
     done = run(limit + TWO_KERNELS, DCNLAB_CACHE_DIR=str(tmp_path))
@@ -118,7 +122,8 @@ def test_a_full_quota_costs_one_warning_and_leaves_no_piece_of_a_file(tmp_path):
 
 
 @needs_nvrtc
-def test_processes_that_compile_at_once_leave_whole_files(tmp_path):
+def test_processes_that_compile_at_once_write_whole_files(tmp_path):
+    """Three processes with an empty cache end well and leave two whole files."""
     environment = os.environ | {"DCNLAB_CACHE_DIR": str(tmp_path)}
     running = [
         subprocess.Popen([sys.executable, "-W", "error", "-c", TWO_KERNELS], env=environment, stdout=subprocess.DEVNULL)
@@ -131,7 +136,8 @@ def test_processes_that_compile_at_once_leave_whole_files(tmp_path):
 
 
 @needs_nvrtc
-def test_a_gpu_newer_than_nvrtc_gets_ptx_and_one_that_is_too_old_one_line(kept):
+def test_newer_gpus_get_ptx_and_too_old_ones_an_error(kept):
+    """Architecture 199 gets PTX that its driver can compile; 3.5 is refused in one line."""
     text = image(199)
     assert b".target sm_" in text
     assert text.endswith(b"\0")
@@ -149,7 +155,8 @@ def test_a_gpu_newer_than_nvrtc_gets_ptx_and_one_that_is_too_old_one_line(kept):
         ({"DCNLAB_CACHE_DIR": "", "HOME": "/h"}, "/h/.cache/dcnlab"),
     ],
 )
-def test_the_variables_that_name_the_folder_in_their_order(monkeypatch, variables, folder):
+def test_cache_folder_variables_are_read_in_order(monkeypatch, variables, folder):
+    """DCNLAB_CACHE_DIR, then XDG_CACHE_HOME, then the home folder."""
     for name in ("DCNLAB_CACHE_DIR", "XDG_CACHE_HOME"):
         monkeypatch.delenv(name, raising=False)
     for name, value in variables.items():
@@ -170,7 +177,9 @@ def test_a_user_without_a_home_costs_a_warning(monkeypatch, kept):
         assert not cache.write("x", b"1")
 
 
-def test_the_second_failure_of_a_process_is_not_said(kept, monkeypatch, recwarn):
+def test_a_process_warns_once_of_cache_failures(kept, monkeypatch, recwarn):
+    """The first failed write warns with its path and reason, later ones do not."""
+
     def full(*args):
         raise OSError(errno.EDQUOT, "Disk quota exceeded")
 

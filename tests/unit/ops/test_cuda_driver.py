@@ -34,7 +34,8 @@ def on_driver():
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
-def test_convolutions_reach_the_driver_as_they_were_passed_and_are_right(on_driver, dtype):
+def test_convolutions_arrive_at_the_driver_unchanged(on_driver, dtype):
+    """Arguments, device and stream reach a stand-in for the CUDA driver, which computes the right result."""
     launches, problems = on_driver(convolutions, dtype)
     assert problems == []
     assert {launch.kernel for launch in launches} == {"sample", "sample_and_count", "places_backward", "gather"}
@@ -42,13 +43,15 @@ def test_convolutions_reach_the_driver_as_they_were_passed_and_are_right(on_driv
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
-def test_poolings_reach_the_driver_as_they_were_passed_and_are_right(on_driver, dtype):
+def test_poolings_arrive_at_the_driver_unchanged(on_driver, dtype):
+    """Arguments of forward and backward kernels reach the stand-in driver, with the right result."""
     launches, problems = on_driver(poolings, dtype)
     assert problems == []
     assert {"pool", "input_backward", "offset_backward"} <= {launch.kernel for launch in launches}
 
 
-def test_the_fused_kernel_gets_its_shared_memory_and_is_right(on_driver):
+def test_fused_kernels_get_their_shared_memory(on_driver):
+    """More than 48 KiB must be requested, and the result is right."""
     (launch,), problems = on_driver(fused_convolution)
     assert problems == []
     assert launch.kernel == "fused"
@@ -96,7 +99,8 @@ COUNTED = {
 
 
 @pytest.mark.parametrize("name", COUNTED)
-def test_a_call_asks_of_the_gpu_what_is_written_here(on_driver, name):
+def test_gpu_calls_make_the_expected_launches(on_driver, name):
+    """Kernels, matrix products, allocations and guards of a call are counted."""
     shape, *expected = COUNTED[name]
     for found, (kernels, products, others, allocations) in zip(on_driver(counts, shape), expected, strict=True):
         assert (found["kernels"], found["products"], Counter(found["torch"])) == (kernels, products, Counter(others))
@@ -105,7 +109,8 @@ def test_a_call_asks_of_the_gpu_what_is_written_here(on_driver, name):
 
 
 @pytest.mark.parametrize("shape", SHAPES["paper"] + SHAPES["resnet"], ids=str)
-def test_a_batch_within_the_budget_takes_two_launches_forward_and_six_backward(on_driver, shape):
+def test_a_batch_in_one_chunk_takes_two_and_six_launches(on_driver, shape):
+    """Within the memory budget the forward pass takes 2 kernel launches, the backward pass 6."""
     columns = 18 * shape.channels * shape.batch * shape.height * shape.width
     if columns > 256 << 20:
         pytest.skip("several chunks")
@@ -114,7 +119,8 @@ def test_a_batch_within_the_budget_takes_two_launches_forward_and_six_backward(o
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16], ids=str)
-def test_memory_is_at_most_torchvisions_at_every_shape_of_the_benchmark(on_driver, dtype):
+def test_peak_memory_is_at_most_torchvisions(on_driver, dtype):
+    """For every shape of the benchmark, forward and backward; torchvision's amount is by its source."""
     itemsize = 4 if dtype == torch.bfloat16 else dtype.itemsize  # torchvision's has no bfloat16: float32
     for shape in SHAPES["paper"] + SHAPES["resnet"]:
         places = shape.batch * shape.height * shape.width
@@ -127,7 +133,8 @@ def test_memory_is_at_most_torchvisions_at_every_shape_of_the_benchmark(on_drive
             assert ours <= itemsize * elements, f"{shape} {name}: {ours / 2**20:.1f} MiB"
 
 
-def test_a_module_is_loaded_once_a_device_whatever_the_thread(on_driver):
+def test_a_module_is_loaded_once_per_device(on_driver):
+    """Threads share it; the numbers are compilations and loads after each call."""
     assert on_driver(devices_and_threads) == [(1, 0), (1, 0), (2, 1), (2, 1), (2, 1), (2, 0)]
 
 
@@ -144,7 +151,7 @@ CAPTURED = {
 
 
 @pytest.mark.parametrize("layer", CAPTURED)
-def test_after_one_warm_up_a_cuda_graph_can_capture_both_passes(on_driver, layer):
+def test_cuda_graphs_capture_after_one_warm_up(on_driver, layer):
     """After one call no module is loaded or compiled, nothing waits, and every launch is on torch's stream."""
     found = on_driver(captured, CAPTURED[layer])
     assert found == {"loaded": 0, "asked": [], "waits": [], "streams": [driver.STREAM], "launches": 4}

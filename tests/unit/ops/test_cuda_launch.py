@@ -83,7 +83,8 @@ def cuda(monkeypatch):
     return fake
 
 
-def test_a_launch_uses_the_tensors_device_and_torchs_current_stream(cuda):
+def test_a_launch_uses_the_tensors_device_and_torchs_stream(cuda):
+    """The device that was current before stays current, and records are passed by value."""
     tensor, record = on_cuda(1), np.zeros((), dtype=np.dtype([("a", np.int32), ("b", np.int64)], align=True))[()]
     CudaModule("the text").launch(
         "k", (2, 3), (64,), (tensor, None, np.int32(7), np.float32(0.5), record), shared_bytes=96
@@ -98,7 +99,8 @@ def test_a_launch_uses_the_tensors_device_and_torchs_current_stream(cuda):
     assert cuda.device == 5  # as before the launch
 
 
-def test_a_block_of_launches_looks_up_device_and_stream_once(cuda, monkeypatch):
+def test_a_block_of_launches_queries_the_stream_once(cuda, monkeypatch):
+    """Launches on another device in the block still use that device's stream."""
     asked = []
     stream = torch.cuda.current_stream
     monkeypatch.setattr(torch.cuda, "current_stream", lambda index: asked.append(index) or stream(index))
@@ -117,12 +119,14 @@ def test_a_block_of_launches_looks_up_device_and_stream_once(cuda, monkeypatch):
     assert asked == [1, 0, 0, 1]
 
 
-def test_a_block_on_the_cpu_asks_for_no_device(cuda):
+def test_a_block_on_the_cpu_queries_no_device(cuda):
+    """A CPU tensor leaves the current CUDA device as it is."""
     with on_stream(torch.zeros(1)):
         assert cuda.device == 5
 
 
-def test_a_kernel_is_loaded_once_a_device(cuda):
+def test_a_kernel_is_loaded_once_per_device(cuda):
+    """Alternating devices load each kernel once for each of them."""
     module = CudaModule("the text")
     for index in (0, 1, 0, 1):
         module.launch("k", (1,), (1,), (on_cuda(index),))
@@ -132,7 +136,8 @@ def test_a_kernel_is_loaded_once_a_device(cuda):
     assert len(cuda.calls) == 5
 
 
-def test_more_than_48_kib_of_shared_memory_is_asked_for_once(cuda):
+def test_more_than_48_kib_of_shared_memory_is_requested_once(cuda):
+    """CUDA needs a larger limit set on the kernel; it is raised only when it grows."""
     module = CudaModule("the text")
     for size in (48 << 10, 64 << 10, 64 << 10, 50 << 10, 96 << 10):
         module.launch("k", (1,), (1,), (on_cuda(),), shared_bytes=size)
@@ -153,7 +158,8 @@ def test_more_than_48_kib_of_shared_memory_is_asked_for_once(cuda):
         ((on_cuda(1),), ValueError, "argument 1 is on cuda:1, those before it on cuda:0"),
     ],
 )
-def test_arguments_that_would_corrupt_a_launch_are_refused_by_position(args, error, message):
+def test_unsafe_launch_arguments_are_refused_by_position(args, error, message):
+    """Bare numbers, host tensors, unaligned records and mixed devices name their argument."""
     with pytest.raises(error, match=f"^scatter: {message}"):
         marshal("scatter", (on_cuda(0), *args))
 
@@ -183,11 +189,13 @@ def test_sizes_that_cuda_cannot_launch_are_refused(grid, block, message):
 
 
 def test_cupy_is_not_imported_before_the_first_launch():
+    """Importing the operators must work, and be quick, without CuPy."""
     code = "import sys, dcnlab.ops.cuda.launch as l; l.CudaModule('x'); assert 'cupy' not in sys.modules"
     subprocess.run([sys.executable, "-c", code], check=True)
 
 
-def test_one_variant_is_one_module(monkeypatch):
+def test_equal_variants_share_one_module(monkeypatch):
+    """Another constant or source file makes another module."""
     monkeypatch.setattr(launch, "source_text", lambda source_file, prelude: f"{source_file} {prelude}")
     first = launch.module("some.cu", {"scalar_t": "float", "KH": 3})
     assert launch.module("some.cu", {"scalar_t": "float", "KH": 3}) is first
@@ -195,7 +203,8 @@ def test_one_variant_is_one_module(monkeypatch):
     assert launch.module("other.cu", {"scalar_t": "float", "KH": 3}) is not first
 
 
-def test_cupy_takes_the_stream_from_ptr():
+def test_cupy_reads_the_stream_from_ptr():
+    """Our stream stands in for CuPy's; CuPy may read no other attribute."""
     function = pytest.importorskip("cupy.cuda.function")
 
     class Asked(Exception):
@@ -212,7 +221,8 @@ def test_cupy_takes_the_stream_from_ptr():
     assert Stream(1234).ptr == 1234
 
 
-def test_cupy_hands_over_the_bytes_that_the_kernel_declares():
+def test_cupy_passes_the_bytes_that_kernels_declare():
+    """CuPy's own scalar conversion is the oracle for ints, floats and records."""
     scalars = pytest.importorskip("cupy._core._scalar")
     record = np.array((5, 2**40), dtype=np.dtype([("a", np.int32), ("b", np.int64)], align=True))
     values, _ = marshal(

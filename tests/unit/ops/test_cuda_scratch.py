@@ -21,7 +21,8 @@ def deterministic():
 
 @pytest.mark.parametrize("shape", [(), (0,), (3,), (2, 3, 4), (2, 0, 4), (1, 1)])
 @pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16, torch.uint8, torch.int32], ids=str)
-def test_scratch_is_contiguous_and_of_its_shape_in_both_modes(dtype, shape, request):
+def test_scratch_tensors_are_contiguous_in_both_modes(dtype, shape, request):
+    """Shape, strides, dtype and size are equal with and without deterministic algorithms."""
     plain = scratch(shape, dtype, CPU)
     request.getfixturevalue("deterministic")
     found = scratch(shape, dtype, CPU)
@@ -33,6 +34,8 @@ def test_scratch_is_contiguous_and_of_its_shape_in_both_modes(dtype, shape, requ
 
 @pytest.mark.usefixtures("deterministic")
 def test_deterministic_algorithms_do_not_fill_scratch_with_nan():
+    """torch fills new tensors with NaN in that mode, which costs time for nothing."""
+
     class Filled(TorchDispatchMode):
         names: ClassVar[list[str]] = []
 

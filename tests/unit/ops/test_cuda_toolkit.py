@@ -37,7 +37,8 @@ def test_without_cupy_the_error_says_what_to_install(monkeypatch, cuda_version, 
     assert "\n" not in str(caught.value)
 
 
-def test_cupy_for_another_cuda_is_one_warning_where_it_compiles(monkeypatch, recwarn):
+def test_cupy_for_another_cuda_warns_once_if_it_compiles(monkeypatch, recwarn):
+    """The warning holds the commands that install the right CuPy."""
     pytest.importorskip("cupy")
     monkeypatch.setattr(torch.version, "cuda", "12.8")
     monkeypatch.setattr(toolkit, "nvrtc_problem", lambda: None)
@@ -48,7 +49,8 @@ def test_cupy_for_another_cuda_is_one_warning_where_it_compiles(monkeypatch, rec
     assert line == f"torch is built for CUDA 12.8, CuPy for CUDA 13: {repair}"
 
 
-def test_cupy_for_another_cuda_ends_the_first_launch_where_it_cannot_compile(monkeypatch):
+def test_cupy_for_another_cuda_is_refused_at_first_launch(monkeypatch):
+    """Where CuPy cannot load its NVRTC, one line names torch's CUDA version and CuPy's."""
     pytest.importorskip("cupy")
     monkeypatch.setattr(torch.version, "cuda", "12.8")
     monkeypatch.setattr(toolkit, "nvrtc_problem", lambda: "NVRTC does not load through CuPy: no libnvrtc.so.13")
@@ -57,7 +59,8 @@ def test_cupy_for_another_cuda_ends_the_first_launch_where_it_cannot_compile(mon
     assert "\n" not in str(caught.value)
 
 
-def test_cupy_for_torchs_cuda_says_nothing():
+def test_cupy_for_torchs_cuda_gives_no_warning():
+    """A matching CuPy imports silently."""
     pytest.importorskip("cupy")
     with warnings.catch_warnings():
         warnings.simplefilter("error")
@@ -65,7 +68,8 @@ def test_cupy_for_torchs_cuda_says_nothing():
     assert toolkit.mismatch() is None
 
 
-def test_two_cupys_are_named_with_the_command_that_leaves_the_right_one(monkeypatch):
+def test_two_cupy_installs_name_the_command_that_repairs(monkeypatch):
+    """The command removes both packages and installs the one for torch's CUDA."""
     pytest.importorskip("cupy")
     monkeypatch.setattr(toolkit, "installed", lambda: ["cupy-cuda13x 14.2.0", "cupy-cuda12x 14.2.0"])
     monkeypatch.setattr(torch.version, "cuda", "12.8")
@@ -75,12 +79,14 @@ def test_two_cupys_are_named_with_the_command_that_leaves_the_right_one(monkeypa
     )
 
 
-def test_a_torch_without_cuda_fits_every_cupy(monkeypatch):
+def test_torch_without_cuda_fits_every_cupy(monkeypatch):
+    """A CPU build of torch has no CUDA version that could differ."""
     monkeypatch.setattr(torch.version, "cuda", None)
     assert toolkit.mismatch() is None
 
 
-def test_amd_is_refused_before_cupy_is_looked_for_and_what_is_supported_is_said(monkeypatch):
+def test_amd_gpus_are_refused_before_cupy_is_imported(monkeypatch):
+    """With torch for ROCm the error names the supported devices, not the missing CuPy."""
     monkeypatch.setitem(sys.modules, "cupy", None)
     monkeypatch.setattr(torch.version, "cuda", None)
     monkeypatch.setattr(torch.version, "hip", "6.4.43482")
@@ -89,7 +95,8 @@ def test_amd_is_refused_before_cupy_is_looked_for_and_what_is_supported_is_said(
     assert "NVIDIA GPUs of compute capability 7.5 (Turing) or newer, and CPUs" in str(e.value)
 
 
-def test_doctor_says_each_of_these_in_one_line(monkeypatch):
+def test_doctor_reports_each_cupy_state_in_one_line(monkeypatch):
+    """Right, mismatched and missing CuPy each give one line of the doctor."""
     pytest.importorskip("cupy")
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     assert ("ok", "cupy-cuda13x 14.2.0") in doctor.gpus()

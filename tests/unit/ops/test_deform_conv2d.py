@@ -43,6 +43,7 @@ def golden(path: Path) -> tuple[dict[str, Tensor], dict[str, tuple[int, int]]]:
 @pytest.mark.parametrize("function", [reference.deform_conv2d, deform_conv2d], ids=["reference", "cpu"])
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
 def test_equals_the_authors_kernel_with_all_gradients(goldens, name, function, dtype):
+    """Golden arrays of the authors' CUDA kernel: output and all four gradients."""
     arrays, sizes = golden(goldens / f"{name}.npz")
     leaves = {k: arrays[k].to(dtype).requires_grad_() for k in ("input", "offset", "weight", "mask")}
     output = function(leaves["input"], leaves["offset"], leaves["weight"], mask=leaves["mask"], **sizes)
@@ -56,6 +57,7 @@ def test_equals_the_authors_kernel_with_all_gradients(goldens, name, function, d
 
 @pytest.mark.parametrize("seed", range(60))
 def test_equals_torchvision_over_random_shapes(seed):
+    """60 random shapes, strides, groups and masks: output and all gradients."""
     case = random_case(seed)
     assert_near(by_cpu(case), by_autograd(torchvision.ops.deform_conv2d, case), case)
 
@@ -66,7 +68,8 @@ def test_batches_that_no_chunk_divides_equal_torchvision(batch):
     assert_near(by_cpu(case), by_autograd(torchvision.ops.deform_conv2d, case), case)
 
 
-def test_reference_equals_torchvision_so_that_other_paths_may_be_held_against_it():
+def test_the_reference_equals_torchvision():
+    """All other paths are compared with the reference, so it needs an oracle from outside."""
     for seed in range(20):
         case = random_case(seed)
         assert_near(by_reference(case), by_autograd(torchvision.ops.deform_conv2d, case), case)
@@ -88,14 +91,16 @@ def test_small_chunks_give_what_one_chunk_gives():
 
 
 @pytest.mark.parametrize("biased", [False, True])
-def test_filters_that_are_packed_once_for_many_chunks_give_the_same(biased):
+def test_packed_filters_serve_many_chunks(biased):
+    """Filters packed once give the reference's values in twelve chunks, the last one shorter."""
     case = Case(channels=8, filters=5, biased=biased, dtype=torch.float32)
     chunks = CpuChunks(columns_bytes=1, min_rows=10)  # twelve, the last one shorter
     assert_near(by_cpu_path(case, chunks), by_reference(case), case)
 
 
 @pytest.mark.parametrize("threads", [2, 3, 64])
-def test_pixels_that_threads_share_out_are_all_summed_once(monkeypatch, threads):
+def test_pixels_divided_among_threads_are_summed_once(monkeypatch, threads):
+    """Many locations fall on one pixel; more threads than rows must not lose any."""
     monkeypatch.setattr(torch, "get_num_threads", lambda: threads)
     case = Case(channels=120, filters=4, offset_groups=3, groups=2, height=9, stride=(2, 1), reach=12.0, modulated=True)
     assert_near(by_cpu(case), by_autograd(torchvision.ops.deform_conv2d, case), case)
@@ -122,13 +127,15 @@ def test_an_empty_batch_gives_empty_results(modulated):
         (0, 8, 1),
     ],
 )
-def test_chunks_are_of_whole_blocks_and_none_is_a_small_rest(pixels, channels, rows):
+def test_chunks_are_whole_blocks_without_a_small_rest(pixels, channels, rows):
+    """Worked cases of pixels and channels give the rows of a chunk."""
     assert CpuChunks().rows(pixels, 9 * channels * 4) == rows
 
 
 @pytest.mark.parametrize("groups", [1, 2])
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32], ids=str)
-def test_a_map_of_fewer_pixels_than_filters_turns_its_columns_to_the_weights_order(groups, dtype):
+def test_maps_smaller_than_their_filters_transpose_columns(groups, dtype):
+    """With fewer pixels than filters the columns are transposed, not the weight; values stay."""
     case = Case(channels=6, filters=96, height=4, width=5, groups=groups, modulated=True, biased=True, dtype=dtype)
     assert conv_call.Call(case.arguments(), None).turns
     assert_near(by_cpu(case), by_reference(case), case)
@@ -146,6 +153,7 @@ def _chunks(request, monkeypatch):
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32], ids=str)
 @pytest.mark.parametrize("argument", NAMES)
 def test_strided_arguments_count_as_their_values(argument, dtype):
+    """Each argument in turn is a strided view, for several chunk sizes."""
     case = Case(modulated=True, biased=True, dtype=dtype)
 
     def with_one_strided(input, offset, weight, bias, *, mask, **sizes):
@@ -165,7 +173,8 @@ def test_strided_arguments_count_as_their_values(argument, dtype):
 @pytest.mark.usefixtures("_chunks")
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32], ids=str)
 @pytest.mark.parametrize("layout", LAYOUTS)
-def test_gradients_count_as_their_values_however_they_lie_in_memory(layout, dtype):
+def test_conv_gradients_do_not_depend_on_their_memory_layout(layout, dtype):
+    """Strided, expanded and transposed output gradients count as their values."""
     case = Case(modulated=True, biased=True, dtype=dtype)
     tensors = case.tensors()
     tensors["bias"] = tensors["bias"][:1].expand(len(tensors["bias"]))
@@ -183,7 +192,8 @@ FACTORS = pytest.mark.parametrize("value", [float("inf"), -float("inf"), float("
 
 @FACTORS
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.float16, torch.bfloat16], ids=str)
-def test_a_factor_that_is_not_finite_counts_on_every_path_alike(value, dtype):
+def test_a_nonfinite_factor_counts_alike_on_every_path(value, dtype):
+    """Off the map the output is zero, whatever the factor."""
     case = factor_everywhere(value, dtype)
     found, expected = by_cpu(case), by_reference(case)
     assert_alike(found, expected, ("output", "input", "mask", "weight"), TOLERANCES[dtype])
@@ -193,7 +203,8 @@ def test_a_factor_that_is_not_finite_counts_on_every_path_alike(value, dtype):
 
 
 @FACTORS
-def test_on_the_map_a_factor_that_is_not_finite_counts_as_torchvision_says(value):
+def test_nonfinite_factors_on_the_map_match_torchvision(value):
+    """NaN or infinity in mask, weight or gradient gives torchvision's values at locations on the map."""
     case = factor_everywhere(value, torch.float64)
     found, expected = by_reference(case), by_autograd(torchvision.ops.deform_conv2d, case)
     there = [{name: results[name][:ON_THE_MAP] for name in NAMES[:3]} for results in (found, expected)]
@@ -223,7 +234,8 @@ class Module(nn.Module):
         return dcnlab.ops.deform_conv2d(input, offset, weight, padding=1)
 
 
-def test_differentiating_the_bare_backward_operator_is_an_error_not_a_zero():
+def test_the_bare_backward_operator_refuses_derivatives():
+    """An error names the public function; a silent zero gradient would be wrong."""
     input, offset, _, weight, _ = (Case().tensors()[name] for name in NAMES)
     with pytest.raises(RuntimeError, match="differentiate the public function twice"):
         torch.ops.dcnlab.deform_conv2d_backward(
@@ -232,7 +244,8 @@ def test_differentiating_the_bare_backward_operator_is_an_error_not_a_zero():
 
 
 @pytest.mark.parametrize("corner", [(0, 0), (-1, -1)])
-def test_an_infinite_border_pixel_spoils_no_more_than_torchvision_says(corner):
+def test_an_infinite_border_pixel_spreads_as_in_torchvision(corner):
+    """A corner pixel of infinity makes no more outputs NaN than in torchvision."""
     tensors = Case(kernel=(3, 3)).tensors()
     tensors["input"][0, 1, corner[0], corner[1]] = float("inf")
     args = [tensors[name] for name in ("input", "offset", "weight")]
@@ -240,12 +253,14 @@ def test_an_infinite_border_pixel_spoils_no_more_than_torchvision_says(corner):
     torch.testing.assert_close(deform_conv2d(*args, padding=1), expected, equal_nan=True)
 
 
-def test_is_a_leaf_node_in_fx():
+def test_deform_conv2d_is_one_node_in_fx():
+    """torch.fx must not trace into it."""
     graph = torch.fx.symbolic_trace(Module()).graph
     assert [node.target for node in graph.nodes if node.op == "call_function"] == [deform_conv2d]
 
 
-def test_autocast_casts_input_and_weight_but_never_coordinates():
+def test_autocast_casts_input_and_weight_not_offsets():
+    """Offsets and masks stay float32; all gradients have the leaves' dtype."""
     case = Case(dtype=torch.float32, modulated=True, biased=True)
     with torch.autocast("cpu", dtype=torch.bfloat16):
         found = by_cpu(case)
@@ -255,13 +270,15 @@ def test_autocast_casts_input_and_weight_but_never_coordinates():
 
 
 def test_autocast_does_not_round_the_products_of_a_float64_call():
+    """float64 arguments under bfloat16 autocast give float64's accuracy."""
     case = Case()
     with torch.autocast("cpu", dtype=torch.bfloat16):
         assert_near(by_cpu(case), by_reference(case), case)
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)
-def test_half_precision_reads_a_wide_map_at_the_right_place(dtype):
+def test_half_precision_computes_locations_in_float32(dtype):
+    """At column 1333 a float16 coordinate would be wrong by half a pixel."""
     # A ramp of slope 1/16 over 64 columns, wherever the map is that wide: half precision holds it exactly, and a
     # coordinate that was rounded to half precision at 1333 would be wrong by up to half a pixel.
     width = 1333
@@ -277,7 +294,8 @@ def test_half_precision_reads_a_wide_map_at_the_right_place(dtype):
 
 @pytest.mark.parametrize("place", [float("nan"), float("inf"), -float("inf"), 1e20, -1e20], ids=str)
 @pytest.mark.parametrize("axis", [0, 1])
-def test_a_place_that_is_no_number_or_far_away_reads_zero_there_and_nowhere_else(place, axis):
+def test_a_nonfinite_location_reads_zero_there_only(place, axis):
+    """NaN, infinite or huge offsets give 0 at their location and finite gradients everywhere."""
     tensors = Case(kernel=(1, 1), padding=(0, 0)).tensors()
     broken = tensors["offset"].clone()
     broken[0, axis, 3, 4] = place
@@ -291,7 +309,8 @@ def test_a_place_that_is_no_number_or_far_away_reads_zero_there_and_nowhere_else
     assert not broken.grad[0, :, 3, 4].any()
 
 
-def test_gradients_are_bitwise_repeatable():
+def test_gradients_repeat_bit_for_bit():
+    """Threads add to the same pixels; the order of the sums must be fixed."""
     case = Case(batch=3, channels=64, filters=32, height=15, width=17, reach=6.0, dtype=torch.float32, modulated=True)
     first = by_cpu(case)
     for _ in range(5):
@@ -308,7 +327,8 @@ def test_gradients_are_bitwise_repeatable():
         ("weight", {"sample"}),
     ],
 )
-def test_frozen_arguments_cost_no_work(monkeypatch, name, kernels_run):
+def test_frozen_arguments_run_no_kernels(monkeypatch, name, kernels_run):
+    """Each kernel runs only where one of its gradients is needed."""
     # Only the kernels that a gradient needs run; the columns are sampled again for the weight's alone.
     loops = {
         callbacks.sampling(np.float64): "sample",
@@ -351,7 +371,8 @@ def test_frozen_arguments_cost_no_work(monkeypatch, name, kernels_run):
         ({"offset": lambda t: t.long()}, "offset"),
     ],
 )
-def test_a_wrong_argument_is_named_first(change, name):
+def test_a_wrong_argument_is_named_in_one_line(change, name):
+    """The message begins with the argument's name."""
     tensors = Case(modulated=True, biased=True).tensors()
     tensors |= {k: alter(tensors[k]) for k, alter in change.items()}
     with pytest.raises(ArgumentError, match=rf"^{name}: ") as caught:
@@ -369,13 +390,15 @@ def test_a_wrong_argument_is_named_first(change, name):
         ({"stride": (1, 1, 1)}, "stride"),
     ],
 )
-def test_a_wrong_size_is_named_first(sizes, name):
+def test_a_wrong_size_is_named_in_one_line(sizes, name):
+    """Wrong stride, padding and dilation begin the message."""
     tensors = Case().tensors()
     with pytest.raises(ArgumentError, match=rf"^{name}: "):
         deform_conv2d(*(tensors[k] for k in ("input", "offset", "weight")), **({"padding": 1} | sizes))
 
 
 def test_importing_the_operators_loads_nothing_beyond_torch():
+    """dcnlab.ops can be used in other projects without our other packages."""
     code = (
         "import sys, torch; before = set(sys.modules); import dcnlab.ops\n"
         "print(sorted({name.partition('.')[0] for name in set(sys.modules) - before}))"
@@ -384,7 +407,8 @@ def test_importing_the_operators_loads_nothing_beyond_torch():
     assert done.stdout.strip() == "['dcnlab']"
 
 
-def test_threads_share_a_call_without_changing_its_result():
+def test_the_number_of_threads_does_not_change_the_result():
+    """One and three threads agree to 1e-6; only the matrix product may round differently."""
     case = Case(batch=2, channels=256, filters=16, height=19, width=23, dtype=torch.float32)
     threads = torch.get_num_threads()
     try:

@@ -41,7 +41,8 @@ def depthwise_case(seed: int, **fixed: object) -> Case:
 
 
 @pytest.mark.parametrize("seed", range(24))
-def test_kernels_equal_the_reference_in_every_order_of_their_threads(seed):
+def test_depthwise_kernels_equal_the_reference_in_any_order(seed):
+    """Every order of threads on the host gives the same bits, so no result depends on a race."""
     case = depthwise_case(seed, dtype=DTYPES[seed % 4])
     kernels = [HostKernels(order, sanitize=False) for order in ORDERS]
     found = [by_kernels(case, modules) for modules in kernels]
@@ -62,7 +63,8 @@ def test_kernels_equal_torchvisions_operator(seed):
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize("channels", [8, 36, 21, 34, 288])
-def test_every_width_of_loads_is_right_in_every_dtype(dtype, channels):
+def test_depthwise_loads_of_every_width_are_right(dtype, channels):
+    """8, 36, 21 and 34 channels choose each load; 288 exceed one block."""
     case = Case(
         1, channels, channels, 5, 6, groups=channels, dtype=dtype, modulated=True, biased=True
     )  # 288: more channels than a block has threads and loads
@@ -70,12 +72,14 @@ def test_every_width_of_loads_is_right_in_every_dtype(dtype, channels):
 
 
 @pytest.mark.parametrize("taps", [(1, 1), (5, 7), (7, 7)], ids=str)
-def test_more_taps_than_a_block_finds_at_a_time_are_all_added(taps):
+def test_kernels_with_many_taps_are_summed_completely(taps):
+    """7x7 taps need more than one round of a block."""
     case = Case(1, 4, 4, 9, 9, taps, padding=(2, 3), groups=4, modulated=True, dtype=torch.float32)
     assert_near(by_kernels(case, HostKernels(sanitize=False)), by_reference(case), case)
 
 
-def test_runs_of_output_pixels_and_batches_sorted_image_by_image_add_up():
+def test_depthwise_runs_and_image_chunks_add_up():
+    """Runs of 64 pixels that do not divide the map, and one chunk per image, equal the reference."""
     case = Case(3, 6, 12, 13, 11, groups=6, offset_groups=2, modulated=True)  # 143 pixels an image, runs of 64
     expected = by_reference(case)
     assert_near(by_kernels(case, HostKernels(sanitize=False)), expected, case)
@@ -86,7 +90,8 @@ def test_runs_of_output_pixels_and_batches_sorted_image_by_image_add_up():
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float16], ids=str)
 @pytest.mark.parametrize(("channels", "multiplier"), [(16, 1), (5, 1), (3, 2)])
-def test_sanitizers_find_no_stray_access_on_ragged_sizes(dtype, channels, multiplier):
+def test_depthwise_ragged_sizes_access_no_stray_memory(dtype, channels, multiplier):
+    """Sanitizers watch the kernels at sizes that fill no block."""
     case = Case(
         1, channels, channels * multiplier, 3, 5, groups=channels, reach=9.0, dtype=dtype, modulated=True, biased=True
     )
@@ -94,7 +99,8 @@ def test_sanitizers_find_no_stray_access_on_ragged_sizes(dtype, channels, multip
 
 
 @pytest.mark.parametrize("place", [float("nan"), float("inf"), 1e20])
-def test_sanitizers_find_no_stray_access_at_places_that_are_no_pixels(place):
+def test_depthwise_nonfinite_locations_access_no_stray_memory(place):
+    """Sanitizers watch the kernels at NaN, infinite and huge offsets; results are finite."""
     case = Case(batch=1, height=4, width=4, groups=4, filters=4)
     tensors = case.tensors()
     tensors["offset"][0, ::3, 1:3, 2] = place
@@ -106,7 +112,8 @@ def test_sanitizers_find_no_stray_access_at_places_that_are_no_pixels(place):
 
 @pytest.mark.parametrize("value", [float("inf"), -float("inf"), float("nan")], ids=str)
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float16], ids=str)
-def test_a_factor_that_is_not_finite_counts_as_in_the_reference(value, dtype):
+def test_depthwise_nonfinite_factors_equal_the_reference(value, dtype):
+    """NaN and infinity in mask, weight or gradient give the reference's values."""
     case = factor_everywhere(value, dtype)
     tensors = case.tensors() | {"weight": case.tensors()["weight"][:, :1].contiguous()}
     case.groups, case.tensors = 8, lambda: {k: None if t is None else t.clone() for k, t in tensors.items()}
@@ -117,7 +124,8 @@ def test_a_factor_that_is_not_finite_counts_as_in_the_reference(value, dtype):
 
 @pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last], ids=str)
 @pytest.mark.parametrize("stride", [(1, 1), (8, 8)], ids=["a map", "one pixel"])
-def test_results_come_in_the_inputs_memory_format(stride, layout):
+def test_depthwise_results_keep_the_inputs_memory_format(stride, layout):
+    """Also for maps of one pixel, whose strides fit both formats."""
     case = Case(batch=2, channels=8, filters=8, groups=8, stride=stride, biased=True, dtype=torch.float32)
     tensors = case.tensors()
     tensors["input"] = tensors["input"].to(memory_format=layout)
@@ -131,6 +139,7 @@ def test_results_come_in_the_inputs_memory_format(stride, layout):
 
 
 def test_64_bit_indices_give_what_32_bit_ones_give(monkeypatch):
+    """INT_MAX is set to 0, so that small maps use the kernels for large ones."""
     case = Case(channels=8, filters=8, groups=8, offset_groups=2, modulated=True)
     narrow = by_kernels(case, HostKernels(sanitize=False))
     monkeypatch.setattr(conv_call, "INT_MAX", 0)
@@ -158,7 +167,8 @@ def alone(name):
     return ConvGradients(*(each == name for each in ConvGradients._fields))
 
 
-def test_an_empty_batch_gives_empty_results_and_no_gradient_of_the_weight():
+def test_an_empty_depthwise_batch_gives_zero_weight_gradient():
+    """A batch of 0 gives an empty output and a weight gradient of zeros."""
     case = Case(batch=0, groups=4, filters=4)
     found = by_kernels(case, HostKernels(sanitize=False))
     assert found["output"].shape == (0, 4, 7, 8)
@@ -166,14 +176,16 @@ def test_an_empty_batch_gives_empty_results_and_no_gradient_of_the_weight():
 
 
 @pytest.mark.parametrize("order", ORDERS)
-def test_channels_beyond_a_blocks_own_wait_for_the_sums_of_those_before(order):
+def test_depthwise_blocks_sum_channels_in_several_rounds(order):
+    """288 channels take three rounds of a block, which must wait for the sums of the last one."""
     case = Case(1, 288, 288, 9, 9, groups=288, dtype=torch.float32)  # three rounds of 32 threads of 4 channels
     assert_near(by_kernels(case, HostKernels(order, sanitize=False)), by_reference(case), case)
 
 
 @pytest.mark.parametrize("order", ORDERS)
 @pytest.mark.parametrize("name", ["input", "offset", "mask", "weight"])
-def test_a_gradient_asked_for_alone_is_the_one_asked_for_with_others(name, order):
+def test_each_depthwise_gradient_can_be_requested_alone(name, order):
+    """A gradient computed without the others equals the reference in each order of threads."""
     case = Case(2, 8, 8, 7, 8, groups=8, modulated=True)
     kernels = HostKernels(order, sanitize=False)
     found = getattr(cuda.backward(case.grad(), case.arguments(), alone(name), kernels), name)
@@ -181,7 +193,8 @@ def test_a_gradient_asked_for_alone_is_the_one_asked_for_with_others(name, order
     torch.testing.assert_close(found, expected, rtol=1e-10, atol=1e-10)
 
 
-def test_an_infinite_gradient_leaves_offsets_off_the_map_alone():
+def test_an_infinite_gradient_skips_offsets_off_the_map():
+    """Locations that read nothing must get 0, not NaN."""
     case = Case(1, 4, 4, 4, 4, (1, 1), padding=(0, 0), groups=4, dtype=torch.float32)
     tensors = case.tensors()
     tensors["offset"].zero_()
@@ -192,7 +205,8 @@ def test_an_infinite_gradient_leaves_offsets_off_the_map_alone():
     assert not found["offset"][0, :, 0].any()
 
 
-def test_sampling_locations_and_columns_are_not_read_again_for_each_channel():
+def test_depthwise_reads_each_location_once_for_all_channels():
+    """Counted loads: offsets are read once for 32 channels, and four corners in one request."""
     case = Case(1, 32, 32, 8, 8, groups=32, dtype=torch.float32)
     kernels = CountedKernels()
     by_kernels(case, kernels)

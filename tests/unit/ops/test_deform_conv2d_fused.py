@@ -92,7 +92,8 @@ def assert_within_the_bound(case, tensors, output):
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize("name", SHAPES)
-def test_fused_equals_the_reference_in_every_order_of_the_threads(name, dtype, tile):
+def test_fused_equals_the_reference_in_any_thread_order(name, dtype, tile):
+    """Every order of threads on the host gives the same bits, within the bound of the dtype."""
     case = Case(**{**vars(SHAPES[name]), "dtype": dtype})
     tensors = tensors_of(case)
     found = [run(case, HostKernels(order, sanitize=False), tensors) for order in ORDERS]
@@ -103,6 +104,7 @@ def test_fused_equals_the_reference_in_every_order_of_the_threads(name, dtype, t
 
 @pytest.mark.parametrize("seed", range(20))
 def test_random_sizes_equal_the_reference(seed, tile):
+    """Random sizes on the host, within the error bound of the dtype."""
     case = random_case(seed, dtype=DTYPES[seed % 3], groups=1)
     case = Case(**{**vars(case), "channels": case.offset_groups * 8 * (1 + seed % 4), "filters": 8 * (1 + seed % 3)})
     tensors = tensors_of(case)
@@ -118,6 +120,7 @@ def test_without_mask_and_bias(dtype):
 
 @pytest.mark.parametrize("dtype", HALVES, ids=str)
 def test_64_bit_indices_give_what_32_bit_ones_give(dtype, monkeypatch):
+    """INT_MAX is set to 0, so that small maps use the kernel for large ones."""
     case = Case(channels=48, filters=24, offset_groups=2, dtype=dtype)
     narrow = run(case, HostKernels(sanitize=False))
     monkeypatch.setattr(fused, "INT_MAX", 0)
@@ -125,14 +128,16 @@ def test_64_bit_indices_give_what_32_bit_ones_give(dtype, monkeypatch):
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
-def test_sanitizers_find_no_stray_access_on_ragged_sizes(dtype, tile):
+def test_fused_ragged_sizes_access_no_stray_memory(dtype, tile):
+    """Sanitizers watch the kernel at sizes that fill no tile."""
     case = Case(batch=1, channels=72, filters=40, height=3, width=5, reach=9.0, dtype=dtype)
     tensors = tensors_of(case)
     assert_within_the_bound(case, tensors, run(case, HostKernels(sanitize=True), tensors))
 
 
 @pytest.mark.parametrize("place", [float("nan"), float("inf"), -float("inf"), 1e20])
-def test_places_that_are_no_pixels_read_zero(place):
+def test_fused_nonfinite_locations_read_zero(place):
+    """Sanitizers watch the kernel at NaN, infinite and huge offsets."""
     case = Case(batch=1, channels=8, filters=8, height=4, width=4, dtype=torch.bfloat16)
     tensors = tensors_of(case)
     tensors["offset"][0, ::3, 1:3, 2] = place
@@ -149,7 +154,8 @@ def infinite_pixel(dtype):
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
-def test_an_infinite_pixel_reaches_the_places_beside_it_and_no_others(dtype):
+def test_an_infinite_pixel_reaches_only_adjacent_locations(dtype):
+    """The four outputs that read the pixel are infinite, of the weight's sign, and none is NaN."""
     case, tensors = infinite_pixel(dtype)
     output = run(case, HostKernels(sanitize=False), tensors)[0]
     assert not output.isnan().any()
@@ -172,14 +178,16 @@ def infinite_channel(dtype):
 
 @pytest.mark.parametrize("value", [float("inf"), -float("inf"), float("nan")], ids=str)
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
-def test_a_factor_that_is_not_finite_counts_as_in_the_reference(value, dtype):
+def test_fused_nonfinite_factors_equal_the_reference(value, dtype):
+    """NaN and infinity in mask or weight give the reference's values."""
     case = factor_everywhere(value, dtype)
     output = run(case, HostKernels(sanitize=False), case.tensors())
     assert_alike({"output": output}, by_reference_of(case), ("output",), 3e-2 if dtype == torch.bfloat16 else 4e-3)
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
-def test_an_infinite_factor_makes_infinity_and_no_nan_of_channels_that_fill_no_slice(dtype):
+def test_an_infinite_factor_gives_no_nan_in_padded_channels(dtype):
+    """Channels that fill no slice are padded with zeros; infinity times zero must not enter."""
     case = infinite_factor_at_the_border(dtype)
     output = run(case, HostKernels(sanitize=False), case.tensors() | {"bias": None})
     assert (output[0, :, 0, 0] == torch.inf).all()
@@ -187,7 +195,8 @@ def test_an_infinite_factor_makes_infinity_and_no_nan_of_channels_that_fill_no_s
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
-def test_an_infinite_channel_reaches_the_places_of_its_own_offset_group_and_no_others(dtype):
+def test_an_infinite_channel_stays_in_its_offset_group(dtype):
+    """Only the locations of the channel's own offset group read it; the others stay finite."""
     case, tensors = infinite_channel(dtype)
     output = run(case, HostKernels(sanitize=False), tensors)[0]
     assert not output.isnan().any()
@@ -208,20 +217,23 @@ def test_an_infinite_channel_reaches_the_places_of_its_own_offset_group_and_no_o
     ],
     ids=["float64", "groups", "channels", "offset groups", "filters", "empty"],
 )
-def test_what_the_kernel_cannot_take_goes_through_chunks_even_when_it_is_forced(case, dtype):
+def test_cases_the_fused_kernel_lacks_use_chunks(case, dtype):
+    """Even where it is forced, float64, groups, odd channels and empty batches run in chunks."""
     case, kernels = Case(**{**vars(case), "dtype": dtype}), HostKernels(sanitize=False)
     cuda.forward(case.arguments(), kernels)
     assert "fused" not in kernels.launched
 
 
-def test_strict_float32_goes_through_chunks():
+def test_strict_float32_uses_chunks():
+    """The fused kernel computes float32 in TF32, which ieee precision forbids."""
     torch.backends.cudnn.conv.fp32_precision = "ieee"
     case = Case(channels=8, filters=8, dtype=torch.float32)
     with pytest.raises(AssertionError, match="sample"):
         run(case, HostKernels(sanitize=False))
 
 
-def test_strided_and_channels_last_arguments_give_the_same_bits():
+def test_strided_and_channels_last_arguments_give_equal_bits():
+    """The layout of each argument has no influence on the output."""
     case = Case(channels=16, filters=16, dtype=torch.bfloat16)
     tensors = tensors_of(case)
     expected = run(case, HostKernels(sanitize=False), tensors)
@@ -233,7 +245,9 @@ def test_strided_and_channels_last_arguments_give_the_same_bits():
     assert torch.equal(run(case, HostKernels(sanitize=False), tensors), expected)
 
 
-def test_the_larger_tile_is_taken_where_it_fills_a_gpu_and_its_filters_are_used():
+def test_the_larger_tile_needs_a_full_gpu_and_its_filters():
+    """Tiles of 128 pixels are taken from 128x128 pixels and 128 filters, unless loads are wide."""
+
     def tile(pixels, filters, wide=False):
         geometry = ConvGeometry(
             1, 64, pixels, 1, filters, pixels, 1, (3, 3), (1, 1), (1, 1), (1, 1), groups=1, offset_groups=1
@@ -309,7 +323,8 @@ class Faulty(HostKernels):
 
 
 @pytest.mark.parametrize("fault", FAULTS)
-def test_a_fault_in_the_kernel_shows(fault):
+def test_injected_kernel_faults_are_detected(fault):
+    """Control of the tests: each changed line of the kernel gives a wrong value or a sanitizer's error."""
     case = Case(channels=48, filters=24, offset_groups=2, height=6, width=7, dtype=torch.float16)
     tensors = tensors_of(case)
     expected = by_reference(case, tensors)
@@ -326,14 +341,16 @@ def test_a_fault_in_the_kernel_shows(fault):
     assert wrong or not all(torch.equal(output, outputs[0]) for output in outputs)
 
 
-def test_a_factor_of_channels_beyond_the_last_shows():
+def test_a_missing_channel_guard_gives_nan():
+    """Control of the test: without the guard, padded channels multiply zero by infinity."""
     case = infinite_factor_at_the_border(torch.float16)
     right, never = "blend(corner, place, factor, channel < channels)", "blend(corner, place, factor, true)"
     wrong = Faulty(right, never, sanitize=False)
     assert run(case, wrong, case.tensors() | {"bias": None}).isnan().any()
 
 
-def test_reading_a_corner_off_the_map_shows():
+def test_reading_off_the_map_gives_nan():
+    """Control of the test: a corner read off the map brings its infinity in."""
     case, tensors = infinite_pixel(torch.float16)
     wrong = Faulty("reads ? (map + c.pixel[k])", "exists ? (map + c.pixel[k])", sanitize=False)
     assert run(case, wrong, tensors).isnan().any()

@@ -67,6 +67,7 @@ def test_fused_equals_the_reference_and_the_chunks(name, dtype, forward):
 
 @pytest.mark.parametrize("name", CASES)
 def test_float32_in_tf32_equals_the_reference_to_its_bits(name, forward):
+    """TF32 keeps 10 bits: the tolerance is 2e-3."""
     case = Case(**{**vars(CASES[name]), "dtype": torch.float32})
     expected = {"output": by_reference(case)["output"]}
     assert_near({"output": forward(case, "always")}, expected, case, tolerance=2e-3)
@@ -74,6 +75,7 @@ def test_float32_in_tf32_equals_the_reference_to_its_bits(name, forward):
 
 @pytest.mark.parametrize("dtype", HALVES, ids=str)
 def test_64_bit_indices_give_what_32_bit_ones_give(dtype, forward, monkeypatch):
+    """INT_MAX is set to 0, so that small maps use the kernel for large ones."""
     case = Case(channels=48, filters=24, height=20, width=20, offset_groups=2, modulated=True, dtype=dtype)
     narrow = forward(case, "always")
     monkeypatch.setattr(fused, "INT_MAX", 0)
@@ -81,7 +83,8 @@ def test_64_bit_indices_give_what_32_bit_ones_give(dtype, forward, monkeypatch):
 
 
 @pytest.mark.parametrize("place", [float("nan"), float("inf"), 1e20], ids=str)
-def test_a_place_that_is_no_number_reads_zero_there_and_nowhere_else(place, forward):
+def test_a_nonfinite_location_reads_zero_there_only(place, forward):
+    """A NaN, infinite or huge offset gives 0 at its location; all other outputs stay bit for bit."""
     case = Case(channels=64, filters=64, kernel=(1, 1), padding=(0, 0), dtype=torch.bfloat16)
     tensors = [t if t is None else t.cuda() for t in (case.tensors()[name] for name in NAMES)]
     expected = forward(case, "always", tensors).clone()

@@ -52,6 +52,7 @@ def test_sixteen_byte_loads_equal_the_reference(channels, dtype):
 
 
 def test_an_image_cut_into_chunks_equals_torchvision():
+    """256 channels on 61x67 positions exceed the memory budget of one chunk."""
     case = Case(batch=2, channels=256, filters=64, height=61, width=67, dtype=torch.float32, reach=3.0)
     assert_near(on_gpu(case), by_autograd(torchvision.ops.deform_conv2d, case, device="cuda"), case, tolerance=1e-4)
 
@@ -71,7 +72,8 @@ def test_opcheck_on_the_gpu():
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)
-def test_autocast_computes_in_its_own_dtype(dtype):
+def test_autocast_gives_its_dtype_near_the_reference(dtype):
+    """On the GPU the output is float16 or bfloat16, within 3% of the reference."""
     case = Case(channels=16, dtype=torch.float32, modulated=True, biased=True)
     with torch.autocast("cuda", dtype=dtype):
         found = on_gpu(case)
@@ -81,6 +83,7 @@ def test_autocast_computes_in_its_own_dtype(dtype):
 
 @pytest.mark.skipif(not HAS_TF32, reason="there is no CUDA GPU of compute capability 8.0 or more, which has TF32")
 def test_tf32_follows_the_switch_for_convolutions():
+    """cudnn's setting for convolutions decides, and that for matrix products is left alone."""
     case = Case(channels=64, filters=64, height=33, width=33, dtype=torch.float32)
     args = [t for t in cuda_tensors(case) if t is not None]
     strict = deform_conv2d(args[0], args[1], args[2], padding=1)
@@ -107,6 +110,7 @@ def test_inductor_compiles_forward_and_backward_into_one_graph():
 
 
 def test_a_cuda_graph_replays_forward_and_backward_on_new_values():
+    """Captured once, replayed with other inputs, offsets, weights and gradients."""
     case, other = Case(channels=16, dtype=torch.float32), Case(channels=16, dtype=torch.float32, seed=5)
     input, offset, _, weight, _ = cuda_tensors(case)
     leaves = [t.requires_grad_() for t in (input, offset, weight)]
@@ -135,7 +139,8 @@ def test_a_cuda_graph_replays_forward_and_backward_on_new_values():
     assert_near(found, {name: expected[name] for name in found}, other)
 
 
-def test_a_side_stream_orders_the_kernels_with_torchs_own_work():
+def test_a_side_stream_waits_for_torchs_work():
+    """A long sleep on the stream: the kernels must not start before the product."""
     case = Case(batch=8, channels=64, filters=64, height=40, width=40, dtype=torch.float32)
     input, offset, _, weight, _ = cuda_tensors(case)
     expected = deform_conv2d(input * 3, offset, weight, padding=1)
@@ -155,7 +160,8 @@ def test_a_second_gpu_computes_on_its_own_memory():
 
 
 @pytest.mark.parametrize("place", [float("nan"), float("inf"), 1e20], ids=str)
-def test_a_place_that_is_no_number_reads_zero_there_and_nowhere_else(place):
+def test_a_nonfinite_location_reads_zero_there_only(place):
+    """A NaN, infinite or huge offset gives 0 at its location and changes no other output."""
     input, offset, _, weight, _ = cuda_tensors(Case(kernel=(1, 1), padding=(0, 0), dtype=torch.float32))
     expected = deform_conv2d(input, offset, weight)
     expected[0, :, 3, 4] = 0
@@ -172,7 +178,8 @@ def test_twenty_runs_give_the_same_bits():
 
 
 @pytest.mark.slow
-def test_more_than_two_to_the_31_elements_are_all_reached():
+def test_more_than_2_to_the_31_elements_are_reached():
+    """The last image of a 4 GiB batch is read and written with 64-bit indices."""
     # 2^31 + 2^21 elements in half precision, 4 GiB: the last image must be read and written as if it were alone.
     batch, channels, size = 1025, 32, 256
     input = torch.zeros(batch, channels, size, size, dtype=torch.float16, device="cuda")

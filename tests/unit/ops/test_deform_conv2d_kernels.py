@@ -30,7 +30,8 @@ def _needs_a_compiler():
 
 
 @pytest.mark.parametrize("seed", range(30))
-def test_kernels_equal_the_reference_in_every_order_of_their_threads(seed):
+def test_conv_kernels_equal_the_reference_in_any_order(seed):
+    """Every order of threads on the host gives the same bits, so no result depends on a race."""
     case = random_case(seed)
     expected = by_reference(case)
     found = [by_kernels(case, HostKernels(order, sanitize=False)) for order in ORDERS]
@@ -43,7 +44,8 @@ def test_kernels_equal_the_reference_in_every_order_of_their_threads(seed):
 
 
 @pytest.mark.parametrize("size", [3, 5, 12])
-def test_pixels_that_every_place_reads_sum_their_entries_in_one_order(size):
+def test_pixels_read_by_all_locations_sum_in_a_fixed_order(size):
+    """All offsets point to four pixels: their long sums are the same in every order of threads."""
     case = Case(batch=1, channels=4, filters=4, height=size, width=size, modulated=True, dtype=torch.float32)
     tensors = case.tensors()
     grid = torch.arange(size)
@@ -61,8 +63,8 @@ def test_pixels_that_every_place_reads_sum_their_entries_in_one_order(size):
     assert torch.equal(found[0], found[2])
 
 
-def test_a_fresh_layers_places_are_one_entry_each_and_masked_ones_none():
-    """Offsets of zero stand on pixels: three of four corners weigh nothing, and all four where the mask is zero."""
+def test_whole_offsets_make_one_entry_and_zero_masks_none():
+    """At offset zero three of four corners have weight 0, and all four where the mask is 0."""
     case = Case(batch=1, channels=8, filters=8, height=6, width=6, modulated=True, dtype=torch.float32)
     tensors = case.tensors()
     tensors["offset"].zero_()
@@ -76,8 +78,8 @@ def test_a_fresh_layers_places_are_one_entry_each_and_masked_ones_none():
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
-def test_a_key_that_all_places_read_is_summed_by_a_whole_block(dtype):
-    """Every place reads one pixel: the warps of its block take equal parts of the entries."""
+def test_a_pixel_all_locations_read_is_summed_by_one_block(dtype):
+    """Every location reads one pixel: the block's warps take equal numbers of its entries."""
     size = 12
     case = Case(batch=1, channels=64, filters=8, height=size, width=size, dtype=dtype)
     tensors, grid, taps = case.tensors(), torch.arange(size), torch.arange(3)
@@ -99,13 +101,15 @@ def test_a_key_that_all_places_read_is_summed_by_a_whole_block(dtype):
 
 @pytest.mark.parametrize("seed", range(10))
 def test_chunks_of_part_of_an_image_add_up(seed):
+    """Chunks of 2000 bytes end within images."""
     case = random_case(seed, batch=3)
     assert_near(by_kernels(case, HostKernels(sanitize=False), chunk_bytes=2000), by_reference(case), case)
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.float16, torch.bfloat16], ids=str)
 @pytest.mark.parametrize("channels", [8, 40, 7, 288, 36, 34])
-def test_wide_loads_and_single_ones_are_right_in_every_dtype(dtype, channels):
+def test_loads_of_every_width_are_right_in_every_dtype(dtype, channels):
+    """Channel counts from 7 to 288 choose single and wide loads."""
     case = Case(channels=channels, filters=8, height=5, width=6, dtype=dtype, modulated=True, biased=True)
     assert_near(by_kernels(case, HostKernels("random", sanitize=False)), by_reference(case), case)
 
@@ -122,7 +126,8 @@ def test_wide_loads_and_single_ones_are_right_in_every_dtype(dtype, channels):
     ],
     ids=str,
 )
-def test_channels_that_the_widest_load_does_not_divide_are_read_by_the_next(dtype, channels, offset_groups, width):
+def test_odd_channel_counts_use_the_next_narrower_load(dtype, channels, offset_groups, width):
+    """36, 34 or 21 channels choose loads of 4, 2 or 1 elements and equal the reference."""
     case = Case(1, channels, 4, 5, 6, offset_groups=offset_groups, dtype=dtype, modulated=True)
     kernels, asked = HostKernels(sanitize=False), set()
 
@@ -134,7 +139,8 @@ def test_channels_that_the_widest_load_does_not_divide_are_read_by_the_next(dtyp
     assert asked == {width}
 
 
-def test_maps_at_odd_addresses_are_read_by_narrower_loads():
+def test_maps_at_unaligned_addresses_use_narrower_loads():
+    """A view that starts 4 bytes behind a multiple of 16 must not be read by wide loads."""
     case = Case(1, 16, 4, 5, 6, dtype=torch.float16)
     tensors = case.tensors()
     held = torch.empty(tensors["input"].numel() + 2, dtype=torch.float16)
@@ -147,13 +153,15 @@ def test_maps_at_odd_addresses_are_read_by_narrower_loads():
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float16], ids=str)
 @pytest.mark.parametrize("channels", [16, 5])
-def test_sanitizers_find_no_stray_access_on_ragged_sizes(dtype, channels):
+def test_ragged_sizes_access_no_stray_memory(dtype, channels):
+    """Sanitizers watch the kernels at sizes that fill no block."""
     case = Case(batch=1, channels=channels, filters=3, height=3, width=5, reach=9.0, dtype=dtype, modulated=True)
     assert_near(by_kernels(case, HostKernels(sanitize=True)), by_reference(case), case)
 
 
 @pytest.mark.parametrize("place", [float("nan"), float("inf"), 1e20])
-def test_sanitizers_find_no_stray_access_at_places_that_are_no_pixels(place):
+def test_nonfinite_locations_access_no_stray_memory(place):
+    """Sanitizers watch the kernels at NaN, infinite and huge offsets; results are finite."""
     case = Case(batch=1, height=4, width=4)
     tensors = case.tensors()
     tensors["offset"][0, ::3, 1:3, 2] = place
@@ -165,7 +173,8 @@ def test_sanitizers_find_no_stray_access_at_places_that_are_no_pixels(place):
 
 @pytest.mark.parametrize("value", [float("inf"), -float("inf"), float("nan")], ids=str)
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.float16], ids=str)
-def test_a_factor_that_is_not_finite_counts_as_in_the_reference(value, dtype):
+def test_nonfinite_factors_equal_the_reference(value, dtype):
+    """NaN and infinity in mask, weight or gradient give the reference's values."""
     case = factor_everywhere(value, dtype)
     found, expected = by_kernels(case, HostKernels(sanitize=False)), by_reference(case)
     assert_alike(found, expected, ("output", "input", "mask", "weight"), TOLERANCES[dtype])
@@ -176,7 +185,8 @@ def test_a_factor_that_is_not_finite_counts_as_in_the_reference(value, dtype):
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
 @pytest.mark.parametrize("chunk_bytes", [2000, 7000, None])
 @pytest.mark.parametrize("groups", [1, 2])
-def test_results_come_in_the_inputs_memory_format_however_chunks_cut_the_images(groups, chunk_bytes, dtype, layout):
+def test_results_keep_the_inputs_memory_format(groups, chunk_bytes, dtype, layout):
+    """Output and input gradient are NCHW or channels_last as the input is, for any chunk size."""
     case = Case(batch=3, channels=8, groups=groups, modulated=True, biased=True, dtype=dtype)
     tensors = case.tensors()
     tensors["input"] = tensors["input"].to(memory_format=layout)
@@ -188,6 +198,7 @@ def test_results_come_in_the_inputs_memory_format_however_chunks_cut_the_images(
 
 
 def test_64_bit_indices_give_what_32_bit_ones_give(monkeypatch):
+    """INT_MAX is set to 0, so that small maps use the kernels for large ones."""
     case = Case(channels=8, groups=2, offset_groups=2, modulated=True)
     narrow = by_kernels(case, HostKernels(sanitize=False))
     monkeypatch.setattr(conv_call, "INT_MAX", 0)
@@ -210,7 +221,8 @@ def test_64_bit_indices_give_what_32_bit_ones_give(monkeypatch):
     ids=lambda names: " ".join(sorted(names)),
 )
 @pytest.mark.parametrize("chunk_bytes", [2000, None])
-def test_only_the_gradients_that_are_needed_launch_kernels_and_they_are_right(chunk_bytes, needed, launched):
+def test_only_needed_gradients_launch_kernels(chunk_bytes, needed, launched):
+    """Each combination launches its own kernels, repeated for each chunk, with the right values."""
     case, kernels = Case(modulated=True), HostKernels(sanitize=False)
     all_needed = ConvGradients(*(name in needed for name in ConvGradients._fields))
     grads = cuda.backward(case.grad(), case.arguments(), all_needed, kernels, chunk_bytes)
@@ -223,7 +235,8 @@ def test_only_the_gradients_that_are_needed_launch_kernels_and_they_are_right(ch
             torch.testing.assert_close(grad, expected[name], rtol=1e-9, atol=1e-9, msg=name)
 
 
-def test_dividing_by_multiplication_is_exact_up_to_the_largest_index():
+def test_division_by_multiplication_is_exact():
+    """The kernels' quotients equal n // d for all kinds of divisors up to 2**31 - 1."""
     prelude = next(v.prelude for v in conv_variants.variants() if v.main and v.prelude["scalar_t"] == "float")
     kernel = """
 extern "C" __global__ void quotients(const int* __restrict__ n, int* __restrict__ out, Divisor by, int count) {

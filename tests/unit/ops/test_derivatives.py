@@ -40,6 +40,7 @@ def test_gradcheck_in_forward_mode_and_of_batches_of_gradients(name):
 
 @by_operator
 def test_second_derivatives_forward_over_reverse(name):
+    """gradgradcheck with forward-mode over reverse-mode."""
     operator = OPERATORS[name]
     call, tensors = operator.of_tensors(operator.case(torch.float64, **SMALL[name]))
     leaves = [tensor.requires_grad_() for tensor in tensors]
@@ -48,7 +49,8 @@ def test_second_derivatives_forward_over_reverse(name):
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
 @by_operator
-def test_the_tangent_is_that_of_the_kernels_own_gradient(name, dtype):
+def test_tangents_agree_with_the_backward_kernel(name, dtype):
+    """<J v, g> = <v, J^T g>, also in bfloat16."""
     # <J v, g> = <v, J^T g>: the left side in forward mode, the right one by the backward pass.
     operator = OPERATORS[name]
     case = operator.case(dtype)
@@ -65,6 +67,7 @@ def test_the_tangent_is_that_of_the_kernels_own_gradient(name, dtype):
 
 @by_operator
 def test_dual_tensors_carry_their_tangent_through(name):
+    """torch.func.jvp is the oracle for make_dual and unpack_dual."""
     operator = OPERATORS[name]
     call, tensors = operator.of_tensors(operator.case(torch.float32))
     directions = along(tensors)
@@ -76,7 +79,8 @@ def test_dual_tensors_carry_their_tangent_through(name):
 
 
 @by_operator
-def test_a_backward_pass_of_a_gradient_with_a_tangent_has_a_tangent(name):
+def test_forward_mode_passes_through_the_backward_pass(name):
+    """The backward pass is linear: a gradient's tangent comes out as its own backward pass."""
     # The gradient is linear in what comes back, so its tangent is the backward pass of the tangent.
     operator = OPERATORS[name]
     case = operator.case(torch.float32)
@@ -154,7 +158,8 @@ def test_a_hessian_is_that_of_two_backward_passes(name):
 
 
 @by_operator
-def test_a_jacobian_by_vectorised_backward_passes_is_that_of_single_ones(name):
+def test_a_vectorized_jacobian_equals_single_backward_passes(name):
+    """Both strategies of torch's jacobian with vmap give the values computed one by one."""
     operator = OPERATORS[name]
     call, tensors = operator.of_tensors(operator.case(torch.float32, **SMALL[name]))
     expected = torch.autograd.functional.jacobian(call, tuple(tensors))
@@ -177,7 +182,8 @@ def test_torch_func_gives_torchvisions_gradient():
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
-def test_gradients_for_each_sample_are_those_of_samples_alone(dtype):
+def test_per_sample_gradients_equal_those_of_single_images(dtype):
+    """vmap of grad over the images of a batch."""
     layer = DeformConv2d(4, 6, 3, padding=1, dtype=dtype)
     torch.nn.init.normal_(layer.offset_conv.weight, std=0.1)
     parameters = dict(layer.named_parameters())
@@ -207,7 +213,8 @@ def test_vmap_gives_what_a_loop_gives(name, enabled):
 
 
 @by_operator
-def test_vmap_of_a_tensor_that_wants_a_gradient_outside_gives_it(name):
+def test_vmap_passes_gradients_to_outer_tensors(name):
+    """A tensor that requires a gradient outside of vmap gets the gradient of a loop."""
     operator = OPERATORS[name]
     call, tensors = operator.of_tensors(operator.case(torch.float32))
     inputs = torch.stack([tensors[0], tensors[0].flip(-1)]).requires_grad_()
@@ -217,6 +224,7 @@ def test_vmap_of_a_tensor_that_wants_a_gradient_outside_gives_it(name):
 
 
 def test_a_compiled_operator_has_tangents_in_a_dual_level():
+    """A function that was compiled without tangents must not drop them later."""
     operator = OPERATORS["deform_conv2d"]
     call, tensors = operator.of_tensors(operator.case(torch.float32))
     torch._dynamo.reset()
@@ -229,7 +237,8 @@ def test_a_compiled_operator_has_tangents_in_a_dual_level():
     torch.testing.assert_close(found, torch.func.jvp(call, tuple(tensors), tuple(directions))[1])
 
 
-def test_surgery_leaves_a_networks_forward_derivative_as_it_was():
+def test_surgery_keeps_a_networks_forward_derivative():
+    """jvp through ResNet-18 is the same before and after deform."""
     torch.manual_seed(0)
     network = torchvision.models.resnet18().eval()
     image, direction = torch.randn(2, 1, 3, 64, 64).unbind()

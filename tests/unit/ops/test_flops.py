@@ -32,12 +32,14 @@ def arguments(**wanted):
     return tensors
 
 
-def test_a_deformable_convolution_counts_two_operations_a_multiply_add():
+def test_a_deform_conv_counts_two_flops_per_multiply_add():
+    """torch's FlopCounterMode counts products and sampling; a bias adds nothing."""
     assert count(lambda: deform_conv2d(**arguments())) == {"deform_conv2d": LAYER}
     assert count(lambda: deform_conv2d(**arguments(bias=True))) == {"deform_conv2d": LAYER}
 
 
-def test_its_gradient_counts_a_product_for_the_columns_and_one_for_the_weight():
+def test_its_backward_counts_one_product_per_gradient():
+    """One product for the columns' gradients and one for the weight's; none for the bias."""
     for wanted, products in (("weight", 1), ("input", 1), ("offset", 1), ("mask", 1), ("input weight", 2), ("bias", 0)):
         tensors = arguments(**dict.fromkeys(wanted.split(), True))
         found = count(lambda tensors=tensors: deform_conv2d(**tensors).sum().backward())
@@ -47,7 +49,8 @@ def test_its_gradient_counts_a_product_for_the_columns_and_one_for_the_weight():
     assert found == {"deform_conv2d": LAYER, "deform_conv2d_backward": 2 * LAYER}
 
 
-def test_roi_pooling_counts_four_multiply_adds_a_sample_and_channel():
+def test_roi_pooling_counts_four_multiply_adds_per_sample():
+    """Each sample and channel costs four; the backward pass with offsets counts twice."""
     maps, boxes = torch.randn(1, 12, 9, 9, requires_grad=True), torch.tensor([[0, 0.0, 0, 5, 5], [0, 1, 2, 8, 8]])
     sensitive = 2 * 4 * (2 * 3 * 2 * 2) * 3 * 3
     offset = torch.randn(2, 2, 2, 2, requires_grad=True)
@@ -60,6 +63,7 @@ def test_roi_pooling_counts_four_multiply_adds_a_sample_and_channel():
 
 
 def test_exported_and_compiled_graphs_count_as_the_layer_does():
+    """The operator stays one node there, so the counter finds it."""
     layer, image = DeformConv2d(4, 6, 3, padding=1, dtype=torch.float64), torch.randn(1, 4, 8, 8, dtype=torch.float64)
     want = 2 * (6 * 64) * (4 * 9)
     exported = torch.export.export(layer, (image,)).module()
@@ -70,7 +74,8 @@ def test_exported_and_compiled_graphs_count_as_the_layer_does():
     assert found == {"deform_conv2d": want, "deform_conv2d_backward": 2 * want}
 
 
-def test_the_complexity_of_a_network_is_half_of_what_torch_counts():
+def test_complexity_is_half_of_torchs_flops():
+    """count_macs gives multiply-adds, FlopCounterMode two operations for each."""
     layer = DeformConv2d(4, 6, 3, padding=1, modulated=True)
     with FlopCounterMode(display=False) as counter:
         layer(torch.randn(1, 4, 8, 8))
@@ -89,7 +94,7 @@ print(counter.get_total_flops())
 """
 
 
-def test_the_operators_do_not_import_the_counter_and_count_when_it_comes_after_them():
-    """In this file it comes before them."""
+def test_operators_register_with_a_later_flop_counter():
+    """A fresh process imports the operators first; in this file the counter comes before them."""
     done = subprocess.run([sys.executable, "-W", "ignore", "-c", COUNTING], capture_output=True, text=True, check=True)
     assert done.stdout == "18\n"

@@ -56,7 +56,8 @@ def count(kernel, blocks, threads, *args):
 
 
 @pytest.mark.parametrize(("stride", "sectors", "lines"), [(0, 1, 1), (1, 4, 1), (2, 8, 2), (8, 32, 8), (32, 32, 32)])
-def test_a_warps_request_touches_the_sectors_and_lines_that_its_stride_says(stride, sectors, lines):
+def test_warp_requests_touch_the_sectors_of_their_stride(stride, sectors, lines):
+    """Strides 0 to 32: sectors and cache lines of a load equal a count by hand."""
     in_, out = torch.zeros(128 * 32), torch.zeros(128)
     found = count("strided", 2, 64, in_, out, np.int32(stride))
     load, store = found.loads["in"], found.stores["out"]
@@ -67,18 +68,21 @@ def test_a_warps_request_touches_the_sectors_and_lines_that_its_stride_says(stri
     assert list(found.stores) == ["out"]
 
 
-def test_a_sector_that_all_read_counts_once_a_request_once_a_block_and_once():
+def test_a_shared_sector_counts_per_request_block_and_kernel():
+    """All threads read one sector: 6 requests, 3 blocks, 1 distinct sector."""
     found = count("strided", 3, 64, torch.zeros(1), torch.zeros(192), np.int32(0)).loads["in"]
     assert (found.bytes, found.sectors, found.of_blocks, found.distinct) == (4 * 192, 6, 3, 1)
 
 
-def test_sixteen_bytes_a_thread_are_one_access():
+def test_a_16_byte_load_per_thread_is_one_request():
+    """32 threads load 512 bytes: one request, 16 sectors, 4 lines."""
     found = count("wide", 1, 32, torch.zeros(128), torch.zeros(128))
     for access in (found.loads["in"], found.stores["out"]):
         assert (access.requests, access.bytes, access.sectors, access.lines) == (1, 512, 16, 4)
 
 
-def test_threads_that_skip_part_of_a_loop_stay_in_step_with_the_others():
+def test_diverging_threads_stay_in_step():
+    """Threads that skip a loop's body do not split the warp's later requests."""
     skips = torch.tensor([1, 0, 1, 0, 0, 0, 1, 0], dtype=torch.int32)
     found = count("skipping", 1, 32, torch.zeros(256), skips, torch.zeros(32))
     load = found.loads["in"]
@@ -88,7 +92,8 @@ def test_threads_that_skip_part_of_a_loop_stay_in_step_with_the_others():
     assert (found.additions, found.multiplications, found.divisions) == (5 * 32 + 3 * 16, 5 * 32 + 3 * 16, 32)
 
 
-def test_shared_accesses_barriers_and_shuffles_are_counted_apart():
+def test_shared_memory_barriers_and_shuffles_are_separate():
+    """Their counts must not enter the bytes of global memory."""
     found = count("through_shared", 2, 64, torch.zeros(64), torch.zeros(64))
     assert found.shared_loads.bytes == found.shared_stores.bytes == 2 * 64 * 4
     assert found.shared_loads.requests == 2 * 2
@@ -98,13 +103,15 @@ def test_shared_accesses_barriers_and_shuffles_are_counted_apart():
 
 
 def test_counting_changes_no_result():
+    """Kernels with counters give the bits of the plain ones."""
     case = Case(channels=8, modulated=True, dtype=torch.float32)
     counted, plain = (by_kernels(case, modules) for modules in (CountedKernels(), HostKernels(sanitize=False)))
     for name, value in plain.items():
         assert value is None or torch.equal(value, counted[name])
 
 
-def test_the_sampler_asks_once_for_each_corner_on_the_map_and_writes_every_column_once():
+def test_the_sample_kernel_reads_each_corner_once():
+    """Bytes loaded and stored by the kernel equal corners, offsets and columns."""
     case = Case(batch=1, channels=16, filters=4, height=6, width=6, padding=(0, 0), reach=0.01, dtype=torch.float32)
     kernels = CountedKernels()
     by_kernels(case, kernels)

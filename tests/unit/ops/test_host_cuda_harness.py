@@ -211,7 +211,8 @@ def plain():
 
 
 @pytest.mark.parametrize("order", ORDERS)
-def test_a_block_reduction_through_shared_memory_is_exact_in_every_order(make, order):
+def test_a_block_reduction_is_exact_in_every_thread_order(make, order):
+    """Sums through shared memory equal NumPy's in forward, reverse and random order."""
     values = torch.from_numpy(np.random.default_rng(0).integers(-50, 50, 1000).astype(np.float32))
     out = torch.full((8,), torch.nan)
     make(order).launch("sum_blocks", (8,), (128,), (values, out, np.int64(1000)))
@@ -220,7 +221,8 @@ def test_a_block_reduction_through_shared_memory_is_exact_in_every_order(make, o
 
 
 @pytest.mark.parametrize("order", ORDERS)
-def test_shuffles_and_votes_move_what_the_cuda_guide_says(make, order):
+def test_shuffles_and_votes_follow_the_cuda_guide(make, order):
+    """Values of all shuffle and vote kinds for 32 lanes, by hand."""
     value = np.arange(32, dtype=np.int32) * 3 + 5
     lane = np.arange(32)
     out = torch.zeros(10, 32, dtype=torch.int32)
@@ -246,13 +248,15 @@ def test_a_warp_reduction_in_double_is_exact(make, order):
     np.testing.assert_array_equal(out.numpy(), values.numpy().reshape(8, 32).sum(1))
 
 
-def test_a_lane_that_takes_no_part_gives_nan_not_a_plausible_number(make):
+def test_an_inactive_lane_gives_nan(make):
+    """A shuffle from a lane outside the warp's active threads must not give a plausible value."""
     out = torch.zeros(20)
     make().launch("partial_warp", (1,), (20,), (out,))
     np.testing.assert_array_equal(out.numpy(), [*range(2, 20), np.nan, np.nan])
 
 
-def test_a_missing_barrier_shows_as_results_that_depend_on_the_order(make):
+def test_a_missing_barrier_changes_results_with_the_order(make):
+    """Control of the harness: a kernel without its barrier must differ between orders of threads."""
     results = {}
     for order in ORDERS:
         results[order] = torch.zeros(64, dtype=torch.int32)
@@ -261,7 +265,8 @@ def test_a_missing_barrier_shows_as_results_that_depend_on_the_order(make):
     assert not torch.equal(results["forward"], results["random"])
 
 
-def test_blocks_too_run_in_the_order_asked_for(make):
+def test_blocks_run_in_the_requested_order(make):
+    """A kernel whose last block wins shows forward, reverse and random orders."""
     last = {}
     for order, seed in (("forward", 0), ("reverse", 0), ("random", 1), ("random", 2), ("random", 3)):
         out = torch.zeros(1, dtype=torch.int32)
@@ -272,7 +277,8 @@ def test_blocks_too_run_in_the_order_asked_for(make):
     assert len({last["random", seed] for seed in (1, 2, 3)} | {0, 999}) == 5
 
 
-def test_a_seed_names_one_random_order(make):
+def test_a_seed_fixes_the_random_order(make):
+    """Seed 7 repeats its order, and seed 8 gives another."""
     runs = []
     for seed in (7, 7, 8):
         out = torch.zeros(64, dtype=torch.int32)
@@ -295,6 +301,7 @@ def test_dynamic_shared_memory_has_the_size_of_the_launch(make):
 
 
 def test_shared_memory_is_nan_until_its_own_block_writes_it(make):
+    """A block that reads what another one left must not see a plausible value."""
     out = torch.zeros(3)
     make().launch("stale_shared", (3,), (32,), (out, np.int32(0)))
     assert out.isnan().all()
@@ -310,6 +317,7 @@ def test_atomics_add_each_thread_once(make):
 
 
 def test_half_and_bfloat16_round_as_numpy_and_torch_do(make):
+    """200,000 random patterns, all halfway cases and the borders of both formats."""
     generator = np.random.default_rng(1)
     patterns = generator.integers(0, 2**32, 200_000, dtype=np.uint32).view(np.float32)
     # Halfway cases and the borders of both formats: overflow, subnormals, zeros, infinities.
@@ -331,7 +339,8 @@ def test_half_and_bfloat16_round_as_numpy_and_torch_do(make):
     assert torch.equal(brains.view(torch.int16), torch.from_numpy(values).to(torch.bfloat16).view(torch.int16))
 
 
-def test_every_half_and_bfloat16_pattern_widens_as_numpy_and_torch_do(make):
+def test_every_half_pattern_widens_as_in_numpy_and_torch(make):
+    """All 65536 patterns of float16 and bfloat16, with NaN and signed zero."""
     patterns = np.arange(2**16, dtype=np.uint16)
     halves = torch.from_numpy(patterns.view(np.float16).copy())
     brains = torch.from_numpy(patterns.view(np.int16).copy()).view(torch.bfloat16)
@@ -342,7 +351,8 @@ def test_every_half_and_bfloat16_pattern_widens_as_numpy_and_torch_do(make):
     assert torch.equal(torch.signbit(out[0]), torch.signbit(halves))
 
 
-def test_structs_null_pointers_and_small_numbers_arrive_unchanged(make):
+def test_structs_and_null_pointers_arrive_unchanged(make):
+    """A padded record, None, a bool and a byte reach the kernel with their values."""
     fields = np.dtype([("height", np.int32), ("width", np.int64), ("scale", np.float32)], align=True)
     out = torch.zeros(6, dtype=torch.float64)
     record = np.array((7, 2**40, 0.5), dtype=fields)[()]
@@ -357,7 +367,8 @@ def test_two_views_of_one_storage_stay_views(make):
     assert storage[7] == 7
 
 
-def test_min_max_and_conversions_treat_nan_as_the_gpu_does(make):
+def test_min_max_and_conversions_of_nan_match_the_gpu(make):
+    """min and max ignore NaN, and NaN becomes the integer 0."""
     out = torch.zeros(5)
     make().launch("nan_rules", (1,), (1,), (np.float32(np.nan), out))
     assert out.tolist() == [2, 2, 0, -2, float(np.float32(2**31 - 1))]
@@ -406,7 +417,8 @@ def test_an_access_outside_shared_memory_is_reported(sanitized):
 
 
 @pytest.mark.parametrize("order", ORDERS)
-def test_a_barrier_that_one_thread_skips_is_reported(make, order):
+def test_a_barrier_one_thread_skips_is_reported(make, order):
+    """The error counts the waiting threads and names the one that returned."""
     out = torch.zeros(32, dtype=torch.int32)
     with pytest.raises(
         HostKernelError, match=r"(?s)diverged.*31 wait in __syncthreads.*1 returned.*thread \(5, 0, 0\)"
@@ -415,13 +427,15 @@ def test_a_barrier_that_one_thread_skips_is_reported(make, order):
 
 
 @pytest.mark.parametrize("order", ORDERS)
-def test_two_barriers_that_are_not_the_same_are_reported(make, order):
+def test_different_barriers_of_one_block_are_reported(make, order):
+    """Half of the block waits at each of two barriers."""
     out = torch.zeros(32, dtype=torch.int32)
     with pytest.raises(HostKernelError, match=r"(?s)diverged.*16 wait in __syncthreads.*16 wait in __syncthreads"):
         make(order).launch("two_places", (1,), (32,), (out,))
 
 
-def test_a_shuffle_that_half_the_warp_misses_is_reported(make):
+def test_a_shuffle_without_half_the_warp_is_reported(make):
+    """A lane that is missing or not in the mask has no defined value."""
     out = torch.zeros(32, dtype=torch.int32)
     with pytest.raises(HostKernelError, match="diverged"):
         make().launch("half_a_warp", (1,), (32,), (out,))
@@ -429,7 +443,8 @@ def test_a_shuffle_that_half_the_warp_misses_is_reported(make):
         make().launch("outside_its_mask", (1,), (32,), (out,))
 
 
-def test_a_launch_after_a_diverged_one_starts_afresh(plain):
+def test_a_launch_works_after_a_diverged_one(plain):
+    """Threads left over from the failed launch must not run on."""
     out = torch.zeros(32, dtype=torch.int32)
     with pytest.raises(HostKernelError):
         plain.launch("leaves_early", (1,), (32,), (out,))
@@ -438,7 +453,8 @@ def test_a_launch_after_a_diverged_one_starts_afresh(plain):
     np.testing.assert_array_equal(out.numpy(), 10000 * np.arange(24)[:, None] + np.arange(30))
 
 
-def test_a_float_that_fits_no_int_is_reported(sanitized):
+def test_a_float_that_exceeds_int_is_reported(sanitized):
+    """NaN, 1e20 and infinity have no int; the GPU would saturate silently."""
     out = torch.zeros(1, dtype=torch.int32)
     sanitized.launch("to_int", (1,), (1,), (np.float32(-7.9), out))
     assert out == -7
@@ -452,7 +468,8 @@ def test_signed_overflow_is_reported(sanitized):
         sanitized.launch("overflow", (1,), (1,), (np.int32(2**30), torch.zeros(1, dtype=torch.int32)))
 
 
-def test_arguments_of_another_width_than_the_kernel_declares_are_refused(make):
+def test_arguments_of_the_wrong_width_are_refused(make):
+    """int64 for int, double for float, missing arguments and unknown kernels raise an error."""
     module, data = make(), torch.zeros(4)
     for args, message in (
         ((data, np.int64(0)), "argument 1: the number is not of the type"),
@@ -480,7 +497,8 @@ def test_a_compile_error_names_the_line():
         HostModule('#line 1 "common.cuh"\n\nint x = y;\nextern "C" __global__ void k() {}', sanitize=False)
 
 
-def test_shared_declarations_that_cannot_be_rewritten_are_refused():
+def test_unsupported_shared_declarations_are_refused():
+    """Two shared variables in one statement cannot be rewritten for the host."""
     with pytest.raises(HostKernelError, match="one shared variable a statement"):
         runner.rewrite('extern "C" __global__ void k() { __shared__ int a[2], b[2]; }')
     assert "__shared__" not in runner.rewrite('extern "C" __global__ void k() { int a; /* not __shared__ */ }')
@@ -492,6 +510,7 @@ def test_without_a_compiler_the_reason_is_given(monkeypatch):
 
 
 def test_switching_threads_costs_less_than_a_microsecond(plain):
+    """The harness runs each CUDA thread as a fibre; slower switches would make the suite long."""
     data = torch.arange(64 * 128, dtype=torch.float32)
     plain.launch("two_barriers", (64,), (128,), (data,))
     seconds = []

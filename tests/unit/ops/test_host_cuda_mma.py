@@ -100,6 +100,7 @@ def fragments_of_c(matrix: np.ndarray) -> np.ndarray:
 
 @pytest.mark.parametrize("order", ORDERS)
 def test_ldmatrix_gives_lane_4r_plus_c_the_word_c_of_row_r(make, order):
+    """The layout of the PTX manual: matrix rows of eight 16-bit elements."""
     given, out = words(128), torch.zeros(32, 4, dtype=torch.int32)
     make(order).launch("matrices", (1,), (32,), (given, out, np.int32(0)))
     rows = given.numpy().reshape(4, 8, 4)  # matrix, row, word
@@ -110,7 +111,8 @@ def test_ldmatrix_gives_lane_4r_plus_c_the_word_c_of_row_r(make, order):
 @pytest.mark.parametrize(
     ("kernel", "dtype"), [("halves", torch.float16), ("brains", torch.bfloat16), ("singles", torch.float32)]
 )
-def test_mma_multiplies_fragments_laid_out_as_the_isa_draws_them(make, order, kernel, dtype):
+def test_mma_uses_the_fragment_layout_of_the_ptx_manual(make, order, kernel, dtype):
+    """Products of small integers are exact and equal NumPy's matrix product."""
     each = 4 // dtype.itemsize
     generator = np.random.default_rng(0)
     a, b, c = (
@@ -126,6 +128,7 @@ def test_mma_multiplies_fragments_laid_out_as_the_isa_draws_them(make, order, ke
 
 
 def test_tf32_operands_lose_their_last_thirteen_bits(make):
+    """The tensor core reads 10 bits of the mantissa and cuts the others off."""
     a, b, c = (torch.zeros(size) for size in ((32, 4), (32, 2), (32, 4)))
     a[0, 0] = 1 + 2**-10 + 2**-11
     b[0, 0] = 1
@@ -134,6 +137,7 @@ def test_tf32_operands_lose_their_last_thirteen_bits(make):
 
 
 def test_tf32_rounds_to_nearest_and_ties_away_from_zero(make):
+    """cvt.rna of the PTX manual, with infinities and NaN."""
     step = 2.0**-10
     values = [1.0, 1 + step / 2, 1 + step * 0.49, -1 - step / 2, 1 + 1.5 * step, 0.0, np.inf, -np.inf]
     expected = [1.0, 1 + step, 1.0, -1 - step, 1 + 2 * step, 0.0, np.inf, -np.inf]
@@ -144,7 +148,8 @@ def test_tf32_rounds_to_nearest_and_ties_away_from_zero(make):
 
 
 @pytest.mark.parametrize("order", ORDERS)
-def test_copies_arrive_at_the_wait_and_not_before(make, order):
+def test_asynchronous_copies_arrive_at_the_wait(make, order):
+    """Before cp.async.wait the old values must show, so that a missing wait is found."""
     given, out = words(128), torch.zeros(3, 32, 4, dtype=torch.int32)
     make(order).launch("copies", (1,), (32,), (given, out, np.int32(20)))
     expected = given.view(32, 4).clone()
@@ -154,7 +159,8 @@ def test_copies_arrive_at_the_wait_and_not_before(make, order):
     assert torch.equal(out[2], expected.flip(0))
 
 
-def test_a_barrier_is_no_wait(make):
+def test_a_barrier_does_not_wait_for_copies(make):
+    """__syncthreads alone leaves the old values, as on the GPU."""
     out = torch.zeros(32, 4, dtype=torch.int32)
     make().launch("copies_before_a_barrier_only", (1,), (32,), (words(128), out))
     assert (out == -1).all()
@@ -168,13 +174,15 @@ def test_addresses_outside_shared_memory_are_reported(make):
         make().launch("copies_elsewhere", (1,), (32,), (given, torch.zeros(128, dtype=torch.int32)))
 
 
-def test_half_a_warp_cannot_multiply(make):
+def test_half_a_warp_cannot_use_mma(make):
+    """The instruction needs all 32 lanes; the error counts those that wait."""
     args = (torch.zeros(128, dtype=torch.int32), torch.zeros(64, dtype=torch.int32), torch.zeros(128))
     with pytest.raises(HostKernelError, match=r"(?s)diverged.*16 wait in a warp operation"):
         make().launch("half_a_warp", (1,), (32,), args)
 
 
-def test_a_row_that_is_not_on_sixteen_bytes_is_reported():
+def test_a_matrix_row_off_16_bytes_is_reported():
+    """ldmatrix from an address that is no multiple of 16 is an error."""
     runner.skip_without_compiler()
     out = torch.zeros(128, dtype=torch.int32)
     with pytest.raises(HostKernelError, match="misaligned address"):

@@ -38,7 +38,8 @@ def views(map: Tensor) -> dict[str, Tensor]:
 
 @pytest.mark.parametrize("size", MAPS)
 @pytest.mark.parametrize("form", FORMATS)
-def test_the_format_of_a_map_is_what_a_convolution_gives_back(form, size):
+def test_memory_format_is_that_of_a_convolutions_output(form, size):
+    """nn.Conv2d decides for maps that fit both formats, such as those of one pixel."""
     conv = nn.Conv2d(MAPS[size][1], 6, 3, padding=1)
     for name, view in views(torch.randn(MAPS[size]).to(memory_format=FORMATS[form])).items():
         assert memory_format(view) == memory_format(conv(view)), name
@@ -82,7 +83,8 @@ def test_a_contiguous_inputs_output_can_be_viewed_as_rows(name):
 
 @pytest.mark.parametrize("size", MAPS)
 @pytest.mark.parametrize("form", FORMATS)
-def test_a_fresh_layer_gives_the_format_of_the_convolution_it_replaces(form, size):
+def test_a_new_layer_keeps_the_convolutions_memory_format(form, size):
+    """Contiguous, channels_last and sliced inputs give the format that nn.Conv2d gives."""
     conv = nn.Conv2d(MAPS[size][1], 6, 3, padding=1)
     layer = DeformConv2d.from_conv(conv)
     for name, view in views(torch.randn(MAPS[size]).to(memory_format=FORMATS[form])).items():
@@ -106,7 +108,8 @@ class Viewing(nn.Module):
         return self.fc(self.conv2(self.conv1(images).relu()).view(len(images), -1))
 
 
-def test_a_view_behind_a_deformed_layer_works_and_trains():
+def test_a_view_after_a_deformed_layer_works():
+    """A network that calls .view on its features must survive surgery and train."""
     network = Viewing()
     plain = network(torch.ones(2, 3, 8, 8))
     deform(network, ["conv2"])
@@ -119,7 +122,8 @@ def test_a_view_behind_a_deformed_layer_works_and_trains():
 @pytest.mark.parametrize("chunk", [1, 37, 10**6], ids=lambda rows: f"{rows} rows a chunk")
 @pytest.mark.parametrize("form", FORMATS)
 @pytest.mark.parametrize("groups", [1, 2])
-def test_chunks_that_end_within_an_image_are_written_where_they_belong(monkeypatch, groups, form, chunk):
+def test_chunks_that_end_within_an_image_are_written_right(monkeypatch, groups, form, chunk):
+    """1, 37 and a million rows for each chunk, in both memory formats, equal the reference."""
     operator = OPERATORS["deform_conv2d"]
     call, tensors = operator.of_tensors(operator.case(torch.float32, batch=3, groups=groups))
     expected = operator.by_reference(operator.case(torch.float32, batch=3, groups=groups))["output"]

@@ -29,7 +29,8 @@ def _switches():
 @pytest.mark.parametrize("device", ["cpu", "cuda"])
 @pytest.mark.parametrize("matmul", ["ieee", "tf32"])
 @pytest.mark.parametrize("conv", ["ieee", "tf32"])
-def test_products_follow_the_convolutions_switch_and_leave_the_other_as_it_was(device, conv, matmul):
+def test_products_follow_the_convolutions_tf32_switch(device, conv, matmul):
+    """The switch for matrix products is restored afterwards, even after an exception."""
     CONV[device].fp32_precision, MATMUL[device].fp32_precision = conv, matmul
     with convolution_precision(device, torch.float32):
         assert MATMUL[device].fp32_precision == conv
@@ -39,7 +40,8 @@ def test_products_follow_the_convolutions_switch_and_leave_the_other_as_it_was(d
     assert MATMUL[device].fp32_precision == matmul
 
 
-def test_the_older_switch_counts_too():
+def test_cudnn_allow_tf32_counts_too():
+    """torch's older switch must forbid TF32 in our products as well."""
     torch.backends.cudnn.allow_tf32 = False
     try:
         with convolution_precision("cuda", torch.float32):
@@ -49,7 +51,8 @@ def test_the_older_switch_counts_too():
 
 
 @pytest.mark.parametrize("device", ["cpu", "cuda"])
-def test_a_switch_that_follows_the_general_one_does_so_afterwards(device):
+def test_an_inherited_switch_inherits_again_afterwards(device):
+    """A matmul switch that took the general setting does so again after the call."""
     torch.backends.fp32_precision = "tf32"
     CONV[device].fp32_precision = "ieee"
     with convolution_precision(device, torch.float32):
@@ -59,7 +62,8 @@ def test_a_switch_that_follows_the_general_one_does_so_afterwards(device):
     assert MATMUL[device].fp32_precision == "ieee"
 
 
-def test_calls_of_several_threads_find_and_leave_one_setting():
+def test_threads_share_and_restore_one_setting():
+    """The first call to leave must not restore the switch under the second."""
     CONV["cpu"].fp32_precision, MATMUL["cpu"].fp32_precision = "ieee", "bf16"
     both_inside, first_is_out, seen = threading.Barrier(2, timeout=20), threading.Event(), []
 
@@ -110,7 +114,8 @@ SETTINGS = {
 @pytest.mark.parametrize(
     ("device", "conv"), [("cuda", "tf32"), ("cuda", "ieee"), ("cpu", "ieee"), ("cpu", "none"), ("cpu", "bf16")]
 )
-def test_torchs_older_getters_can_be_read_by_other_threads_during_a_call(device, conv, setting):
+def test_torchs_older_getters_work_in_other_threads(device, conv, setting):
+    """During a call another thread may read the legacy TF32 getters without their mixing error."""
     SETTINGS[setting]()
     both = [torch.backends.cudnn.conv, torch.backends.cudnn.rnn] if device == "cuda" else [CONV["cpu"]]
     if device == "cuda":
@@ -181,7 +186,8 @@ def test_a_value_set_during_a_call_is_replaced_when_it_ends():
     assert MATMUL["cpu"].fp32_precision == "tf32"
 
 
-def test_a_cpu_call_with_a_gpu_around_loosens_no_product_of_the_gpus(monkeypatch):
+def test_a_cpu_call_leaves_the_gpus_precision_alone(monkeypatch):
+    """bfloat16 products on the CPU do not allow TF32 on the GPU."""
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     CONV["cpu"].fp32_precision = "bf16"
     with convolution_precision("cpu", torch.float32):
@@ -196,7 +202,8 @@ def test_a_cpu_call_with_a_gpu_around_loosens_no_product_of_the_gpus(monkeypatch
     }
 
 
-def test_switches_that_disagree_already_are_followed_and_left_as_they_are():
+def test_conflicting_switches_are_followed_and_restored():
+    """Where torch's own getter raises, the convolution's switch counts and nothing is repaired."""
     MATMUL["cuda"].fp32_precision, CONV["cuda"].fp32_precision = "tf32", "ieee"
     with pytest.raises(RuntimeError, match="mix of the legacy and new APIs"):
         torch.get_float32_matmul_precision()
@@ -205,7 +212,8 @@ def test_switches_that_disagree_already_are_followed_and_left_as_they_are():
     assert MATMUL["cuda"].fp32_precision == "tf32"
 
 
-def test_calls_on_both_devices_at_once_leave_what_they_found():
+def test_calls_on_cpu_and_gpu_restore_both_switches():
+    """Nested calls on both devices leave the precision that the user had set."""
     torch.set_float32_matmul_precision("medium")
     CONV["cuda"].fp32_precision = "ieee"
     with convolution_precision("cuda", torch.float32), convolution_precision("cpu", torch.float32):
@@ -215,7 +223,8 @@ def test_calls_on_both_devices_at_once_leave_what_they_found():
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)
-def test_half_precision_is_summed_in_float32_and_the_switch_is_left_as_it_was(dtype):
+def test_half_precision_sums_in_float32(dtype):
+    """The switch for reduced-precision reductions is off in the call and restored after it."""
     matmul, short = torch.backends.cuda.matmul, {torch.float16: "fp16", torch.bfloat16: "bf16"}[dtype]
     name = f"allow_{short}_reduced_precision_reduction"
     before = getattr(matmul, name), getattr(matmul, f"{name}_split_k")
@@ -238,7 +247,8 @@ def error_of(function) -> float:
 
 
 @pytest.mark.parametrize("rows", [1 << 20, 64], ids=["products", "products of packed filters"])
-def test_a_loose_switch_for_matrix_products_costs_no_bit_and_that_for_convolutions_counts(rows, monkeypatch):
+def test_matmul_precision_medium_changes_no_bit(rows, monkeypatch):
+    """Only the convolution's own switch loosens the operator, as for torch's conv2d."""
     monkeypatch.setattr(chunk_sizes, "CPU", CpuChunks(columns_bytes=1, min_rows=rows))
     strict = error_of(deform_conv2d)
     assert strict < 1e-6

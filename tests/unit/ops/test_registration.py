@@ -12,7 +12,8 @@ FORMATS = [torch.contiguous_format, torch.channels_last]
 @pytest.mark.parametrize("form", FORMATS, ids=str)
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize("name", OPERATORS)
-def test_opcheck_finds_no_fault_in_an_operator_and_its_backward(name, dtype, form):
+def test_opcheck_passes_for_operators_and_backwards(name, dtype, form):
+    """torch.library.opcheck checks schema, fakes and autograd in each dtype and format."""
     operator = OPERATORS[name]
     case = operator.case(dtype)
     arguments = operator.registered(case)
@@ -24,7 +25,8 @@ def test_opcheck_finds_no_fault_in_an_operator_and_its_backward(name, dtype, for
 
 
 @pytest.mark.parametrize("name", OPERATORS)
-def test_opcheck_finds_no_fault_where_arguments_want_gradients(name):
+def test_opcheck_passes_with_arguments_that_need_gradients(name):
+    """opcheck then also runs the registered backward pass."""
     arguments = OPERATORS[name].registered(OPERATORS[name].case(torch.float32))
     leaves = [t.requires_grad_() if isinstance(t, torch.Tensor) else t for t in arguments]
     if name != "deform_conv2d":
@@ -33,7 +35,8 @@ def test_opcheck_finds_no_fault_where_arguments_want_gradients(name):
 
 
 @pytest.mark.parametrize("name", OPERATORS)
-def test_opcheck_finds_no_fault_in_any_set_of_gradients(name):
+def test_opcheck_passes_for_every_set_of_gradients(name):
+    """Each combination of needed gradients has the right fake shapes."""
     operator = OPERATORS[name]
     backward = getattr(torch.ops.dcnlab, f"{name}_backward").default
     plain = {"modulated": False} if name == "deform_conv2d" else {"shifted": False}

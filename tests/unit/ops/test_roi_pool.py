@@ -48,7 +48,8 @@ def golden(path: Path, rule: str) -> tuple[dict[str, Tensor], dict[str, object]]
 @pytest.mark.parametrize(("rule", "name"), GOLDEN)
 @pytest.mark.parametrize("path", PATHS)
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32], ids=str)
-def test_equals_the_published_kernels_with_all_gradients_at_kinks_too(goldens, rule, name, path, dtype):
+def test_pooling_equals_the_published_kernels_and_gradients(goldens, rule, name, path, dtype):
+    """Golden arrays of the authors' and mmcv's kernels, also where the gradient has a kink."""
     arrays, sizes = golden(goldens / f"{name}.npz", rule)
     leaves = {k: arrays[k].to(dtype).requires_grad_() for k in ("input", "offset") if k in arrays}
     output = PATHS[path][rule](leaves["input"], arrays["boxes"].to(dtype), leaves.get("offset"), **sizes)
@@ -62,7 +63,8 @@ def test_equals_the_published_kernels_with_all_gradients_at_kinks_too(goldens, r
         assert error <= tolerance, f"{key}: {error}"
 
 
-def test_mmcvs_offset_gradient_differs_where_the_docstring_says_so(goldens):
+def test_mmcvs_offset_gradient_is_wrong_at_clamped_samples(goldens):
+    """The arrays show that mmcv departs from the true gradient only there, as the docstring says."""
     # Official and true gradient are equal but at places that are clamped: so the departure is real, and not ours alone.
     with np.load(goldens / "deform_roi_pool_1.npz") as file:
         differ = np.abs(file["grad_offset"] - file["grad_offset_true"]) > 1e-9
@@ -71,7 +73,8 @@ def test_mmcvs_offset_gradient_differs_where_the_docstring_says_so(goldens):
 
 @pytest.mark.parametrize("seed", range(40))
 @pytest.mark.parametrize("ratio", [0, 2, 3])
-def test_without_offsets_the_aligned_rule_is_torchvisions_roi_align(seed, ratio):
+def test_aligned_pooling_without_offsets_is_roi_align(seed, ratio):
+    """Random boxes and sampling ratios: output and gradient equal torchvision's roi_align."""
     case = random_case(seed, "aligned", shifted=False, samples=ratio)
 
     def oracle(input, boxes, offset, *, output_size, spatial_scale, sampling_ratio, gamma):
@@ -83,7 +86,8 @@ def test_without_offsets_the_aligned_rule_is_torchvisions_roi_align(seed, ratio)
     assert_near(by_cpu(case), by_autograd(oracle, case), case)
 
 
-def test_a_ramp_is_pooled_to_the_mean_place_of_its_samples():
+def test_a_ramp_pools_to_the_mean_sampling_location():
+    """By hand: a linear map gives the value at the samples' mean."""
     # value = 3 y + x + 1. Box 4, 8 to 11, 15 at scale 1/2: x from 4 / 2 - 0.5 to 12 / 2 - 0.5, which is 4 wide; two
     # bins of 2, samples at 0 and 1 in each, so means 2 and 4 in x, 4 and 6 in y. The offset (0.5, -1) adds 0.05 * 4 to
     # x and -0.1 * 4 to y.
@@ -97,7 +101,8 @@ def test_a_ramp_is_pooled_to_the_mean_place_of_its_samples():
     torch.testing.assert_close(shifted[0, 0], pooled[0, 0] + 0.2 - 3 * 0.4)
 
 
-def test_a_bin_reads_the_channel_of_its_group_cell_and_class():
+def test_a_bin_reads_the_channel_of_its_cell_and_class():
+    """Each channel holds its own number, so the output names what was read."""
     # Channel c holds the number c everywhere, so the output says which channel each bin read.
     group, channels = 2, 3
     input = torch.arange(float(channels * group**2)).view(1, -1, 1, 1).expand(1, -1, 9, 9)
@@ -130,7 +135,8 @@ def test_every_dtype_stays_near_the_float64_reference(seed, dtype, rule):
 
 @pytest.mark.parametrize("rule", RULES)
 @pytest.mark.parametrize("batch", range(4))
-def test_many_random_configurations_equal_the_reference(batch, rule):
+def test_random_cases_equal_the_reference(batch, rule):
+    """250 random cases for each batch, in all four dtypes."""
     for seed in range(1000 + 250 * batch, 1250 + 250 * batch):
         case = random_case(seed, rule, dtype=DTYPES[seed % 4])
         assert_near(by_cpu(case), by_reference(case), case)
@@ -143,7 +149,8 @@ def test_channels_beyond_one_block_are_all_summed(rule, channels):
     assert_near(by_cpu(case), by_reference(case), case)
 
 
-def test_more_than_twenty_bins_take_the_parts_that_rounding_gives_them():
+def test_rounding_of_parts_is_that_of_the_authors_kernel():
+    """floor(13 / 23 * 23) is 12 in float64; all paths must round so."""
     # floor(13 / 23 * 23) is 12 in float64: the authors' kernel rounds so, and so do all paths.
     case = Case(out_size=(23, 23), part=23, rois=2, samples=1)
     assert_near(by_cpu(case), by_reference(case), case)
@@ -172,6 +179,7 @@ def test_no_boxes_and_an_empty_batch_give_empty_results(rule):
 @pytest.mark.parametrize("rule", RULES)
 @pytest.mark.parametrize("number", [-1.0, 2.0, 1e20, float("nan"), float("inf")])
 def test_a_box_of_no_image_pools_zero_and_gets_no_gradient(rule, number):
+    """Image numbers -1, 2 of 2 images, NaN and infinity."""
     case = Case(rule)
     tensors = case.tensors()
     tensors["boxes"][:, 0] = torch.tensor([0, 1, 0, 1, 0])
@@ -189,7 +197,8 @@ def test_a_box_of_no_image_pools_zero_and_gets_no_gradient(rule, number):
 @pytest.mark.parametrize("rule", RULES)
 @pytest.mark.parametrize("ratio", [0, 2])
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf"), 1e20, -1e20], ids=str)
-def test_a_place_that_is_no_number_or_far_away_reads_zero_there_and_nowhere_else(rule, ratio, value):
+def test_a_nonfinite_offset_or_box_reads_zero_there_only(rule, ratio, value):
+    """NaN, infinite or huge offsets and boxes give 0 in their own bins and finite gradients."""
     case = Case(rule, samples=max(ratio, 1) if rule == "ps" else ratio)
     tensors = case.tensors()
     tensors["boxes"][:] = torch.tensor([0, 3.0, 4, 23, 20])
@@ -230,7 +239,8 @@ def test_strided_arguments_count_as_their_values(rule, argument):
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32], ids=str)
 @pytest.mark.parametrize("layout", LAYOUTS)
 @pytest.mark.parametrize(("channels", "group"), [(70, 1), (3, 3)])
-def test_gradients_count_as_their_values_however_they_lie_in_memory(layout, dtype, rule, channels, group):
+def test_pool_gradients_do_not_depend_on_their_memory_layout(layout, dtype, rule, channels, group):
+    """Strided, expanded and transposed output gradients give the same bits."""
     case = Case(rule, channels=channels, group=group if rule == "ps" else 1, dtype=dtype)
     input, boxes, offset = case.tensors().values()
     leaves = [input.requires_grad_(), offset.requires_grad_()]
@@ -242,7 +252,8 @@ def test_gradients_count_as_their_values_however_they_lie_in_memory(layout, dtyp
 
 
 @pytest.mark.parametrize("rule", RULES)
-def test_a_list_of_boxes_for_each_image_is_taken_as_torchvision_takes_it(rule):
+def test_boxes_may_be_a_list_with_one_entry_per_image(rule):
+    """As in torchvision, a list of box tensors, one empty, equals boxes with image numbers."""
     case = Case(rule, batch=3, shifted=False)
     input, boxes, _ = case.tensors().values()
     parts = [boxes[:2, 1:], boxes[:0, 1:], boxes[2:, 1:]]
@@ -253,6 +264,7 @@ def test_a_list_of_boxes_for_each_image_is_taken_as_torchvision_takes_it(rule):
 
 @pytest.mark.parametrize("rule", RULES)
 def test_boxes_get_no_gradient(rule):
+    """As in torchvision, box coordinates are not differentiated."""
     case = Case(rule)
     input, boxes, offset = case.tensors().values()
     boxes.requires_grad_()
@@ -279,7 +291,8 @@ def test_gradcheck_and_second_derivatives(rule, adaptive):
 
 
 @pytest.mark.parametrize("rule", RULES)
-def test_create_graph_works_where_no_sample_depends_on_the_offset(rule):
+def test_create_graph_works_without_any_sample(rule):
+    """A reversed box has no samples, so the offset has no part in the graph; its gradient is 0."""
     # A reversed box has no samples in the aligned rule, so the offset has no part in the graph.
     input, offset = torch.ones(1, 1, 5, 5, requires_grad=True), torch.zeros(1, 2, 7, 7, requires_grad=True)
     output = FUNCTIONS[rule](input, torch.tensor([[0.0, 40, 40, 30, 30]]), offset)
@@ -299,13 +312,15 @@ class Module(nn.Module):
 
 
 @pytest.mark.parametrize("rule", RULES)
-def test_is_a_leaf_node_in_fx(rule):
+def test_roi_pooling_is_one_node_in_fx(rule):
+    """torch.fx must not trace into it."""
     graph = torch.fx.symbolic_trace(Module(rule)).graph
     assert [node.target for node in graph.nodes if node.op == "call_function"] == [FUNCTIONS[rule]]
 
 
 @pytest.mark.parametrize("rule", RULES)
-def test_autocast_casts_the_input_but_never_coordinates(rule):
+def test_autocast_casts_input_but_not_boxes_or_offsets(rule):
+    """The output is bfloat16; gradients of the leaves stay float32."""
     case = Case(rule, dtype=torch.float32)
     with torch.autocast("cpu", dtype=torch.bfloat16):
         found = by_cpu(case)
@@ -316,7 +331,8 @@ def test_autocast_casts_the_input_but_never_coordinates(rule):
 
 @pytest.mark.parametrize("rule", RULES)
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)
-def test_half_precision_reads_a_wide_map_at_the_right_place(rule, dtype):
+def test_half_precision_computes_locations_in_float32(rule, dtype):
+    """At column 1300 a float16 coordinate would be wrong by half a pixel."""
     # A ramp of slope 1/16 over 64 columns, again and again; boxes of one sample, at x and offsets that move it by a
     # quarter pixel. A coordinate rounded to half precision at 1300 would be off by half a pixel, 1/32 of value.
     width = 1333
@@ -332,7 +348,8 @@ def test_half_precision_reads_a_wide_map_at_the_right_place(rule, dtype):
 
 
 @pytest.mark.parametrize("rule", RULES)
-def test_gradients_are_bitwise_repeatable_whatever_the_threads(rule):
+def test_gradients_repeat_bit_for_bit_with_any_threads(rule):
+    """1, 2, 3 and 7 threads give the same bits."""
     case = Case(rule, 2, 130, 15, 17, rois=40, out_size=(7, 7), part=7, dtype=torch.float32)
     threads = torch.get_num_threads()
     try:
@@ -348,7 +365,8 @@ def test_gradients_are_bitwise_repeatable_whatever_the_threads(rule):
 
 @pytest.mark.parametrize("rule", RULES)
 @pytest.mark.parametrize("frozen", ["input", "offset"])
-def test_frozen_arguments_cost_no_work(rule, frozen, monkeypatch):
+def test_frozen_arguments_get_no_gradient_work(rule, frozen, monkeypatch):
+    """The backward kernel returns nothing for an argument that needs no gradient."""
     from dcnlab.ops.cpu import roi_pool as cpu
 
     results = []
@@ -399,7 +417,8 @@ def test_frozen_arguments_cost_no_work(rule, frozen, monkeypatch):
         ],
     ],
 )
-def test_a_wrong_argument_is_named_first(rule, change, sizes, name):
+def test_a_wrong_argument_is_named_in_one_line(rule, change, sizes, name):
+    """The message begins with the argument's name."""
     case = Case(rule)
     tensors = case.tensors()
     tensors |= {k: alter(tensors[k]) for k, alter in change.items()}

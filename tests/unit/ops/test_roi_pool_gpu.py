@@ -40,6 +40,7 @@ def test_sixteen_byte_loads_equal_the_reference(channels, dtype, rule):
 
 
 def test_boxes_of_a_detectors_size_equal_the_reference(rule):
+    """100 RoIs on a map of 38x63, as in R-FCN and Faster R-CNN."""
     if rule == "ps":  # R-FCN's class scores: one channel a class, 49 group cells
         case = Case(rule, 1, 21, 38, 63, 100, (7, 7), 7, 7, 21, 4, 0.0613)
     else:
@@ -53,7 +54,8 @@ def test_boxes_of_a_detectors_size_equal_the_reference(rule):
         assert off.double().mean() < 1e-3, name
 
 
-def test_without_offsets_the_aligned_rule_is_torchvisions_roi_align(rule):
+def test_aligned_pooling_without_offsets_is_roi_align(rule):
+    """200 boxes on 64 channels equal torchvision's roi_align on the GPU."""
     case = Case("aligned", 1, 64, 38, 63, 200, (7, 7), samples=2, shifted=False, dtype=torch.float32)
     input, boxes, _ = cuda_tensors(case)
     boxes[:, 0] = 0
@@ -83,7 +85,8 @@ def test_opcheck_on_the_gpu(rule):
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)
-def test_autocast_computes_in_its_own_dtype(dtype, rule):
+def test_autocast_gives_its_dtype_near_the_reference(dtype, rule):
+    """On the GPU the output is float16 or bfloat16, within 3% of the reference."""
     case = Case(rule, channels=16, dtype=torch.float32)
     with torch.autocast("cuda", dtype=dtype):
         found = on_gpu(case)
@@ -108,7 +111,8 @@ def test_inductor_compiles_forward_and_backward_into_one_graph(rule):
     assert_near(by_autograd(compiled, case, device="cuda"), by_reference(case), case)
 
 
-def test_a_cuda_graph_replays_on_new_boxes_whose_bins_have_other_numbers_of_samples(rule):
+def test_a_cuda_graph_replays_with_other_sample_counts(rule):
+    """New boxes with other numbers of samples give right values: no count is fixed at capture."""
     samples = 2 if rule == "ps" else 0
     case, other = (Case(rule, channels=16, samples=samples, dtype=torch.float32, seed=seed) for seed in (0, 5))
     input, boxes, offset = cuda_tensors(case)
@@ -136,7 +140,8 @@ def test_a_cuda_graph_replays_on_new_boxes_whose_bins_have_other_numbers_of_samp
     assert_near(dict(zip(("output", "input", "offset"), captured, strict=True)), by_reference(other), other)
 
 
-def test_a_side_stream_orders_the_kernels_with_torchs_own_work(rule):
+def test_a_side_stream_waits_for_torchs_work(rule):
+    """A long sleep on the stream: the kernels must not start before the product."""
     case = Case(rule, 4, 64, 40, 40, rois=50, dtype=torch.float32)
     input, boxes, offset = cuda_tensors(case)
     expected = FUNCTIONS[rule](input * 3, boxes, offset, **case.sizes())
@@ -156,7 +161,8 @@ def test_a_second_gpu_computes_on_its_own_memory(rule):
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), 1e20], ids=str)
-def test_a_place_that_is_no_number_reads_zero_there_and_nowhere_else(value, rule):
+def test_a_nonfinite_location_reads_zero_there_only(value, rule):
+    """NaN, infinite or huge offsets and boxes give 0 in their own bins and change no others."""
     case = Case(rule, dtype=torch.float32)
     input, boxes, offset = cuda_tensors(case)
     boxes[:] = torch.tensor([0, 3.0, 4, 23, 20])
@@ -175,7 +181,8 @@ def test_twenty_runs_give_the_same_bits(rule):
 
 
 @pytest.mark.slow
-def test_more_than_two_to_the_31_elements_are_all_reached(rule):
+def test_more_than_2_to_the_31_elements_are_reached(rule):
+    """The last image of a 4 GiB batch is read with 64-bit indices."""
     # 2^31 + 2^21 elements in half precision, 4 GiB: the last image must be read and written as if it were alone.
     batch, channels, size = 1025, 32, 256
     input = torch.zeros(batch, channels, size, size, dtype=torch.float16, device="cuda")

@@ -24,7 +24,8 @@ def _needs_a_compiler():
 
 @pytest.mark.parametrize(("rule", "name"), GOLDEN)
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32], ids=str)
-def test_kernels_equal_the_published_ones_with_all_gradients_at_kinks_too(goldens, rule, name, dtype):
+def test_pool_kernels_equal_the_published_ones(goldens, rule, name, dtype):
+    """Golden arrays of the authors' and mmcv's kernels, all gradients, also at kinks."""
     arrays, sizes = golden(goldens / f"{name}.npz", rule)
     input, boxes, grad = (arrays[k].to(dtype) for k in ("input", "boxes", "grad_output"))
     offset = arrays["offset"].to(dtype) if "offset" in arrays else None
@@ -42,7 +43,8 @@ def test_kernels_equal_the_published_ones_with_all_gradients_at_kinks_too(golden
 
 @pytest.mark.parametrize("rule", RULES)
 @pytest.mark.parametrize("seed", range(25))
-def test_kernels_equal_the_reference_in_every_order_of_their_threads(seed, rule):
+def test_pool_kernels_equal_the_reference_in_any_order(seed, rule):
+    """Every order of threads on the host gives the same bits, so no result depends on a race."""
     case = random_case(seed, rule, dtype=DTYPES[seed % 4])
     expected = by_reference(case)
     found = [by_kernels(case, HostKernels(order, sanitize=False)) for order in ORDERS]
@@ -55,7 +57,8 @@ def test_kernels_equal_the_reference_in_every_order_of_their_threads(seed, rule)
 
 
 @pytest.mark.parametrize("rule", RULES)
-def test_many_random_configurations_equal_the_reference(rule):
+def test_random_cases_equal_the_reference(rule):
+    """200 random cases for each pooling rule."""
     for seed in range(2000, 2200):
         case = random_case(seed, rule, dtype=DTYPES[seed % 2])
         assert_near(by_kernels(case, HostKernels(sanitize=False)), by_reference(case), case)
@@ -64,7 +67,8 @@ def test_many_random_configurations_equal_the_reference(rule):
 @pytest.mark.parametrize("rule", RULES)
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize("channels", [8, 40, 7, 288, 36, 34])
-def test_wide_loads_and_single_ones_are_right_in_every_dtype(dtype, channels, rule):
+def test_loads_of_every_width_are_right_in_every_dtype(dtype, channels, rule):
+    """Channel counts from 7 to 288 choose single and wide loads."""
     case = Case(rule, channels=channels, dtype=dtype, rois=3)
     modules = HostKernels("random", sanitize=False)
     assert_near(by_kernels(case, modules), by_reference(case), case)
@@ -76,7 +80,8 @@ def test_wide_loads_and_single_ones_are_right_in_every_dtype(dtype, channels, ru
     [(torch.bfloat16, 36, 4), (torch.float16, 68, 4), (torch.bfloat16, 34, 2), (torch.float32, 34, 2)],
     ids=str,
 )
-def test_channels_that_the_widest_load_does_not_divide_are_read_by_the_next(rule, dtype, channels, width):
+def test_odd_channel_counts_use_the_next_narrower_load(rule, dtype, channels, width):
+    """36 or 34 channels choose loads of 4 or 2 elements and equal the reference."""
     case, kernels, asked = Case(rule, channels=channels, rois=3, dtype=dtype), HostKernels(sanitize=False), set()
 
     def modules(source_file, prelude):
@@ -92,7 +97,8 @@ def test_channels_that_the_widest_load_does_not_divide_are_read_by_the_next(rule
     [(torch.bfloat16, 21, 8), (torch.float16, 81, 8), (torch.float32, 21, 4), (torch.bfloat16, 9, 2)],
     ids=str,
 )
-def test_scores_of_an_odd_number_of_classes_are_padded_for_wide_loads(dtype, channels, width):
+def test_odd_class_counts_are_padded_for_wide_loads(dtype, channels, width):
+    """21 score maps are padded to loads of 8 elements; the results are contiguous and right."""
     case, kernels, asked = Case(channels=channels, group=2, rois=3, dtype=dtype), HostKernels(sanitize=False), set()
 
     def modules(source_file, prelude):
@@ -105,7 +111,8 @@ def test_scores_of_an_odd_number_of_classes_are_padded_for_wide_loads(dtype, cha
     assert all(value.is_contiguous() for value in found.values())
 
 
-def test_infinite_scores_stay_in_their_channels_when_channels_are_padded():
+def test_infinite_scores_do_not_leak_into_padded_channels():
+    """One class of infinite scores leaves all other outputs and the gradient finite."""
     case = Case(channels=21, group=2, rois=3, scale=1.0, dtype=torch.float32)
     tensors = case.tensors()
     tensors["input"][:, :4] = float("inf")
@@ -115,14 +122,16 @@ def test_infinite_scores_stay_in_their_channels_when_channels_are_padded():
     assert found["input"].isfinite().all()
 
 
-def test_classes_of_few_and_of_many_channels_keep_to_their_own_offsets():
+def test_each_class_uses_its_own_offsets():
+    """Few classes of many channels and many of few equal the reference."""
     for classes, channels in ((21, 21), (4, 32), (2, 80), (3, 9)):
         case = Case(channels=channels, classes=classes, group=3, rois=3, dtype=torch.float32)
         assert_near(by_kernels(case, HostKernels(sanitize=False)), by_reference(case), case)
 
 
 @pytest.mark.parametrize("rule", RULES)
-def test_bins_and_maps_larger_than_a_warps_tile_equal_the_reference(rule):
+def test_bins_larger_than_a_warps_tile_equal_the_reference(rule):
+    """One bin reads more than 32 rows and columns of the map."""
     samples = 45 if rule == "ps" else 0  # so that more than 32 rows and columns are read by one bin
     case = Case(rule, 1, 2, 50, 45, 2, (1, 1), part=1, samples=samples, scale=0.9177, seed=3)
     tensors = case.tensors()
@@ -132,7 +141,8 @@ def test_bins_and_maps_larger_than_a_warps_tile_equal_the_reference(rule):
 
 
 @pytest.mark.parametrize("rule", RULES)
-def test_more_boxes_than_one_round_of_a_block_are_all_added(rule):
+def test_boxes_beyond_one_round_of_a_block_are_summed(rule):
+    """60 boxes need several rounds; the order of threads changes no bit."""
     case = Case(rule, 2, 3, 9, 10, rois=60, samples=1)
     found = [by_kernels(case, HostKernels(order, sanitize=False)) for order in ORDERS]
     assert_near(found[0], by_reference(case), case)
@@ -142,7 +152,8 @@ def test_more_boxes_than_one_round_of_a_block_are_all_added(rule):
 
 @pytest.mark.parametrize("rule", RULES)
 @pytest.mark.parametrize("rois", [31, 32, 33, 64, 65, 150])
-def test_every_bin_of_a_full_tile_is_added_once_whatever_their_number(rule, rois):
+def test_every_bin_of_a_full_tile_is_added_once(rule, rois):
+    """31 to 150 RoIs on one pixel: full and part-full words of bins add each gradient once."""
     case = Case(rule, 1, 8, 6, 6, rois, (1, 1), part=1, samples=1, scale=1.0, shifted=False, dtype=torch.float32)
     boxes = torch.tensor([[0.0, 1, 1, 3, 3]]).repeat(rois, 1)
     boxes[64::3, 0] = -1  # of no image: words are full, then not
@@ -154,7 +165,8 @@ def test_every_bin_of_a_full_tile_is_added_once_whatever_their_number(rule, rois
 
 
 @pytest.mark.parametrize("rule", RULES)
-def test_tiles_look_only_at_boxes_whose_bins_read_them(rule):
+def test_tiles_read_only_boxes_whose_bins_overlap(rule):
+    """Counted loads: boxes of the first tile are not read for the others."""
     case = Case(rule, 2, 8, 32, 32, 40, (2, 2), part=2, samples=1, scale=1.0, shifted=False, dtype=torch.float32)
     boxes = torch.tensor([[0.0, 1, 1, 2, 2]]).repeat(40, 1)  # all bins within the first tile of the first image
     kernels = CountedKernels()
@@ -166,7 +178,8 @@ def test_tiles_look_only_at_boxes_whose_bins_read_them(rule):
 
 
 @pytest.mark.parametrize("rule", RULES)
-def test_sizes_are_handed_to_the_kernels_as_numpy_scalars(rule):
+def test_kernels_get_sizes_as_numpy_scalars(rule):
+    """A Python int has no width, and CuPy takes 17 us over a 0-d array."""
     given = []
 
     class Witness(HostModule):
@@ -183,7 +196,8 @@ def test_sizes_are_handed_to_the_kernels_as_numpy_scalars(rule):
 @pytest.mark.parametrize("rule", RULES)
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float16], ids=str)
 @pytest.mark.parametrize("channels", [16, 5])
-def test_sanitizers_find_no_stray_access_on_ragged_sizes(rule, dtype, channels):
+def test_ragged_sizes_access_no_stray_memory(rule, dtype, channels):
+    """Sanitizers watch the kernels at sizes that fill no tile."""
     group = 2 if rule == "ps" else 1
     case = Case(rule, 2, channels, 3, 11, 4, (3, 3), group=group, part=2, reach=3.0, dtype=dtype)
     assert_near(by_kernels(case, HostKernels(sanitize=True)), by_reference(case), case)
@@ -192,7 +206,8 @@ def test_sanitizers_find_no_stray_access_on_ragged_sizes(rule, dtype, channels):
 @pytest.mark.parametrize("rule", RULES)
 @pytest.mark.parametrize("samples", [0, 2])
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), 1e20])
-def test_sanitizers_find_no_stray_access_at_places_and_images_that_are_none(rule, samples, value):
+def test_nonfinite_boxes_and_offsets_access_no_stray_memory(rule, samples, value):
+    """Sanitizers watch the kernels at NaN, huge values and image numbers of no image."""
     case = Case(rule, rois=6, samples=max(samples, 1) if rule == "ps" else samples)
     tensors = case.tensors()
     tensors["offset"][0, :, 1] = value
@@ -206,7 +221,8 @@ def test_sanitizers_find_no_stray_access_at_places_and_images_that_are_none(rule
 
 
 @pytest.mark.parametrize("rule", RULES)
-def test_a_gradient_of_nan_reaches_only_the_pixels_that_its_bin_reads(rule):
+def test_a_nan_gradient_reaches_only_the_pixels_of_its_bin(rule):
+    """The NaN pixels are exactly those that a gradient of one reaches."""
     case = Case(rule, 1, 1, 16, 16, 1, (1, 1), part=1, samples=2, scale=1.0)
     boxes = torch.tensor([[0.0, 3, 3, 5, 5]], dtype=torch.float64)
     arguments, needed = arguments_of(case, boxes=boxes, offset=None), PoolGradients(True, False)
@@ -224,7 +240,8 @@ def test_no_boxes_and_an_empty_batch_give_empty_results(rule, sizes):
 
 
 @pytest.mark.parametrize("rule", RULES)
-def test_gradients_that_are_not_needed_launch_nothing(rule):
+def test_unneeded_gradients_launch_no_kernel(rule):
+    """Without the input's gradient only the offsets' kernel runs, and the other way round."""
     case = Case(rule)
     for needed, kernels in (((False, True), ["offset_backward"]), ((True, False), ["list_bins", "input_backward"])):
         modules = HostKernels(sanitize=False)
@@ -235,6 +252,7 @@ def test_gradients_that_are_not_needed_launch_nothing(rule):
 
 @pytest.mark.parametrize("rule", RULES)
 def test_64_bit_indices_give_what_32_bit_ones_give(rule, monkeypatch):
+    """INT_MAX is set to 0, so that small maps use the kernels for large ones."""
     case = Case(rule, channels=8, group=2 if rule == "ps" else 1, dtype=torch.float32)
     narrow = by_kernels(case, HostKernels(sanitize=False))
     monkeypatch.setattr(cuda, "INT_MAX", 0)

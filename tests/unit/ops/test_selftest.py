@@ -22,7 +22,8 @@ def test_right_operators_pass_in_every_dtype(name, dtype):
 @pytest.mark.parametrize("wrong", [1.1, float("nan")])
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize("name", selftest.OPERATORS)
-def test_a_wrong_output_or_gradient_of_one_kind_of_kernel_is_seen(name, dtype, wrong, monkeypatch):
+def test_the_self_test_finds_a_wrong_output_or_gradient(name, dtype, wrong, monkeypatch):
+    """An operator off by 10% or NaN in one kind of kernel must raise, in every dtype."""
     right = getattr(ops, name)
 
     class Scaled(torch.autograd.Function):
@@ -43,8 +44,8 @@ def test_a_wrong_output_or_gradient_of_one_kind_of_kernel_is_seen(name, dtype, w
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32], ids=str)
-def test_a_case_for_the_fused_kernel_is_one_that_it_takes(dtype, monkeypatch):
-    """As on a GPU: `serves` would say no to a tensor on the CPU only by the rule."""
+def test_the_fused_self_test_case_uses_the_fused_kernel(dtype, monkeypatch):
+    """As on a GPU: on the CPU only the rule of `serves` could refuse the call."""
     with selftest._forced("fused"):
         arguments = selftest._case("deform_conv2d", dtype, selftest._CHANNELS["fused"])
         assert selftest._is_fused(arguments)
@@ -52,13 +53,15 @@ def test_a_case_for_the_fused_kernel_is_one_that_it_takes(dtype, monkeypatch):
         assert not selftest._is_fused(arguments)
 
 
-def test_a_fused_kernel_that_is_not_taken_is_no_success(monkeypatch):
+def test_an_unused_fused_kernel_fails_the_self_test(monkeypatch):
+    """Otherwise the test would pass by comparing the chunked path."""
     monkeypatch.setattr(fused_dispatch, "serves", lambda *args: False)
     with pytest.raises(RuntimeError, match="the fused kernel does not take a call that it should"):
         selftest.largest_error("deform_conv2d", "cpu", torch.bfloat16, "fused")
 
 
-def test_what_is_forced_is_put_back(monkeypatch):
+def test_the_self_test_restores_forced_settings(monkeypatch):
+    """Environment and precision are as before, even after an exception."""
     monkeypatch.setenv(fused_dispatch.VARIABLE, "always")
     before = torch.backends.cudnn.conv.fp32_precision
     with pytest.raises(ZeroDivisionError), selftest._forced("scalar"):
@@ -68,7 +71,8 @@ def test_what_is_forced_is_put_back(monkeypatch):
 
 
 @pytest.mark.parametrize(("capability", "fused"), [((9, 0), True), ((8, 0), True), ((7, 5), False)])
-def test_doctor_asks_a_gpu_in_every_dtype_with_every_kind_of_kernel(monkeypatch, capability, fused):
+def test_doctor_tests_every_dtype_and_kernel_kind_on_the_gpu(monkeypatch, capability, fused):
+    """Vector, scalar and, from compute capability 8.0, fused kernels run in each dtype."""
     asked = []
     monkeypatch.setattr(doctor, "_has_gpu", lambda: True)
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: capability)

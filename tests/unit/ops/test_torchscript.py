@@ -36,6 +36,7 @@ LAYERS = {
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize("name", LAYERS)
 def test_a_layer_is_traced_saved_and_run_in_another_process(name, dtype, tmp_path):
+    """A fresh process that imports dcnlab.ops alone loads the file and gives the same output."""
     torch.manual_seed(0)
     layer, input = LAYERS[name]().eval().to(dtype), torch.randn(2, 4, 8, 8).to(dtype)
     assert all(parameter.requires_grad for parameter in layer.parameters())
@@ -69,7 +70,8 @@ def test_a_traced_operator_still_has_its_gradients(name):
         torch.testing.assert_close(value, other)
 
 
-def test_tracing_a_layer_warns_of_nothing():
+def test_tracing_a_layer_warns_no_more_than_nn_conv2d():
+    """stderr of torch.jit.trace is compared with that of nn.Conv2d."""
     code = (
         "import torch; from dcnlab.nn import DeformConv2d\n"
         "torch.jit.trace(DeformConv2d(4, 6, 3, padding=1), torch.randn(2, 4, 8, 8))"

@@ -58,8 +58,8 @@ class Lookup(nn.Module):
         return images.flatten(1)
 
 
-def test_scores_are_percentages_of_images_whatever_the_batches():
-    """Seven classes, eleven images in batches of 4, 4 and 3: first place 6 times, among five 9 times."""
+def test_scores_are_percentages_of_images_not_of_batches():
+    """Seven classes, eleven images in batches of 4, 4 and 3: 6 hits at top 1, 9 at top 5."""
     logits = torch.full((11, 7), 0.0) - torch.arange(7.0)  # class 0 highest, class 6 lowest
     labels = torch.tensor([0] * 6 + [4] * 3 + [5, 6])
     loader = DataLoader(TensorDataset(logits.view(11, 7, 1, 1), labels), 4)
@@ -78,8 +78,8 @@ def score_share(rank, port, answers):
     dist.destroy_process_group()
 
 
-def test_two_processes_with_unequal_shares_score_as_one():
-    """2 of 4 images is 50%; the mean of the processes' own figures would be 66.7."""
+def test_two_ranks_with_unequal_shares_score_as_one():
+    """2 of 4 images is 50%; the mean of the two ranks' own scores would be 66.7."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
@@ -89,7 +89,8 @@ def test_two_processes_with_unequal_shares_score_as_one():
         assert dict(answers) == {0: 50.0, 1: 50.0}
 
 
-def test_label_smoothing_spreads_its_share_over_all_classes():
+def test_label_smoothing_spreads_its_fraction_over_all_classes():
+    """By hand: 0.3 smoothing of three classes gives targets of 0.1 and 0.8."""
     logits = torch.tensor([[2.0, 0.0, 1.0], [0.5, 0.5, -1.0]])
     labels = torch.tensor([0, 2])
     task = Classification(Lookup(), list("abc"), OptimConfig(label_smoothing=0.3))

@@ -25,6 +25,7 @@ def small_net():
 
 
 def test_offsets_learn_at_their_own_rate_and_only_weights_decay():
+    """Weights, biases and norms, and offset weights and biases are separate groups."""
     groups = parameter_groups(small_net(), OptimConfig(lr=0.2, weight_decay=0.01, offset_lr_scale=0.1))
     told = {
         g["name"]: (pytest.approx(g["lr"]), g["weight_decay"], [tuple(p.shape) for p in g["params"]]) for g in groups
@@ -37,7 +38,8 @@ def test_offsets_learn_at_their_own_rate_and_only_weights_decay():
     }
 
 
-def test_what_the_rivals_learn_has_rates_of_its_own():
+def test_active_and_transformer_parameters_have_own_rates():
+    """Active offsets and the localization net are groups with their own scale of the rate."""
     net = transform_input(nn.Sequential(ActiveConv2d(3, 4, 3)))
     optim = OptimConfig(lr=0.2, weight_decay=0.01, active_offset_lr_scale=0.5, localisation_lr_scale=0.1)
     told = {
@@ -60,6 +62,7 @@ def test_frozen_parameters_and_empty_groups_are_left_out():
 
 
 def test_the_rate_drops_tenfold_at_fractions_and_at_steps():
+    """Milestones below 1 are fractions of the training, others are steps."""
     optim = OptimConfig(milestones=[0.6, 90])
     rates = [rate_factor(step, 100, optim) for step in (0, 59, 60, 89, 90, 99)]
     assert rates == pytest.approx([1, 1, 0.1, 0.1, 0.01, 0.01])
@@ -90,13 +93,15 @@ def test_a_heads_biases_have_a_group_at_their_own_rate():
     assert not [group for group in before if "head" in group["name"]]
 
 
-def test_the_cosine_begins_after_the_warmup_and_ends_at_zero():
+def test_the_cosine_starts_after_warm_up_and_ends_at_zero():
+    """By hand: 1 at step 20, 1/2 at step 60 and 0 at step 100."""
     optim = OptimConfig(schedule="cosine", warmup=20)
     rates = [rate_factor(step, 100, optim) for step in (0, 19, 20, 60, 100)]
     assert rates == pytest.approx([0.05, 1, 1, 0.5, 0], abs=1e-12)
 
 
-def test_adamw_takes_the_same_groups_and_its_first_beta_from_the_momentum():
+def test_adamw_uses_the_sgd_groups_and_momentum_as_beta1():
+    """Biases and norms get no weight decay; the first beta is optim.momentum."""
     optimizer, _ = optimizer_and_schedule(small_net(), OptimConfig(name="adamw", momentum=0.8, weight_decay=0.01), 4)
     assert isinstance(optimizer, torch.optim.AdamW)
     assert [(g["betas"], g["weight_decay"]) for g in optimizer.param_groups] == [
@@ -105,6 +110,7 @@ def test_adamw_takes_the_same_groups_and_its_first_beta_from_the_momentum():
 
 
 def test_the_schedule_scales_every_group():
+    """All groups keep their ratio through warm-up and milestones."""
     optim = OptimConfig(lr=1.0, offset_lr_scale=0.5, milestones=[0.5], warmup=2)
     optimizer, schedule = optimizer_and_schedule(small_net(), optim, 4)
     seen = []

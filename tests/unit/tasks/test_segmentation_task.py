@@ -18,13 +18,15 @@ class Columns(nn.Module):
         return torch.cat([ramp, 3 * images[:, :1]], 1)
 
 
-def test_one_scale_is_the_argmax_of_the_logits_at_the_labels_size():
+def test_a_single_scale_test_is_the_argmax_at_label_size():
+    """Without scales and flip, logits are resized to the label's size before the argmax."""
     images = torch.rand(2, 3, 20, 24)
     logits = interpolate(Columns()(images), (40, 48), mode="bilinear")
     assert torch.equal(segment(Columns(), images, (40, 48)), logits.argmax(1))
 
 
-def test_scales_and_mirrors_average_probabilities():
+def test_scales_and_flips_average_probabilities():
+    """Softmax is averaged at the label's size, not the logits."""
     images = torch.rand(1, 3, 20, 24)
     expected = torch.zeros(1, 2, 20, 24)
     for size in ((10, 12), (20, 24), (30, 36)):
@@ -37,7 +39,8 @@ def test_scales_and_mirrors_average_probabilities():
     assert not torch.equal(found, segment(Columns(), images, (20, 24)))
 
 
-def test_the_palette_is_vocs():
+def test_the_palette_equals_vocs_colour_map():
+    """The first entries, class 20 and the ignored label of the VOC development kit."""
     # The first entries of the VOC development kit's colour map.
     expected = [[0, 0, 0], [128, 0, 0], [0, 128, 0], [128, 128, 0], [0, 0, 128], [128, 0, 128], [0, 128, 128]]
     assert palette(21)[:7].tolist() == expected
@@ -45,7 +48,8 @@ def test_the_palette_is_vocs():
     assert palette(21)[255].tolist() == [255, 255, 255]
 
 
-def test_a_panel_shows_image_label_and_prediction_without_their_unknown_pixels():
+def test_a_panel_shows_image_label_and_prediction():
+    """Ignored pixels are white in label and prediction; image colours are denormalized by hand."""
     image = to_picture(torch.full((3, 200, 200), 0.5), (0.5, 0.25, 0.0), (0.5, 0.5, 0.5))
     assert image.getpixel((0, 0)) == (191, 128, 64)  # 0.5 x 0.5 + mean, of 255
     label = torch.zeros(200, 200, dtype=torch.int64)
@@ -58,7 +62,8 @@ def test_a_panel_shows_image_label_and_prediction_without_their_unknown_pixels()
     assert isinstance(Image.fromarray(panel), Image.Image)
 
 
-def test_half_precision_is_tested_over_scales_too():
+def test_half_precision_networks_can_use_test_scales():
+    """bfloat16 agrees with float32 on more than 90% of the pixels."""
     images = torch.rand(1, 3, 20, 24, dtype=torch.bfloat16)
     exact = segment(Columns(), images.float(), (20, 24), scales=(0.5, 1, 1.5), flip=True)
     found = segment(Columns(), images, (20, 24), scales=(0.5, 1, 1.5), flip=True)

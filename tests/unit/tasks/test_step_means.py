@@ -6,7 +6,8 @@ import torch
 from dcnlab.tasks.step_means import StepMeans
 
 
-def test_a_step_is_the_mean_of_its_batches_and_the_next_begins_anew():
+def test_step_means_average_the_batches_of_one_step():
+    """Float16 losses of three accumulated batches; the next step starts from zero."""
     trainer = pl.Trainer(accelerator="cpu", devices=1, logger=False, enable_checkpointing=False)
     means = StepMeans()
     for loss, top1 in ((1.0, 50.0), (2.0, 0.0), (6.0, 100.0)):

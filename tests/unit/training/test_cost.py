@@ -15,12 +15,14 @@ subprocess.run([sys.executable, "-c", {CHILD!r}], check=True)
 """
 
 
-def test_peak_memory_counts_what_was_held_for_a_moment():
+def test_peak_memory_counts_short_allocations():
+    """An array that is freed at once still counts."""
     before = peak_resident_bytes()
     np.ones(before + (64 << 20), np.uint8).sum()
     assert peak_resident_bytes() > before + (64 << 20)
 
 
-def test_peak_memory_of_a_run_is_not_that_of_what_started_it():
+def test_peak_memory_excludes_the_parent_process():
+    """Linux passes the parent's peak on to a forked child."""
     done = subprocess.run([sys.executable, "-c", PARENT], check=True, capture_output=True, text=True)
     assert 0 < int(done.stdout) < 2 << 30

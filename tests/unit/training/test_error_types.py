@@ -34,6 +34,8 @@ def images(tiny):
 @pytest.mark.parametrize("workers", [0, 1])
 @pytest.mark.parametrize("kind", [DataError, OwnError])
 def test_a_data_error_of_any_reader_is_one_line(images, monkeypatch, workers, kind):
+    """A DataError, or a user's subclass of it, raised in the process or in a loader worker."""
+
     def broken(self, index):
         raise kind("sheet 3 has no column: label")
 
@@ -43,7 +45,9 @@ def test_a_data_error_of_any_reader_is_one_line(images, monkeypatch, workers, ki
 
 
 @pytest.mark.parametrize("workers", [0, 1])
-def test_a_bug_inside_the_readers_is_a_bug(images, monkeypatch, workers):
+def test_a_valueerror_inside_a_reader_keeps_its_traceback(images, monkeypatch, workers):
+    """Whose fault it is depends on the error's type, not on the folder it comes from."""
+
     def broken(self, index):
         raise ValueError("operands could not be broadcast together")
 
@@ -53,7 +57,9 @@ def test_a_bug_inside_the_readers_is_a_bug(images, monkeypatch, workers):
     assert not isinstance(caught.value, ConfigError)
 
 
-def test_a_bug_while_a_data_set_is_made_is_a_bug(images, monkeypatch):
+def test_a_valueerror_while_building_data_is_a_traceback(images, monkeypatch):
+    """A bug in a data set's constructor is not reported as the user's mistake."""
+
     def broken(self, *arguments, **more):
         raise ValueError("operands could not be broadcast together")
 

@@ -32,7 +32,8 @@ def loader():
 
 
 @pytest.mark.parametrize("error", [ConnectionResetError(104, "Connection reset by peer"), EOFError()])
-def test_a_loader_that_dies_after_its_connection_broke_is_named(loader, error):
+def test_a_loader_that_dies_after_its_pipe_is_named(loader, error):
+    """The connection breaks first; the death is found within half a second."""
     timer = threading.Timer(0.5, os.kill, (loader, signal.SIGKILL))
     timer.start()
     try:
@@ -45,19 +46,21 @@ def test_a_loader_that_dies_after_its_connection_broke_is_named(loader, error):
     )
 
 
-def test_an_error_of_another_kind_does_not_wait_for_loaders(loader):
+def test_other_errors_do_not_wait_for_loaders(loader):
+    """A full disk is reported at once, though loaders are alive."""
     began = time.monotonic()
     assert dead_loader(OSError(28, "No space left on device"), 0) is None
     assert time.monotonic() - began < 1
 
 
-def test_a_broken_connection_without_loaders_is_told_at_once():
+def test_a_broken_connection_without_loaders_returns_at_once():
+    """There is no process whose death could be waited for."""
     began = time.monotonic()
     assert dead_loader(ConnectionResetError(104, "Connection reset by peer"), 0) is None
     assert time.monotonic() - began < 1
 
 
-def test_a_run_names_a_loader_whose_connection_broke_before_it_was_dead(tiny, monkeypatch):
+def test_a_killed_loader_is_named_after_a_broken_connection(tiny, monkeypatch):
     """Lightning takes the loaders down before the run's end is written, so that they are looked at before."""
     killed = []
 

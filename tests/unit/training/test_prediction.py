@@ -50,7 +50,7 @@ def test_a_checkpoint_of_another_training_is_refused(run):
         dcnlab.load(run("segmentation"))
 
 
-def test_a_checkpoint_of_an_older_version_takes_its_classes_from_the_data(run, trained):
+def test_an_older_checkpoint_takes_its_classes_from_the_data(run, trained):
     """Without hyper_parameters the data set names the classes; without the data the error says so."""
     path = run("detection") / "checkpoints/last.ckpt"
     content = torch.load(path, weights_only=True)

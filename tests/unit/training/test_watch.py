@@ -31,7 +31,8 @@ def moved(layer, y, x):
     return layer
 
 
-def test_statistics_of_hand_worked_offsets():
+def test_offset_statistics_equal_hand_worked_values():
+    """Offset (3, 4) has length 5; the fraction outside the map is counted by hand."""
     maps = torch.zeros(2, 1, 4, 5)
     found = OffsetStatistics.of(moved(DeformConv2d(1, 1, 3, padding=1), 3.0, 4.0), (maps,))
     assert (found.mean.item(), found.max.item(), found.low.item(), found.high.item()) == (5, 5, 3, 4)
@@ -42,7 +43,8 @@ def test_statistics_of_hand_worked_offsets():
     assert plain.mean.item() == 0
 
 
-def test_the_share_outside_is_that_of_places_counted_one_by_one():
+def test_the_fraction_outside_equals_a_count_of_locations():
+    """Every location of a random layer is counted one by one."""
     torch.manual_seed(0)
     layer = DeformConv2d(4, 2, (3, 2), stride=(2, 1), padding=(2, 1), dilation=(1, 2), offset_groups=2)
     torch.nn.init.normal_(layer.offset_conv.weight)
@@ -59,7 +61,8 @@ def test_the_share_outside_is_that_of_places_counted_one_by_one():
     assert OffsetStatistics.of(layer, (maps,)).outside.item() == pytest.approx(share, abs=1e-3)
 
 
-def test_a_poolings_offsets_are_in_box_sides_and_may_be_of_no_box():
+def test_pooling_offsets_are_measured_in_box_sides():
+    """Mean, min and max by hand; a batch without boxes gives 0, not NaN."""
     pool = DeformRoIPool(2, 3, gamma=0.1)
     with torch.no_grad():
         pool.offset_fc.bias.view(2, 9).copy_(torch.tensor([[3.0], [-4.0]]))
@@ -70,7 +73,8 @@ def test_a_poolings_offsets_are_in_box_sides_and_may_be_of_no_box():
     assert OffsetStatistics.of(pool, (maps, torch.zeros(0, 5))).max.item() == 0
 
 
-def test_an_active_layers_offsets_are_measured_too():
+def test_active_layers_have_offset_statistics():
+    """One of nine offsets is 9: mean 1 and max 9."""
     layer = ActiveConv2d(1, 1, 3, padding=1)
     with torch.no_grad():
         layer.offset[0] = 9.0
@@ -81,7 +85,8 @@ def test_an_active_layers_offsets_are_measured_too():
 @pytest.mark.parametrize(
     ("y", "limit", "over"), [(49.0, None, False), (51.0, None, True), (4.9, 4.5, True), (math.nan, 1e9, True)]
 )
-def test_offsets_are_over_the_limit_by_their_mean_which_is_ten_of_the_maps_sides_where_none_is_stated(y, limit, over):
+def test_the_offset_limit_is_ten_map_sides_by_default(y, limit, over):
+    """The mean offset length decides, a NaN exceeds every limit, trainer settings may lower it."""
     layer = moved(DeformConv2d(1, 1, 3, padding=1), y, 0.0)
     assert bool(OffsetStatistics.of(layer, (torch.zeros(1, 1, 4, 5),)).exceeds(limit)) is over
 
@@ -113,9 +118,8 @@ def assert_failed_at(caught, step):
 
 
 @pytest.mark.parametrize("layer", ["layer1.0.conv2", "layer4.0.conv1"])
-def test_a_loss_that_is_no_number_names_step_layer_and_offsets_and_the_last_good_checkpoint_stays(
-    tiny, monkeypatch, layer
-):
+def test_a_nan_loss_names_step_layer_and_offsets(tiny, monkeypatch, layer):
+    """The run stops at that step with the first wrong layer, and the last good checkpoint stays."""
     poison(monkeypatch, 3, f"model.{layer}.weight", math.nan)
     with pytest.raises(ConfigError) as caught:
         fit(tiny, "trainer.max_steps=8", "logger.every=2")
@@ -136,7 +140,8 @@ def test_a_loss_that_is_no_number_names_step_layer_and_offsets_and_the_last_good
     assert float(rows[0]["offsets/layer4.0.conv2/outside"]) == pytest.approx(100 * (1 - (10 / 12) ** 2), abs=3)
 
 
-def test_offsets_that_run_away_stop_the_next_step_that_is_logged(tiny, monkeypatch):
+def test_exploding_offsets_stop_the_next_logged_step(tiny, monkeypatch):
+    """The error names the layer, its range in pixels and its mean length."""
     poison(monkeypatch, 2, "model.layer4.0.conv1.offset_conv.bias", 5000.0)
     with pytest.raises(ConfigError) as caught:
         fit(tiny, "trainer.max_steps=8", "logger.every=4")
@@ -145,7 +150,8 @@ def test_offsets_that_run_away_stop_the_next_step_that_is_logged(tiny, monkeypat
     assert re.search(r" to 50\d\d pixels on a map of 4, of mean length 70\d\d;", line)
 
 
-def test_a_step_gone_wrong_on_a_gpu_is_found_when_it_is_logged_or_saved(tiny, monkeypatch):
+def test_a_gpu_checks_for_nan_when_logging_or_saving(tiny, monkeypatch):
+    """Where not every step is checked, the epoch's end finds the first wrong step."""
     monkeypatch.setattr(divergence.StopOnDivergence, "checks_each_step", staticmethod(lambda device: False))
     poison(monkeypatch, 2, "model.layer1.0.conv1.weight", math.nan)
     with pytest.raises(ConfigError) as caught:
@@ -155,7 +161,9 @@ def test_a_step_gone_wrong_on_a_gpu_is_found_when_it_is_logged_or_saved(tiny, mo
     assert kept()["global_step"] == 2
 
 
-def test_a_layer_that_overflows_in_the_trainings_precision_alone_is_named(tiny, monkeypatch):
+def test_an_overflow_in_the_training_precision_is_named(tiny, monkeypatch):
+    """The search for the layer must run under the same autocast as the training."""
+
     class Cost(cost.Cost):
         def on_train_start(self, trainer, pl_module):
             def overflow(layer, arguments, output):
@@ -170,7 +178,8 @@ def test_a_layer_that_overflows_in_the_trainings_precision_alone_is_named(tiny, 
     assert ", first in layer3.0.conv2; " in assert_failed_at(caught, 3)
 
 
-def test_weights_that_are_no_numbers_are_not_saved(tiny, monkeypatch):
+def test_nonfinite_weights_are_never_saved(tiny, monkeypatch):
+    """The last checkpoint is that of the step before."""
     poison(monkeypatch, 3, "model.layer3.0.conv2.weight", math.inf)
     with pytest.raises(ConfigError) as caught:
         fit(tiny, "trainer.max_steps=8", "trainer.checkpoint_every=0")
@@ -178,7 +187,9 @@ def test_weights_that_are_no_numbers_are_not_saved(tiny, monkeypatch):
     assert kept()["global_step"] == 2
 
 
-def test_a_gradient_that_overflows_names_the_first_layer_it_reaches(tiny, monkeypatch):
+def test_an_infinite_gradient_names_its_first_layer(tiny, monkeypatch):
+    """The first layer in backward order whose gradient is not finite is named with its step."""
+
     class Cost(cost.Cost):
         def on_train_batch_start(self, trainer, pl_module, *arguments):
             layer = pl_module.model.layer3[0].conv2
@@ -191,7 +202,8 @@ def test_a_gradient_that_overflows_names_the_first_layer_it_reaches(tiny, monkey
     assert "the gradient of layer3.0.bn1.bias is not finite" in assert_failed_at(caught, 2)
 
 
-def test_clipping_shortens_the_whole_steps_gradient_to_the_norm_and_keeps_its_direction(tiny):
+def test_clipping_scales_the_whole_steps_gradient(tiny):
+    """Over four accumulated batches the update has norm lr x clip_norm and the unclipped direction."""
     plain = ["optim.momentum=0", "optim.weight_decay=0", "optim.milestones=[]", "trainer.max_steps=1"]
     plain += ["data.batch_size=8", "trainer.effective_batch=32"]  # four batches to the step
     weights = []
@@ -226,7 +238,8 @@ class Overflowing(pl.LightningModule):
         return torch.optim.SGD(self.parameters(), 1e-3)
 
 
-def test_a_validation_whose_outputs_are_not_finite_says_so_once_and_the_training_goes_on(caplog, tmp_path):
+def test_nonfinite_validation_outputs_warn_once_per_epoch(caplog, tmp_path):
+    """The warning names the layer and the batch, and the training continues."""
     loader = torch.utils.data.DataLoader(torch.ones(6, 2), batch_size=2)
     trainer = pl.Trainer(
         max_epochs=2,

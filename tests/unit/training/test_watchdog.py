@@ -32,7 +32,8 @@ WHERES = {
 
 @pytest.mark.slow
 @pytest.mark.parametrize("phase", WHERES)
-def test_a_step_that_takes_long_is_said_in_lines_ever_further_apart_and_not_ended(tiny, phase):
+def test_a_slow_step_is_reported_but_not_stopped(tiny, phase):
+    """Warnings come at doubling intervals and name the phase; the run then finishes."""
     code = STANDS.replace("WHERE", WHERES[phase])
     command = [sys.executable, "-P", "-c", code, "fit", tiny, "id=one", "logger.wandb=false", "data.val=null"]
     done = subprocess.run(command, capture_output=True, text=True, timeout=200, env=environment())

@@ -40,7 +40,7 @@ ablations-gpu: install  ## the same on DATA's camvid, cards and flowers12 with R
 	@mkdir -p evidence; end=$$(( $$(date +%s) + 60 * $(MINUTES) )); minutes=$(MINUTES); \
 	for sweep in $(GPU); do \
 	    settings="data.root=$(DATA)/$${sweep##*_} model.backbone.weights=$(WEIGHTS)"; \
-	    if [ $$minutes -lt 1 ]; then echo "$$sweep: the $(MINUTES) minutes are over; the same command goes on"; else \
+	    if [ $$minutes -lt 1 ]; then echo "$$sweep: the $(MINUTES) minutes are over; run the same command to continue"; else \
 	        $(BIN)/dcnlab sweep $$sweep --out runs/gpu --minutes $$minutes $$settings || exit; fi; \
 	    minutes=$$(( (end - $$(date +%s)) / 60 - 4 )); \
 	    if ls runs/gpu/$$sweep/*/results.json >/dev/null 2>&1; then \

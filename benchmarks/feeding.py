@@ -69,7 +69,7 @@ def peer(root: Path, split: str) -> Any:
     images = [root / "JPEGImages" / f"{name}.jpg" for name in names]
 
     class Plain(torchvision.datasets.VOCDetection):
-        def __init__(self) -> None:  # of a folder that is no whole VOCdevkit
+        def __init__(self) -> None:  # of a folder that is not a whole VOCdevkit
             torchvision.datasets.VisionDataset.__init__(self, str(root), transforms=transforms)
             self.images, self.targets = [str(path) for path in images], [str(path) for path in annotations]
 
@@ -177,7 +177,7 @@ def main() -> None:
         folders = given
         if given.keys() != SETS.keys():
             folders = dict(zip(("waiting", "decode"), made_photographs(Path(made)), strict=True)) | given
-        budget = measure.Budget(options.minutes)  # making photographs is no part of it
+        budget = measure.Budget(options.minutes)  # making photographs is not part of it
         for what, limit in budget.share({"waiting": 3.0, "decode": 1.0}):
             root = folders[what]
             if what == "waiting":

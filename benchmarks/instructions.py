@@ -109,7 +109,7 @@ def read(path: Path) -> dict[str, Any]:
     except OSError as error:
         raise Unusable(f"{path} cannot be read ({error.strerror})") from error
     except ValueError as error:
-        raise Unusable(f"{path} is no JSON ({error})") from error
+        raise Unusable(f"{path} is not JSON ({error})") from error
     try:
         rows = {row["path"]: (int(row["instructions"]), dict(row["parts"])) for row in content["rows"]}
         right = (
@@ -121,7 +121,7 @@ def read(path: Path) -> dict[str, Any]:
     except (KeyError, TypeError, ValueError, AttributeError):
         right = False
     if not right:
-        raise Unusable(f"{path} is no file of counts; `--out {path}` writes one")
+        raise Unusable(f"{path} is not a file of counts; `--out {path}` writes one")
     return content
 
 

@@ -59,7 +59,7 @@ def load(name: str) -> Result | None:
         why = str(error).partition("\n")[0]
         raise Unreadable(f"{path_of(name)} cannot be read: {why}; make bench writes it anew") from None
     if not isinstance(found, dict) or found.get("schema") != 1 or not found.get("rows"):
-        raise Unreadable(f"{path_of(name)} is no result of schema 1 with rows; make bench writes it anew")
+        raise Unreadable(f"{path_of(name)} is not a result of schema 1 with rows; make bench writes it anew")
     return found
 
 
@@ -75,7 +75,7 @@ def drawn(name: str, text: Callable[[Result], Text]) -> Text | None:
     except KeyError as error:
         raise Unreadable(f"{path_of(name)} lacks {error}; make bench writes it anew") from None
     except (AttributeError, TypeError, ValueError, ZeroDivisionError) as error:
-        raise Unreadable(f"{path_of(name)} holds what is no result: {error}; make bench writes it anew") from None
+        raise Unreadable(f"{path_of(name)} holds what is not a result: {error}; make bench writes it anew") from None
 
 
 def section(name: str, text: Callable[[Result], str]) -> str:

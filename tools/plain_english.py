@@ -1,4 +1,4 @@
-"""Finds words that house style bans in docstrings and comments of dcnlab: `python tools/plain_english.py`."""
+"""Finds words that house style bans in docstrings, messages and comments of dcnlab: `python tools/plain_english.py`."""
 
 from __future__ import annotations
 
@@ -12,7 +12,8 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
 BANNED = {
-    r"goes? on\b|going on\b": "resume, continue",
+    r"\bgo(?:es)? on\b|\bgoing on\b": "resume, continue",
+    r"(?<!here )\bis no (?!longer|larger|smaller|mean|wait)[a-z]": "is not a",
     r"\bof (?:its|our|their) own\b": "say it straight",
     r"\bturned and magnified\b": "rotated and scaled",
     r"\bone (?:pass|turn) over\b|\bpasses over the data\b": "epoch",
@@ -24,11 +25,11 @@ BANNED = {
 
 
 def texts(path: Path) -> Iterator[tuple[int, str]]:
-    """The docstrings and comments of a file, with their lines."""
+    """The docstrings, messages and comments of a file, with their lines."""
     source = path.read_text()
     for node in ast.walk(ast.parse(source)):
-        if isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant) and isinstance(node.value.value, str):
-            yield from enumerate(node.value.value.splitlines(), node.lineno)
+        if isinstance(node, ast.Constant) and isinstance(node.value, str):
+            yield from enumerate(node.value.splitlines(), node.lineno)
     for token in tokenize.generate_tokens(io.StringIO(source).readline):
         if token.type == tokenize.COMMENT:
             yield token.start[0], token.string
@@ -37,19 +38,19 @@ def texts(path: Path) -> Iterator[tuple[int, str]]:
 def faults(folder: Path) -> list[str]:
     """Each banned wording below a folder, as a line with its place and the better word."""
     return [
-        f"{path.relative_to(folder.parent)}:{number}: {found.group()!r}; write: {better}"
+        f"{path.relative_to(folder.parent)}:{number}: {match.group()!r}; write: {better}"
         for path in sorted(folder.rglob("*.py"))
         for number, line in texts(path)
         for wording, better in BANNED.items()
-        if (found := re.search(wording, line, re.IGNORECASE))
+        if (match := re.search(wording, line, re.IGNORECASE))
     ]
 
 
 def main() -> int:
-    """Print what is found; the exit status is 1 where anything is."""
-    found = faults(ROOT / "dcnlab")
-    print("\n".join(found), end="\n" if found else "")
-    return 1 if found else 0
+    """Print the faults; the exit status is 1 if there are any."""
+    lines = faults(ROOT / "dcnlab")
+    print("\n".join(lines), end="\n" if lines else "")
+    return 1 if lines else 0
 
 
 if __name__ == "__main__":

@@ -24,7 +24,8 @@ def run_sweep(
         float | None, typer.Option(min=0, help="Start no trial that would not end in this time, going by those before.")
     ] = None,
     trial_minutes: Annotated[
-        float | None, typer.Option(min=0.01, help="End a trial that runs longer; it counts as failed, and can go on.")
+        float | None,
+        typer.Option(min=0.01, help="End a trial that runs longer; it counts as failed, and can be resumed."),
     ] = None,
     launcher: Annotated[str, typer.Option(help="local, or slurm: as jobs of a cluster.")] = "local",
     slurm: Annotated[

@@ -56,7 +56,7 @@ def evaluate(
 def resume(
     run: Annotated[str, typer.Argument(metavar="RUN")], overrides: Overrides = None, allow: Allow = None
 ) -> None:
-    """Go on where a run stopped, or with trainer.max_steps=N train a finished one longer.
+    """Resume where a run stopped, or with trainer.max_steps=N train a finished one longer.
 
     Key=value may change how long, where and how visibly it trains, and how it is scored; results.json records it. A
     learning rate schedule whose length follows max_steps (cosine, milestones below 1) is from there on that of N steps.

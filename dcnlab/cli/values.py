@@ -32,7 +32,7 @@ def numbers(option: str, text: str, low: float, high: float) -> list[float]:
     """Numbers with commas between them, each once, in ascending order; an empty list from an empty text.
 
     Raises:
-        ConfigError: they are no numbers, or one does not lie between `low` and `high`, both included.
+        ConfigError: they are not numbers, or one does not lie between `low` and `high`, both included.
     """
     try:
         parsed = sorted({float(word) for word in text.split(",") if word.strip()})

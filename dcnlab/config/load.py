@@ -110,7 +110,7 @@ def read_run(folder: Path, overrides: Sequence[str] = ()) -> Config:
     """
     path = folder / RUN_CONFIG
     if not path.is_file():
-        raise ConfigError(f"{folder} is no run folder: it has no config.yaml")
+        raise ConfigError(f"{folder} is not a run folder: it has no config.yaml")
     tree = OmegaConf.structured(Config)
     set_keys(tree, read_yaml(path), str(path))
     before = copy.deepcopy(tree) if overrides else None

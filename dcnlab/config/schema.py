@@ -229,7 +229,7 @@ class TestConfig:
     box_rounds: int = 0
     """detection: rounds of iterative bounding box averaging (paper, table 5); 0 is none."""
     score_floor: float = 0.001
-    """detection: boxes of a lower score are no detections."""
+    """detection: boxes of a lower score are not detections."""
     nms_iou: float = 0.3
     """detection: of two boxes of a class that overlap more, the better stays."""
     max_detections: int = 300

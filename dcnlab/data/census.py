@@ -77,7 +77,7 @@ def count_pixels(
         paths: label files.
         read: reads the values of one.
         classes: names in the order of their labels.
-        lookup: (256,) label of each value; values from C up are no class.
+        lookup: (256,) label of each value; values from C up are not a class.
         most: files to read. If none of these has a pixel of a class, more are read until one has.
     """
     chosen = np.unique(np.linspace(0, len(paths) - 1, min(most, len(paths))).round().astype(int)).tolist()

@@ -128,7 +128,7 @@ def ignored_value(ignore: int | None, default: int = IGNORE) -> int:
     """Check the label value to leave out; None is the data set's default.
 
     Raises:
-        DataError: it is no value that a label file can hold; one line.
+        DataError: it is not a value that a label file can hold; one line.
     """
     if ignore is not None and not 0 <= ignore <= 255:
         raise DataError(f"data.ignore is {ignore}; label values are 0 to 255")

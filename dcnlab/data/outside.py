@@ -40,7 +40,7 @@ class OutsideSplit(Dataset[Any]):
         index = key if isinstance(key, int) else key[1]
         item = self.dataset[index]
         if not (isinstance(item, Sequence) and len(item) == 2):
-            raise DataError(f"data.name is {self.name!r}, whose item {index} is no pair of an image and a label")
+            raise DataError(f"data.name is {self.name!r}, whose item {index} is not a pair of an image and a label")
         image, label = item
         if not (isinstance(image, torch.Tensor) and image.dim() == 3 and image.shape[0] == 3):
             shape = tuple(image.shape) if isinstance(image, torch.Tensor) else type(image).__name__
@@ -50,7 +50,7 @@ class OutsideSplit(Dataset[Any]):
         if self.task != "detection":
             return image, label
         if not (isinstance(label, Mapping) and {"boxes", "labels"} <= set(label)):
-            raise DataError(f"data.name is {self.name!r}, whose target {index} is no dict of boxes and labels")
+            raise DataError(f"data.name is {self.name!r}, whose target {index} is not a dict of boxes and labels")
         return image, {"size": tuple(image.shape[-2:]), **label, "image_id": index}
 
     def own_names(self, detections: BoxesWithScores) -> list[dict[str, Any]]:
@@ -73,7 +73,7 @@ def outside_data_module(
         seed: of the training order.
 
     Raises:
-        DataError: it is no such data set, or its splits differ in their classes.
+        DataError: it is not such a data set, or its splits differ in their classes.
     """
 
     def split(names: str | list[str]) -> OutsideSplit:

@@ -67,7 +67,7 @@ def load(path: Path) -> dict[str, NDArray[np.generic]]:
 
     Raises:
         OSError: there is no such file.
-        DataError: it is no such file, is damaged or too large; the reason, one line.
+        DataError: it is not such a file, is damaged or too large; the reason, one line.
     """
     messages, blobs = _Messages(), {}
     for number, value in messages.fields(memoryview(read_bytes(path, LARGEST))):

@@ -34,7 +34,7 @@ def positions(ids: Iterable[Any], kind: str, prefix: str = "") -> dict[Any, int]
         prefix: begins the error's line.
 
     Raises:
-        DataError: one is no id, is there twice, or differs from another in type only; one line.
+        DataError: one is not an id, is there twice, or differs from another in type only; one line.
     """
     position_of: dict[Any, int] = {}
     for position, value in enumerate(ids):

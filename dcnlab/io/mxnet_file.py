@@ -76,7 +76,7 @@ def load(path: Path) -> dict[str, NDArray[np.generic]]:
 
     Raises:
         OSError: there is no such file.
-        DataError: it is no such file, is damaged or too large; the reason, one line.
+        DataError: it is not such a file, is damaged or too large; the reason, one line.
     """
     reader = _Reader(read_bytes(path, LARGEST))
     if reader.number("<u8") != _LIST_MAGIC:

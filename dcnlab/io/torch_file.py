@@ -23,7 +23,7 @@ def load(path: Path) -> Any:
     """What `torch.save` wrote: tensors and plain containers, on the CPU.
 
     Raises:
-        ValueError: it is no such file, is damaged, holds other objects, or unpacks to far more than itself; the
+        ValueError: it is not such a file, is damaged, holds other objects, or unpacks to far more than itself; the
             reason, one line.
     """
     try:
@@ -66,6 +66,6 @@ def not_finite(tensors: Mapping[str, Tensor]) -> list[str]:
 
 
 def reason(error: BaseException) -> str:
-    """Kind and first line of an exception: torch's go on with advice on how to trust the file."""
+    """Kind and first line of an exception: torch's continue with advice on how to trust the file."""
     first = str(error).partition("\n")[0]
     return one_line(Exception(f"{type(error).__name__}: {first}".removesuffix(": ")))

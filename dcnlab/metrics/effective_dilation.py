@@ -32,7 +32,7 @@ def effective_dilation(offset: Tensor, kernel_size: int | Sequence[int], dilatio
         (N, H, W) in float32, or float64 for float64 offsets; pixels. Equals `dilation` where offsets are zero.
 
     Raises:
-        ValueError: the channels are no multiple of 2 kh kw, or the filter has one point alone.
+        ValueError: the channels are not a multiple of 2 kh kw, or the filter has one point alone.
     """
     (kh, kw), (dy, dx) = _pair(kernel_size), _pair(dilation)
     if kh * kw < 2:

@@ -24,7 +24,7 @@ def confusion_matrix(predictions: Tensor, labels: Tensor, classes: int, ignore: 
         (C, C) int64, rows the label, columns the prediction; on the labels' device.
 
     Raises:
-        ValueError: shapes differ, the values are no whole numbers, or one of them that counts is no class.
+        ValueError: shapes differ, the values are not whole numbers, or one of them that counts is not a class.
     """
     if predictions.shape != labels.shape:
         raise ValueError(
@@ -39,7 +39,7 @@ def confusion_matrix(predictions: Tensor, labels: Tensor, classes: int, ignore: 
         outside = values[(values < 0) | (values >= classes)]
         if len(outside):
             exempt = f" or {ignore}, which is ignored" if what == "label" else ""
-            raise ValueError(f"{what} {int(outside[0])} is no class; {what}s must lie in 0..{classes - 1}{exempt}")
+            raise ValueError(f"{what} {int(outside[0])} is not a class; {what}s must lie in 0..{classes - 1}{exempt}")
         counted[what] = values
     pairs = counted["label"] * classes + counted["prediction"]
     return torch.bincount(pairs, minlength=classes * classes).reshape(classes, classes)

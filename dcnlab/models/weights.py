@@ -139,7 +139,8 @@ def read(path: Path, ending: str | None = None) -> dict[str, Tensor]:
     """
     if not path.is_file():
         raise ConfigError(
-            f"model.backbone.weights {str(path)!r} is no file; takes none, {', '.join(IMAGENET)} or a state dict's path"
+            f"model.backbone.weights {str(path)!r} is not a file; takes none, {', '.join(IMAGENET)} or the path of a "
+            "state dict"
         )
     try:
         contents = _contents(path, ending)
@@ -153,7 +154,7 @@ def read(path: Path, ending: str | None = None) -> dict[str, Tensor]:
         raise ConfigError(f"model.backbone.weights {str(path)!r} cannot be read as a state dict ({said})") from error
     state, keys = peer_names.unwrap(contents)
     if not isinstance(state, dict) or not all(isinstance(key, str) and isinstance(state[key], Tensor) for key in state):
-        raise ConfigError(f"model.backbone.weights {str(path)!r} is no state dict: names to tensors")
+        raise ConfigError(f"model.backbone.weights {str(path)!r} is not a state dict: names to tensors")
     if keys not in ("", "state_dict"):
         _log.info("weights %s: taken from %r", path, keys)
     return state

@@ -25,7 +25,7 @@ class DeformConv2d(nn.Conv2d):
     known to 1/16 pixel, in float16 to 1/128; the sampling locations that it leads to are float32.
 
     Initialisation loops leave the offsets at zero: `reset_parameters` of the layer or of the branch zeroes them, and
-    the branch is no nn.Conv2d, so that a loop over those skips it. A loop over bare parameters, or over all modules
+    the branch is not an nn.Conv2d, so that a loop over those skips it. A loop over bare parameters, or over all modules
     with a weight, does not: call `reset_offsets` after it. An optimizer whose parameters are gathered by class has to
     gather the branch too (`layer.offset_conv`), or the offsets stay at zero.
 

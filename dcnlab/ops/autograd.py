@@ -157,5 +157,5 @@ def _have_tangents(args: Sequence[Any]) -> bool:
 
 def _or_raise(name: str, function: Callable[..., Any] | None) -> Callable[..., Any]:
     if function is None:
-        raise RuntimeError(f"dcnlab::{name} has no derivative of its own: differentiate the public function twice")
+        raise RuntimeError(f"dcnlab::{name} has no derivative: differentiate the public function twice")
     return function

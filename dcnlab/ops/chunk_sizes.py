@@ -45,7 +45,7 @@ class CpuChunks:
     """The weight's gradient is added up piece by piece, each while it is in the second-level cache."""
 
     def rows(self, pixels: int, row_bytes: int) -> int:
-        """Output pixels of every chunk but the last, which is no small rest.
+        """Output pixels of every chunk but the last, which is not a small rest.
 
         Args:
             pixels: all output pixels.

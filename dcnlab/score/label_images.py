@@ -29,7 +29,7 @@ def segmentation(
         `miou`, `pixel_accuracy` and `iou/CLASS`, percent; nan for a class that no image holds.
 
     Raises:
-        ConfigError: a file is missing or has no partner, cannot be read, or holds a value that is no class.
+        ConfigError: a file is missing or has no partner, cannot be read, or holds a value that is not a class.
     """
     if not 1 <= classes <= MOST_CLASSES:
         raise ConfigError(f"--classes is {classes}; it must be between 1 and {MOST_CLASSES}")

@@ -98,7 +98,7 @@ class Task(LightningModule):
         try:
             content = torch_file.load(Path(checkpoint_path))
         except ValueError as error:
-            raise ConfigError(f"{checkpoint_path} is no whole checkpoint ({error})") from error
+            raise ConfigError(f"{checkpoint_path} is not a whole checkpoint ({error})") from error
         saved = content.get("hyper_parameters") if isinstance(content, dict) else None
         if not isinstance(saved, dict) or not isinstance(content.get("state_dict"), dict):
             raise ConfigError(f"{checkpoint_path} holds no hyper_parameters of a task; dcnlab.load(RUN) reads old runs")

@@ -108,20 +108,20 @@ def read(path: Path) -> dict[str, Any]:
 
     Raises:
         Damaged: it is not whole, or holds more than tensors and plain containers.
-        ConfigError: it is no run's.
+        ConfigError: it is not a run's.
     """
     again = "begin a new run under another id, or remove the folder"
     try:
         content = torch_file.load(path)
     except ValueError as error:
-        raise Damaged(f"{path} is no whole checkpoint ({error}); {again}", str(error)) from error
+        raise Damaged(f"{path} is not a whole checkpoint ({error}); {again}", str(error)) from error
     if not isinstance(content, dict) or type(content.get("global_step")) is not int:
-        raise ConfigError(f"{path} is no checkpoint of a run; {again}")
+        raise ConfigError(f"{path} is not a checkpoint of a run; {again}")
     state = content.get("state_dict")
     if not isinstance(state, dict) or not all(
         isinstance(name, str) and isinstance(value, torch.Tensor) for name, value in state.items()
     ):
-        raise ConfigError(f"{path} is no checkpoint of a run: its state_dict is not names to tensors; {again}")
+        raise ConfigError(f"{path} is not a checkpoint of a run: its state_dict is not names to tensors; {again}")
     _check_finite(path, state, "")
     return content
 
@@ -137,7 +137,7 @@ def _check_finite(path: Path, tensors: dict[str, torch.Tensor], what: str) -> No
         more = f", nor are {len(names) - 1} more tensors" if len(names) > 1 else ""
         raise ConfigError(
             f"{path}: {what}{names[0].removeprefix('model.')} is not finite{more}; the training diverged or the "
-            "file was edited: there is nothing to go on from, to score or to export"
+            "file was edited: nothing can be resumed, scored or exported from it"
         )
 
 
@@ -162,7 +162,7 @@ def check_trainable(content: dict[str, Any], path: Path) -> None:
     """
     record = content.get("dcnlab")
     if not isinstance(record, dict) or any(type(record.get(key)) is not kind for key, kind in _RECORD_KINDS.items()):
-        raise ConfigError(f"{path} does not say what made it, so that nothing can go on from it")
+        raise ConfigError(f"{path} does not say what made it, so no run can resume from it")
     for key in ("pass", "batches", "processes"):
         if record[key] < (key == "processes"):
             raise ConfigError(f"{path}: dcnlab.{key} is {record[key]}; the file was edited")

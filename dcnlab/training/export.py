@@ -74,7 +74,7 @@ def export(
     if form != "safetensors" and config.task == "detection":
         raise ConfigError(
             f"--format is {form!r}, which has no detectors: how many boxes they find depends on the image, and "
-            "deformable RoI pooling is no operator of ONNX's; --format safetensors takes their weights"
+            "deformable RoI pooling is not an ONNX operator; --format safetensors takes their weights"
         )
     state = _state(folder)
     notes: list[str] = []

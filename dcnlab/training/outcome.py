@@ -73,7 +73,7 @@ class Interrupted(BaseException):
         """How to continue the run."""
         if not self.resumable:
             return "interrupted before the first checkpoint; the same command begins again"
-        return f"interrupted; go on with: dcnlab resume {shlex.quote(str(self.folder))}"
+        return f"interrupted; resume with: dcnlab resume {shlex.quote(str(self.folder))}"
 
 
 class Terminated(BaseException):

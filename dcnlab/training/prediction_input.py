@@ -64,7 +64,7 @@ class Preparation:
         """Prepare one image.
 
         Raises:
-            DataError: it cannot be read, or is no image; names it.
+            DataError: it cannot be read, or is not an image; names it.
         """
         with enough_memory(name):
             picture = self._picture(name, image)

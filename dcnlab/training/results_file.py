@@ -53,7 +53,7 @@ def read(path: Path) -> dict[str, Any] | None:
     except (FileNotFoundError, NotADirectoryError):
         return None
     except (OSError, ValueError) as error:
-        raise ConfigError(f"{path}: not JSON ({one_line(error)}); remove it to have the run go on") from error
+        raise ConfigError(f"{path}: not JSON ({one_line(error)}); remove it to let the run resume") from error
     check(results, str(path))
     assert isinstance(results, dict)
     return results
@@ -120,7 +120,7 @@ def _check_names(results: dict[str, Any], source: str) -> None:
     """Refuse names and texts that no table can hold: lone surrogates, and too many or too long ones."""
     wrong = next((key for key, value in results.items() if not _is_text([key, value])), None)
     if wrong is not None:
-        raise ConfigError(f"{source}: {shown(wrong)} holds a lone surrogate, which is no character")
+        raise ConfigError(f"{source}: {shown(wrong)} holds a lone surrogate, which is not a character")
     for section, limit in MAX_ENTRIES.items():
         names = list(results[section])
         if len(names) > limit:

@@ -52,7 +52,7 @@ def check_changes(before: Config, after: Config, folder: RunFolder) -> dict[str,
     """
     old, new = (dict(flatten(asdict(config))) for config in (before, after))
     changed = {key: value for key, value in new.items() if key not in old or old[key] != value}
-    # A sweep's record of its parameters is no key of the command line.
+    # A sweep's record of its parameters is not a key of the command line.
     words = " ".join(shlex.quote(f"{key}={value}") for key, value in changed.items() if not key.startswith("sweep."))
     for key, value in changed.items():
         if not key.startswith(MAY_CHANGE):
@@ -142,11 +142,11 @@ def check_data(content: dict[str, Any], train: Any, path: Path) -> str | None:
     if not isinstance(old, dict) or type(old.get("images")) is not int or old == new:
         return None
     if old["images"] == new["images"]:
-        return f"data.train lists other images than {path} was trained on, as many; going on with them"
+        return f"data.train lists other images than {path} was trained on, as many; training continues with them"
     counts = f"data.train has {new['images']} images, and {path} was trained on {old['images']}"
     if content["dcnlab"]["batches"]:
         raise ConfigError(
             f"{counts}, into an epoch, whose order depends on that number; put them back, or begin a new "
             "run under another id"
         )
-    return f"{counts}; going on with them"
+    return f"{counts}; training continues with them"

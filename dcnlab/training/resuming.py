@@ -55,7 +55,7 @@ class Resumption:
             names = {"failed": "failed", "interrupted": "was interrupted", "finished": "was finished"}
             before = names[self.results["status"]]
         values = [f"{key}={value} (was {self.old_values[key]})" for key, value in self.changed.items()]
-        return f"{before}; going on from step {self.step}" + (f" with {', '.join(values)}" if values else "")
+        return f"{before}; resuming from step {self.step}" + (f" with {', '.join(values)}" if values else "")
 
     def keeps_results(self, end: End, step: int) -> bool:
         """Whether the results of a finished run stay, because it stopped before a step beyond them."""

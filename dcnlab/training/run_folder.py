@@ -170,7 +170,7 @@ class RunFolder:
             The folder that a diverged run was moved to; None where there was none.
 
         Raises:
-            ConfigError: it holds a finished run, a checkpoint, or something that is no run.
+            ConfigError: it holds a finished run, a checkpoint, or something that is not a run.
         """
         results = self.read_results()
         if results is not None and results["status"] == "finished":
@@ -182,7 +182,7 @@ class RunFolder:
         names = [path.name for path in self.path.iterdir() if not path.name.startswith(".")]
         foreign = [name for name in names if name not in _WRITTEN_BEFORE]
         if foreign and not self.config.is_file():
-            raise ConfigError(f"{self} is no run folder and holds {min(foreign)}; choose another id, or remove it")
+            raise ConfigError(f"{self} is not a run folder and holds {min(foreign)}; choose another id, or remove it")
         for name in _WRITTEN:
             path = self.path / name
             if path.is_dir():
@@ -233,7 +233,7 @@ def find(name: str) -> Path:
     if RunFolder(path).config.is_file():
         return path
     if path.is_dir():
-        raise ConfigError(f"{name} is no run folder: it has no config.yaml")
+        raise ConfigError(f"{name} is not a run folder: it has no config.yaml")
     siblings = [str(path.parent / other.name) for other in path.parent.iterdir()] if path.parent.is_dir() else []
     near = nearest(name, siblings)
     raise ConfigError(f"no such run: {name}" + (f"; nearest: {near}" if near else ""))

@@ -113,11 +113,11 @@ def test_counts_of_another_instruction_set_are_not_compared(kept, monkeypatch, c
     ("content", "says"),
     [
         (None, "cannot be read (No such file or directory)"),
-        (b"{", "is no JSON"),
-        (b"\xff\xfe", "is no JSON"),
-        (b"[]", "is no file of counts"),
-        (b'{"schema": 1, "rows": [], "settings": {}}', "is no file of counts"),
-        (b'{"schema": 1, "rows": [{"path": "conv", "shape": "512"}], "settings": {}}', "is no file of counts"),
+        (b"{", "is not JSON"),
+        (b"\xff\xfe", "is not JSON"),
+        (b"[]", "is not a file of counts"),
+        (b'{"schema": 1, "rows": [], "settings": {}}', "is not a file of counts"),
+        (b'{"schema": 1, "rows": [{"path": "conv", "shape": "512"}], "settings": {}}', "is not a file of counts"),
     ],
 )
 def test_a_file_that_holds_no_counts_is_one_line(tmp_path, monkeypatch, capsys, content, says):

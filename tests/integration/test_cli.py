@@ -53,7 +53,7 @@ def files(tiny):
         ("table sweep.yaml --runs nowhere", "--runs nowhere: no such folder"),
         ("table sweep.yaml --format html", "--format is 'html'; choose from: rich, markdown, latex, csv, json"),
         ("evaluate runs/x", "no such run: runs/x"),
-        ("resume .", ". is no run folder: it has no config.yaml"),
+        ("resume .", ". is not a run folder: it has no config.yaml"),
         ("data preview --split tst", "--split is 'tst'; nearest: test"),
         ("fit", "Missing argument 'EXPERIMENT.yaml'"),
         ("swep", "No such command 'swep'; nearest: sweep"),
@@ -172,7 +172,7 @@ def test_preview_writes_a_picture_for_every_task(tmp_path, monkeypatch):
 
 
 def test_doctor_lists_what_works_and_what_is_missing():
-    """Each operator is compared with the reference on the CPU; a missing GPU is no failure."""
+    """Each operator is compared with the reference on the CPU; a missing GPU is not a failure."""
     done = dcnlab_anew("doctor", CUDA_VISIBLE_DEVICES="")
     assert (done.returncode, done.stderr) == (0, ""), done.stdout
     assert "FAILED" not in done.stdout

@@ -261,7 +261,7 @@ def test_sigterm_saves_and_prints_the_resume_command(tiny):
         time.sleep(0.1)
     process.send_signal(signal.SIGTERM)
     out, err = process.communicate(timeout=60)
-    assert (process.returncode, out, err) == (130, "", "interrupted; go on with: dcnlab resume runs/tiny/one\n")
+    assert (process.returncode, out, err) == (130, "", "interrupted; resume with: dcnlab resume runs/tiny/one\n")
     assert results(Path("runs/tiny/one"))["status"] == "interrupted"
     assert results(Path("runs/tiny/one"))["cost"]["train_seconds"] > 0
 
@@ -411,7 +411,7 @@ def test_a_folder_that_is_not_a_run_is_never_emptied(tmp_path):
     (folder / "checkpoints").mkdir(parents=True)
     (folder / "checkpoints" / "best.pt").write_text("precious")
     (folder / ".lock").touch()
-    with pytest.raises(ConfigError, match="mine is no run folder and holds checkpoints; choose another id"):
+    with pytest.raises(ConfigError, match="mine is not a run folder and holds checkpoints; choose another id"):
         RunFolder(folder).create()
     assert (folder / "checkpoints" / "best.pt").read_text() == "precious"
 
@@ -497,10 +497,10 @@ def test_a_truncated_checkpoint_is_named_in_one_line(tiny):
     folder = fit(tiny, "id=one")
     checkpoint = folder / "checkpoints" / "last.ckpt"
     checkpoint.write_bytes(checkpoint.read_bytes()[:1000])
-    with pytest.raises(ConfigError, match=r"^runs/tiny/one/checkpoints/last\.ckpt is no whole checkpoint"):
+    with pytest.raises(ConfigError, match=r"^runs/tiny/one/checkpoints/last\.ckpt is not a whole checkpoint"):
         evaluate(folder, [])
     (folder / "results.json").unlink()
-    with pytest.raises(ConfigError, match=r"runs/tiny/one/checkpoints/last\.ckpt is no whole checkpoint"):
+    with pytest.raises(ConfigError, match=r"runs/tiny/one/checkpoints/last\.ckpt is not a whole checkpoint"):
         resume(folder)
 
 

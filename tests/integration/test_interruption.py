@@ -177,7 +177,7 @@ def test_slurms_time_limit_saves_within_an_epoch_and_requeues(tiny, forking, wor
     part = Path("runs/tiny/part")
     assert (status, text) == (
         130,
-        "SLURM job 12 goes back into the queue\ninterrupted; go on with: dcnlab resume runs/tiny/part\n",
+        "SLURM job 12 goes back into the queue\ninterrupted; resume with: dcnlab resume runs/tiny/part\n",
     )
     assert Path("requeued").read_text() == "requeue 12\n"
     assert RunFolder(part).read_results()["status"] == "interrupted"
@@ -185,7 +185,7 @@ def test_slurms_time_limit_saves_within_an_epoch_and_requeues(tiny, forking, wor
     status, text = Run(forking, "fit", tiny, "id=part", *settings).wait()  # as the job's script does
     assert (status, text) == (
         0,
-        "runs/tiny/part was interrupted; going on from step 5\nruns/tiny/part\n",
+        "runs/tiny/part was interrupted; resuming from step 5\nruns/tiny/part\n",
     )
     assert_same_run(Path("runs/tiny/whole"), part)
 

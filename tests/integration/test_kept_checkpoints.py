@@ -125,7 +125,7 @@ def test_fit_resumes_every_unfinished_run_but_no_other_one(run, tiny, trained, l
             fit(load_experiment(tiny, [*BASE, change]))
         [line] = [record.getMessage() for record in caplog.records]
         assert f"{run} " in line
-        assert f"going on from step {STEPS}" in line
+        assert f"resuming from step {STEPS}" in line
         assert (change.partition("=")[0] in line) is (change != "trainer.threads=1")
     assert trained == [STEPS] * len(GOES_ON)
     for change, says in FORBIDDEN.items():
@@ -425,7 +425,9 @@ def test_a_changed_image_list_is_warned_or_refused(tiny, tmp_path, caplog, steps
         else:
             resume(folder, longer)
             [line] = [record.getMessage() for record in caplog.records]
-            assert re.fullmatch(r"data\.train has 10 images, and .* was trained on 8; going on with them", line)
+            assert re.fullmatch(
+                r"data\.train has 10 images, and .* was trained on 8; training continues with them", line
+            )
 
 
 def test_an_image_list_of_equal_length_is_compared_too(tiny, tmp_path, caplog):

@@ -48,7 +48,7 @@ def test_control_characters_are_printed_as_escapes(name, capsys):
 
 @pytest.mark.parametrize("name", ["café", "猫", "میز", "क्‍ष", "👩‍🔬", "naïve ±", "a b", "\\u0041", "[red]x[/red]"])
 def test_names_in_any_script_stay_as_they_are(name):
-    """Accents, joiners and emoji are no control characters."""
+    """Accents, joiners and emoji are not control characters."""
     assert text.visible(name) == name
 
 
@@ -221,7 +221,7 @@ def test_table2_names_invalid_dilation_files(folders):
 
 
 def test_a_message_about_a_hostile_name_is_one_safe_line(tiny):
-    """Escapes, direction marks, line breaks and bytes that are no UTF-8 in arguments."""
+    """Escapes, direction marks, line breaks and bytes that are not UTF-8 in arguments."""
     for word in ("evil\x1b[31m\u202e.yaml", "two\nlines.yaml"):
         done = dcnlab("fit", word)
         assert (done.returncode, done.stdout) == (2, "")

@@ -56,7 +56,7 @@ def test_sigterm_to_rank_0_interrupts_all_ranks(experiments):
     await_(Path("runs/classification/one/checkpoints/last.ckpt").exists, 240)
     process.send_signal(signal.SIGTERM)
     out, err = process.communicate(timeout=120)
-    said = "interrupted; go on with: dcnlab resume runs/classification/one\n"
+    said = "interrupted; resume with: dcnlab resume runs/classification/one\n"
     assert (process.returncode, out, err) == (130, "", said)
     assert results("classification/one")["status"] == "interrupted"
     await_(lambda: not processes_of(Path.cwd()), 30)

@@ -178,7 +178,7 @@ def test_a_killed_srun_task_is_named_and_the_run_resumes(cluster, tiny, killed):
     process = srun("fit", tiny, *ON_TWO, f"trainer.max_steps={step + 2}")
     out, err = process.communicate(timeout=120)
     assert (process.returncode, out) == (0, "runs/tiny/one\n"), err
-    assert f"going on from step {step}" in err
+    assert f"resuming from step {step}" in err
 
 
 @needs_slurm

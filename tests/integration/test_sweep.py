@@ -148,7 +148,7 @@ def test_a_failed_trial_resumes_from_its_checkpoint(sweep):
     assert step < 400
     done = dcnlab("sweep", path, "--jobs", "1", *longer)
     assert done.returncode == 0, done.stdout
-    assert f"going on from step {step}" in (checkpoint.parents[1] / "log.txt").read_text()
+    assert f"resuming from step {step}" in (checkpoint.parents[1] / "log.txt").read_text()
     assert torch.load(checkpoint, weights_only=True)["global_step"] == 400
 
 
@@ -544,7 +544,7 @@ AGENTS = {
 
 @pytest.mark.parametrize("file", [True, False], ids=["with the agent's file", "without it"])
 def test_args_no_hyphens_equal_args_json_file(tiny, monkeypatch, file):
-    """wandb's own code makes the words and the file; fixed words of the command are no parameters."""
+    """wandb's own code makes the words and the file; fixed words of the command are not parameters."""
     from wandb.sdk.launch.sweeps.utils import create_sweep_command_args
     from wandb.sdk.lib.config_util import save_config_file_from_dict
 

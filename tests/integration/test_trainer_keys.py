@@ -122,7 +122,7 @@ def test_tensorboard_that_is_not_installed_is_one_line(tiny, monkeypatch):
 
 
 def test_the_new_keys_leave_the_identity_of_old_runs_alone():
-    """At their defaults they are no part of what tells runs apart, and a run without them has the same identity."""
+    """At their defaults they are not part of what tells runs apart, and a run without them has the same identity."""
     settings = identity.settings(Config())
     new = [key for key in settings if key.startswith(("trainer.limit", "trainer.early", "trainer.keep", "data.opt"))]
     assert len(new) == 6

@@ -242,7 +242,7 @@ def test_exponential_references_are_refused(tiny):
     ],
 )
 def test_json_of_parameters_is_refused_in_one_line(tiny, content, said):
-    """Repeated keys, deep nesting, very long numbers and bytes that are no UTF-8."""
+    """Repeated keys, deep nesting, very long numbers and bytes that are not UTF-8."""
     Path("args.json").write_bytes(content if isinstance(content, bytes) else content.encode())
     with pytest.raises(ConfigError, match=rf"(?i)\Aargs\.json: not JSON: [^\n]*{said}[^\n]*\Z"):
         load_experiment(tiny, ["args.json"])

@@ -120,8 +120,8 @@ def _empty(predictions, labels):
         (_missing, "label/town/b.png of .*label has no file of its name in .*pred$"),
         (_left_over, "pred/a_pred.png of .*pred has no file of its name in .*label$"),
         (_small, "pred/a.png is 1x1 pixels, its label .*label/a.png is 2x1"),
-        (_prediction_outside, "pred/town/b.png: prediction 7 is no class; predictions must lie in 0..1"),
-        (_label_outside, "label/town/b.png: label 5 is no class; labels must lie in 0..1 or 255"),
+        (_prediction_outside, "pred/town/b.png: prediction 7 is not a class; predictions must lie in 0..1"),
+        (_label_outside, "label/town/b.png: label 5 is not a class; labels must lie in 0..1 or 255"),
         (_colours, "pred/a.png is a picture of mode RGB"),
         (_broken, "label/a.png cannot be read"),
         (_empty, "--predictions .*pred holds no PNG"),
@@ -139,7 +139,7 @@ def test_a_wrong_value_is_exit_status_2_and_one_line(folders):
     assert done.returncode == 2
     assert done.stdout == ""
     assert len(done.stderr.splitlines()) == 1
-    assert "pred/a.png: prediction 1 is no class" in done.stderr
+    assert "pred/a.png: prediction 1 is not a class" in done.stderr
 
 
 @pytest.mark.parametrize(

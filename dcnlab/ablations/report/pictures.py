@@ -54,7 +54,7 @@ class Album:
         """A PNG as a data URI, no larger than `LARGEST`.
 
         Raises:
-            ValueError: the page is full, or the file is no picture.
+            ValueError: the page is full, or the file is not a picture.
         """
         from PIL import Image
 

@@ -59,7 +59,7 @@ def parse(tree: dict[str, Any]) -> tuple[str, tuple[str, ...], list[str]]:
     for word in words:
         macro = re.fullmatch(r"\$\{(.*)\}", word)
         if macro and macro[1] not in MACROS:
-            raise ConfigError(f"command: {word} is no argument of dcnlab fit; write command: {USUAL}")
+            raise ConfigError(f"command: {word} is not an argument of dcnlab fit; write command: {USUAL}")
     calls = [at for at in range(1, len(words)) if words[at] == "fit" and words[at - 1].endswith("dcnlab")]
     if not calls or not {"${args_json_file}", "${args_no_hyphens}"} & set(words):
         raise ConfigError(f"command must call dcnlab fit with the sweep's parameters: command: {USUAL}")

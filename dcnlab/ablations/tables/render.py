@@ -63,7 +63,7 @@ def _flat(value: Any) -> Any:
 
 
 def show(blocks: Sequence[Block]) -> None:
-    """Print the blocks with rich; plain text where stdout is no terminal."""
+    """Print the blocks with rich; plain text where stdout is not a terminal."""
     from rich import box
     from rich.console import Console
     from rich.table import Table as RichTable

@@ -197,7 +197,7 @@ def render(table: Table, form: str) -> str:
 
 
 def show(table: Table) -> None:
-    """Print the table with rich; plain text where stdout is no terminal."""
+    """Print the table with rich; plain text where stdout is not a terminal."""
     rendering.show(blocks(table, table.title))
 
 

@@ -59,7 +59,7 @@ def roi_of(box, sensitive, batch, factors):
     """
     real = type(box[0])
     scale, half = factors.scale, real(0.5)
-    image = int(box[0]) if box[0] >= 0 and box[0] < batch else -1  # NaN is no image
+    image = int(box[0]) if box[0] >= 0 and box[0] < batch else -1  # NaN is not an image
     if sensitive:
         x, y, least = _round_half_away(box[1]), _round_half_away(box[2]), real(0.1)
         width = (_round_half_away(box[3]) + real(1) - x) * scale

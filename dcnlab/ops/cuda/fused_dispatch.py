@@ -108,7 +108,7 @@ def _crossover(limits: dict[str, int]) -> Crossover:
     """One entry of the file.
 
     Raises:
-        TypeError: it has other fields, or values that are no integers.
+        TypeError: it has other fields, or values that are not integers.
     """
     if any(type(value) is not int for value in limits.values()):
         raise TypeError(f"{limits} must hold integers")

@@ -102,7 +102,7 @@ def check_world_size(devices: int, num_nodes: int) -> None:
         num_nodes: machines.
 
     Raises:
-        ConfigError: their number differs, or a variable of the launcher is no number.
+        ConfigError: their number differs, or a variable of the launcher is not a number.
     """
     for name in ("WORLD_SIZE", "LOCAL_RANK", "RANK", "NODE_RANK", "GROUP_RANK", "MASTER_PORT"):
         if not os.environ.get(name, "0").isdecimal():

@@ -35,7 +35,7 @@ class MetricsFile(Logger):
             trained again. None begins a new file.
 
     Raises:
-        ConfigError: the file is no table of steps.
+        ConfigError: the file is not a table of steps.
     """
 
     def __init__(self, path: Path, upto: int | None = None) -> None:
@@ -44,7 +44,9 @@ class MetricsFile(Logger):
         try:
             self._kept = [] if upto is None else [row for row in read(path) if int(row["step"]) < upto]
         except (csv.Error, ValueError, KeyError, TypeError) as error:
-            raise ConfigError(f"{path} is no table of steps ({one_line(error)}); move it away to go on") from error
+            raise ConfigError(
+                f"{path} is not a table of steps ({one_line(error)}); move it away to continue"
+            ) from error
         self._columns: list[str] = []
         self._new: list[dict[str, Any]] = []
         self._saved_at = time.monotonic()

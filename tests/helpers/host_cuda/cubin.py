@@ -26,7 +26,7 @@ def parameter_sizes(image: bytes) -> dict[str, list[int]]:
     """The bytes of each parameter of each kernel, in order.
 
     Raises:
-        ValueError: the image is no ELF file.
+        ValueError: the image is not an ELF file.
     """
     if image[:4] != b"\x7fELF":
         raise ValueError(f"a cubin begins with ELF's mark, not with {image[:4]!r}")

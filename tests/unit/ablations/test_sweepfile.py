@@ -159,7 +159,7 @@ def test_the_command_may_name_the_experiment(write):
         ({"program": "on.yaml"}, "no such file: on.yaml; nearest: one.yaml"),
         (
             {"command": ["python", "train.py", "${args}"]},
-            '${args} is no argument of dcnlab fit; write command: ["${env}", dcnlab, fit',
+            '${args} is not an argument of dcnlab fit; write command: ["${env}", dcnlab, fit',
         ),
         ({"command": ["python", "train.py", "${args_json_file}"]}, "command must call dcnlab fit"),
         ({"command": ["dcnlab", "fit", "${program}"]}, "command must call dcnlab fit with the sweep's parameters"),

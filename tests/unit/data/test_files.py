@@ -31,7 +31,7 @@ from dcnlab.training.run_folder import RunFolder
 
 
 def special(path, kind):
-    """Make something at a path that is no regular file."""
+    """Make something at a path that is not a regular file."""
     if kind == "pipe":
         os.mkfifo(path)
     elif kind == "folder":
@@ -345,7 +345,7 @@ def test_results_json_is_checked_entry_by_entry(tmp_path):
 
 
 def test_the_reason_of_a_failure_may_quote_any_name(tmp_path):
-    """Bytes that are no UTF-8 in a file's name are escaped in results.json."""
+    """Bytes that are not UTF-8 in a file's name are escaped in results.json."""
     good = {"schema": 1, "status": "failed", "seed": 0, "parameters": {}, "model": {}, "cost": {}, "environment": {}}
     RunFolder(tmp_path).write_results({**good, "metrics": {}, "reason": "caf\udce9.png is broken"})
     assert RunFolder(tmp_path).read_results()["reason"] == "caf\\udce9.png is broken"

@@ -81,7 +81,7 @@ def test_a_strip_that_resizes_to_gigabytes_is_refused(strip, monkeypatch, kind, 
 
 
 def test_a_strip_within_the_limits_is_read(strip):
-    """Where longer_side limits it, an image of extreme shape is no reason to refuse."""
+    """Where longer_side limits it, an image of extreme shape is not a reason to refuse."""
     path, height, width = strip
     image, _ = DetectionSplit(annotations(path.parents[2], "train/a/strip.png", height, width), 600, 1000)[0]
     assert max(image.shape) == 1000

@@ -140,7 +140,7 @@ def test_a_lookup_maps_file_values_to_labels(tmp_path):
 
 
 def test_another_ignored_value_becomes_255(tmp_path):
-    """Values above data.ignore move down by one, as it is no class."""
+    """Values above data.ignore move down by one, as it is not a class."""
     pair = write(tmp_path, "a", np.zeros((1, 3, 3), np.uint8), np.array([[0, 1, 2]], np.uint8))
     assert SegmentationSplit([pair], ["x", "y"], ignore=2)[0][1].tolist() == [[0, 1, IGNORE]]
     assert SegmentationSplit([pair], ["x", "y"], ignore=0)[0][1].tolist() == [[IGNORE, 0, 1]]

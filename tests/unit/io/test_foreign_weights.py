@@ -118,7 +118,7 @@ def hostile():
     yield "mxnet, one name twice", mxnet_file, params({"w": numbers(1), "v": numbers(1)}, names=["w", "w"])
     blob = caffemodel([("conv1", [numbers(4, 4)])])
     yield "caffe, empty", caffe_file, b""
-    yield "caffe, text", caffe_file, b"hello, this is no protobuf"
+    yield "caffe, text", caffe_file, b"hello, this is not a protobuf"
     yield "caffe, a long field", caffe_file, b"\xa2\x06\xff\xff\xff\xff\x7f"
     yield "caffe, an endless number", caffe_file, b"\xff" * 40
     yield "caffe, many fields", caffe_file, b"\x08\x00" * (caffe_file.MOST_FIELDS + 1)

@@ -97,9 +97,9 @@ def test_torchmetrics_agrees_on_random_labels(ignore):
 @pytest.mark.parametrize(
     ("predictions", "labels", "words"),
     [
-        (torch.tensor([0, 3]), torch.tensor([0, 1]), "prediction 3 is no class; predictions must lie in 0..2"),
-        (torch.tensor([-1, 0]), torch.tensor([0, 1]), "prediction -1 is no class"),
-        (torch.tensor([0, 1]), torch.tensor([0, 7]), "label 7 is no class; labels must lie in 0..2 or 255"),
+        (torch.tensor([0, 3]), torch.tensor([0, 1]), "prediction 3 is not a class; predictions must lie in 0..2"),
+        (torch.tensor([-1, 0]), torch.tensor([0, 1]), "prediction -1 is not a class"),
+        (torch.tensor([0, 1]), torch.tensor([0, 7]), "label 7 is not a class; labels must lie in 0..2 or 255"),
         (torch.zeros(2, 3), torch.tensor([0, 1]), r"shape \(2, 3\) for labels of \(2,\)"),
         (torch.tensor([0.0, 1.0]), torch.tensor([0, 1]), "predictions are torch.float32"),
     ],

@@ -1,4 +1,4 @@
-"""What holds for every detector: it learns, alone is as together, nothing found is no error, and it counts right."""
+"""Every detector learns, treats images alone as together, may find nothing, and has the stated layers."""
 
 import math
 import statistics

@@ -233,5 +233,5 @@ def test_a_file_without_a_network_is_refused_in_one_line(tmp_path):
     itself |= {f"key {number}": itself for number in range(99)}
     for content in (itself, {"optimizer": {"state": {}}}, {"model": {"a": 1}}, [1], {}, {"x.weight": torch.ones(1)}):
         torch.save(content, tmp_path / "w.pth")
-        with pytest.raises(ConfigError, match=r"\A[^\n]*(is no state dict|does not fit)[^\n]*\Z"):
+        with pytest.raises(ConfigError, match=r"\A[^\n]*(is not a state dict|does not fit)[^\n]*\Z"):
             load(small(0), "resnet18", str(tmp_path / "w.pth"))

@@ -140,7 +140,7 @@ def test_foreign_weight_files_are_refused(tmp_path):
         assert "state dict" in complaint("resnet18", 10, weights=str(path)), content
     for other in ([1, 2], {1: torch.zeros(1)}, {"model": {"fc.weight": torch.zeros(1)}}):
         torch.save(other, path)
-        assert "is no state dict" in complaint("resnet18", 10, weights=str(path)), other
+        assert "is not a state dict" in complaint("resnet18", 10, weights=str(path)), other
 
 
 class Malicious:

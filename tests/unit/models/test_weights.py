@@ -236,7 +236,7 @@ def test_a_conversion_that_cannot_be_done_writes_nothing(tmp_path):
         ("other.params", "w.bin", "must end in one of"),
         ("other.params", "w.pt", "holds no ResNet"),
         ("cut.caffemodel", "w.pt", "states 127 bytes"),
-        ("none.params", "w.pt", "is no file"),
+        ("none.params", "w.pt", "is not a file"),
     ):
         with pytest.raises(ConfigError, match=rf"\A[^\n]*{said}[^\n]*\Z"):
             convert(tmp_path / name, tmp_path / out)

@@ -306,7 +306,7 @@ STRAYS = {
     "channels beyond the offset group are read",
     "pixels beyond the last are written",
 }
-"""Those that only a sanitizer sees: the numbers come out right, unless what lies beyond the array is no number."""
+"""Those that only a sanitizer sees: the numbers come out right, unless what lies beyond the array is not a number."""
 
 
 class Faulty(HostKernels):

@@ -182,7 +182,7 @@ def test_half_a_warp_cannot_use_mma(make):
 
 
 def test_a_matrix_row_off_16_bytes_is_reported():
-    """ldmatrix from an address that is no multiple of 16 is an error."""
+    """ldmatrix from an address that is not a multiple of 16 is an error."""
     runner.skip_without_compiler()
     out = torch.zeros(128, dtype=torch.int32)
     with pytest.raises(HostKernelError, match="misaligned address"):

@@ -180,7 +180,7 @@ def test_a_file_that_is_no_checkpoint_is_one_line(tmp_path):
     """The error names the file, of rubbish and of a checkpoint without hyperparameters."""
     (tmp_path / "rubbish.ckpt").write_bytes(b"rubbish")
     torch.save({"state_dict": {}}, tmp_path / "bare.ckpt")
-    with pytest.raises(ConfigError, match=r"rubbish\.ckpt is no whole checkpoint"):
+    with pytest.raises(ConfigError, match=r"rubbish\.ckpt is not a whole checkpoint"):
         Classification.load_from_checkpoint(tmp_path / "rubbish.ckpt")
     with pytest.raises(ConfigError, match=r"bare\.ckpt holds no hyper_parameters of a task; dcnlab\.load"):
         Classification.load_from_checkpoint(tmp_path / "bare.ckpt")

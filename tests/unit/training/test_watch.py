@@ -221,7 +221,7 @@ def test_clipping_scales_the_whole_steps_gradient(tiny):
 
 
 class Overflowing(pl.LightningModule):
-    """Its layer's output is no number in validation batch 1."""
+    """Its layer's output is not a number in validation batch 1."""
 
     def __init__(self):
         super().__init__()

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from ranks import run_ranks
 from small_experiments import COMMON, EXPERIMENTS, MIXED, write_data, write_shapes
 
 from dcnlab.config.load import load_experiment
@@ -61,7 +62,7 @@ def home(request, tmp_path_factory):
             with socket.socket() as free:
                 free.bind(("127.0.0.1", 0))
                 port = free.getsockname()[1]
-            torch.multiprocessing.spawn(run_all, (world, str(home), port, request.param, world == 2), nprocs=world)
+            run_ranks(run_all, (world, str(home), port, request.param, world == 2), world)
     finally:
         os.chdir(before)
         torch.backends.cudnn.allow_tf32 = tf32
@@ -131,7 +132,7 @@ def test_mixed_sizes_train_the_same_on_1_2_and_4_ranks(tmp_path, monkeypatch):
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
             port = free.getsockname()[1]
-        torch.multiprocessing.spawn(train_mixed, (world, str(tmp_path), port), nprocs=world)
+        run_ranks(train_mixed, (world, str(tmp_path), port), world)
     one, *others = (
         torch.load(f"runs/mixed/on{world}/checkpoints/last.ckpt", weights_only=True)["state_dict"]
         for world in (1, 2, 4)

@@ -7,9 +7,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-import torch.multiprocessing
+import torch.distributed
 from locations import SHARED
 from PIL import Image
+from ranks import run_ranks
 from torchmetrics.classification import MulticlassJaccardIndex
 
 from dcnlab.metrics.miou import MeanIoU, confusion_matrix, iou_per_class, mean_iou, pixel_accuracy
@@ -139,7 +140,7 @@ def _score_a_share(rank: int, meeting: str, out: str) -> None:
 @pytest.mark.skipif(not torch.distributed.is_available(), reason="torch was built without torch.distributed")
 def test_two_ranks_with_unequal_shares_give_one_ranks_iou(tmp_path):
     """With 1 and 59 pixels both ranks report the whole set's IoU and keep their own counts."""
-    torch.multiprocessing.spawn(_score_a_share, (os.fspath(tmp_path / "meeting"), os.fspath(tmp_path)), nprocs=2)
+    run_ranks(_score_a_share, (os.fspath(tmp_path / "meeting"), os.fspath(tmp_path)), 2)
     labels, predictions = (np.arange(60) % 3, np.arange(60) // 2 % 4)
     sets = [((labels == c) & (predictions == c), (labels == c) | (predictions == c)) for c in range(4)]
     each = [100 * hit.sum() / union.sum() for hit, union in sets]

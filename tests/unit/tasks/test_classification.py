@@ -7,6 +7,7 @@ import pytorch_lightning as pl
 import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
+from ranks import run_ranks
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
@@ -85,7 +86,7 @@ def test_two_ranks_with_unequal_shares_score_as_one():
         port = free.getsockname()[1]
     with mp.Manager() as manager:
         answers = manager.dict()
-        mp.spawn(score_share, (port, answers), nprocs=2)
+        run_ranks(score_share, (port, answers), 2)
         assert dict(answers) == {0: 50.0, 1: 50.0}
 
 

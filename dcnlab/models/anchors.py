@@ -176,8 +176,8 @@ class AnchorHead(nn.Module):
         matcher = Matcher(self.settings.positive_iou, self.settings.negative_iou, allow_low_quality_matches=True)
         matches = matcher(overlaps)
         anchor_boxes[usable] = boxes[matches.clamp(min=0)]
-        found = torch.where(matches >= 0, labels[matches.clamp(min=0)], 0)
-        anchor_labels[usable] = torch.where(matches == Matcher.BETWEEN_THRESHOLDS, -1, found)
+        matched_labels = torch.where(matches >= 0, labels[matches.clamp(min=0)], 0)
+        anchor_labels[usable] = torch.where(matches == Matcher.BETWEEN_THRESHOLDS, -1, matched_labels)
         return anchor_labels, anchor_boxes
 
     def _usable(self, anchors: Tensor, size: Size) -> Tensor:

@@ -40,13 +40,13 @@ class DetectionSettings:
             most: only so many with the highest scores; None: all.
         """
         row, column = (scores > self.score_floor).nonzero(as_tuple=True)
-        found = scores[row, column]
-        if most is not None and len(found) > most:
-            found, best = found.topk(most)
+        kept_scores = scores[row, column]
+        if most is not None and len(kept_scores) > most:
+            kept_scores, best = kept_scores.topk(most)
             row, column = row[best], column[best]
         boxes = clip_boxes_to_image(boxes.expand(-1, scores.shape[1], -1)[row, column], size)
         large = remove_small_boxes(boxes, 1e-2)
-        return {"boxes": boxes[large], "labels": column[large] + 1, "scores": found[large]}
+        return {"boxes": boxes[large], "labels": column[large] + 1, "scores": kept_scores[large]}
 
     def suppress(self, candidates: Detections) -> Detections:
         """Non-maximum suppression within each class; the best that remain, best first."""
@@ -114,12 +114,12 @@ class Detector(nn.Module, ABC):
         """
         if proposals is not None and not self.takes_proposals:
             raise ValueError(f"proposals: {type(self).__name__} has no second stage that could score them")
-        found: dict[int, Detections] = {}
+        by_number: dict[int, Detections] = {}
         for numbers in numbers_by_size(images):
             batch = pad_images([images[number] for number in numbers], self.stride)
-            own = None if proposals is None else [proposals[number] for number in numbers]
-            found.update(zip(numbers, self.score(batch, own), strict=True))
-        return [found[number] for number in range(len(images))]
+            proposed = None if proposals is None else [proposals[number] for number in numbers]
+            by_number.update(zip(numbers, self.score(batch, proposed), strict=True))
+        return [by_number[number] for number in range(len(images))]
 
 
 def join(parts: Sequence[Detections]) -> Detections:

@@ -64,13 +64,13 @@ def detect(
     parts = []
     for sized in _sized(image, shorter_sides, longer_sides):
         for mirrored in (False, True) if flip else (False,):
-            (found,) = model.candidates([sized.flip(-1) if mirrored else sized])
+            (scored,) = model.candidates([sized.flip(-1) if mirrored else sized])
             for _ in range(rounds if model.takes_proposals else 0):
-                kept = model.detections.suppress(found)
+                kept = model.detections.suppress(scored)
                 (refined,) = model.candidates([sized.flip(-1) if mirrored else sized], [kept["boxes"]])
-                found = join([found, refined])
-            boxes = mirror(found["boxes"], sized.shape[-1]) if mirrored else found["boxes"]
-            parts.append(found | {"boxes": _rescaled(boxes, sized, image)})
+                scored = join([scored, refined])
+            boxes = mirror(scored["boxes"], sized.shape[-1]) if mirrored else scored["boxes"]
+            parts.append(scored | {"boxes": _rescaled(boxes, sized, image)})
     candidates = join(parts)
     kept = model.detections.suppress(candidates)
     return average_boxes(kept, candidates, vote_iou) if rounds else kept
@@ -105,11 +105,11 @@ def _sized(
     if shorter_sides is None:
         return [image]
     height, width = image.shape[-2:]
-    made = []
+    images = []
     for side, most in zip(shorter_sides, longer_sides or [None] * len(shorter_sides), strict=True):
         size = resized(height, width, side, most)
-        made.append(functional.interpolate(image[None], size, mode="bilinear", antialias=True)[0])
-    return made
+        images.append(functional.interpolate(image[None], size, mode="bilinear", antialias=True)[0])
+    return images
 
 
 def _rescaled(boxes: Tensor, sized: Tensor, image: Tensor) -> Tensor:

@@ -108,8 +108,8 @@ def roi_losses(scores: Tensor, deltas: Tensor, rois: SampledRoIs, hardest: int |
     weights = torch.zeros_like(class_losses)
     both, first = (class_losses + box_losses).detach(), 0
     for boxes in rois.boxes:
-        own = slice(first, first + len(boxes))
+        rois_of_image = slice(first, first + len(boxes))
         counted = min(len(boxes), hardest or len(boxes))
-        weights[own][both[own].topk(counted).indices] = 1 / (len(rois.boxes) * max(1, counted))
+        weights[rois_of_image][both[rois_of_image].topk(counted).indices] = 1 / (len(rois.boxes) * max(1, counted))
         first += len(boxes)
     return (class_losses * weights).sum(), (box_losses * weights).sum()

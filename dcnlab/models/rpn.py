@@ -48,9 +48,9 @@ class RPN(AnchorHead):
         kept = []
         candidates = on_image(anchors, size)
         for number in range(len(self.strides)):
-            own = (candidates & (level == number)).nonzero()[:, 0]
-            best = scores[own].topk(min(self.settings.candidates, len(own))).indices
-            kept.append(own[best])
+            anchors_of_level = (candidates & (level == number)).nonzero()[:, 0]
+            best = scores[anchors_of_level].topk(min(self.settings.candidates, len(anchors_of_level))).indices
+            kept.append(anchors_of_level[best])
         chosen = torch.cat(kept)
         boxes = self.box_coder.decode_single(deltas[chosen], anchors[chosen])
         boxes = clip_boxes_to_image(boxes, size)

@@ -91,11 +91,11 @@ class TwoStageDetector(Detector):
             proposals = self.rpn.proposals(self.propose(maps), batch.image_sizes)
         rois = [proposed.float() for proposed in proposals]
         scores, deltas = (output.float() for output in self.classify(maps, rois))
-        coder, found = self.sampling.box_coder, []
+        coder, candidates = self.sampling.box_coder, []
         lengths = [len(boxes) for boxes in rois]
         parts = zip(rois, scores.softmax(1).split(lengths), deltas.split(lengths), batch.image_sizes, strict=True)
-        for own, probabilities, own_deltas, size in parts:
+        for image_rois, probabilities, image_deltas, size in parts:
             # The first box is the background's, whether each class has a box or all classes have the second.
-            boxes = coder.decode_single(own_deltas[:, 1:].flatten(1), own).unflatten(1, (-1, 4))
-            found.append(self.detections.scored(probabilities[:, 1:], boxes, size))
-        return found
+            boxes = coder.decode_single(image_deltas[:, 1:].flatten(1), image_rois).unflatten(1, (-1, 4))
+            candidates.append(self.detections.scored(probabilities[:, 1:], boxes, size))
+        return candidates

@@ -103,9 +103,9 @@ def _set_reduction(name: str, held: _Held) -> None:
 def _set_float32(device: str, held: _Held) -> None:
     """Make a device's products as precise as its convolutions, and the older switch agree."""
     matmul = _MATMUL[device]
-    wanted, found = _CONV[device].fp32_precision, matmul.fp32_precision
+    wanted, current = _CONV[device].fp32_precision, matmul.fp32_precision
     wanted = "ieee" if wanted == "none" else wanted
-    if wanted == found or (wanted, found) == ("ieee", "none"):
+    if wanted == current or (wanted, current) == ("ieee", "none"):
         return
     if held.before is None:
         held.before = _float32()

@@ -125,11 +125,11 @@ class Task(LightningModule):
 
 def _sections(arguments: Mapping[str, Any]) -> dict[str, Any]:
     """Hyperparameters as arguments of the constructor."""
-    made = {key: value for key, value in arguments.items() if key != "settings"}
+    hyperparameters = {key: value for key, value in arguments.items() if key != "settings"}
     for key, section in (("optim", OptimConfig), ("test", TestConfig)):
-        if isinstance(made.get(key), Mapping):
-            made[key] = section(**made[key])
-    return made
+        if isinstance(hyperparameters.get(key), Mapping):
+            hyperparameters[key] = section(**hyperparameters[key])
+    return hyperparameters
 
 
 def normalisation(config: Config) -> tuple[tuple[float, ...], tuple[float, ...]]:

@@ -58,13 +58,13 @@ def amd_problem() -> str | None:
 
 def installed() -> list[str]:
     """The distributions of CuPy that are installed, with their versions."""
-    found = []
+    distributions = []
     for package in PACKAGES:
         try:
-            found.append(f"{package} {version(package)}")
+            distributions.append(f"{package} {version(package)}")
         except PackageNotFoundError:
             continue
-    return found
+    return distributions
 
 
 def mismatch() -> str | None:
@@ -79,7 +79,7 @@ def mismatch() -> str | None:
             from cupy_backends.cuda.api import driver
     except ImportError:
         return None
-    packages = [found.split()[0] for found in installed()]
+    packages = [distribution.split()[0] for distribution in installed()]
     remove = " ".join(packages or ["cupy"])
     repair = f"pip uninstall -y {remove} && pip install {wheel()}"
     if len(packages) > 1:

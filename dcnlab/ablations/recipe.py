@@ -17,7 +17,7 @@ from dcnlab.models.weights_source import source
 from dcnlab.tasks.optim import rate_factor
 
 NOWHERE = "ROOT"
-"""Stands for the folder of a data set that the user does not name."""
+"""Placeholder for the data folder, which the user need not name here."""
 DETECTRON2 = Config(
     name="mask_rcnn_R_50_FPN_3x_dconv_c3-c5",
     optim=OptimConfig(lr=0.02, weight_decay=1e-4, milestones=[210_000.0, 250_000.0], warmup=1000),
@@ -38,13 +38,13 @@ class Rates:
     images: int | None
     """Of the whole training; None where only its epochs are stated."""
     total: float | None
-    """Sum of the rates of all steps: what all images' rates come to."""
+    """Sum of the learning rates of all steps."""
     decay: float
     """Weight decay that the optimizer adds to the mean gradient."""
 
     @property
     def per_image(self) -> float:
-        """Rate of one image's gradient: what a program that sums gradients calls its rate."""
+        """Rate of one image's gradient: the learning rate of a program that sums gradients, not averages."""
         return self.rate / self.batch
 
 

@@ -1,4 +1,4 @@
-"""`dcnlab doctor`: checks what works on this machine, and tells what is missing."""
+"""`dcnlab doctor`: checks packages, GPUs, operators and data on this machine, and lists problems."""
 
 from __future__ import annotations
 
@@ -160,7 +160,7 @@ def kernels() -> Findings:
 
 
 def data_roots() -> Findings:
-    """The embedded data, and what the other data sets need."""
+    """The embedded data, and the folder layouts of the other data sets."""
     from dcnlab.data.digits.scenes import DigitScenes
 
     def digits() -> str:

@@ -106,4 +106,4 @@ LISTS: dict[str, Callable[[], dict[str, str]]] = {
     "models": models,
     "data": data_sets,
 }
-"""What there is to list, and the function that lists it."""
+"""The kinds of names, and the function that lists each."""

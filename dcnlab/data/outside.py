@@ -17,7 +17,7 @@ from dcnlab.io.errors import DataError
 class OutsideSplit(Dataset[Any]):
     """A split of a data set from outside.
 
-    Besides an index it takes a pair (n, index), of which the data set gets the index: it draws its own augmentation.
+    Takes an index or a pair (n, index), and passes the index on: the data set draws its augmentation itself.
 
     Args:
         dataset: gives pairs of an image (3, H, W) float32, normalised, and what it shows: a label; a label map (H, W)

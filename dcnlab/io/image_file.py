@@ -26,7 +26,7 @@ LARGEST = 2**29
 """Bytes of a file; `MOST_PIXELS` of three channels, not compressed, are half of it."""
 
 Made = Callable[[int, int], tuple[int, int, str]]
-"""From an image's height and width: the height and width of what is made of it, and the setting that says so."""
+"""Maps an image's height and width to those after resizing, and names the setting that resizes it."""
 
 FORMATS = ("JPEG", "PNG", "BMP", "PPM", "TIFF", "WEBP", "GIF")
 """By content, whatever a file's name ends in. PIL knows more, one of which runs a program on the file (EPS)."""
@@ -57,7 +57,7 @@ class NamedFiles:
         return self.find(name) is not None
 
     def find(self, name: str) -> Path | None:
-        """Find the file of a name; None where there is none."""
+        """Find the file of a name; None: no such file."""
         parent, _, stem = name.rpartition("/")
         files = self._list(parent).get(stem)
         if files is None:
@@ -113,7 +113,7 @@ def opened(path: str | Path, kind: str = "an image") -> Iterator[Image.Image]:
                         f"{MOST_PIXELS}"
                     )
                 yield image
-    except Exception as error:  # a damaged file makes the decoders raise what they like
+    except Exception as error:  # a damaged file makes the decoders raise any exception
         raise DataError(f"{path} cannot be read as {kind} ({one_line(error)}); replace or remove it") from error
 
 
@@ -129,7 +129,7 @@ def decode(image: Image.Image) -> None:
 
 
 def _too_large_made(path: str | Path, height: int, width: int, made: Made) -> str | None:
-    """Why an image is refused of which more than `MOST_PIXELS` would be made, such as a strip; None where it is not."""
+    """Why an image is refused: resizing would make more than `MOST_PIXELS` of it, as of a strip; None: accepted."""
     large_height, large_width, how = made(height, width)
     if large_height * large_width <= MOST_PIXELS:
         return None
@@ -166,7 +166,7 @@ def read_image(
     if exif == 1:
         return picture
     size = (picture.height, picture.width)
-    stored = turned_size(size, by_pillow)  # to exchange the sides twice is to leave them
+    stored = turned_size(size, by_pillow)  # exchanging height and width twice restores them
     wanted = orientation is not None and orientation.turns(Path(path), exif, stored, annotated)
     if wanted == (by_pillow != 1):
         return picture
@@ -174,7 +174,7 @@ def read_image(
 
 
 def _decoded(image: Image.Image) -> tuple[Image.Image, int, int]:
-    """An opened image as RGB, the orientation that it states, and that by which PIL has turned it."""
+    """An opened image as RGB, its EXIF orientation, and the orientation that PIL applied (1: none)."""
     if image.mode == "F" or image.mode.startswith("I"):  # PIL would turn all above 255 to white
         raise DataError(f"its mode is {image.mode}: grey of more than 8 bits")
     by_pillow = _turned_by_pillow(image)

@@ -93,7 +93,7 @@ def read_orientation(image: Image.Image) -> int:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             orientation = image.getexif().get(_TAG, 1)
-    except Exception:  # damaged EXIF makes PIL raise what it likes, and the pixels are right all the same
+    except Exception:  # damaged EXIF makes PIL raise any exception, and the pixels are still right
         return 1
     return orientation if orientation in _TURNS else 1
 

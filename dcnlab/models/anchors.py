@@ -131,7 +131,7 @@ class AnchorHead(nn.Module):
         positive, negative = (torch.stack(masks) for masks in zip(*drawn, strict=True))
         labels, boxes = (torch.stack(parts) for parts in zip(*assigned, strict=True))
         sampled = positive | negative
-        # Images weigh the same whatever their samples: a batch is the mean of its images, on one process or eight.
+        # Images weigh the same whatever their samples: a batch is the mean of its images, on one rank or eight.
         weights = (1 / (len(sampled) * sampled.sum(1, keepdim=True).clamp(min=1))).expand_as(sampled)
         if self.classes == 1:
             objects = (labels[sampled] > 0).float()

@@ -21,7 +21,7 @@ NORMALISATION = "data.mean=[{}] data.std=[{}]".format(
 )
 """The key=value for images as these networks take them."""
 WANTS = f"{NORMALISATION} model.backbone.stride_on_1x1=true"
-"""What these weights want of a network of a dense task."""
+"""Settings that a dense task's network needs for these weights."""
 
 _MXNET = re.compile(r"(?:arg:|aux:)?(?P<layer>.+)_(?P<part>weight|bias|gamma|beta|moving_mean|moving_var)")
 _CAFFE = re.compile(r"(?P<layer>.+)[./](?P<part>[0-2])")

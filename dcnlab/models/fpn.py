@@ -62,7 +62,7 @@ class PyramidRoIPool(nn.Module):
         boxes = pooled or boxes
         images = torch.cat([of_image.new_full((len(of_image), 1), number) for number, of_image in enumerate(boxes)])
         rois = torch.cat((images, torch.cat(boxes)), 1)
-        # A level without boxes is pooled too, so that its parameters have a gradient, of zero, in every process.
+        # A level without boxes is pooled too, so that its parameters have a gradient, of zero, on every rank.
         rows = [(levels == number).nonzero()[:, 0] for number in range(len(maps))]
         pooled = [
             pool(level_map, rois[level_rows])

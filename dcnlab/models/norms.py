@@ -16,7 +16,7 @@ class _Found(Exception):
 
 
 def norm_of_one_value(network: nn.Module, images: Tensor) -> tuple[str, list[int]] | None:
-    """The first batch norm that sees one value a channel in training, which has no variance.
+    """The first batch norm whose input in training has one value per channel, and so no variance.
 
     Only shapes are computed, and of a detector or a segmentation network those of its backbone, which has all norms.
 

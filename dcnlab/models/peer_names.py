@@ -70,7 +70,7 @@ def _rank(key: str) -> int:
 
 
 def network(state: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], list[str], list[str]]:
-    """Take the residual network out of a state dict, without what stands before its names.
+    """Take the residual network out of a state dict, without the prefix of its names.
 
     Its prefix is found by its first block, whatever it is: `module.`, `model.backbone.body.`, `module.encoder_q.`. Of
     several networks it is that without a name for a copy (`encoder_k`, `student`, `ema`), then the shortest prefix,

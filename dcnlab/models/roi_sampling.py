@@ -16,7 +16,7 @@ from dcnlab.models.balanced_sample import balanced_sample
 
 
 class SampledRoIs(NamedTuple):
-    """Proposals of a batch with what they are. R: of all images together."""
+    """Sampled proposals of a batch with labels and box targets; R counts those of all images."""
 
     boxes: list[Tensor]
     """(L, 4) for each image."""

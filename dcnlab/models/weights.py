@@ -123,7 +123,7 @@ def _imagenet(name: str, weights: str) -> dict[str, Tensor]:
 
 
 def _wants(model: Any, weights: str) -> str:
-    """What a network has to be for weights of the original ResNets, beyond their names; one line."""
+    """Name the settings that the original ResNets' weights need of a network; one line."""
     line = f"weights {weights} are an original ResNet's, of images with {caffe_resnet.NORMALISATION}"
     block = model.layer2[0]
     if isinstance(block, Bottleneck) and max(block.conv1.stride) < max(block.conv2.stride):
@@ -194,8 +194,8 @@ def renamed(path: Path, state: dict[str, Tensor]) -> tuple[dict[str, Tensor], li
 
 
 def _contents(path: Path, ending: str | None = None) -> Any:
-    """What a file holds, read without running code from it."""
-    with open_regular(path):  # what the libraries open by name is a regular file
+    """The contents of a file, read without running code from it."""
+    with open_regular(path):  # checks that the libraries, which open by name, get a regular file
         pass
     ending = ending or path.suffix
     if ending == ".safetensors":

@@ -29,7 +29,7 @@ class _Cache(FunctionCache):
     def load_overload(self, sig: object, target_context: object) -> object:
         try:
             return super().load_overload(sig, target_context)
-        except Exception as error:  # what a crash left of a file, or another user's: reading it may raise anything
+        except Exception as error:  # a file damaged by a crash, or another user's: reading it may raise anything
             try:
                 self._cache_file.flush()  # begins anew, where it can
             except OSError:

@@ -35,11 +35,11 @@ _CONV: dict[str, Any] = {"cuda": torch.backends.cudnn.conv, "cpu": torch.backend
 
 @dataclass
 class _Held:
-    """One of torch's switches while calls are inside: they are the process's, and threads may call at once."""
+    """State of one of torch's process-wide switches while calls of several threads hold it."""
 
     inside: int = 0
     before: Any = None
-    """What it was; None where it was not changed."""
+    """The switch's value before the calls; None: unchanged."""
 
 
 @dataclass(frozen=True)

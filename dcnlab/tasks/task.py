@@ -34,7 +34,7 @@ class Task(LightningModule):
     """
 
     config: Config | None
-    """What the task was built from; None where its network was given."""
+    """The config that the task was built from; None: its network was given."""
 
     def __init__(
         self,
@@ -119,7 +119,7 @@ class Task(LightningModule):
 
     @classmethod
     def _arguments(cls, config: Config) -> dict[str, Any]:
-        """What the constructor takes of a config, beyond network, classes, optim and test."""
+        """The constructor's arguments from a config, in addition to network, classes, optim and test."""
         return {}
 
 

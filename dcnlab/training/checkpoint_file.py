@@ -127,7 +127,7 @@ def read(path: Path) -> dict[str, Any]:
 
 
 def _check_finite(path: Path, tensors: dict[str, torch.Tensor], what: str) -> None:
-    """Refuse NaN and infinity, which nothing could score, export or train from.
+    """Refuse tensors with NaN or infinity: they cannot be scored, exported or trained.
 
     Raises:
         ConfigError: a tensor holds one; names the first.

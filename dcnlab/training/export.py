@@ -41,7 +41,7 @@ class Exported:
 
     path: Path
     notes: list[str]
-    """What the file lacks, and why."""
+    """The parts that the file lacks, and why."""
 
 
 def export(

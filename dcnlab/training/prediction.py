@@ -32,7 +32,7 @@ BATCH = 16
 
 @dataclass(frozen=True)
 class Prediction:
-    """What a network predicts for one image."""
+    """A network's prediction for one image."""
 
     name: str
     """The image's path, or `image N`."""
@@ -44,7 +44,7 @@ class Prediction:
 
 @dataclass(frozen=True)
 class Boxes(Prediction):
-    """What a detector finds, best first."""
+    """A detector's boxes, best first."""
 
     boxes: Tensor
     """(n, 4) float32: x1, y1, x2, y2 in the image's pixels."""

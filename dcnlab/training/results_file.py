@@ -45,7 +45,7 @@ def read(path: Path) -> dict[str, Any] | None:
     """The content of a results.json; None where there is no such file.
 
     Raises:
-        ConfigError: it is not what a run writes.
+        ConfigError: it does not have the form that a run writes.
     """
     try:
         results = json_file.load(path, MAX_BYTES)
@@ -60,7 +60,7 @@ def read(path: Path) -> dict[str, Any] | None:
 
 
 def check(results: Any, source: str) -> None:
-    """Check that `results` is what a run writes.
+    """Check that `results` has the form that a run writes.
 
     Raises:
         ConfigError: it is not; names the entry and `source`.

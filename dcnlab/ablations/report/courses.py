@@ -1,4 +1,4 @@
-"""Charts of what changes over steps, angles and factors: learning curves and robustness."""
+"""Charts over steps, angles and factors: learning curves and robustness."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ class Charted:
     """Charts under one heading and one legend."""
 
     charts: list[Chart] | None = None
-    """None where there is nothing to show, and no heading either."""
+    """None, and then no heading either, if there are no curves."""
     legend: list[tuple[str, list[Shape]]] = field(default_factory=list)
     more: int = 0
     """Rows that the charts leave out."""

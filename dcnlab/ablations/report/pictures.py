@@ -38,7 +38,7 @@ class PictureRow(NamedTuple):
 
 
 class Pictures(NamedTuple):
-    """The pictures of a table's runs, and notes on what is left out."""
+    """The pictures of a table's runs, and notes on those left out."""
 
     albums: list[PictureRow]
     notes: list[str]

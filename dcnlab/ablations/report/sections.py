@@ -48,7 +48,7 @@ class GroupSection:
 
 @dataclass(frozen=True)
 class PaperSection:
-    """One of the paper's tables, with what the runs fill in."""
+    """One of the paper's tables, filled in from the runs."""
 
     title: str
     tables: list[Grid]
@@ -103,7 +103,7 @@ def kinds(name: str, groups: Sequence[Group]) -> Grid:
 
 
 def of_paper(table: Table) -> PaperSection:
-    """One of the paper's tables, with what the runs fill in."""
+    """One of the paper's tables, filled in from the runs."""
     name = table.title.partition(":")[0]
     blocks = tables.blocks(table, "")
     grids = [arrange(f"{name}: {block.caption}", block.header, block.lines) for block in blocks]

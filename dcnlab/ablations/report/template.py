@@ -40,7 +40,7 @@ def raw(name: str) -> Markup:
 
 
 def _shown(value: Any) -> Any:
-    """A value as HTML may hold it: what HTML forbids, or what reverses text, is written as an escape."""
+    """A value as HTML may hold it: characters that HTML forbids or that reverse text become escapes."""
     if isinstance(value, Markup):
         return value
     return "" if value is None else visible(value, keep="\n\t")

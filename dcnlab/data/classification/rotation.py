@@ -19,7 +19,7 @@ def turn(images: Tensor, rotation: float = 0.0, magnification: float = 1.0, back
         background: value of what comes into the frame from outside the image.
 
     Returns:
-        (..., C, H, W); the very images where there is nothing to do.
+        (..., C, H, W); the given tensor itself if nothing changes.
     """
     if (rotation % 360 == 0 and magnification == 1) or images.numel() == 0:
         return images

@@ -31,7 +31,7 @@ class DigitsDataModule(SplitsDataModule):
         workers: loader processes.
         seed: of the training order.
         task: classification, of scenes of one digit, segmentation or detection.
-        digits: the most digits in a scene, for tasks other than classification.
+        digits: maximum number of digits in a scene, for tasks other than classification.
     """
 
     def __init__(

@@ -34,7 +34,7 @@ class Roi(NamedTuple):
 
 
 class Scratch(NamedTuple):
-    """What a bin is merged into: row 0 of the last three is for the y axis, row 1 for the x axis."""
+    """Buffers that a bin's samples are merged into: row 0 of the last three is the y axis, row 1 the x axis."""
 
     dense: Any
     """(2, longest): by pixel of an axis, weights and their derivatives; all zero between two bins."""

@@ -15,7 +15,7 @@ SOURCE = "deform_conv2d.cu"
 
 
 def prelude(dtype: torch.dtype, vec: int, wide: bool, total: torch.dtype) -> Prelude:
-    """What a variant defines; `total` is the type of sums of the input's gradient."""
+    """The types and constants of a variant; `total` is the type of sums of the input's gradient."""
     return {
         "scalar_t": C_TYPES[dtype],
         "real": "double" if dtype == torch.float64 else "float",

@@ -32,7 +32,7 @@ def rows_by_filters(columns: Tensor, filters: Tensor, bias: Tensor | None, out: 
 
 
 def filters_by_rows(filters: Tensor, columns: Tensor, bias: Tensor | None, out: Tensor, groups: int) -> None:
-    """Compute filters @ columns^T + bias for each of M images: the product turned round, for contiguous outputs.
+    """Compute filters @ columns^T + bias for each of M images: the transposed product, for contiguous outputs.
 
     Args:
         filters: (G * F, K).

@@ -16,7 +16,7 @@ PACKAGES = ("cupy-cuda13x", "cupy-cuda12x", "cupy-cuda11x", "cupy")
 """Distributions of CuPy that work on NVIDIA's GPUs; they write the same files, so that one only may be installed."""
 
 SUPPORTED = "NVIDIA GPUs of compute capability 7.5 (Turing) or newer, and CPUs"
-"""What the operators run on."""
+"""Devices that the operators run on."""
 
 
 def wheel() -> str:
@@ -46,7 +46,7 @@ def import_cupy() -> ModuleType:
 
 
 def amd_problem() -> str | None:
-    """One line where torch is built for AMD's GPUs, on which nothing of this package runs."""
+    """One line if torch is built for AMD's GPUs, which this package does not support; else None."""
     built_for = getattr(torch.version, "hip", None)
     if built_for is None:
         return None

@@ -34,7 +34,7 @@ _SAY_SECONDS = {"machines": 5.0, "processes": 60.0}
 def watch_rendezvous(strategy: DDPStrategy, minutes: float) -> None:
     """Have the ranks meet in Python first, before torch has them meet in one call into C++.
 
-    No signal ends that call, and it does not say what it waits for.
+    That call ignores signals, and does not report which ranks it waits for.
 
     Args:
         strategy: of the run's trainer.

@@ -24,11 +24,11 @@ class DetectionSettings:
     """Which scored boxes are detections; the defaults are those of the authors' code for VOC."""
 
     score_floor: float = 1e-3
-    """A box of a class needs a higher score."""
+    """Boxes of a class with a score up to this are dropped."""
     nms_iou: float = 0.3
-    """Of two boxes of a class that overlap more, the better stays."""
+    """Maximum IoU of two kept boxes of a class; beyond it the one with the higher score stays."""
     max_detections: int = 300
-    """Of an image. COCO: 100."""
+    """Maximum number for an image. COCO: 100."""
 
     def scored(self, scores: Tensor, boxes: Tensor, size: Size, most: int | None = None) -> Detections:
         """Make a flat list of each class's boxes above the score floor, clipped to the image.
@@ -37,7 +37,7 @@ class DetectionSettings:
             scores: (R, C), the classes' probabilities without the background's.
             boxes: (R, C, 4) or, the same for all classes, (R, 1, 4).
             size: true (h, w) of the image.
-            most: only so many with the highest scores; None: all.
+            most: keep only this many, with the highest scores; None: all.
         """
         row, column = (scores > self.score_floor).nonzero(as_tuple=True)
         kept_scores = scores[row, column]
@@ -103,7 +103,7 @@ class Detector(nn.Module, ABC):
         """All boxes above the score floor, of a batch of images of one size."""
 
     def candidates(self, images: Sequence[Tensor], proposals: Sequence[Tensor] | None = None) -> list[Detections]:
-        """What `model(images)` finds before non-maximum suppression.
+        """Detections of `model(images)` before non-maximum suppression.
 
         Args:
             images: as for the model.
@@ -123,5 +123,5 @@ class Detector(nn.Module, ABC):
 
 
 def join(parts: Sequence[Detections]) -> Detections:
-    """One list of several of the same image."""
+    """Concatenate several lists of detections of the same image."""
     return {name: torch.cat([part[name] for part in parts]) for name in parts[0]}

@@ -38,10 +38,10 @@ def detect(
     each box becomes the average of the candidates about it (:func:`average_boxes`).
 
     Args:
-        model: any detector; one that is not ours takes none of the options.
+        model: any detector; the options need one of ours.
         image: (3, H, W), normalised, at its original size.
         shorter_sides: sizes to detect at, in pixels (`TABLE5_SIDES`); None: the image as it is.
-        longer_sides: no image is made longer than this at each of them; None: no limits.
+        longer_sides: limit on the longer side at each of them, pixels; None: no limits.
         flip: detect in the mirrored images too.
         rounds: of bounding box averaging; 0: none at all. The paper does not say how many; He et al. take 1.
             A class-aware RPN has no second stage: its boxes are only averaged.

@@ -28,16 +28,16 @@ class SampledRoIs(NamedTuple):
 
 @dataclass(frozen=True)
 class RoISampling:
-    """Numbers of the sampling (paper, section 4.1, and the authors' code)."""
+    """Settings of the sampling (paper, section 4.1, and the authors' code)."""
 
     rois: int | None = 128
     """Of an image; None: all of them, for hard example mining."""
     positive_fraction: float = 0.25
-    """At most so many are positive."""
+    """Maximum fraction of positive RoIs."""
     positive_iou: float = 0.5
-    """From here up a proposal takes the label of the box that it overlaps most; below, it is background."""
+    """Minimum IoU at which a proposal takes the label of the box that it overlaps most; below, it is background."""
     least_negative_iou: float = 0.0
-    """Below it, a proposal of an image with boxes takes no part."""
+    """Minimum IoU of a background proposal, in an image with boxes; below, it is not sampled."""
     box_std: tuple[float, float, float, float] = (0.1, 0.1, 0.2, 0.2)
     """Divides the box deltas x, y, log width, log height."""
 

@@ -1,4 +1,4 @@
-"""The region proposal network (Ren et al. 2015), with the numbers of the deformable networks' authors."""
+"""The region proposal network (Ren et al. 2015), with the settings of the deformable networks' authors."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from dcnlab.models.anchors import AnchorHead, AnchorPredictions, RPNSettings, Si
 
 
 class RPN(AnchorHead):
-    """Region proposal network: is there an object at an anchor, and where exactly.
+    """Region proposal network: scores each anchor as object or background, and refines its box.
 
-    One sigmoid for each anchor stands for the authors' softmax over two classes: the same function of half as many
+    One sigmoid for each anchor replaces the authors' softmax over two classes: the same function of half as many
     scores, as in torchvision. It runs on one map, or on the levels of a feature pyramid with the same weights.
 
     Args:

@@ -158,7 +158,7 @@ def read(path: Path, ending: str | None = None) -> dict[str, Tensor]:
         raise ConfigError(f"model.backbone.weights {str(path)!r} cannot be read as a state dict ({reason})") from error
     state, keys = peer_names.unwrap(contents)
     if not isinstance(state, dict) or not all(isinstance(key, str) and isinstance(state[key], Tensor) for key in state):
-        raise ConfigError(f"model.backbone.weights {str(path)!r} is not a state dict: names to tensors")
+        raise ConfigError(f"model.backbone.weights {str(path)!r} is not a state dict, which maps names to tensors")
     if keys not in ("", "state_dict"):
         _log.info("weights %s: taken from %r", path, keys)
     return state
@@ -177,7 +177,7 @@ def renamed(path: Path, state: dict[str, Tensor]) -> tuple[dict[str, Tensor], li
             raise ConfigError(f"model.backbone.weights {str(path)!r}: {error}") from error
     state, others, prefixes = peer_names.network(state)
     if len(prefixes) > 1:
-        _log.warning("weights %s: of networks %s the first is taken", path, ", ".join(map(repr, prefixes)))
+        _log.warning("weights %s: of several networks (%s) the first is loaded", path, ", ".join(map(repr, prefixes)))
     if peer_names.is_detectron2(state):
         state = peer_names.from_detectron2(state)
         _log.warning(
@@ -189,7 +189,7 @@ def renamed(path: Path, state: dict[str, Tensor]) -> tuple[dict[str, Tensor], li
     if renamed:
         _log.info("weights %s: renamed %s", path, ", ".join(f"{old} to {new}" for old, new in renamed.items()))
     if halved:
-        _log.info("weights %s: halved %s, for a factor of twice a sigmoid, not of one", path, ", ".join(halved))
+        _log.info("weights %s: halved %s: our modulation is twice a sigmoid, theirs a sigmoid", path, ", ".join(halved))
     return state, others
 
 

@@ -226,7 +226,7 @@ def _test(config: Config) -> str:
     if test.shorter_sides:
         limits = longer_limits(test.shorter_sides, test.longer_sides, data.shorter_side, data.longer_side)
         pairs = zip(test.shorter_sides, limits, strict=True)
-        sides = "sizes " + ", ".join(f"{least}/{most or 'any'}" for least, most in pairs)
+        sides = "sizes " + ", ".join(f"{shorter}/{longer or 'any'}" for shorter, longer in pairs)
     sides += ", mirrored too" if test.flip else ""
     sides += f", {test.box_rounds} rounds of box averaging" if test.box_rounds else ""
     kept = f"NMS {test.nms_iou:g}, scores above {test.score_floor:g}, at most {test.max_detections} detections"

@@ -64,6 +64,6 @@ class ClassAwareRPN(Detector):
             here = on_image(predictions.anchors, size)
             probabilities = scores[here].softmax(1)[:, 1:]
             boxes = self.rpn.box_coder.decode_single(deltas[here], predictions.anchors[here])
-            most = self.rpn.settings.candidates
-            candidates.append(self.detections.scored(probabilities, boxes[:, None], size, most))
+            max_candidates = self.rpn.settings.candidates
+            candidates.append(self.detections.scored(probabilities, boxes[:, None], size, max_candidates))
         return candidates

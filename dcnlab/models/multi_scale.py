@@ -106,8 +106,8 @@ def _sized(
         return [image]
     height, width = image.shape[-2:]
     images = []
-    for side, most in zip(shorter_sides, longer_sides or [None] * len(shorter_sides), strict=True):
-        size = resized(height, width, side, most)
+    for side, longer_side in zip(shorter_sides, longer_sides or [None] * len(shorter_sides), strict=True):
+        size = resized(height, width, side, longer_side)
         images.append(functional.interpolate(image[None], size, mode="bilinear", antialias=True)[0])
     return images
 

@@ -167,7 +167,7 @@ def means_over(results: dict[str, Any]) -> str | None:
     """One line on the classes that the means of a run leave out; None where they include all.
 
     Args:
-        results: as `check` lets pass, or `metrics_over` alone of them.
+        results: accepted by `check`; `metrics_over` alone is enough.
     """
     classes = results.get("metrics_over")
     if not classes or not classes["left_out"]:

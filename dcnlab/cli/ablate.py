@@ -21,7 +21,8 @@ def run_sweep(
     jobs: Annotated[int | None, typer.Option(min=1, help="Trials at once.", show_default="one a GPU or core")] = None,
     limit: Annotated[int | None, typer.Option(min=1, help="Start no more trials than this.")] = None,
     minutes: Annotated[
-        float | None, typer.Option(min=0, help="Stop starting trials that cannot finish in time.")
+        float | None,
+        typer.Option(min=0, help="Stop starting trials that cannot finish in these minutes, judged by earlier trials."),
     ] = None,
     trial_minutes: Annotated[
         float | None,

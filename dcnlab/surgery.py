@@ -173,8 +173,8 @@ def _exchange(
             what = "an nn.Conv2d with hooks" if type(conv) is nn.Conv2d else f"of class {type(conv).__name__}"
             raise TypeError(f"layers: {name} is {what}, which computes more than a plain nn.Conv2d")
     # All are made before any is put in place, so that one that cannot be made leaves the model as it was.
-    made = [(convs[name], make(convs[name])) for name in plain]
-    for conv, layer in made:
+    replacements = [(convs[name], make(convs[name])) for name in plain]
+    for conv, layer in replacements:
         _replace(model, conv, layer)
     return model
 

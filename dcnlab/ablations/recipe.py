@@ -17,7 +17,7 @@ from dcnlab.models.weights_source import source
 from dcnlab.tasks.optim import rate_factor
 
 NOWHERE = "ROOT"
-"""Stands for the folder of a data set that the user does not name."""
+"""Placeholder for the data folder, which the user need not name here."""
 DETECTRON2 = Config(
     name="mask_rcnn_R_50_FPN_3x_dconv_c3-c5",
     optim=OptimConfig(lr=0.02, weight_decay=1e-4, milestones=[210_000.0, 250_000.0], warmup=1000),
@@ -38,13 +38,13 @@ class Rates:
     images: int | None
     """Of the whole training; None where only its epochs are stated."""
     total: float | None
-    """Sum of the rates of all steps: what all images' rates come to."""
+    """Sum of the learning rates of all steps."""
     decay: float
     """Weight decay that the optimizer adds to the mean gradient."""
 
     @property
     def per_image(self) -> float:
-        """Rate of one image's gradient: what a program that sums gradients calls its rate."""
+        """Rate of one image's gradient: the learning rate of a program that sums gradients, not averages."""
         return self.rate / self.batch
 
 
@@ -103,11 +103,11 @@ def _kind(name: str) -> str | None:
     return "ours" if name.endswith(("_cards", "_camvid")) else None
 
 
-def _cells(found: Rates) -> list[str]:
-    images = "" if found.images is None else f"{found.images:,}"
-    total = "" if found.total is None else f"{found.total:.1f}"
-    on_mean = f"{found.rate:g} of {found.batch}"
-    return [on_mean, f"{found.per_image:.3g}", images, total, f"{found.decay:.3g}"]
+def _cells(rated: Rates) -> list[str]:
+    images = "" if rated.images is None else f"{rated.images:,}"
+    total = "" if rated.total is None else f"{rated.total:.1f}"
+    on_mean = f"{rated.rate:g} of {rated.batch}"
+    return [on_mean, f"{rated.per_image:.3g}", images, total, f"{rated.decay:.3g}"]
 
 
 def _batch(config: Config) -> int:
@@ -155,41 +155,41 @@ def _network(config: Config) -> list[tuple[str, str]]:
 
 
 def _weights(name: str, weights: str) -> str:
-    found = source(name, weights)
-    if found is None:
+    origin = source(name, weights)
+    if origin is None:
         return "none"
-    digest = found["sha256"]
+    digest = origin["sha256"]
     known = f"sha256 {digest}" if digest else "not on this machine yet"
-    return f"{found['name']}, {found['address']}, {known}" if weights in IMAGENET else f"{found['name']}, {known}"
+    return f"{origin['name']}, {origin['address']}, {known}" if weights in IMAGENET else f"{origin['name']}, {known}"
 
 
 def _schedule(config: Config) -> list[tuple[str, str]]:
-    optim, found = config.optim, rates(config)
+    optim, rated = config.optim, rates(config)
     scales = {
         "offsets": optim.offset_lr_scale,
         "pooling's offsets": optim.pooling_offset_lr_scale,
         "the 1x1 on res5": optim.reduce_lr_scale,
         "a head's biases": optim.bias_lr_scale,
     }
-    rate = f"{found.rate:g} on the mean of {found.batch} images, {found.per_image:.3g} an image; "
+    rate = f"{rated.rate:g} on the mean of {rated.batch} images, {rated.per_image:.3g} an image; "
     rate += ", ".join(f"{name} x{scale:g}" for name, scale in scales.items())
-    decay = f"{found.decay:.3g} on the mean"
+    decay = f"{rated.decay:.3g} on the mean"
     if optim.name == "sgd":
-        decay += f", {found.decay * found.batch:.3g} beside a sum of {found.batch} gradients"
-    if found.images is None:
+        decay += f", {rated.decay * rated.batch:.3g} for a sum of {rated.batch} gradients"
+    if rated.images is None:
         course = f"{config.trainer.max_epochs} epochs"
     else:
-        course = f"{found.images:,} images in {config.trainer.max_steps:,} steps; rates sum to {found.total:.1f}"
+        course = f"{rated.images:,} images in {config.trainer.max_steps:,} steps; rates sum to {rated.total:.1f}"
     if optim.schedule == "cosine":
         course += "; cosine to zero"
-    elif found.images is not None:
+    elif rated.images is not None:
         steps = config.trainer.max_steps or 0
-        drops = [round((mark * steps if mark < 1 else mark) * found.batch) for mark in optim.milestones]
+        drops = [round((mark * steps if mark < 1 else mark) * rated.batch) for mark in optim.milestones]
         course += f"; a tenth from image {', '.join(f'{drop:,}' for drop in drops)} on"
     warm = "none"
     if optim.warmup:
         kind = f"constant at {optim.warmup_factor:g} of the rate" if optim.warmup_kind == "constant" else "linear"
-        warm = f"{optim.warmup} steps, {optim.warmup * found.batch:,} images, {kind}"
+        warm = f"{optim.warmup} steps, {optim.warmup * rated.batch:,} images, {kind}"
     optimizer = f"{optim.name}, momentum {optim.momentum:g}"
     optimizer += f", gradients clipped at {optim.clip_norm:g}" if optim.clip_norm else ""
     return [
@@ -206,14 +206,14 @@ def _detector(config: Config) -> list[tuple[str, str]]:
     scales = rpn.scales or list(names.network(model.name).anchor_scales)
     anchors = f"scales {_numbers(scales)}, ratios {_numbers(rpn.ratios)}, border {rpn.border}"
     samples = f"{rpn.sampled} anchors"
-    found = [("anchors", anchors)]
+    rows = [("anchors", anchors)]
     if not names.network(model.name).deform_pooling:
-        return [*found, ("samples", samples)]
+        return [*rows, ("samples", samples)]
     kind = "the hardest of all" if model.ohem else "a quarter of them positive at most"
     samples += f"; {rpn.candidates} proposals before suppression, {rpn.proposals} after; {model.rois} RoIs, {kind}"
     samples += f", background from IoU {model.least_negative_iou:g} on"
     pooling = "deformable" if model.deform_pooling else f"plain, {model.plain_pooling}"
-    return [*found, ("samples", samples), ("pooling", f"{pooling}; far edge {model.roi_far_edge}")]
+    return [*rows, ("samples", samples), ("pooling", f"{pooling}; far edge {model.roi_far_edge}")]
 
 
 def _test(config: Config) -> str:
@@ -226,7 +226,7 @@ def _test(config: Config) -> str:
     if test.shorter_sides:
         limits = longer_limits(test.shorter_sides, test.longer_sides, data.shorter_side, data.longer_side)
         pairs = zip(test.shorter_sides, limits, strict=True)
-        sides = "sizes " + ", ".join(f"{least}/{most or 'any'}" for least, most in pairs)
+        sides = "sizes " + ", ".join(f"{shorter}/{longer or 'any'}" for shorter, longer in pairs)
     sides += ", mirrored too" if test.flip else ""
     sides += f", {test.box_rounds} rounds of box averaging" if test.box_rounds else ""
     kept = f"NMS {test.nms_iou:g}, scores above {test.score_floor:g}, at most {test.max_detections} detections"

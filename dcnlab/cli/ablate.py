@@ -21,7 +21,8 @@ def run_sweep(
     jobs: Annotated[int | None, typer.Option(min=1, help="Trials at once.", show_default="one a GPU or core")] = None,
     limit: Annotated[int | None, typer.Option(min=1, help="Start no more trials than this.")] = None,
     minutes: Annotated[
-        float | None, typer.Option(min=0, help="Start no trial that would not end in this time, going by those before.")
+        float | None,
+        typer.Option(min=0, help="Stop starting trials that cannot finish in these minutes, judged by earlier trials."),
     ] = None,
     trial_minutes: Annotated[
         float | None,
@@ -64,9 +65,9 @@ def tabulate(
     any_code: Annotated[bool, typer.Option("--any-code", help="Let runs of different code share rows.")] = False,
     form: Annotated[str, typer.Option("--format", help="rich, markdown, latex, csv or json")] = "rich",
 ) -> None:
-    """Compare runs: mean and spread over seeds, differences to the row `none`, beside the paper's; cost.
+    """Compare runs: mean and spread over seeds, differences to the row `none`, next to the paper's values; cost.
 
-    NAME is that of runs, or table1, table2, table3, table5: the paper's, from whatever runs there are.
+    NAME is the name of runs, or table1, table2, table3, table5: the paper's tables, filled from your runs.
     """
     from dcnlab.ablations.tables import table
 

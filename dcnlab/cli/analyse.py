@@ -24,7 +24,7 @@ def count_cost(
     repeats: Annotated[int, typer.Option(min=1, help="Passes that times are the median of.")] = 3,
     form: Annotated[str, typer.Option("--format", help="rich, markdown, latex, csv or json")] = "rich",
 ) -> None:
-    """Parameters, multiply-adds, forward and total time, plain and deformable, beside the paper's; needs no data.
+    """Parameters, multiply-adds, forward and total time, plain and deformable, next to the paper's; needs no data.
 
     Without an experiment: the ten networks of the paper's table 4.
     """
@@ -85,7 +85,7 @@ def measure_dilation(
     ),
     form: Annotated[str, typer.Option("--format", help="rich, markdown, latex, csv or json")] = "rich",
 ) -> None:
-    """Effective dilation by layer and object size, beside the paper's; also writes RUN/dilation.json."""
+    """Effective dilation by layer and object size, next to the paper's; also writes RUN/dilation.json."""
     from dcnlab.ablations.tables import render
     from dcnlab.training import run_folder
 
@@ -149,7 +149,7 @@ def visualize(
         typer.Option(metavar="X,Y", help="Units to look from, pixels of the file.", show_default="on objects and off"),
     ] = None,
     layers: Annotated[int, typer.Option(metavar="N", help="The last N stacked deformable layers.")] = 3,
-    score: Annotated[float, typer.Option(help="Least score of detections and RoIs.")] = 0.5,
+    score: Annotated[float, typer.Option(help="Minimum score of detections and RoIs.")] = 0.5,
 ) -> None:
     """Draw sampling points, shifted RoI bins, offsets or effective dilation over an image; prints the files."""
     from dcnlab.training import run_folder

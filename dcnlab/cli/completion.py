@@ -20,7 +20,7 @@ from dcnlab.config.validation import choose
 from dcnlab.io.text import say
 
 KINDS = {"EXPERIMENT": "$_dcnlab_experiments", "SWEEP": "$_dcnlab_sweeps", "KEY=VALUE": "$_dcnlab_keys"}
-"""Lists of words that many arguments take, as a shell's variables, by what stands in an argument's metavar."""
+"""Lists of words that many arguments take, as variables of the shell, by the argument's metavar."""
 
 
 @dataclasses.dataclass
@@ -30,7 +30,7 @@ class Command:
     path: str
     """Its words after `dcnlab`, such as `data preview`; empty for `dcnlab` itself."""
     help: str
-    """What it does, one sentence."""
+    """Its help, one sentence."""
     options: dict[str, bool]
     """Its options, and whether a value follows."""
     arguments: list[list[str]]
@@ -187,4 +187,4 @@ def _fish(condition: str, what: str) -> str:
 
 
 SCRIPTS: dict[str, Callable[[list[Command]], str]] = {"bash": bash, "zsh": zsh, "fish": fish}
-"""What writes the script of a shell."""
+"""For each shell, the function that writes its script."""

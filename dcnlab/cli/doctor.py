@@ -1,4 +1,4 @@
-"""`dcnlab doctor`: checks what works on this machine, and tells what is missing."""
+"""`dcnlab doctor`: checks packages, GPUs, operators and data on this machine, and lists problems."""
 
 from __future__ import annotations
 
@@ -56,13 +56,13 @@ Findings = list[tuple[str, str]]
 
 def versions() -> Findings:
     """Python, ours, and the packages that the work rests on."""
-    found: Findings = [(OK, f"python {platform.python_version()}, {machine.cpus()} cores")]
+    findings: Findings = [(OK, f"python {platform.python_version()}, {machine.cpus()} cores")]
     for package in ("dcnlab", "torch", "torchvision", "pytorch-lightning", "torchmetrics", "numba", "wandb"):
         version = environment.version(package)
         if package == "dcnlab" and version is None:
             version = f"from {packaged.PACKAGE.parent}"
-        found.append((OK, f"{package} {version}") if version else (BROKEN, f"{package} is not installed"))
-    return found
+        findings.append((OK, f"{package} {version}") if version else (BROKEN, f"{package} is not installed"))
+    return findings
 
 
 def _cupy() -> Findings:
@@ -88,11 +88,11 @@ def gpus() -> Findings:
     built = f"torch is built for CUDA {torch.version.cuda}" if torch.version.cuda else "torch is built without CUDA"
     if not torch.cuda.is_available():
         return [(ABSENT, f"no GPU ({built}); training runs on the CPU"), *_cupy()]
-    found: Findings = [(OK, built), *_cupy()]
+    findings: Findings = [(OK, built), *_cupy()]
     for index in range(torch.cuda.device_count()):
         device = torch.cuda.get_device_properties(index)
-        found.append((OK, f"GPU {index}: {device.name}, {device.total_memory / 2**30:.0f} GiB"))
-    return found
+        findings.append((OK, f"GPU {index}: {device.name}, {device.total_memory / 2**30:.0f} GiB"))
+    return findings
 
 
 def operators() -> Findings:
@@ -101,12 +101,12 @@ def operators() -> Findings:
 
     from dcnlab.ops import selftest
 
-    found = [
+    findings = [
         _attempt(f"{name}, cpu, forward and backward", partial(_operator, name, "cpu", torch.float64))
         for name in selftest.OPERATORS
     ]
     if _has_gpu():
-        found += [
+        findings += [
             _attempt(
                 f"{name}, cuda, {str(dtype).removeprefix('torch.')}, forward and backward",
                 partial(_operator, name, "cuda", dtype),
@@ -114,7 +114,7 @@ def operators() -> Findings:
             for name in selftest.OPERATORS
             for dtype in selftest.TOLERANCES
         ]
-    return found
+    return findings
 
 
 def _operator(name: str, device: str, dtype: torch.dtype) -> str:
@@ -160,7 +160,7 @@ def kernels() -> Findings:
 
 
 def data_roots() -> Findings:
-    """The embedded data, and what the other data sets need."""
+    """The embedded data, and the folder layouts of the other data sets."""
     from dcnlab.data.digits.scenes import DigitScenes
 
     def digits() -> str:

@@ -53,8 +53,8 @@ def _line(name: str, text: str) -> str:
 
 def experiments() -> dict[str, str]:
     """Packaged experiments that can be trained; files that others extend are left out."""
-    found = packaged.names("experiments")
-    return {name: _heading("experiments", name) for name in found if not Path(name).name.startswith("base")}
+    files = packaged.names("experiments")
+    return {name: _heading("experiments", name) for name in files if not Path(name).name.startswith("base")}
 
 
 def sweeps() -> dict[str, str]:
@@ -106,4 +106,4 @@ LISTS: dict[str, Callable[[], dict[str, str]]] = {
     "models": models,
     "data": data_sets,
 }
-"""What there is to list, and the function that lists it."""
+"""The kinds of names, and the function that lists each."""

@@ -47,7 +47,7 @@ def _top(
 
 
 def check_machine() -> None:
-    """Versions, GPUs, which operators work and kernels compile, what is missing for what."""
+    """Versions, GPUs, operators that work, kernels that compile, and missing packages."""
     from dcnlab.cli import doctor
 
     raise typer.Exit(doctor.run())
@@ -78,7 +78,7 @@ data.command("preview")(analyse.write_preview)
 
 def main() -> None:
     """Run the command line: exit status 2 and one line for what the user can mend, a traceback for our own bugs."""
-    # Before torch is imported: the run itself reports a rank that ended, of which torch's store would warn.
+    # Set before torch is imported: the run reports a dead rank itself, so torch's store need not warn of it.
     os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
     parent_death.hold()
     show_warnings_visibly()

@@ -21,7 +21,7 @@ def predict(
     overrides: Overrides = None,
     out: Annotated[Path, typer.Option(metavar="DIR", help="A new folder.")] = Path("predictions"),
     pictures: Annotated[bool, typer.Option("--pictures/--no-pictures", help="Draw what was found.")] = True,
-    score: Annotated[float, typer.Option(help="Least score of the boxes that are drawn.")] = 0.3,
+    score: Annotated[float, typer.Option(help="Minimum score of the boxes that are drawn.")] = 0.3,
     device: Annotated[str | None, typer.Option(help="cpu or cuda", show_default="what there is")] = None,
     allow: Allow = None,
 ) -> None:

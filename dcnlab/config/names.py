@@ -15,9 +15,9 @@ class DataSet:
     """A data set, or a layout of files that many data sets have."""
 
     tasks: tuple[str, ...]
-    """What networks can learn on it."""
+    """Tasks that networks can learn on it."""
     layout: str | None = None
-    """What the folder `data.root` holds; None for a data set that is embedded in the package."""
+    """Contents of the folder `data.root`; None: the data set is embedded in the package."""
     is_square: bool = False
     """Whether images come as squares of `data.image_size`, and a split is a single name."""
     protocol: str = "voc"
@@ -28,10 +28,10 @@ class DataSet:
 
 @dataclass(frozen=True)
 class Network:
-    """A network: what stands on the backbone."""
+    """A network: the head on the backbone, and the options that it takes."""
 
     task: str
-    """What it does."""
+    """The task that it solves."""
     output_stride: int = 16
     """Stride of the backbone's last map, pixels of the image."""
     anchor_scales: tuple[float, ...] = (8, 16, 32)
@@ -136,17 +136,17 @@ _OUTSIDE_BACKBONE = Backbone()
 
 
 def data_set(name: str) -> DataSet:
-    """What a data set can do; one from outside may do anything."""
+    """A data set's row of the table; for a class from outside, one that rules out nothing."""
     return _OUTSIDE_DATA if is_outside(name) else DATA_SETS[name]
 
 
 def network(name: str) -> Network:
-    """What a network can do; one from outside may do anything."""
+    """A network's row of the table; for a class from outside, one that rules out nothing."""
     return _OUTSIDE_NETWORK if is_outside(name) else NETWORKS[name]
 
 
 def backbone(name: str) -> Backbone:
-    """What a backbone can do; one from outside brings no weights of torchvision's."""
+    """A backbone's row of the table; a class from outside has no weights of torchvision's."""
     return _OUTSIDE_BACKBONE if is_outside(name) else BACKBONES[name]
 
 

@@ -19,7 +19,7 @@ from dcnlab.io.text import nearest, one_line
 KEYS = ("data.name", "model.name", "model.backbone.name", "model.deform_kind")
 """Keys that take a class from outside."""
 Allowed = str | type | Callable[..., Any]
-"""What a caller may allow: a class, or the name of a class, of its module, or of a package that holds it."""
+"""A class that a caller allows: the class, or the name of the class, its module or a package around it."""
 
 _FORM = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_<][\w.<>]*")
 
@@ -149,5 +149,5 @@ def _refusal(source: str, key: str, name: str) -> ConfigError:
 
 
 def sequence(allow: Sequence[Allowed] | Allowed) -> list[Allowed]:
-    """What a caller allows, as a list; a single name or class may stand alone."""
+    """The classes that a caller allows, as a list; a single name or class may stand alone."""
     return [allow] if isinstance(allow, str) or callable(allow) else list(allow)

@@ -37,7 +37,7 @@ class DataConfig:
     image_size: int = 56
     """Height and width of the network's input, pixels (digits: of the scene's canvas; imagefolder: of the crop)."""
     ignore: int | None = None
-    """segmentation: value in label files that counts for nothing; null is the data set's own (255, camvid 11)."""
+    """segmentation: value in label files whose pixels are left out; null is the data set's own (255, camvid 11)."""
     exif: str = "auto"
     """All but digits: which images are turned as their EXIF orientation says. auto: those whose annotation has the size
     of the turned image, or a size that fits both (with one warning); those of imagefolder, which have no annotation,
@@ -45,7 +45,7 @@ class DataConfig:
     shorter_side: int | None = None
     """segmentation, detection: images are resized to this shorter side, pixels; null keeps their size."""
     longer_side: int | None = None
-    """detection: but no longer side grows beyond this."""
+    """detection: limit on the longer side, pixels; null: no limit."""
     random_scale: tuple[float, float] = (1.0, 1.0)
     """segmentation: range of a random factor on the size of training images."""
     crop_size: tuple[int, int] | None = None
@@ -55,12 +55,12 @@ class DataConfig:
     mean: tuple[float, float, float] = (0.485, 0.456, 0.406)
     """All but digits: red, green and blue subtracted from images in [0, 1]; ImageNet's."""
     std: tuple[float, float, float] = (0.229, 0.224, 0.225)
-    """All but digits: what they are divided by then."""
+    """All but digits: red, green and blue that images are divided by after that; ImageNet's."""
     protocol: str | None = None
     """detection: coco | voc07, 11 points as VOC's evaluator counts them | voc07_exact, 11 points as fractions | voc
     (area); null is coco for coco, voc07 for voc, voc for digits."""
     digits: int = 4
-    """digits: the most digits in a scene of segmentation or detection."""
+    """digits: maximum number of digits in a scene of segmentation or detection."""
     train_length: int | None = None
     """digits: scenes in an epoch; null is one scene a digit."""
     test_length: int | None = None
@@ -208,7 +208,7 @@ class OptimConfig:
     label_smoothing: float = 0.0
     """classification: fraction of a label's weight that is spread over all classes."""
     ema: float | None = None
-    """Decay a step of a running average of the weights, which is what is scored and kept; null averages none."""
+    """Decay per step of an exponential moving average of the weights, which is scored and saved; null: no average."""
     clip_norm: float | None = None
     """Largest norm of the gradient; null does not clip."""
 
@@ -224,7 +224,7 @@ class TestConfig:
     shorter_sides: list[int] | None = None
     """detection: shorter sides in pixels, whose detections are joined; null tests at data.shorter_side."""
     longer_sides: list[int] | None = None
-    """detection: the most that the longer side may have at each of shorter_sides; null is in proportion to
+    """detection: limit on the longer side at each of shorter_sides; null is in proportion to
     data.longer_side over data.shorter_side, and without limit where one of them is null."""
     box_rounds: int = 0
     """detection: rounds of iterative bounding box averaging (paper, table 5); 0 is none."""
@@ -241,7 +241,7 @@ class TestConfig:
     """classification: factor that it is then scaled by about its centre; the rim that a factor below 1 lays bare is
     likewise filled."""
     pictures: int = 4
-    """How many test images are drawn into the run folder, with what they should be and what was found."""
+    """How many test images are drawn into the run folder, each with ground truth and prediction."""
     expected: dict[str, Any] = field(default_factory=dict)
     """Metrics of the whole test that are expected, percent: {top1: [73.2, 6]} allows 67.2 to 79.2. fit, resume and
     evaluate compare after the test; exit status 1 says that one was missed. They hold for the experiment of the file
@@ -348,4 +348,4 @@ class Config:
     logger: LoggerConfig = field(default_factory=LoggerConfig)
     """See LoggerConfig."""
     sweep: dict[str, Any] = field(default_factory=dict)
-    """What a sweep set in this trial, as results.json's `parameters`; filled in by the loader."""
+    """The parameters that a sweep set in this trial, as in results.json; filled in by the loader."""

@@ -230,9 +230,11 @@ def _check_longer_sides(shorter: list[int], longer: list[int]) -> None:
         raise ConfigError(
             f"test.longer_sides is {longer}; it must hold {len(shorter)} numbers, one for each of test.shorter_sides"
         )
-    for least, most in zip(shorter, longer, strict=True):
-        if most < least:
-            raise ConfigError(f"test.longer_sides holds {most} for the shorter side {least}; it must be at least that")
+    for short_side, long_side in zip(shorter, longer, strict=True):
+        if long_side < short_side:
+            raise ConfigError(
+                f"test.longer_sides holds {long_side} for the shorter side {short_side}; it must be at least that"
+            )
     if [shorter.index(side) for side in sorted(shorter)] != [longer.index(side) for side in sorted(longer)]:
         raise ConfigError(
             f"test.longer_sides is {longer}; they must grow as test.shorter_sides {shorter} do, or two sides make the "

@@ -1,7 +1,7 @@
 """Folder of the loader processes' sockets, which is removed even after a run was killed.
 
 multiprocessing makes such a folder itself (`pymp-*`), and leaves it where a process is killed. Ours is locked by every
-process that may use it, and the system lets go of locks: one that nobody locks is of a run that is over.
+process that may use it. The system releases the locks of dead processes, so an unlocked folder belongs to no run.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ def _locked() -> str:
 
 
 def _remove_left_over(place: Path) -> None:
-    """Remove our folders that no process has a lock on, and in them nothing but sockets."""
+    """Remove folders of ours that no process locks; deletes only the sockets in them."""
     for path in place.glob(f"{PREFIX}*"):
         with contextlib.suppress(OSError):
             descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)

@@ -17,10 +17,10 @@ from dcnlab.io.errors import DataError
 class OutsideSplit(Dataset[Any]):
     """A split of a data set from outside.
 
-    Besides an index it takes a pair (n, index), of which the data set gets the index: it draws its own augmentation.
+    Takes an index or a pair (n, index), and passes the index on: the data set draws its augmentation itself.
 
     Args:
-        dataset: gives pairs of an image (3, H, W) float32, normalised, and what it shows: a label; a label map (H, W)
+        dataset: gives pairs of an image (3, H, W) float32, normalised, and a target: a label; a label map (H, W)
             int64, 255 where it is not known; or a dict of `boxes` (n, 4), pixels, and `labels` (n,) 1..C.
         task: classification, segmentation or detection.
         name: of the data set's class, for messages.

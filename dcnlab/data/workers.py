@@ -47,9 +47,9 @@ def choose(
         The number; and a note for the user if it is not the wanted one, else None.
     """
     workers, note = wanted, None
-    most = max(_ALWAYS, _PER_CPU * cpus() // ranks)
-    if workers > most:
-        workers, note = most, f"data.workers is {wanted}; taking {most}, as this process may use {cpus()} CPUs"
+    limit = max(_ALWAYS, _PER_CPU * cpus() // ranks)
+    if workers > limit:
+        workers, note = limit, f"data.workers is {wanted}; taking {limit}, as this process may use {cpus()} CPUs"
     room = shared_memory()
     if not workers or room is None or room >= needed(workers, batch_size * _LARGEST_IMAGE, ranks):
         return workers, note

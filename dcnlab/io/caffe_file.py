@@ -74,13 +74,13 @@ def load(path: Path) -> dict[str, NDArray[np.generic]]:
         if number not in _LAYERS or not isinstance(value, memoryview):
             continue
         name_field, blob_field = _LAYERS[number]
-        name, found = "", []
+        name, layer_blobs = "", []
         for field, part in messages.fields(value):
             if field == name_field and isinstance(part, memoryview):
                 name = str(part, "utf-8", "replace")
             elif field == blob_field and isinstance(part, memoryview):
-                found.append(_blob(messages, part))
-        for at, blob in enumerate(found):
+                layer_blobs.append(_blob(messages, part))
+        for at, blob in enumerate(layer_blobs):
             if f"{name}.{at}" in blobs:
                 raise DataError(f"it has two layers of the name {shown(name)}")
             blobs[f"{name}.{at}"] = blob

@@ -25,7 +25,7 @@ _KINDS: tuple[tuple[Callable[[int], bool], str], ...] = (
 
 
 def kind_of(mode: int) -> str | None:
-    """Say what a file of this mode is; None for a regular file."""
+    """Name the kind of a file by its mode, such as a pipe; None for a regular file."""
     if stat.S_ISREG(mode):
         return None
     return next((name for is_kind, name in _KINDS if is_kind(mode)), "a special file")
@@ -40,7 +40,7 @@ def open_regular(path: str | Path, flags: int = os.O_RDONLY, mode: str = "rb") -
         mode: of the file object.
 
     Raises:
-        OSError: there is no such file, or it is none that holds bytes, such as a folder, a pipe or a device.
+        OSError: there is no such file, or it is a folder, a pipe or a device.
     """
     try:
         descriptor = os.open(path, flags | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC, 0o666)

@@ -27,7 +27,7 @@ def files_below(folder: str | Path, endings: Sequence[str]) -> list[str]:
         DataError: a file of such an ending is a pipe, a device or a link to nothing, or a folder cannot be read; one
             line that names it.
     """
-    found: list[tuple[str, list[str]]] = []
+    names_by_folder: list[tuple[str, list[str]]] = []
     left_out: list[str] = []
     seen: set[tuple[int, int]] = set()
     waiting, links = [os.fspath(folder)], list[str]()
@@ -40,7 +40,7 @@ def files_below(folder: str | Path, endings: Sequence[str]) -> list[str]:
                 continue
             seen.add((status.st_dev, status.st_ino))
             inner, linked, names = _listed(here, tuple(endings))
-            found.append((here, names))
+            names_by_folder.append((here, names))
             waiting += inner
             links += linked
     except OSError as error:
@@ -50,7 +50,7 @@ def files_below(folder: str | Path, endings: Sequence[str]) -> list[str]:
         logging.getLogger("dcnlab").warning(
             f"warning: {left_out[0]}{more}: a folder that was read already under another name; its files count once"
         )
-    return [os.path.join(here, name) for here, names in sorted(found) for name in names]
+    return [os.path.join(here, name) for here, names in sorted(names_by_folder) for name in names]
 
 
 def _listed(folder: str, endings: tuple[str, ...]) -> tuple[list[str], list[str], list[str]]:

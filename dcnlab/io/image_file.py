@@ -26,7 +26,7 @@ LARGEST = 2**29
 """Bytes of a file; `MOST_PIXELS` of three channels, not compressed, are half of it."""
 
 Made = Callable[[int, int], tuple[int, int, str]]
-"""From an image's height and width: the height and width of what is made of it, and the setting that says so."""
+"""Maps an image's height and width to those after resizing, and names the setting that resizes it."""
 
 FORMATS = ("JPEG", "PNG", "BMP", "PPM", "TIFF", "WEBP", "GIF")
 """By content, whatever a file's name ends in. PIL knows more, one of which runs a program on the file (EPS)."""
@@ -57,18 +57,18 @@ class NamedFiles:
         return self.find(name) is not None
 
     def find(self, name: str) -> Path | None:
-        """Find the file of a name; None where there is none."""
+        """Find the file of a name; None: no such file."""
         parent, _, stem = name.rpartition("/")
-        found = self._list(parent).get(stem)
-        if found is None:
+        files = self._list(parent).get(stem)
+        if files is None:
             return None
-        if len(found) > 1 and not self._warned:
+        if len(files) > 1 and not self._warned:
             self._warned = True
             logging.getLogger("dcnlab").warning(
-                f"warning: {self.folder / parent} holds {' and '.join(found)}, files of one name; "
-                f"{found[0]} is taken, and so in others like it"
+                f"warning: {self.folder / parent} holds {' and '.join(files)}, files of one name; "
+                f"{files[0]} is taken, and so in others like it"
             )
-        return self.folder / parent / found[0]
+        return self.folder / parent / files[0]
 
     def names(self) -> list[str]:
         """List the names in the folder itself, sorted."""
@@ -76,15 +76,15 @@ class NamedFiles:
 
     def _list(self, parent: str) -> dict[str, list[str]]:
         if parent not in self._listed:
-            found: dict[str, list[str]] = {}
+            files_by_stem: dict[str, list[str]] = {}
             with contextlib.suppress(OSError), os.scandir(self.folder / parent) as entries:
                 for entry in entries:
                     stem, ending = os.path.splitext(entry.name)
                     if ending.lower() in self.endings and entry.is_file():
-                        found.setdefault(stem, []).append(entry.name)
-            for names in found.values():
+                        files_by_stem.setdefault(stem, []).append(entry.name)
+            for names in files_by_stem.values():
                 names.sort(key=lambda name: (self.endings.index(os.path.splitext(name)[1].lower()), name))
-            self._listed[parent] = found
+            self._listed[parent] = files_by_stem
         return self._listed[parent]
 
 
@@ -113,7 +113,7 @@ def opened(path: str | Path, kind: str = "an image") -> Iterator[Image.Image]:
                         f"{MOST_PIXELS}"
                     )
                 yield image
-    except Exception as error:  # a damaged file makes the decoders raise what they like
+    except Exception as error:  # a damaged file makes the decoders raise any exception
         raise DataError(f"{path} cannot be read as {kind} ({one_line(error)}); replace or remove it") from error
 
 
@@ -129,7 +129,7 @@ def decode(image: Image.Image) -> None:
 
 
 def _too_large_made(path: str | Path, height: int, width: int, made: Made) -> str | None:
-    """Why an image is refused of which more than `MOST_PIXELS` would be made, such as a strip; None where it is not."""
+    """Why an image is refused: resizing would make more than `MOST_PIXELS` of it, as of a strip; None: accepted."""
     large_height, large_width, how = made(height, width)
     if large_height * large_width <= MOST_PIXELS:
         return None
@@ -160,21 +160,21 @@ def read_image(
     with opened(path) as image:
         refusal = None if made is None else _too_large_made(path, image.height, image.width, made)
         if refusal is None:
-            picture, said, by_pillow = _decoded(image)
+            picture, exif, by_pillow = _decoded(image)
     if refusal is not None:  # raised here, where the file is not called broken
         raise DataError(refusal)
-    if said == 1:
+    if exif == 1:
         return picture
     size = (picture.height, picture.width)
-    stored = turned_size(size, by_pillow)  # to exchange the sides twice is to leave them
-    wanted = orientation is not None and orientation.turns(Path(path), said, stored, annotated)
+    stored = turned_size(size, by_pillow)  # exchanging height and width twice restores them
+    wanted = orientation is not None and orientation.turns(Path(path), exif, stored, annotated)
     if wanted == (by_pillow != 1):
         return picture
-    return turn(picture, said) if wanted else turn_back(picture, said)
+    return turn(picture, exif) if wanted else turn_back(picture, exif)
 
 
 def _decoded(image: Image.Image) -> tuple[Image.Image, int, int]:
-    """An opened image as RGB, the orientation that it states, and that by which PIL has turned it."""
+    """An opened image as RGB, its EXIF orientation, and the orientation that PIL applied (1: none)."""
     if image.mode == "F" or image.mode.startswith("I"):  # PIL would turn all above 255 to white
         raise DataError(f"its mode is {image.mode}: grey of more than 8 bits")
     by_pillow = _turned_by_pillow(image)
@@ -189,9 +189,9 @@ def image_size(path: Path, orientation: Orientation) -> tuple[int, int]:
         DataError: it cannot be read or is too large; one line that names the file.
     """
     with opened(path) as image:
-        by_pillow, said = _turned_by_pillow(image), read_orientation(image)
+        by_pillow, exif = _turned_by_pillow(image), read_orientation(image)
         stored = turned_size((image.height, image.width), by_pillow)
-    return turned_size(stored, said) if orientation.turns(path, said, stored, None) else stored
+    return turned_size(stored, exif) if orientation.turns(path, exif, stored, None) else stored
 
 
 def _turned_by_pillow(image: Image.Image) -> int:

@@ -66,9 +66,9 @@ def _check_tiff(file: BinaryIO, head: bytes) -> None:
         tags = [struct.unpack_from(order + entry, entries, at) for at in range(0, len(entries) - size + 1, size)]
     except (struct.error, OverflowError, OSError):
         return  # damaged: the reader says how
-    most = max((values for _, kind, values in tags if kind not in _BYTES), default=0)
-    if most > MOST_PARTS:
-        raise DataError(f"a tag of it has {most} values; allowed are {MOST_PARTS}")
+    values = max((count for _, kind, count in tags if kind not in _BYTES), default=0)
+    if values > MOST_PARTS:
+        raise DataError(f"a tag of it has {values} values; allowed are {MOST_PARTS}")
 
 
 def check_scans(file: BinaryIO) -> None:

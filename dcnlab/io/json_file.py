@@ -58,7 +58,12 @@ def parse(text: str) -> Any:
     """
     try:
         return json.loads(text, object_pairs_hook=unique_keys)
-    except (ValueError, TypeError, RecursionError, MemoryError) as error:  # TypeError: what a server sent is not text
+    except (
+        ValueError,
+        TypeError,
+        RecursionError,
+        MemoryError,
+    ) as error:  # TypeError: a server sent no text
         raise DataError(one_line(error)) from error
 
 

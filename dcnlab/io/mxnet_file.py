@@ -86,9 +86,9 @@ def load(path: Path) -> dict[str, NDArray[np.generic]]:
     names = [str(reader.bytes(reader.number("<u8")), "utf-8", "replace") for _ in range(reader.count("names"))]
     if len(names) != len(arrays):
         raise DataError(f"it holds {len(arrays)} arrays and {len(names)} names")
-    found: dict[str, NDArray[np.generic]] = {}
+    arrays_by_name: dict[str, NDArray[np.generic]] = {}
     for name, array in zip(names, arrays, strict=True):
-        if name in found:
+        if name in arrays_by_name:
             raise DataError(f"it holds two arrays of the name {shown(name)}")
-        found[name] = array.copy()
-    return found
+        arrays_by_name[name] = array.copy()
+    return arrays_by_name

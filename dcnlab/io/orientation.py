@@ -92,10 +92,10 @@ def read_orientation(image: Image.Image) -> int:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            found = image.getexif().get(_TAG, 1)
-    except Exception:  # damaged EXIF makes PIL raise what it likes, and the pixels are right all the same
+            orientation = image.getexif().get(_TAG, 1)
+    except Exception:  # damaged EXIF makes PIL raise any exception, and the pixels are still right
         return 1
-    return found if found in _TURNS else 1
+    return orientation if orientation in _TURNS else 1
 
 
 def turned_size(size: tuple[int, int], orientation: int) -> tuple[int, int]:

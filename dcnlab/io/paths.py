@@ -14,7 +14,7 @@ def check_relative(name: str, source: str) -> None:
     Raises:
         DataError: it does, or it holds characters that no line can show; one line that begins with `source`.
     """
-    # By the path's text, not by what it resolves to: a link to another disk is the user's own doing.
+    # By the path's text, unresolved: a user may link to another disk on purpose.
     path = PurePosixPath(name)
     if not 0 < len(name) <= 1024 or path.is_absolute() or ".." in path.parts or not name.isprintable():
         raise DataError(

@@ -48,9 +48,9 @@ def check_archive(path: Path) -> None:
             return
     with zipfile.ZipFile(path) as archive:
         unpacked = sum(part.file_size for part in archive.infolist())
-        most = MOST_UNPACKED * os.path.getsize(path) + 2**24
-        if unpacked > most:
-            raise ValueError(f"it would unpack to {unpacked} bytes, more than the {most} allowed")
+        allowed = MOST_UNPACKED * os.path.getsize(path) + 2**24
+        if unpacked > allowed:
+            raise ValueError(f"it would unpack to {unpacked} bytes, more than the {allowed} allowed")
         damaged = archive.testzip()
     if damaged is not None:
         raise ValueError(f"its part {shown(damaged)} does not match its checksum")

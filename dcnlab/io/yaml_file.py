@@ -62,7 +62,7 @@ def mapping(text: str, source: str) -> dict[str, Any]:
 
 
 def parse(text: str) -> Any:
-    """What a text of YAML says, as plain Python; `${...}` stay as they are written.
+    """Parse YAML text to plain Python; `${...}` stay as written.
 
     Raises:
         ValueError: it is not YAML, too deep, or too much; one line.

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 SIZES = ("small", "medium", "large", "background")
-"""What a filter's centre lies on; `size_of_positions` answers with positions in this list."""
+"""Size of the object under a filter's centre; `size_of_positions` returns positions in this list."""
 
 SIDES = (96.0, 224.0)
 """Sides of the squares, in pixels, that part small from medium and medium from large boxes."""

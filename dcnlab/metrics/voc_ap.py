@@ -64,7 +64,7 @@ def voc_ap(
         detections: arrays, or COCO's result form.
         metric: voc07 or voc07_exact, mean of the highest precision from each of eleven recalls on; or voc, the area
             under it.
-        ious: the least IoU of a hit, one score each.
+        ious: minimum IoUs of a true positive, one score each.
 
     Returns:
         A score for each of `ious`.

@@ -22,7 +22,7 @@ Size = tuple[int, int]
 
 @dataclass(frozen=True)
 class RPNSettings:
-    """Numbers of a region proposal network; the defaults are those of the authors' code for VOC."""
+    """Settings of a region proposal network; the defaults are those of the authors' code for VOC."""
 
     scales: tuple[float, ...] = (8, 16, 32)
     """Sides of the square anchors in strides of the map: 128, 256, 512 pixels at stride 16. COCO adds 4."""
@@ -31,12 +31,12 @@ class RPNSettings:
     hidden_channels: int | None = 512
     """Of the 3x3 convolution; None: no such layer, the 1x1 convolutions read the map itself."""
     sampled: int = 256
-    """Anchors of an image that make the loss."""
+    """Anchors of an image sampled for the loss."""
     positive_fraction: float = 0.5
     positive_iou: float = 0.7
-    """From here up an anchor is positive; the best anchors of each box always are, unless they do not touch it."""
+    """Minimum IoU of a positive anchor; a box's best anchors are positive too, if they overlap it at all."""
     negative_iou: float = 0.3
-    """Below it an anchor is negative."""
+    """An anchor below this IoU is negative."""
     allowed_border: float | None = 0.0
     """Pixels that an anchor may reach out of the image in training; None: any, if its centre is in the image. The
     authors' code has 0, and None with the feature pyramid. Images no larger than the anchors need None."""
@@ -48,7 +48,7 @@ class RPNSettings:
 
 
 class AnchorPredictions(NamedTuple):
-    """What an :class:`AnchorHead` says of a batch, in float32. A: anchors of all levels, K: classes."""
+    """Output of an :class:`AnchorHead` for a batch, in float32. A: anchors of all levels, K: classes."""
 
     scores: Tensor
     """(N, A, K), before sigmoid or softmax."""
@@ -131,7 +131,7 @@ class AnchorHead(nn.Module):
         positive, negative = (torch.stack(masks) for masks in zip(*drawn, strict=True))
         labels, boxes = (torch.stack(parts) for parts in zip(*assigned, strict=True))
         sampled = positive | negative
-        # Images weigh the same whatever their samples: a batch is the mean of its images, on one process or eight.
+        # Each image weighs the same, however many anchors it samples: the loss is equal on one rank and on eight.
         weights = (1 / (len(sampled) * sampled.sum(1, keepdim=True).clamp(min=1))).expand_as(sampled)
         if self.classes == 1:
             objects = (labels[sampled] > 0).float()
@@ -176,8 +176,8 @@ class AnchorHead(nn.Module):
         matcher = Matcher(self.settings.positive_iou, self.settings.negative_iou, allow_low_quality_matches=True)
         matches = matcher(overlaps)
         anchor_boxes[usable] = boxes[matches.clamp(min=0)]
-        found = torch.where(matches >= 0, labels[matches.clamp(min=0)], 0)
-        anchor_labels[usable] = torch.where(matches == Matcher.BETWEEN_THRESHOLDS, -1, found)
+        matched_labels = torch.where(matches >= 0, labels[matches.clamp(min=0)], 0)
+        anchor_labels[usable] = torch.where(matches == Matcher.BETWEEN_THRESHOLDS, -1, matched_labels)
         return anchor_labels, anchor_boxes
 
     def _usable(self, anchors: Tensor, size: Size) -> Tensor:
@@ -189,6 +189,6 @@ class AnchorHead(nn.Module):
 
 
 def on_image(anchors: Tensor, size: Size) -> Tensor:
-    """Which anchors (A, 4) have their centre on an image of (h, w), not on what pads it."""
+    """Which anchors (A, 4) have their centre on an image of (h, w), not on its padding."""
     x, y = (anchors[:, 0] + anchors[:, 2]) / 2, (anchors[:, 1] + anchors[:, 3]) / 2
     return (x < size[1]) & (y < size[0])

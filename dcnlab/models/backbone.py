@@ -97,7 +97,7 @@ def backbone(
     stages = [network.layer1, network.layer2, network.layer3, network.layer4]
     if stride_on_1x1:
         if not isinstance(network.layer4[0], Bottleneck):
-            raise ConfigError(f"model.backbone.stride_on_1x1 is true, but {name} has no 1x1 of a bottleneck to stride")
+            raise ConfigError(f"model.backbone.stride_on_1x1 is true, but {name} has no bottleneck blocks; set false")
         for stage in stages[1:]:
             stage[0].conv1.stride, stage[0].conv2.stride = stage[0].conv2.stride, stage[0].conv1.stride
     if output_stride == 16:

@@ -16,7 +16,7 @@ def balanced_sample(
         labels: (n,), above 0 positive, 0 negative, -1 takes no part.
         count: drawn at most.
         positive_fraction: of `count`, positive at most.
-        seed: of the draw, which then is the same whatever was drawn before, by this process or another; None: torch's
+        seed: of the draw, which then is the same whatever was drawn before, on this rank or another; None: torch's
             own generator of the device.
 
     Returns:

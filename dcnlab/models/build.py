@@ -43,7 +43,7 @@ def build_network(config: Config, classes: int) -> nn.Module:
     if outside.is_outside(model.name):
         network = outside.target("model.name", model.name)(classes, config)
         if not isinstance(network, nn.Module):
-            raise ConfigError(f"model.name is {str(model.name)!r}, which gives no torch.nn.Module")
+            raise ConfigError(f"model.name is {str(model.name)!r}, which does not return a torch.nn.Module")
         return network
     if config.task == "classification":
         return _classifier(config, classes)

@@ -21,7 +21,7 @@ NORMALISATION = "data.mean=[{}] data.std=[{}]".format(
 )
 """The key=value for images as these networks take them."""
 WANTS = f"{NORMALISATION} model.backbone.stride_on_1x1=true"
-"""What these weights want of a network of a dense task."""
+"""Settings that a dense task's network needs for these weights."""
 
 _MXNET = re.compile(r"(?:arg:|aux:)?(?P<layer>.+)_(?P<part>weight|bias|gamma|beta|moving_mean|moving_var)")
 _CAFFE = re.compile(r"(?P<layer>.+)[./](?P<part>[0-2])")
@@ -60,11 +60,11 @@ def to_torchvision(state: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], list
     layers: dict[str, dict[str, Tensor]] = {}
     foreign = []
     for key, value in state.items():
-        found = _MXNET.fullmatch(key) or _CAFFE.fullmatch(key)
-        if found is None or _target(found["layer"]) is None:
+        match = _MXNET.fullmatch(key) or _CAFFE.fullmatch(key)
+        if match is None or _target(match["layer"]) is None:
             foreign.append(key)
         else:
-            layers.setdefault(found["layer"], {})[found["part"]] = value
+            layers.setdefault(match["layer"], {})[match["part"]] = value
     mapped: dict[str, Tensor] = {}
     for layer, parts in layers.items():
         if layer.startswith("bn") and "0" in parts:
@@ -85,18 +85,18 @@ def _target(layer: str) -> str | None:
         return "conv1" if layer == "conv1" else "bn1"
     if re.fullmatch(r"fc\d+", layer):
         return "fc"
-    found = _BLOCK.fullmatch(layer.removesuffix(_OFFSET))
-    if found is None or (layer.endswith(_OFFSET) and found["kind"] != "res"):
+    match = _BLOCK.fullmatch(layer.removesuffix(_OFFSET))
+    if match is None or (layer.endswith(_OFFSET) and match["kind"] != "res"):
         return None
     # Blocks are a, b, c where there are few, and a, b1, b2, ... where the alphabet would not do.
-    block = int(found["number"]) if found["number"] else ord(found["letter"]) - ord("a")
-    place = f"layer{int(found['stage']) - 1}.{block}"
-    convolution = found["kind"] == "res"
-    if found["branch"] == "1":
-        return f"{place}.downsample.{0 if convolution else 1}"
-    number = "abc".index(found["branch"][1]) + 1
+    block = int(match["number"]) if match["number"] else ord(match["letter"]) - ord("a")
+    prefix = f"layer{int(match['stage']) - 1}.{block}"
+    convolution = match["kind"] == "res"
+    if match["branch"] == "1":
+        return f"{prefix}.downsample.{0 if convolution else 1}"
+    number = "abc".index(match["branch"][1]) + 1
     offset = ".offset_conv" if layer.endswith(_OFFSET) else ""
-    return f"{place}.{'conv' if convolution else 'bn'}{number}{offset}"
+    return f"{prefix}.{'conv' if convolution else 'bn'}{number}{offset}"
 
 
 def _statistics(layer: str, blobs: Mapping[str, Tensor]) -> dict[str, Tensor]:

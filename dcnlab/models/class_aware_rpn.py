@@ -59,11 +59,11 @@ class ClassAwareRPN(Detector):
 
     def score(self, batch: ImageList, proposals: Sequence[Tensor] | None) -> list[Detections]:
         """Class probabilities and boxes of the anchors."""
-        predictions, found = self.predict(batch.tensors), []
+        predictions, candidates = self.predict(batch.tensors), []
         for scores, deltas, size in zip(predictions.scores, predictions.deltas, batch.image_sizes, strict=True):
             here = on_image(predictions.anchors, size)
             probabilities = scores[here].softmax(1)[:, 1:]
             boxes = self.rpn.box_coder.decode_single(deltas[here], predictions.anchors[here])
-            most = self.rpn.settings.candidates
-            found.append(self.detections.scored(probabilities, boxes[:, None], size, most))
-        return found
+            max_candidates = self.rpn.settings.candidates
+            candidates.append(self.detections.scored(probabilities, boxes[:, None], size, max_candidates))
+        return candidates

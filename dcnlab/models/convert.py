@@ -28,7 +28,7 @@ def convert(source: Path, out: Path, kind: str | None = None) -> list[str]:
         kind: of `KINDS`; None is told by the file.
 
     Returns:
-        Notes: what was written, what was left out, and what the weights want of a network.
+        Notes: the tensors written, those left out, and the settings that a network needs for these weights.
 
     Raises:
         ConfigError: the file cannot be read, or holds no ResNet; one line.

@@ -24,11 +24,11 @@ class DetectionSettings:
     """Which scored boxes are detections; the defaults are those of the authors' code for VOC."""
 
     score_floor: float = 1e-3
-    """A box of a class needs a higher score."""
+    """Boxes of a class with a score up to this are dropped."""
     nms_iou: float = 0.3
-    """Of two boxes of a class that overlap more, the better stays."""
+    """Maximum IoU of two kept boxes of a class; beyond it the one with the higher score stays."""
     max_detections: int = 300
-    """Of an image. COCO: 100."""
+    """Maximum number for an image. COCO: 100."""
 
     def scored(self, scores: Tensor, boxes: Tensor, size: Size, most: int | None = None) -> Detections:
         """Make a flat list of each class's boxes above the score floor, clipped to the image.
@@ -37,16 +37,16 @@ class DetectionSettings:
             scores: (R, C), the classes' probabilities without the background's.
             boxes: (R, C, 4) or, the same for all classes, (R, 1, 4).
             size: true (h, w) of the image.
-            most: only so many with the highest scores; None: all.
+            most: keep only this many, with the highest scores; None: all.
         """
         row, column = (scores > self.score_floor).nonzero(as_tuple=True)
-        found = scores[row, column]
-        if most is not None and len(found) > most:
-            found, best = found.topk(most)
+        kept_scores = scores[row, column]
+        if most is not None and len(kept_scores) > most:
+            kept_scores, best = kept_scores.topk(most)
             row, column = row[best], column[best]
         boxes = clip_boxes_to_image(boxes.expand(-1, scores.shape[1], -1)[row, column], size)
         large = remove_small_boxes(boxes, 1e-2)
-        return {"boxes": boxes[large], "labels": column[large] + 1, "scores": found[large]}
+        return {"boxes": boxes[large], "labels": column[large] + 1, "scores": kept_scores[large]}
 
     def suppress(self, candidates: Detections) -> Detections:
         """Non-maximum suppression within each class; the best that remain, best first."""
@@ -103,7 +103,7 @@ class Detector(nn.Module, ABC):
         """All boxes above the score floor, of a batch of images of one size."""
 
     def candidates(self, images: Sequence[Tensor], proposals: Sequence[Tensor] | None = None) -> list[Detections]:
-        """What `model(images)` finds before non-maximum suppression.
+        """Detections of `model(images)` before non-maximum suppression.
 
         Args:
             images: as for the model.
@@ -114,14 +114,14 @@ class Detector(nn.Module, ABC):
         """
         if proposals is not None and not self.takes_proposals:
             raise ValueError(f"proposals: {type(self).__name__} has no second stage that could score them")
-        found: dict[int, Detections] = {}
+        by_number: dict[int, Detections] = {}
         for numbers in numbers_by_size(images):
             batch = pad_images([images[number] for number in numbers], self.stride)
-            own = None if proposals is None else [proposals[number] for number in numbers]
-            found.update(zip(numbers, self.score(batch, own), strict=True))
-        return [found[number] for number in range(len(images))]
+            proposed = None if proposals is None else [proposals[number] for number in numbers]
+            by_number.update(zip(numbers, self.score(batch, proposed), strict=True))
+        return [by_number[number] for number in range(len(images))]
 
 
 def join(parts: Sequence[Detections]) -> Detections:
-    """One list of several of the same image."""
+    """Concatenate several lists of detections of the same image."""
     return {name: torch.cat([part[name] for part in parts]) for name in parts[0]}

@@ -92,7 +92,7 @@ class FasterRCNN(TwoStageDetector):
         init_new_layers(self.reduce)
 
     def maps(self, images: Tensor) -> Maps:
-        """The backbone's maps, and what the head pools from."""
+        """The backbone's maps, and the map that the head pools from."""
         maps = self.backbone(images)
         return {"res4": maps["res4"], "pooled from": functional.relu(self.reduce(maps["res5"]))}
 

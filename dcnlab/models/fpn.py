@@ -60,11 +60,14 @@ class PyramidRoIPool(nn.Module):
         """
         levels = self.level_of(boxes)
         boxes = pooled or boxes
-        images = torch.cat([own.new_full((len(own), 1), number) for number, own in enumerate(boxes)])
+        images = torch.cat([of_image.new_full((len(of_image), 1), number) for number, of_image in enumerate(boxes)])
         rois = torch.cat((images, torch.cat(boxes)), 1)
-        # A level without boxes is pooled too, so that its parameters have a gradient, of zero, in every process.
+        # A level without boxes is pooled too, so that its parameters have a gradient, of zero, on every rank.
         rows = [(levels == number).nonzero()[:, 0] for number in range(len(maps))]
-        pooled = [pool(one, rois[own]) for one, pool, own in zip(maps, self.levels, rows, strict=True)]
+        pooled = [
+            pool(level_map, rois[level_rows])
+            for level_map, pool, level_rows in zip(maps, self.levels, rows, strict=True)
+        ]
         return torch.cat(pooled)[torch.cat(rows).argsort()]
 
 

@@ -38,10 +38,10 @@ def detect(
     each box becomes the average of the candidates about it (:func:`average_boxes`).
 
     Args:
-        model: any detector; one that is not ours takes none of the options.
+        model: any detector; the options need one of ours.
         image: (3, H, W), normalised, at its original size.
         shorter_sides: sizes to detect at, in pixels (`TABLE5_SIDES`); None: the image as it is.
-        longer_sides: no image is made longer than this at each of them; None: no limits.
+        longer_sides: limit on the longer side at each of them, pixels; None: no limits.
         flip: detect in the mirrored images too.
         rounds: of bounding box averaging; 0: none at all. The paper does not say how many; He et al. take 1.
             A class-aware RPN has no second stage: its boxes are only averaged.
@@ -64,13 +64,13 @@ def detect(
     parts = []
     for sized in _sized(image, shorter_sides, longer_sides):
         for mirrored in (False, True) if flip else (False,):
-            (found,) = model.candidates([sized.flip(-1) if mirrored else sized])
+            (scored,) = model.candidates([sized.flip(-1) if mirrored else sized])
             for _ in range(rounds if model.takes_proposals else 0):
-                kept = model.detections.suppress(found)
+                kept = model.detections.suppress(scored)
                 (refined,) = model.candidates([sized.flip(-1) if mirrored else sized], [kept["boxes"]])
-                found = join([found, refined])
-            boxes = mirror(found["boxes"], sized.shape[-1]) if mirrored else found["boxes"]
-            parts.append(found | {"boxes": _rescaled(boxes, sized, image)})
+                scored = join([scored, refined])
+            boxes = mirror(scored["boxes"], sized.shape[-1]) if mirrored else scored["boxes"]
+            parts.append(scored | {"boxes": _rescaled(boxes, sized, image)})
     candidates = join(parts)
     kept = model.detections.suppress(candidates)
     return average_boxes(kept, candidates, vote_iou) if rounds else kept
@@ -105,11 +105,11 @@ def _sized(
     if shorter_sides is None:
         return [image]
     height, width = image.shape[-2:]
-    made = []
-    for side, most in zip(shorter_sides, longer_sides or [None] * len(shorter_sides), strict=True):
-        size = resized(height, width, side, most)
-        made.append(functional.interpolate(image[None], size, mode="bilinear", antialias=True)[0])
-    return made
+    images = []
+    for side, longer_side in zip(shorter_sides, longer_sides or [None] * len(shorter_sides), strict=True):
+        size = resized(height, width, side, longer_side)
+        images.append(functional.interpolate(image[None], size, mode="bilinear", antialias=True)[0])
+    return images
 
 
 def _rescaled(boxes: Tensor, sized: Tensor, image: Tensor) -> Tensor:

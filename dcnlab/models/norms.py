@@ -16,7 +16,7 @@ class _Found(Exception):
 
 
 def norm_of_one_value(network: nn.Module, images: Tensor) -> tuple[str, list[int]] | None:
-    """The first batch norm that sees one value a channel in training, which has no variance.
+    """The first batch norm whose input in training has one value per channel, and so no variance.
 
     Only shapes are computed, and of a detector or a segmentation network those of its backbone, which has all norms.
 
@@ -27,12 +27,12 @@ def norm_of_one_value(network: nn.Module, images: Tensor) -> tuple[str, list[int
     Returns:
         Its name and the shape (N, C, H, W) that comes to it, or None.
     """
-    found: list[tuple[str, list[int]]] = []
+    norms_of_one: list[tuple[str, list[int]]] = []
 
     def look(name: str, norm: nn.Module, arguments: tuple[Any, ...]) -> None:
         shape = list(arguments[0].shape)
         if shape[0] * arguments[0][0, 0].numel() == 1:
-            found.append((name, shape))
+            norms_of_one.append((name, shape))
             raise _Found
 
     shapes = copy.deepcopy(network).to("meta").train()
@@ -42,5 +42,5 @@ def norm_of_one_value(network: nn.Module, images: Tensor) -> tuple[str, list[int
     try:
         getattr(shapes, "backbone", shapes)(torch.empty(images.shape, device="meta"))
     except _Found:
-        return found[0]
+        return norms_of_one[0]
     return None

@@ -70,7 +70,7 @@ def _rank(key: str) -> int:
 
 
 def network(state: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], list[str], list[str]]:
-    """Take the residual network out of a state dict, without what stands before its names.
+    """Take the residual network out of a state dict, without the prefix of its names.
 
     Its prefix is found by its first block, whatever it is: `module.`, `model.backbone.body.`, `module.encoder_q.`. Of
     several networks it is that without a name for a copy (`encoder_k`, `student`, `ema`), then the shortest prefix,
@@ -81,15 +81,15 @@ def network(state: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], list[str], 
         the prefixes of all its networks, that of the one taken first.
     """
     state = {_INSERTED.sub(r"\1", key): value for key, value in state.items()}
-    found = dict.fromkeys(match["prefix"] for match in map(_MARK.fullmatch, state) if match)
-    prefixes = sorted(found, key=lambda prefix: (not _COPIES.isdisjoint(prefix.split(".")), prefix.count(".")))
+    all_prefixes = dict.fromkeys(match["prefix"] for match in map(_MARK.fullmatch, state) if match)
+    prefixes = sorted(all_prefixes, key=lambda prefix: (not _COPIES.isdisjoint(prefix.split(".")), prefix.count(".")))
     if not prefixes:
         return state, [], []
     prefix = prefixes[0]
     within = tuple(other for other in prefixes[1:] if other.startswith(prefix))
-    own = {key: state[key] for key in state if key.startswith(prefix) and not key.startswith(within)}
-    others = dict.fromkeys(f"{_beyond(key, prefix)}.*" for key in state if key not in own)
-    taken = {key.removeprefix(prefix): value for key, value in own.items()}
+    tensors = {key: state[key] for key in state if key.startswith(prefix) and not key.startswith(within)}
+    others = dict.fromkeys(f"{_beyond(key, prefix)}.*" for key in state if key not in tensors)
+    taken = {key.removeprefix(prefix): value for key, value in tensors.items()}
     return taken, list(others), prefixes
 
 
@@ -110,13 +110,13 @@ def from_detectron2(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def _torchvisions(key: str) -> str:
-    found = _DETECTRON2.fullmatch(re.sub(r"^linear\.", "fc.", key).replace("conv2_offset.", "conv2.conv_offset."))
-    if found is None:
+    match = _DETECTRON2.fullmatch(re.sub(r"^linear\.", "fc.", key).replace("conv2_offset.", "conv2.conv_offset."))
+    if match is None:
         return re.sub(r"^linear\.", "fc.", key)
-    place = "" if found["stem"] else f"layer{int(found['stage']) - 1}.{found['block']}."
-    if found["shortcut"]:
-        return f"{place}downsample.{1 if found['norm'] else 0}.{found['rest']}"
-    return f"{place}{'bn' if found['norm'] else 'conv'}{found['conv']}.{found['rest']}"
+    prefix = "" if match["stem"] else f"layer{int(match['stage']) - 1}.{match['block']}."
+    if match["shortcut"]:
+        return f"{prefix}downsample.{1 if match['norm'] else 0}.{match['rest']}"
+    return f"{prefix}{'bn' if match['norm'] else 'conv'}{match['conv']}.{match['rest']}"
 
 
 def rename_offsets(state: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, str], list[str]]:
@@ -133,9 +133,9 @@ def rename_offsets(state: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], dict
     renamed: dict[str, str] = {}
     halved: list[str] = []
     for key, value in state.items():
-        found = _OFFSETS.fullmatch(key)
-        layer = found["layer"] if found else ""
-        if found is None or f"{layer}.weight" not in state:
+        match = _OFFSETS.fullmatch(key)
+        layer = match["layer"] if match else ""
+        if match is None or f"{layer}.weight" not in state:
             mapped[key] = value
             continue
         mapped[f"{layer}.offset_conv.{key.rpartition('.')[2]}"] = value
@@ -150,5 +150,5 @@ def _is_modulated(weight: Tensor) -> bool:
     if weight.ndim != 4:
         return False
     channels, inputs, height, width = weight.shape
-    groups, odd = divmod(channels, 3 * height * width)
-    return not odd and groups > 0 and inputs % groups == 0
+    groups, remainder = divmod(channels, 3 * height * width)
+    return not remainder and groups > 0 and inputs % groups == 0

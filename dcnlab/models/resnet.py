@@ -66,8 +66,8 @@ def residual_network(name: str, num_classes: int = 1000) -> nn.Module:
     """
     if name not in BACKBONES:
         raise ConfigError(f"model.backbone.name is {name!r}; there are {', '.join(BACKBONES)}")
-    own = {"resnet10_slim": resnet10_slim, "aligned_inception_resnet": aligned_inception_resnet}
-    return own[name](num_classes) if name in own else models.get_model(name, num_classes=num_classes)
+    ours = {"resnet10_slim": resnet10_slim, "aligned_inception_resnet": aligned_inception_resnet}
+    return ours[name](num_classes) if name in ours else models.get_model(name, num_classes=num_classes)
 
 
 def operate(

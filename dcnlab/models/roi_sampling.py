@@ -16,7 +16,7 @@ from dcnlab.models.balanced_sample import balanced_sample
 
 
 class SampledRoIs(NamedTuple):
-    """Proposals of a batch with what they are. R: of all images together."""
+    """Sampled proposals of a batch with labels and box targets; R counts those of all images."""
 
     boxes: list[Tensor]
     """(L, 4) for each image."""
@@ -28,16 +28,16 @@ class SampledRoIs(NamedTuple):
 
 @dataclass(frozen=True)
 class RoISampling:
-    """Numbers of the sampling (paper, section 4.1, and the authors' code)."""
+    """Settings of the sampling (paper, section 4.1, and the authors' code)."""
 
     rois: int | None = 128
     """Of an image; None: all of them, for hard example mining."""
     positive_fraction: float = 0.25
-    """At most so many are positive."""
+    """Maximum fraction of positive RoIs."""
     positive_iou: float = 0.5
-    """From here up a proposal takes the label of the box that it overlaps most; below, it is background."""
+    """Minimum IoU at which a proposal takes the label of the box that it overlaps most; below, it is background."""
     least_negative_iou: float = 0.0
-    """Below it, a proposal of an image with boxes takes no part."""
+    """Minimum IoU of a background proposal, in an image with boxes; below, it is not sampled."""
     box_std: tuple[float, float, float, float] = (0.1, 0.1, 0.2, 0.2)
     """Divides the box deltas x, y, log width, log height."""
 
@@ -108,8 +108,8 @@ def roi_losses(scores: Tensor, deltas: Tensor, rois: SampledRoIs, hardest: int |
     weights = torch.zeros_like(class_losses)
     both, first = (class_losses + box_losses).detach(), 0
     for boxes in rois.boxes:
-        own = slice(first, first + len(boxes))
+        rois_of_image = slice(first, first + len(boxes))
         counted = min(len(boxes), hardest or len(boxes))
-        weights[own][both[own].topk(counted).indices] = 1 / (len(rois.boxes) * max(1, counted))
+        weights[rois_of_image][both[rois_of_image].topk(counted).indices] = 1 / (len(rois.boxes) * max(1, counted))
         first += len(boxes)
     return (class_losses * weights).sum(), (box_losses * weights).sum()

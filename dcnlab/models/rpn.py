@@ -1,4 +1,4 @@
-"""The region proposal network (Ren et al. 2015), with the numbers of the deformable networks' authors."""
+"""The region proposal network (Ren et al. 2015), with the settings of the deformable networks' authors."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from dcnlab.models.anchors import AnchorHead, AnchorPredictions, RPNSettings, Si
 
 
 class RPN(AnchorHead):
-    """Region proposal network: is there an object at an anchor, and where exactly.
+    """Region proposal network: scores each anchor as object or background, and refines its box.
 
-    One sigmoid for each anchor stands for the authors' softmax over two classes: the same function of half as many
+    One sigmoid for each anchor replaces the authors' softmax over two classes: the same function of half as many
     scores, as in torchvision. It runs on one map, or on the levels of a feature pyramid with the same weights.
 
     Args:
@@ -48,9 +48,9 @@ class RPN(AnchorHead):
         kept = []
         candidates = on_image(anchors, size)
         for number in range(len(self.strides)):
-            own = (candidates & (level == number)).nonzero()[:, 0]
-            best = scores[own].topk(min(self.settings.candidates, len(own))).indices
-            kept.append(own[best])
+            anchors_of_level = (candidates & (level == number)).nonzero()[:, 0]
+            best = scores[anchors_of_level].topk(min(self.settings.candidates, len(anchors_of_level))).indices
+            kept.append(anchors_of_level[best])
         chosen = torch.cat(kept)
         boxes = self.box_coder.decode_single(deltas[chosen], anchors[chosen])
         boxes = clip_boxes_to_image(boxes, size)

@@ -1,4 +1,4 @@
-"""Two-stage detectors: an RPN proposes, a head classifies and refines what it pools from the proposals."""
+"""Two-stage detectors: an RPN proposes boxes, and a head pools, classifies and refines them."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from dcnlab.models.rpn import RPN
 
 Maps = dict[str, Tensor]
 LAST_PIXEL = 1.0
-"""Pixels from a box's last one to its far edge: the authors' boxes end at the one, continuous boxes at the other."""
+"""Pixels from a box's last pixel, where the authors' boxes end, to its far edge, where continuous boxes end."""
 
 
 class TwoStageDetector(Detector):
-    """Joint training of an RPN and a head on shared features; a subclass says what the features and the head are.
+    """Joint training of an RPN and a head on shared features; a subclass defines both.
 
     Args:
         rpn: proposes.
@@ -28,7 +28,7 @@ class TwoStageDetector(Detector):
         sampling: of the proposals that train the head; None: the defaults.
         hardest: RoIs of an image that online hard example mining leaves; None: no mining.
         detections: settings of the test; None: the defaults.
-        exact_rois: pool boxes as they are: their far edges go a pixel back, which pooling adds again.
+        exact_rois: pool the boxes exactly: moves their far edges back by the pixel that pooling adds.
     """
 
     takes_proposals = True
@@ -91,11 +91,11 @@ class TwoStageDetector(Detector):
             proposals = self.rpn.proposals(self.propose(maps), batch.image_sizes)
         rois = [proposed.float() for proposed in proposals]
         scores, deltas = (output.float() for output in self.classify(maps, rois))
-        coder, found = self.sampling.box_coder, []
+        coder, candidates = self.sampling.box_coder, []
         lengths = [len(boxes) for boxes in rois]
         parts = zip(rois, scores.softmax(1).split(lengths), deltas.split(lengths), batch.image_sizes, strict=True)
-        for own, probabilities, own_deltas, size in parts:
+        for image_rois, probabilities, image_deltas, size in parts:
             # The first box is the background's, whether each class has a box or all classes have the second.
-            boxes = coder.decode_single(own_deltas[:, 1:].flatten(1), own).unflatten(1, (-1, 4))
-            found.append(self.detections.scored(probabilities[:, 1:], boxes, size))
-        return found
+            boxes = coder.decode_single(image_deltas[:, 1:].flatten(1), image_rois).unflatten(1, (-1, 4))
+            candidates.append(self.detections.scored(probabilities[:, 1:], boxes, size))
+        return candidates

@@ -57,29 +57,33 @@ def load(model: nn.Module, name: str, weights: str) -> None:
         if caffe_resnet.recognises(state):
             _log.warning("%s", _wants(model, weights))
         state, others = renamed(Path(weights), state)
-    own = model.state_dict()
-    head = [key for key in state if key.startswith("fc.") and (key not in own or state[key].shape != own[key].shape)]
+    network_state = model.state_dict()
+    head = [
+        key
+        for key in state
+        if key.startswith("fc.") and (key not in network_state or state[key].shape != network_state[key].shape)
+    ]
     state = {key: value for key, value in state.items() if key not in head}
     wrong = [
-        f"{key} is {_shape(value)}, should be {_shape(own[key])}"
+        f"{key} is {_shape(value)}, should be {_shape(network_state[key])}"
         for key, value in state.items()
-        if key in own and value.shape != own[key].shape
+        if key in network_state and value.shape != network_state[key].shape
     ]
-    absent = [key for key in own if key not in state and not key.endswith("num_batches_tracked")]
+    absent = [key for key in network_state if key not in state and not key.endswith("num_batches_tracked")]
     new = [key for key in absent if key.startswith("fc.") or _of_offsets(key)]
     missing = [key for key in absent if key not in new]
-    surplus = [key for key in state if key not in own]
+    surplus = [key for key in state if key not in network_state]
     unused = [key for key in surplus if _of_offsets(key) or key.endswith("num_batches_tracked")]
     unexpected = [key for key in surplus if key not in unused]
     for kind, names in (("of another shape", wrong), ("missing", missing), ("unexpected", unexpected)):
         if names:
             raise ConfigError(f"model.backbone.weights {weights!r} does not fit {name}; {kind}: {_some(names)}")
-    spoilt = torch_file.not_finite({key: value for key, value in state.items() if key in own})
+    spoilt = torch_file.not_finite({key: value for key, value in state.items() if key in network_state})
     if spoilt:
         raise ConfigError(f"model.backbone.weights {weights!r} holds NaN or infinity in {_some(spoilt)}")
     model.load_state_dict(state, strict=False)
     unused = [key for key in [*head, *unused, *others] if not key.endswith("num_batches_tracked")]
-    _log.info("%s", report(weights, sum(key in own for key in state), unused, new))
+    _log.info("%s", report(weights, sum(key in network_state for key in state), unused, new))
 
 
 def report(source: str, loaded: int, unused: Collection[str], new: Collection[str]) -> str:
@@ -110,16 +114,16 @@ def _imagenet(name: str, weights: str) -> dict[str, Tensor]:
         # that others can write to.
         state = member.get_state_dict(check_hash=True, weights_only=True)
     except (URLError, OSError, RuntimeError, UnpicklingError) as error:
-        said = torch_file.reason(error)
+        reason = torch_file.reason(error)
         raise ConfigError(
-            f"model.backbone.weights is {weights!r}, but {name}'s weights cannot be downloaded ({said}); "
+            f"model.backbone.weights is {weights!r}, but {name}'s weights cannot be downloaded ({reason}); "
             "name the path of a state dict, or none"
         ) from error
     return dict(state)
 
 
 def _wants(model: Any, weights: str) -> str:
-    """What a network has to be for weights of the original ResNets, beyond their names; one line."""
+    """Name the settings that the original ResNets' weights need of a network; one line."""
     line = f"weights {weights} are an original ResNet's, of images with {caffe_resnet.NORMALISATION}"
     block = model.layer2[0]
     if isinstance(block, Bottleneck) and max(block.conv1.stride) < max(block.conv2.stride):
@@ -150,11 +154,11 @@ def read(path: Path, ending: str | None = None) -> dict[str, Tensor]:
                 f"model.backbone.weights {str(path)!r} is a pickle, which can run code and is not read; where you "
                 "trust it, write its arrays with torch.save({name: torch.as_tensor(array), ...}, 'FILE.pth')"
             ) from error
-        said = torch_file.reason(error.__cause__ or error)
-        raise ConfigError(f"model.backbone.weights {str(path)!r} cannot be read as a state dict ({said})") from error
+        reason = torch_file.reason(error.__cause__ or error)
+        raise ConfigError(f"model.backbone.weights {str(path)!r} cannot be read as a state dict ({reason})") from error
     state, keys = peer_names.unwrap(contents)
     if not isinstance(state, dict) or not all(isinstance(key, str) and isinstance(state[key], Tensor) for key in state):
-        raise ConfigError(f"model.backbone.weights {str(path)!r} is not a state dict: names to tensors")
+        raise ConfigError(f"model.backbone.weights {str(path)!r} is not a state dict, which maps names to tensors")
     if keys not in ("", "state_dict"):
         _log.info("weights %s: taken from %r", path, keys)
     return state
@@ -173,7 +177,7 @@ def renamed(path: Path, state: dict[str, Tensor]) -> tuple[dict[str, Tensor], li
             raise ConfigError(f"model.backbone.weights {str(path)!r}: {error}") from error
     state, others, prefixes = peer_names.network(state)
     if len(prefixes) > 1:
-        _log.warning("weights %s: of networks %s the first is taken", path, ", ".join(map(repr, prefixes)))
+        _log.warning("weights %s: of several networks (%s) the first is loaded", path, ", ".join(map(repr, prefixes)))
     if peer_names.is_detectron2(state):
         state = peer_names.from_detectron2(state)
         _log.warning(
@@ -185,13 +189,13 @@ def renamed(path: Path, state: dict[str, Tensor]) -> tuple[dict[str, Tensor], li
     if renamed:
         _log.info("weights %s: renamed %s", path, ", ".join(f"{old} to {new}" for old, new in renamed.items()))
     if halved:
-        _log.info("weights %s: halved %s, for a factor of twice a sigmoid, not of one", path, ", ".join(halved))
+        _log.info("weights %s: halved %s: our modulation is twice a sigmoid, theirs a sigmoid", path, ", ".join(halved))
     return state, others
 
 
 def _contents(path: Path, ending: str | None = None) -> Any:
-    """What a file holds, read without running code from it."""
-    with open_regular(path):  # what the libraries open by name is a regular file
+    """The contents of a file, read without running code from it."""
+    with open_regular(path):  # checks that the libraries, which open by name, get a regular file
         pass
     ending = ending or path.suffix
     if ending == ".safetensors":

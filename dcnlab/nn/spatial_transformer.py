@@ -14,7 +14,7 @@ GRID = 4
 """The localisation net's features are means over so many rows and columns of cells."""
 
 SMALLEST = 4 * (GRID - 1) + 1
-"""Pixels along a side of the smallest image, of which the two strides leave a pixel to each cell."""
+"""Side of the smallest image, pixels: after the two strides each cell still has one pixel."""
 
 
 class CellMeans(nn.Module):

@@ -29,7 +29,7 @@ def run_on_shapes(model: nn.Module, example: Tensor | None, channels: int) -> Ex
         channels: of that image.
 
     Returns:
-        What the pass raised, or None.
+        The exception that the pass raised, or None.
     """
     weight = next(model.parameters())
     try:
@@ -87,7 +87,7 @@ def _put_back(tensors: list[tuple[Tensor, Tensor, int]]) -> None:
 
 
 class _Attributes:
-    """A module's attributes, and what is in those that are containers."""
+    """A module's attributes, and copies of those that are containers."""
 
     def __init__(self, module: nn.Module) -> None:
         self.module = module

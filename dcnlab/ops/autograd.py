@@ -43,7 +43,7 @@ def differentiate(
         function: in torch's own operators.
         arguments: of the function.
         wanted: those of the arguments whose gradients are wanted.
-        grad: the gradient of what the function returns.
+        grad: the gradient of the function's output.
     """
     again = torch.is_grad_enabled()
     with torch.enable_grad():
@@ -128,7 +128,7 @@ def _function(
 
 
 def _register_key(name: str, apply: Callable[..., Any] | None, reference: Callable[..., Any] | None) -> None:
-    """Register what the dispatcher calls for derivatives; None for both: asking for one is an error, not zero."""
+    """Register the dispatcher's function for derivatives; None for both: a derivative raises instead of being zero."""
     operator = getattr(torch.ops.dcnlab, name).default
 
     def kernel(*args: Any) -> Any:

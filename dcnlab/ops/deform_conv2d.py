@@ -1,4 +1,4 @@
-"""Deformable convolution: the public function, and what the register needs of it."""
+"""Deformable convolution: the public function, and its entry in the register."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Deformable position-sensitive RoI pooling: the public function, and what the register needs of it."""
+"""Deformable position-sensitive RoI pooling: the public function, and its entry in the register."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""RoIAlign-style deformable RoI pooling: the public function, and what the register needs of it."""
+"""RoIAlign-style deformable RoI pooling: the public function, and its entry in the register."""
 
 from __future__ import annotations
 

@@ -23,13 +23,13 @@ class _Cache(FunctionCache):
         super().__init__(function)
         # numba would look at the function's own file alone, and not at the other files whose functions it inlines.
         files = sorted(Path(function.__code__.co_filename).parent.glob("*.py"))
-        found = ((file.name, file.stat()) for file in files)
-        self._cache_file._source_stamp = tuple((name, stat.st_mtime, stat.st_size) for name, stat in found)
+        stats = ((file.name, file.stat()) for file in files)
+        self._cache_file._source_stamp = tuple((name, stat.st_mtime, stat.st_size) for name, stat in stats)
 
     def load_overload(self, sig: object, target_context: object) -> object:
         try:
             return super().load_overload(sig, target_context)
-        except Exception as error:  # what a crash left of a file, or another user's: reading it may raise anything
+        except Exception as error:  # a file damaged by a crash, or another user's: reading it may raise anything
             try:
                 self._cache_file.flush()  # begins anew, where it can
             except OSError:

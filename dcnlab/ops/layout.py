@@ -27,8 +27,8 @@ def memory_format(input: Tensor) -> torch.memory_format:
             return torch.contiguous_format
         if input.is_contiguous(memory_format=torch.channels_last):
             return torch.channels_last
-    found: torch.memory_format = suggest_memory_format(input)
-    return found
+    suggested: torch.memory_format = suggest_memory_format(input)
+    return suggested
 
 
 def empty_map(like: Tensor, shape: Sequence[int], memory_format: torch.memory_format) -> Tensor:

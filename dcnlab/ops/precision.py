@@ -35,11 +35,11 @@ _CONV: dict[str, Any] = {"cuda": torch.backends.cudnn.conv, "cpu": torch.backend
 
 @dataclass
 class _Held:
-    """One of torch's switches while calls are inside: they are the process's, and threads may call at once."""
+    """State of one of torch's process-wide switches while calls of several threads hold it."""
 
     inside: int = 0
     before: Any = None
-    """What it was; None where it was not changed."""
+    """The switch's value before the calls; None: unchanged."""
 
 
 @dataclass(frozen=True)
@@ -103,9 +103,9 @@ def _set_reduction(name: str, held: _Held) -> None:
 def _set_float32(device: str, held: _Held) -> None:
     """Make a device's products as precise as its convolutions, and the older switch agree."""
     matmul = _MATMUL[device]
-    wanted, found = _CONV[device].fp32_precision, matmul.fp32_precision
+    wanted, current = _CONV[device].fp32_precision, matmul.fp32_precision
     wanted = "ieee" if wanted == "none" else wanted
-    if wanted == found or (wanted, found) == ("ieee", "none"):
+    if wanted == current or (wanted, current) == ("ieee", "none"):
         return
     if held.before is None:
         held.before = _float32()

@@ -1,4 +1,4 @@
-"""What the register needs to know of both RoI poolings."""
+"""Registers the RoI poolings with torch: schema, kernels, derivatives and floating-point operations."""
 
 from __future__ import annotations
 

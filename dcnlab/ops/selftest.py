@@ -56,8 +56,8 @@ def largest_error(name: str, device: str, dtype: torch.dtype, way: str) -> float
         moved = _moved(arguments, device)
         if way == "fused" and not _is_fused(moved):
             raise RuntimeError("the fused kernel does not take a call that it should")
-        found = _results(name, ops, moved)
-    errors = [_error(one.cpu().double(), other) for one, other in zip(found, exact, strict=True)]
+        results = _results(name, ops, moved)
+    errors = [_error(result.cpu().double(), expected) for result, expected in zip(results, exact, strict=True)]
     worst = max(errors)
     tolerance = TF32_TOLERANCE if way == "fused" and dtype == torch.float32 else TOLERANCES[dtype]
     if worst > tolerance:
@@ -70,9 +70,9 @@ def _moved(arguments: Any, device: str, dtype: torch.dtype | None = None) -> Any
     return arguments._make(t.detach().to(device, dtype) if isinstance(t, Tensor) else t for t in arguments)
 
 
-def _error(found: Tensor, exact: Tensor) -> float:
+def _error(result: Tensor, exact: Tensor) -> float:
     """The largest, as a fraction of the largest entry; infinite where anything is not finite."""
-    error = float((found - exact).abs().max() / exact.abs().max().clamp_min(1))
+    error = float((result - exact).abs().max() / exact.abs().max().clamp_min(1))
     return error if math.isfinite(error) else math.inf
 
 

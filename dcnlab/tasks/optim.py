@@ -67,8 +67,8 @@ def _divide_biases(model: nn.Module, groups: dict[tuple[str, bool], dict[str, An
         group = groups[kind, False]
         moved = [parameter for parameter in group["params"] if id(parameter) in biases]
         group["params"] = [parameter for parameter in group["params"] if id(parameter) not in biases]
-        made = {**group, "name": f"{kind}head biases", "params": moved, "lr": group["lr"] * scale}
-        groups[f"{kind}head", False] = made
+        biases_group = {**group, "name": f"{kind}head biases", "params": moved, "lr": group["lr"] * scale}
+        groups[f"{kind}head", False] = biases_group
 
 
 def _kind(names: list[str]) -> str:

@@ -34,7 +34,7 @@ class Task(LightningModule):
     """
 
     config: Config | None
-    """What the task was built from; None where its network was given."""
+    """The config that the task was built from; None: its network was given."""
 
     def __init__(
         self,
@@ -119,17 +119,17 @@ class Task(LightningModule):
 
     @classmethod
     def _arguments(cls, config: Config) -> dict[str, Any]:
-        """What the constructor takes of a config, beyond network, classes, optim and test."""
+        """The constructor's arguments from a config, in addition to network, classes, optim and test."""
         return {}
 
 
 def _sections(arguments: Mapping[str, Any]) -> dict[str, Any]:
     """Hyperparameters as arguments of the constructor."""
-    made = {key: value for key, value in arguments.items() if key != "settings"}
+    hyperparameters = {key: value for key, value in arguments.items() if key != "settings"}
     for key, section in (("optim", OptimConfig), ("test", TestConfig)):
-        if isinstance(made.get(key), Mapping):
-            made[key] = section(**made[key])
-    return made
+        if isinstance(hyperparameters.get(key), Mapping):
+            hyperparameters[key] = section(**hyperparameters[key])
+    return hyperparameters
 
 
 def normalisation(config: Config) -> tuple[tuple[float, ...], tuple[float, ...]]:

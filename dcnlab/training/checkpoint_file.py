@@ -121,13 +121,13 @@ def read(path: Path) -> dict[str, Any]:
     if not isinstance(state, dict) or not all(
         isinstance(name, str) and isinstance(value, torch.Tensor) for name, value in state.items()
     ):
-        raise ConfigError(f"{path} is not a checkpoint of a run: its state_dict is not names to tensors; {again}")
+        raise ConfigError(f"{path} is not a checkpoint of a run: its state_dict does not map names to tensors; {again}")
     _check_finite(path, state, "")
     return content
 
 
 def _check_finite(path: Path, tensors: dict[str, torch.Tensor], what: str) -> None:
-    """Refuse NaN and infinity, which nothing could score, export or train from.
+    """Refuse tensors with NaN or infinity: they cannot be scored, exported or trained.
 
     Raises:
         ConfigError: a tensor holds one; names the first.
@@ -172,7 +172,7 @@ def check_trainable(content: dict[str, Any], path: Path) -> None:
             raise ConfigError(f"{path}: {key} is {value}, and must be a {kind.__name__}; the file was edited")
     current = content.get("current_model_state", {})
     if not isinstance(current, dict) or not all(isinstance(value, torch.Tensor) for value in current.values()):
-        raise ConfigError(f"{path}: current_model_state is not names to tensors; the file was edited")
+        raise ConfigError(f"{path}: current_model_state does not map names to tensors; the file was edited")
     _check_finite(path, current, "before averaging, ")
     tensors = dict(_named_tensors(content["optimizer_states"], "optimizer_states"))
     _check_finite(path, tensors, "")

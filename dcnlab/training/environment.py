@@ -104,7 +104,7 @@ class ProcessId:
 
 
 def _stat(number: int) -> tuple[str, str, int]:
-    """State, start and wait status of a process; X where there is none."""
+    """State, start and wait status of a process; state X: no such process."""
     try:
         fields = Path(f"/proc/{number}/stat").read_text().rpartition(")")[2].split()
     except OSError:

@@ -15,7 +15,7 @@ def compare(metrics: Mapping[str, float], expected: Mapping[str, Sequence[float]
     """Compare the metrics of a test with the expected ones.
 
     Args:
-        metrics: of the test, percent; without those that the test split has nothing to measure by.
+        metrics: of the test, percent; without those that the test split cannot measure.
         expected: value and tolerance by the name of the metric, as in `test.expected`.
 
     Returns:

@@ -41,7 +41,7 @@ class Exported:
 
     path: Path
     notes: list[str]
-    """What the file lacks, and why."""
+    """The parts that the file lacks, and why."""
 
 
 def export(
@@ -112,7 +112,7 @@ def translation_table() -> dict[Callable[..., Any], Callable[..., Any]]:
     try:
         from onnxscript import evaluator, ir, opset19
     except ImportError as error:
-        raise ConfigError("ONNX needs packages that are not there: pip install 'dcnlab[onnx]'") from error
+        raise ConfigError("ONNX needs packages that are not installed: pip install 'dcnlab[onnx]'") from error
 
     def deform_conv2d(
         input: Any,
@@ -200,7 +200,7 @@ def _size(config: Config) -> tuple[int, int]:
     if names.data_set(data.name).is_square:
         return data.image_size, data.image_size
     if data.crop_size is None:
-        raise ConfigError(f"images of {data.name} have no one size; give one: --size HxW")
+        raise ConfigError(f"images of {data.name} differ in size; give one: --size HxW")
     return data.crop_size
 
 

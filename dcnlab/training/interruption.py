@@ -49,7 +49,7 @@ def same_end_on_all_ranks(parts: Parts, folder: RunFolder, write: Callable[[End]
 
 
 def _raise(error: BaseException, end: End, own_end: End, reports: bool, folder: RunFolder) -> None:
-    """Raise what the command turns into the exit status and the line of `end`.
+    """Raise the exception that the command turns into the exit status and the line of `end`.
 
     Args:
         error: of this rank.

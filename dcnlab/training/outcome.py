@@ -104,7 +104,7 @@ def end_of(error: BaseException, config: Config, dead_loader: str | None) -> End
     """What an exception in a run means to the user.
 
     Args:
-        error: what the training or the test raised.
+        error: the exception that the training or the test raised.
         config: of the run.
         dead_loader: the loader process whose death is the cause, as `environment.dead_loader` describes it.
     """

@@ -32,7 +32,7 @@ from dcnlab.training.run_folder import RunFolder
 
 @dataclass
 class Parts:
-    """What a config stands for."""
+    """The objects that a config describes."""
 
     config: Config
     data: Any

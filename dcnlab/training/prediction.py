@@ -32,7 +32,7 @@ BATCH = 16
 
 @dataclass(frozen=True)
 class Prediction:
-    """What a network predicts for one image."""
+    """A network's prediction for one image."""
 
     name: str
     """The image's path, or `image N`."""
@@ -44,7 +44,7 @@ class Prediction:
 
 @dataclass(frozen=True)
 class Boxes(Prediction):
-    """What a detector finds, best first."""
+    """A detector's boxes, best first."""
 
     boxes: Tensor
     """(n, 4) float32: x1, y1, x2, y2 in the image's pixels."""
@@ -143,8 +143,8 @@ def predictions(
     ready = _readable(_read_ahead(prepare, images), leave_out)
     for batch in _batches(ready, BATCH if task.config.task == "classification" else 1):
         with torch.no_grad():
-            made = compute(task, batch, [item.tensor.to(device) for item in batch])
-        yield from made
+            batch_predictions = compute(task, batch, [item.tensor.to(device) for item in batch])
+        yield from batch_predictions
 
 
 def _read_ahead(prepare: Preparation, images: Iterable[InputImage]) -> Iterator[tuple[str, Input | DataError]]:
@@ -190,23 +190,25 @@ def _probabilities(task: Task, batch: list[Input], tensors: list[Tensor]) -> lis
 
 
 def _label_maps(task: Task, batch: list[Input], tensors: list[Tensor]) -> list[Prediction]:
-    made: list[Prediction] = []
+    label_maps: list[Prediction] = []
     for item, tensor in zip(batch, tensors, strict=True):
         size, test = (item.image.height, item.image.width), task.testing
         labels = segment(task.model, tensor[None], size, test.scales, test.flip)[0].to(torch.uint8).cpu()
-        made.append(LabelMap(item.name, item.image, task.classes, labels))
-    return made
+        label_maps.append(LabelMap(item.name, item.image, task.classes, labels))
+    return label_maps
 
 
 def _boxes(task: Task, batch: list[Input], tensors: list[Tensor]) -> list[Prediction]:
-    made: list[Prediction] = []
+    boxes_of_images: list[Prediction] = []
     for item, tensor in zip(batch, tensors, strict=True):
         test, longer_sides = task.testing, getattr(task, "longer_sides", None)
-        found = detect(task.model, tensor, test.shorter_sides, longer_sides, test.flip, test.box_rounds)
-        found = {key: values.cpu() for key, values in found.items()}
-        boxes = scaled_boxes(found["boxes"], tensor.shape[-2:], (item.image.height, item.image.width))
-        made.append(Boxes(item.name, item.image, task.classes, boxes, found["labels"], found["scores"].float()))
-    return made
+        detections = detect(task.model, tensor, test.shorter_sides, longer_sides, test.flip, test.box_rounds)
+        detections = {key: values.cpu() for key, values in detections.items()}
+        boxes = scaled_boxes(detections["boxes"], tensor.shape[-2:], (item.image.height, item.image.width))
+        boxes_of_images.append(
+            Boxes(item.name, item.image, task.classes, boxes, detections["labels"], detections["scores"].float())
+        )
+    return boxes_of_images
 
 
 _COMPUTE: dict[str, Callable[[Any, list[Input], list[Tensor]], list[Prediction]]] = {

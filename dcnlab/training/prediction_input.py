@@ -29,7 +29,7 @@ InputImage: TypeAlias = str | os.PathLike[str] | Image.Image | NDArray[Any] | Te
 
 @dataclass(frozen=True)
 class Input:
-    """An image, and what the network gets of it."""
+    """An image, and the tensor that the network takes."""
 
     name: str
     image: Image.Image

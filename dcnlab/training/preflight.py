@@ -18,7 +18,7 @@ from dcnlab.training.distributed.rank import is_rank_0
 
 
 def check_devices(run: TrainerConfig, alone: bool) -> int:
-    """Check that the devices exist, and that the launcher started one process for each.
+    """Check that the devices exist, and that the launcher started one rank for each.
 
     Args:
         run: `trainer` of the config.
@@ -28,7 +28,7 @@ def check_devices(run: TrainerConfig, alone: bool) -> int:
         The number of ranks.
 
     Raises:
-        ConfigError: a device or a process is missing; names the key.
+        ConfigError: a device or a rank is missing; names the key.
     """
     gpus, other = torch.cuda.device_count(), int(torch.backends.mps.is_available())
     on_cpu = run.accelerator == "cpu" or not gpus + other

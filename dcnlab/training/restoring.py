@@ -1,4 +1,4 @@
-"""Restoring a checkpoint: what Lightning cannot restore ends in one line, not in a traceback."""
+"""Restoring a checkpoint: errors of Lightning's restore end in one line, without a traceback."""
 
 from __future__ import annotations
 

@@ -27,13 +27,13 @@ from dcnlab.training.run_folder import RunFolder
 
 
 class Results:
-    """Collects what results.json says, and writes it.
+    """Collects the content of results.json, and writes it.
 
     Args:
         config: of the run.
         parts: of the run.
         folder: of the run. A resumed run's config.yaml and results.json stay as they are until the end.
-        resumption: from what the run is resumed; None for a new run.
+        resumption: the checkpoint that the run resumes from; None for a new run.
         wandb_logger: on rank 0, where the run is mirrored to wandb.
         same_command_resumes: whether the command, started again by SLURM, finds this run.
     """

@@ -45,7 +45,7 @@ def read(path: Path) -> dict[str, Any] | None:
     """The content of a results.json; None where there is no such file.
 
     Raises:
-        ConfigError: it is not what a run writes.
+        ConfigError: it does not have the form that a run writes.
     """
     try:
         results = json_file.load(path, MAX_BYTES)
@@ -60,7 +60,7 @@ def read(path: Path) -> dict[str, Any] | None:
 
 
 def check(results: Any, source: str) -> None:
-    """Check that `results` is what a run writes.
+    """Check that `results` has the form that a run writes.
 
     Raises:
         ConfigError: it is not; names the entry and `source`.
@@ -167,7 +167,7 @@ def means_over(results: dict[str, Any]) -> str | None:
     """One line on the classes that the means of a run leave out; None where they include all.
 
     Args:
-        results: as `check` lets pass, or `metrics_over` alone of them.
+        results: accepted by `check`; `metrics_over` alone is enough.
     """
     classes = results.get("metrics_over")
     if not classes or not classes["left_out"]:

@@ -99,7 +99,7 @@ def check_fits(content: dict[str, Any], config: Config, world_size: int, path: P
     """Check that a training under `config` can resume from a checkpoint.
 
     Args:
-        content: of the checkpoint, as `check_trainable` lets pass.
+        content: of the checkpoint, accepted by `check_trainable`.
         config: of the run.
         world_size: number of ranks.
         path: of the checkpoint.
@@ -127,7 +127,7 @@ def check_data(content: dict[str, Any], train: Any, path: Path) -> str | None:
     """Compare the training images with those that a checkpoint was trained on.
 
     Args:
-        content: of the checkpoint, as `check_trainable` lets pass.
+        content: of the checkpoint, accepted by `check_trainable`.
         train: the training split.
         path: of the checkpoint.
 

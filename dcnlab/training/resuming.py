@@ -22,7 +22,7 @@ from dcnlab.training.run_folder import RunFolder
 
 @dataclass(frozen=True)
 class Resumption:
-    """A checkpoint to resume from, and what resuming changes in the run folder."""
+    """A checkpoint to resume from, and the changes that resuming makes in the run folder."""
 
     config: Config
     """For config.yaml, once the run has ended."""

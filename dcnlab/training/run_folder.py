@@ -44,7 +44,7 @@ _WRITTEN = (
     "config.yaml",
 )
 _WRITTEN_BEFORE = ("parameters.json", "log.txt")
-"""What a sweep writes there before the run starts."""
+"""Files that a sweep writes there before the run starts."""
 
 
 @dataclass(frozen=True)
@@ -134,7 +134,7 @@ class RunFolder:
 
     @property
     def log(self) -> Path:
-        """What a trial of a sweep printed."""
+        """The output of a sweep's trial."""
         return self.path / "log.txt"
 
     def checkpoints(self) -> list[Path]:
@@ -142,10 +142,10 @@ class RunFolder:
         return [path for path in (self.checkpoint, self.previous_checkpoint) if path.is_file()]
 
     def read_results(self) -> dict[str, Any] | None:
-        """The content of results.json; None where there is none.
+        """The content of results.json; None: no such file.
 
         Raises:
-            ConfigError: it is not what a run writes.
+            ConfigError: it does not have the form that a run writes.
         """
         return results_file.read(self.results)
 
@@ -164,7 +164,7 @@ class RunFolder:
             yield
 
     def create(self) -> Path | None:
-        """Make the folder, or empty it of what a run without a checkpoint left there.
+        """Make the folder, or remove the files that a run without a checkpoint left there.
 
         Returns:
             The folder that a diverged run was moved to; None where there was none.
@@ -199,7 +199,7 @@ class RunFolder:
         )
 
     def _move_aside(self) -> Path:
-        """Move what a run wrote to FOLDER.diverged-N, the checkpoints first; the folder's lock stays."""
+        """Move a run's files to FOLDER.diverged-N, the checkpoints first; the folder's lock stays."""
         names = (self.path.with_name(f"{self.path.name}.diverged-{number}") for number in itertools.count(1))
         aside = next(name for name in names if not name.exists())
         aside.mkdir()

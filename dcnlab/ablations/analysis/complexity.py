@@ -33,7 +33,7 @@ class Complexity:
     """Counts and times, at full precision."""
 
     rows: list[dict[str, Any]]
-    """Two of each experiment. Seconds, multiply-adds and parameters as numbers; None for what is not known."""
+    """Two of each experiment. Seconds, multiply-adds and parameters as numbers; None: unknown."""
     timing: str | None
     """Device and method of the forward times; None without times."""
     notes: list[str]

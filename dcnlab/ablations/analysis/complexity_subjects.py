@@ -18,7 +18,7 @@ from dcnlab.io.text import one_line
 from dcnlab.training.build_data import data_module
 
 _NO_FOLDER = "not-needed"
-"""Stands for the data set's folder where an experiment states none: only its classes and image size are asked for."""
+"""Placeholder for a missing data folder: counting needs only the data set's classes and image size."""
 
 
 _COCO_CLASSES = 80
@@ -31,7 +31,7 @@ class Subject:
     config: Config
     classes: list[str]
     size: tuple[int, int]
-    """Height and width of what the network sees, pixels."""
+    """Height and width of the network's input, pixels."""
     file_size: tuple[int, int]
     """Height and width of the image before it is resized, pixels."""
 

@@ -112,7 +112,7 @@ def _pixels_of_units(subject: Subject, layer: DeformedLayer) -> Tensor:
 
 
 def _deepest(mask: Tensor) -> tuple[int, int]:
-    """The position of the mask that is farthest from its rim; what is beyond the image is not in the mask."""
+    """The position of the mask that is farthest from its rim; pixels beyond the image are not in the mask."""
     left = mask.float()[None, None]
     while True:
         smaller = -functional.max_pool2d(-functional.pad(left, (1, 1, 1, 1)), 3, 1)

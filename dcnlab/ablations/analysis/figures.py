@@ -49,7 +49,7 @@ def draw(
     score: float = 0.5,
     overrides: Sequence[str] = (),
 ) -> Drawn:
-    """Draw what a run's deformable layers do with an image.
+    """Draw how a run's deformable layers sample an image.
 
     Args:
         folder: the run folder.

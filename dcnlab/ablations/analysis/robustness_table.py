@@ -44,7 +44,7 @@ def labels_of(settings: Sequence[dict[str, Any]]) -> tuple[list[str], str]:
 
 def blocks(robustness: Robustness) -> list[Block]:
     """Tables for people: one for rotations and one for scales, with a row for each group."""
-    made = []
+    tables = []
     for change, what, unit in (("rotation", "rotation of the test images", "°"), ("scale", "their magnification", "x")):
         amounts, lines = _rows_of(robustness, change)
         if amounts:
@@ -55,8 +55,8 @@ def blocks(robustness: Robustness) -> list[Block]:
                 [label + _missing_seeds(line[0]), *(mean_and_std(row["top1"], row["top1_std"], 1) for row in line)]
                 for label, line in zip(robustness.labels, lines, strict=True)
             ]
-            made.append(Block(caption, ["", *(f"{amount:g}{unit}" for amount in amounts)], cells))
-    return made
+            tables.append(Block(caption, ["", *(f"{amount:g}{unit}" for amount in amounts)], cells))
+    return tables
 
 
 def _missing_seeds(row: dict[str, Any]) -> str:

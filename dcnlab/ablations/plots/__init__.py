@@ -1,1 +1,1 @@
-"""Plots: images with what lies over them, curves of robustness, and the charts of the report."""
+"""Plots: images with overlays, curves of robustness, and the charts of the report."""

@@ -35,7 +35,7 @@ class Chart:
 
     caption: str
     described: str
-    """What it shows, in words."""
+    """A description of the chart, for screen readers."""
     width: str
     height: str
     shapes: list[Shape]

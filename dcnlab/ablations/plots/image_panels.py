@@ -1,4 +1,4 @@
-"""Panels of images and what is laid over them: sampling points, bins, arrows, colours.
+"""Panels of images with overlays: sampling points, bins, arrows, colours.
 
 Everything here is in an image's pixels, a pixel's centre being its index, y before x but for boxes: x1, y1, x2, y2,
 continuous, from 0.

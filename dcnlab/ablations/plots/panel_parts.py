@@ -27,7 +27,7 @@ Array = NDArray[np.float64]
 def panels(
     pictures: Sequence[Image.Image], title: str, beside: float = 0.0, below: float = 0.0
 ) -> tuple[Figure, list[Any]]:
-    """Pictures in a row, or in rows of three, without axes; with room beside and below, in inches."""
+    """Pictures in a row, or in rows of three, without axes; with room to their right and below, in inches."""
     columns = min(len(pictures), 4 if len(pictures) == 4 else 3)
     rows = -(-len(pictures) // columns)
     width, height = pictures[0].size
@@ -85,7 +85,7 @@ def legend(figure: Figure, marks: Sequence[Any]) -> None:
 def colour_scale(
     figure: Figure, axes: Sequence[Any], norm: Normalize, name: str | Colormap, label: str, clipped: bool = False
 ) -> None:
-    """Put the scale of colours beside the panels; `clipped` marks that larger values have its last colour."""
+    """Put the colour scale next to the panels; `clipped` marks that larger values have its last colour."""
     bar = figure.colorbar(
         ScalarMappable(norm, name),
         ax=list(axes),

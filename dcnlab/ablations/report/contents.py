@@ -71,7 +71,7 @@ class Report:
     root: Path
     groups: list[Group]
     papers: list[Table]
-    """The paper's tables of which the runs fill two rows or more."""
+    """The paper's tables, those in which the runs fill two rows or more."""
     unfinished: list[Unfinished]
     notes: list[str] = field(default_factory=list)
 

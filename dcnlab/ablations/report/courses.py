@@ -1,4 +1,4 @@
-"""Charts of what changes over steps, angles and factors: learning curves and robustness."""
+"""Charts over steps, angles and factors: learning curves and robustness."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ class Charted:
     """Charts under one heading and one legend."""
 
     charts: list[Chart] | None = None
-    """None where there is nothing to show, and no heading either."""
+    """None, and then no heading either, if there are no curves."""
     legend: list[tuple[str, list[Shape]]] = field(default_factory=list)
     more: int = 0
     """Rows that the charts leave out."""
@@ -38,11 +38,11 @@ def learning_curves(group: Group, rows: Sequence[Row]) -> Charted:
     by_metric = curves.curves(rows, broken=notes)
     if not by_metric:
         return Charted(notes=notes)
-    made = [
+    learning_charts = [
         charts.lines(name, _CAPTIONS.get(name, f"{name.partition('/')[2]} in validation by step"), lines, "step")
         for name, lines in by_metric.items()
     ]
-    return _charted(group, rows, made, notes)
+    return _charted(group, rows, learning_charts, notes)
 
 
 def robustness(group: Group, rows: Sequence[Row]) -> Charted:
@@ -52,7 +52,7 @@ def robustness(group: Group, rows: Sequence[Row]) -> Charted:
         group: the table's runs.
         rows: those that charts have room for.
     """
-    made: list[Chart] = []
+    robustness_charts: list[Chart] = []
     notes: list[str] = []
     for change, (words, axis) in _CHANGES.items():
         lines: list[Curve | None] = []
@@ -71,10 +71,10 @@ def robustness(group: Group, rows: Sequence[Row]) -> Charted:
             lines.append(curves.envelope(row.label, courses, 1000))
         if any(lines):
             metric = ", ".join(dict.fromkeys(metrics))
-            made.append(charts.lines(f"{metric} {words}", f"{metric} (%) {words}", lines, axis))
-    return _charted(group, rows, made, notes) if made or notes else Charted()
+            robustness_charts.append(charts.lines(f"{metric} {words}", f"{metric} (%) {words}", lines, axis))
+    return _charted(group, rows, robustness_charts, notes) if robustness_charts or notes else Charted()
 
 
-def _charted(group: Group, rows: Sequence[Row], made: list[Chart], notes: list[str]) -> Charted:
+def _charted(group: Group, rows: Sequence[Row], drawn_charts: list[Chart], notes: list[str]) -> Charted:
     labels = [row.label for row in rows]
-    return Charted(made, charts.legend(labels) if len(labels) > 1 else [], len(group.rows) - len(rows), notes)
+    return Charted(drawn_charts, charts.legend(labels) if len(labels) > 1 else [], len(group.rows) - len(rows), notes)

@@ -20,7 +20,7 @@ class Command:
 
 
 Value = Command | str | int | float | None
-"""What a cell is made of."""
+"""The types that a cell can hold."""
 
 
 @dataclass(frozen=True)
@@ -32,7 +32,7 @@ class Cell:
     absent: bool
     """Whether it sorts after all others."""
     value: str | None
-    """What it sorts by, where it holds a number."""
+    """The sort key of a cell with a number; None: it holds none."""
 
 
 @dataclass(frozen=True)

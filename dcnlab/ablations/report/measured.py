@@ -18,7 +18,7 @@ from dcnlab.training import results_file
 
 
 class Measured(NamedTuple):
-    """What was measured of the runs of a table, and notes on files that cannot be read."""
+    """Measurements of a table's runs, and notes on unreadable files."""
 
     tables: list[Grid]
     notes: list[str]

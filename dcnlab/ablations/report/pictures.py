@@ -38,7 +38,7 @@ class PictureRow(NamedTuple):
 
 
 class Pictures(NamedTuple):
-    """The pictures of a table's runs, and notes on what is left out."""
+    """The pictures of a table's runs, and notes on those left out."""
 
     albums: list[PictureRow]
     notes: list[str]
@@ -90,7 +90,7 @@ def of_rows(rows: Sequence[Row], album: Album) -> Pictures:
                 by_name.setdefault(path.name, []).append((row, path))
         names = sorted(by_name, key=lambda name: (len(name), name))
         for name in names[:_OF_A_RUN]:
-            made = PictureRow(f"{folder}/{name}", [])
+            picture_row = PictureRow(f"{folder}/{name}", [])
             for row, path in by_name[name]:
                 try:
                     picture = album.take(path)
@@ -98,8 +98,8 @@ def of_rows(rows: Sequence[Row], album: Album) -> Pictures:
                     left_out.append(f"{path}: {error}")
                     continue
                 described = f"{folder}/{name} of {row.label}, seed {row.records[0].seed}"
-                made.pictures.append((row.label, described, picture))
-            albums += [made] if made.pictures else []
+                picture_row.pictures.append((row.label, described, picture))
+            albums += [picture_row] if picture_row.pictures else []
         left_out += [f"{folder}/{name} of every run" for name in names[_OF_A_RUN:]]
     more = [f"and {len(left_out) - _NAMED} more"] if left_out[_NAMED:] else []
     return Pictures(albums, [f"left out: {line}" for line in [*left_out[:_NAMED], *more]])

@@ -74,7 +74,7 @@ def each_run(group: Group) -> Grid:
 
 
 def how_to_repeat(row: Row, record: Record) -> Repeat:
-    """The command that repeats a run, its config, and what it was made with."""
+    """The command that repeats a run, its config, and its versions and device."""
     path = record.folder / "config.yaml"
     return Repeat(
         title=f"{record.folder.name}: {row.label}, seed {record.seed}",

@@ -48,7 +48,7 @@ class GroupSection:
 
 @dataclass(frozen=True)
 class PaperSection:
-    """One of the paper's tables, with what the runs fill in."""
+    """One of the paper's tables, filled in from the runs."""
 
     title: str
     tables: list[Grid]
@@ -103,7 +103,7 @@ def kinds(name: str, groups: Sequence[Group]) -> Grid:
 
 
 def of_paper(table: Table) -> PaperSection:
-    """One of the paper's tables, with what the runs fill in."""
+    """One of the paper's tables, filled in from the runs."""
     name = table.title.partition(":")[0]
     blocks = tables.blocks(table, "")
     grids = [arrange(f"{name}: {block.caption}", block.header, block.lines) for block in blocks]
@@ -127,7 +127,7 @@ def _shown(group: Group) -> list[Row]:
 
 def _charts(group: Group, rows: Sequence[Row]) -> list[Chart]:
     """A chart of the runs' values for each of the first metrics, if there are two or more to compare."""
-    made = []
+    charts_of_metrics = []
     for metric in group.section.shown[:_METRIC_CHARTS]:
         scored = [row for row in rows if row.figures.get(metric) is not None]
         if len(scored) > 1 or (scored and len(_values(scored[0], metric)) > 1):
@@ -136,8 +136,8 @@ def _charts(group: Group, rows: Sequence[Row]) -> list[Chart]:
             if len(bases) == 1:
                 caption += "; the dashed line is the mean of the row that others are compared with"
             points = [(row.label, _values(row, metric)) for row in scored]
-            made.append(charts.dots(metric, caption, points, bases[0] if len(bases) == 1 else None))
-    return made
+            charts_of_metrics.append(charts.dots(metric, caption, points, bases[0] if len(bases) == 1 else None))
+    return charts_of_metrics
 
 
 def _values(row: Row, metric: str) -> list[float]:
@@ -152,11 +152,11 @@ def _classes(group: Group, rows: Sequence[Row]) -> list[Grid]:
         if slash:
             families.setdefault(family, []).append(metric)
     header = ["class", *(row.label for row in rows)]
-    made = []
+    grids = []
     for family, metrics in families.items():
         lines = [[metric.partition("/")[2], *(_in_class(row.figures, metric) for row in rows)] for metric in metrics]
-        made.append(arrange(f"{group.title}: {family} of each class (%), and the difference as above", header, lines))
-    return made
+        grids.append(arrange(f"{group.title}: {family} of each class (%), and the difference as above", header, lines))
+    return grids
 
 
 def _in_class(row: dict[str, Any], metric: str) -> str:

@@ -17,7 +17,7 @@ FOLDER = Path(__file__).parent
 @cache
 def environment() -> Environment:
     """Templates of this folder. All text but `Markup` is escaped; None is shown as nothing."""
-    made = Environment(
+    templates = Environment(
         loader=FileSystemLoader(FOLDER),
         autoescape=True,
         undefined=StrictUndefined,
@@ -25,8 +25,8 @@ def environment() -> Environment:
         lstrip_blocks=True,
         finalize=_shown,
     )
-    made.filters["breakable"] = breakable
-    return made
+    templates.filters["breakable"] = breakable
+    return templates
 
 
 def breakable(text: str) -> Markup:
@@ -40,7 +40,7 @@ def raw(name: str) -> Markup:
 
 
 def _shown(value: Any) -> Any:
-    """A value as HTML may hold it: what HTML forbids, or what reverses text, is written as an escape."""
+    """A value as HTML may hold it: characters that HTML forbids or that reverse text become escapes."""
     if isinstance(value, Markup):
         return value
     return "" if value is None else visible(value, keep="\n\t")

@@ -110,7 +110,7 @@ def stop(children: Sequence[Child], patience: float = 20.0) -> None:
 
 
 def clear(child: Child) -> None:
-    """Kill what is left of a child's session, such as loader processes of a trial that crashed."""
+    """Kill the remaining processes of a child's session, such as loaders of a trial that crashed."""
     _signal_group(child, signal.SIGKILL)
 
 

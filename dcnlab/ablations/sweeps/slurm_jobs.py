@@ -241,6 +241,6 @@ def _is_finished(folder: Path) -> bool:
 
 
 def _reason(error: BaseException) -> str:
-    """What sbatch said, out of submitit's report of it."""
+    """The error message of sbatch, taken from submitit's exception."""
     errors = [line for line in str(error).splitlines() if "sbatch: error:" in line]
     return errors[0].partition("sbatch: error:")[2].strip() if errors else one_line(error)

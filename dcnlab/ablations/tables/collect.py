@@ -30,7 +30,7 @@ class Row:
     wanted: int
     """The number of seeds that the sweep asks for."""
     settings: dict[str, Any]
-    """What one of its runs computes, or would compute."""
+    """The settings of one of its runs, finished or not."""
 
 
 @dataclass
@@ -142,7 +142,7 @@ def _tell_weights_apart(collection: Collection) -> None:
 
 
 def _divided(rows: Sequence[Row], column: str, values: Sequence[str], of: Callable[[Record], str]) -> list[Row]:
-    """Rows whose runs share what the new column says; a row without runs stays, with None there."""
+    """Rows split by the values of the new column; a row without runs stays, with None there."""
     divided: list[Row] = []
     for row in rows:
         parts = [(value, [record for record in row.records if of(record) == value]) for value in values]

@@ -1,4 +1,4 @@
-"""The paper's values for rows of ours, and in what its system differs from ours."""
+"""The paper's values for rows of ours, and how its system differs from ours."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class Counterpart:
     title: str
     """Network, backbone and data."""
     differs: tuple[str, ...]
-    """In what it differs from ours: data, backbone, metric, test."""
+    """How it differs from ours: data, backbone, metric, test."""
     rows: dict[paper.Label, dict[str, float]]
     """Row label to metric to percent."""
     confirmed: bool

@@ -24,12 +24,12 @@ def blocks(sections: Sequence[Section], caption: str, orientation: bool = False)
         caption: of the whole; may be empty.
         orientation: whether to add the paper's whole table 1 below.
     """
-    made = []
+    section_blocks = []
     for part in sections:
         words = [caption, part.title, _paper(part.counterpart)]
-        made.append(Block("; ".join(filter(None, words)), *grid([part])))
+        section_blocks.append(Block("; ".join(filter(None, words)), *grid([part])))
         caption = ""
-    return [*made, *([Block(*whole_table1())] if orientation else [])]
+    return [*section_blocks, *([Block(*whole_table1())] if orientation else [])]
 
 
 def grid(sections: Sequence[Section]) -> tuple[list[str], list[list[str]]]:

@@ -29,5 +29,5 @@ def read(table: str) -> dict[str, Any]:
 
 
 def metrics(table: str) -> list[str]:
-    """What a table states of its systems."""
+    """Names of the metrics in a table of the paper."""
     return read(table)["columns"] if table == "table5" else ["miou", "ap50", "ap70"]

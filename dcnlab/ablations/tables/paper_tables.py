@@ -57,8 +57,8 @@ def systems(table: str, records: Sequence[Record], any_code: bool = False) -> tu
     if len(records) > len(placed):
         notes.append(f"left out: {_runs(len(records) - len(placed))} of no row of {table}")
     named = titles([members[0][0] for members in kept.values()], table)
-    made = [System(title, _collection(table, m, any_code)) for title, m in zip(named, kept.values(), strict=True)]
-    return [system for system in made if system.collection.used] or made, notes
+    filled = [System(title, _collection(table, m, any_code)) for title, m in zip(named, kept.values(), strict=True)]
+    return [system for system in filled if system.collection.used] or filled, notes
 
 
 def _collection(table: str, members: Sequence[tuple[Record, paper.Label]], any_code: bool) -> Collection:

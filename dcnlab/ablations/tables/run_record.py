@@ -29,7 +29,7 @@ class Record:
     folder: Path
     """The run folder, or for a run on Weights & Biases ENTITY/PROJECT/NAME/ID."""
     settings: dict[str, Any]
-    """What it computed, as dotted keys of the config."""
+    """The settings that decide its results, as dotted keys of the config."""
     results: dict[str, Any]
     """In the form of results.json."""
     written: float
@@ -42,7 +42,7 @@ class Record:
 
     @property
     def name(self) -> str:
-        """What runs of one experiment or sweep share."""
+        """The name that runs of one experiment or sweep share."""
         return self.folder.parent.name
 
     @property

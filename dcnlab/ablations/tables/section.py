@@ -123,14 +123,14 @@ def _published(counterpart: Counterpart, label: Label, other: Label | None) -> d
 def on_tests(sections: Sequence[Section]) -> list[str]:
     """Notes on the significance tests over seeds."""
     pairs = [len(row[f"{metric}_differences"]) for part in sections for row in part.rows for metric in part.metrics]
-    most = max(pairs, default=0)
-    if most < 2:
+    max_seeds = max(pairs, default=0)
+    if max_seeds < 2:
         return []
-    if not statistics.can_be_significant(most):
-        least = 2 / 2**most
+    if not statistics.can_be_significant(max_seeds):
+        smallest_p = 2 / 2**max_seeds
         return [
-            f"no difference here can be significant: over {most} seeds the paired sign-flip test's smallest p is "
-            f"{least:.3g}; from 6 seeds on it is shown"
+            f"no difference here can be significant: over {max_seeds} seeds the paired sign-flip test's smallest p is "
+            f"{smallest_p:.3g}; from 6 seeds on it is shown"
         ]
     return [
         "p: exact paired sign-flip test over the seeds of both rows, two-sided, not corrected for several comparisons"

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 LEVEL = 0.05
-"""What a test's p must be below to count as significant, before any correction for several comparisons."""
+"""The p below which a test counts as significant, before any correction for several comparisons."""
 _EXACT = 20
 _DRAWS = 100_000
 

@@ -65,7 +65,7 @@ class Table:
         exact paired sign-flip test over the seeds that both have; METRIC_values and METRIC_differences, by seed;
         where the paper has the row, paper_METRIC and paper_METRIC_difference, to the same row as ours. Then seeds,
         seeds_wanted, params, macs, train_seconds (means), base, whether others are compared with this row; runs, the
-        folders; and where the paper has the system: paper, what that is, and paper_differs, in what it is not as ours.
+        folders; and for a system of the paper: paper, its description, and paper_differs, its differences from ours.
         None: missing or undefined.
         """
         if self.measured is not None:
@@ -91,7 +91,7 @@ def assemble(
         wandb: ENTITY/PROJECT/SWEEP or ENTITY/PROJECT, whose runs come too.
 
     Raises:
-        ConfigError: there is nothing to show, or it must not be mixed.
+        ConfigError: no run fits, or the runs cannot share a table.
     """
     records, notes = run_record.records(roots)
     if wandb is not None:
@@ -202,7 +202,7 @@ def show(table: Table) -> None:
 
 
 def blocks(table: Table, caption: str) -> list[Block]:
-    """What people read: a block for each system, ours beside the paper's, and the paper's table 1 for orientation.
+    """Blocks of text, one for each system: ours next to the paper's, and the paper's table 1 for orientation.
 
     Args:
         table: to show.

@@ -10,7 +10,7 @@ from torchvision.transforms.v2 import functional
 def turn(images: Tensor, rotation: float = 0.0, magnification: float = 1.0, background: float = 0.0) -> Tensor:
     """Turn and magnify images about their centre, by torchvision's affine; bilinear, sizes stay.
 
-    Between pixels it interpolates and does not average: a magnification far below 1 passes over pixels.
+    Interpolates between pixels without averaging: a magnification far below 1 skips pixels.
 
     Args:
         images: (..., C, H, W), real numbers.
@@ -19,7 +19,7 @@ def turn(images: Tensor, rotation: float = 0.0, magnification: float = 1.0, back
         background: value of what comes into the frame from outside the image.
 
     Returns:
-        (..., C, H, W); the very images where there is nothing to do.
+        (..., C, H, W); the given tensor itself if nothing changes.
     """
     if (rotation % 360 == 0 and magnification == 1) or images.numel() == 0:
         return images

@@ -60,7 +60,7 @@ class DetectionDataModule(SplitsDataModule):
         images: coco: template of the images' folder.
         annotations: coco: template of the annotations' path.
         shorter_side: of the resized image, pixels; None keeps its own size.
-        longer_side: the most its longer side may have, pixels; None sets no limit.
+        longer_side: limit on its longer side, pixels; None: no limit.
         flip: whether half of the training images are mirrored.
         mean: of red, green and blue, in 0..1.
         std: likewise.
@@ -70,7 +70,7 @@ class DetectionDataModule(SplitsDataModule):
         evaluation_batch_size: images at a time in evaluation; None is batch_size.
         test_sides: shorter sides that the test itself resizes its images to, which come at their own size then; None
             resizes them as the others.
-        test_longer_sides: the most that the longer side may have then, each; None: see `longer_limits`.
+        test_longer_sides: limit on the longer side at each of them; None: see `longer_limits`.
         exif: auto, apply or ignore: which images are turned as their EXIF orientation says, see `Orientation`.
 
     Raises:

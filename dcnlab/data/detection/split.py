@@ -55,7 +55,7 @@ class DetectionSplit(PhotographSplit[tuple[Tensor, Target]]):
     Args:
         annotations: of the split.
         shorter_side: of the resized image, pixels; None keeps its own size.
-        longer_side: the most its longer side may have, pixels; None sets no limit.
+        longer_side: limit on its longer side, pixels; None: no limit.
         flip: training: whether half of the images are mirrored.
         mean: of red, green and blue, in 0..1.
         std: likewise.
@@ -63,7 +63,7 @@ class DetectionSplit(PhotographSplit[tuple[Tensor, Target]]):
         seed: of the augmentation.
         orientation: says which images are turned as their EXIF orientation says; None is `auto`.
         test_sides: shorter sides that a test resizes these images to later; None resizes them no more.
-        test_longer_sides: the most that their longer side may have then, each; None sets no limits.
+        test_longer_sides: limit on the longer side at each of them; None: no limits.
 
     Raises:
         DataError: on taking an item: the image is broken, too large to be decoded or resized safely, or not of the

@@ -31,7 +31,7 @@ class DigitsDataModule(SplitsDataModule):
         workers: loader processes.
         seed: of the training order.
         task: classification, of scenes of one digit, segmentation or detection.
-        digits: the most digits in a scene, for tasks other than classification.
+        digits: maximum number of digits in a scene, for tasks other than classification.
     """
 
     def __init__(
@@ -56,12 +56,12 @@ class DigitsDataModule(SplitsDataModule):
         }
         if task not in data_sets:
             raise DataError(f"task is {task!r}; the embedded digits are made for {', '.join(data_sets)}")
-        make, most = data_sets[task], 1 if task == "classification" else digits
-        training = DigitScenes(train, geometry, train_length, most, classes)
+        make, max_digits = data_sets[task], 1 if task == "classification" else digits
+        training = DigitScenes(train, geometry, train_length, max_digits, classes)
         super().__init__(
             make(training),
-            None if val is None else make(DigitScenes(val, geometry, None, most, classes)),
-            make(DigitScenes(test, geometry, test_length, most, classes)),
+            None if val is None else make(DigitScenes(val, geometry, None, max_digits, classes)),
+            make(DigitScenes(test, geometry, test_length, max_digits, classes)),
             ["background", *training.classes] if task == "segmentation" else training.classes,
             batch_size,
             workers,

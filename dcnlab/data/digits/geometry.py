@@ -30,12 +30,14 @@ class Geometry:
         """Refuse what cannot be drawn, in one line that names the field."""
         if self.image_size < 8:
             raise DataError(f"image_size of digit scenes is {self.image_size}, should be at least 8 pixels")
-        for name, (low, high), least, most in (
+        for name, (low, high), minimum, maximum in (
             ("scale", self.scale, 0.1, 100.0),
             ("brightness", self.brightness, 0.1, 1.0),
         ):
-            if not least <= low <= high <= most:
-                raise DataError(f"{name} of digit scenes is ({low}, {high}): needs {least} <= low <= high <= {most}")
+            if not minimum <= low <= high <= maximum:
+                raise DataError(
+                    f"{name} of digit scenes is ({low}, {high}): needs {minimum} <= low <= high <= {maximum}"
+                )
         for name, value in (("rotation", self.rotation), ("shear", self.shear), ("clutter", self.clutter)):
             if value < 0:
                 raise DataError(f"{name} of digit scenes is {value}, should not be negative")

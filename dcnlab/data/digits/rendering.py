@@ -63,7 +63,7 @@ def draw(
         key: 64 bits that stand for the data set: two keys give unrelated scenes.
         inks: (D, 28, 28), the split's digits.
         classes: (D,), their classes.
-        digits: K, the most digits in a scene.
+        digits: K, the maximum number of digits in a scene.
         geometry: how they are laid on the canvas.
     """
     batch, size, g = len(indices), geometry.image_size, geometry

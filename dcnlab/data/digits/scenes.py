@@ -55,7 +55,7 @@ class DigitScenes(Dataset[Scene]):
         split: train (7,000 digits), val (1,000) or test (2,000).
         geometry: how digits are laid on the canvas.
         length: number of scenes, None is one a digit; more re-use the digits in other poses.
-        digits: the most digits in a scene.
+        digits: maximum number of digits in a scene.
         classes: class names in the order of their labels, of these digits alone; None takes all ten.
         seed: 0 and up; another seed gives other scenes of the same digits.
     """

@@ -77,7 +77,7 @@ def read_voc_label(path: Path) -> NDArray[np.integer]:
     try:
         values = mat_file.read_field(read_bytes(path, mat_file.LARGEST), "GTcls", "Segmentation")
         if values.dtype.kind not in "ui":
-            raise DataError(f"it holds {values.dtype} and no whole numbers")
+            raise DataError(f"it holds {values.dtype}, should be whole numbers")
     except (OSError, ValueError, MemoryError) as error:
         reason = one_line(error)
         raise DataError(f"{path} cannot be read as one of SBD's labels ({reason}); replace or remove it") from error

@@ -58,12 +58,12 @@ def _corners(y, x, height, width, zero):
 
 
 @njit(**INLINE)
-def corners_of(shift, mask, taps, sizes, image, position, out_y, out_x, tap, group, zero):
+def corners_of(offset, mask, taps, sizes, image, position, out_y, out_x, tap, group, zero):
     """Corners of a tap's sampling location for an output pixel, numbered over the batch, and the mask's factor."""
     height, width = sizes.height, sizes.width
     real, number = type(zero), group * taps.shape[0] + tap
-    y = real(out_y * sizes.stride_y + taps[tap, 0]) + shift[image, 2 * number, position]
-    x = real(out_x * sizes.stride_x + taps[tap, 1]) + shift[image, 2 * number + 1, position]
+    y = real(out_y * sizes.stride_y + taps[tap, 0]) + offset[image, 2 * number, position]
+    x = real(out_x * sizes.stride_x + taps[tap, 1]) + offset[image, 2 * number + 1, position]
     bits, (p00, p01, p10, p11), weights, fraction_y, fraction_x = _corners(y, x, height, width, zero)
     first = image * height * width
     numbers = first + p00, first + p01, first + p10, first + p11

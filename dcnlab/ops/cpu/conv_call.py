@@ -32,7 +32,7 @@ class Call:
         self.turns = weight.is_contiguous() and g.taps > 1 and g.pixels < g.group_filters
         self.dtype = torch.float64 if input.dtype == torch.float64 else torch.float32
         pixels = input.to(self.dtype).permute(0, 2, 3, 1).contiguous().view(-1)
-        shift = offset.to(self.dtype).flatten(2).contiguous()
+        offsets = offset.to(self.dtype).flatten(2).contiguous()
         scale = self.empty(0, 0, 0) if mask is None else mask.to(self.dtype).flatten(2).contiguous()
         taps = [
             [y * g.dilation[0] - g.padding[0], x * g.dilation[1] - g.padding[1]]
@@ -41,7 +41,7 @@ class Call:
         ]
         self.real = np.float64 if self.dtype == torch.float64 else np.float32
         sizes = Sizes(g.height, g.width, g.channels, g.out_height, g.out_width, *g.stride, g.channels // g.groups)
-        self.arrays = Arrays(pixels, shift, scale, torch.tensor(taps), torch.tensor(g.segments(g.channels)), sizes)
+        self.arrays = Arrays(pixels, offsets, scale, torch.tensor(taps), torch.tensor(g.segments(g.channels)), sizes)
         self.shared = loops.SHARED.numbers(**self.arrays._asdict())
         self.depth = g.taps * (g.channels // g.groups)
         self.rows = self.sizes.rows(g.pixels, g.taps * g.channels * self.dtype.itemsize)

@@ -20,10 +20,10 @@ def forward(arguments: ConvArguments, chunks: CpuChunks | None = None) -> Tensor
     layout = memory_format(input)
     output = torch.empty((g.batch, g.out_channels, g.out_height, g.out_width), dtype=call.dtype, memory_format=layout)
     filters = call.filters(transposed=True)
-    shift = None if bias is None else bias.to(call.dtype)
+    bias = None if bias is None else bias.to(call.dtype)
     for start, stop in call.chunks():
         sample(call, start, stop, columns)
-        _store(call, start, stop, filters.product(call.for_product(columns[: stop - start]), shift), output)
+        _store(call, start, stop, filters.product(call.for_product(columns[: stop - start]), bias), output)
     return output.to(input.dtype)
 
 
@@ -90,13 +90,13 @@ def _places(grads: Tensor, like: Tensor) -> Tensor:
     return grads.reshape(like.shape).to(like.dtype).contiguous()
 
 
-def _store(call: Call, start: int, stop: int, found: Tensor, output: Tensor) -> None:
+def _store(call: Call, start: int, stop: int, rows: Tensor, output: Tensor) -> None:
     """Write a chunk's output pixels, (rows, groups, filters of a group), where they belong in (N, F, Ho, Wo)."""
     g = call.geometry
     if memory_format(output) == torch.channels_last:
-        output.permute(0, 2, 3, 1).view(g.pixels, *found.shape[1:])[start:stop] = found
+        output.permute(0, 2, 3, 1).view(g.pixels, *rows.shape[1:])[start:stop] = rows
         return
     area = g.out_height * g.out_width
     by_image = output.view(g.batch, g.groups, g.group_filters, area).permute(0, 3, 1, 2)
     for image, first, last in call.images(start, stop):
-        by_image[image, first - image * area : last - image * area] = found[first - start : last - start]
+        by_image[image, first - image * area : last - image * area] = rows[first - start : last - start]

@@ -14,7 +14,7 @@ from dcnlab.ops.cpu.loop_table import NUMBER, Table
 from dcnlab.ops.cpu.numba_callbacks import array1, array2, array3, array4, next_part
 from dcnlab.ops.jit import callback, njit
 
-SHARED = Table(pixels=1, shift=3, mask=3, taps=2, segments=2, sizes=Table.of_numbers(Sizes._fields))
+SHARED = Table(pixels=1, offset=3, mask=3, taps=2, segments=2, sizes=Table.of_numbers(Sizes._fields))
 SAMPLE = Table(count=NUMBER, start=NUMBER, shared=SHARED, columns=1)
 """`count` output pixels from `start` on, as in all three; their columns are written."""
 PLACES_BACKWARD = Table(count=NUMBER, start=NUMBER, shared=SHARED, grad_columns=1, columns=1, grad_places=4)
@@ -31,7 +31,7 @@ def _arrays(shared, real):
     sizes = Sizes(s.height, s.width, s.channels, s.out_height, s.out_width, s.stride_y, s.stride_x, s.group_channels)
     return Arrays(
         array1(shared.pixels, real),
-        array3(shared.shift, real),
+        array3(shared.offset, real),
         array3(shared.mask, real),
         array2(shared.taps, np.int64),
         array2(shared.segments, np.int64),

@@ -7,7 +7,7 @@ the group. So sampling locations and weights are computed once a row, and channe
 array         shape                                       meaning
 ============  ==========================================  =====================================================
 pixels        (N * H * W * C,)                            input map, channels last
-shift         (N, 2 * offset_groups * kh * kw, Ho * Wo)   offsets, y before x
+offset        (N, 2 * offset_groups * kh * kw, Ho * Wo)   offsets, y before x
 mask          (N, offset_groups * kh * kw, Ho * Wo)       modulation; of size 0 without one
 taps          (K, 2)                                      row and column of each tap for the first output pixel
 segments      (S, 4)                                      runs of channels within one convolution group and one offset
@@ -60,7 +60,7 @@ class Arrays(NamedTuple):
     """What all loops read."""
 
     pixels: Any
-    shift: Any
+    offset: Any
     mask: Any
     taps: Any
     segments: Any
@@ -70,7 +70,7 @@ class Arrays(NamedTuple):
 @njit(**OPTIONS)
 def sample(arrays, start, first, last, columns):
     """Write the columns of the output pixels `first` to `last`, counted over the whole batch."""
-    pixels, shift, mask = arrays.pixels, arrays.shift, arrays.mask
+    pixels, offset, mask = arrays.pixels, arrays.offset, arrays.mask
     taps, segments, sizes = arrays.taps, arrays.segments, arrays.sizes
     channels, depth, out_width = sizes.channels, sizes.group_channels, sizes.out_width
     area, zero = sizes.out_height * out_width, type(pixels[0])(0)
@@ -84,7 +84,7 @@ def sample(arrays, start, first, last, columns):
                 if group != segments[segment, 2]:
                     group = segments[segment, 2]
                     bits, numbers, weights, _, _, scale = corners_of(
-                        shift, mask, taps, sizes, image, position, out_y, out_x, tap, group, zero
+                        offset, mask, taps, sizes, image, position, out_y, out_x, tap, group, zero
                     )
                     weights, factor = parted(weights, scale, zero)
                 to = np.uint64(line + segments[segment, 3] + tap * depth)
@@ -100,7 +100,7 @@ def places_backward(arrays, start, first, last, grad_columns, columns, grad_plac
 
     What has size 0 of `columns` and `grad_places` is skipped.
     """
-    pixels, shift, mask = arrays.pixels, arrays.shift, arrays.mask
+    pixels, offset, mask = arrays.pixels, arrays.offset, arrays.mask
     taps, segments, sizes = arrays.taps, arrays.segments, arrays.sizes
     channels, depth, out_width = sizes.channels, sizes.group_channels, sizes.out_width
     area, zero = sizes.out_height * out_width, type(pixels[0])(0)
@@ -114,7 +114,7 @@ def places_backward(arrays, start, first, last, grad_columns, columns, grad_plac
                 if group != segments[segment, 2]:
                     group = segments[segment, 2]
                     bits, numbers, weights, y, x, scale = corners_of(
-                        shift, mask, taps, sizes, image, position, out_y, out_x, tap, group, zero
+                        offset, mask, taps, sizes, image, position, out_y, out_x, tap, group, zero
                     )
                     s00 = s01 = s10 = s11 = zero
                     blended, factor = parted(weights, scale, zero)
@@ -145,7 +145,7 @@ def scatter(arrays, start, first, last, low, high, grad_columns, grad_pixels):
     Input pixels are counted over the batch. Calls for other input pixels touch other memory, and every sum runs in the
     order of the output pixels: repeatable without atomics, however the work is split.
     """
-    shift, mask = arrays.shift, arrays.mask
+    offset, mask = arrays.offset, arrays.mask
     taps, segments, sizes = arrays.taps, arrays.segments, arrays.sizes
     channels, depth, out_width = sizes.channels, sizes.group_channels, sizes.out_width
     area, zero = sizes.out_height * out_width, type(grad_pixels[0])(0)
@@ -159,7 +159,7 @@ def scatter(arrays, start, first, last, low, high, grad_columns, grad_pixels):
                 if group != segments[segment, 2]:
                     group = segments[segment, 2]
                     bits, numbers, weights, _, _, scale = corners_of(
-                        shift, mask, taps, sizes, image, position, out_y, out_x, tap, group, zero
+                        offset, mask, taps, sizes, image, position, out_y, out_x, tap, group, zero
                     )
                     weights = times(weights, scale, zero)
                 if numbers[3] < low or numbers[0] >= high:

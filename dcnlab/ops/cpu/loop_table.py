@@ -43,20 +43,20 @@ class Table:
         """
         if values.keys() != self.fields.keys():
             raise TypeError(f"the fields are {', '.join(self.fields)}, got {', '.join(values)}")
-        found: list[int] = []
+        numbers: list[int] = []
         for name, kind in self.fields.items():
             value = values[name]
             if kind is NUMBER:
-                found.append(value)
+                numbers.append(value)
             elif isinstance(value, Tensor):
                 shape = value.shape
                 if len(shape) != kind:
                     raise TypeError(f"{name}: expected {kind} axes, got shape {tuple(shape)}")
-                found.append(value.data_ptr())
-                found += shape
+                numbers.append(value.data_ptr())
+                numbers += shape
             else:
-                found += value
-        return found
+                numbers += value
+        return numbers
 
     def of_loop(self) -> np.dtype:
         """The whole record of a loop, which begins with what `openmp.run` puts there."""

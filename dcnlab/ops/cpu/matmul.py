@@ -48,5 +48,5 @@ class Factor:
                 None if bias is None else bias.contiguous()
             )  # oneDNN reads on from its first element, whatever its stride
             return torch.ops.mkldnn._linear_pointwise(a[:, 0], self._b, bias, "none", [], "").unsqueeze(1)
-        found = grouped_product(a, self._b)
-        return found if bias is None else found + bias.view(found.shape[1:])
+        product = grouped_product(a, self._b)
+        return product if bias is None else product + bias.view(product.shape[1:])

@@ -24,7 +24,7 @@ import torch
 
 _LOOP = ctypes.CFUNCTYPE(None, ctypes.c_void_p)
 _PROCESS = os.getpid()
-"""The process that imported this; one that is forked from it has none of its threads."""
+"""The process that imported this module; a forked child has none of its threads."""
 
 
 def compute_alone_after_forks() -> None:

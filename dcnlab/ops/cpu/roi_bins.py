@@ -34,7 +34,7 @@ class Roi(NamedTuple):
 
 
 class Scratch(NamedTuple):
-    """What a bin is merged into: row 0 of the last three is for the y axis, row 1 for the x axis."""
+    """Buffers that a bin's samples are merged into: row 0 of the last three is the y axis, row 1 the x axis."""
 
     dense: Any
     """(2, longest): by pixel of an axis, weights and their derivatives; all zero between two bins."""
@@ -99,20 +99,20 @@ def _axis(sensitive, adaptive, start, bin_size, samples, size, dense, at, weight
     low_pixel, high_pixel, kept = size, -1, 0
     for i in range(first, last + 1):
         if sensitive:
-            place = start + real(i) * step
-            if not (place >= -half and place <= real(size) - half):
+            location = start + real(i) * step
+            if not (location >= -half and location <= real(size) - half):
                 continue
-            place = min(max(place, zero), real(size - 1))
-            low = int(np.floor(place))
-            fraction = place - real(low)
+            location = min(max(location, zero), real(size - 1))
+            low = int(np.floor(location))
+            fraction = location - real(low)
             moves = fraction > 0
         else:
-            place = start + (real(i) + half) * bin_size / real(samples)
-            if not (place >= -one and place <= real(size)):
+            location = start + (real(i) + half) * bin_size / real(samples)
+            if not (location >= -one and location <= real(size)):
                 continue
-            moves = place >= 0
-            low = int(np.floor(max(place, zero)))
-            fraction = max(place, zero) - real(low)
+            moves = location >= 0
+            low = int(np.floor(max(location, zero)))
+            fraction = max(location, zero) - real(low)
             if low >= size - 1:
                 low, fraction, moves = size - 1, zero, False
         kept += 1

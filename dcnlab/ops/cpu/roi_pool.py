@@ -24,13 +24,13 @@ class _Call:
         input, boxes, offset = arguments.input, arguments.boxes, arguments.offset
         self.dtype = torch.float64 if input.dtype == torch.float64 else torch.float32
         real = self.real = np.float64 if input.dtype == torch.float64 else np.float32
-        shift = torch.empty(0, 0, 0, 0, dtype=self.dtype) if offset is None else offset.to(self.dtype).contiguous()
+        offsets = torch.empty(0, 0, 0, 0, dtype=self.dtype) if offset is None else offset.to(self.dtype).contiguous()
         self.cells = cells_of(g.out_height, g.part_height, g, real), cells_of(g.out_width, g.part_width, g, real)
         pixels = g.to_cells(input.to(self.dtype)).view(-1)
         self.arrays = {
             "pixels": pixels,
             "boxes": boxes.to(self.dtype).contiguous(),
-            "offset": shift,
+            "offset": offsets,
             "parts_y": self.cells[0],
             "parts_x": self.cells[1],
             "sizes": Sizes(g.batch, g.height, g.width, g.channels, g.group_size, g.out_height, g.out_width, g.samples),

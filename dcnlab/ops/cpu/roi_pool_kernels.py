@@ -147,45 +147,45 @@ def pool(arrays, first, last, output):
 
 
 @njit(**FAST, **INLINE)
-def _return(pixels, grad_pixels, origin, sizes, scratch, rows, columns, grad, length, wants_shift):
+def _return(pixels, grad_pixels, origin, sizes, scratch, rows, columns, grad, length, wants_offset):
     """Add a bin's gradient to its pixels, unless `grad_pixels` is empty, and to its location: x and y, pixels."""
     line_width, channels = sizes.width * sizes.channels, sizes.channels
     _, at, weight, slope = scratch
     zero = type(pixels[0])(0)
-    shift_x = shift_y = zero
+    grad_x = grad_y = zero
     if length <= _SHORT:
         for c in range(length):
             of_channel = grad[c]
             for i in range(rows):
                 line = origin + c + at[0, i] * line_width
                 by_x = by_y = zero
-                if wants_shift:
+                if wants_offset:
                     for j in range(columns):
                         value = pixels[np.uint64(line + at[1, j] * channels)]
                         by_x += slope[1, j] * value
                         by_y += weight[1, j] * value
-                    shift_x += of_channel * weight[0, i] * by_x
-                    shift_y += of_channel * slope[0, i] * by_y
+                    grad_x += of_channel * weight[0, i] * by_x
+                    grad_y += of_channel * slope[0, i] * by_y
                 if grad_pixels.size:
                     factor = of_channel * weight[0, i]
                     for j in range(columns):
                         grad_pixels[np.uint64(line + at[1, j] * channels)] += factor * weight[1, j]
-        return shift_x, shift_y
+        return grad_x, grad_y
     run = np.uint64(length)
     for i in range(rows):
         for j in range(columns):
             pixel = np.uint64(origin + at[0, i] * line_width + at[1, j] * channels)
-            if wants_shift:
+            if wants_offset:
                 dot = zero
                 for c in range(run):
                     dot += grad[c] * pixels[pixel + c]
-                shift_x += weight[0, i] * slope[1, j] * dot
-                shift_y += slope[0, i] * weight[1, j] * dot
+                grad_x += weight[0, i] * slope[1, j] * dot
+                grad_y += slope[0, i] * weight[1, j] * dot
             if grad_pixels.size:
                 factor = weight[0, i] * weight[1, j]
                 for c in range(run):
                     grad_pixels[pixel + c] += factor * grad[c]
-    return shift_x, shift_y
+    return grad_x, grad_y
 
 
 @njit(**FAST)
@@ -227,10 +227,10 @@ def backward(arrays, segments, image, cell, grad, strides, partial, grad_pixels)
                         continue
                     for c in range(length):
                         of_bin[c] = grad[np.uint64(bin_at + (channel + c) * strides.channel)]
-                    origin, wants_shift = plane + channel, partial.size > 0
-                    shift_x, shift_y = _return(
-                        pixels, grad_pixels, origin, sizes, scratch, rows, columns, of_bin, length, wants_shift
+                    origin, wants_offset = plane + channel, partial.size > 0
+                    grad_x, grad_y = _return(
+                        pixels, grad_pixels, origin, sizes, scratch, rows, columns, of_bin, length, wants_offset
                     )
                     if partial.size:
-                        partial[segment, number, row, column, 0] = gamma * roi.width * shift_x
-                        partial[segment, number, row, column, 1] = gamma * roi.height * shift_y
+                        partial[segment, number, row, column, 0] = gamma * roi.width * grad_x
+                        partial[segment, number, row, column, 1] = gamma * roi.height * grad_y

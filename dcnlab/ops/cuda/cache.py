@@ -15,7 +15,7 @@ VARIABLE = "DCNLAB_CACHE_DIR"
 """Environment variable that names the folder."""
 
 _failures: list[str] = []
-"""Why files could not be kept in this process; the first one is said."""
+"""Why this process could not cache files; only the first reason becomes a warning."""
 
 
 def folder() -> Path:
@@ -32,7 +32,7 @@ def folder() -> Path:
 
 
 def read(name: str) -> bytes | None:
-    """The content of a file in the folder; None where there is none that can be read.
+    """The content of a file in the folder; None: missing or unreadable.
 
     Args:
         name: relative to the folder.

@@ -11,7 +11,7 @@ from functools import cache
 from dcnlab.ops.cuda.cache import of_cupy
 
 OPTIONS = ("-std=c++17",)
-"""What a module is compiled with, besides include paths, `-ftz=true` and the architecture."""
+"""Compiler options of a module, in addition to include paths, `-ftz=true` and the architecture."""
 
 
 class KernelCompileError(RuntimeError):
@@ -36,7 +36,7 @@ class KernelResources:
 
 @dataclass(frozen=True)
 class CompileReport:
-    """What NVRTC made of one source text for one architecture."""
+    """NVRTC's output for one source text and one architecture."""
 
     cubin: bytes
     log: str

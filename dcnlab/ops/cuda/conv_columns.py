@@ -45,7 +45,7 @@ def forward(call: Call, channels_last: bool) -> Tensor:
             part = output if size == g.pixels else output[chunk.start : chunk.stop]
             matmul.rows_by_filters(sampled, call.filters, bias, part, g.groups)
         else:
-            # The product turned round, so that it is written where it belongs.
+            # The transposed product, so that it is written directly to the output.
             first, images = chunk.start - chunk.first_image * area, chunk.images
             part = output[chunk.first_image : chunk.first_image + images, :, first : first + size // images]
             matmul.filters_by_rows(call.filters, sampled, bias, part, g.groups)

@@ -15,7 +15,7 @@ SOURCE = "deform_conv2d.cu"
 
 
 def prelude(dtype: torch.dtype, vec: int, wide: bool, total: torch.dtype) -> Prelude:
-    """What a variant defines; `total` is the type of sums of the input's gradient."""
+    """The types and constants of a variant; `total` is the type of sums of the input's gradient."""
     return {
         "scalar_t": C_TYPES[dtype],
         "real": "double" if dtype == torch.float64 else "float",
@@ -47,14 +47,14 @@ def widest(dtype: torch.dtype, alignment: int, wide: bool, runs: tuple[int, ...]
 
 def variants() -> list[Variant]:
     """Every text that this operator may ask for."""
-    found = []
+    texts = []
     for dtype in C_TYPES:
         real = torch.float64 if dtype == torch.float64 else torch.float32
         for vec, wide in builds(dtype):
             for total in dict.fromkeys((dtype, real)):
                 main = vec > 1 and not wide  # both totals: an image may be cut into chunks
-                found.append(Variant(SOURCE, prelude(dtype, vec, wide, total), main))
-            found.append(
+                texts.append(Variant(SOURCE, prelude(dtype, vec, wide, total), main))
+            texts.append(
                 Variant(depthwise_sizes.SOURCE, depthwise_sizes.prelude(prelude(dtype, vec, wide, dtype)), main)
             )
-    return found
+    return texts

@@ -39,11 +39,11 @@ def image(source: str, arch: int) -> bytes:
         arch: compute capability times ten.
     """
     name = f"kernels/{_key(source, arch)}"
-    found = _checked(cache.read(name))
-    if found is None:
-        found = _compiled(source, arch)
-        cache.write(name, hashlib.sha256(found).digest() + found)
-    return found
+    code = _checked(cache.read(name))
+    if code is None:
+        code = _compiled(source, arch)
+        cache.write(name, hashlib.sha256(code).digest() + code)
+    return code
 
 
 def _key(source: str, arch: int) -> str:
@@ -60,8 +60,8 @@ def _checked(content: bytes | None) -> bytes | None:
     """What follows a file's digest; None where the file is broken."""
     if content is None:
         return None
-    digest, found = content[:_DIGEST_BYTES], content[_DIGEST_BYTES:]
-    return found if found and hashlib.sha256(found).digest() == digest else None
+    digest, code = content[:_DIGEST_BYTES], content[_DIGEST_BYTES:]
+    return code if code and hashlib.sha256(code).digest() == digest else None
 
 
 def _compiled(source: str, arch: int) -> bytes:

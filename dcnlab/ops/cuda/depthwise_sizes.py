@@ -6,13 +6,13 @@ from dcnlab.ops.cuda.source import Prelude
 from dcnlab.ops.geometry import ConvGeometry
 
 RUN = 64
-"""Output pixels of which a block sums the weight's gradient."""
+"""Output pixels over which a block sums the weight's gradient."""
 
 SOURCE = "deform_conv2d_depthwise.cu"
 
 
 def prelude(of_columns: Prelude) -> Prelude:
-    """What a variant defines, given what the same one with columns does."""
+    """The types and constants of a depthwise variant, from those of the variant with columns."""
     return {**{name: value for name, value in of_columns.items() if name != "ROWS"}, "RUN": RUN}
 
 

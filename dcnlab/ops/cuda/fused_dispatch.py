@@ -93,8 +93,8 @@ def crossovers(device: str) -> dict[str, Crossover | None]:
     if content is None:
         return {}
     try:
-        found = json.loads(content)["devices"].get(device, {})
-        return {dtype: limits if limits is None else _crossover(limits) for dtype, limits in found.items()}
+        by_dtype = json.loads(content)["devices"].get(device, {})
+        return {dtype: limits if limits is None else _crossover(limits) for dtype, limits in by_dtype.items()}
     except (ValueError, TypeError, KeyError, AttributeError) as error:
         warnings.warn(
             f"{disk.folder() / RULE} is not what benchmarks/fused.py --rule writes, and counts as absent: "

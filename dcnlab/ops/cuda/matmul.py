@@ -32,7 +32,7 @@ def rows_by_filters(columns: Tensor, filters: Tensor, bias: Tensor | None, out: 
 
 
 def filters_by_rows(filters: Tensor, columns: Tensor, bias: Tensor | None, out: Tensor, groups: int) -> None:
-    """Compute filters @ columns^T + bias for each of M images: the product turned round, for contiguous outputs.
+    """Compute filters @ columns^T + bias for each of M images: the transposed product, for contiguous outputs.
 
     Args:
         filters: (G * F, K).
@@ -48,11 +48,11 @@ def filters_by_rows(filters: Tensor, columns: Tensor, bias: Tensor | None, out: 
         if images == 1:
             _batched(bias if bias is None else bias.view(groups, -1, 1), a, b, out[0].view(groups, -1, pixels))
             return
-        found = torch.bmm(a, b).view(count, images, pixels).transpose(0, 1)
+        product = torch.bmm(a, b).view(count, images, pixels).transpose(0, 1)
         if bias is None:
-            out.copy_(found)
+            out.copy_(product)
         else:
-            torch.add(found, bias[:, None], out=out)
+            torch.add(product, bias[:, None], out=out)
     elif images > 1:
         b = columns.view(images, pixels, -1).transpose(1, 2)
         _batched(bias if bias is None else bias[:, None], filters.expand(images, -1, -1), b, out)
@@ -108,11 +108,11 @@ def add_sums(grads: Tensor, columns: Tensor, total: Tensor | None, dtype: torch.
         left, right = grads.t(), columns
         if total is not None and grads.dtype == dtype:
             return torch.addmm(total, left, right, out=total)
-        found = _unrounded(torch.mm, left, right, dtype)
-        return found if total is None else total.add_(found)
+        product = _unrounded(torch.mm, left, right, dtype)
+        return product if total is None else total.add_(product)
     left, right = _by_group(grads, groups).transpose(1, 2), _by_group(columns, groups)
-    found = _unrounded(torch.bmm, left, right, dtype).view(-1, right.shape[2])
-    return found if total is None else total.add_(found)
+    product = _unrounded(torch.bmm, left, right, dtype).view(-1, right.shape[2])
+    return product if total is None else total.add_(product)
 
 
 def _unrounded(product: Callable[..., Tensor], left: Tensor, right: Tensor, dtype: torch.dtype) -> Tensor:

@@ -179,17 +179,17 @@ def backward(
             _gather(call, kernels, packs, grads, cells)
         grad_input = geometry.from_cells(cells[..., : call.channels]).to(memory_format=memory_format(input))
     if needed.offset and offset is not None and call.offset is not None:
-        shift = call.empty(*call.offset.shape, dtype=call.real)
+        offset_sums = call.empty(*call.offset.shape, dtype=call.real)
         if call.pixels.numel() == 0:
-            shift.zero_()
-        elif shift.numel():
+            offset_sums.zero_()
+        elif offset_sums.numel():
             kernels.launch(
                 "offset_backward",
-                (-(-shift.numel() // 2 * 32 // THREADS),),
+                (-(-offset_sums.numel() // 2 * 32 // THREADS),),
                 (THREADS,),
-                (grads, call.pixels, call.boxes, call.offset, shift, call.sizes, np.int32(_lanes(packs))),
+                (grads, call.pixels, call.boxes, call.offset, offset_sums, call.sizes, np.int32(_lanes(packs))),
             )
-        grad_offset = shift.to(offset.dtype)
+        grad_offset = offset_sums.to(offset.dtype)
     return PoolGradients(grad_input, grad_offset)
 
 

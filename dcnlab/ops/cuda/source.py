@@ -25,7 +25,7 @@ C_TYPES: Mapping[torch.dtype, str] = {
 """The C++ type of a tensor's elements, as a prelude names it."""
 
 Prelude = Mapping[str, str | int]
-"""What a variant defines before the source: a string becomes a type alias, an int a constant."""
+"""A variant's definitions before the source: a string becomes a type alias, an int a constant."""
 
 _SHARED: Mapping[str, tuple[str, ...]] = {
     "deform_conv2d.cu": ("conv_rows.cuh", "conv_sort.cuh"),
@@ -34,7 +34,7 @@ _SHARED: Mapping[str, tuple[str, ...]] = {
     "deform_ps_roi_pool.cu": ("roi_bins.cuh",),
     "deform_roi_pool.cu": ("roi_bins.cuh",),
 }
-"""What a kernel file shares with others, between `common.cuh` and itself."""
+"""Headers that a kernel file includes after `common.cuh`."""
 
 _HEADERS = "#include <cuda_fp16.h>\n#include <cuda_bf16.h>\n"
 _INT_MAX = 2**31 - 1

@@ -16,7 +16,7 @@ PACKAGES = ("cupy-cuda13x", "cupy-cuda12x", "cupy-cuda11x", "cupy")
 """Distributions of CuPy that work on NVIDIA's GPUs; they write the same files, so that one only may be installed."""
 
 SUPPORTED = "NVIDIA GPUs of compute capability 7.5 (Turing) or newer, and CPUs"
-"""What the operators run on."""
+"""Devices that the operators run on."""
 
 
 def wheel() -> str:
@@ -46,7 +46,7 @@ def import_cupy() -> ModuleType:
 
 
 def amd_problem() -> str | None:
-    """One line where torch is built for AMD's GPUs, on which nothing of this package runs."""
+    """One line if torch is built for AMD's GPUs, which this package does not support; else None."""
     built_for = getattr(torch.version, "hip", None)
     if built_for is None:
         return None
@@ -58,13 +58,13 @@ def amd_problem() -> str | None:
 
 def installed() -> list[str]:
     """The distributions of CuPy that are installed, with their versions."""
-    found = []
+    distributions = []
     for package in PACKAGES:
         try:
-            found.append(f"{package} {version(package)}")
+            distributions.append(f"{package} {version(package)}")
         except PackageNotFoundError:
             continue
-    return found
+    return distributions
 
 
 def mismatch() -> str | None:
@@ -79,7 +79,7 @@ def mismatch() -> str | None:
             from cupy_backends.cuda.api import driver
     except ImportError:
         return None
-    packages = [found.split()[0] for found in installed()]
+    packages = [distribution.split()[0] for distribution in installed()]
     remove = " ".join(packages or ["cupy"])
     repair = f"pip uninstall -y {remove} && pip install {wheel()}"
     if len(packages) > 1:

@@ -29,11 +29,11 @@ def deform_conv2d(
     groups = channels // group_channels
     real = torch.float64 if input.dtype == torch.float64 else torch.float32
 
-    shift = offset.to(real).view(batch, offset_groups, kh, kw, 2, out_height, out_width)
+    offsets = offset.to(real).view(batch, offset_groups, kh, kw, 2, out_height, out_width)
     steps = [torch.arange(n, dtype=real, device=input.device) for n in (kh, kw, out_height, out_width)]
     tap_y, tap_x, row, column = steps
-    y = (row * stride[0] - padding[0])[:, None] + (tap_y * dilation[0])[:, None, None, None] + shift[..., 0, :, :]
-    x = (column * stride[1] - padding[1]) + (tap_x * dilation[1])[:, None, None] + shift[..., 1, :, :]
+    y = (row * stride[0] - padding[0])[:, None] + (tap_y * dilation[0])[:, None, None, None] + offsets[..., 0, :, :]
+    x = (column * stride[1] - padding[1]) + (tap_x * dilation[1])[:, None, None] + offsets[..., 1, :, :]
 
     # (batch, offset groups, channels of one, taps * Ho * Wo)
     pixels = input.to(real).reshape(batch, offset_groups, channels // offset_groups, height * width)

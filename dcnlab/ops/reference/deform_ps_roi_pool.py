@@ -37,14 +37,14 @@ def deform_ps_roi_pool(
     bin_of = torch.arange(bins, device=device)
     part_of = (bin_of.to(real) / bins * parts).floor().long()
     if offset is None:
-        shift = boxes.new_zeros(len(boxes), classes, 2, bins, bins)
+        offsets = boxes.new_zeros(len(boxes), classes, 2, bins, bins)
     else:
-        shift = offset.to(real).view(len(boxes), classes, 2, parts, parts)[..., part_of, :][..., part_of] * gamma
+        offsets = offset.to(real).view(len(boxes), classes, 2, parts, parts)[..., part_of, :][..., part_of] * gamma
 
     def places(axis: int, bin_number: Tensor) -> Tensor:
         """Where each bin's samples lie on an axis (0: x, 1: y): (R, classes, bins, bins, samples)."""
         first = (start[:, axis, None, None] + bin_number * bin_size[:, axis, None, None])[:, None]
-        first = first + shift[:, :, axis] * size[:, axis, None, None, None]
+        first = first + offsets[:, :, axis] * size[:, axis, None, None, None]
         step = bin_size[:, axis] / samples_per_bin
         return first[..., None] + torch.arange(samples_per_bin, device=device, dtype=real) * step[:, *(None,) * 4]
 

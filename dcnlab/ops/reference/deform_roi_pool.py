@@ -46,8 +46,8 @@ def deform_roi_pool(
         most = int(number.max()) if len(boxes) else 0
         sample = torch.arange(most, dtype=real, device=input.device)
         step = (sample + 0.5) * bin_size[:, None] / number[:, None].clamp(min=1)
-        place = first[..., None] + step[:, None, None]
-        return torch.where(sample < number[:, None, None, None], place, torch.nan), number
+        location = first[..., None] + step[:, None, None]
+        return torch.where(sample < number[:, None, None, None], location, torch.nan), number
 
     (x, count_x), (y, count_y) = places(0), places(1)
     taps_x, taps_y = _taps(x, width), _taps(y, height)
@@ -66,17 +66,17 @@ def deform_roi_pool(
     return mean.permute(0, 3, 1, 2).to(input.dtype)
 
 
-def _taps(place: Tensor, size: int) -> list[tuple[Tensor, Tensor]]:
+def _taps(location: Tensor, size: int) -> list[tuple[Tensor, Tensor]]:
     """The two pixels along an axis that a location is read from, with their weights; pixel -1 outside [-1, size].
 
     The value is constant over [-1, 0] and [size - 1, size]. Autograd through floor gives the right-hand derivative at
     integers, and none where the value is constant.
     """
-    inside = (place >= -1) & (place <= size)  # NaN is not inside
-    place = torch.where(inside & (place >= 0), place, 0)
-    low = place.floor()
+    inside = (location >= -1) & (location <= size)  # NaN is not inside
+    location = torch.where(inside & (location >= 0), location, 0)
+    low = location.floor()
     last = low >= size - 1
-    fraction = torch.where(last, 0, place - low)
+    fraction = torch.where(last, 0, location - low)
     low = low.clamp(max=size - 1).long()
     high = torch.where(last, low, low + 1)
     return [(torch.where(inside, low, -1), 1 - fraction), (torch.where(inside, high, -1), fraction)]

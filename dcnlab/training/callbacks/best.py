@@ -48,12 +48,12 @@ class WatchBest(pl.Callback):
         return {"metric": self.metric, "best": self.best, "waited": self.waited}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Continue from what `state_dict` returned, unless another metric was watched."""
+        """Restore the output of `state_dict`, if it was of the same metric."""
         if state["metric"] == self.metric:
             self.best, self.waited = state["best"], state["waited"]
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Train no more where the training was ended before."""
+        """End a resumed training at once if its patience had ended it before."""
         self._end(trainer)
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:

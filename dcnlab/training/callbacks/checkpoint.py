@@ -41,7 +41,7 @@ class SaveCheckpoint(Checkpoint):
         self.limit_is_near = False
         """Whether a signal announced the time limit."""
         self.asked: type[BaseException] | None = None
-        """What a signal has raised; the next batch raises it again."""
+        """The exception that a signal raised; the next batch raises it again."""
         self._data: dict[str, Any] = {}
         self._saved_at = 0.0
         self._first_step, self._last_step, self._saved_step = 0, 0, 0

@@ -24,7 +24,7 @@ class Cost(pl.Callback):
         return {"seconds": self.seconds + self._running(), "images": self.images}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Continue from what `state_dict` returned."""
+        """Restore the output of `state_dict`."""
         self.seconds, self.images = state["seconds"], state["images"]
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:

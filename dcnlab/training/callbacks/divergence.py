@@ -104,7 +104,7 @@ class StopOnDivergence(pl.Callback):
         layer_hooks.remove(self._handles)
 
     def check(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Check what is about to be saved.
+        """Check the weights that are about to be saved.
 
         Raises:
             Diverged: on all ranks, where a loss since the last check was bad, or a weight is.
@@ -144,7 +144,7 @@ class StopOnDivergence(pl.Callback):
             self._raise_together(trainer, complaint, first if bad else None)
 
     def _loss_complaint(self, pl_module: pl.LightningModule, loss: Tensor | None) -> str:
-        """What is wrong with the loss of the batch at hand, and in which layer it begins."""
+        """Why the current batch's loss is wrong, and the first layer whose output is."""
         value = "not finite" if loss is None or torch.isfinite(loss) else str(loss.item())
         names = not_finite(dict(pl_module.named_parameters()))
         if len(names) > 1:  # on a GPU: the steps since the bad loss have changed them

@@ -65,7 +65,7 @@ class FailurePropagation(pl.Callback):
         import torch.distributed as dist
 
         store: Any = dist.distributed_c10d._get_default_store()
-        # Every process makes equally many runs, so the number is the same on all ranks.
+        # Every rank makes equally many runs, so the number is the same on all ranks.
         number = store.add(f"dcnlab/runs/{trainer.global_rank}", 1)
         self._run_key, self._rank, self._world_size = f"dcnlab/run/{number}", trainer.global_rank, trainer.world_size
         self._end_key, self._is_rank_0 = f"dcnlab/end/{number}", trainer.is_global_zero
@@ -75,7 +75,7 @@ class FailurePropagation(pl.Callback):
         self._watcher.start()
 
     def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
-        """Find a loader's death now: Lightning ends all loaders next, and then nothing knows it any more."""
+        """Find a loader's death now, before Lightning ends all loaders."""
         self.dead_loader = dead_loader(exception, trainer.global_rank)
 
     def start_ending(self) -> None:

@@ -34,7 +34,7 @@ _SAY_SECONDS = {"machines": 5.0, "processes": 60.0}
 def watch_rendezvous(strategy: DDPStrategy, minutes: float) -> None:
     """Have the ranks meet in Python first, before torch has them meet in one call into C++.
 
-    No signal ends that call, and it does not say what it waits for.
+    That call ignores signals, and does not report which ranks it waits for.
 
     Args:
         strategy: of the run's trainer.
@@ -102,7 +102,7 @@ def _all_ranks_present(strategy: DDPStrategy, minutes: float) -> Iterator[None]:
 
 
 def _wait_for(meeting: _Meeting, strategy: DDPStrategy, minutes: float) -> None:
-    began, said = time.monotonic(), strategy.local_rank != 0
+    began, warned = time.monotonic(), strategy.local_rank != 0
     death_seen: float | None = None
     while meeting.is_alive():
         meeting.join(POLL_SECONDS)  # unlike torch's own wait, this lets Python's signal handlers run
@@ -118,8 +118,8 @@ def _wait_for(meeting: _Meeting, strategy: DDPStrategy, minutes: float) -> None:
                 f"{meeting.missing()} did not come within {minutes:g} minutes "
                 f"(trainer.rendezvous_minutes){meeting.hint()}"
             )
-        if waited > _SAY_SECONDS[meeting.what] and not said and meeting.is_alive():
-            said = True
+        if waited > _SAY_SECONDS[meeting.what] and not warned and meeting.is_alive():
+            warned = True
             say(f"waiting for {meeting.missing()}{meeting.hint()}", file=sys.stderr, flush=True)
     if meeting.error is not None:
         raise meeting.error

@@ -64,7 +64,7 @@ def test_a_recipe_fits_a_screen_and_names_all_that_is_asked():
     assert len(lines) == len(done.stdout.splitlines()) <= 24
     assert "ResNet101_Weights.IMAGENET1K_V1, https://download.pytorch.org/models/resnet101-" in lines["weights"]
     assert "0.001 on the mean of 8 images, 0.000125 an image" in lines["rate"]
-    assert lines["decay"].startswith("0.0005 on the mean, 0.004 beside a sum of 8 gradients")
+    assert lines["decay"].startswith("0.0005 on the mean, 0.004 for a sum of 8 gradients")
     assert "240,000 images in 30,000 steps" in lines["schedule"]
     assert "a tenth from image 160,000 on" in lines["schedule"]
     assert lines["warm-up"] == "500 steps, 4,000 images, linear"
@@ -75,7 +75,7 @@ def test_a_recipe_fits_a_screen_and_names_all_that_is_asked():
 
 
 def test_a_recipe_says_only_what_its_task_and_optimizer_have():
-    """The embedded digits are squares without a mean; AdamW's decay has no form beside a sum; nothing is frozen."""
+    """The embedded digits are squares without a mean; AdamW's decay has no form for a sum; nothing is frozen."""
     lines = dict(recipe.lines(recipe.load("classification/quickstart", ())))
     assert lines["images"] == "squares of 56 pixels"
     assert "sum" not in lines["decay"]

@@ -122,7 +122,7 @@ def test_the_chosen_network_of_a_file_is_named(tmp_path, caplog):
     with caplog.at_level(logging.INFO):
         reloaded(FORMS["MoCo"](small(0).state_dict()), tmp_path)
         reloaded(FORMS["DINO"](small(0).state_dict()), tmp_path)
-    assert "networks 'module.encoder_q.', 'module.encoder_k.' the first is taken" in caplog.text
+    assert "networks ('module.encoder_q.', 'module.encoder_k.') the first is loaded" in caplog.text
     assert "taken from 'teacher'" in caplog.text
 
 

@@ -10,7 +10,7 @@ import typer
 
 from dcnlab.cli import values
 from dcnlab.cli.output import Overrides, print_blocks, print_notes
-from dcnlab.config.validation import choose
+from dcnlab.config.value_checks import choose
 from dcnlab.io.text import say, visible
 
 

@@ -17,8 +17,8 @@ from torch import Tensor, nn
 from torchvision import models
 from torchvision.models.resnet import Bottleneck
 
+from dcnlab.config.model_checks import check_imagenet
 from dcnlab.config.names import IMAGENET
-from dcnlab.config.validation import check_imagenet
 from dcnlab.io import caffe_file, mxnet_file, torch_file
 from dcnlab.io.errors import ConfigError
 from dcnlab.io.files import open_regular

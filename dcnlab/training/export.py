@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from dcnlab.config import names, outside
 from dcnlab.config.load import load_run, to_yaml
 from dcnlab.config.schema import Config
-from dcnlab.config.validation import choose
+from dcnlab.config.value_checks import choose
 from dcnlab.io.atomic import write_whole
 from dcnlab.io.errors import ConfigError, DataError
 from dcnlab.io.text import one_line

@@ -8,8 +8,9 @@ from dataclasses import dataclass, replace
 import torch
 
 from dcnlab.config import names, packaged
+from dcnlab.config.experiment_files import extends_chain
 from dcnlab.config.keys import flatten
-from dcnlab.config.load import extends_chain, load_experiment
+from dcnlab.config.load import load_experiment
 from dcnlab.config.overrides import parse_override
 from dcnlab.config.path_checks import check_paths
 from dcnlab.config.schema import Config, DataConfig

@@ -147,7 +147,7 @@ def test_an_internal_error_keeps_its_traceback(tiny):
     """Only ConfigError and DataError are one line; a ZeroDivisionError of ours shows where it is."""
     code = (
         "from dcnlab.cli import main as cli\nfrom dcnlab.config import load\n"
-        "load.load_experiment = lambda *a: 1 / 0\n"
+        "load.load_experiment = lambda *a, **k: 1 / 0\n"
         "import sys; sys.argv = ['dcnlab', 'fit', 'tiny.yaml']\n"
         "cli.main()"
     )

@@ -64,9 +64,10 @@ def print_recipe(
 
     choose("--format", form, render.FORMATS)
     from dcnlab.ablations import recipe
+    from dcnlab.ablations.tables import recipe_rates
 
     if experiment is None:
-        header, lines = recipe.HEADER, recipe.table()
+        header, lines = recipe_rates.HEADER, recipe_rates.table()
     else:
         header, lines = ["what", "how"], [list(line) for line in recipe.lines(recipe.load(experiment, overrides or []))]
         if form == "rich":

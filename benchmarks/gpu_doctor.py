@@ -15,6 +15,7 @@ import measure
 import torch
 
 from dcnlab.cli import doctor
+from dcnlab.cli.findings import BROKEN
 
 SECTIONS = ("GPUs", "operators", "CUDA kernels")
 NO_GPU = 3
@@ -40,7 +41,7 @@ def main() -> None:
     for section, mark, text in doctor.findings(SECTIONS):
         rows.append({"section": section, "mark": mark, "text": text})
         print(f"{mark:7}{text}", flush=True)
-        broken |= mark == doctor.BROKEN
+        broken |= mark == BROKEN
     sys.exit(broken)
 
 

@@ -1,70 +1,19 @@
-"""The recipe of an experiment on one screen, and the rates of all the paper's experiments in one form."""
+"""The recipe of an experiment on one screen."""
 
 from __future__ import annotations
 
-import itertools
-import math
 from collections.abc import Sequence
-from dataclasses import dataclass
-from pathlib import Path
 
-from dcnlab.config import names, packaged
+from dcnlab.ablations.rates import rates
+from dcnlab.config import names
 from dcnlab.config.load import load_experiment
 from dcnlab.config.names import IMAGENET
-from dcnlab.config.schema import Config, OptimConfig, TrainerConfig
+from dcnlab.config.schema import Config
 from dcnlab.data.resize import longer_limits
 from dcnlab.models.weights_source import source
-from dcnlab.tasks.optim import rate_factor
 
 NOWHERE = "ROOT"
-"""Placeholder for the data folder, which the user need not name here."""
-DETECTRON2 = Config(
-    name="mask_rcnn_R_50_FPN_3x_dconv_c3-c5",
-    optim=OptimConfig(lr=0.02, weight_decay=1e-4, milestones=[210_000.0, 250_000.0], warmup=1000),
-    trainer=TrainerConfig(max_steps=270_000, effective_batch=16),
-)
-"""The rates of detectron2's deformable experiment of this name: on the mean of 16 images."""
-HEADER = ["recipe", "experiment", "rate on the mean", "rate per image", "images", "sum of rates", "decay on the mean"]
-
-
-@dataclass(frozen=True)
-class Rates:
-    """A schedule, in a form that does not depend on how gradients are joined."""
-
-    batch: int
-    """Images of a step."""
-    rate: float
-    """Base learning rate upon the mean of a step's gradients."""
-    images: int | None
-    """Of the whole training; None where only its epochs are stated."""
-    total: float | None
-    """Sum of the learning rates of all steps."""
-    decay: float
-    """Weight decay that the optimizer adds to the mean gradient."""
-
-    @property
-    def per_image(self) -> float:
-        """Rate of one image's gradient: the learning rate of a program that sums gradients, not averages."""
-        return self.rate / self.batch
-
-
-def rates(config: Config) -> Rates:
-    """The rates of an experiment."""
-    batch, steps, optim = _batch(config), config.trainer.max_steps, config.optim
-    if steps is None:
-        return Rates(batch, optim.lr, None, None, optim.weight_decay)
-    return Rates(batch, optim.lr, steps * batch, optim.lr * _factors(optim, steps), optim.weight_decay)
-
-
-def _factors(optim: OptimConfig, steps: int) -> float:
-    """The sum of all steps' factors of the rate; between two drops they are equal."""
-    if optim.schedule == "cosine":
-        return sum(rate_factor(step, steps, optim) for step in range(steps))
-    warm = min(optim.warmup, steps)
-    drops = [math.ceil(mark * steps if mark < 1 else mark) for mark in optim.milestones]
-    marks = sorted({warm, steps, *(drop for drop in drops if warm < drop < steps)})
-    total = sum(rate_factor(step, steps, optim) for step in range(warm))
-    return total + sum((end - start) * rate_factor(start, steps, optim) for start, end in itertools.pairwise(marks))
+"""Stands for the folder of a data set that the user does not name."""
 
 
 def load(experiment: str, overrides: Sequence[str]) -> Config:
@@ -75,45 +24,6 @@ def load(experiment: str, overrides: Sequence[str]) -> Config:
     """
     stated = any(word.startswith("data.root=") for word in overrides)
     return load_experiment(experiment, [*([] if stated else [f"data.root={NOWHERE}"]), *overrides])
-
-
-def table() -> list[list[str]]:
-    """Rows under `HEADER`: of the paper's files, the authors', detectron2's, and ours."""
-    return [[kind, config.name, *_cells(rates(config))] for kind, config in _configs()]
-
-
-def _configs() -> list[tuple[str, Config]]:
-    kinds: dict[str, list[Config]] = {"paper": [], "authors": [], "ours": []}
-    for name in packaged.names("experiments"):
-        path = Path(name)
-        kind = _kind(path.name)
-        if kind is not None and not path.name.startswith("base") and path.parent.name != "classification":
-            kinds[kind].append(load(name, ()))
-    others = [("detectron2", DETECTRON2)]
-    listed = {kind: [(kind, config) for config in configs] for kind, configs in kinds.items()}
-    return [*listed["paper"], *listed["authors"], *others, *listed["ours"]]
-
-
-def _kind(name: str) -> str | None:
-    """Whose recipe a file of this name holds; None for those in small, which repeat nobody's."""
-    if name.endswith("_authors"):
-        return "authors"
-    if name.endswith(("_voc", "_cityscapes", "_coco")):
-        return "ours" if "fpn" in name else "paper"
-    return "ours" if name.endswith(("_cards", "_camvid")) else None
-
-
-def _cells(rated: Rates) -> list[str]:
-    images = "" if rated.images is None else f"{rated.images:,}"
-    total = "" if rated.total is None else f"{rated.total:.1f}"
-    on_mean = f"{rated.rate:g} of {rated.batch}"
-    return [on_mean, f"{rated.per_image:.3g}", images, total, f"{rated.decay:.3g}"]
-
-
-def _batch(config: Config) -> int:
-    run = config.trainer
-    devices = run.devices if isinstance(run.devices, int) else 1
-    return run.effective_batch or config.data.batch_size * devices * run.num_nodes
 
 
 def lines(config: Config) -> list[tuple[str, str]]:

@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from dcnlab.cli.output import Overrides, print_notes
-from dcnlab.config.validation import choose
+from dcnlab.config.value_checks import choose
 from dcnlab.io.errors import ConfigError
 from dcnlab.io.text import say
 

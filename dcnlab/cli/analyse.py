@@ -10,7 +10,7 @@ import typer
 
 from dcnlab.cli import values
 from dcnlab.cli.output import Overrides, print_blocks, print_notes
-from dcnlab.config.validation import choose
+from dcnlab.config.value_checks import choose
 from dcnlab.io.text import say, visible
 
 
@@ -64,9 +64,10 @@ def print_recipe(
 
     choose("--format", form, render.FORMATS)
     from dcnlab.ablations import recipe
+    from dcnlab.ablations.tables import recipe_rates
 
     if experiment is None:
-        header, lines = recipe.HEADER, recipe.table()
+        header, lines = recipe_rates.HEADER, recipe_rates.table()
     else:
         header, lines = ["what", "how"], [list(line) for line in recipe.lines(recipe.load(experiment, overrides or []))]
         if form == "rich":

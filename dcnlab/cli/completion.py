@@ -16,7 +16,7 @@ import typer
 from dcnlab import __version__
 from dcnlab.cli.listing import LISTS
 from dcnlab.config import keys
-from dcnlab.config.validation import choose
+from dcnlab.config.value_checks import choose
 from dcnlab.io.text import say
 
 KINDS = {"EXPERIMENT": "$_dcnlab_experiments", "SWEEP": "$_dcnlab_sweeps", "KEY=VALUE": "$_dcnlab_keys"}

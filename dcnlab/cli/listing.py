@@ -11,7 +11,7 @@ from typing import Annotated
 import typer
 
 from dcnlab.config import names, packaged
-from dcnlab.config.validation import choose
+from dcnlab.config.value_checks import choose
 from dcnlab.io.files import read_bytes
 from dcnlab.io.text import say
 

@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 
 from dcnlab.cli.output import Allow, Overrides
-from dcnlab.config.validation import choose, within
+from dcnlab.config.value_checks import choose, within
 from dcnlab.io.errors import ConfigError, DataError
 from dcnlab.io.text import say
 

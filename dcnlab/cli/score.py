@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from dcnlab.config.validation import choose
+from dcnlab.config.value_checks import choose
 from dcnlab.io.text import say
 
 app = typer.Typer(help="Score anyone's predictions: all figures in percent.", no_args_is_help=True)

@@ -10,7 +10,7 @@ import typer
 
 from dcnlab.cli import values
 from dcnlab.cli.output import Allow, Overrides, print_notes, print_once
-from dcnlab.config.validation import choose
+from dcnlab.config.value_checks import choose
 from dcnlab.io.text import say, visible
 
 
@@ -21,7 +21,7 @@ def fit(
 ) -> None:
     """Train, then score; prints the run folder last. Exit status 1: the test missed a metric of test.expected."""
     from dcnlab.config.load import load_experiment
-    from dcnlab.config.validation import check_paths
+    from dcnlab.config.path_checks import check_paths
 
     config = load_experiment(experiment, args or [], allow=allow or ())  # before the seconds that torch takes to import
     check_paths(config)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-from dcnlab.config.validation import within
+from dcnlab.config.value_checks import within
 from dcnlab.io.errors import ConfigError
 
 MIN_SIDE = 32

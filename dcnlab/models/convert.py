@@ -8,10 +8,10 @@ from pathlib import Path
 import torch
 from safetensors.torch import save
 
-from dcnlab.config.validation import choose
+from dcnlab.config.value_checks import choose
 from dcnlab.io.atomic import write_whole
 from dcnlab.io.errors import ConfigError
-from dcnlab.models import caffe_resnet, weights
+from dcnlab.models import caffe_resnet, weights_file
 
 KINDS = ("mmdet", "detectron2", "torchvision", "caffe", "mxnet")
 """Programs whose files are read; Caffe's and MXNet's own files are told by their endings where none is named."""
@@ -37,9 +37,9 @@ def convert(source: Path, out: Path, kind: str | None = None) -> list[str]:
         raise ConfigError(f"{out} ends in {out.suffix!r}; it must end in one of: {', '.join(_OUT)}")
     if kind is not None:
         choose("--from", kind, KINDS)
-    state = weights.read(source, _ENDINGS.get(kind or ""))
+    state = weights_file.read(source, _ENDINGS.get(kind or ""))
     original = caffe_resnet.recognises(state)
-    state, others = weights.renamed(source, state)
+    state, others = weights_file.renamed(source, state)
     if "layer1.0.conv1.weight" not in state:
         raise ConfigError(f"{source} holds no ResNet; its first tensors are {', '.join(list(state)[:3]) or 'none'}")
     tensors = {name: value.detach().float().contiguous() for name, value in sorted(state.items())}

@@ -7,7 +7,7 @@ from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
 from dcnlab.config.names import PROTOCOLS
-from dcnlab.config.validation import choose
+from dcnlab.config.value_checks import choose
 from dcnlab.io import json_lists
 from dcnlab.io.errors import ConfigError, DataError
 

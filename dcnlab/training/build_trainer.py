@@ -61,7 +61,7 @@ def trainer_of(
             accelerator=run.accelerator,
             devices=run.devices,
             num_nodes=run.num_nodes,
-            precision=run.precision,  # type: ignore[arg-type]  # checked against validation.PRECISIONS
+            precision=run.precision,  # type: ignore[arg-type]  # checked against training_checks.PRECISIONS
             max_steps=run.max_steps or -1,
             max_epochs=1 if run.fast_dev_run else run.max_epochs or -1,
             strategy=run.strategy,

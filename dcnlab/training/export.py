@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import json
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -14,25 +13,18 @@ import torch
 from safetensors.torch import save as safetensors_bytes
 from torch import Tensor, nn
 
-from dcnlab.config import names, outside
-from dcnlab.config.load import load_run, to_yaml
-from dcnlab.config.schema import Config
-from dcnlab.config.validation import choose
+from dcnlab.config import outside
+from dcnlab.config.load import load_run
+from dcnlab.config.value_checks import choose
 from dcnlab.io.atomic import write_whole
-from dcnlab.io.errors import ConfigError, DataError
-from dcnlab.io.text import one_line
-from dcnlab.training import build_data, build_network, checkpoint_file
-from dcnlab.training.run_folder import RunFolder
+from dcnlab.io.errors import ConfigError
+from dcnlab.training.exported_run import image_size, metadata_of, network_of, network_state
 
 FORMATS = {"safetensors": ".safetensors", "torch-export": ".pt2", "onnx": ".onnx"}
 """Formats, and the suffixes of their files."""
 
 OPSET = 19
 """ONNX's first operator set with DeformConv."""
-
-_PREFIX = "model."
-_CLASS_LAYERS = {"classification": ("fc.weight", "backbone.fc.weight"), "segmentation": ("classify.weight",)}
-"""Weights of the layer with an output for each class."""
 
 
 @dataclass
@@ -76,15 +68,16 @@ def export(
             f"--format is {form!r}, which has no detectors: how many boxes they find depends on the image, and "
             "deformable RoI pooling is not an ONNX operator; --format safetensors takes their weights"
         )
-    state = _state(folder)
+    state = network_state(folder)
     notes: list[str] = []
-    metadata = _metadata(config, notes)
+    metadata = metadata_of(config, notes)
     if form == "safetensors":
         # Contiguous: channels-last is how torch computes, and does not belong into the file.
         written = safetensors_bytes({key: value.contiguous() for key, value in state.items()}, metadata)
     else:
-        network = _network(config, state)
-        image = torch.zeros(2, 3, *(size or _size(config)))  # with a single image the exporter would fix the batch size
+        network = network_of(config, state)
+        # With a single image the exporter would fix the batch size.
+        image = torch.zeros(2, 3, *(size or image_size(config)))
         with torch.no_grad(), warnings.catch_warnings():
             warnings.simplefilter("ignore")  # messages of the exporters to their developers
             written = (_torch_export if form == "torch-export" else _onnx)(network, image, metadata)
@@ -167,41 +160,6 @@ def _file_to_write(folder: Path, form: str, out: Path | None) -> Path:
     if not out.parent.is_dir():
         raise ConfigError(f"--out is {str(out)!r}, and there is no folder {str(out.parent)!r}")
     return out
-
-
-def _state(folder: Path) -> dict[str, Tensor]:
-    """The network's state without the task's; averaged weights where the run averages them."""
-    state = checkpoint_file.scored(RunFolder(folder))[1]["state_dict"]
-    return {key.removeprefix(_PREFIX): value for key, value in state.items() if key.startswith(_PREFIX)}
-
-
-def _network(config: Config, state: dict[str, Tensor]) -> nn.Module:
-    """The run's network, ready for evaluation, in float32."""
-    class_weight = next(key for key in _CLASS_LAYERS[config.task] if key in state)
-    task: Any = build_network.task_module(config, [str(number) for number in range(len(state[class_weight]))])
-    task.model.load_state_dict(state)
-    network: nn.Module = task.model.float().eval().requires_grad_(False)
-    return network
-
-
-def _metadata(config: Config, notes: list[str]) -> dict[str, str]:
-    """Metadata of a file: name, task, config as YAML, and classes as a JSON list."""
-    metadata = {"name": config.name, "task": config.task, "config": to_yaml(config)}
-    try:
-        classes = config.data.classes or build_data.data_module(config).classes
-    except (DataError, OSError) as error:
-        notes.append(f"the file does not name the classes, which only the data holds: {one_line(error)}")
-        return metadata
-    return metadata | {"classes": json.dumps(list(classes))}
-
-
-def _size(config: Config) -> tuple[int, int]:
-    data = config.data
-    if names.data_set(data.name).is_square:
-        return data.image_size, data.image_size
-    if data.crop_size is None:
-        raise ConfigError(f"images of {data.name} differ in size; give one: --size HxW")
-    return data.crop_size
 
 
 def _any_number_of_images() -> tuple[dict[int, Any]]:

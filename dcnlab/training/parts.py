@@ -11,8 +11,8 @@ import torch
 from pytorch_lightning.loggers import Logger
 
 from dcnlab.config import identity
+from dcnlab.config.path_checks import check_paths
 from dcnlab.config.schema import Config
-from dcnlab.config.validation import check_paths
 from dcnlab.io.errors import ConfigError, DataError
 from dcnlab.io.text import one_line
 from dcnlab.training import environment, preflight

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from dcnlab.config.schema import Config
-from dcnlab.config.validation import check_folder_name
+from dcnlab.config.value_checks import check_folder_name
 from dcnlab.io.errors import ConfigError
 from dcnlab.io.file_lock import lock
 from dcnlab.io.text import nearest

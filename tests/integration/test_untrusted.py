@@ -27,7 +27,7 @@ from dcnlab.data.segmentation.voc import read_voc_label
 from dcnlab.io import image_file, json_file, torch_file, yaml_file
 from dcnlab.io.errors import ConfigError
 from dcnlab.io.yaml_file import read_yaml
-from dcnlab.models import weights
+from dcnlab.models import weights_file
 from dcnlab.training import checkpoint_file, export
 from dcnlab.training.parts import build
 from dcnlab.training.results import score_test_split
@@ -110,7 +110,7 @@ def test_pickles_that_run_code_are_refused(tmp_path, monkeypatch, door, legacy):
     torch.load(path, weights_only=False)  # it does what it is said to do, where it may
     assert trap.exists()
     trap.unlink()
-    for read in (checkpoint_file.read, weights.read):
+    for read in (checkpoint_file.read, weights_file.read):
         with pytest.raises(ConfigError, match=r"\A[^\n]{10,900}\Z"):
             read(path)
     assert not trap.exists()
@@ -123,7 +123,7 @@ def test_plain_pickles_and_object_arrays_are_refused(tmp_path):
     np.savez(tmp_path / "objects.npz", w=np.array([spiteful(trap)["os.system"]], dtype=object))
     for name in ("plain.pt", "objects.npz"):
         with pytest.raises(ConfigError, match=r"\A[^\n]*cannot be read as a state dict[^\n]*\Z"):
-            weights.read(tmp_path / name)
+            weights_file.read(tmp_path / name)
     assert not trap.exists()
 
 
@@ -176,7 +176,7 @@ def test_a_zip_bomb_is_refused_unread(tmp_path):
             part.write(bytes(2**20))
     assert path.stat().st_size < 2**20
     with pytest.raises(ConfigError, match=r"would unpack to 268435\d+ bytes"):
-        weights.read(path)
+        weights_file.read(path)
     with pytest.raises(ValueError, match="would unpack"):
         torch_file.load(path)
 

@@ -8,11 +8,12 @@ from dataclasses import dataclass, replace
 import torch
 
 from dcnlab.config import names, packaged
+from dcnlab.config.experiment_files import extends_chain
 from dcnlab.config.keys import flatten
-from dcnlab.config.load import extends_chain, load_experiment
+from dcnlab.config.load import load_experiment
 from dcnlab.config.overrides import parse_override
+from dcnlab.config.path_checks import check_paths
 from dcnlab.config.schema import Config, DataConfig
-from dcnlab.config.validation import check_paths
 from dcnlab.io.errors import ConfigError, DataError
 from dcnlab.io.text import one_line
 from dcnlab.training.build_data import data_module

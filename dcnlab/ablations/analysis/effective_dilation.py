@@ -19,7 +19,7 @@ from dcnlab.ablations.tables import dilation_table
 from dcnlab.ablations.tables.dilation_file import FILE
 from dcnlab.ablations.tables.render import Block
 from dcnlab.config.schema import Config
-from dcnlab.config.validation import choose
+from dcnlab.config.value_checks import choose
 from dcnlab.data.detection.annotations import Annotations
 from dcnlab.data.digits.datasets import DigitDetection
 from dcnlab.io.atomic import write_whole

@@ -17,7 +17,7 @@ from dcnlab.ablations.analysis.figure_units import units_of
 from dcnlab.ablations.analysis.tracing import DeformedLayer, observe_image, stack, trace
 from dcnlab.ablations.plots import image_panels as drawing
 from dcnlab.ablations.plots import style
-from dcnlab.config.validation import choose
+from dcnlab.config.value_checks import choose
 from dcnlab.io.atomic import write_whole
 from dcnlab.io.errors import ConfigError
 from dcnlab.io.text import nearest

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from dcnlab.config.load import read_parameters
+from dcnlab.config.experiment_files import read_parameters
 from dcnlab.io.errors import ConfigError
 
 FILE = "robustness.json"

@@ -10,8 +10,8 @@ from typing import Any
 from dcnlab.ablations.report.contents import Unfinished
 from dcnlab.ablations.tables.layout import value_text
 from dcnlab.ablations.tables.run_record import Record
+from dcnlab.config.experiment_files import read_parameters
 from dcnlab.config.keys import flatten
-from dcnlab.config.load import read_parameters
 from dcnlab.io.errors import ConfigError
 from dcnlab.io.files import read_tail
 from dcnlab.training import run_folder

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from typing import Any
 
-from dcnlab.config.validation import choose
+from dcnlab.config.value_checks import choose
 from dcnlab.io.errors import ConfigError
 from dcnlab.io.text import nearest
 

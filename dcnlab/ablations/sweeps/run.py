@@ -12,7 +12,7 @@ from dcnlab.ablations.sweeps.pace import Pace
 from dcnlab.ablations.sweeps.slurm import queue_all
 from dcnlab.ablations.sweeps.slurm_jobs import SlurmJobs
 from dcnlab.ablations.sweeps.trial import Trial, trials_of
-from dcnlab.config.validation import check_paths
+from dcnlab.config.path_checks import check_paths
 from dcnlab.io import machine
 from dcnlab.io.file_lock import lock
 from dcnlab.io.text import say

@@ -12,7 +12,7 @@ from dcnlab.ablations.sweeps import search, sweep_command
 from dcnlab.ablations.sweeps.distributions import distribution
 from dcnlab.ablations.sweeps.hashing import digest
 from dcnlab.config import packaged
-from dcnlab.config.validation import choose
+from dcnlab.config.value_checks import choose
 from dcnlab.io import yaml_file
 from dcnlab.io.errors import ConfigError
 from dcnlab.io.files import read_bytes

@@ -13,7 +13,7 @@ from pytorch_lightning.callbacks import RichProgressBar
 from pytorch_lightning.loggers import TensorBoardLogger, WandbLogger
 
 from dcnlab.config.schema import Config, LoggerConfig
-from dcnlab.config.validation import choose
+from dcnlab.config.value_checks import choose
 from dcnlab.io.errors import ConfigError
 from dcnlab.io.text import VisibleFormatter
 from dcnlab.training.distributed.rank import is_rank_0

@@ -5,7 +5,8 @@ import torch
 from command_line import dcnlab
 from torch import nn
 
-from dcnlab.ablations import recipe
+from dcnlab.ablations import rates, recipe
+from dcnlab.ablations.tables import recipe_rates
 from dcnlab.config.schema import OptimConfig
 from dcnlab.tasks.optim import optimizer_and_schedule, rate_factor
 
@@ -39,12 +40,12 @@ def test_a_step_of_ours_is_the_authors_step_of_summed_gradients():
 def test_the_sum_of_rates_is_that_of_every_step(schedule, kind):
     """What is summed between drops equals the plain sum over the steps."""
     optim = OptimConfig(schedule=schedule, milestones=[0.4, 70], warmup=7, warmup_kind=kind)
-    assert recipe._factors(optim, 97) == pytest.approx(sum(rate_factor(step, 97, optim) for step in range(97)))
+    assert rates._factors(optim, 97) == pytest.approx(sum(rate_factor(step, 97, optim) for step in range(97)))
 
 
 def test_the_table_states_every_recipe_in_one_form():
     """The paper's, the authors', detectron2's and ours; the numbers of three of them worked by hand."""
-    rows = {row[1]: row for row in recipe.table()}
+    rows = {row[1]: row for row in recipe_rates.table()}
     assert {row[0] for row in rows.values()} == {"paper", "authors", "detectron2", "ours"}
     # 20,000 steps of 1e-3 and 10,000 of 1e-4.
     assert rows["rfcn_voc"][2:] == ["0.001 of 8", "0.000125", "240,000", "21.0", "0.0005"]

@@ -10,8 +10,8 @@ import pytest
 
 from dcnlab.config import identity, names, packaged, schema
 from dcnlab.config.load import load_experiment, load_run, to_yaml
+from dcnlab.config.path_checks import check_paths
 from dcnlab.config.schema import Config, TrainerConfig
-from dcnlab.config.validation import check_paths
 from dcnlab.io.errors import ConfigError
 from dcnlab.training.run import fit
 

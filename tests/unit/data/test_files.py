@@ -25,7 +25,7 @@ from dcnlab.io.errors import ConfigError
 from dcnlab.io.file_lock import lock
 from dcnlab.io.folders import files_below
 from dcnlab.io.image_file import read_image
-from dcnlab.models import weights
+from dcnlab.models import weights_file
 from dcnlab.training import checkpoint_file
 from dcnlab.training.run_folder import RunFolder
 
@@ -53,7 +53,7 @@ READERS = {
     "image": read_image,
     "label": read_label,
     "SBD's label": lambda path: read_voc_label(path.rename(path.with_suffix(".mat"))),
-    "weights": lambda path: weights._contents(path),
+    "weights": lambda path: weights_file._contents(path),
     "checkpoint": checkpoint_file.read,
     "tensors": torch_file.load,
     "log": files.read_tail,

@@ -42,7 +42,7 @@ from dcnlab.data.segmentation.camvid import camvid_pairs
 from dcnlab.data.segmentation.voc import read_voc_label, voc_pairs
 from dcnlab.io.errors import ConfigError, DataError
 from dcnlab.io.image_file import read_image
-from dcnlab.models import weights
+from dcnlab.models import weights_file
 from dcnlab.training import checkpoint_file
 from dcnlab.training.loggers.metrics_csv import MetricsFile
 from dcnlab.training.run_folder import RunFolder
@@ -476,4 +476,4 @@ def test_weights(tmp_path, ending):
         path.write_bytes(save(state))
     content = path.read_bytes()
     mutate = members if ending == "npz" else mutations.of_bytes
-    fuzz(400, writer(path, lambda numbers: mutate(numbers, content)), lambda: weights.read(path))
+    fuzz(400, writer(path, lambda numbers: mutate(numbers, content)), lambda: weights_file.read(path))

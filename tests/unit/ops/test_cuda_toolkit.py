@@ -8,7 +8,7 @@ import warnings
 import pytest
 import torch
 
-from dcnlab.cli import doctor
+from dcnlab.cli import doctor_gpu
 from dcnlab.ops.cuda import toolkit
 
 CUPY_IS_FOR = "cupy_backends.cuda.api"
@@ -99,15 +99,15 @@ def test_doctor_reports_each_cupy_state_in_one_line(monkeypatch):
     """Right, mismatched and missing CuPy each give one line of the doctor."""
     pytest.importorskip("cupy")
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    assert ("ok", "cupy-cuda13x 14.2.0") in doctor.gpus()
+    assert ("ok", "cupy-cuda13x 14.2.0") in doctor_gpu.gpus()
     monkeypatch.setattr(torch.version, "cuda", "12.8")
-    assert ("FAILED", toolkit.mismatch()) in doctor.gpus()
+    assert ("FAILED", toolkit.mismatch()) in doctor_gpu.gpus()
     monkeypatch.setattr(toolkit, "installed", lambda: [])
     missing = "cupy is not installed; CUDA tensors need it: pip install cupy-cuda12x"
-    assert ("--", missing) in doctor.gpus()
+    assert ("--", missing) in doctor_gpu.gpus()
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
-    assert ("FAILED", missing) in doctor.gpus()
+    assert ("FAILED", missing) in doctor_gpu.gpus()
     monkeypatch.setattr(torch.version, "hip", "6.4")
-    assert doctor.gpus() == [("--", toolkit.amd_problem())]
-    assert {mark for mark, _ in doctor.operators()} == {"ok"}  # on the CPU alone
+    assert doctor_gpu.gpus() == [("--", toolkit.amd_problem())]
+    assert {mark for mark, _ in doctor_gpu.operators()} == {"ok"}  # on the CPU alone

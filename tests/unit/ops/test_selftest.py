@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from dcnlab import ops
-from dcnlab.cli import doctor
+from dcnlab.cli import doctor_gpu
 from dcnlab.ops import selftest
 from dcnlab.ops.cuda import fused_dispatch
 
@@ -74,10 +74,10 @@ def test_the_self_test_restores_forced_settings(monkeypatch):
 def test_doctor_tests_every_dtype_and_kernel_kind_on_the_gpu(monkeypatch, capability, fused):
     """Vector, scalar and, from compute capability 8.0, fused kernels run in each dtype."""
     asked = []
-    monkeypatch.setattr(doctor, "_has_gpu", lambda: True)
+    monkeypatch.setattr(doctor_gpu, "_has_gpu", lambda: True)
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: capability)
     monkeypatch.setattr(selftest, "largest_error", lambda *what: asked.append(what) or 1e-3)
-    lines = [text for mark, text in doctor.operators() if mark == "ok"]
+    lines = [text for mark, text in doctor_gpu.operators() if mark == "ok"]
     on_gpu = {what for what in asked if what[1] == "cuda"}
     ways = {(name, dtype, way) for name in selftest.OPERATORS for dtype in DTYPES for way in ("vector", "scalar")}
     if fused:
@@ -91,4 +91,4 @@ def test_doctor_tests_every_dtype_and_kernel_kind_on_the_gpu(monkeypatch, capabi
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no CUDA GPU")
 def test_doctor_finds_the_operators_right_on_this_gpu():
-    assert [text for mark, text in doctor.operators() if mark != "ok"] == []
+    assert [text for mark, text in doctor_gpu.operators() if mark != "ok"] == []

@@ -1,0 +1,17 @@
+"""Findings of `dcnlab doctor`: a mark and a text each."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+OK, ABSENT, BROKEN = "ok", "--", "FAILED"
+
+Findings = list[tuple[str, str]]
+
+
+def attempt(what: str, check: Callable[[], str]) -> tuple[str, str]:
+    """Run a check; whatever it raises is a finding, not an end."""
+    try:
+        return OK, f"{what}: {check()}"
+    except Exception as error:
+        return BROKEN, f"{what}: {type(error).__name__}: {' '.join(str(error).split())}"

@@ -1,0 +1,48 @@
+"""Checks of the section `data` of an experiment."""
+
+from __future__ import annotations
+
+import math
+
+from dcnlab.config import names
+from dcnlab.config.schema import DataConfig
+from dcnlab.config.value_checks import choose, choose_or_outside, within
+from dcnlab.io.errors import ConfigError
+
+
+def check_data(data: DataConfig) -> None:
+    """Check the section `data`.
+
+    Raises:
+        ConfigError: a value is out of its range, or the data set lacks its folder; names the key.
+    """
+    choose_or_outside("data.name", data.name, names.DATA_SETS)
+    if names.data_set(data.name).layout is not None and data.root is None:
+        raise ConfigError(
+            f"data.root is null; data.name {data.name} needs the folder of the data set: data.root=FOLDER"
+        )
+    within("data.batch_size", data.batch_size, 1)
+    within("data.workers", data.workers, 0)
+    within("data.image_size", data.image_size, 8)
+    within("data.ignore", data.ignore, 0, 255)
+    choose("data.exif", data.exif, ("auto", "apply", "ignore"))
+    within("data.shorter_side", data.shorter_side, 16)
+    within("data.longer_side", data.longer_side, 16)
+    within("data.digits", data.digits, 1, 255)
+    if data.protocol is not None:
+        choose("data.protocol", data.protocol, names.PROTOCOLS)
+    if data.crop_size is not None and min(data.crop_size) < 16:
+        raise ConfigError(f"data.crop_size is {list(data.crop_size)}; both must be at least 16")
+    if not all(abs(value) < math.inf for value in data.mean):
+        raise ConfigError(f"data.mean is {list(data.mean)}; it must be three numbers")
+    if not all(0 < value < math.inf for value in data.std):
+        raise ConfigError(f"data.std is {list(data.std)}; all three must be above 0")
+    within("data.train_length", data.train_length, 1)
+    within("data.test_length", data.test_length, 1)
+    within("data.rotation", data.rotation, 0, 180)
+    within("data.shear", data.shear, 0, 1)
+    within("data.warp", data.warp, 0, 0.15)
+    within("data.clutter", data.clutter, 0)
+    for key, pair in (("scale", data.scale), ("random_scale", data.random_scale)):
+        if not 0 < pair[0] <= pair[1] < math.inf:
+            raise ConfigError(f"data.{key} is {list(pair)}; it must be two numbers above 0, the smaller one first")

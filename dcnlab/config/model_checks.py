@@ -1,0 +1,65 @@
+"""Checks of the section `model` of an experiment."""
+
+from __future__ import annotations
+
+from dcnlab.config import names
+from dcnlab.config.schema import BackboneConfig, ModelConfig, RPNConfig
+from dcnlab.config.value_checks import choose, choose_or_outside, within
+from dcnlab.io.errors import ConfigError
+
+
+def check_model(model: ModelConfig) -> None:
+    """Check the section `model`, with its backbone and its region proposal network.
+
+    Raises:
+        ConfigError: a value is out of its range, or two values do not fit each other; names the key.
+    """
+    _check_backbone(model.backbone)
+    _check_rpn(model.rpn)
+    choose_or_outside("model.name", model.name, names.NETWORKS)
+    for key in ("head_channels", "fc_channels", "rois"):
+        within(f"model.{key}", getattr(model, key), 1)
+    within("model.deform_layers", model.deform_layers, 0)
+    choose_or_outside("model.deform_kind", model.deform_kind, ("deformable", "active"))
+    if model.modulated and model.deform_kind == "active":
+        raise ConfigError("model.modulated is true; model.deform_kind active has no weights of sampling points")
+    within("model.dilation", model.dilation, 1)
+    within("model.offset_groups", model.offset_groups, 1)
+    within("model.offset_dilation", model.offset_dilation, 1)
+    within("model.least_negative_iou", model.least_negative_iou, 0, 0.5)
+    choose("model.plain_pooling", model.plain_pooling, ("mean", "authors"))
+    choose("model.roi_far_edge", model.roi_far_edge, ("added", "exact"))
+
+
+def _check_backbone(backbone: BackboneConfig) -> None:
+    choose_or_outside("model.backbone.name", backbone.name, names.BACKBONES)
+    check_imagenet(backbone.name, backbone.weights)
+    within("model.backbone.freeze_at", backbone.freeze_at, 0, 5)
+
+
+def check_imagenet(name: str, weights: str) -> None:
+    """Check that torchvision has these weights for a network, where they are torchvision's.
+
+    Args:
+        name: of the network.
+        weights: `model.backbone.weights`.
+
+    Raises:
+        ConfigError: it does not; names the networks that have them.
+    """
+    if weights in names.IMAGENET and weights not in names.backbone(name).imagenet:
+        having = [other for other, backbone in names.BACKBONES.items() if weights in backbone.imagenet]
+        raise ConfigError(
+            f"model.backbone.weights is {weights!r}, which {name} does not have, but {', '.join(having)} do; "
+            "else none or a path"
+        )
+
+
+def _check_rpn(rpn: RPNConfig) -> None:
+    for key in ("scales", "ratios"):
+        numbers = getattr(rpn, key)
+        if numbers is not None and (not numbers or min(numbers) <= 0):
+            raise ConfigError(f"model.rpn.{key} is {numbers}; it must hold numbers above 0")
+    for key in ("hidden_channels", "sampled", "candidates", "proposals"):
+        within(f"model.rpn.{key}", getattr(rpn, key), 1)
+    within("model.rpn.border", rpn.border, 0)

@@ -87,7 +87,7 @@ def renamed(path: Path, state: dict[str, Tensor]) -> tuple[dict[str, Tensor], li
             raise ConfigError(f"model.backbone.weights {str(path)!r}: {error}") from error
     state, others, prefixes = peer_names.network(state)
     if len(prefixes) > 1:
-        _log.warning("weights %s: of networks %s the first is taken", path, ", ".join(map(repr, prefixes)))
+        _log.warning("weights %s: of several networks (%s) the first is loaded", path, ", ".join(map(repr, prefixes)))
     if peer_names.is_detectron2(state):
         state = peer_names.from_detectron2(state)
         _log.warning(

@@ -57,7 +57,7 @@ def test_stride_on_1x1_strides_the_first_convolution():
     assert [block.conv2.stride for block in firsts] == [(1, 1)] * 4
     assert ours.strides["res5"] == 32
     assert backbone("resnet50", stride_on_1x1=True).layer4[0].conv1.stride == (1, 1)
-    with pytest.raises(ConfigError, match="no 1x1"):
+    with pytest.raises(ConfigError, match="no bottleneck"):
         backbone("resnet18", stride_on_1x1=True)
 
 

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from functools import cache, cached_property
+from dataclasses import dataclass, field
+from functools import cache
 from typing import Any
 
 import torch
@@ -60,27 +60,28 @@ class Operator:
     compute_backward: Callable[[Any, Tensor, Any, Any], Sequence[Tensor | None]] = _compute_backward
     """Calls the kernels' backward pass."""
 
-    @cached_property
-    def fields(self) -> tuple[str, ...]:
-        """Names of the arguments."""
-        names: tuple[str, ...] = self.arguments._fields  # type: ignore[attr-defined]
-        return names
+    fields: tuple[str, ...] = field(init=False)
+    """Names of the arguments."""
+    tensors: tuple[int, ...] = field(init=False)
+    """Positions of the arguments that are tensors."""
+    differentiable: tuple[int, ...] = field(init=False)
+    """Positions of the arguments that have a gradient."""
+    _casts: tuple[tuple[int, bool], ...] = field(init=False)
+    """Positions of the tensors, and whether each is a feature."""
 
-    @cached_property
-    def tensors(self) -> tuple[int, ...]:
-        """Positions of the arguments that are tensors."""
+    def __post_init__(self) -> None:
+        # At once, not as cached properties: torch.compile cannot trace the lock of one at its first use.
+        fields: tuple[str, ...] = self.arguments._fields  # type: ignore[attr-defined]
         kinds = {text.split()[1]: text.split()[0] for text in self.schema.split(", ")}
-        return tuple(position for position, name in enumerate(self.fields) if kinds[name].startswith("Tensor"))
-
-    @cached_property
-    def differentiable(self) -> tuple[int, ...]:
-        """Positions of the arguments that have a gradient."""
-        return tuple(map(self.fields.index, self.gradients._fields))  # type: ignore[attr-defined]
-
-    @cached_property
-    def _casts(self) -> tuple[tuple[int, bool], ...]:
-        """Positions of the tensors, and whether each is a feature."""
-        return tuple((position, self.fields[position] in self.features) for position in self.tensors)
+        tensors = tuple(position for position, name in enumerate(fields) if kinds[name].startswith("Tensor"))
+        derived = {
+            "fields": fields,
+            "tensors": tensors,
+            "differentiable": tuple(map(fields.index, self.gradients._fields)),  # type: ignore[attr-defined]
+            "_casts": tuple((position, fields[position] in self.features) for position in tensors),
+        }
+        for name, value in derived.items():
+            object.__setattr__(self, name, value)
 
     def cast(self, arguments: Any) -> Any:
         """Cast features as autocast says; coordinates to float32, or to float64 with a float64 map."""

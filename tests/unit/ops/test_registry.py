@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Iterator, Sequence
 from typing import Generic, NamedTuple, TypeVar
 
@@ -140,3 +141,17 @@ def test_the_counter_counts_what_the_operator_states(toy):
     with FlopCounterMode(display=False) as counted:
         call(ScaledArguments(*leaves(), 3.0)).sum().backward()
     assert counted.get_total_flops() == 6
+
+
+def test_torch_compile_traces_the_first_use_of_an_operator(toy):
+    """A fresh operator casts within one graph; a lazily computed property would break it."""
+    fresh = dataclasses.replace(toy[0])
+
+    def cast(input: Tensor, factor: Tensor) -> Tensor | None:
+        given: ScaledArguments = fresh.cast(ScaledArguments(input, factor, 3.0))
+        return given.factor
+
+    compiled = torch.compile(cast, backend="eager", fullgraph=True)
+    found = compiled(torch.ones(1, 1, 1, 1), torch.ones(1, 1, 1, 1, dtype=torch.float16))
+    assert found is not None
+    assert found.dtype == torch.float32

@@ -100,7 +100,7 @@ def test_a_restarted_launcher_finds_its_jobs_again(cluster, sweep):
         processes.append(process)
         await_(lambda: list(Path("runs").rglob("last.ckpt")) and len(queued() - before) == 1, 300)
         if stop == signal.SIGTERM:
-            await_(lambda: "from before" in Path("out.txt").read_text(), 120)
+            await_(lambda: "already in SLURM's queue" in Path("out.txt").read_text(), 120)
         process.send_signal(stop)
         process.wait(200)
     assert len(queued() - before) == 1  # nothing was submitted twice

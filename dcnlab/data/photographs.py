@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from typing import Any, TypeVar
 
@@ -22,7 +23,7 @@ IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 Item = TypeVar("Item", covariant=True)
 
 
-class PhotographSplit(Dataset[Item]):
+class PhotographSplit(ABC, Dataset[Item]):
     """Items by index, or by pair (epoch, index); the augmentation is a function of (seed, epoch, index) alone.
 
     Other random numbers, the loader process and the batch do not change an item. An index alone means epoch 0.
@@ -35,8 +36,9 @@ class PhotographSplit(Dataset[Item]):
     def __init__(self, augment: bool, seed: int) -> None:
         self.augment, self.seed = augment, seed
 
+    @abstractmethod
     def __len__(self) -> int:
-        raise NotImplementedError
+        """Number of images."""
 
     def __getitem__(self, key: int | tuple[int, int]) -> Item:
         epoch, index = (0, key) if isinstance(key, int) else key
@@ -46,13 +48,13 @@ class PhotographSplit(Dataset[Item]):
         with enough_memory(self.path(index)):
             return self.item(index, randomness)
 
+    @abstractmethod
     def path(self, index: int) -> str:
         """Path of an image."""
-        raise NotImplementedError
 
+    @abstractmethod
     def item(self, index: int, randomness: contextlib.AbstractContextManager[None]) -> Item:
         """Read and transform an image with its labels; transforms that draw random numbers run in `randomness`."""
-        raise NotImplementedError
 
 
 def flip_and_normalise(flip: bool, mean: Sequence[float], std: Sequence[float]) -> list[v2.Transform]:

@@ -62,7 +62,7 @@ def convolution_precision(device: str, dtype: torch.dtype) -> Iterator[None]:
 
     The first of several calls at once sets torch's switch for matrix products, the last one puts it back. A float32
     product that another thread computes meanwhile follows the convolutions' switch too. A value that another thread
-    sets meanwhile is lost where the call had changed the switch: the last call puts back what the first one read.
+    sets meanwhile is lost if the call had changed the switch: the last call restores the value before the first.
 
     Args:
         device: cpu or cuda.

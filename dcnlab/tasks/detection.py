@@ -97,7 +97,7 @@ class Detection(Task):
         return loss
 
     def _seeded(self, target: dict[str, Any]) -> dict[str, Any]:
-        """A target with the seed of its samples; without one where the image has no number."""
+        """A target with the seed of its samples; unchanged if the image has no number."""
         if "image_id" not in target:
             return target
         return {**target, "seed": mix(self.seed, self.current_epoch, int(target["image_id"]))}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, TypeVar
@@ -20,7 +21,7 @@ from dcnlab.io.errors import DataError
 Item = TypeVar("Item", covariant=True)
 
 
-class SceneItems(Dataset[Item]):
+class SceneItems(ABC, Dataset[Item]):
     """Items by index, or by pair (epoch, index), which shows the scene's digits in a new pose in every epoch."""
 
     def __init__(self, scenes: DigitScenes) -> None:
@@ -34,9 +35,9 @@ class SceneItems(Dataset[Item]):
             raise IndexError(f"scene {index} of {len(self)}")
         return self.__getitems__([index])[0]
 
+    @abstractmethod
     def __getitems__(self, indices: Sequence[int | tuple[int, int]]) -> list[Item]:
         """Draw a batch of scenes, as torch's DataLoader asks for them."""
-        raise NotImplementedError
 
     def scene_numbers(self, indices: Sequence[int | tuple[int, int]]) -> list[int]:
         """Numbers of the scenes: those of epoch n follow all of the epochs before."""

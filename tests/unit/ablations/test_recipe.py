@@ -1,4 +1,4 @@
-"""The printed recipe, and a step of ours beside the step of a program that sums gradients."""
+"""The printed recipe, and a step of ours compared with that of a program that sums gradients."""
 
 import pytest
 import torch

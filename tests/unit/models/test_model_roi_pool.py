@@ -18,7 +18,7 @@ def test_the_authors_plain_pooling_takes_a_bins_maximum():
 
 
 def test_the_authors_ps_roi_pooling_averages_whole_pixels():
-    """Bin (i, j) is the mean of its own channel over its whole pixels: 2x2 pixels at (1, 1) of 1x1 bins' channels."""
+    """Each bin is the mean of one channel, chosen by the bin, over whole pixels."""
     maps = torch.cat([GRID + 100 * channel for channel in range(4)], 1)
     pooled = plain_pool("authors", 2, 1.0, position_sensitive=True)(maps, [torch.tensor([[1.0, 1.0, 5.0, 5.0]])])
     means = [[(7 + 8 + 13 + 14) / 4, 100 + (9 + 10 + 15 + 16) / 4]]

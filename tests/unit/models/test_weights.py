@@ -246,7 +246,7 @@ def test_a_conversion_that_cannot_be_done_writes_nothing(tmp_path):
 
 
 def test_imagenet_is_torchvisions_first_weights_by_name(monkeypatch, tmp_path):
-    """`imagenet` names IMAGENET1K_V1 with its address and hash; `imagenet_v2` the second, where there is one."""
+    """`imagenet` names IMAGENET1K_V1 with its address and hash; `imagenet_v2` names IMAGENET1K_V2."""
     monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path))
     first, second = ResNet101_Weights.IMAGENET1K_V1, ResNet101_Weights.IMAGENET1K_V2
     assert source("resnet101", "imagenet") == {

@@ -145,7 +145,7 @@ def test_ptxas_reports_are_read_kernel_by_kernel():
 @needs_nvrtc
 @pytest.mark.parametrize("arch", ARCHITECTURES)
 def test_spills_and_indexed_arrays_are_reported_on_each_gpu(arch):
-    """Known kernels with local memory, shared memory and none are told apart on every architecture."""
+    """A kernel with local memory, one with shared memory and one without are reported so on each architecture."""
     source = """
 extern "C" __global__ void lean(const float* in, float* out) { out[threadIdx.x] = in[threadIdx.x]; }
 extern "C" __global__ void indexed(const int* in, float* out) {

@@ -43,3 +43,13 @@ def goldens() -> Path:
     if not GOLDENS.is_dir():
         pytest.skip("the golden arrays are not part of the project: ../shared/goldens is absent")
     return GOLDENS
+
+
+@pytest.fixture(autouse=True)
+def environment_restored():
+    """Restore the environment after each test: a command run in this process, or a library, may set variables."""
+    before = dict(os.environ)
+    yield
+    if os.environ != before:
+        os.environ.clear()
+        os.environ.update(before)

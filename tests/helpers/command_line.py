@@ -10,8 +10,8 @@ from locations import ROOT
 from warm_python import WarmPopen
 
 OTHERS = {"PYTEST_CURRENT_TEST", "PL_GLOBAL_SEED", "PL_SEED_WORKERS", "CUBLAS_WORKSPACE_CONFIG",
-          "PYTORCH_NVML_BASED_CUDA_CHECK", "TORCHINDUCTOR_CACHE_DIR"}  # fmt: skip
-"""Variables that pytest, torch and Lightning set in the process of the tests."""
+          "PYTORCH_NVML_BASED_CUDA_CHECK", "TORCHINDUCTOR_CACHE_DIR", "TORCH_CPP_LOG_LEVEL"}  # fmt: skip
+"""Variables that pytest, torch, Lightning and `main` set in the process of the tests."""
 
 
 def environment(**more):

@@ -78,7 +78,7 @@ def _operator(name: str, device: str, dtype: torch.dtype) -> str:
 
 
 def kernels() -> Findings:
-    """The CUDA kernels that NVRTC compiles here, for the GPU that is there or else for a common one."""
+    """Compile one variant of each CUDA source file by NVRTC, for this machine's GPU or else for a common one."""
     import torch
 
     from dcnlab.ops.cuda import conv_variants, fused, roi_pool, toolkit
@@ -93,16 +93,14 @@ def kernels() -> Findings:
     major, minor = torch.cuda.get_device_capability() if _has_gpu() else (9, 0)
     arch = 10 * major + minor
 
-    def compiled(source_file: str, preludes: list[Any]) -> str:
-        reports = [compile_cubin(source_text(source_file, prelude), arch) for prelude in preludes]
-        names = sorted({name for report in reports for name in report.kernels})
-        return f"{', '.join(names)}; {len(reports)} variants for sm_{arch}"
+    def compiled(source_file: str, prelude: Any) -> str:
+        return f"{', '.join(sorted(compile_cubin(source_text(source_file, prelude), arch).kernels))} for sm_{arch}"
 
-    by_file: dict[str, list[Any]] = {}
+    by_file: dict[str, Any] = {}
     for variant in [*conv_variants.variants(), *fused.variants(), *roi_pool.variants()]:
         if variant.main and variant.least_architecture <= arch:
-            by_file.setdefault(variant.source_file, []).append(variant.prelude)
-    return [attempt(name, partial(compiled, name, preludes)) for name, preludes in by_file.items()]
+            by_file.setdefault(variant.source_file, variant.prelude)
+    return [attempt(name, partial(compiled, name, prelude)) for name, prelude in by_file.items()]
 
 
 def _has_gpu() -> bool:

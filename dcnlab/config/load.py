@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import copy
+import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,7 @@ from dcnlab.config.experiment_files import extends_chain, read_parameters
 from dcnlab.config.keys import flatten
 from dcnlab.config.overrides import is_override, parse_override, set_keys, split_agent_parameters
 from dcnlab.config.schema import Config
-from dcnlab.config.tree import checked, drop_expected_of_another_run
+from dcnlab.config.tree import checked, copied, drop_expected_of_another_run, new_tree
 from dcnlab.io import yaml_file
 from dcnlab.io.errors import ConfigError
 from dcnlab.io.yaml_file import read_yaml
@@ -48,7 +48,7 @@ def load_experiment(
     path = packaged.find("experiments", experiment)
     chain = extends_chain(path)
     tree = _tree(path, chain)
-    as_stated = copy.deepcopy(tree)
+    as_stated = copied(tree)
     # The config.yaml of a sweep's run is an experiment too: a run of it has the same parameters.
     swept = {key: OmegaConf.select(tree, key) for key in tree.sweep}
 
@@ -62,7 +62,7 @@ def load_experiment(
         set_keys(tree, layer, source)
         swept |= layer
 
-    before = copy.deepcopy(tree)
+    before = copied(tree)
     overrides = dict(map(parse_override, words))
     for key, value in overrides.items():
         set_keys(tree, {key: value}, "command line")
@@ -103,9 +103,9 @@ def read_run(folder: Path, overrides: Sequence[str] = ()) -> Config:
     path = folder / RUN_CONFIG
     if not path.is_file():
         raise ConfigError(f"{folder} is not a run folder: it has no config.yaml")
-    tree = OmegaConf.structured(Config)
+    tree = new_tree()
     set_keys(tree, read_yaml(path), str(path))
-    before = copy.deepcopy(tree) if overrides else None
+    before = copied(tree) if overrides else None
     for key, value in map(parse_override, overrides):
         set_keys(tree, {key: value}, "command line")
     if before is not None:
@@ -123,7 +123,7 @@ def from_yaml(text: str, source: str) -> Config:
     Raises:
         ConfigError: it does not fit the schema.
     """
-    tree = OmegaConf.structured(Config)
+    tree = new_tree()
     set_keys(tree, yaml_file.mapping(text, source), source)
     return checked(tree, source)
 
@@ -139,7 +139,7 @@ def from_settings(settings: dict[str, Any], source: str, allow: Sequence[outside
     Raises:
         ConfigError: they do not fit the schema, or name a class that is not allowed.
     """
-    tree = OmegaConf.structured(Config)
+    tree = new_tree()
     set_keys(tree, settings, source)
     if tree.trainer.max_steps is None and tree.trainer.max_epochs is None:  # of a task that was built without a run
         tree.trainer.max_epochs = 1
@@ -150,12 +150,12 @@ def from_settings(settings: dict[str, Any], source: str, allow: Sequence[outside
 
 def to_yaml(config: Config) -> str:
     """The whole config as YAML that `load_run` and `from_yaml` read back."""
-    return OmegaConf.to_yaml(OmegaConf.structured(config))
+    return OmegaConf.to_yaml(OmegaConf.create(dataclasses.asdict(config)))
 
 
 def _tree(path: Path, layers: list[tuple[Path, dict[str, Any]]]) -> DictConfig:
     """The typed tree of a file and the files that it extends; a file that states no name is called by its own."""
-    tree = OmegaConf.structured(Config)
+    tree = new_tree()
     for file, layer in layers:
         tree.test.expected = {}  # of the file that this one extends
         set_keys(tree, layer, str(file))

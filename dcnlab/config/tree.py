@@ -1,8 +1,10 @@
-"""Turns the typed tree of an experiment into a checked `Config`."""
+"""The typed tree of an experiment: made, copied, and turned into a checked `Config`."""
 
 from __future__ import annotations
 
+import functools
 import os
+import pickle
 import typing
 from typing import Any
 
@@ -18,6 +20,22 @@ from dcnlab.io.text import one_line
 
 MAX_REFERENCES = 12
 """Occurrences of `${...}` in an experiment."""
+
+
+def new_tree() -> DictConfig:
+    """A typed tree of the defaults."""
+    return typing.cast(DictConfig, pickle.loads(_defaults()))
+
+
+def copied(tree: DictConfig) -> DictConfig:
+    """A copy that shares nothing with the tree; by pickle, which takes a sixth of deepcopy's time."""
+    return typing.cast(DictConfig, pickle.loads(pickle.dumps(tree, pickle.HIGHEST_PROTOCOL)))
+
+
+@functools.cache
+def _defaults() -> bytes:
+    """The tree of the defaults, pickled: OmegaConf takes forty times as long to build one from the dataclasses."""
+    return pickle.dumps(OmegaConf.structured(Config), pickle.HIGHEST_PROTOCOL)
 
 
 def checked(tree: DictConfig, source: str, before: DictConfig | None = None) -> Config:
@@ -65,7 +83,8 @@ def drop_expected_of_another_run(tree: DictConfig, as_stated: DictConfig) -> Non
         tree: with the sweep's parameters and the command line; changed in place.
         as_stated: without them. Metrics that differ from these were stated for `tree` itself, and stay.
     """
-    if tree.test.expected == as_stated.test.expected and _metric_settings(tree) != _metric_settings(as_stated):
+    stated_before = tree.test.expected and tree.test.expected == as_stated.test.expected
+    if stated_before and _metric_settings(tree) != _metric_settings(as_stated):
         tree.test.expected = {}
 
 

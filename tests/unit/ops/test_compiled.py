@@ -6,10 +6,15 @@ import sys
 import pytest
 from command_line import environment
 
+from dcnlab.ops import jit
+
 LOOPS = """
-import sys
+import importlib.util
 {first}
-from dcnlab.ops.jit import njit
+spec = importlib.util.spec_from_file_location("jit", {jit!r})  # by itself: dcnlab.ops would import torch
+jit = importlib.util.module_from_spec(spec)
+spec.loader.exec_module(jit)
+njit = jit.njit
 
 @njit(nogil=True)
 def square(x):
@@ -34,7 +39,7 @@ def run(tmp_path):
 
     def once(first=""):
         if not (tmp_path / "loops.py").exists():  # a newer file is compiled anew
-            (tmp_path / "loops.py").write_text(LOOPS.format(first=first))
+            (tmp_path / "loops.py").write_text(LOOPS.format(first=first, jit=jit.__file__))
         done = subprocess.run(
             [sys.executable, tmp_path / "loops.py"],
             env=environment(NUMBA_CACHE_DIR=str(tmp_path / "kept")),

@@ -84,6 +84,7 @@ lint: $(VENV)/.installed-test  ## check style and types
 docs: $(VENV)/.installed-docs  ## build the pages into site/, offline; a warning is an error
 	$(BIN)/python tools/config_keys.py --check
 	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --quiet --strict
+	$(BIN)/python tools/links.py --site site
 	@! grep -rE '<(script|link|img)[^>]+(src|href)="?https?:' site || { echo 'site/ would fetch these from the network' >&2; exit 1; }
 
 format: $(VENV)/.installed-test  ## put the code in its one form

@@ -16,7 +16,10 @@ NOT_COMPUTED = (
 )
 """Keys and sections that decide a run's name, its folder and what it shows, but no value that it computes."""
 
-EQUAL_METRICS = ("data.root", "data.workers", "trainer.accelerator", "trainer.deterministic", "test.pictures")
+EQUAL_METRICS = (
+    *("data.root", "data.workers", "test.pictures"),
+    *("trainer.accelerator", "trainer.deterministic", "trainer.compile"),
+)
 """Computed keys that leave the metrics of a run as they are, except for rounding."""
 
 

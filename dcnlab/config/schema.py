@@ -284,6 +284,10 @@ class TrainerConfig:
     strategy: str = "auto"
     """How several ranks train together: auto, ddp where there are several | ddp | ddp_find_unused_parameters_true, for
     a network of your own that does not use all of its parameters in each step."""
+    compile: bool | str = False
+    """Compile the network with torch.compile for the training steps, a detector's backbone only: true, or a mode of
+    torch.compile: default | reduce-overhead | max-autotune | max-autotune-no-cudagraphs. Validation, test and the
+    steps whose offsets are logged run without, since they look into the layers; so do predict and load."""
     profiler: str | None = None
     """Measure where the time goes: simple | advanced | pytorch; written to the run folder's profile/."""
     limit_train_batches: float | None = None

@@ -12,6 +12,8 @@ PRECISIONS = ("32-true", "64-true", "16-mixed", "bf16-mixed", "16-true", "bf16-t
 """As Lightning writes them."""
 
 STRATEGIES = ("auto", "ddp", "ddp_find_unused_parameters_true")
+COMPILE_MODES = ("default", "reduce-overhead", "max-autotune", "max-autotune-no-cudagraphs")
+"""Of torch.compile."""
 PROFILERS = ("simple", "advanced", "pytorch")
 LOGGERS = ("csv", "wandb", "tensorboard")
 
@@ -103,7 +105,14 @@ def check_trainer(trainer: TrainerConfig) -> None:
     within("trainer.offset_limit", trainer.offset_limit, 0)
     within("trainer.effective_batch", trainer.effective_batch, 1)
     within("trainer.threads", trainer.threads, 1)
+    if trainer.strategy.startswith("fsdp"):
+        raise ConfigError(
+            f"trainer.strategy is {trainer.strategy!r}, which dcnlab does not have; take ddp: the networks have up to "
+            "82 million parameters, which fit into every GPU with their gradients and momentum"
+        )
     choose("trainer.strategy", trainer.strategy, STRATEGIES)
+    if isinstance(trainer.compile, str):
+        choose("trainer.compile", trainer.compile, ("true", "false", *COMPILE_MODES))
     if trainer.profiler is not None:
         choose("trainer.profiler", trainer.profiler, PROFILERS)
     for key in ("limit_train_batches", "limit_val_batches", "limit_test_batches"):

@@ -15,7 +15,7 @@ from dcnlab.config.path_checks import check_paths
 from dcnlab.config.schema import Config
 from dcnlab.io.errors import ConfigError, DataError
 from dcnlab.io.text import one_line
-from dcnlab.training import environment, preflight
+from dcnlab.training import compilation, environment, preflight
 from dcnlab.training.build_data import data_module
 from dcnlab.training.build_network import checked_task_module
 from dcnlab.training.build_trainer import trainer_of
@@ -74,6 +74,8 @@ def build(
     if config.trainer.threads is not None:
         torch.set_num_threads(config.trainer.threads)
     ranks = preflight.check_devices(config.trainer, alone)
+    if trains:
+        compilation.check_compiler(config.trainer)
     pl.seed_everything(config.seed, workers=True, verbose=False)
     failures, cost = FailurePropagation(), Cost()
     divergence = StopOnDivergence(config.trainer.offset_limit, config.logger.every)

@@ -20,7 +20,7 @@ _MAY_DIFFER = (
         f"trainer.{key}"
         for key in ("max_", "val_every", "accelerator", "devices", "num_nodes", "deterministic", "offset_limit")
     ),
-    *("trainer.limit_val_batches", "trainer.limit_test_batches", "trainer.early_stop"),
+    *("trainer.limit_val_batches", "trainer.limit_test_batches", "trainer.early_stop", "trainer.compile"),
     *("data.root", "data.workers", "data.val", "data.test", "test.", "model.backbone.weights"),
 )
 """Prefixes of keys that may differ between a checkpoint and its run: how long, where, and how it is scored."""
@@ -28,7 +28,7 @@ MAY_CHANGE = (
     *(f"trainer.{key}" for key in ("max_steps", "max_epochs", "val_every", "accelerator", "devices", "num_nodes")),
     *(f"trainer.{key}" for key in ("deterministic", "offset_limit", "threads", "progress", "checkpoint_every")),
     *("trainer.strategy", "trainer.profiler", "trainer.limit_val_batches", "trainer.limit_test_batches"),
-    "trainer.early_stop",
+    *("trainer.early_stop", "trainer.compile"),
     *("trainer.rendezvous_minutes", "data.root", "data.workers", "data.val", "data.test", "test.", "logger."),
 )
 """Prefixes of keys that `dcnlab resume` takes."""

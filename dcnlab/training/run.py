@@ -16,7 +16,8 @@ from dcnlab.config import outside, validation
 from dcnlab.config.load import load_experiment, load_run, to_yaml
 from dcnlab.config.schema import Config
 from dcnlab.io.atomic import write_whole
-from dcnlab.training import checkpoint_file, results, resume_checks
+from dcnlab.training import checkpoint_file, compilation, results, resume_checks
+from dcnlab.training.callbacks.layer_hooks import network_of
 from dcnlab.training.distributed import slurm_requeue
 from dcnlab.training.distributed.rank import is_rank_0
 from dcnlab.training.interruption import same_end_on_all_ranks
@@ -187,6 +188,7 @@ def _train(
     checkpoint = None if resumption is None else resumption.checkpoint
     with same_end_on_all_ranks(parts, folder, run_results.write):
         run_results.count_network()
+        compilation.compile_network(network_of(parts.task), config)
         parts.trainer.fit(parts.task, datamodule=parts.data, ckpt_path=checkpoint, weights_only=True)
         best = folder.best_checkpoint if folder.best_checkpoint.is_file() else None
         run_results.take_scores(results.score_test_split(parts, best))

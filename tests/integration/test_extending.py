@@ -11,7 +11,7 @@ PAGE = ROOT / "docs/extending.md"
 
 
 def test_python_blocks_of_the_page_run(tmp_path, monkeypatch):
-    """The blocks are one script, in an empty folder, and leave three finished runs."""
+    """The blocks are one script, in an empty folder, and leave four finished runs."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("WANDB_MODE", raising=False)
     names = {"__name__": "page"}
@@ -21,10 +21,14 @@ def test_python_blocks_of_the_page_run(tmp_path, monkeypatch):
         warnings.simplefilter("ignore")  # Lightning's advice on loaders
         for block in blocks:
             exec(compile(block, f"a block of {PAGE.name}", "exec"), names)
-    assert len(list(tmp_path.glob("runs/*/*/results.json"))) == 3
+    assert len(list(tmp_path.glob("runs/*/*/results.json"))) == 4
     assert names["network"].classes == list("0123456789")
     assert names["vertical"].shape == names["horizontal"].shape
     assert names["again"].classes == ["cat", "dog"]
+    assert isinstance(names["trainer"].optimizers[0], names["torch"].optim.RMSprop)
+    assert names["trainer"].global_step == 2
+    assert len(names["confidences"]) == 1
+    assert 0.1 <= names["confidences"][0] <= 1
 
 
 def test_keys_that_the_page_names_are_keys():

@@ -1,4 +1,4 @@
-"""The pages: their Python runs, their commands are accepted, their numbers are the kept ones, their links lead on."""
+"""The pages: their Python runs, their commands are accepted, their numbers are the kept ones."""
 
 import functools
 import re
@@ -142,22 +142,6 @@ def test_a_mistake_in_the_pages_gives_the_line_below_it():
         with pytest.raises(ConfigError) as caught:
             load_experiment(experiment, args)
         assert str(caught.value) == line
-
-
-def slugs(page):
-    """The anchors of a page's headings, as GitHub makes them."""
-    headings = re.findall(r"^#+ (.+)$", page.read_text(), re.MULTILINE)
-    return {re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-") for heading in headings}
-
-
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
-def test_links_of_a_page_lead_to_files_and_headings(page):
-    """No link within the project is broken, down to the heading."""
-    links = [link for link in re.findall(r"\]\(([^)]+)\)", page.read_text()) if "://" not in link]
-    for path, _, anchor in (link.partition("#") for link in links):
-        target = (page.parent / path) if path else page
-        assert target.exists(), path
-        assert not anchor or anchor in slugs(target), f"{path}#{anchor}"
 
 
 def rows_of(text, columns):

@@ -90,7 +90,8 @@ def test_names_of_loggers_take_the_place_of_the_wandb_key(tiny):
 @pytest.mark.parametrize(
     ("word", "says"),
     [
-        ("trainer.strategy=fsdp", "trainer.strategy is 'fsdp'; choose from: auto, ddp, ddp_find"),
+        ("trainer.strategy=fsdp", "trainer.strategy is 'fsdp', which dcnlab does not have; take ddp: the networks"),
+        ("trainer.strategy=dpp", "trainer.strategy is 'dpp'; nearest: ddp; choose from: auto, ddp, ddp_find"),
         ("trainer.profiler=sample", "trainer.profiler is 'sample'; nearest: simple"),
         ("trainer.limit_train_batches=1.5", "trainer.limit_train_batches is 1.5; it must be a fraction below 1"),
         ("trainer.limit_test_batches=0", "trainer.limit_test_batches is 0; it must be a fraction below 1"),

@@ -7,7 +7,6 @@ from typing import Any
 import pytorch_lightning as pl
 import torch
 from torch import Tensor, nn
-from torch.utils.hooks import RemovableHandle
 
 from dcnlab.io.torch_file import not_finite
 from dcnlab.nn.offset_statistics import OffsetStatistics, learns_offsets
@@ -34,7 +33,7 @@ class StopOnDivergence(pl.Callback):
         self.limit, self.every = limit, every
         self.statistics: dict[str, OffsetStatistics] = {}
         """Of each layer that learns offsets, in the last batch of a logged step."""
-        self._handles: list[RemovableHandle] = []
+        self._handles: list[layer_hooks.Handle] = []
         self._batch: tuple[Any, int] = (None, 0)
         self._logs_step = False
         self._checks_each_step = True

@@ -9,7 +9,6 @@ import pytorch_lightning as pl
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvNd
-from torch.utils.hooks import RemovableHandle
 
 from dcnlab.io.errors import ConfigError
 from dcnlab.io.torch_file import not_finite
@@ -24,7 +23,7 @@ class FiniteOutputs(pl.Callback):
     """
 
     def __init__(self) -> None:
-        self._handles: list[RemovableHandle] = []
+        self._handles: list[layer_hooks.Handle] = []
         self._sums: dict[str, Tensor] = {}
         self._warned = False
 

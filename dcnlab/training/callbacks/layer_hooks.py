@@ -12,9 +12,12 @@ from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 from dcnlab.nn.offset_statistics import learns_offsets
+from dcnlab.training import compilation
 
 Hook = Callable[[str, nn.Module, Any, Any], None]
 """Takes a layer's name, the layer, the arguments of its forward method, and its output."""
+Handle = RemovableHandle | compilation.Eager
+"""What `remove` takes away."""
 
 
 def network_of(pl_module: pl.LightningModule) -> nn.Module:
@@ -24,13 +27,15 @@ def network_of(pl_module: pl.LightningModule) -> nn.Module:
     return network
 
 
-def listen(pl_module: pl.LightningModule, hook: Hook, wanted: Callable[[nn.Module], bool]) -> list[RemovableHandle]:
-    """Register a hook on every layer of the network that is wanted."""
-    return [
-        layer.register_forward_hook(partial(hook, name))
-        for name, layer in network_of(pl_module).named_modules()
-        if wanted(layer)
+def listen(pl_module: pl.LightningModule, hook: Hook, wanted: Callable[[nn.Module], bool]) -> list[Handle]:
+    """Register a hook on every layer of the network that is wanted; until it is removed no compiled network runs."""
+    network = network_of(pl_module)
+    handles: list[Handle] = [
+        layer.register_forward_hook(partial(hook, name)) for name, layer in network.named_modules() if wanted(layer)
     ]
+    if handles and compilation.is_compiled(network):
+        handles.append(compilation.Eager())
+    return handles
 
 
 def first_layer_not_finite(pl_module: pl.LightningModule, step: Callable[[], Any]) -> str | None:
@@ -49,7 +54,7 @@ def first_layer_not_finite(pl_module: pl.LightningModule, step: Callable[[], Any
     return names[0] if names else None
 
 
-def remove(handles: list[RemovableHandle]) -> None:
+def remove(handles: list[Handle]) -> None:
     """Remove hooks, and empty the list."""
     for handle in handles:
         handle.remove()

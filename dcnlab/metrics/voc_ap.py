@@ -15,6 +15,8 @@ METRICS = ("voc07", "voc07_exact", "voc")
 """Eleven points (2007) in floating point or as fractions, and area under the curve (from 2010 on)."""
 ELEVEN_POINTS = np.arange(0.0, 1.1, 0.1)
 """The evaluator's thresholds of recall; its 0.3, 0.6 and 0.7 lie above these fractions."""
+WRONG, RIGHT, PASSED = 0, 1, 2
+"""States of a detection: false positive, true positive, counted neither way."""
 
 
 @dataclass(frozen=True)
@@ -81,7 +83,7 @@ def voc_ap(
     for at, name in enumerate(truth.names):
         mine = order[detections.classes[order] == at]
         objects = np.flatnonzero(truth.classes == at)
-        overlap, nearest = _nearest_objects(
+        overlap, nearest = nearest_objects(
             detections.images[mine], detections.boxes[mine], truth.images[objects], truth.boxes[objects]
         )
         to_find = ~passed[objects]
@@ -105,7 +107,7 @@ def voc_metrics(scores: Mapping[float, VocScore]) -> dict[str, float]:
     return whole | each
 
 
-def _nearest_objects(
+def nearest_objects(
     images: NDArray[np.int64],
     boxes: NDArray[np.float64],
     object_images: NDArray[np.int64],
@@ -138,15 +140,25 @@ def _iou(a: NDArray[np.float64], b: NDArray[np.float64]) -> NDArray[np.float64]:
     return np.divide(common, union, out=np.zeros_like(common), where=union > 0)
 
 
+def states_of(hit: NDArray[np.bool_], nearest: NDArray[np.int64], to_find: NDArray[np.bool_]) -> NDArray[np.uint8]:
+    """Say of each detection whether it is WRONG, RIGHT or PASSED.
+
+    Args:
+        hit: (D,) by falling score, whether it overlaps enough.
+        nearest: (D,) index of the object that it overlaps most.
+        to_find: (O,), false for objects that need not be found.
+    """
+    states = np.full(len(hit), WRONG, np.uint8)
+    hits = np.flatnonzero(hit)
+    states[hits[np.unique(nearest[hits], return_index=True)[1]]] = RIGHT
+    states[hits[~to_find[nearest[hits]]]] = PASSED
+    return states
+
+
 def _curve(hit: NDArray[np.bool_], nearest: NDArray[np.int64], to_find: NDArray[np.bool_], metric: str) -> Curve:
     """Curve of one class, from whether each detection, by falling score, overlaps enough, and with which object."""
-    counts = np.ones(len(hit), np.bool_)
-    if len(to_find):
-        counts = ~hit | to_find[nearest]
-    first = np.zeros(len(hit), np.bool_)
-    hits = np.flatnonzero(hit)
-    first[hits[np.unique(nearest[hits], return_index=True)[1]]] = True
-    right = np.cumsum(first[counts])
+    states = states_of(hit, nearest, to_find)
+    right = np.cumsum(states[states != PASSED] == RIGHT)
     objects = int(to_find.sum())
     precision = right / np.arange(1, len(right) + 1)
     if objects == 0:

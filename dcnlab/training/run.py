@@ -13,10 +13,11 @@ import pytorch_lightning as pl
 from pytorch_lightning.loggers import Logger
 
 from dcnlab.config import outside, validation
-from dcnlab.config.load import load_experiment, load_run, to_yaml
+from dcnlab.config.load import load_experiment, load_run, read_run, to_yaml
 from dcnlab.config.schema import Config
 from dcnlab.io.atomic import write_whole
-from dcnlab.training import checkpoint_file, compilation, results, resume_checks
+from dcnlab.io.errors import ConfigError
+from dcnlab.training import checkpoint_file, compilation, results, resume_checks, scored_images
 from dcnlab.training.callbacks.layer_hooks import network_of
 from dcnlab.training.distributed import slurm_requeue
 from dcnlab.training.distributed.rank import is_rank_0
@@ -110,6 +111,8 @@ def resume(path: Path, overrides: Sequence[str] = (), allow: Sequence[outside.Al
 def evaluate(path: Path, overrides: list[str], allow: Sequence[outside.Allowed] = ()) -> dict[str, float]:
     """Score a run's last checkpoint again; the run folder stays as it is.
 
+    An earlier release's run without test_images.npz gets one if the scores are those of its results.json.
+
     Args:
         path: of the run folder.
         overrides: key=value upon its config, such as another `data.root`.
@@ -124,6 +127,7 @@ def evaluate(path: Path, overrides: list[str], allow: Sequence[outside.Allowed] 
     check_while_restoring(parts.trainer, checkpoint)
     with same_end_on_all_ranks(parts, RunFolder(path), lambda end: None):
         metrics = results.metrics_of(results.score_test_split(parts, checkpoint))
+        scored_images.write_missing(parts, config, RunFolder(path), metrics)
     results.warn_of_left_out_classes(results.classes_in_means(parts))
     results.verify(metrics, config)
     return metrics
@@ -216,8 +220,14 @@ def _build_for_checkpoint(
     """The parts of a run that is not trained, its checkpoint, and the weights in it.
 
     Raises:
-        ConfigError: the network is another one than the checkpoint's.
+        ConfigError: the network is another one than the checkpoint's, or `data.fold` another than the run's.
     """
+    fold = read_run(folder.path).data.fold
+    if config.data.fold != fold:
+        raise ConfigError(
+            f"data.fold is {config.data.fold or 'null'}, whose test images may be among those that the run was trained "
+            f"on; it must be {fold or 'null'}, as in {folder.config}"
+        )
     config.model.backbone.weights = "none"  # the checkpoint holds them
     config.trainer.effective_batch = None  # any number of ranks can score
     checkpoint, content = checkpoint_file.scored(folder)

@@ -10,6 +10,8 @@ from torchvision.models.resnet import Bottleneck, ResNet
 
 from dcnlab.config import packaged
 from dcnlab.config.load import load_experiment
+from dcnlab.config.outside import OutsideName
+from dcnlab.data.seeding import mix
 from dcnlab.models import aligned_inception_resnet
 from dcnlab.models.resnet import residual_network
 from dcnlab.training.build_network import task_module
@@ -67,6 +69,40 @@ def test_the_papers_other_variants_start_equal_too(option):
     assert (
         differing(slim("classification/quickstart", *PLAIN), slim("classification/quickstart", *PLAIN, *changes)) == []
     )
+
+
+def test_heads_and_backbones_are_drawn_from_seed_and_name():
+    """R-FCN's head and backbone hold the numbers of generators of (seed, name), whatever was built before them."""
+    state = slim("detection/quickstart", "seed=5").state_dict()
+    for name, spread in (("reduce.weight", 0.01), ("rpn.conv.weight", 0.01), ("layer4.0.conv2.weight", None)):
+        tensor = state[name if name in state else f"backbone.{name}"]
+        spread = spread or (2 / (9 * tensor.shape[0])) ** 0.5  # He's, by the channels of the output
+        generator = torch.Generator().manual_seed(mix(5, *name.encode()))
+        expected = torch.empty(tensor.shape).normal_(0, spread, generator=generator)
+        torch.testing.assert_close(tensor, expected, rtol=1e-6, atol=0)
+
+
+def test_networks_with_other_heads_share_the_rest():
+    """Faster R-CNN and DeepLab start with R-FCN's backbone, and Faster R-CNN with its RPN and 1x1 convolution too."""
+    rfcn = slim("detection/quickstart").state_dict()
+    for name, others in (("detection/quickstart", ["model.name=faster_rcnn"]), ("segmentation/quickstart", [])):
+        state = slim(name, *others).state_dict()
+        shared = [key for key in rfcn if key.startswith(("backbone.", "rpn.") if others else "backbone.")]
+        shared += ["reduce.weight"] if others else []
+        assert [key for key in shared if not torch.equal(rfcn[key], state[key])] == []
+
+
+def test_surgery_from_outside_may_draw_numbers():
+    """A function from outside that draws numbers leaves the start of all other layers as it is."""
+
+    def draw(model, layers, offset_groups, modulated):
+        torch.nn.Conv2d(4, 4, 3)
+
+    config = load_experiment("segmentation/quickstart", ["model.deform_layers=3"])
+    config.model.deform_kind = OutsideName("mine:draw", draw)
+    twin = task_module(config, ["a", "b"]).model
+    config.model.deform_layers = 0
+    assert differing(task_module(config, ["a", "b"]).model, twin) == []
 
 
 def test_networks_of_other_seeds_start_otherwise():

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable
 from fnmatch import fnmatchcase
 from typing import TypeVar
 
+import torch
 from torch import Tensor, nn
 
 from dcnlab.io.text import closest
@@ -47,6 +48,9 @@ def conv_layers(model: nn.Module, kernel_size: int | tuple[int, int] = 3, exampl
 
 def deform(model: Model, layers: int | str | Iterable[str], offset_groups: int = 1, modulated: bool = False) -> Model:
     """Replace convolutions by deformable ones around the same weights; the model computes the same until trained.
+
+    The same within rounding: at zero offsets a sampled value is the input's own to the last bit, and only the sum over
+    taps and channels is taken in another order than torch's convolution has. Where sums are exact, so is the output.
 
     Initialise first, operate then. Loops over nn.Conv2d and nn.Linear, by class or by its name, and loops that call
     `reset_parameters` leave the offsets at zero. A loop that draws every parameter, or every module's weight, does
@@ -91,7 +95,9 @@ def activate(model: Model, layers: int | str | Iterable[str], offset_groups: int
 
 
 def transform_input(model: nn.Module, in_channels: int = 3) -> nn.Sequential:
-    """Put a spatial transformer in front of a model, which computes the same until trained.
+    """Put a spatial transformer in front of a model, which computes the same until trained, to the last bit.
+
+    The transformer's numbers are drawn from torch's global generator, which afterwards is as it was before.
 
     Args:
         model: takes images (N, in_channels, H, W) as its only argument.
@@ -102,7 +108,8 @@ def transform_input(model: nn.Module, in_channels: int = 3) -> nn.Sequential:
         other models by that name.
     """
     weight = next(model.parameters())
-    transformer = SpatialTransformer(in_channels, device=weight.device, dtype=weight.dtype)
+    with torch.random.fork_rng([weight.device] if weight.is_cuda else []):
+        transformer = SpatialTransformer(in_channels, device=weight.device, dtype=weight.dtype)
     return nn.Sequential(OrderedDict(transformer=transformer, backbone=model)).train(model.training)
 
 

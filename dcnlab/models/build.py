@@ -17,6 +17,7 @@ from dcnlab.models.deeplab import DeepLab
 from dcnlab.models.detector import DetectionSettings, Detector
 from dcnlab.models.faster_rcnn import FasterRCNN
 from dcnlab.models.fpn import FPNFasterRCNN
+from dcnlab.models.named_draws import NamedDraws
 from dcnlab.models.resnet import classifier, operate
 from dcnlab.models.rfcn import RFCN
 from dcnlab.models.roi_sampling import RoISampling
@@ -31,6 +32,10 @@ def build_network(config: Config, classes: int) -> nn.Module:
         config: of the run.
         classes: number of classes; of segmentation with the background, of detection without.
 
+    Each random parameter is drawn from a generator of `config.seed` and its name, see :class:`.NamedDraws`. So a plain
+    network and its deformable twin start equal in every parameter that both have, and in the same state of torch's
+    global generator, which stays as it is.
+
     Returns:
         A classifier gives logits (N, classes) of images (N, 3, H, W), a segmentation network logits (N, classes, H, W).
         A detector is called as torchvision's are, see `Detector`.
@@ -39,6 +44,14 @@ def build_network(config: Config, classes: int) -> nn.Module:
         ConfigError: a name or a value of the config does not fit.
         ValueError: a layer refuses an argument of the config.
     """
+    with torch.random.fork_rng(devices=[]), NamedDraws() as draws:
+        torch.default_generator.manual_seed(config.seed)  # of what is not drawn by name
+        network = _network(config, classes)
+    draws.redraw(network, config.seed)
+    return network
+
+
+def _network(config: Config, classes: int) -> nn.Module:
     model = config.model
     if outside.is_outside(model.name):
         network = outside.target("model.name", model.name)(classes, config)

@@ -63,6 +63,19 @@ def test_deform_changes_only_the_last_three_layers():
     assert set(after) - set(weights) == {f"{name}.offset_conv.{part}" for name in names for part in ("weight", "bias")}
 
 
+@pytest.mark.parametrize("surgery", [deform, activate])
+def test_surgery_keeps_outputs_to_the_bit_where_sums_are_exact(surgery):
+    """With whole numbers no sum is rounded: sampling without offsets gives the input's own values, not nearly those."""
+    model = nn.Sequential(nn.Conv2d(16, 64, 3, padding=1), nn.ReLU(), nn.Conv2d(64, 8, 3, stride=2, dilation=2))
+    generator = torch.Generator().manual_seed(0)
+    for parameter in model.parameters():
+        parameter.data.random_(-8, 9, generator=generator)
+    image = torch.empty(2, 16, 15, 12).random_(-8, 9, generator=generator)
+    before = model(image)
+    assert before.abs().max() < 2**24  # up to which float32 has every whole number
+    assert torch.equal(surgery(model, 2)(image), before)
+
+
 @pytest.mark.parametrize("name", ZOO)
 def test_timm_networks_keep_their_output_after_surgery(name):
     """Two modulated layers at their start compute what the plain ones did."""
@@ -273,7 +286,7 @@ def test_transform_input_keeps_the_output_and_layer_names():
     image, names = torch.randn(2, 3, 33, 41), list(model.state_dict())
     before = model(image)
     transformed = transform_input(model)
-    torch.testing.assert_close(transformed(image), before, rtol=0, atol=1e-6)
+    assert torch.equal(transformed(image), before)
     assert transformed.backbone is model
     assert not transformed.training
     assert [name for name in transformed.state_dict() if not name.startswith("transformer.")] == [
@@ -362,6 +375,8 @@ def test_surgery_draws_no_random_numbers_and_keeps_state():
     model = timm.create_model("resnet26", drop_rate=0.5, drop_path_rate=0.5)
     state, before = copy.deepcopy(model.state_dict()), draws()
     deform(model, 3, modulated=True)
+    activate(model, ["layer3.0.conv2"])
+    transform_input(model)
     assert draws() == before
     assert all(torch.equal(model.state_dict()[name], value) for name, value in state.items())
     assert all(module.training for module in model.modules())

@@ -35,9 +35,7 @@ def measure(config: Config, subject: Subject, device: str | None, repeats: int) 
     two_stage = isinstance(network, TwoStageDetector)
     real = network
     if two_stage or device is not None:
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(config.seed)
-            real = _network(config, subject.classes)
+        real = _network(config, subject.classes)
     # A two-stage detector's head has no autocast without numbers, and which level it pools from depends on them.
     counted = real if two_stage else network
     place = "cpu" if two_stage else "meta"

@@ -22,6 +22,7 @@ from dcnlab.training.run_folder import RunFolder
 # layers: top-1 of seeds 0, 1 and 2; the last trial is missing.
 SCORES = {0: [70.0, 72.0, 77.0], 1: [75.0, 75.5, 76.0], 2: [80.0, 70.0, None]}
 # Worked out by hand: mean, standard deviation (n - 1), difference to layers 0.
+DIFFERENCE = "difference [low, high]"
 ROWS = {0: (73.0, 13**0.5, 0.0, 3), 1: (75.5, 0.5, 2.5, 3), 2: (75.0, 50**0.5, 2.0, 2)}
 
 
@@ -76,8 +77,8 @@ def assemble(name, *overrides, roots=("runs",)):
 
 
 def notes(found):
-    """What is said beyond the three seeds' being too few for a test."""
-    return [note for note in found.notes if "sign-flip" not in note]
+    """All notes but those on what intervals and tests mean."""
+    return [note for note in found.notes if "sign-flip" not in note and "interval" not in note]
 
 
 def assert_worked_out(rows):
@@ -114,10 +115,11 @@ def test_markdown_marks_rows_with_missing_seeds(finished):
     text = tables.render(assemble(finished), "markdown")
     ours, caption, paper = text.split("\n\n")
     cells = [[cell.strip() for cell in line.strip("|").split("|")] for line in ours.splitlines()]
-    assert cells[0][:5] == ["deform_layers", "top1 (%)", "difference", "loss (%)", "difference"]
+    assert cells[0][:5] == ["deform_layers", "top1 (%)", DIFFERENCE, "loss (%)", DIFFERENCE]
     assert cells[0][5:] == ["seeds", "parameters", "MACs (M)", "seconds"]
     assert cells[2] == ["0", "73.00 ± 3.61", "", "0.50 ± 0.00", "", "3", "1,000", "2.00", "11.0"]
-    assert cells[4][:3] == ["2", "75.00 ± 7.07", "+2.00"]
+    # Seeds 0 and 1 differ by 10 and -2. Student's t: 4 ± 12.706 x 6; the difference of means is over all seeds.
+    assert cells[4][:3] == ["2", "75.00 ± 7.07", "+2.00 [-72.24, +80.24] no conclusion"]
     assert cells[4][5] == "2 of 3 (!)"
     assert "For orientation" in caption
     assert "another data set" in caption

@@ -14,6 +14,7 @@ from __future__ import annotations
 import argparse
 import re
 import shlex
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -44,6 +45,8 @@ def keep(folders: list[Path]) -> list[Path]:
                 if name == "config.yaml":
                     text = yaml.safe_dump(yaml.safe_load(text) | {"out": "evidence"}, sort_keys=False)
                 (target / name).write_text(text)
+        if RunFolder(folder).test_images.is_file():
+            shutil.copyfile(RunFolder(folder).test_images, RunFolder(target).test_images)
         kept.append(target)
     return kept
 

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import math
+import re
 
 from dcnlab.config import names
+from dcnlab.config.outside import is_outside
 from dcnlab.config.schema import DataConfig
 from dcnlab.config.value_checks import choose, choose_or_outside, within
 from dcnlab.io.errors import ConfigError
+from dcnlab.io.text import shown
 
 
 def check_data(data: DataConfig) -> None:
@@ -25,6 +28,9 @@ def check_data(data: DataConfig) -> None:
     within("data.workers", data.workers, 0)
     within("data.image_size", data.image_size, 8)
     within("data.ignore", data.ignore, 0, 255)
+    fold_numbers(data.fold)
+    if data.fold is not None and is_outside(data.name):
+        raise ConfigError(f"data.fold is {data.fold}; a data set of your own cuts its folds itself, by data.options")
     choose("data.exif", data.exif, ("auto", "apply", "ignore"))
     within("data.shorter_side", data.shorter_side, 16)
     within("data.longer_side", data.longer_side, 16)
@@ -46,3 +52,24 @@ def check_data(data: DataConfig) -> None:
     for key, pair in (("scale", data.scale), ("random_scale", data.random_scale)):
         if not 0 < pair[0] <= pair[1] < math.inf:
             raise ConfigError(f"data.{key} is {list(pair)}; it must be two numbers above 0, the smaller one first")
+
+
+def fold_numbers(fold: str | None) -> tuple[int, int] | None:
+    """Fold k and number of folds n of `data.fold`; None: the data set is not cut.
+
+    Raises:
+        ConfigError: it is not k/n with 1 <= k <= n and n from 2 on; names the nearest that is.
+    """
+    if fold is None:
+        return None
+    match = re.fullmatch(r"(\d{1,6})/(\d{1,6})", fold)
+    if match is None:
+        raise ConfigError(f"data.fold is {shown(fold)}; it must be k/n, fold k of n, such as 1/5")
+    number, count = int(match[1]), int(match[2])
+    if count < 2 or not 1 <= number <= count:
+        count = max(count, 2)
+        raise ConfigError(
+            f"data.fold is {shown(fold)}; k must lie in 1 to n, and n be at least 2; "
+            f"nearest: {min(max(number, 1), count)}/{count}"
+        )
+    return number, count

@@ -30,6 +30,12 @@ class DataConfig:
     """Split scored during training; null holds a tenth of the training split out (imagefolder), or scores none."""
     test: str | list[str] = "test"
     """Split of the final score."""
+    fold: str | None = None
+    """k/n, such as 2/5: the images of train, val and test together are cut into n folds, and fold k is the test split.
+    The others train. A tenth of them validates where val names another split than test, or is null in imagefolder; fold
+    k itself does where val is test. The cut is the same for every seed. imagefolder, digits: each class is dealt out
+    evenly. segmentation: blocks of neighbours in the order of the file names, because consecutive frames resemble each
+    other. detection: images are dealt out one by one in that order. null takes the splits as they are."""
     batch_size: int = 64
     """Images a rank loads at a time."""
     workers: int = 0

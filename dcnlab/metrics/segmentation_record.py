@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
+
+
+def sums_of(confusion: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Diagonal, row sums and column sums, (3, C), of a confusion matrix, see `miou.confusion_matrix`."""
+    return np.stack([confusion.diagonal(), confusion.sum(1), confusion.sum(0)])
 
 
 @dataclass(frozen=True)
@@ -26,6 +31,12 @@ class SegmentationRecord:
     hits: NDArray[np.int64]
     labelled: NDArray[np.int64]
     predicted: NDArray[np.int64]
+
+    @classmethod
+    def of(cls, classes: Sequence[str], by_image: Mapping[int, NDArray[np.int64]]) -> SegmentationRecord:
+        """The record of images by their positions, with the `sums_of` each one's confusion matrix."""
+        rows = np.array(list(by_image.values()), np.int64).reshape(-1, 3, len(classes))
+        return cls(tuple(map(str, by_image)), tuple(classes), rows[:, 0], rows[:, 1], rows[:, 2])
 
     @property
     def metrics(self) -> tuple[str, ...]:

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
+import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 from torchmetrics import MetricCollection
@@ -12,6 +14,8 @@ from torchmetrics.classification import MulticlassAccuracy
 
 from dcnlab.config.schema import Config, OptimConfig, TestConfig
 from dcnlab.data.classification.rotation import turn
+from dcnlab.metrics.classification_record import ClassificationRecord
+from dcnlab.tasks.by_image import ByImage
 from dcnlab.tasks.optim import optimizer_and_schedule
 from dcnlab.tasks.step_means import StepMeans
 from dcnlab.tasks.task import Task, normalisation
@@ -31,6 +35,12 @@ class TopK(MulticlassAccuracy):
     def compute(self) -> Tensor:
         """Divide the counts, summed over all ranks, once."""
         return 100 * super().compute()
+
+
+def is_among_top(logits: Tensor, labels: Tensor, k: int) -> Tensor:
+    """Whether the class of each image (N,) is among its k highest logits (N, C); the first of equals for k of 1."""
+    top = logits.argmax(1, keepdim=True) if k == 1 else logits.topk(k, 1).indices
+    return (top == labels[:, None]).any(1)
 
 
 class Classification(Task):
@@ -59,6 +69,7 @@ class Classification(Task):
         self.background = background
         self.step_means = StepMeans()
         ks = (1, 5) if len(classes) > 5 else (1,)
+        self._test_images, self._tops = ByImage(), {f"top{k}": k for k in ks}
         scores = MetricCollection({f"top{k}": TopK(len(classes), k) for k in ks}, compute_groups=False)
         self.val_scores, self.test_scores = scores.clone(prefix="val/"), scores.clone(prefix="test/")
 
@@ -92,13 +103,27 @@ class Classification(Task):
         """Count the correct images of a batch."""
         images, labels = batch
         rotated = turn(images, self.testing.rotation, self.testing.magnification, self.background)
-        self._score(self.test_scores, (rotated, labels))
+        logits = self._score(self.test_scores, (rotated, labels))
+        if logits is not None:
+            correct = torch.stack([is_among_top(logits, labels, k) for k in self._tops.values()], 1)
+            for image in correct.cpu().numpy():
+                self._test_images.add(self.trainer, image)
 
-    def _score(self, scores: MetricCollection, batch: tuple[Tensor, Tensor]) -> None:
+    def on_test_epoch_end(self) -> None:
+        """Keep which images were right, gathered from all ranks."""
+        by_image = self._test_images.take()
+        if self.trainer.is_global_zero:
+            correct = np.array(list(by_image.values()), np.bool_).reshape(-1, len(self._tops)).T
+            self.test_record = ClassificationRecord(tuple(map(str, by_image)), tuple(self._tops), correct)
+
+    def _score(self, scores: MetricCollection, batch: tuple[Tensor, Tensor]) -> Tensor | None:
+        """Count the correct images of a batch; gives its logits, None for a batch without images."""
         images, labels = batch
-        if len(images):
-            scores.update(self(images), labels)
+        logits = self(images) if len(images) else None
+        if logits is not None:
+            scores.update(logits, labels)
         self.log_dict(dict(scores.items()), on_step=False, on_epoch=True, batch_size=len(images))
+        return logits
 
     def configure_optimizers(self) -> Any:
         """The optimizer over the groups of `parameter_groups`, its schedule advanced by a step."""

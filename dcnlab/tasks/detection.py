@@ -7,7 +7,6 @@ from typing import Any
 
 import numpy as np
 import torch
-import torch.distributed as dist
 from PIL.Image import Image
 from torch import Tensor, nn
 
@@ -18,9 +17,11 @@ from dcnlab.data.resize import longer_limits
 from dcnlab.data.seeding import mix
 from dcnlab.metrics.boxes import Detections, GroundTruth
 from dcnlab.metrics.coco_ap import coco_ap
+from dcnlab.metrics.detection_matches import detection_record
 from dcnlab.metrics.voc_ap import voc_ap, voc_metrics
 from dcnlab.models.multi_scale import detect
 from dcnlab.tasks.box_truth import matched, scaled_boxes, taken_from
+from dcnlab.tasks.by_image import gathered
 from dcnlab.tasks.optim import optimizer_and_schedule
 from dcnlab.tasks.pictures import detection_panel, to_picture
 from dcnlab.tasks.step_means import StepMeans
@@ -165,6 +166,8 @@ class Detection(Task):
         if self.trainer.is_global_zero:
             detections = in_arrays(by_image)
             pair = matched(make_truth(), detections, list(by_image))
+            if split == "test":
+                self.test_record = detection_record(*pair, self.protocol)
             if self.protocol == "coco":
                 scores = coco_ap(*pair)
             else:
@@ -184,16 +187,6 @@ class Detection(Task):
         """The optimizer over the groups of `parameter_groups`, its schedule advanced by a step."""
         optimizer, schedule = optimizer_and_schedule(self.model, self.optim, self.trainer.estimated_stepping_batches)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
-
-
-def gathered(by_image: dict[int, dict[str, Any]]) -> dict[int, dict[str, Any]]:
-    """What all ranks know by image, in the order of the images."""
-    parts: list[Any] = [by_image]
-    if dist.is_available() and dist.is_initialized():
-        parts = [None] * dist.get_world_size()
-        dist.all_gather_object(parts, by_image)
-    joined = {image: numbers for part in parts for image, numbers in part.items()}
-    return dict(sorted(joined.items()))
 
 
 def in_arrays(by_image: Mapping[int, Mapping[str, Tensor]]) -> Detections:

@@ -12,8 +12,10 @@ from torch.nn.functional import interpolate
 
 from dcnlab.config.schema import Config, OptimConfig, TestConfig
 from dcnlab.data.photographs import IMAGENET_MEAN, IMAGENET_STD
-from dcnlab.metrics.miou import MeanIoU
+from dcnlab.metrics.miou import MeanIoU, confusion_matrix
+from dcnlab.metrics.segmentation_record import SegmentationRecord, sums_of
 from dcnlab.models.deeplab import DeepLab
+from dcnlab.tasks.by_image import ByImage
 from dcnlab.tasks.optim import optimizer_and_schedule
 from dcnlab.tasks.pictures import segmentation_panel, to_picture
 from dcnlab.tasks.step_means import StepMeans
@@ -49,6 +51,7 @@ class Segmentation(Task):
         self.mean, self.std = mean, std
         self.val_scores, self.test_scores = MeanIoU(len(classes)), MeanIoU(len(classes))
         self.step_means = StepMeans()
+        self._test_images = ByImage()
         self.pictures: list[Image] = []
         self.metrics_over: dict[str, list[str]] = {}
         """After a test: the classes that its means include, and those that they leave out."""
@@ -93,6 +96,8 @@ class Segmentation(Task):
         predictions = segment(self.model, images, labels.shape[-2:], self.testing.scales, self.testing.flip)
         self.test_scores.update(predictions, labels)
         for image, label, prediction in zip(images, labels, predictions, strict=True):
+            counts = confusion_matrix(prediction, label, len(self.classes))
+            self._test_images.add(self.trainer, sums_of(counts.cpu().numpy()))
             if len(self.pictures) < self.testing.pictures:
                 picture = to_picture(image, self.mean, self.std)
                 self.pictures.append(segmentation_panel(picture, label, prediction, self.classes))
@@ -102,6 +107,9 @@ class Segmentation(Task):
 
         There is no score where all pixels are ignored, as in test splits without published labels.
         """
+        by_image = self._test_images.take()
+        if self.trainer.is_global_zero:
+            self.test_record = SegmentationRecord.of(self.classes, by_image)
         miou, each = self.test_scores.compute(), self.test_scores.per_class()
         scores = {"test/miou": miou, **{f"test/iou/{name}": iou for name, iou in zip(self.classes, each, strict=True)}}
         known = {name: value.float() for name, value in scores.items() if not value.isnan()}

@@ -7,7 +7,9 @@ from collections.abc import Iterator
 from typing import Any
 
 from dcnlab.config import names, outside
+from dcnlab.config.data_checks import fold_numbers
 from dcnlab.config.schema import Config, DataConfig
+from dcnlab.data.folds import Fold
 from dcnlab.io.errors import ConfigError, DataError
 
 
@@ -37,6 +39,7 @@ def data_module(config: Config) -> Any:
         "batch_size": data.batch_size,
         "workers": data.workers,
         "seed": config.seed,
+        "fold": None if (numbers := fold_numbers(data.fold)) is None else Fold(*numbers),
     }
     if names.data_set(data.name).is_square:
         _check_single_splits(data)

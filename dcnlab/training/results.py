@@ -16,7 +16,7 @@ from dcnlab.config.schema import Config
 from dcnlab.io.atomic import write_whole
 from dcnlab.models import weights_source
 from dcnlab.models.counting import count_macs, count_parameters
-from dcnlab.training import environment, expected, results_file
+from dcnlab.training import environment, expected, results_file, scored_images
 from dcnlab.training.distributed import slurm_requeue
 from dcnlab.training.distributed.rank import is_rank_0
 from dcnlab.training.loggers import wandb_run
@@ -79,7 +79,7 @@ class Results:
         return recorded if results_file.is_source(recorded) else None
 
     def take_scores(self, scores: dict[str, float]) -> None:
-        """Take the scores of the test, and write detections and pictures.
+        """Take the scores of the test, and write what they were made of, detections and pictures.
 
         Raises:
             Diverged: a score is not finite.
@@ -91,6 +91,7 @@ class Results:
         warn_of_left_out_classes(self._content)
         if self._parts.trainer.is_global_zero:
             self._write_detections()
+            scored_images.write(self._parts, self._config, self._folder)
             self._write_pictures()
 
     def write(self, end: End) -> None:

@@ -16,7 +16,7 @@ from dcnlab.config import outside, validation
 from dcnlab.config.load import load_experiment, load_run, to_yaml
 from dcnlab.config.schema import Config
 from dcnlab.io.atomic import write_whole
-from dcnlab.training import checkpoint_file, results, resume_checks
+from dcnlab.training import checkpoint_file, results, resume_checks, scored_images
 from dcnlab.training.distributed import slurm_requeue
 from dcnlab.training.distributed.rank import is_rank_0
 from dcnlab.training.interruption import same_end_on_all_ranks
@@ -109,6 +109,8 @@ def resume(path: Path, overrides: Sequence[str] = (), allow: Sequence[outside.Al
 def evaluate(path: Path, overrides: list[str], allow: Sequence[outside.Allowed] = ()) -> dict[str, float]:
     """Score a run's last checkpoint again; the run folder stays as it is.
 
+    An earlier release's run without test_images.npz gets one if the scores are those of its results.json.
+
     Args:
         path: of the run folder.
         overrides: key=value upon its config, such as another `data.root`.
@@ -123,6 +125,7 @@ def evaluate(path: Path, overrides: list[str], allow: Sequence[outside.Allowed] 
     check_while_restoring(parts.trainer, checkpoint)
     with same_end_on_all_ranks(parts, RunFolder(path), lambda end: None):
         metrics = results.metrics_of(results.score_test_split(parts, checkpoint))
+        scored_images.write_missing(parts, config, RunFolder(path), metrics)
     results.warn_of_left_out_classes(results.classes_in_means(parts))
     results.verify(metrics, config)
     return metrics

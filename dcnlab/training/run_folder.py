@@ -34,6 +34,7 @@ _WRITTEN = (
     "metrics.csv",
     "results.json",
     "detections.json",
+    "test_images.npz",
     "dilation.json",
     "robustness.json",
     "pictures",
@@ -111,6 +112,11 @@ class RunFolder:
     def detections(self) -> Path:
         """A detector's boxes on the test split, in COCO's result form."""
         return self.path / "detections.json"
+
+    @property
+    def test_images(self) -> Path:
+        """What the scores were made of for each test image; absent in the folders of earlier releases."""
+        return self.path / "test_images.npz"
 
     @property
     def pictures(self) -> Path:
@@ -219,7 +225,7 @@ class RunFolder:
         """Remove the temporary files of writers that were killed; only for the process that holds the lock."""
         for folder in (self.path, self.checkpoint.parent):
             for path in folder.glob(".*"):
-                if re.fullmatch(r"\.((last|previous|best)\.ckpt|\w+\.(json|csv|yaml))\.\d+", path.name):
+                if re.fullmatch(r"\.((last|previous|best)\.ckpt|\w+\.(json|csv|yaml|npz))\.\d+", path.name):
                     path.unlink(missing_ok=True)
 
 

@@ -22,6 +22,7 @@ from dcnlab.config.load import load_experiment, load_run
 from dcnlab.io.atomic import write_whole
 from dcnlab.io.errors import ConfigError
 from dcnlab.io.file_lock import lock
+from dcnlab.metrics import image_records
 from dcnlab.models.counting import count_macs
 from dcnlab.models.resnet import resnet10_slim
 from dcnlab.training import outcome
@@ -324,7 +325,7 @@ def test_a_run_prints_only_its_run_folder(tiny):
 
 @pytest.mark.slow
 def test_two_ranks_share_a_folder_and_rank_0_prints(tiny):
-    """Rank 0 alone prints the run folder, and images per second count the images of both ranks."""
+    """Rank 0 alone prints, speed counts the images of both, and the record of test images is that of one rank."""
     done = dcnlab(
         "fit", tiny, "trainer.devices=2", "data.batch_size=8", "trainer.max_steps=4", "trainer.effective_batch=16"
     )
@@ -334,6 +335,12 @@ def test_two_ranks_share_a_folder_and_rank_0_prints(tiny):
     found = results(folder)
     assert found["environment"]["world_size"] == 2
     assert found["cost"]["images_per_second"] * found["cost"]["train_seconds"] == pytest.approx(64, rel=0.01)
+    record = RunFolder(folder).test_images
+    by_both = record.read_bytes()
+    assert len(set(image_records.read(record).images)) == 40
+    record.unlink()
+    evaluate(folder, ["trainer.devices=1"])
+    assert record.read_bytes() == by_both
 
 
 def test_only_an_unfinished_run_is_overwritten(tmp_path):

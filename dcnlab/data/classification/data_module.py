@@ -6,9 +6,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from dcnlab.data.classification.image_folder import ImageFolderSplit
+from dcnlab.data.folds import Fold, stratified, validated_on
 from dcnlab.data.module import SplitsDataModule, check_same_classes
-from dcnlab.data.photographs import IMAGENET_MEAN, IMAGENET_STD
+from dcnlab.data.photographs import IMAGENET_MEAN, IMAGENET_STD, strings
 from dcnlab.io.orientation import Orientation
 
 
@@ -29,6 +32,7 @@ class ImageFolderDataModule(SplitsDataModule):
         std: likewise.
         exif: auto and ignore take images as stored, as torchvision's ImageFolder does; auto warns at the first image
             that has an EXIF orientation; apply rotates them upright.
+        fold: the test split, cut from the images of all three; None takes the splits as they are.
 
     Raises:
         DataError: a folder is missing or empty, or classes differ between splits; one line that says what and where.
@@ -48,12 +52,27 @@ class ImageFolderDataModule(SplitsDataModule):
         mean: Sequence[float] = IMAGENET_MEAN,
         std: Sequence[float] = IMAGENET_STD,
         exif: str = "auto",
+        fold: Fold | None = None,
     ) -> None:
         common: dict[str, Any] = {"classes": classes, "image_size": image_size, "mean": mean, "std": std}
         common["orientation"] = Orientation(exif, upright=False)
-        training = ImageFolderSplit(root, train, holdout=val is None, augment=True, seed=seed, **common)
-        validation = ImageFolderSplit(root, val, train, **common)
+        holdout = val is None and fold is None
+        training = ImageFolderSplit(root, train, holdout=holdout, augment=True, seed=seed, **common)
+        validation = ImageFolderSplit(root, val if fold is None else val or train, train, **common)
         testing = ImageFolderSplit(root, test, **common)
         others = ((val, validation.classes), (test, testing.classes))
         check_same_classes(root, (train, training.classes), *others)
+        if fold is not None:
+            _cut((training, validation, testing), fold, validated_on(val, test) or "rest")
         super().__init__(training, validation, testing, training.classes, batch_size, workers, seed)
+
+
+def _cut(splits: Sequence[ImageFolderSplit], fold: Fold, validated: str) -> None:
+    """Give train, val and test the images of all three, cut class by class in the order of their paths."""
+    label_of = {file: label for split in splits for file, label in split.samples}
+    files = sorted(label_of)
+    labels = np.array([label_of[file] for file in files])
+    parts = fold.parts(labels, stratified, validated)
+    for split, chosen in zip(splits, (parts.train, parts.val, parts.test), strict=True):
+        assert chosen is not None
+        split.files, split.labels = strings([files[at] for at in chosen]), labels[chosen]

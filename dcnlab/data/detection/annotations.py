@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -63,6 +63,16 @@ class Annotations:
         boxes = self.boxes.clip(0, limits)
         whole = (boxes[:, 2:] > boxes[:, :2]).all(1)
         return boxes, whole & ~self.difficult & ~self.crowd
+
+    def select(self, images: Sequence[int] | NDArray[np.intp]) -> Annotations:
+        """Some of the images, with their boxes."""
+        chosen = np.asarray(images, np.intp)
+        counts = np.diff(self.offsets)[chosen]
+        first = np.repeat(self.offsets[chosen] - starts(counts)[:-1], counts)
+        boxes = first + np.arange(counts.sum())
+        by_image = {name: getattr(self, name)[chosen] for name in ("files", "image_ids", "sizes")}
+        by_box = {name: getattr(self, name)[boxes] for name in ("boxes", "labels", "areas", "difficult", "crowd")}
+        return replace(self, offsets=starts(counts), **by_image, **by_box)
 
     def own_names(self, detections: BoxesWithScores) -> list[dict[str, Any]]:
         """Detections as `dcnlab score` takes them: under the data set's own ids and names, see `results`."""

@@ -6,10 +6,13 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import cache
 from pathlib import Path
 
-from dcnlab.data.detection.annotations import Annotations
+import numpy as np
+
+from dcnlab.data.detection.annotations import Annotations, join
 from dcnlab.data.detection.coco import read_coco
 from dcnlab.data.detection.split import DetectionSplit
 from dcnlab.data.detection.voc import read_voc
+from dcnlab.data.folds import Fold, all_names, interleaved, validated_on
 from dcnlab.data.labels import names_of
 from dcnlab.data.module import SplitsDataModule, check_same_classes, collate_lists, reader_of
 from dcnlab.data.photographs import IMAGENET_MEAN, IMAGENET_STD
@@ -72,6 +75,7 @@ class DetectionDataModule(SplitsDataModule):
             resizes them as the others.
         test_longer_sides: limit on the longer side at each of them; None: see `longer_limits`.
         exif: auto, apply or ignore: which images are turned as their EXIF orientation says, see `Orientation`.
+        fold: the test split, cut from the images of all three; None takes the splits as they are.
 
     Raises:
         DataError: files are missing or not right, or classes differ between splits; one line that says what and where.
@@ -99,6 +103,7 @@ class DetectionDataModule(SplitsDataModule):
         test_sides: Sequence[int] | None = None,
         test_longer_sides: Sequence[int] | None = None,
         exif: str = "auto",
+        fold: Fold | None = None,
     ) -> None:
         orientation = Orientation(exif)
         reader = reader_of(name, READERS, "boxes")
@@ -108,16 +113,22 @@ class DetectionDataModule(SplitsDataModule):
         def read(splits: tuple[str, ...]) -> Annotations:
             return reader(root, splits, classes, templates, orientation)
 
-        def split(
-            splits: str | Sequence[str], augment: bool = False, tested_at: Sequence[int] | None = None
-        ) -> DetectionSplit:
-            chosen = read(tuple(names_of(splits)))
+        def split(chosen: Annotations, augment: bool = False, tested_at: Sequence[int] | None = None) -> DetectionSplit:
             sides = (shorter_side, longer_side) if tested_at is None else (None, None)
             limits = longer_limits(tested_at or (), test_longer_sides, shorter_side, longer_side)
             return DetectionSplit(chosen, *sides, flip, mean, std, augment, seed, orientation, tested_at, limits)
 
-        training, testing = split(train, augment=True), split(test, tested_at=test_sides)
-        validation = None if val is None else split(val)
+        if fold is None:
+            learnt, validated, tested = (
+                None if splits is None else read(tuple(names_of(splits))) for splits in (train, val, test)
+            )
+        else:
+            named = [((name,), read((name,))) for name in all_names(train, val, test)]
+            learnt, validated, tested = _cut(root, named, fold, validated_on(val, test))
+        assert learnt is not None
+        assert tested is not None
+        training, testing = split(learnt, augment=True), split(tested, tested_at=test_sides)
+        validation = None if validated is None else split(validated)
         others = [(splits, part.classes) for splits, part in ((val, validation), (test, testing)) if part is not None]
         check_same_classes(root, (train, training.classes), *others)
         super().__init__(
@@ -131,3 +142,15 @@ class DetectionDataModule(SplitsDataModule):
             collate_lists,
             evaluation_batch_size,
         )
+
+
+def _cut(
+    root: str | Path, splits: Sequence[tuple[object, Annotations]], fold: Fold, validated: str | None
+) -> list[Annotations | None]:
+    """Cut the images of some splits, each once, into train, val and test; dealt out in the order of their names."""
+    check_same_classes(root, *((name, part.classes) for name, part in splits))
+    whole = join([part for _, part in splits])
+    first = {file: at for at, file in reversed(list(enumerate(whole.files.tolist())))}
+    order = np.array([first[file] for file in sorted(first, key=lambda file: (Path(file).name, file))], np.intp)
+    parts = fold.parts(order, interleaved, validated)
+    return [None if chosen is None else whole.select(order[chosen]) for chosen in (parts.train, parts.val, parts.test)]

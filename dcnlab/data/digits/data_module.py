@@ -5,11 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import numpy as np
 from torch.utils.data import Dataset
 
 from dcnlab.data.digits.datasets import DigitClassification, DigitDetection, DigitSegmentation
 from dcnlab.data.digits.geometry import Geometry
-from dcnlab.data.digits.scenes import DigitScenes
+from dcnlab.data.digits.mnist_reader import read_digits
+from dcnlab.data.digits.scenes import DigitPart, DigitScenes
+from dcnlab.data.folds import Fold, all_names, stratified, validated_on
 from dcnlab.data.module import SplitsDataModule, collate_lists
 from dcnlab.io.errors import DataError
 
@@ -32,6 +35,7 @@ class DigitsDataModule(SplitsDataModule):
         seed: of the training order.
         task: classification, of scenes of one digit, segmentation or detection.
         digits: maximum number of digits in a scene, for tasks other than classification.
+        fold: the test split, cut from the digits of all three; None takes the splits as they are.
     """
 
     def __init__(
@@ -48,6 +52,7 @@ class DigitsDataModule(SplitsDataModule):
         seed: int = 0,
         task: str = "classification",
         digits: int = 4,
+        fold: Fold | None = None,
     ) -> None:
         data_sets: dict[str, Callable[[DigitScenes], Dataset[Any]]] = {
             "classification": DigitClassification,
@@ -57,14 +62,29 @@ class DigitsDataModule(SplitsDataModule):
         if task not in data_sets:
             raise DataError(f"task is {task!r}; the embedded digits are made for {', '.join(data_sets)}")
         make, max_digits = data_sets[task], 1 if task == "classification" else digits
-        training = DigitScenes(train, geometry, train_length, max_digits, classes)
+        parts = {} if fold is None else _cut(fold, train, val, test)
+
+        def scenes(split: str, length: int | None, role: str) -> DigitScenes:
+            name = split if fold is None else role
+            return DigitScenes(name, geometry, length, max_digits, classes, part=parts.get(role))
+
+        training = scenes(train, train_length, "train")
         super().__init__(
             make(training),
-            None if val is None else make(DigitScenes(val, geometry, None, max_digits, classes)),
-            make(DigitScenes(test, geometry, test_length, max_digits, classes)),
+            None if val is None else make(scenes(val, None, "val")),
+            make(scenes(test, test_length, "test")),
             ["background", *training.classes] if task == "segmentation" else training.classes,
             batch_size,
             workers,
             seed,
             collate_lists if task == "detection" else None,
         )
+
+
+def _cut(fold: Fold, train: str, val: str | None, test: str) -> dict[str, DigitPart]:
+    """The digits of train, val and test together, cut class by class."""
+    inks, digits = zip(*(read_digits(split) for split in all_names(train, val, test)), strict=True)
+    joined, labels = np.concatenate(inks), np.concatenate(digits)
+    parts = fold.parts(labels, stratified, validated_on(val, test))
+    chosen = {"train": parts.train, "val": parts.val, "test": parts.test}
+    return {role: DigitPart(fold, joined[at], labels[at]) for role, at in chosen.items() if at is not None}

@@ -35,6 +35,10 @@ class SceneItems(ABC, Dataset[Item]):
             raise IndexError(f"scene {index} of {len(self)}")
         return self.__getitems__([index])[0]
 
+    def image_name(self, index: int) -> str:
+        """Name of a scene: its split, or parts of it, and its index."""
+        return f"{self.scenes.split}/{index}"
+
     @abstractmethod
     def __getitems__(self, indices: Sequence[int | tuple[int, int]]) -> list[Item]:
         """Draw a batch of scenes, as torch's DataLoader asks for them."""

@@ -10,12 +10,14 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import Dataset
 
 from dcnlab.data.digits.geometry import Geometry
 from dcnlab.data.digits.mnist_reader import SPLITS, read_digits
 from dcnlab.data.digits.rendering import Drawing, draw
+from dcnlab.data.folds import Fold
 from dcnlab.io.errors import DataError
 
 CLASSES = tuple("0123456789")
@@ -45,6 +47,21 @@ class Scene:
     masks: Tensor
 
 
+@dataclass(frozen=True)
+class DigitPart:
+    """Digits of one split of a cut.
+
+    Args:
+        fold: of the cut.
+        inks: (D, 28, 28) uint8, see `read_digits`.
+        digits: (D,) uint8, 0 to 9.
+    """
+
+    fold: Fold
+    inks: NDArray[np.uint8]
+    digits: NDArray[np.uint8]
+
+
 class DigitScenes(Dataset[Scene]):
     """Digits under random rotation, scale, shear and smooth warps on a canvas, with pieces of other digits as clutter.
 
@@ -58,6 +75,7 @@ class DigitScenes(Dataset[Scene]):
         digits: maximum number of digits in a scene.
         classes: class names in the order of their labels, of these digits alone; None takes all ten.
         seed: 0 and up; another seed gives other scenes of the same digits.
+        part: of a cut of several splits' digits; its scenes are other ones in each fold. None takes the split's digits.
     """
 
     def __init__(
@@ -68,6 +86,7 @@ class DigitScenes(Dataset[Scene]):
         digits: int = 1,
         classes: Sequence[str] | None = None,
         seed: int = 0,
+        part: DigitPart | None = None,
     ) -> None:
         self.classes = list(CLASSES if classes is None else classes)
         for name in self.classes:
@@ -75,7 +94,8 @@ class DigitScenes(Dataset[Scene]):
                 raise DataError(
                     f"classes of digit scenes are {', '.join(self.classes)}; takes each of 0 to 9 once at most"
                 )
-        inks, names = read_digits(split)
+        inks, names = read_digits(split) if part is None else (part.inks, part.digits)
+        self.split = split if part is None else f"{split} of fold {part.fold}"
         label_of = np.array([self.classes.index(name) if name in self.classes else -1 for name in CLASSES])
         chosen = label_of[names] >= 0
         self.inks, self.digit_labels = inks[chosen], label_of[names][chosen]
@@ -86,8 +106,9 @@ class DigitScenes(Dataset[Scene]):
             raise DataError(f"digits in a scene is {digits}, should be from 1 to 255")
         self.geometry = geometry or Geometry()
         self.digits = digits
+        fold = () if part is None else (part.fold.number, part.fold.count)
         # The split is part of the key, so that scene i of two splits does not share its pose.
-        self.key = int(np.random.SeedSequence([seed, SPLITS.index(split)]).generate_state(1, np.uint64)[0])
+        self.key = int(np.random.SeedSequence([seed, SPLITS.index(split), *fold]).generate_state(1, np.uint64)[0])
 
     def __len__(self) -> int:
         return self.length

@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
+
+from dcnlab.data.folds import Fold, all_names, blocks, validated_on
 from dcnlab.data.image_list import imagelist_pairs
 from dcnlab.data.labels import LabelledImages
 from dcnlab.data.module import SplitsDataModule, reader_of
@@ -48,6 +52,7 @@ class SegmentationDataModule(SplitsDataModule):
         seed: of the training order and the augmentation.
         exif: auto, apply or ignore: which images are turned as their EXIF orientation says, see `Orientation`.
         test_scale: the largest factor of those that the test resizes its images by.
+        fold: the test split, cut from the images of all three; None takes the splits as they are.
 
     Raises:
         DataError: data are missing or not right; one line that says what is expected where.
@@ -73,12 +78,12 @@ class SegmentationDataModule(SplitsDataModule):
         seed: int = 0,
         exif: str = "auto",
         test_scale: float = 1.0,
+        fold: Fold | None = None,
     ) -> None:
         orientation = Orientation(exif)
         reader = reader_of(name, READERS, "label for each pixel")
 
-        def split(names: str | Sequence[str], augment: bool = False, scale: float = 1.0) -> SegmentationSplit:
-            images = reader(root, names, classes, ignore)
+        def split(images: LabelledImages, augment: bool = False, scale: float = 1.0) -> SegmentationSplit:
             return SegmentationSplit(
                 images.pairs,
                 images.classes,
@@ -96,7 +101,26 @@ class SegmentationDataModule(SplitsDataModule):
                 test_scale=scale,
             )
 
-        training = split(train, augment=True)
-        validation = None if val is None else split(val)
-        testing = split(test, scale=test_scale)
+        if fold is None:
+            learnt, validated, tested = (
+                None if names is None else reader(root, names, classes, ignore) for names in (train, val, test)
+            )
+        else:
+            images = reader(root, all_names(train, val, test), classes, ignore)
+            learnt, validated, tested = _cut(images, fold, validated_on(val, test))
+        assert learnt is not None
+        assert tested is not None
+        training = split(learnt, augment=True)
+        validation = None if validated is None else split(validated)
+        testing = split(tested, scale=test_scale)
         super().__init__(training, validation, testing, training.classes, batch_size, workers, seed, pad_collate, 1)
+
+
+def _cut(images: LabelledImages, fold: Fold, validated: str | None) -> list[LabelledImages | None]:
+    """Cut images into train, val and test: blocks of neighbours in the order of their names, then of their folders."""
+    pairs = sorted(images.pairs, key=lambda pair: (pair[0].name, str(pair[0])))
+    parts = fold.parts(np.zeros(len(pairs), np.int64), blocks, validated)
+    return [
+        None if chosen is None else replace(images, pairs=[pairs[at] for at in chosen])
+        for chosen in (parts.train, parts.val, parts.test)
+    ]

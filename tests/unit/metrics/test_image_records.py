@@ -15,7 +15,7 @@ from dcnlab.metrics.classification_record import ClassificationRecord
 from dcnlab.metrics.coco_ap import coco_ap
 from dcnlab.metrics.detection_matches import detection_record
 from dcnlab.metrics.miou import MeanIoU, confusion_matrix
-from dcnlab.metrics.segmentation_record import SegmentationRecord
+from dcnlab.metrics.segmentation_record import SegmentationRecord, sums_of
 from dcnlab.metrics.voc_ap import voc_ap, voc_metrics
 
 
@@ -80,9 +80,7 @@ def in_coco_form(truth, detections):
     }
     columns = (detections.images, detections.classes, detections.boxes, detections.scores)
     keys = ("image_id", "category_id", "bbox", "score")
-    return gt, [
-        dict(zip(keys, row, strict=True)) for row in zip(*(column.tolist() for column in columns), strict=False)
-    ]
+    return gt, [dict(zip(keys, row, strict=True)) for row in zip(*(column.tolist() for column in columns), strict=True)]
 
 
 @pytest.mark.parametrize("protocol", ["coco", "voc07", "voc07_exact", "voc"])
@@ -143,14 +141,9 @@ def test_segmentation_of_repeated_images_is_scored_officially():
 
 def segmentation_record(predictions, labels, classes):
     """The record of some images."""
-    counts = np.stack([confusion_matrix(*pair, classes) for pair in zip(predictions, labels, strict=True)])
-    images = tuple(f"image {n}" for n in range(len(counts)))
-    return SegmentationRecord(images, tuple("abcde"[:classes]), *sums(counts))
-
-
-def sums(counts):
-    """Diagonals, row sums and column sums of confusion matrices."""
-    return np.diagonal(counts, axis1=1, axis2=2).copy(), counts.sum(2), counts.sum(1)
+    pairs = enumerate(zip(predictions, labels, strict=True))
+    by_image = {n: sums_of(confusion_matrix(*pair, classes).numpy()) for n, pair in pairs}
+    return SegmentationRecord.of("abcde"[:classes], by_image)
 
 
 def test_accuracy_of_repeated_images_is_the_fraction_that_is_right():

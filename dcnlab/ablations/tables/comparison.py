@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -10,17 +9,12 @@ from typing import Any
 import numpy as np
 
 from dcnlab.ablations.tables import bootstrap, statistics, student
-from dcnlab.ablations.tables.rows import Row, SeedRuns
-from dcnlab.ablations.tables.statistics import Spread
-from dcnlab.io.errors import ConfigError, DataError
-from dcnlab.io.text import one_line
+from dcnlab.ablations.tables.drawn_scores import DrawnScores
+from dcnlab.ablations.tables.rows import Row
 from dcnlab.metrics import names as metric_names
-from dcnlab.metrics.image_records import ImageRecord
 
 NO_CONCLUSION = "no conclusion"
 """Where an interval covers zero, or there is none."""
-_EQUAL = 1e-4
-"""Percent: a score from test_images.npz further from results.json (float32) is of another test."""
 
 
 @dataclass(frozen=True)
@@ -38,7 +32,7 @@ PLAIN = Options()
 
 
 class Comparison:
-    """Compares the rows of one table; scores of drawn test images are computed once for each run.
+    """Compares the rows of one table.
 
     Args:
         options: of the table.
@@ -46,9 +40,7 @@ class Comparison:
 
     def __init__(self, options: Options) -> None:
         self.options = options
-        self._drawn: dict[tuple[Any, ...], np.ndarray] = {}
-        self._intervals = 0
-        self._reasons: Counter[str] = Counter()
+        self._drawn = DrawnScores(options.block)
 
     def of(self, row: Row, metric: str, base: Row | None, images: bool) -> dict[str, Any]:
         """The cells of a metric of one row; see `table.Table.rows`.
@@ -63,7 +55,7 @@ class Comparison:
         spread = statistics.spread(values, others)
         drawn = None
         if images and base is not None and len(spread.differences) > 1:
-            drawn = bootstrap.interval(self._differences(row, base, metric, spread))
+            drawn = bootstrap.interval(self._drawn.differences(row, base, metric, spread.differences))
         t = student.interval(list(spread.differences.values()))
         cells = {
             metric: spread.mean,
@@ -88,77 +80,7 @@ class Comparison:
     @property
     def notes(self) -> list[str]:
         """A line for each reason why bootstrap intervals are over seeds alone."""
-        return [
-            f"{count} of {self._intervals} intervals are over seeds alone, not over test images: {reason}"
-            for reason, count in self._reasons.items()
-        ]
-
-    def _differences(self, row: Row, base: Row, metric: str, spread: Spread) -> np.ndarray:
-        """By seed, for each draw of the test images; where they cannot be drawn, for the whole test set."""
-        self._intervals += 1
-        ours, theirs = ({runs.seed: runs for runs in of.seeds} for of in (row, base))
-        pairs = [(ours[seed], theirs[seed]) for seed in spread.differences]
-        try:
-            images = self._images([runs for pair in pairs for runs in pair], metric)
-            drawn = [[self._scores(runs, metric, images) for runs in pair] for pair in pairs]
-        except _OverSeedsAlone as reason:
-            self._reasons[str(reason)] += 1
-            return np.array(list(spread.differences.values()))
-        return np.array([of_row - of_base for of_row, of_base in drawn])
-
-    def _images(self, members: Sequence[SeedRuns], metric: str) -> tuple[str, ...]:
-        """The test images of some runs, in the order of the first.
-
-        Raises:
-            _OverSeedsAlone: a run does not say what they contribute to the metric, or they differ.
-        """
-        records = [_record(runs, metric) for runs in members]
-        if any(set(record.images) != set(records[0].images) for record in records):
-            raise _OverSeedsAlone("the runs were tested on different images")
-        return records[0].images
-
-    def _scores(self, runs: SeedRuns, metric: str, images: tuple[str, ...]) -> np.ndarray:
-        """The scores of `DRAWS` draws of the test images.
-
-        Raises:
-            _OverSeedsAlone: the images do not give the score in results.json.
-            ConfigError: all images are one block.
-        """
-        key = (*(str(run.folder) for run in runs.records), metric, images)
-        if key not in self._drawn:
-            if len(images) <= self.options.block and self.options.block > 1:
-                raise ConfigError(f"--block is {self.options.block}; the test set has {len(images)} images")
-            record, counts = _record(runs, metric), bootstrap.image_counts(len(images), self.options.block)
-            if record.images != images:
-                position = {name: at for at, name in enumerate(images)}
-                counts = counts[:, [position[name] for name in record.images]]
-            self._drawn[key] = record.scores(metric, counts)
-        scores = self._drawn[key]
-        if not abs(scores[0] - runs.metrics[metric]) < _EQUAL:
-            folder = runs.records[0].folder
-            raise _OverSeedsAlone(f"{folder}/test_images.npz is not of the test in results.json; evaluate it again")
-        return scores[1:]
-
-
-class _OverSeedsAlone(Exception):
-    """Why the test images of two rows cannot be drawn again."""
-
-
-def _record(runs: SeedRuns, metric: str) -> ImageRecord:
-    """What the test images of a run contribute to a metric.
-
-    Raises:
-        _OverSeedsAlone: that is not known.
-    """
-    try:
-        images = runs.images
-    except DataError as error:
-        raise _OverSeedsAlone(one_line(error)) from error
-    if images is None:
-        raise _OverSeedsAlone("runs have no test_images.npz")
-    if metric not in images.metrics:
-        raise _OverSeedsAlone(f"test_images.npz does not hold {metric}")
-    return images
+        return self._drawn.notes
 
 
 def scores(row: Row, metric: str) -> dict[int, float]:

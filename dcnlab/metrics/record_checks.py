@@ -44,8 +44,10 @@ def _shapes(record: Any) -> dict[str, tuple[int, ...]]:
         return {"correct": (len(record.metrics), images)}
     if not isinstance(record, DetectionRecord):
         return dict.fromkeys(columns, (images, len(record.classes)))
-    if record.protocol not in ("coco", *METRICS) or not all(type(iou) is float for iou in record.ious):
+    if record.protocol not in ("coco", *METRICS):
         raise DataError(f"protocol is {record.protocol!r}")
+    if not all(type(iou) is float for iou in record.ious):
+        raise DataError("ious are not all numbers")
     areas = 1 + len(SIZES) if record.protocol == "coco" else 1
     detections, objects = record.score.shape[:1], record.object_image.shape[:1]
     shapes = dict.fromkeys(("image", "label", "number", "score"), detections)

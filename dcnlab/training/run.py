@@ -13,9 +13,10 @@ import pytorch_lightning as pl
 from pytorch_lightning.loggers import Logger
 
 from dcnlab.config import outside, validation
-from dcnlab.config.load import load_experiment, load_run, to_yaml
+from dcnlab.config.load import load_experiment, load_run, read_run, to_yaml
 from dcnlab.config.schema import Config
 from dcnlab.io.atomic import write_whole
+from dcnlab.io.errors import ConfigError
 from dcnlab.training import checkpoint_file, results, resume_checks, scored_images
 from dcnlab.training.distributed import slurm_requeue
 from dcnlab.training.distributed.rank import is_rank_0
@@ -217,8 +218,14 @@ def _build_for_checkpoint(
     """The parts of a run that is not trained, its checkpoint, and the weights in it.
 
     Raises:
-        ConfigError: the network is another one than the checkpoint's.
+        ConfigError: the network is another one than the checkpoint's, or `data.fold` another than the run's.
     """
+    fold = read_run(folder.path).data.fold
+    if config.data.fold != fold:
+        raise ConfigError(
+            f"data.fold is {config.data.fold or 'null'}, whose test images may be among those that the run was trained "
+            f"on; it must be {fold or 'null'}, as in {folder.config}"
+        )
     config.model.backbone.weights = "none"  # the checkpoint holds them
     config.trainer.effective_batch = None  # any number of ranks can score
     checkpoint, content = checkpoint_file.scored(folder)

@@ -12,6 +12,7 @@ from command_line import environment
 from locations import ROOT
 
 import evidence
+from dcnlab.training.run_folder import RunFolder
 
 PAGES = (ROOT / "README.md", *(ROOT / "docs").glob("*.md"))
 MACHINE = {"device": "a CPU", "threads": 2, "date": "2026-01-02", "torch": "2", "torchvision": "0", "numba": "1"}
@@ -186,3 +187,19 @@ def test_evidence_fills_only_the_chosen_commands(tmp_path, monkeypatch):
     assert "new of python benchmarks/y.py\n" in page.read_text()
     assert "old\n" not in page.read_text()
     assert not evidence.fill(page, only="python benchmarks/")
+
+
+def test_evidence_keeps_the_record_of_test_images(tmp_path, monkeypatch):
+    """test_images.npz lies next to results.json, byte for byte; runs without one are kept as well."""
+    monkeypatch.setattr(evidence, "HERE", tmp_path / "page")
+    sections = {key: {} for key in ("parameters", "metrics", "model", "cost", "environment")}
+    for id in ("old", "new"):
+        folder = RunFolder(tmp_path / "runs/some" / id)
+        folder.path.mkdir(parents=True)
+        folder.config.write_text("seed: 0\n")
+        folder.write_results({"schema": 1, "seed": 0, "status": "finished", **sections})
+    folder.test_images.write_bytes(b"\x93any bytes")
+    new, old = (RunFolder(path) for path in evidence.keep([tmp_path / "runs"]))
+    assert new.test_images.read_bytes() == b"\x93any bytes"
+    assert old.results.is_file()
+    assert not old.test_images.exists()

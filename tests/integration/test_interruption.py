@@ -381,7 +381,15 @@ def test_temporary_files_of_failed_writes_are_removed(tmp_path, monkeypatch):
             write_whole(checkpoint, b"new")
     assert caught.value.filename == str(checkpoint)
     assert not list(checkpoint.parent.iterdir())
-    names = ("checkpoints/.last.ckpt.123", ".results.json.9", ".metrics.csv.77", ".lock", ".notes.txt.5", ".env")
+    names = (
+        "checkpoints/.last.ckpt.123",
+        ".results.json.9",
+        ".metrics.csv.77",
+        ".test_images.npz.8",
+        ".lock",
+        ".notes.txt.5",
+        ".env",
+    )
     for name in names:
         (tmp_path / name).touch()
     RunFolder(tmp_path).remove_temporaries()

@@ -8,6 +8,7 @@ import pytest
 import small_experiments
 
 from dcnlab.config.load import load_experiment, load_run
+from dcnlab.io.errors import ConfigError
 from dcnlab.metrics import image_records
 from dcnlab.training.run import evaluate, fit
 from dcnlab.training.run_folder import RunFolder
@@ -56,7 +57,7 @@ def test_evaluate_on_other_images_writes_no_record(trained_tasks, tmp_path, monk
 
 @pytest.mark.parametrize("task", ["digits", "detection"])
 def test_a_run_of_one_fold_trains_and_scores(task, tiny):
-    """Its record names the images of fold 2 of 5, and its config states the fold."""
+    """Its record names the images of fold 2 of 5, its config states the fold, and no other fold scores it."""
     small_experiments.write_data()
     name, count = ("tiny", 40) if task == "digits" else ("detection", 5)
     words = ["id=one", "data.fold=2/5", "trainer.max_steps=1", "logger.wandb=false"]
@@ -68,3 +69,6 @@ def test_a_run_of_one_fold_trains_and_scores(task, tiny):
         assert record.scores(metric, np.ones((1, count), int))[0] == pytest.approx(value, abs=1e-5)
     assert load_run(folder.path).data.fold == "2/5"
     assert task != "digits" or record.images[0] == "test of fold 2/5/0"
+    for other in ("1/5", "null"):
+        with pytest.raises(ConfigError, match=rf"data\.fold is {other}, .* it must be 2/5, as in {folder.config}"):
+            evaluate(folder.path, [f"data.fold={other}"])

@@ -8,6 +8,7 @@ import shutil
 import subprocess
 from pathlib import Path
 
+import numpy as np
 import pytest
 import yaml
 from locations import SHARED
@@ -17,6 +18,8 @@ from dcnlab.ablations.sweeps.trial import trials_of
 from dcnlab.ablations.tables import table as tables
 from dcnlab.config.load import to_yaml
 from dcnlab.io.errors import ConfigError
+from dcnlab.metrics import image_records
+from dcnlab.metrics.classification_record import ClassificationRecord
 from dcnlab.training.run_folder import RunFolder
 
 # layers: top-1 of seeds 0, 1 and 2; the last trial is missing.
@@ -194,6 +197,27 @@ def test_failed_runs_leave_missing_rows(sweep):
     found = assemble("ablation")
     assert [(row["seeds"], row["seeds_wanted"]) for row in found.rows] == [(0, 2)]
     assert notes(found) == ["2 runs failed and not counted"]
+
+
+@pytest.mark.parametrize("name", ["ablation.yaml", "ablation"])
+@pytest.mark.parametrize("swept", [True, False])
+def test_folds_of_a_sweep_are_one_row(sweep, name, swept):
+    """Folds in the sweep file and folds by key=value: 3 and 5 of 8 images each are right, 8 of 16 together."""
+    tree = yaml.safe_load(Path(sweep).read_text())
+    tree["parameters"] = {"model.deform_layers": {"values": [0]}, "seed": {"values": [4]}}
+    folds = ["1/2", "2/2"]
+    if swept:
+        tree["parameters"]["data.fold"] = {"values": folds}
+    Path(sweep).write_text(yaml.safe_dump(tree))
+    trials = trials_of(read(sweep)) if swept else [trials_of(read(sweep), [f"data.fold={k}"])[0] for k in folds]
+    for number, (trial, right) in enumerate(zip(trials, (3, 5), strict=True)):
+        folder = write_run(trial, 100 * right / 8)
+        names = tuple(f"{number} {image}" for image in range(8))
+        record = ClassificationRecord(names, ("top1",), np.arange(8)[None] < right)
+        image_records.write(folder / "test_images.npz", record)
+    found = assemble(name)
+    assert "data.fold" not in found.swept
+    assert [(row["top1"], row["seeds"], row["seeds_wanted"]) for row in found.rows] == [(50.0, 1, 1)]
 
 
 @pytest.mark.parametrize("name", ["ablation.yaml", "ablation"])

@@ -10,13 +10,12 @@ from functools import cached_property
 import numpy as np
 from numpy.typing import NDArray
 
-from dcnlab.metrics.voc_ap import ELEVEN_POINTS, PASSED, RIGHT
+from dcnlab.metrics.drawn_precision import drawn_precision
+from dcnlab.metrics.voc_ap import RIGHT
 
 SIZES = ("small", "medium", "large")
 """COCO's ranges of area, after the range of all."""
 
-_RECALLS = np.linspace(0, 1, 101)
-_MOST_NUMBERS = 2**22  # of a matrix (detections, resampled test sets)
 _Numbers = NDArray[np.float64]
 
 
@@ -83,12 +82,12 @@ class DetectionRecord:
         if kind == "ap" and digits:
             ious = [[round(100 * iou) for iou in self.ious].index(int(digits))]
         most = int(digits) if kind == "ar" and digits else None
-        columns = np.ascontiguousarray(np.asarray(weights, np.float64).T)
-        total, classes = np.zeros(columns.shape[1]), np.zeros(columns.shape[1])
+        drawn = np.ascontiguousarray(weights, np.float64)
+        total, classes = np.zeros(len(drawn)), np.zeros(len(drawn))
         for label in chosen:
-            objects = self._objects(label, area, columns)
+            objects = self._objects(label, area, drawn)
             score = self._recall if kind == "ar" else self._precision
-            values = score(self._detections[label], columns, objects, area, ious, most)
+            values = score(self._detections[label], drawn, objects, area, ious, most)
             total += np.where(objects > 0, values, 0)
             classes += objects > 0
         with np.errstate(invalid="ignore"):
@@ -100,15 +99,15 @@ class DetectionRecord:
         order = np.lexsort((np.arange(len(self.score)), -self.score, self.label))
         return np.split(order, np.searchsorted(self.label[order], np.arange(1, len(self.classes))))
 
-    def _objects(self, label: int, area: int, columns: _Numbers) -> _Numbers:
+    def _objects(self, label: int, area: int, drawn: _Numbers) -> _Numbers:
         """(B,) objects of a class to find."""
         chosen = (self.object_label == label) & self.object_counts[:, area]
-        return np.bincount(self.object_image[chosen], minlength=len(self.images)) @ columns
+        return drawn @ np.bincount(self.object_image[chosen], minlength=len(self.images))
 
     def _recall(
         self,
         detections: NDArray[np.intp],
-        columns: _Numbers,
+        drawn: _Numbers,
         objects: _Numbers,
         area: int,
         ious: Sequence[int],
@@ -117,62 +116,24 @@ class DetectionRecord:
         """(B,) recall of a class, mean over the IoUs."""
         surest = detections if most is None else detections[self.number[detections] < most]
         right = (self.state[surest, area][:, ious] == RIGHT).sum(1)
-        found = np.bincount(self.image[surest], right, minlength=len(self.images)) @ columns
+        found = drawn @ np.bincount(self.image[surest], right, minlength=len(self.images))
         return np.divide(found, objects * len(ious), out=np.zeros_like(found), where=objects > 0)
 
     def _precision(
         self,
         detections: NDArray[np.intp],
-        columns: _Numbers,
+        drawn: _Numbers,
         objects: _Numbers,
         area: int,
         ious: Sequence[int],
         most: int | None,
     ) -> _Numbers:
-        """(B,) average precision of a class, mean over the IoUs, some test sets at a time."""
-        values = np.zeros_like(objects)
-        step = max(1, _MOST_NUMBERS // max(1, len(detections)))
-        for first in range(0, len(values), step):
-            part = slice(first, first + step)
-            weights = columns[:, part][self.image[detections]]
-            passed_by = np.cumsum(weights, 0)
-            for iou in ious:
-                values[part] += self._area(self.state[detections, area, iou], weights, passed_by, objects[part])
-        return values / len(ious)
-
-    def _area(self, states: NDArray[np.uint8], weights: _Numbers, passed_by: _Numbers, objects: _Numbers) -> _Numbers:
-        """(B,) average precision at one IoU.
-
-        Precision and recall after each true positive are enough. All copies of one have the same highest precision
-        from there on, because precision grows with each of them.
-
-        Args:
-            states: (D,) of a class's detections, by falling score.
-            weights: (D, B), how often each was drawn.
-            passed_by: (D, B), their sums up to each detection.
-            objects: (B,) to find.
-        """
-        at, left_out = np.flatnonzero(states == RIGHT), np.flatnonzero(states == PASSED)
-        if not len(at):
-            return np.zeros_like(objects)
-        right, counted = np.cumsum(weights[at], 0), passed_by[at]
-        if len(left_out):
-            sums = np.concatenate([np.zeros((1, len(objects))), np.cumsum(weights[left_out], 0)])
-            counted = counted - sums[np.searchsorted(left_out, at)]
-        precision = np.divide(right, counted, out=np.zeros_like(right), where=counted > 0)
-        highest = np.maximum.accumulate(precision[::-1], 0)[::-1]
-        reached = self._recalls_reached(right, np.maximum(objects, 1))
-        steps = np.diff(reached, axis=0, prepend=0)
-        return (steps * highest).sum(0)
-
-    def _recalls_reached(self, right: _Numbers, objects: _Numbers) -> _Numbers:
-        """Fraction of the protocol's recalls that are reached: of its thresholds, or of the objects."""
-        if self.protocol == "voc":
-            return right / objects
-        if self.protocol == "voc07_exact":  # in whole numbers
-            return (10 * right // objects + 1) / 11
-        thresholds = _RECALLS if self.protocol == "coco" else ELEVEN_POINTS
-        return np.searchsorted(thresholds, right / objects, "right") / len(thresholds)
+        """(B,) average precision of a class, mean over the IoUs."""
+        images, states = self.image[detections], np.ascontiguousarray(self.state[detections, area].T)
+        return sum(
+            (drawn_precision(self.protocol, states[iou], images, drawn, objects) for iou in ious),
+            start=np.zeros_like(objects),
+        ) / len(ious)
 
     def header(self) -> dict[str, str | list[str] | list[float]]:
         """What is written as text."""

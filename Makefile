@@ -17,8 +17,9 @@ endif
 help:  ## print this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
-quickstart: install  ## train the first ablation on embedded digits (12 trials, minutes on two cores), print its table
-	$(BIN)/dcnlab sweep sweeps/quickstart.yaml --out runs
+quickstart: MINUTES = 5
+quickstart: install  ## train the first ablation on embedded digits for MINUTES (5; all ten seeds take 12), print its table
+	$(BIN)/dcnlab sweep sweeps/quickstart.yaml --out runs --minutes $(MINUTES)
 	$(BIN)/dcnlab table sweeps/quickstart.yaml --runs runs
 
 # Sweeps share the trials that they have in common, because their runs lie below one folder.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
@@ -14,7 +15,7 @@ from dcnlab.config.experiment_files import extends_chain, read_parameters
 from dcnlab.config.keys import flatten
 from dcnlab.config.overrides import is_override, parse_override, set_keys, split_agent_parameters
 from dcnlab.config.schema import Config
-from dcnlab.config.tree import checked, copied, drop_expected_of_another_run, new_tree
+from dcnlab.config.tree import checked, drop_expected_of_another_run, new_tree
 from dcnlab.io import yaml_file
 from dcnlab.io.errors import ConfigError
 from dcnlab.io.yaml_file import read_yaml
@@ -48,7 +49,7 @@ def load_experiment(
     path = packaged.find("experiments", experiment)
     chain = extends_chain(path)
     tree = _tree(path, chain)
-    as_stated = copied(tree)
+    as_stated = copy.deepcopy(tree) if tree.test.expected else None
     # The config.yaml of a sweep's run is an experiment too: a run of it has the same parameters.
     swept = {key: OmegaConf.select(tree, key) for key in tree.sweep}
 
@@ -62,7 +63,7 @@ def load_experiment(
         set_keys(tree, layer, source)
         swept |= layer
 
-    before = copied(tree)
+    before = copy.deepcopy(tree) if words else None
     overrides = dict(map(parse_override, words))
     for key, value in overrides.items():
         set_keys(tree, {key: value}, "command line")
@@ -105,7 +106,7 @@ def read_run(folder: Path, overrides: Sequence[str] = ()) -> Config:
         raise ConfigError(f"{folder} is not a run folder: it has no config.yaml")
     tree = new_tree()
     set_keys(tree, read_yaml(path), str(path))
-    before = copied(tree) if overrides else None
+    before = copy.deepcopy(tree) if overrides else None
     for key, value in map(parse_override, overrides):
         set_keys(tree, {key: value}, "command line")
     if before is not None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from itertools import pairwise
 
 import numpy as np
@@ -15,23 +15,42 @@ from dcnlab.ops.cpu import deform_conv2d_callbacks as loops
 from dcnlab.ops.cpu.deform_conv2d_kernels import Arrays, Sizes
 from dcnlab.ops.cpu.matmul import Factor
 from dcnlab.ops.cpu.openmp import parts_of, run
-from dcnlab.ops.geometry import ConvArguments
+from dcnlab.ops.geometry import ConvArguments, ConvGradients
+from dcnlab.ops.layout import memory_format
 
 MIN_PIXELS = 16
 """Smallest part of a loop that a thread takes."""
 
 
-class Call:
-    """Arguments of forward and backward in the form that numba and the products take."""
+def dtype_of(input: Tensor) -> torch.dtype:
+    """What a call computes in: float64 for float64 input, else float32."""
+    return torch.float64 if input.dtype == torch.float64 else torch.float32
 
-    def __init__(self, arguments: ConvArguments, chunks: CpuChunks | None):
+
+class BaseCall:
+    """Arguments in the form that the loops take, whichever loops compute the call.
+
+    Args:
+        arguments: checked.
+        chunks: their sizes; None: the default.
+        pixels: the input, its channels last, in the order that the loops take them in.
+        segments: runs of channels or groups, as the loops take them.
+        row_bytes: scratch of one output pixel.
+    """
+
+    def __init__(
+        self,
+        arguments: ConvArguments,
+        chunks: CpuChunks | None,
+        pixels: Tensor,
+        segments: Sequence[tuple[int, ...]],
+        row_bytes: int,
+    ) -> None:
         g = self.geometry = arguments.geometry
-        input, offset, mask, weight = arguments.input, arguments.offset, arguments.mask, arguments.weight
-        self.weight, self.sizes = weight, chunk_sizes.CPU if chunks is None else chunks
-        # Columns lie tap by tap, a contiguous weight channel by channel: the smaller of both is transposed.
-        self.turns = weight.is_contiguous() and g.taps > 1 and g.pixels < g.group_filters
-        self.dtype = torch.float64 if input.dtype == torch.float64 else torch.float32
-        pixels = input.to(self.dtype).permute(0, 2, 3, 1).contiguous().view(-1)
+        offset, mask = arguments.offset, arguments.mask
+        self.weight, self.sizes = arguments.weight, chunk_sizes.CPU if chunks is None else chunks
+        self.dtype = dtype_of(pixels)
+        pixels = pixels.to(self.dtype).contiguous().view(-1)
         offsets = offset.to(self.dtype).flatten(2).contiguous()
         scale = self.empty(0, 0, 0) if mask is None else mask.to(self.dtype).flatten(2).contiguous()
         taps = [
@@ -41,19 +60,9 @@ class Call:
         ]
         self.real = np.float64 if self.dtype == torch.float64 else np.float32
         sizes = Sizes(g.height, g.width, g.channels, g.out_height, g.out_width, *g.stride, g.channels // g.groups)
-        self.arrays = Arrays(pixels, offsets, scale, torch.tensor(taps), torch.tensor(g.segments(g.channels)), sizes)
+        self.arrays = Arrays(pixels, offsets, scale, torch.tensor(taps), torch.tensor(segments), sizes)
         self.shared = loops.SHARED.numbers(**self.arrays._asdict())
-        self.depth = g.taps * (g.channels // g.groups)
-        self.rows = self.sizes.rows(g.pixels, g.taps * g.channels * self.dtype.itemsize)
-
-    def filters(self, transposed: bool) -> Factor:
-        """Each group's filters as (out channels, depth), or the other way round."""
-        g = self.geometry
-        filters = self.weight.to(self.dtype)
-        filters = filters if self.turns else filters.permute(0, 2, 3, 1)
-        filters = filters.reshape(g.groups, g.group_filters, self.depth)
-        filters = filters.contiguous()  # for rows that are not dense oneDNN has nothing but its slowest loop
-        return Factor(filters.transpose(1, 2) if transposed else filters, self.rows, -(-g.pixels // self.rows))
+        self.rows = self.sizes.rows(g.pixels, row_bytes)
 
     def empty(self, *shape: int) -> Tensor:
         """Scratch, not written."""
@@ -69,6 +78,72 @@ class Call:
         area = self.geometry.out_height * self.geometry.out_width
         for image in range(start // area, -(-stop // area)):
             yield image, max(start, image * area), min(stop, (image + 1) * area)
+
+    def store(self, start: int, stop: int, rows: Tensor, output: Tensor) -> None:
+        """Write a chunk's output pixels, (rows, groups, filters of a group), where they belong in (N, F, Ho, Wo)."""
+        g = self.geometry
+        if memory_format(output) == torch.channels_last:
+            output.permute(0, 2, 3, 1).view(g.pixels, *rows.shape[1:])[start:stop] = rows
+            return
+        area = g.out_height * g.out_width
+        by_image = output.view(g.batch, g.groups, g.group_filters, area).permute(0, 3, 1, 2)
+        for image, first, last in self.images(start, stop):
+            by_image[image, first - image * area : last - image * area] = rows[first - start : last - start]
+
+    def results(
+        self,
+        arguments: ConvArguments,
+        needed: ConvGradients[bool],
+        maps: Tensor,
+        places: Tensor,
+        filters: Tensor,
+    ) -> ConvGradients[Tensor | None]:
+        """The gradients that are needed, but for the bias's, in the arguments' dtypes and memory formats.
+
+        Args:
+            arguments: of the call.
+            needed: which gradients.
+            maps: of the input, (N, C, H, W).
+            places: of sampling locations, (N * Ho * Wo, K, offset groups, 3): y, x and mask.
+            filters: of the weight.
+        """
+        g, (input, offset, weight, mask) = self.geometry, (*arguments[:3], arguments.mask)
+        # (batch, Ho, Wo, taps, offset groups, y x mask) -> (batch, offset groups, taps, y x mask, Ho, Wo)
+        batch = g.batch if needed.offset or needed.mask else 0
+        places = places.view(batch, g.out_height, g.out_width, g.taps, g.offset_groups, 3).permute(0, 4, 3, 5, 1, 2)
+        return ConvGradients(
+            input=maps.to(input.dtype, memory_format=memory_format(input)) if needed.input else None,
+            offset=_places(places[:, :, :, :2], offset) if needed.offset else None,
+            weight=filters.to(weight.dtype).contiguous(memory_format=memory_format(weight)) if needed.weight else None,
+            bias=None,
+            mask=_places(places[:, :, :, 2], mask) if needed.mask and mask is not None else None,
+        )
+
+
+def _places(grads: Tensor, like: Tensor) -> Tensor:
+    """The gradients of sampling locations as those of offsets or of a mask."""
+    return grads.reshape(like.shape).to(like.dtype).contiguous()
+
+
+class Call(BaseCall):
+    """Arguments of forward and backward by columns, in the form that numba and the products take."""
+
+    def __init__(self, arguments: ConvArguments, chunks: CpuChunks | None) -> None:
+        g, weight = arguments.geometry, arguments.weight
+        row_bytes = g.taps * g.channels * dtype_of(arguments.input).itemsize
+        super().__init__(arguments, chunks, arguments.input.permute(0, 2, 3, 1), g.segments(g.channels), row_bytes)
+        # Columns lie tap by tap, a contiguous weight channel by channel: the smaller of both is transposed.
+        self.turns = weight.is_contiguous() and g.taps > 1 and g.pixels < g.group_filters
+        self.depth = g.taps * (g.channels // g.groups)
+
+    def filters(self, transposed: bool) -> Factor:
+        """Each group's filters as (out channels, depth), or the other way round."""
+        g = self.geometry
+        filters = self.weight.to(self.dtype)
+        filters = filters if self.turns else filters.permute(0, 2, 3, 1)
+        filters = filters.reshape(g.groups, g.group_filters, self.depth)
+        filters = filters.contiguous()  # for rows that are not dense oneDNN has nothing but its slowest loop
+        return Factor(filters.transpose(1, 2) if transposed else filters, self.rows, -(-g.pixels // self.rows))
 
     def for_product(self, columns: Tensor) -> Tensor:
         """Columns (rows, taps * channels) as (rows, groups, depth), the depth as the filters'."""

@@ -112,7 +112,7 @@ class BaseCall:
         batch = g.batch if needed.offset or needed.mask else 0
         places = places.view(batch, g.out_height, g.out_width, g.taps, g.offset_groups, 3).permute(0, 4, 3, 5, 1, 2)
         return ConvGradients(
-            input=maps.to(input.dtype, memory_format=memory_format(input)) if needed.input else None,
+            input=maps.to(input.dtype).contiguous(memory_format=memory_format(input)) if needed.input else None,
             offset=_places(places[:, :, :, :2], offset) if needed.offset else None,
             weight=filters.to(weight.dtype).contiguous(memory_format=memory_format(weight)) if needed.weight else None,
             bias=None,

@@ -23,6 +23,9 @@ def forward(arguments: ConvArguments, chunks: CpuChunks | None = None) -> Tensor
     output = empty_map(input, shape, memory_format(input))
     bias = torch.zeros(g.out_channels) if bias is None else bias
     bias = bias.to(call.dtype).view(g.groups, g.group_filters).t().contiguous().view(-1)
+    if g.group_filters == 1 and output.dtype == call.dtype and memory_format(output) == torch.channels_last:
+        call.forward(0, g.pixels, bias, output.permute(0, 2, 3, 1))
+        return output
     rows = call.empty(call.rows, g.group_filters, g.groups)
     for start, stop in call.chunks():
         call.forward(start, stop, bias, rows)

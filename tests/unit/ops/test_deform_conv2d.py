@@ -469,10 +469,11 @@ def test_threads_change_no_bit_of_small_groups(offset_groups):
 
 
 @pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last], ids=str)
+@pytest.mark.parametrize("filters", [8, 16])
 @pytest.mark.parametrize("batch", [1, 11])
-def test_small_groups_in_small_chunks_equal_the_reference(batch, layout):
+def test_small_groups_in_small_chunks_equal_the_reference(batch, filters, layout):
     """Chunks begin and end within an image, and cover up to ten images in eight bands."""
-    case = Case(batch=batch, channels=8, height=4, width=5, modulated=True, biased=True, groups=4, filters=4)
+    case = Case(batch=batch, channels=8, height=4, width=5, modulated=True, biased=True, groups=8, filters=filters)
     tensors = case.tensors()
     tensors["input"] = tensors["input"].to(memory_format=layout)
     expected = by_reference(case)

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from dcnlab.ops.chunk_sizes import CpuChunks
 from dcnlab.ops.cpu import depthwise_callbacks as loops
-from dcnlab.ops.cpu.conv_call import MIN_PIXELS, BaseCall, dtype_of
+from dcnlab.ops.cpu.base_call import MIN_PIXELS, BaseCall, dtype_of
 from dcnlab.ops.cpu.openmp import parts_of, run
 from dcnlab.ops.geometry import ConvArguments, ConvGeometry
 

@@ -36,7 +36,7 @@ RATIOS = {
 
 @dataclass(frozen=True)
 class Shape:
-    """A square 3x3 layer with as many filters as channels."""
+    """A square layer with as many filters as channels."""
 
     channels: int
     height: int
@@ -44,16 +44,22 @@ class Shape:
     batch: int = 1
     dilation: int = 1
     offset_groups: int = 1
+    kernel: int = 3
+    groups: int = 1
 
     def __str__(self) -> str:
-        groups = f" g{self.offset_groups}" if self.offset_groups > 1 else ""
-        return f"{self.channels}x{self.height}x{self.width} d{self.dilation} n{self.batch}{groups}"
+        offsets = f" g{self.offset_groups}" if self.offset_groups > 1 else ""
+        kernel = f" k{self.kernel}" if self.kernel != 3 else ""
+        groups = f" of {self.groups} groups" if self.groups > 1 else ""
+        return f"{self.channels}x{self.height}x{self.width} d{self.dilation} n{self.batch}{offsets}{kernel}{groups}"
 
 
 SHAPES = {
     "paper": [Shape(512, 38, 63, dilation=2), Shape(512, 64, 64), Shape(256, 64, 64), Shape(128, 128, 128)],
     "resnet": [Shape(c, s, s, n) for c, s in ((64, 128), (128, 64), (256, 32), (512, 32)) for n in (1, 2, 8)],
 }
+# EfficientNet-Lite0's last stage at 360x480, output stride 16, and at 224x224.
+SHAPES["depthwise"] = [Shape(1152, *size, kernel=k, groups=1152) for size in ((23, 30), (14, 14)) for k in (3, 5)]
 SHAPES["main"] = SHAPES["paper"][:1]
 SHAPES["tiny"] = [Shape(16, 9, 11), Shape(8, 12, 10, batch=2)]
 
@@ -68,12 +74,14 @@ def make(kind: str, shape: Shape, dtype: torch.dtype, device: str, backward: boo
     layout = torch.channels_last if kind in ("ours_channels_last", "plain") else torch.contiguous_format
     input, weight, grad = (
         torch.randn(size, device=device, dtype=dtype).contiguous(memory_format=layout)
-        for size in (maps, (shape.channels, shape.channels, 3, 3), maps)
+        for size in (maps, (shape.channels, shape.channels // shape.groups, shape.kernel, shape.kernel), maps)
     )
-    offset = torch.randn(shape.batch, 18 * shape.offset_groups, *maps[2:], device=device) * 2
+    offset = torch.randn(shape.batch, 2 * shape.kernel**2 * shape.offset_groups, *maps[2:], device=device) * 2
     if kind == "torchvision":
         offset = offset.to(dtype)  # it takes one dtype only
-    sizes = {"padding": shape.dilation, "dilation": shape.dilation}
+    sizes = {"padding": shape.dilation * (shape.kernel // 2), "dilation": shape.dilation}
+    if kind == "plain":
+        sizes["groups"] = shape.groups  # the others read it off the weight
     leaves = [t.requires_grad_(backward) for t in ((input, weight) if kind == "plain" else (input, offset, weight))]
     call: Any = {"plain": functional.conv2d, "torchvision": torchvision.ops.deform_conv2d}.get(kind, deform_conv2d)
     if not backward:
@@ -84,8 +92,9 @@ def make(kind: str, shape: Shape, dtype: torch.dtype, device: str, backward: boo
 def floor_seconds(shape: Shape, dtype: torch.dtype, backward: bool, flops: float, bandwidth: float) -> float:
     """The least time: the products' operations, or each tensor moved once, whichever takes longer."""
     pixels, passes = shape.batch * shape.height * shape.width, 3 if backward else 1
-    operations = 2 * pixels * 9 * shape.channels**2 * passes
-    moved = pixels * shape.channels * dtype.itemsize * (5 if backward else 2) + 9 * shape.channels**2 * dtype.itemsize
+    weights = shape.kernel**2 * shape.channels**2 // shape.groups
+    operations = 2 * pixels * weights * passes
+    moved = (pixels * shape.channels * (5 if backward else 2) + weights) * dtype.itemsize
     return max(operations / flops, moved / bandwidth)
 
 
@@ -156,7 +165,7 @@ def main() -> None:
     budget = measure.Budget(options.minutes)
     rows = run(options, budget)
     settings = {"dtype": options.dtype, "tf32": options.tf32, "rounds": options.rounds, "left_out": budget.left_out}
-    hidden = ("channels", "height", "width", "batch", "dilation", "offset_groups")
+    hidden = ("channels", "height", "width", "batch", "dilation", "offset_groups", "kernel", "groups")
     columns = [name for name in dict.fromkeys(key for row in rows for key in row) if name not in hidden]
     headers = [name.replace("times_faster_than_", "x faster ").replace("_", " ") for name in columns]
     print(tabulate([[row.get(name) for name in columns] for row in rows], headers, floatfmt=".2f"))

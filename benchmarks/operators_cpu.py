@@ -1,6 +1,7 @@
 """Every shape of operators.py on a CPU within a time limit: the paper's layers, and ResNet's at batch 1, 2 and 8.
 
     python benchmarks/operators_cpu.py --minutes 5 --out benchmarks/results/operators_cpu.json
+    python benchmarks/operators_cpu.py --shapes depthwise --minutes 1 --out benchmarks/results/depthwise_cpu.json
 
 Float32, the same contenders and columns as operators.py, and the number of turns that each contender got: slow ones
 get fewer. Memory is measured of ours and of torchvision's.
@@ -20,7 +21,7 @@ from tabulate import tabulate
 
 def cost(shape: operators.Shape, backward: bool) -> float:
     """What torchvision's operator is expected to take, the slowest contender, in any unit."""
-    return shape.batch * shape.height * shape.width * shape.channels * (7 if backward else 1)
+    return shape.batch * shape.height * shape.width * shape.channels * shape.kernel**2 * (7 if backward else 1)
 
 
 def main() -> None:

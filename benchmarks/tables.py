@@ -1,6 +1,6 @@
 """Tables of benchmarks/results/*_cpu.json for README.md and docs/, as Markdown, with the goals and what missed them.
 
-    python benchmarks/tables.py operators      one of: summary, operators, roi_pooling, networks, growth, around
+    python benchmarks/tables.py operators   one of: summary, operators, depthwise, roi_pooling, networks, growth, around
 
 A file that is not there yet is one line in the page; one that cannot be read is one line on stderr, and exit status 1.
 """
@@ -24,6 +24,8 @@ FASTER = {"forward": 2.5, "both": 6.0}
 """Least times faster than torchvision's operator, by pass."""
 PLAIN = {512: 2.0, 256: 3.0, 128: 4.0}
 """Most times the plain convolution's time, by channels."""
+DEPTHWISE = 10.0
+"""The same of a layer with as many groups as channels."""
 SLOWER = 0.6
 """Most that a deformable network may cost beyond the plain one."""
 WAITING, IMPORT_SECONDS, HELP_SECONDS = 0.05, 0.3, 1.0
@@ -125,8 +127,38 @@ def measured_on(result: Result, name: str, packages: Iterable[str] = ()) -> str:
 
 
 def operators(result: Result) -> str:
-    """Both passes of a layer in a row, beside torchvision's operator and the plain convolution."""
+    """Layers of the paper and of ResNet."""
     goals = Goals()
+    table = _layers_table(result, goals, "3x3 layer, float32", "", lambda row: PLAIN.get(row["channels"]))
+    return f"""{table}
+
+Memory is the share of torchvision's; "times plain" our time over the plain convolution's; "both" forward and backward.
+Goals: {FASTER["forward"]:g} and {FASTER["both"]:g} times faster than torchvision, less memory, and at most \
+{_listed(f"{times:g}" for times in PLAIN.values())} times plain at {_listed(map(str, PLAIN))} channels. {goals.line()}
+{measured_on(result, "operators", VERSIONS)}"""
+
+
+def depthwise(result: Result) -> str:
+    """Layers with a group for each channel."""
+    goals = Goals()
+    name = "{kernel}x{kernel}, "
+    table = _layers_table(result, goals, "depthwise layer, float32", name, lambda row: DEPTHWISE)
+    return f"""{table}
+
+Columns as above; the goal is at most {DEPTHWISE:g} times plain. {goals.line()}
+{measured_on(result, "depthwise", VERSIONS)}"""
+
+
+def _layers_table(result: Result, goals: Goals, title: str, name: str, most: Callable[[Result], float | None]) -> str:
+    """Both passes of a layer in a row, beside torchvision's operator and the plain convolution.
+
+    Args:
+        result: of operators_cpu.py.
+        goals: count the values.
+        title: of the first column.
+        name: begins a layer's name; a format of its row.
+        most: times the plain convolution's time that are the goal, by row.
+    """
     passes: dict[str, dict[str, Result]] = {}
     for row in result["rows"]:
         passes.setdefault(row["shape"], {})[row["pass"]] = row
@@ -134,26 +166,22 @@ def operators(result: Result) -> str:
     for both in passes.values():
         of = next(iter(both.values()))
         dilation = f", dilation {of['dilation']}" if of["dilation"] > 1 else ""
-        line = [f"{of['channels']} channels, {of['height']}x{of['width']}{dilation}", str(of["batch"])]
+        size = f"{of['channels']} channels, {of['height']}x{of['width']}{dilation}"
+        line = [name.format(**of) + size, str(of["batch"])]
         for kind in FASTER:
             row = both.get(kind, {})
             memory = row["ours_mib"] / row["torchvision_mib"] if row.get("ours_mib") is not None else None
             line += [
                 goals.cell(row["times_faster_than_torchvision"] if row else None, "{:.1f}", least=FASTER[kind]),
-                goals.cell(row["times_plain"] if row else None, "{:.1f}", most=PLAIN.get(of["channels"])),
+                goals.cell(row["times_plain"] if row else None, "{:.1f}", most=most(of)),
                 goals.cell(memory, "{:.2f}", most=1),
             ]
         lines.append(line)
-    head = ["3x3 layer, float32", "batch"]
+    head = [title, "batch"]
     head += [
         f"{kind}: {what}" for kind in FASTER for what in ("times faster than torchvision", "times plain", "memory")
     ]
-    return f"""{_table(head, lines)}
-
-Memory is the share of torchvision's; "times plain" our time over the plain convolution's; "both" forward and backward.
-Goals: {FASTER["forward"]:g} and {FASTER["both"]:g} times faster than torchvision, less memory, and at most \
-{_listed(f"{times:g}" for times in PLAIN.values())} times plain at {_listed(map(str, PLAIN))} channels. {goals.line()}
-{measured_on(result, "operators", VERSIONS)}"""
+    return _table(head, lines)
 
 
 def roi_pooling(result: Result) -> str:
@@ -337,6 +365,7 @@ def _listed(words: Iterable[str]) -> str:
 _UNITS = {"ms": "time", "mib": "memory"}
 NAMES = {
     "operators": "Operators",
+    "depthwise": "Depthwise",
     "roi_pooling": "RoI pooling",
     "networks": "Networks",
     "growth": "Growth",
@@ -348,6 +377,7 @@ AROUND: dict[str, Callable[[Result], list[list[str]]]] = {"feeding": feeding, "s
 TABLES: dict[str, Callable[[], str]] = {
     "summary": summary,
     "operators": lambda: section("operators", operators),
+    "depthwise": lambda: section("depthwise", depthwise),
     "roi_pooling": lambda: section("roi_pooling", roi_pooling),
     "networks": lambda: section("networks", networks),
     "growth": lambda: section("growth", growth),

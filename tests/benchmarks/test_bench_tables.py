@@ -90,6 +90,15 @@ def test_goals_leave_out_layers_of_64_channels(results):
     assert "2 of 2 figures meet their goals." in tables.TABLES["operators"]()
 
 
+def test_a_depthwise_layer_may_take_ten_times_plain(results):
+    """The row names kernel and channels; 10.4 times plain is bold with its goal."""
+    results("depthwise", [layer(kernel=5, times_plain=9.9), layer(kernel=5, **{"pass": "both", "times_plain": 10.4})])
+    text = tables.TABLES["depthwise"]()
+    line = ["4.0", "9.9", "0.25", "**4.04** (≥ 6)", "**10.4** (≤ 10)", "0.25"]
+    assert cells(text) == [["5x5, 256 channels, 8x9", "2", *line]]
+    assert "4 of 6 figures meet their goals" in text
+
+
 def test_a_network_that_costs_too_much_is_marked(results):
     """A training step may cost 60% more than the plain network's; 65% is bold."""
     row = {"network": "rfcn", "pass": "training", "plain_ms": 1000.0, "ours_ms": 1650.0, "torchvision_ms": 3000.0}

@@ -18,6 +18,9 @@ from dcnlab.ops.cuda import deform_conv2d as cuda
 from dcnlab.ops.cuda.launch import ModuleFactory
 from dcnlab.ops.geometry import ConvArguments, ConvGradients
 
+SMALL_GROUPS = {"channels": 8, "groups": 8, "filters": 16, "offset_groups": 2}
+"""Of a `Case`: two filters read a channel; on a CPU loops without columns compute it."""
+
 NAMES = ("input", "offset", "mask", "weight", "bias")
 
 
@@ -111,6 +114,20 @@ def random_case(seed: int, **fixed: object) -> Case:
     return Case(**(values | fixed))  # type: ignore[arg-type]
 
 
+def depthwise_case(seed: int, **fixed: object) -> Case:
+    """A random configuration of a group a channel, with one to three filters each."""
+    return small_groups_case(seed, 1, **fixed)
+
+
+def small_groups_case(seed: int, depth: int, **fixed: object) -> Case:
+    """A random configuration of many groups of `depth` channels, with one to three filters each."""
+    r = random.Random(seed)
+    offset_groups = r.choice([1, 1, 2, 4])
+    groups = offset_groups * r.choice([2, 3, 4, 8, 12, 16, 40])
+    sizes = {"channels": groups * depth, "groups": groups, "offset_groups": offset_groups}
+    return random_case(seed, **(sizes | {"filters": groups * r.choice([1, 1, 1, 2, 3])} | fixed))
+
+
 def by_autograd(function: Callable[..., Tensor], case: Case, device: str = "cpu", **options: object) -> Results:
     """Output and gradients of a function with torchvision's signature."""
     tensors = {k: None if t is None else t.to(device).requires_grad_() for k, t in case.tensors().items()}
@@ -198,14 +215,14 @@ LOCATIONS = {
 ON_THE_MAP = len(LOCATIONS) - 3
 
 
-def factor_everywhere(value: float, dtype: torch.dtype) -> Case:
+def factor_everywhere(value: float, dtype: torch.dtype, groups: int = 1) -> Case:
     """A modulated case of one tap: an image for each location, which the first output pixel reads, times the factor.
 
     Neighbouring pixels differ in sign, so that the infinite factor times each of them would leave infinity less
-    infinity. Channels are multiples of one another, and filters positive.
+    infinity. Channels are multiples of one another, and filters positive; there are eight of each.
     """
     count = len(LOCATIONS)
-    case = Case(count, 8, 8, 4, 4, (1, 1), padding=(0, 0), modulated=True, dtype=dtype)
+    case = Case(count, 8, 8, 4, 4, (1, 1), padding=(0, 0), groups=groups, modulated=True, dtype=dtype)
     g = torch.Generator().manual_seed(0)
     pixels = (torch.arange(16.0).view(4, 4) + 1) * torch.tensor([1.0, -1.0]).repeat(8).view(4, 4)
     offset, mask = torch.zeros(count, 2, 4, 4), torch.ones(count, 1, 4, 4)
@@ -214,7 +231,7 @@ def factor_everywhere(value: float, dtype: torch.dtype) -> Case:
         "input": (pixels * torch.tensor([1.0, 2.0] * 4).view(8, 1, 1)).expand(count, -1, -1, -1).to(dtype),
         "offset": offset.to(torch.float64 if dtype == torch.float64 else torch.float32),
         "mask": mask.to(torch.float64 if dtype == torch.float64 else torch.float32),
-        "weight": (torch.rand(8, 8, 1, 1, generator=g) + 0.5).to(dtype),
+        "weight": (torch.rand(8, 8 // groups, 1, 1, generator=g) + 0.5).to(dtype),
         "bias": None,
     }
     case.tensors = lambda: {k: None if t is None else t.clone() for k, t in tensors.items()}  # type: ignore[method-assign]

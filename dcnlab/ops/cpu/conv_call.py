@@ -1,50 +1,30 @@
-"""A call of deformable convolution on a CPU: its arguments as the loops and the products take them, and the loops."""
+"""A call of deformable convolution on a CPU by columns: its arguments for the loops and the products, and the loops."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from itertools import pairwise
 
-import numpy as np
 import torch
 from torch import Tensor
 
-from dcnlab.ops import chunk_sizes
 from dcnlab.ops.chunk_sizes import CpuChunks
 from dcnlab.ops.cpu import deform_conv2d_callbacks as loops
-from dcnlab.ops.cpu.deform_conv2d_kernels import Arrays, Sizes
+from dcnlab.ops.cpu.base_call import MIN_PIXELS, BaseCall, dtype_of
 from dcnlab.ops.cpu.matmul import Factor
 from dcnlab.ops.cpu.openmp import parts_of, run
 from dcnlab.ops.geometry import ConvArguments
 
-MIN_PIXELS = 16
-"""Smallest part of a loop that a thread takes."""
 
+class Call(BaseCall):
+    """Arguments of forward and backward by columns, in the form that numba and the products take."""
 
-class Call:
-    """Arguments of forward and backward in the form that numba and the products take."""
-
-    def __init__(self, arguments: ConvArguments, chunks: CpuChunks | None):
-        g = self.geometry = arguments.geometry
-        input, offset, mask, weight = arguments.input, arguments.offset, arguments.mask, arguments.weight
-        self.weight, self.sizes = weight, chunk_sizes.CPU if chunks is None else chunks
+    def __init__(self, arguments: ConvArguments, chunks: CpuChunks | None) -> None:
+        g, weight = arguments.geometry, arguments.weight
+        row_bytes = g.taps * g.channels * dtype_of(arguments.input).itemsize
+        super().__init__(arguments, chunks, arguments.input.permute(0, 2, 3, 1), g.segments(g.channels), row_bytes)
         # Columns lie tap by tap, a contiguous weight channel by channel: the smaller of both is transposed.
         self.turns = weight.is_contiguous() and g.taps > 1 and g.pixels < g.group_filters
-        self.dtype = torch.float64 if input.dtype == torch.float64 else torch.float32
-        pixels = input.to(self.dtype).permute(0, 2, 3, 1).contiguous().view(-1)
-        offsets = offset.to(self.dtype).flatten(2).contiguous()
-        scale = self.empty(0, 0, 0) if mask is None else mask.to(self.dtype).flatten(2).contiguous()
-        taps = [
-            [y * g.dilation[0] - g.padding[0], x * g.dilation[1] - g.padding[1]]
-            for y in range(g.kernel[0])
-            for x in range(g.kernel[1])
-        ]
-        self.real = np.float64 if self.dtype == torch.float64 else np.float32
-        sizes = Sizes(g.height, g.width, g.channels, g.out_height, g.out_width, *g.stride, g.channels // g.groups)
-        self.arrays = Arrays(pixels, offsets, scale, torch.tensor(taps), torch.tensor(g.segments(g.channels)), sizes)
-        self.shared = loops.SHARED.numbers(**self.arrays._asdict())
         self.depth = g.taps * (g.channels // g.groups)
-        self.rows = self.sizes.rows(g.pixels, g.taps * g.channels * self.dtype.itemsize)
 
     def filters(self, transposed: bool) -> Factor:
         """Each group's filters as (out channels, depth), or the other way round."""
@@ -54,21 +34,6 @@ class Call:
         filters = filters.reshape(g.groups, g.group_filters, self.depth)
         filters = filters.contiguous()  # for rows that are not dense oneDNN has nothing but its slowest loop
         return Factor(filters.transpose(1, 2) if transposed else filters, self.rows, -(-g.pixels // self.rows))
-
-    def empty(self, *shape: int) -> Tensor:
-        """Scratch, not written."""
-        return torch.empty(shape, dtype=self.dtype)
-
-    def chunks(self) -> Iterator[tuple[int, int]]:
-        """First and last output pixel of each chunk, counted over the batch."""
-        for start in range(0, self.geometry.pixels, self.rows):
-            yield start, min(start + self.rows, self.geometry.pixels)
-
-    def images(self, start: int, stop: int) -> Iterator[tuple[int, int, int]]:
-        """The images that a chunk's output pixels lie in: each image, its first and its last pixel of the chunk."""
-        area = self.geometry.out_height * self.geometry.out_width
-        for image in range(start // area, -(-stop // area)):
-            yield image, max(start, image * area), min(stop, (image + 1) * area)
 
     def for_product(self, columns: Tensor) -> Tensor:
         """Columns (rows, taps * channels) as (rows, groups, depth), the depth as the filters'."""

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from dcnlab.ops.chunk_sizes import CpuChunks
+from dcnlab.ops.cpu import depthwise, depthwise_call
 from dcnlab.ops.cpu.conv_call import Call, places_backward, sample, scatter
 from dcnlab.ops.cpu.matmul import grouped_product
 from dcnlab.ops.geometry import ConvArguments, ConvGradients
@@ -14,6 +15,8 @@ from dcnlab.ops.layout import memory_format
 
 def forward(arguments: ConvArguments, chunks: CpuChunks | None = None) -> Tensor:
     """Compute the output, (N, F, Ho, Wo), in the input's memory format; None: chunks of the default sizes."""
+    if depthwise_call.serves(arguments.geometry):
+        return depthwise.forward(arguments, chunks)
     call, input, bias = Call(arguments, chunks), arguments.input, arguments.bias
     g = call.geometry
     columns = call.empty(call.rows, g.taps * g.channels)
@@ -23,7 +26,7 @@ def forward(arguments: ConvArguments, chunks: CpuChunks | None = None) -> Tensor
     bias = None if bias is None else bias.to(call.dtype)
     for start, stop in call.chunks():
         sample(call, start, stop, columns)
-        _store(call, start, stop, filters.product(call.for_product(columns[: stop - start]), bias), output)
+        call.store(start, stop, filters.product(call.for_product(columns[: stop - start]), bias), output)
     return output.to(input.dtype)
 
 
@@ -31,8 +34,9 @@ def backward(
     grad: Tensor, arguments: ConvArguments, needed: ConvGradients[bool], chunks: CpuChunks | None = None
 ) -> ConvGradients[Tensor | None]:
     """Compute the gradients that are needed, but for the bias's."""
-    call, input, mask = Call(arguments, chunks), arguments.input, arguments.mask
-    offset, weight = arguments.offset, arguments.weight
+    if depthwise_call.serves(arguments.geometry):
+        return depthwise.backward(grad, arguments, needed, chunks)
+    call = Call(arguments, chunks)
     g = call.geometry
     wants_places = needed.offset or needed.mask
     grads = grad.to(call.dtype).permute(0, 2, 3, 1).contiguous().view(g.pixels, g.groups, g.group_filters)
@@ -67,36 +71,9 @@ def backward(
                 else:
                     grad_filters[:, some] += summand
     del filters, columns
-    # (batch, Ho, Wo, taps, offset groups, y x mask) -> (batch, offset groups, taps, y x mask, Ho, Wo)
-    batch = g.batch if wants_places else 0
-    places = grad_places.view(batch, g.out_height, g.out_width, g.taps, g.offset_groups, 3).permute(0, 4, 3, 5, 1, 2)
     channels = g.channels // g.groups
     by_filter = grad_filters.view(-1, channels, *g.kernel) if call.turns else grad_filters.view(-1, *g.kernel, channels)
     maps = grad_pixels.view(g.batch if needed.input else 0, g.height, g.width, g.channels).permute(0, 3, 1, 2)
-    filters_gradient = by_filter if call.turns else by_filter.permute(0, 3, 1, 2)
-    return ConvGradients(
-        input=maps.to(input.dtype, memory_format=memory_format(input)) if needed.input else None,
-        offset=_places(places[:, :, :, :2], offset) if needed.offset else None,
-        weight=filters_gradient.to(weight.dtype).contiguous(memory_format=memory_format(weight))
-        if needed.weight
-        else None,
-        bias=None,
-        mask=_places(places[:, :, :, 2], mask) if needed.mask and mask is not None else None,
+    return call.results(
+        arguments, needed, maps, grad_places, by_filter if call.turns else by_filter.permute(0, 3, 1, 2)
     )
-
-
-def _places(grads: Tensor, like: Tensor) -> Tensor:
-    """The gradients of sampling locations as those of offsets or of a mask."""
-    return grads.reshape(like.shape).to(like.dtype).contiguous()
-
-
-def _store(call: Call, start: int, stop: int, rows: Tensor, output: Tensor) -> None:
-    """Write a chunk's output pixels, (rows, groups, filters of a group), where they belong in (N, F, Ho, Wo)."""
-    g = call.geometry
-    if memory_format(output) == torch.channels_last:
-        output.permute(0, 2, 3, 1).view(g.pixels, *rows.shape[1:])[start:stop] = rows
-        return
-    area = g.out_height * g.out_width
-    by_image = output.view(g.batch, g.groups, g.group_filters, area).permute(0, 3, 1, 2)
-    for image, first, last in call.images(start, stop):
-        by_image[image, first - image * area : last - image * area] = rows[first - start : last - start]

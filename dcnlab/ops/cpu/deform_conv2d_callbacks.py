@@ -25,7 +25,7 @@ _SAMPLE, _PLACES_BACKWARD, _SCATTER = SAMPLE.of_loop(), PLACES_BACKWARD.of_loop(
 
 
 @njit(**INLINE)
-def _arrays(shared, real):
+def arrays_of(shared, real):
     """What all loops read."""
     s = shared.sizes
     sizes = Sizes(s.height, s.width, s.channels, s.out_height, s.out_width, s.stride_y, s.stride_x, s.group_channels)
@@ -45,7 +45,7 @@ def sampling(real: type) -> int:
 
     def body(address):
         table = carray(address, (1,), _SAMPLE)[0]
-        arrays, columns = _arrays(table.shared, real), array1(table.columns, real)
+        arrays, columns = arrays_of(table.shared, real), array1(table.columns, real)
         while True:
             part = next_part(address)
             if part >= table.parts:
@@ -63,7 +63,7 @@ def gradients_of_places(real: type) -> int:
 
     def body(address):
         table = carray(address, (1,), _PLACES_BACKWARD)[0]
-        arrays, grad_places = _arrays(table.shared, real), array4(table.grad_places, real)
+        arrays, grad_places = arrays_of(table.shared, real), array4(table.grad_places, real)
         grad_columns, columns = array1(table.grad_columns, real), array1(table.columns, real)
         while True:
             part = next_part(address)
@@ -82,7 +82,7 @@ def scattering(real: type) -> int:
 
     def body(address):
         table = carray(address, (1,), _SCATTER)[0]
-        arrays, bands = _arrays(table.shared, real), array2(table.bands, np.int64)
+        arrays, bands = arrays_of(table.shared, real), array2(table.bands, np.int64)
         grad_columns, grad_pixels = array1(table.grad_columns, real), array1(table.grad_pixels, real)
         while True:
             part = next_part(address)

@@ -11,6 +11,7 @@ import torchvision
 from conv_cases import (
     NAMES,
     ON_THE_MAP,
+    SMALL_GROUPS,
     Case,
     assert_alike,
     by_autograd,
@@ -19,6 +20,7 @@ from conv_cases import (
     by_reference,
     factor_everywhere,
     random_case,
+    small_groups_case,
 )
 from tester import LAYOUTS, TOLERANCES, assert_near
 from torch import Tensor, nn
@@ -26,9 +28,13 @@ from torch import Tensor, nn
 import dcnlab.ops
 from dcnlab.ops import ArgumentError, chunk_sizes, deform_conv2d, reference
 from dcnlab.ops.chunk_sizes import CpuChunks
-from dcnlab.ops.cpu import conv_call
+from dcnlab.ops.cpu import conv_call, depthwise_call
+from dcnlab.ops.cpu import deform_conv2d as cpu
 from dcnlab.ops.cpu import deform_conv2d_callbacks as callbacks
+from dcnlab.ops.geometry import ConvGradients
 
+WAYS = pytest.mark.parametrize("sizes", [{}, SMALL_GROUPS], ids=["columns", "small groups"])
+"""Sizes of a case that one of the CPU's two paths computes."""
 GOLDEN = [f"modulated_deform_conv_{i}" for i in range(4)]
 
 
@@ -62,6 +68,34 @@ def test_equals_torchvision_over_random_shapes(seed):
     assert_near(by_cpu(case), by_autograd(torchvision.ops.deform_conv2d, case), case)
 
 
+@pytest.mark.parametrize("depth", [1, 2, 4])
+@pytest.mark.parametrize("seed", range(12))
+def test_small_groups_equal_torchvision(seed, depth):
+    """Groups of one, two and four channels with one to three filters each: output and all gradients."""
+    case = small_groups_case(seed, depth)
+    assert_near(by_cpu(case), by_autograd(torchvision.ops.deform_conv2d, case), case)
+
+
+@pytest.mark.parametrize(
+    ("sizes", "served"),
+    [
+        ({"channels": 6, "filters": 6, "groups": 6}, True),
+        (SMALL_GROUPS, True),
+        ({"channels": 6, "filters": 6, "groups": 6, "offset_groups": 6}, True),
+        ({"channels": 24, "filters": 8, "groups": 8, "offset_groups": 1}, True),
+        ({"channels": 24, "filters": 8, "groups": 8, "offset_groups": 2}, False),  # four groups of three channels
+        ({"channels": 6, "filters": 6, "groups": 3, "offset_groups": 2}, False),  # a group with two offset groups
+        ({"channels": 6, "filters": 6}, False),
+        ({"channels": 640, "filters": 640, "groups": 40}, False),  # groups of 16
+        ({"channels": 1, "filters": 1}, False),
+    ],
+    ids=str,
+)
+def test_many_small_groups_are_computed_without_columns(sizes, served):
+    """Worked cases of groups, channels and offset groups."""
+    assert depthwise_call.serves(Case(**sizes).arguments().geometry) == served
+
+
 @pytest.mark.parametrize("batch", [33, 37])
 def test_batches_that_no_chunk_divides_equal_torchvision(batch):
     case = Case(batch=batch, groups=2, offset_groups=2, modulated=True, biased=True)
@@ -78,7 +112,8 @@ def test_the_reference_equals_torchvision():
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16], ids=str)
 @pytest.mark.parametrize("seed", range(12))
 def test_narrower_dtypes_stay_near_the_float64_reference(seed, dtype):
-    case = random_case(seed, dtype=dtype)
+    """Random cases, of small groups for every second seed."""
+    case = small_groups_case(seed, 1 + seed % 4, dtype=dtype) if seed % 2 else random_case(seed, dtype=dtype)
     found = by_cpu(case)
     assert found["output"].dtype == dtype
     assert found["input"].dtype == dtype
@@ -106,11 +141,13 @@ def test_pixels_divided_among_threads_are_summed_once(monkeypatch, threads):
     assert_near(by_cpu(case), by_autograd(torchvision.ops.deform_conv2d, case), case)
 
 
+@WAYS
 @pytest.mark.parametrize("modulated", [False, True])
-def test_an_empty_batch_gives_empty_results(modulated):
-    found = by_cpu(Case(batch=0, modulated=modulated, biased=True))
-    assert found["output"].shape == (0, 6, 7, 8)
-    assert found["input"].shape == (0, 4, 7, 8)
+def test_an_empty_batch_gives_empty_results(modulated, sizes):
+    case = Case(batch=0, modulated=modulated, biased=True, **sizes)
+    found = by_cpu(case)
+    assert found["output"].shape == (0, case.filters, 7, 8)
+    assert found["input"].shape == (0, case.channels, 7, 8)
     assert not found["weight"].any()
     assert not found["bias"].any()
 
@@ -152,9 +189,10 @@ def _chunks(request, monkeypatch):
 @pytest.mark.usefixtures("_chunks")
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32], ids=str)
 @pytest.mark.parametrize("argument", NAMES)
-def test_strided_arguments_count_as_their_values(argument, dtype):
+@WAYS
+def test_strided_arguments_count_as_their_values(argument, dtype, sizes):
     """Each argument in turn is a strided view, for several chunk sizes."""
-    case = Case(modulated=True, biased=True, dtype=dtype)
+    case = Case(modulated=True, biased=True, dtype=dtype, **sizes)
 
     def with_one_strided(input, offset, weight, bias, *, mask, **sizes):
         tensors = dict(zip(NAMES, (input, offset, mask, weight, bias), strict=True))
@@ -173,9 +211,10 @@ def test_strided_arguments_count_as_their_values(argument, dtype):
 @pytest.mark.usefixtures("_chunks")
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32], ids=str)
 @pytest.mark.parametrize("layout", LAYOUTS)
-def test_conv_gradients_do_not_depend_on_their_memory_layout(layout, dtype):
+@WAYS
+def test_conv_gradients_do_not_depend_on_their_memory_layout(layout, dtype, sizes):
     """Strided, expanded and transposed output gradients count as their values."""
-    case = Case(modulated=True, biased=True, dtype=dtype)
+    case = Case(modulated=True, biased=True, dtype=dtype, **sizes)
     tensors = case.tensors()
     tensors["bias"] = tensors["bias"][:1].expand(len(tensors["bias"]))
     leaves = [tensors[name].requires_grad_() for name in NAMES]
@@ -192,9 +231,10 @@ FACTORS = pytest.mark.parametrize("value", [float("inf"), -float("inf"), float("
 
 @FACTORS
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.float16, torch.bfloat16], ids=str)
-def test_a_nonfinite_factor_counts_alike_on_every_path(value, dtype):
+@pytest.mark.parametrize("groups", [1, 8])
+def test_a_nonfinite_factor_counts_alike_on_every_path(value, dtype, groups):
     """Off the map the output is zero, whatever the factor."""
-    case = factor_everywhere(value, dtype)
+    case = factor_everywhere(value, dtype, groups)
     found, expected = by_cpu(case), by_reference(case)
     assert_alike(found, expected, ("output", "input", "mask", "weight"), TOLERANCES[dtype])
     assert torch.equal(found["offset"].isfinite(), expected["offset"].isfinite())
@@ -215,10 +255,10 @@ def test_nonfinite_factors_on_the_map_match_torchvision(value):
     assert torch.equal(*(of["offset"].isfinite() for of in there))
 
 
-def test_gradcheck_of_every_argument():
-    case = Case(
-        batch=1, channels=4, filters=2, height=4, width=5, groups=2, offset_groups=2, modulated=True, biased=True
-    )
+@WAYS
+def test_gradcheck_of_every_argument(sizes):
+    sizes = {"channels": 4, "filters": 2, "groups": 2, "offset_groups": 2} | sizes
+    case = Case(batch=1, height=4, width=5, modulated=True, biased=True, **sizes)
     leaves = [case.tensors()[k].requires_grad_() for k in NAMES]
     assert torch.autograd.gradcheck(lambda i, o, m, w, b: deform_conv2d(i, o, w, b, padding=1, mask=m), leaves)
 
@@ -243,10 +283,11 @@ def test_the_bare_backward_operator_refuses_derivatives():
         )
 
 
+@WAYS
 @pytest.mark.parametrize("corner", [(0, 0), (-1, -1)])
-def test_an_infinite_border_pixel_spreads_as_in_torchvision(corner):
+def test_an_infinite_border_pixel_spreads_as_in_torchvision(corner, sizes):
     """A corner pixel of infinity makes no more outputs NaN than in torchvision."""
-    tensors = Case(kernel=(3, 3)).tensors()
+    tensors = Case(kernel=(3, 3), **sizes).tensors()
     tensors["input"][0, 1, corner[0], corner[1]] = float("inf")
     args = [tensors[name] for name in ("input", "offset", "weight")]
     expected = torchvision.ops.deform_conv2d(*args, padding=1)
@@ -294,9 +335,10 @@ def test_half_precision_computes_locations_in_float32(dtype):
 
 @pytest.mark.parametrize("place", [float("nan"), float("inf"), -float("inf"), 1e20, -1e20], ids=str)
 @pytest.mark.parametrize("axis", [0, 1])
-def test_a_nonfinite_location_reads_zero_there_only(place, axis):
+@pytest.mark.parametrize("sizes", [{}, {"groups": 4, "filters": 4}], ids=["columns", "small groups"])
+def test_a_nonfinite_location_reads_zero_there_only(place, axis, sizes):
     """NaN, infinite or huge offsets give 0 at their location and finite gradients everywhere."""
-    tensors = Case(kernel=(1, 1), padding=(0, 0)).tensors()
+    tensors = Case(kernel=(1, 1), padding=(0, 0), **sizes).tensors()
     broken = tensors["offset"].clone()
     broken[0, axis, 3, 4] = place
     leaves = [t.requires_grad_() for t in (tensors["input"], broken, tensors["weight"])]
@@ -405,6 +447,65 @@ def test_importing_the_operators_loads_nothing_beyond_torch():
     )
     done = subprocess.run([sys.executable, "-W", "ignore", "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "['dcnlab']"
+
+
+@pytest.mark.parametrize("offset_groups", [1, 2])
+def test_threads_change_no_bit_of_small_groups(offset_groups):
+    """Several bands of images and runs of groups, whose sums' order the sizes alone decide."""
+    sizes = {"channels": 896, "filters": 896, "groups": 896, "offset_groups": offset_groups}
+    case = Case(batch=3, height=11, width=9, reach=6.0, dtype=torch.float32, modulated=True, biased=True, **sizes)
+    threads = torch.get_num_threads()
+    results = []
+    try:
+        for count in (1, 3, 3):
+            torch.set_num_threads(count)
+            results.append(by_cpu(case))
+    finally:
+        torch.set_num_threads(threads)
+    assert_near(results[0], by_reference(case), case)
+    for name, value in results[0].items():
+        if name != "bias":  # torch's own sum
+            assert all(torch.equal(value, other[name]) for other in results[1:]), name
+
+
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last], ids=str)
+@pytest.mark.parametrize("filters", [8, 16])
+@pytest.mark.parametrize("batch", [1, 11])
+def test_small_groups_in_small_chunks_equal_the_reference(batch, filters, layout):
+    """Chunks begin and end within an image, and cover up to ten images in eight bands."""
+    case = Case(batch=batch, channels=8, height=4, width=5, modulated=True, biased=True, groups=8, filters=filters)
+    tensors = case.tensors()
+    tensors["input"] = tensors["input"].to(memory_format=layout)
+    expected = by_reference(case)
+    case.tensors = lambda: tensors
+    for rows in (3, 20, 190):
+        found = by_cpu_path(case, CpuChunks(columns_bytes=1, min_rows=rows, row_multiple=1))
+        assert_near(found, expected, case)
+        assert found["output"].is_contiguous(memory_format=layout)
+        assert found["input"].is_contiguous(memory_format=layout)
+
+
+@pytest.mark.parametrize("name", ["input", "offset", "mask", "weight"])
+def test_each_gradient_of_small_groups_comes_alone(name):
+    """A gradient computed without the others equals the reference's; the others are None."""
+    case = Case(modulated=True, **SMALL_GROUPS)
+    needed = ConvGradients(*(each == name for each in ConvGradients._fields))
+    grads = cpu.backward(case.grad(), case.arguments(), needed)._asdict()
+    assert [each for each, grad in grads.items() if grad is not None] == [name]
+    torch.testing.assert_close(grads[name], by_reference(case)[name], rtol=1e-10, atol=1e-10)
+
+
+@pytest.mark.parametrize(("groups", "offset_groups"), [(1152, 1), (1152, 8), (385, 1), (17, 1), (1537, 1)])
+def test_runs_cover_each_offset_group_equally_often(groups, offset_groups):
+    """Every group is in one run; no run is longer than the limit or leaves its offset group."""
+    case = Case(batch=0, channels=groups, filters=groups, groups=groups, offset_groups=offset_groups)
+    runs = depthwise_call.runs(case.arguments().geometry)
+    assert [g for first, length in runs for g in range(first, first + length)] == list(range(groups))
+    assert max(length for _, length in runs) <= depthwise_call.RUN
+    size = groups // offset_groups
+    by_offset_group = [[first // size, (first + length - 1) // size] for first, length in runs]
+    count = len(runs) // offset_groups
+    assert by_offset_group == [[number, number] for number in range(offset_groups) for _ in range(count)]
 
 
 def test_the_number_of_threads_does_not_change_the_result():

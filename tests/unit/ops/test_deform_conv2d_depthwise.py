@@ -1,7 +1,5 @@
 """Deformable convolution of a group a channel on CUDA: its kernels, compiled by g++, under the operator's own code."""
 
-import random
-
 import pytest
 import torch
 import torchvision
@@ -11,8 +9,8 @@ from conv_cases import (
     by_autograd,
     by_kernels,
     by_reference,
+    depthwise_case,
     factor_everywhere,
-    random_case,
 )
 from counting import CountedKernels
 from runner import HostKernels, skip_without_compiler
@@ -29,15 +27,6 @@ DTYPES = [torch.float64, torch.float32, torch.float16, torch.bfloat16]
 @pytest.fixture(autouse=True)
 def _needs_a_compiler():
     skip_without_compiler()
-
-
-def depthwise_case(seed: int, **fixed: object) -> Case:
-    """A random configuration of a group a channel, with one to three filters each."""
-    r = random.Random(seed)
-    offset_groups = r.choice([1, 1, 2, 4])
-    channels = offset_groups * r.choice([2, 3, 4, 8, 12, 16, 40])
-    sizes = {"channels": channels, "groups": channels, "offset_groups": offset_groups}
-    return random_case(seed, **(sizes | {"filters": channels * r.choice([1, 1, 1, 2, 3])} | fixed))
 
 
 @pytest.mark.parametrize("seed", range(24))
@@ -114,9 +103,7 @@ def test_depthwise_nonfinite_locations_access_no_stray_memory(place):
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float16], ids=str)
 def test_depthwise_nonfinite_factors_equal_the_reference(value, dtype):
     """NaN and infinity in mask, weight or gradient give the reference's values."""
-    case = factor_everywhere(value, dtype)
-    tensors = case.tensors() | {"weight": case.tensors()["weight"][:, :1].contiguous()}
-    case.groups, case.tensors = 8, lambda: {k: None if t is None else t.clone() for k, t in tensors.items()}
+    case = factor_everywhere(value, dtype, groups=8)
     found, expected = by_kernels(case, HostKernels(sanitize=False)), by_reference(case)
     assert_alike(found, expected, ("output", "input", "mask", "weight"), TOLERANCES[dtype])
     assert torch.equal(found["offset"].isfinite(), expected["offset"].isfinite())

@@ -151,7 +151,13 @@ def from_settings(settings: dict[str, Any], source: str, allow: Sequence[outside
 
 def to_yaml(config: Config) -> str:
     """The whole config as YAML that `load_run` and `from_yaml` read back."""
-    return OmegaConf.to_yaml(OmegaConf.create(dataclasses.asdict(config)))
+    plain = dataclasses.asdict(config, dict_factory=_plain_texts)
+    return OmegaConf.to_yaml(OmegaConf.create(plain))
+
+
+def _plain_texts(fields: list[tuple[str, Any]]) -> dict[str, Any]:
+    """The fields of a section; a name that carries its class from outside becomes the name alone."""
+    return {key: str(value) if isinstance(value, str) else value for key, value in fields}
 
 
 def _tree(path: Path, layers: list[tuple[Path, dict[str, Any]]]) -> DictConfig:

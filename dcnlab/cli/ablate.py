@@ -63,13 +63,22 @@ def tabulate(
         typer.Option(metavar="ENTITY/PROJECT[/SWEEP]", help="Take runs from wandb's server, in place of `runs`."),
     ] = None,
     any_code: Annotated[bool, typer.Option("--any-code", help="Let runs of different code share rows.")] = False,
+    block: Annotated[
+        int,
+        typer.Option(min=1, metavar="N", help="Consecutive test images that the interval draws together, for video."),
+    ] = 1,
+    power: Annotated[
+        bool, typer.Option("--power", help="Add how many seeds would show one point of difference.")
+    ] = False,
     form: Annotated[str, typer.Option("--format", help="rich, markdown, latex, csv or json")] = "rich",
 ) -> None:
     """Compare runs: mean and spread over seeds, differences to the row `none`, next to the paper's values; cost.
 
+    A difference has a 95% interval, drawn over seeds and test images, and says "no conclusion" where it covers zero.
     NAME is the name of runs, or table1, table2, table3, table5: the paper's tables, filled from your runs.
     """
     from dcnlab.ablations.tables import table
+    from dcnlab.ablations.tables.comparison import Options
 
     choose("--format", form, table.FORMATS)
     words = more or []
@@ -77,7 +86,7 @@ def tabulate(
     roots = [*(runs or []), *(Path(word) for word in words if word not in overrides)]
     if not roots and wandb is None:
         roots = [Path("runs")]
-    compared = table.assemble(name, roots, overrides, any_code, wandb)
+    compared = table.assemble(name, roots, overrides, any_code, wandb, Options(block, power))
     if form == "rich":
         table.show(compared)
     else:

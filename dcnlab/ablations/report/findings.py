@@ -6,6 +6,7 @@ from dcnlab.ablations.numbers import mean_and_std
 from dcnlab.ablations.report.contents import Group, Row
 from dcnlab.ablations.tables import statistics
 from dcnlab.ablations.tables.collect import CODE, WEIGHTS
+from dcnlab.ablations.tables.comparison import bounds
 from dcnlab.metrics import names as metric_names
 
 
@@ -38,23 +39,21 @@ def finding(group: Group) -> str:
 
 
 def _against(group: Group, top: Row, metric: str) -> str:
-    """The difference of the best row to its base row, and at how many seeds it is better."""
+    """The difference of the best row to its base row, its interval, and what that allows to conclude."""
     bases = [row for row in group.rows if row.figures["base"]]
     against = bases[0].label if len(bases) == 1 else "the row that it is compared with"
-    difference = top.figures[f"{metric}_difference"]
-    text = f"{difference:+.2f} against {against}"
+    text = f"{top.figures[f'{metric}_difference']:+.2f} against {against}"
     pairs = list(top.figures[f"{metric}_differences"].values())
-    if pairs:
-        sign = -1 if metric_names.goal(metric) == "minimize" else 1
-        better = sum(sign * pair > 0 for pair in pairs)
-        text += f"; better at {better} of {_count(len(pairs), 'seed')} that both have"
-    if statistics.can_be_significant(len(pairs)):
-        text += f" (p {top.figures[f'{metric}_p']:.3g})"
-    spread = max(row.figures.get(f"{metric}_std") or 0.0 for row in (top, *bases[:1]))
-    if not spread:
-        return f"{text}. With one seed nothing is known of the spread"
-    side = "more" if abs(difference) > spread else "less"
-    return f"{text}. The difference is {side} than the larger of the two standard deviations ({spread:.2f})"
+    interval = bounds(top.figures, metric)
+    if interval is None:
+        return f"{text}. With {_count(len(pairs), 'seed')} that both have there is no interval over seeds"
+    low, high = interval
+    text += f" [{low:+.2f}, {high:+.2f}] over {len(pairs)} seeds that both have: {top.figures[f'{metric}_conclusion']}"
+    if not statistics.can_be_significant(len(pairs)):
+        return text
+    sign = -1 if metric_names.goal(metric) == "minimize" else 1
+    better = sum(sign * pair > 0 for pair in pairs)
+    return f"{text}; better at {better} of them (p {top.figures[f'{metric}_p_holm']:.3g}, corrected by Holm's method)"
 
 
 def rank(row: Row, metric: str | None) -> tuple[bool, float]:

@@ -6,7 +6,9 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-_NUMBER = re.compile(r"([+-]?\d[\d,]*(?:\.\d+)?)(?: ± [\d.,]+)?(?: \([^)]*\))?(?: of \d+ \(!\))?")
+_NUMBER = re.compile(
+    r"([+-]?\d[\d,]*(?:\.\d+)?)(?: ± [\d.,]+)?(?: \([^)]*\))?(?: of \d+ \(!\))?(?: \[[^]]*\] [a-z ]+)?"
+)
 _WIDE = 9
 """Columns that fit a printed page without breaking words."""
 _ABSENT = ("", "missing", "–")

@@ -11,7 +11,7 @@ from dcnlab.ablations.sweeps import sweep_file
 from dcnlab.ablations.sweeps.hashing import digest
 from dcnlab.ablations.sweeps.trial import Trial, trial_at, trials_of
 from dcnlab.ablations.tables.layout import value_text
-from dcnlab.ablations.tables.run_record import Record
+from dcnlab.ablations.tables.run_record import FOLD, Record
 from dcnlab.config import identity, packaged
 from dcnlab.io.errors import ConfigError
 
@@ -34,7 +34,9 @@ def kinds_of_settings(name: str, records: list[Record]) -> list[tuple[list[str] 
 
 
 def _overrides(name: str, record: Record) -> list[str] | None:
-    """The key=value that make a run a trial of a packaged sweep; None if no key=value can."""
+    """The key=value that make a run a trial of a packaged sweep; None if no key=value can, or not for all folds."""
+    if record.fold is not None and FOLD not in record.results["parameters"]:
+        return None
     sweep = sweep_file.read(name)
     root = record.settings.get("data.root")
     overrides = [f"data.root={root}"] if root is not None else []

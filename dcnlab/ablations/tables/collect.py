@@ -9,28 +9,17 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from dcnlab.ablations.sweeps.hashing import digest
-from dcnlab.ablations.tables.run_record import Record, differences
+from dcnlab.ablations.tables.rows import Row
+from dcnlab.ablations.tables.run_record import FOLD, Record, differences
 from dcnlab.io.errors import ConfigError
 
 CODE = "code"
 """The column that a table has where its runs are of different code."""
 WEIGHTS = "weights"
 """The column that a table has where its runs began with different weights."""
+REPEATS = ("seed", FOLD)
+"""Parameters that repeat a row and never tell two rows apart."""
 _WEIGHTS_KEY = "model.backbone.weights"
-
-
-@dataclass(frozen=True)
-class Row:
-    """One row of a table and the runs behind it."""
-
-    parameters: dict[str, Any]
-    """Values of the swept parameters."""
-    records: list[Record]
-    """One for each seed."""
-    wanted: int
-    """The number of seeds that the sweep asks for."""
-    settings: dict[str, Any]
-    """The settings of one of its runs, finished or not."""
 
 
 @dataclass
@@ -63,7 +52,7 @@ def of_name(name: str, records: Sequence[Record], any_code: bool = False) -> Col
         raise ConfigError(f"{name} is neither a sweep nor the name of runs; there are: {', '.join(known) or 'no runs'}")
     refuse_mixture(chosen)
     names = list(dict.fromkeys(key for record in chosen for key in record.results["parameters"]))
-    collection = Collection([key for key in names if key != "seed"], [])
+    collection = Collection([key for key in names if key not in REPEATS], [])
     groups: dict[str, list[Record]] = {}
     for record in sorted(chosen, key=lambda record: record.seed):
         groups.setdefault(key_of(record.results["parameters"], collection.swept), []).append(record)
@@ -93,7 +82,7 @@ def newest(
     """
     best: dict[str, Record] = {}
     for record in sorted(filter(lambda record: record.finished, chosen), key=lambda record: record.written):
-        key = digest([same(record), record.weights, None if any_code else record.code])
+        key = digest([same(record), record.fold, record.weights, None if any_code else record.code])
         if key in best:
             notes.append(f"two runs are the same: {record.folder} counts, the older {best[key].folder} does not")
         best[key] = record
@@ -167,7 +156,7 @@ def _order(value: Any) -> tuple[int, float, str]:
 
 
 def refuse_mixture(records: Sequence[Record]) -> None:
-    """Check that runs share all settings but the seed and what their sweep set.
+    """Check that runs share all settings but the seed, the fold and what their sweep set.
 
     Raises:
         ConfigError: they do not; names the settings that differ.

@@ -8,6 +8,7 @@ from typing import Any
 from dcnlab.ablations.numbers import mean_and_std, number
 from dcnlab.ablations.tables import statistics
 from dcnlab.ablations.tables.collect import CODE
+from dcnlab.ablations.tables.comparison import bounds
 from dcnlab.ablations.tables.counterpart import Counterpart, whole_table1
 from dcnlab.ablations.tables.render import Block
 from dcnlab.ablations.tables.section import Section
@@ -43,11 +44,14 @@ def grid(sections: Sequence[Section]) -> tuple[list[str], list[list[str]]]:
     for metric in metrics:
         tested = any(statistics.can_be_significant(len(row.get(f"{metric}_differences", ()))) for _, row in rows)
         published = [part.counterpart for part in sections if part.counterpart and part.counterpart.has(metric)]
-        header += [f"{metric} (%)", "difference", *(["p"] if tested else [])]
+        powered = any(f"{metric}_seeds_for_one_point" in row for _, row in rows)
+        header += [f"{metric} (%)", "difference [low, high]", *(["p (Holm)"] if tested else [])]
+        header += ["seeds for 1 point"] if powered else []
         header += ["paper", "its difference"] if published else []
         for line, (_, row) in zip(lines, rows, strict=True):
-            line += [_mean(row, metric), number(row.get(f"{metric}_difference"), "+.2f")]
-            line += [number(row.get(f"{metric}_p"), ".3g")] if tested else []
+            line += [_mean(row, metric), difference(row, metric)]
+            line += [number(row.get(f"{metric}_p_holm"), ".3g")] if tested else []
+            line += [number(row.get(f"{metric}_seeds_for_one_point"), ",d")] if powered else []
             if published:
                 doubt = "" if all(counterpart.confirmed for counterpart in published) else " ?"
                 line += [number(row.get(f"paper_{metric}"), ".1f", doubt)]
@@ -74,6 +78,15 @@ def value_text(value: Any, missing: str = "") -> str:
     if value is None:
         return missing
     return str(value).lower() if isinstance(value, bool) else str(value)
+
+
+def difference(row: dict[str, Any], metric: str) -> str:
+    """A row's difference to its base, with interval and conclusion, such as `+2.50 [-1.00, +5.00] no conclusion`."""
+    text = number(row.get(f"{metric}_difference"), "+.2f")
+    interval = bounds(row, metric)
+    if interval is None:
+        return text
+    return f"{text} [{interval[0]:+.2f}, {interval[1]:+.2f}] {row[f'{metric}_conclusion']}"
 
 
 def _mean(row: dict[str, Any], metric: str) -> str:

@@ -9,7 +9,8 @@ from typing import Any
 
 from dcnlab.ablations.sweeps.hashing import digest
 from dcnlab.ablations.tables import paper, paper_rows
-from dcnlab.ablations.tables.collect import Collection, Row, newest, tell_apart
+from dcnlab.ablations.tables.collect import Collection, newest, tell_apart
+from dcnlab.ablations.tables.rows import Row
 from dcnlab.ablations.tables.run_record import Record
 from dcnlab.config import packaged
 from dcnlab.io.errors import ConfigError

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -13,9 +14,13 @@ from dcnlab.config import identity
 from dcnlab.config.load import read_run
 from dcnlab.config.names import BACKBONES, IMAGENET, Backbone
 from dcnlab.io.errors import ConfigError
+from dcnlab.metrics import image_records
+from dcnlab.metrics.image_records import ImageRecord
 from dcnlab.training import results_file, run_folder
 from dcnlab.training.run_folder import RunFolder
 
+FOLD = "data.fold"
+"""The setting that names the part of a data set that is tested, `k/n`; null: the data set's own split."""
 _DIGITS = 8
 """Of a hash, that are shown."""
 _NAMED = 3
@@ -56,8 +61,23 @@ class Record:
         return self.results["status"] == "finished"
 
     @property
+    def fold(self) -> tuple[int, int] | None:
+        """The fold that is tested and the number of folds; None for the data set's own split."""
+        return _fold(self.settings)
+
+    @functools.cached_property
+    def images(self) -> ImageRecord | None:
+        """What each test image contributes to the scores, read when first asked for; None where the run kept none.
+
+        Raises:
+            DataError: the file is broken.
+        """
+        path = RunFolder(self.folder).test_images
+        return image_records.read(path) if path.is_file() else None
+
+    @property
     def rest(self) -> dict[str, Any]:
-        """The settings that rows of one table must share: all but the seed and what the sweep set."""
+        """The settings that rows of one table must share: all but the seed, the fold and what the sweep set."""
         return self.without(self.results["parameters"])
 
     @property
@@ -81,8 +101,20 @@ class Record:
         return " ".join([Path(recorded["name"]).name, (recorded.get("sha256") or "")[:_DIGITS]]).strip()
 
     def without(self, varied: Sequence[str] | dict[str, Any]) -> dict[str, Any]:
-        """The settings without the seed and those that vary."""
-        return {key: value for key, value in self.settings.items() if key != "seed" and key not in varied}
+        """The settings without the seed and those that vary; of a fold only the number of folds stays."""
+        kept = {key: value for key, value in self.settings.items() if key == FOLD or key not in ("seed", *varied)}
+        return of_all_folds(kept)
+
+
+def _fold(settings: dict[str, Any]) -> tuple[int, int] | None:
+    number, _, count = str(settings.get(FOLD) or "").partition("/")
+    return (int(number), int(count)) if number.isdigit() and count.isdigit() else None
+
+
+def of_all_folds(settings: dict[str, Any]) -> dict[str, Any]:
+    """Settings that are equal for all folds of one data set: `k/5` stands for each of five."""
+    fold = _fold(settings)
+    return settings if fold is None else {**settings, FOLD: f"k/{fold[1]}"}
 
 
 def records(roots: Sequence[Path]) -> tuple[list[Record], list[str]]:

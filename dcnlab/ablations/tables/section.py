@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from dcnlab.ablations.tables import paper, paper_rows, statistics
-from dcnlab.ablations.tables.collect import CODE, WEIGHTS, Collection, Row
+from dcnlab.ablations.tables.collect import CODE, WEIGHTS, Collection
+from dcnlab.ablations.tables.comparison import Comparison
 from dcnlab.ablations.tables.counterpart import Counterpart, beside
 from dcnlab.ablations.tables.paper import Label
 from dcnlab.metrics import names as metric_names
@@ -31,25 +32,25 @@ class Section:
     """The paper's values to compare with; None: it has no such system."""
 
 
-def scores(row: Row, metric: str) -> dict[int, float]:
-    """A metric's values of a row's runs, by seed."""
-    values = [(record.seed, record.results["metrics"].get(metric)) for record in row.records]
-    return dict(sorted((seed, value) for seed, value in values if value is not None))
-
-
 def section(
-    title: str, collection: Collection, table: str | None, wanted: Sequence[str] = (), only: Sequence[str] = ()
+    title: str,
+    collection: Collection,
+    table: str | None,
+    comparison: Comparison,
+    wanted: Sequence[str] = (),
+    only: Sequence[str] = (),
 ) -> Section:
-    """Means, standard deviations (n - 1) and differences of a collection's rows.
+    """Means, standard deviations (n - 1) and comparisons of a collection's rows.
 
     Args:
         title: of the section.
         collection: the rows, each with its runs.
         table: the paper's table that it repeats, or None.
+        comparison: of all rows of the table.
         wanted: metrics to go first.
         only: metrics for people, where any run has one of them; empty: all headlines.
     """
-    present = dict.fromkeys(key for record in collection.used for key in record.results["metrics"])
+    present = dict.fromkeys(key for row in collection.rows for runs in row.seeds for key in runs.metrics)
     metrics = [*(key for key in wanted if key in present), *(key for key in present if key not in wanted)]
     shown_metrics = [key for key in only if key in present] or [key for key in metrics if metric_names.is_headline(key)]
     counterpart = None if table is None else beside(table, collection.rows[0].settings)
@@ -60,11 +61,11 @@ def section(
         other = None if base is None or collection.rows[base] is row else collection.rows[base]
         shown: dict[str, Any] = {name: row.parameters.get(name) for name in collection.swept}
         for metric in metrics:
-            shown |= _compared(row, metric, other)
+            shown |= comparison.of(row, metric, other, images=metric in shown_metrics)
         if counterpart is not None and label is not None:
             shown |= _published(counterpart, label, None if other is None else labels[base or 0])
         results = [record.results for record in row.records]
-        shown |= {"seeds": len(results), "seeds_wanted": row.wanted}
+        shown |= {"seeds": len(row.seeds), "seeds_wanted": row.wanted}
         shown |= {key: statistics.mean([result["model"].get(key) for result in results]) for key in ("params", "macs")}
         shown["train_seconds"] = statistics.mean([result["cost"].get("train_seconds") for result in results])
         shown |= {"base": base is not None and other is None, "runs": [str(record.folder) for record in row.records]}
@@ -96,19 +97,6 @@ def _bases(collection: Collection) -> list[int | None]:
     return bases
 
 
-def _compared(row: Row, metric: str, other: Row | None) -> dict[str, Any]:
-    values = scores(row, metric)
-    spread = statistics.spread(values, None if other is None else scores(other, metric))
-    return {
-        metric: spread.mean,
-        f"{metric}_std": spread.std,
-        f"{metric}_difference": spread.difference,
-        f"{metric}_p": spread.p,
-        f"{metric}_values": {str(seed): value for seed, value in values.items()},
-        f"{metric}_differences": {str(seed): value for seed, value in spread.differences.items()},
-    }
-
-
 def _published(counterpart: Counterpart, label: Label, other: Label | None) -> dict[str, float]:
     """The paper's cells for a row, with differences to the paper's row that matches the base row."""
     cells = {}
@@ -118,20 +106,3 @@ def _published(counterpart: Counterpart, label: Label, other: Label | None) -> d
         if metric in first:
             cells[f"paper_{metric}_difference"] = value - first[metric]
     return cells
-
-
-def on_tests(sections: Sequence[Section]) -> list[str]:
-    """Notes on the significance tests over seeds."""
-    pairs = [len(row[f"{metric}_differences"]) for part in sections for row in part.rows for metric in part.metrics]
-    max_seeds = max(pairs, default=0)
-    if max_seeds < 2:
-        return []
-    if not statistics.can_be_significant(max_seeds):
-        smallest_p = 2 / 2**max_seeds
-        return [
-            f"no difference here can be significant: over {max_seeds} seeds the paired sign-flip test's smallest p is "
-            f"{smallest_p:.3g}; from 6 seeds on it is shown"
-        ]
-    return [
-        "p: exact paired sign-flip test over the seeds of both rows, two-sided, not corrected for several comparisons"
-    ]

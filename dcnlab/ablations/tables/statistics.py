@@ -1,4 +1,4 @@
-"""Mean, standard deviation and a paired test over seeds, compared with the base row of a table."""
+"""Mean, standard deviation and a paired sign-flip test over seeds, with Holm's correction for several rows."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-LEVEL = 0.05
-"""The p below which a test counts as significant, before any correction for several comparisons."""
+from dcnlab.ablations.tables.student import LEVEL
+
 _EXACT = 20
 _DRAWS = 100_000
 
@@ -96,3 +96,19 @@ def sign_flip(differences: Sequence[float]) -> float:
 def can_be_significant(pairs: int) -> bool:
     """Whether the test over so many pairs has a p below `LEVEL` at all: the smallest possible one is 2 / 2**pairs."""
     return pairs > 0 and 2.0 / 2**pairs < LEVEL
+
+
+def holm(ps: Sequence[float]) -> list[float]:
+    """The p of several tests, corrected by Holm's step-down method for their number.
+
+    Where none of the tested effects exists, the probability that any corrected p is below 5% is at most 5%.
+
+    Args:
+        ps: uncorrected, in any order.
+    """
+    corrected = [0.0] * len(ps)
+    highest = 0.0
+    for tested, at in enumerate(sorted(range(len(ps)), key=ps.__getitem__)):
+        highest = max(highest, min(1.0, (len(ps) - tested) * ps[at]))
+        corrected[at] = highest
+    return corrected

@@ -10,8 +10,17 @@ from typing import Any
 from dcnlab.ablations.sweeps.hashing import digest
 from dcnlab.ablations.sweeps.sweep_file import Sweep
 from dcnlab.ablations.sweeps.trial import Trial, trial_at, trials_of
-from dcnlab.ablations.tables.collect import Collection, Row, key_of, newest, refuse_mixture, seeds_of, tell_apart
-from dcnlab.ablations.tables.run_record import Record, differences
+from dcnlab.ablations.tables.collect import (
+    REPEATS,
+    Collection,
+    key_of,
+    newest,
+    refuse_mixture,
+    seeds_of,
+    tell_apart,
+)
+from dcnlab.ablations.tables.rows import Row
+from dcnlab.ablations.tables.run_record import FOLD, Record, differences, of_all_folds
 from dcnlab.config import identity, packaged
 from dcnlab.io.errors import ConfigError
 
@@ -42,7 +51,7 @@ def of_sweep(
     # Values that are mappings set several keys each.
     names = dict.fromkeys(key for trial in trials for key in trial.parameters)
     swept = [key for key in names if any(f"{key}.".startswith(f"{name}.") for name in sweep.swept)]
-    collection = Collection([key for key in swept if key != "seed"], [], ranked=drawn)
+    collection = Collection([key for key in swept if key not in REPEATS], [], ranked=drawn)
     best = newest(_of_trials(collection, sweep, trials, records), collection.notes, any_code)
     groups: dict[str, list[Trial]] = {}
     for trial in trials:
@@ -52,7 +61,8 @@ def of_sweep(
         counted = [record for record in best if digest(record.results["parameters"]) in known]
         parameters = {name: members[0].parameters.get(name) for name in collection.swept}
         settings = counted[0].settings if counted else identity.settings(members[0].config)
-        collection.rows.append(Row(parameters, counted, max(len(members), seeds_of(counted)), settings))
+        wanted = {digest({key: value for key, value in trial.parameters.items() if key != FOLD}) for trial in members}
+        collection.rows.append(Row(parameters, counted, max(len(wanted), seeds_of(counted)), settings))
     if drawn:
         collection.notes.append(_drawn(sweep, len(trials), len(best)))
     tell_apart(collection, any_code)
@@ -76,8 +86,8 @@ def _of_trials(
     if not candidates:
         raise ConfigError(f"no run of {sweep.path} found; make them with: dcnlab sweep {shlex.quote(str(sweep.path))}")
     refuse_mixture(candidates)
-    stated = identity.settings(keyed[digest(candidates[0].results["parameters"])].config)
-    differing = differences(candidates[0].settings, "in the runs", stated, "in the file")
+    stated = of_all_folds(identity.settings(keyed[digest(candidates[0].results["parameters"])].config))
+    differing = differences(of_all_folds(candidates[0].settings), "in the runs", stated, "in the file")
     collection.notes.append(f"the settings are not those of {sweep.path}: {differing}")
     return candidates
 
@@ -110,6 +120,6 @@ def _note_others(collection: Collection, chosen: Record, others: Sequence[Record
     """Note runs of the same parameters that are left out, if they are of the same task and data set."""
     same = [record for record in others if all(record.settings[key] == chosen.settings[key] for key in _KIND)]
     for other in {digest(record.rest): record for record in same}.values():
-        shown = {key: chosen.settings.get(key) for key in other.rest}
+        shown = {key: of_all_folds(chosen.settings).get(key) for key in other.rest}
         differing = differences(other.rest, "there", shown, "in the table")
         collection.notes.append(f"left out: {other.folder} and others like it: {differing}")

@@ -10,6 +10,7 @@ from typing import Any
 from dcnlab.ablations.sweeps import sweep_file
 from dcnlab.ablations.tables import (
     collect,
+    comparison,
     dilation_table,
     layout,
     paper,
@@ -21,10 +22,12 @@ from dcnlab.ablations.tables import (
     wandb_runs,
 )
 from dcnlab.ablations.tables import render as rendering
-from dcnlab.ablations.tables.collect import CODE, WEIGHTS, Collection, Row
+from dcnlab.ablations.tables.collect import CODE, WEIGHTS, Collection
+from dcnlab.ablations.tables.comparison import PLAIN, Comparison, Options
 from dcnlab.ablations.tables.render import Block
+from dcnlab.ablations.tables.rows import Row
 from dcnlab.ablations.tables.run_record import Record
-from dcnlab.ablations.tables.section import Section, on_tests, scores, section
+from dcnlab.ablations.tables.section import Section, section
 from dcnlab.config import packaged
 from dcnlab.io.errors import ConfigError
 from dcnlab.metrics import names as metric_names
@@ -61,8 +64,11 @@ class Table:
         """All rows; what json holds, and csv, in which mappings are JSON text.
 
         `system` where there are several; the swept parameters; of each metric, percent: METRIC, the mean;
-        METRIC_std (n - 1); METRIC_difference, of means, to the row `none` (no such row: the first); METRIC_p, of the
-        exact paired sign-flip test over the seeds that both have; METRIC_values and METRIC_differences, by seed;
+        METRIC_std (n - 1); METRIC_difference, of means, to the row `none` (no such row: the first); METRIC_low and
+        METRIC_high, the difference's 95% interval by a two-way bootstrap, for metrics that people are shown;
+        METRIC_t_low and METRIC_t_high, Student's over the seeds that both have; METRIC_p, of the exact paired sign-flip
+        test over those seeds, METRIC_p_holm, corrected for the table's rows; METRIC_conclusion: better, worse or no
+        conclusion; METRIC_values and METRIC_differences, by seed; with `Options.power` METRIC_seeds_for_one_point;
         where the paper has the row, paper_METRIC and paper_METRIC_difference, to the same row as ours. Then seeds,
         seeds_wanted, params, macs, train_seconds (means), base, whether others are compared with this row; runs, the
         folders; and for a system of the paper: paper, its description, and paper_differs, its differences from ours.
@@ -80,6 +86,7 @@ def assemble(
     overrides: Sequence[str] = (),
     any_code: bool = False,
     wandb: str | None = None,
+    options: Options = PLAIN,
 ) -> Table:
     """The table of a sweep, of the runs of one name, or one of the paper's.
 
@@ -89,6 +96,7 @@ def assemble(
         overrides: the key=value that the sweep was run with.
         any_code: whether runs of different code share rows.
         wandb: ENTITY/PROJECT/SWEEP or ENTITY/PROJECT, whose runs come too.
+        options: how rows are compared.
 
     Raises:
         ConfigError: no run fits, or the runs cannot share a table.
@@ -97,7 +105,7 @@ def assemble(
     if wandb is not None:
         mirrored, more = wandb_runs.records(wandb)
         records, notes = [*records, *mirrored], [*notes, *more]
-    return of_records(name, records, notes, overrides, any_code)
+    return of_records(name, records, notes, overrides, any_code, options)
 
 
 def of_records(
@@ -106,6 +114,7 @@ def of_records(
     notes: Sequence[str] = (),
     overrides: Sequence[str] = (),
     any_code: bool = False,
+    options: Options = PLAIN,
 ) -> Table:
     """`assemble` of runs that were read before.
 
@@ -115,11 +124,12 @@ def of_records(
         notes: on reading them.
         overrides: see `assemble`.
         any_code: see `assemble`.
+        options: see `assemble`.
     """
     if Path(name).suffix in (".yaml", ".yml") or name in packaged.names("sweeps"):
         sweep = sweep_file.read(name)
         collection = sweep_runs.of_sweep(sweep, records, overrides, any_code)
-        return summarise(sweep.title, collection, notes, sweep.metric, sweep.goal)
+        return summarise(sweep.title, collection, notes, sweep.metric, sweep.goal, options)
     if overrides:
         raise ConfigError(f"{overrides[0]}: only a sweep file's table takes key=value")
     if name == "table2":
@@ -129,15 +139,23 @@ def of_records(
         raise ConfigError("table4 is counted and timed, not trained: dcnlab complexity")
     if name in paper.VARIED:
         systems, more_notes = paper_tables.systems(name, records, any_code)
-        sections = [section(system.title, system.collection, name, only=paper.metrics(name)) for system in systems]
+        compared = Comparison(options)
+        sections = [
+            section(system.title, system.collection, name, compared, only=paper.metrics(name)) for system in systems
+        ]
         notes = [*notes, *more_notes, *(note for system in systems for note in system.collection.notes)]
-        notes += [note for system in systems for note in run_record.means_over(system.collection.used)]
-        return Table(f"{name}: {paper.read(name)['title']}", sections, [*notes, *on_tests(sections)])
-    return summarise(name, collect.of_name(name, records, any_code), notes)
+        notes += [note for system in systems for note in _notes(system.collection)]
+        return _compared(Table(f"{name}: {paper.read(name)['title']}", sections, notes), compared)
+    return summarise(name, collect.of_name(name, records, any_code), notes, options=options)
 
 
 def summarise(
-    title: str, collection: Collection, notes: Sequence[str] = (), metric: str | None = None, goal: str | None = None
+    title: str,
+    collection: Collection,
+    notes: Sequence[str] = (),
+    metric: str | None = None,
+    goal: str | None = None,
+    options: Options = PLAIN,
 ) -> Table:
     """A table of one section.
 
@@ -147,16 +165,32 @@ def summarise(
         notes: printed before those of the collection.
         metric: the sweep's metric, which is shown first.
         goal: of the metric: maximize | minimize; None: as its name says.
+        options: how rows are compared.
     """
     first = [] if metric is None else [metric.rpartition("/")[2]]
     if collection.ranked and first:
         _rank(collection, first[0], goal or metric_names.goal(first[0]))
     table = paper_rows.table_of(collection.swept)
-    sections = [section(title, part, table, first) for title, part in _by_system(collection)]
+    compared = Comparison(options)
+    sections = [section(title, part, table, compared, first) for title, part in _by_system(collection)]
     varied = [key for key in collection.swept if key not in (CODE, WEIGHTS)]
     orientation = varied == [paper.LAYERS] and not any(part.counterpart for part in sections)
-    notes = [*notes, *collection.notes, *run_record.means_over(collection.used)]
-    return Table(title, sections, [*notes, *on_tests(sections)], orientation)
+    notes = [*notes, *collection.notes, *_notes(collection)]
+    return _compared(Table(title, sections, notes, orientation), compared)
+
+
+def _notes(collection: Collection) -> list[str]:
+    """On the runs behind the rows: seeds without all folds, and means that lack classes."""
+    return [*(note for row in collection.rows for note in row.notes), *run_record.means_over(collection.used)]
+
+
+def _compared(table: Table, compared: Comparison) -> Table:
+    """The table with each p corrected for its rows, and with notes on what the comparisons allow to conclude."""
+    rows = [row for part in table.sections for row in part.rows]
+    comparison.correct(rows, table.metrics)
+    shown = list(dict.fromkeys(name for part in table.sections for name in part.shown))
+    table.notes += [*comparison.notes_on_tests(rows, shown), *compared.notes]
+    return table
 
 
 def _by_system(collection: Collection) -> list[tuple[str, Collection]]:
@@ -174,7 +208,7 @@ def _rank(collection: Collection, metric: str, goal: str) -> None:
     """Best first; rows without a run last."""
 
     def key(row: Row) -> tuple[bool, float]:
-        return statistics.rank(statistics.mean(list(scores(row, metric).values())), goal)
+        return statistics.rank(statistics.mean(list(comparison.scores(row, metric).values())), goal)
 
     collection.rows.sort(key=key)
 

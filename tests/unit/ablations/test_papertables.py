@@ -106,10 +106,18 @@ def test_table1_compares_our_values_with_the_papers(rfcn):
 def test_paper_values_stand_in_the_same_row(rfcn):
     """The header puts each metric's paper value and difference next to ours."""
     [block] = tables.blocks(assemble("table1"), "")
-    assert block.header[:6] == ["deform_layers", "ap50 (%)", "difference", "paper", "its difference", "ap70 (%)"]
+    assert block.header[:6] == [
+        "deform_layers",
+        "ap50 (%)",
+        "difference [low, high]",
+        "paper",
+        "its difference",
+        "ap70 (%)",
+    ]
     assert [line[:5] for line in block.lines] == [
         ["0", "80.00 ± 2.00", "", "80.0", ""],
-        ["1", "81.00 ± 1.00", "+1.00", "80.6", "+0.6"],
+        # Student's t over 2, 1, 0: 1 ± 4.3027 x 1 / sqrt(3), wider than the bootstrap's 0 to 2.
+        ["1", "81.00 ± 1.00", "+1.00 [-1.48, +3.48] no conclusion", "80.6", "+0.6"],
         ["2", "missing", "", "81.0", "+1.0"],
         ["3", "83.00", "+3.00", "81.4", "+1.4"],
         ["6", "missing", "", "81.5", "+1.5"],
@@ -377,14 +385,15 @@ def test_a_random_search_table_ranks_its_trials(write):
     assert "random search: 3 of 5 trials are finished, best first; the others are missing" in found.notes
 
 
-def test_six_seeds_show_a_p_value(write):
-    """Six equal signs give p = 2 / 2**6, shown as a column."""
+def test_six_seeds_show_a_p_corrected_for_the_rows(write):
+    """Six equal signs give p = 2 / 2**6; two rows are tested, and Holm's method doubles the smaller p."""
     for seed in range(6):
-        for layers in (0, 3):
+        for layers in (0, 1, 3):
             write(CAMVID, {"deform_layers": layers}, seed, {"miou": 40.0 + seed + layers / 3})
     found = assemble("table1")
-    assert found.rows[3]["miou_p"] == 2 / 2**6
+    assert [found.rows[at]["miou_p"] for at in (1, 3)] == [2 / 2**6] * 2
+    assert [found.rows[at]["miou_p_holm"] for at in (1, 3)] == [4 / 2**6] * 2
     [block] = tables.blocks(found, "")
-    assert block.header[1:4] == ["miou (%)", "difference", "p"]
-    assert block.lines[3][3] == "0.0312"
-    assert any("not corrected" in note for note in found.notes)
+    assert block.header[1:4] == ["miou (%)", "difference [low, high]", "p (Holm)"]
+    assert block.lines[3][2:4] == ["+1.00 [+1.00, +1.00] better", "0.0625"]
+    assert any("corrected for the table's rows" in note for note in found.notes)

@@ -92,17 +92,17 @@ def table(read, words):
 def test_report_table_equals_hand_worked_means_and_std(read):
     """Three seeds of two settings give 73.00 ± 3.61 and 75.50 ± 0.50, difference +2.50."""
     header, none, three = table(read, "layers: mean and spread")
-    assert header[:4] == ["deform_layers", "top1 (%)", "difference", "seeds"]
+    assert header[:4] == ["deform_layers", "top1 (%)", "difference [low, high]", "seeds"]
     assert none[:4] == ["0", "73.00 ± 3.61", "", "3"]
-    assert three[:4] == ["3", "75.50 ± 0.50", "+2.50", "3"]
+    assert three[:4] == ["3", "75.50 ± 0.50", "+2.50 [-5.26, +10.26] no conclusion", "3"]
 
 
-def test_overview_states_the_gain_and_its_seed_spread(read):
-    """The text counts the seeds that agree and compares the difference with the larger std."""
+def test_overview_states_the_gain_and_its_interval(read):
+    """The seeds differ by 5, 3.5 and -1: Student's t interval is 2.5 ± 4.3027 x 3.1225 / sqrt(3), which covers zero."""
     text = " ".join("".join(read.words).split())
     assert (
-        "layers: top1 is highest at deform_layers 3: 75.50 ± 0.50 %, +2.50 against deform_layers 0; better at 2 of 3 "
-        "seeds that both have. The difference is less than the larger of the two standard deviations (3.61)." in text
+        "layers: top1 is highest at deform_layers 3: 75.50 ± 0.50 %, +2.50 against deform_layers 0 [-5.26, +10.26] "
+        "over 3 seeds that both have: no conclusion." in text
     )
     assert "Runs: 8 finished, 1 failed, 2 unfinished, 1 interrupted." in text
 

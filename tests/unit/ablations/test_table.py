@@ -8,6 +8,7 @@ import shutil
 import subprocess
 from pathlib import Path
 
+import numpy as np
 import pytest
 import yaml
 from locations import SHARED
@@ -17,11 +18,14 @@ from dcnlab.ablations.sweeps.trial import trials_of
 from dcnlab.ablations.tables import table as tables
 from dcnlab.config.load import to_yaml
 from dcnlab.io.errors import ConfigError
+from dcnlab.metrics import image_records
+from dcnlab.metrics.classification_record import ClassificationRecord
 from dcnlab.training.run_folder import RunFolder
 
 # layers: top-1 of seeds 0, 1 and 2; the last trial is missing.
 SCORES = {0: [70.0, 72.0, 77.0], 1: [75.0, 75.5, 76.0], 2: [80.0, 70.0, None]}
 # Worked out by hand: mean, standard deviation (n - 1), difference to layers 0.
+DIFFERENCE = "difference [low, high]"
 ROWS = {0: (73.0, 13**0.5, 0.0, 3), 1: (75.5, 0.5, 2.5, 3), 2: (75.0, 50**0.5, 2.0, 2)}
 
 
@@ -76,8 +80,8 @@ def assemble(name, *overrides, roots=("runs",)):
 
 
 def notes(found):
-    """What is said beyond the three seeds' being too few for a test."""
-    return [note for note in found.notes if "sign-flip" not in note]
+    """All notes but those on what intervals and tests mean."""
+    return [note for note in found.notes if "sign-flip" not in note and "interval" not in note]
 
 
 def assert_worked_out(rows):
@@ -114,10 +118,11 @@ def test_markdown_marks_rows_with_missing_seeds(finished):
     text = tables.render(assemble(finished), "markdown")
     ours, caption, paper = text.split("\n\n")
     cells = [[cell.strip() for cell in line.strip("|").split("|")] for line in ours.splitlines()]
-    assert cells[0][:5] == ["deform_layers", "top1 (%)", "difference", "loss (%)", "difference"]
+    assert cells[0][:5] == ["deform_layers", "top1 (%)", DIFFERENCE, "loss (%)", DIFFERENCE]
     assert cells[0][5:] == ["seeds", "parameters", "MACs (M)", "seconds"]
     assert cells[2] == ["0", "73.00 ± 3.61", "", "0.50 ± 0.00", "", "3", "1,000", "2.00", "11.0"]
-    assert cells[4][:3] == ["2", "75.00 ± 7.07", "+2.00"]
+    # Seeds 0 and 1 differ by 10 and -2. Student's t: 4 ± 12.706 x 6; the difference of means is over all seeds.
+    assert cells[4][:3] == ["2", "75.00 ± 7.07", "+2.00 [-72.24, +80.24] no conclusion"]
     assert cells[4][5] == "2 of 3 (!)"
     assert "For orientation" in caption
     assert "another data set" in caption
@@ -192,6 +197,27 @@ def test_failed_runs_leave_missing_rows(sweep):
     found = assemble("ablation")
     assert [(row["seeds"], row["seeds_wanted"]) for row in found.rows] == [(0, 2)]
     assert notes(found) == ["2 runs failed and not counted"]
+
+
+@pytest.mark.parametrize("name", ["ablation.yaml", "ablation"])
+@pytest.mark.parametrize("swept", [True, False])
+def test_folds_of_a_sweep_are_one_row(sweep, name, swept):
+    """Folds in the sweep file and folds by key=value: 3 and 5 of 8 images each are right, 8 of 16 together."""
+    tree = yaml.safe_load(Path(sweep).read_text())
+    tree["parameters"] = {"model.deform_layers": {"values": [0]}, "seed": {"values": [4]}}
+    folds = ["1/2", "2/2"]
+    if swept:
+        tree["parameters"]["data.fold"] = {"values": folds}
+    Path(sweep).write_text(yaml.safe_dump(tree))
+    trials = trials_of(read(sweep)) if swept else [trials_of(read(sweep), [f"data.fold={k}"])[0] for k in folds]
+    for number, (trial, right) in enumerate(zip(trials, (3, 5), strict=True)):
+        folder = write_run(trial, 100 * right / 8)
+        names = tuple(f"{number} {image}" for image in range(8))
+        record = ClassificationRecord(names, ("top1",), np.arange(8)[None] < right)
+        image_records.write(folder / "test_images.npz", record)
+    found = assemble(name)
+    assert "data.fold" not in found.swept
+    assert [(row["top1"], row["seeds"], row["seeds_wanted"]) for row in found.rows] == [(50.0, 1, 1)]
 
 
 @pytest.mark.parametrize("name", ["ablation.yaml", "ablation"])

@@ -135,7 +135,7 @@ def test_a_run_without_deformable_layers_is_refused(tiny):
 
 
 def test_a_classifier_of_digits_is_measured_by_their_boxes(tiny):
-    """Digit scenes have boxes, so a classification run can be measured, too; offsets that hardly learn leave it at 1."""
+    """Digit scenes have boxes, so a classification run can be measured; offsets that hardly learn leave it at 1."""
     slow = ["model.deform_layers=1", "optim.offset_lr_scale=1e-6"]
     run = fit(load_experiment(tiny, ["id=one", "logger.wandb=false", *slow]))
     (row,) = measure(run, images=10).rows

@@ -28,7 +28,7 @@ SETTINGS = {
     "rate": "optim.lr",
     "offsets' rate": "optim.offset_lr_scale",
     "steps": "trainer.max_steps",
-    "images a step": "data.batch_size",
+    "batch size": "data.batch_size",
 }
 """Columns of `settings`, and the key that each shows."""
 
@@ -76,18 +76,18 @@ def repeats(records: Sequence[Record]) -> str:
 
 
 def dilation(records: Sequence[Record]) -> str:
-    """A row for each layer: its seeds, and in how many of them its filters spread as the paper says."""
-    layers: dict[str, list[dict[str, Any]]] = {}
+    """A row for each name and layer: its seeds, and in how many of them its filters spread as the paper says."""
+    layers: dict[tuple[str, str], list[dict[str, Any]]] = {}
     for record in records:
         path = record.folder / "dilation.json"
         if path.is_file():
             for row in json_file.load(path)["rows"]:
-                layers.setdefault(row["layer"], []).append(row)
+                layers.setdefault((record.name, row["layer"]), []).append(row)
     lines = [
-        [layer, len(rows), _more(rows, "large", "small"), _more(rows, "medium", "background")]
-        for layer, rows in layers.items()
+        [*name, len(rows), _more(rows, "large", "small"), _more(rows, "medium", "background")]
+        for name, rows in layers.items()
     ]
-    header = ["layer", "seeds", "seeds with large above small", "seeds with medium above background"]
+    header = ["runs", "layer", "seeds", "seeds with large above small", "seeds with medium above background"]
     return _table(header, lines)
 
 

@@ -120,6 +120,15 @@ def test_every_difference_is_held_by_a_key_constant_or_test():
     assert faults(text) == []
 
 
+def test_tests_and_keys_that_prose_names_hold_too():
+    """A code span of the prose that names a test, or an experiment with keys, is checked like the tables'."""
+    spans = re.findall(
+        r"`(tests/[^`]+|[a-z]+/\w+: [^`]+)`", re.sub(r"^\|.*$", "", PAGE.read_text(), flags=re.MULTILINE)
+    )
+    assert len(spans) >= 4
+    assert [line for line in map(fault, spans) if line is not None] == []
+
+
 @pytest.mark.parametrize(
     ("cell", "says"),
     [
@@ -161,7 +170,8 @@ def test_a_number_in_prose_is_found():
 
 def test_the_page_says_what_the_kept_runs_were_trained_with():
     """All of them have AdamW and a cosine, none is the paper's network; both sentences stand on the page."""
-    configs = [yaml.safe_load(path.read_text()) for path in (ROOT / "evidence").glob("*/*/config.yaml")]
+    files = (ROOT / "evidence").glob("*/*/config.yaml")
+    configs = [yaml.load(path.read_text(), yaml.CSafeLoader) for path in files]
     text = " ".join(PAGE.read_text().split())
     assert {(config["optim"]["name"], config["optim"]["schedule"]) for config in configs} == {("adamw", "cosine")}
     assert "All kept runs were trained with AdamW and a cosine schedule" in text

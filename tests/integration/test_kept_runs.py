@@ -45,7 +45,7 @@ def test_seeds_whose_filters_spread_are_counted(tmp_path):
         row = {"layer": "res5c"} | {size: {"mean": mean} for size, mean in means.items()}
         (folder / "dilation.json").write_text(json.dumps({"rows": [row]}))
         runs.append(run(seed=seed, folder=folder))
-    assert cells(kept_runs.dilation([*runs, run()])) == [["res5c", "2", "1", "0"]]
+    assert cells(kept_runs.dilation([*runs, run()])) == [["one", "res5c", "2", "1", "0"]]
 
 
 def test_the_growth_of_an_advantage_is_paired_by_seed(tmp_path):

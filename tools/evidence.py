@@ -6,7 +6,7 @@
     python tools/evidence.py fill --only "python benchmarks/" ... only the commands that begin so
 
 A page holds `<!-- $ COMMAND -->`, then what it prints, then `<!-- end -->`; of all commands, only dcnlab's and those
-of benchmarks/ are run.
+of benchmarks/ and tools/ are run. A sweep without a folder in evidence/ has `NOT_KEPT` in place of a table.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ from dcnlab.training.run_folder import RunFolder
 HERE = Path(__file__).resolve().parent.parent
 KEPT = ("config.yaml", "results.json", "dilation.json", "robustness.json")
 BLOCK = re.compile(r"(<!-- \$ (?P<command>.+?) -->\n).*?(?P<end><!-- end -->)", re.DOTALL)
+NOT_KEPT = "No run of it is kept yet."
 
 
 def keep(folders: list[Path]) -> list[Path]:
@@ -72,14 +73,24 @@ def fill(page: Path, check: bool = False, only: str = "") -> bool:
     return after != before
 
 
+def lacks_runs(command: str) -> bool:
+    """Whether a command tabulates kept runs of a sweep that has none."""
+    words = shlex.split(command)
+    if words[:2] != ["dcnlab", "table"] or "evidence" not in words:
+        return False
+    return (HERE / "sweeps" / f"{words[2]}.yaml").is_file() and not (HERE / "evidence" / words[2]).is_dir()
+
+
 def _output(command: str) -> str:
+    if lacks_runs(command):
+        return NOT_KEPT
     words = shlex.split(command)
     if words[0] == "dcnlab":
         words = [sys.executable, "-m", *words]
-    elif words[:1] == ["python"] and words[1].startswith("benchmarks/"):
+    elif words[:1] == ["python"] and words[1].startswith(("benchmarks/", "tools/")):
         words[0] = sys.executable
     else:
-        sys.exit(f"{command}: only dcnlab and python benchmarks/... are run")
+        sys.exit(f"{command}: only dcnlab, python benchmarks/... and python tools/... are run")
     done = subprocess.run(words, cwd=HERE, capture_output=True, text=True)
     if done.returncode:
         sys.exit(f"{command}: {done.stderr.strip()}")

@@ -70,6 +70,9 @@ def tabulate(
     power: Annotated[
         bool, typer.Option("--power", help="Add how many seeds would show one point of difference.")
     ] = False,
+    no_paper: Annotated[
+        bool, typer.Option("--no-paper", help="Leave out the paper's table 1 below networks that it lacks.")
+    ] = False,
     form: Annotated[str, typer.Option("--format", help="rich, markdown, latex, csv or json")] = "rich",
 ) -> None:
     """Compare runs: mean and spread over seeds, differences to the row `none`, next to the paper's values; cost.
@@ -87,6 +90,7 @@ def tabulate(
     if not roots and wandb is None:
         roots = [Path("runs")]
     compared = table.assemble(name, roots, overrides, any_code, wandb, Options(block, power))
+    compared.orientation = compared.orientation and not no_paper
     if form == "rich":
         table.show(compared)
     else:

@@ -5,12 +5,16 @@ import re
 import shlex
 from pathlib import Path
 
+import kept_runs
 import pytest
+import typer
 from locations import ROOT
 
 import evidence
 from dcnlab.ablations.tables import run_record
 from dcnlab.ablations.tables import table as tables
+from dcnlab.ablations.tables.comparison import Options
+from dcnlab.cli.main import app
 from dcnlab.config import identity
 from dcnlab.config.load import load_experiment
 from dcnlab.metrics import image_records
@@ -34,18 +38,36 @@ def shown(page):
     return {command: text.partition("-->\n")[2].removesuffix("<!-- end -->") for command, text in blocks.items()}
 
 
+def printed(words):
+    """What `dcnlab table ...` prints, from the runs that were read before."""
+    with typer.main.get_command(app).commands["table"].make_context("table", words) as context:
+        options = context.params
+    shown = Options(options["block"], options["power"])
+    table = tables.assemble(options["name"], options["runs"], options["more"] or [], options=shown)
+    table.orientation = table.orientation and not options["no_paper"]
+    return tables.render(table, options["form"])
+
+
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_tables_in_pages_equal_the_kept_runs(page, monkeypatch):
-    """Each `dcnlab table` block in README and docs equals the command's output today."""
+    """Each block of `dcnlab table` and tools/kept_runs.py equals the command's output today."""
     monkeypatch.chdir(ROOT)
-    monkeypatch.setattr(run_record, "records", lambda roots: records(tuple(roots)))
-    found = {command: text for command, text in shown(page).items() if command.startswith("dcnlab table ")}
-    assert found
+    monkeypatch.setattr(run_record, "records", lambda roots: records(tuple(Path(root) for root in roots)))
+    found = {command: text.strip() for command, text in shown(page).items()}
+    checked = 0
     for command, text in found.items():
-        words = shlex.split(command)[2:]
-        at = words.index("--runs")
-        table = tables.assemble(words[0], [Path(words[at + 1])], words[1:at])
-        assert text.strip() == tables.render(table, "markdown").strip(), command
+        words = shlex.split(command)
+        if evidence.lacks_runs(command):
+            assert text == evidence.NOT_KEPT, command
+        elif words[:2] == ["dcnlab", "table"]:
+            assert text == printed(words[2:]).strip(), command
+        elif words[1] == "tools/kept_runs.py":
+            finished = [record for record in records((Path("evidence"),))[0] if record.finished]
+            assert text == kept_runs.TABLES[words[2]](finished), command
+        else:
+            continue
+        checked += 1
+    assert checked
 
 
 def test_kept_runs_meet_what_their_experiments_state(monkeypatch):

@@ -16,6 +16,7 @@ from locations import SHARED
 from dcnlab.ablations.sweeps.sweep_file import read
 from dcnlab.ablations.sweeps.trial import trials_of
 from dcnlab.ablations.tables import table as tables
+from dcnlab.cli.ablate import tabulate
 from dcnlab.config.load import to_yaml
 from dcnlab.io.errors import ConfigError
 from dcnlab.metrics import image_records
@@ -159,6 +160,14 @@ def test_plain_output_has_no_escape_codes(finished, capsys):
     assert "73.00 ± 3.61" in out
     assert "For orientation" in out
     assert all(line == line.rstrip() for line in out.splitlines())
+
+
+def test_the_papers_table_below_can_be_left_out(finished, capsys):
+    """--no-paper prints our rows alone."""
+    tabulate(str(finished), runs=[Path("runs")], no_paper=True, form="markdown")
+    out = capsys.readouterr().out
+    assert "73.00 ± 3.61" in out
+    assert "For orientation" not in out
 
 
 @pytest.mark.skipif(shutil.which("pdflatex") is None, reason="no pdflatex")

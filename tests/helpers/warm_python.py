@@ -123,6 +123,10 @@ def _serve(connection: socket.socket) -> None:
             os.close(pipe)
 
 
+_FOLDERS: list[tempfile.TemporaryDirectory] = []
+"""Folders that imported modules made, such as wandb's for pictures."""
+
+
 def _become(request: dict, pipes: list[int]) -> None:
     """Turn this process into the one of the request, and end it."""
     for standard, pipe in enumerate(pipes):
@@ -132,6 +136,9 @@ def _become(request: dict, pipes: list[int]) -> None:
     os.environ.clear()
     os.environ.update(request["environment"])
     tempfile.tempdir = None
+    for folder in _FOLDERS:  # a process removes its folders when it ends: it must not remove those of the warm Python
+        folder._finalizer.detach()
+        folder.__init__()
     sys.argv = request["arguments"]
     runpy.run_module("dcnlab", run_name="__main__", alter_sys=True)
     sys.exit()
@@ -143,5 +150,6 @@ if __name__ == "__main__":
         __import__(name)
     assert len(os.listdir("/proc/self/task")) == 1, "a fork of a process with threads may hang"
     gc.collect()
+    _FOLDERS += [thing for thing in gc.get_objects() if type(thing) is tempfile.TemporaryDirectory]
     gc.freeze()  # what was imported stays out of the collections that a process makes, and its memory shared
     _serve(socket.socket(fileno=int(sys.argv[1])))

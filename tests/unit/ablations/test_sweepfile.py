@@ -41,9 +41,9 @@ def all_trials(path, overrides=(), limit=None):
     return trials_of(sweep_file.read(path), overrides, limit)
 
 
-def test_quickstart_is_four_layer_counts_by_three_seeds():
+def test_quickstart_is_four_layer_counts_by_ten_seeds():
     settings = {(t.config.model.deform_layers, t.config.seed) for t in all_trials("quickstart")}
-    assert settings == {(layers, seed) for layers in range(4) for seed in range(3)}
+    assert settings == {(layers, seed) for layers in range(4) for seed in range(10)}
 
 
 def test_our_sweep_keys_equal_wandbs_schema():

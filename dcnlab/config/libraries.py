@@ -43,12 +43,13 @@ def library_of(name: str, ours: Iterable[str]) -> tuple[str, str]:
         return "torchvision", plain
     if library == "torchvision":
         raise _unknown(name, plain, _torchvisions(), f"torchvision has {len(_torchvisions())} networks")
-    known = [*ours, *_torchvisions()] if not library else []
+    known = [] if library else [*ours, *_torchvisions()]
     if not library and find_spec("timm") is None:
         raise _unknown(name, plain, known, f"timm, which has more, is not installed: {INSTALL}")
     if timm().is_model(plain):
         return "timm", plain
-    known += timm().list_models()
+    if not nearest(plain, known):
+        known = timm().list_models()
     raise _unknown(name, plain, known, f"choose from: {', '.join(ours)}; or any name of torchvision.models or timm")
 
 

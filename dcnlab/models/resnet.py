@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+import warnings
 from collections import OrderedDict
 from collections.abc import Sequence
 from typing import Any, TypeVar
@@ -18,6 +20,7 @@ from dcnlab.models.aligned_inception_resnet import aligned_inception_resnet
 from dcnlab.models.weights import load
 from dcnlab.surgery import LayerKindError, activate, deform, dilate, dilate_offsets, transform_input
 
+_log = logging.getLogger(__name__)
 _Network = TypeVar("_Network", bound=nn.Module)
 
 
@@ -115,7 +118,11 @@ def operate(
             elif deform_kind == "active":
                 activate(model, deform_layers, offset_groups, **sizes)
             else:
-                deform(model, deform_layers, offset_groups, modulated, **sizes, **branch)
+                with warnings.catch_warnings(record=True) as caught:
+                    warnings.simplefilter("always")
+                    deform(model, deform_layers, offset_groups, modulated, **sizes, **branch)
+                for warning in caught:  # in a run's log, by the config's key
+                    _log.warning("%s", str(warning.message).replace("offset_branch='dep", "model.offset_branch='dep"))
         except (ValueError, LayerKindError) as error:
             asked = f"model.deform_layers is {deform_layers}, model.offset_groups {offset_groups}"
             raise ConfigError(f"{asked}, which {name} does not allow; {error}") from error

@@ -56,7 +56,7 @@ def map_sizes(network: nn.Module) -> dict[str, tuple[int, int]]:
     sizes: dict[str, tuple[int, int]] = {}
 
     def note(name: str, inputs: Any, output: Any) -> None:
-        input = inputs[0] if inputs else None
+        input: Any = inputs[0] if inputs else None
         if all(isinstance(x, Tensor) and x.ndim == 4 and x.shape[2] == x.shape[3] for x in (input, output)):
             sizes.setdefault(name, (input.shape[2], output.shape[2]))
 

@@ -199,6 +199,18 @@ def test_a_wrong_backbone_is_named(name, options, message):
     assert not outside.is_outside(name)
 
 
+def test_twins_on_a_trunk_start_equal():
+    """A plain and a deformable network of one seed share every parameter that both have."""
+    options = {"head_channels": 8, "deform_kernel_size": 5}
+    plain, twin = (
+        build_network(config_of("segmentation", "deeplab", SMALL, deform_layers=count, **options), 3).state_dict()
+        for count in (0, 2)
+    )
+    assert all(torch.equal(value, twin[key]) for key, value in plain.items())
+    assert {key.rsplit(".", 2)[1] for key in set(twin) - set(plain)} == {"offset_conv"}
+    assert plain["backbone.network.conv_stem.weight"].std() > 0
+
+
 @pytest.mark.parametrize("name", ["timm:vit_tiny_patch16_224", "squeezenet1_1"])
 def test_networks_without_maps_are_refused(name):
     """A transformer of one stride, and a network whose maps have other sizes."""

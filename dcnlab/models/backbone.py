@@ -68,6 +68,8 @@ def backbone(
     modulated: bool = False,
     deform_kind: str = "deformable",
     offset_dilation: int | None = None,
+    kernel_size: int | None = 3,
+    offset_branch: str = "dense",
     stride_on_1x1: bool = False,
     freeze_norm: bool = False,
     freeze_at: int = 0,
@@ -79,12 +81,14 @@ def backbone(
             aligned_inception_resnet.
         weights: none; imagenet or imagenet_v2, torchvision's; or the path of a state dict or a checkpoint.
         output_stride: of res5: 16, its own stride taken away; or 32, as for classification.
-        deform_layers: how many of the last 3x3 convolutions become deformable.
+        deform_layers: how many of the last convolutions of `kernel_size` become deformable.
         dilation: of all the 3x3 convolutions of res5, deformable or not.
         offset_groups: groups of input channels that share one set of offsets.
         modulated: whether deformable layers also learn a weight for every sampling point.
         deform_kind: deformable, or active for active convolutions.
         offset_dilation: of the convolutions that predict offsets; None: their layer's.
+        kernel_size: of the layers that `deform_layers` counts; None: every size above 1x1.
+        offset_branch: dense or depthwise, see `DeformConv2d`.
         stride_on_1x1: let the first 1x1 convolution of a stage take its stride, as in the original ResNet; else the
             3x3 does, as in torchvision's.
         freeze_norm: keep statistics, scale and shift of the batch norms as they are.
@@ -105,7 +109,8 @@ def backbone(
             if isinstance(module, nn.Conv2d):
                 module.stride = (1, 1)
     model = Backbone(network, has_pool=name != "resnet10_slim")
-    operate(model, name, deform_layers, dilation, offset_groups, modulated, deform_kind, offset_dilation)
+    layers = (deform_layers, dilation, offset_groups, modulated, deform_kind, offset_dilation)
+    operate(model, name, *layers, kernel_size, offset_branch)
     load(model, name, weights)
     _freeze(model, freeze_norm, freeze_at)
     return model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # as the operators have it

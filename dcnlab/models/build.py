@@ -21,6 +21,7 @@ from dcnlab.models.named_draws import NamedDraws
 from dcnlab.models.resnet import classifier, operate
 from dcnlab.models.rfcn import RFCN
 from dcnlab.models.roi_sampling import RoISampling
+from dcnlab.models.trunk import library_classifier, trunk
 
 
 def build_network(config: Config, classes: int) -> nn.Module:
@@ -82,6 +83,17 @@ def build_backbone(config: Config) -> Backbone:
             if "res5" not in getattr(features, name, {}):
                 raise ConfigError(f"model.backbone.name is {str(backbone_config.name)!r}, whose {name} have no res5")
         return operate(features, str(backbone_config.name), **(_layers(config) | {"dilation": model.dilation or 1}))
+    library = names.library_of(backbone_config.name)
+    if library is not None:
+        return trunk(  # type: ignore[return-value]  # has channels, strides and maps by stage as well
+            backbone_config.name,
+            library,
+            backbone_config.weights,
+            output_stride=names.network(model.name).output_stride,
+            freeze_norm=backbone_config.freeze_norm,
+            freeze_at=backbone_config.freeze_at,
+            **_layers(config),
+        )
     return backbone(
         backbone_config.name,
         backbone_config.weights,
@@ -114,6 +126,16 @@ def _classifier(config: Config, classes: int) -> nn.Module:
     model = config.model
     if outside.is_outside(model.backbone.name):
         return PooledClassifier(build_backbone(config), classes).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    library = names.library_of(model.backbone.name)
+    if library is not None:
+        return library_classifier(
+            model.backbone.name,
+            library,
+            classes,
+            model.backbone.weights,
+            spatial_transformer=model.spatial_transformer,
+            **_layers(config),
+        )
     return classifier(
         model.backbone.name,
         classes,
@@ -133,6 +155,8 @@ def _layers(config: Config) -> dict[str, Any]:
         "modulated": model.modulated,
         "deform_kind": model.deform_kind,
         "offset_dilation": model.offset_dilation,
+        "kernel_size": model.deform_kernel_size,
+        "offset_branch": model.offset_branch,
     }
 
 

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import logging
+import warnings
 from collections import OrderedDict
-from typing import TypeVar
+from collections.abc import Sequence
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -15,8 +18,9 @@ from dcnlab.config.names import BACKBONES
 from dcnlab.io.errors import ConfigError
 from dcnlab.models.aligned_inception_resnet import aligned_inception_resnet
 from dcnlab.models.weights import load
-from dcnlab.surgery import activate, deform, dilate, dilate_offsets, transform_input
+from dcnlab.surgery import LayerKindError, activate, deform, dilate, dilate_offsets, transform_input
 
+_log = logging.getLogger(__name__)
 _Network = TypeVar("_Network", bound=nn.Module)
 
 
@@ -79,34 +83,47 @@ def operate(
     modulated: bool = False,
     deform_kind: str = "deformable",
     offset_dilation: int | None = None,
+    kernel_size: int | None = 3,
+    offset_branch: str = "dense",
+    last_stage: str | Sequence[str] = "layer4.*",
 ) -> _Network:
-    """Dilate the last stage of a residual network and make its last 3x3 convolutions deformable, in place.
+    """Dilate the last stage of a network and make its last convolutions deformable, in place.
 
     Args:
-        model: a residual network or its features, under torchvision's names.
+        model: a network or its features.
         name: of the network, for messages.
-        deform_layers: how many of the last 3x3 convolutions become deformable.
-        dilation: of the last stage's 3x3 convolutions, deformable or not.
+        deform_layers: how many of the last convolutions of `kernel_size` become deformable.
+        dilation: of the last stage's convolutions above 1x1, deformable or not.
         offset_groups: groups of input channels that share one set of offsets.
         modulated: whether deformable layers also learn a weight for every sampling point.
         deform_kind: deformable; active, for active convolutions; or a function from outside, which is called as
             `deform` of :mod:`dcnlab.surgery` is.
         offset_dilation: of the convolutions that predict offsets; None: their layer's.
+        kernel_size: of the layers that `deform_layers` counts; None: every size above 1x1.
+        offset_branch: dense or depthwise, see `DeformConv2d`.
+        last_stage: names or a pattern of its convolutions; torchvision's name in a residual network.
 
     Raises:
         ConfigError: the network has fewer layers, or channels that the groups do not divide.
     """
     if dilation > 1:
-        dilate(model, "layer4.*", dilation)
+        dilate(model, last_stage, dilation)
     if deform_layers > 0:
+        sizes: dict[str, Any] = {} if kernel_size == 3 else {"kernel_size": kernel_size}
+        branch: dict[str, Any] = {} if offset_branch == "dense" else {"offset_branch": offset_branch}
         try:
             if outside.is_outside(deform_kind):
-                outside.target("model.deform_kind", deform_kind)(model, deform_layers, offset_groups, modulated)
+                surgery = outside.target("model.deform_kind", deform_kind)
+                surgery(model, deform_layers, offset_groups, modulated, **sizes, **branch)
             elif deform_kind == "active":
-                activate(model, deform_layers, offset_groups)
+                activate(model, deform_layers, offset_groups, **sizes)
             else:
-                deform(model, deform_layers, offset_groups, modulated)
-        except ValueError as error:
+                with warnings.catch_warnings(record=True) as caught:
+                    warnings.simplefilter("always")
+                    deform(model, deform_layers, offset_groups, modulated, **sizes, **branch)
+                for warning in caught:  # in a run's log, by the config's key
+                    _log.warning("%s", str(warning.message).replace("offset_branch='dep", "model.offset_branch='dep"))
+        except (ValueError, LayerKindError) as error:
             asked = f"model.deform_layers is {deform_layers}, model.offset_groups {offset_groups}"
             raise ConfigError(f"{asked}, which {name} does not allow; {error}") from error
         if offset_dilation is not None:
@@ -124,6 +141,8 @@ def classifier(
     modulated: bool = False,
     deform_kind: str = "deformable",
     offset_dilation: int | None = None,
+    kernel_size: int | None = 3,
+    offset_branch: str = "dense",
     spatial_transformer: bool = False,
 ) -> nn.Module:
     """Build a residual network that classifies.
@@ -138,6 +157,8 @@ def classifier(
         modulated: likewise.
         deform_kind: likewise.
         offset_dilation: likewise.
+        kernel_size: likewise.
+        offset_branch: likewise.
         spatial_transformer: put one in front; its parts are then `transformer` and `backbone`.
 
     Returns:
@@ -147,7 +168,8 @@ def classifier(
         ConfigError: no such network or weights, or the weights do not fit; one line.
     """
     model = residual_network(name, num_classes)
-    operate(model, name, deform_layers, dilation, offset_groups, modulated, deform_kind, offset_dilation)
+    layers = (deform_layers, dilation, offset_groups, modulated, deform_kind, offset_dilation)
+    operate(model, name, *layers, kernel_size, offset_branch)
     load(model, name, weights)
     if spatial_transformer:
         model = transform_input(model)

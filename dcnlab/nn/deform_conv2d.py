@@ -7,8 +7,8 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from dcnlab.nn.moved_taps import arguments, check_offset_groups, convolve
-from dcnlab.nn.offset_branch import OffsetBranch, zero
+from dcnlab.nn.moved_taps import arguments, check_offset_groups, check_tensorflow_padding, convolve
+from dcnlab.nn.offset_branch import BRANCHES
 
 
 class DeformConv2d(nn.Conv2d):
@@ -35,13 +35,18 @@ class DeformConv2d(nn.Conv2d):
         offset_groups: groups of input channels, each with separate offsets (the authors' "deformable groups").
         modulated: learn a factor between 0 and 2 for each sampling location too (deformable convolution version 2). It
             is twice a sigmoid, hence 1 at the start; the version 2 paper's plain sigmoid starts at one half.
+        offset_branch: dense, the paper's convolution of all input channels; or depthwise, a kernel for each channel
+            and then a 1x1 convolution. Dense has 2 * offset_groups * (kh * kw)^2 weights for each input channel:
+            18 times those of a depthwise 3x3 layer. Depthwise has (1 + 2 * offset_groups) * kh * kw.
+        tensorflow_padding: pad as TensorFlow's "SAME" does: to an output of ceil(size / stride), an odd pixel on the
+            far side. `padding` is 0 then.
 
     Shape:
         input (N, in_channels, H, W), batched always, output (N, out_channels, Ho, Wo) as in torch.nn.Conv2d; offsets
         (N, 2 * offset_groups * kh * kw, Ho, Wo), y before x, in pixels of the input.
 
     Raises:
-        ValueError: `offset_groups` does not divide `in_channels`.
+        ValueError: `offset_groups` does not divide `in_channels`; no such branch; two kinds of padding.
     """
 
     def __init__(
@@ -60,8 +65,13 @@ class DeformConv2d(nn.Conv2d):
         *,
         offset_groups: int = 1,
         modulated: bool = False,
+        offset_branch: str = "dense",
+        tensorflow_padding: bool = False,
     ) -> None:
         check_offset_groups(offset_groups, in_channels)
+        check_tensorflow_padding(tensorflow_padding, padding, padding_mode)
+        if offset_branch not in BRANCHES:
+            raise ValueError(f"offset_branch: {offset_branch!r} is none of {', '.join(BRANCHES)}")
         super().__init__(
             in_channels, out_channels, kernel_size, stride, padding, dilation, groups, bias, padding_mode, device, dtype
         )
@@ -69,7 +79,8 @@ class DeformConv2d(nn.Conv2d):
         self.modulated = modulated
         taps = self.kernel_size[0] * self.kernel_size[1]
         self.offset_channels = 2 * offset_groups * taps
-        self.offset_conv = OffsetBranch(
+        self.tensorflow_padding = tensorflow_padding
+        self.offset_conv = BRANCHES[offset_branch](
             in_channels,
             self.offset_channels + (offset_groups * taps if modulated else 0),
             kernel_size,
@@ -79,13 +90,17 @@ class DeformConv2d(nn.Conv2d):
             padding_mode,
             device,
             dtype,
+            tensorflow_padding,
         )
 
     @classmethod
-    def from_conv(cls, conv: nn.Conv2d, offset_groups: int = 1, modulated: bool = False) -> DeformConv2d:
+    def from_conv(
+        cls, conv: nn.Conv2d, offset_groups: int = 1, modulated: bool = False, offset_branch: str = "dense"
+    ) -> DeformConv2d:
         """Make the deformable counterpart of a convolution around the very same weight and bias; draws nothing."""
         # On meta no weights are drawn, only to be thrown away: the random generator stays as it is.
-        layer = cls(**arguments(conv) | {"device": "meta"}, offset_groups=offset_groups, modulated=modulated)
+        options: dict[str, Any] = {"offset_groups": offset_groups, "modulated": modulated}
+        layer = cls(**arguments(conv) | {"device": "meta"}, offset_branch=offset_branch, **options)
         layer.weight, layer.bias = conv.weight, conv.bias
         layer.offset_conv.to_empty(device=conv.weight.device)
         layer.reset_offsets()
@@ -99,7 +114,7 @@ class DeformConv2d(nn.Conv2d):
 
     def reset_offsets(self) -> None:
         """Make the layer plain again: offsets zero, every factor one."""
-        zero(self.offset_conv)
+        self.offset_conv.reset_parameters()
 
     def offsets(self, input: Tensor) -> tuple[Tensor, Tensor | None]:
         """Predict the offsets, and the factors of a modulated layer, for an input map.
@@ -124,4 +139,5 @@ class DeformConv2d(nn.Conv2d):
         text = super().extra_repr()
         if self.offset_groups != 1:
             text += f", offset_groups={self.offset_groups}"
-        return text + (", modulated=True" if self.modulated else "")
+        text += ", modulated=True" if self.modulated else ""
+        return text + (", tensorflow_padding=True" if self.tensorflow_padding else "")

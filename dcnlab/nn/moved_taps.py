@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 from torch import Tensor, nn
-from torch.nn import functional
 
+from dcnlab.nn.padding import pad_beforehand, pads, pads_as_tensorflow
 from dcnlab.ops import deform_conv2d
 
 
@@ -21,7 +21,7 @@ def check_offset_groups(offset_groups: int, in_channels: int) -> None:
 
 
 def arguments(conv: nn.Conv2d) -> dict[str, Any]:
-    """The arguments with which nn.Conv2d makes another such layer, on the same device and of the same dtype."""
+    """The arguments with which our layers make another such convolution, on the same device and of the same dtype."""
     return {
         "in_channels": conv.in_channels,
         "out_channels": conv.out_channels,
@@ -34,12 +34,13 @@ def arguments(conv: nn.Conv2d) -> dict[str, Any]:
         "padding_mode": conv.padding_mode,
         "device": conv.weight.device,
         "dtype": conv.weight.dtype,
+        "tensorflow_padding": pads_as_tensorflow(conv),
     }
 
 
 def output_size(conv: nn.Conv2d, input: Tensor) -> tuple[int, int]:
     """Height and width of a convolution's output for an input (N, C, H, W)."""
-    left, right, top, bottom = conv._reversed_padding_repeated_twice
+    left, right, top, bottom = pads(conv, input)
     height, width = (
         (size + pad - d * (k - 1) - 1) // s + 1
         for size, pad, d, k, s in zip(
@@ -61,9 +62,16 @@ def convolve(conv: nn.Conv2d, input: Tensor, offset: Tensor, mask: Tensor | None
     Returns:
         (N, out_channels, Ho, Wo).
     """
-    padding = conv.padding
-    if conv.padding_mode != "zeros" or isinstance(padding, str):
-        # Pad as Conv2d does, then sample the padded map; beyond it the operator reads zeros.
-        mode = "constant" if conv.padding_mode == "zeros" else conv.padding_mode
-        input, padding = functional.pad(input, conv._reversed_padding_repeated_twice, mode=mode), (0, 0)
+    # Sampling locations beyond the padded map read zeros.
+    input, padding = pad_beforehand(conv, input)
     return deform_conv2d(input, offset, conv.weight, conv.bias, conv.stride, padding, conv.dilation, mask)  # type: ignore[arg-type]
+
+
+def check_tensorflow_padding(tensorflow_padding: bool, padding: Any, padding_mode: str) -> None:
+    """Check that no other padding is asked for where TensorFlow's is.
+
+    Raises:
+        ValueError: it is.
+    """
+    if tensorflow_padding and (padding not in (0, (0, 0)) or padding_mode != "zeros"):
+        raise ValueError(f"padding: tensorflow_padding takes 0 and zeros, got {padding!r} and {padding_mode!r}")

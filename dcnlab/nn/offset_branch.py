@@ -14,6 +14,7 @@ from torch.nn import functional
 from torch.nn.modules.conv import _ConvNd
 from torch.nn.modules.utils import _pair
 
+from dcnlab.nn.padding import pad_beforehand
 from dcnlab.ops import autocast
 
 
@@ -26,6 +27,7 @@ class OffsetBranch(_ConvNd):
     Args:
         in_channels, out_channels, kernel_size, stride, padding, dilation, padding_mode, device, dtype: as in
             torch.nn.Conv2d; it always has a bias.
+        tensorflow_padding: pad as TensorFlow's "SAME" does; `padding` is 0 then.
 
     Shape:
         as torch.nn.Conv2d.
@@ -42,6 +44,7 @@ class OffsetBranch(_ConvNd):
         padding_mode: str = "zeros",
         device: Any = None,
         dtype: torch.dtype | None = None,
+        tensorflow_padding: bool = False,
     ) -> None:
         super().__init__(
             in_channels,
@@ -58,6 +61,7 @@ class OffsetBranch(_ConvNd):
             device,
             dtype,
         )
+        self.tensorflow_padding = tensorflow_padding
 
     def reset_parameters(self) -> None:
         """Set weight and bias to zero: no offset anywhere."""
@@ -65,12 +69,49 @@ class OffsetBranch(_ConvNd):
 
     def forward(self, input: Tensor) -> Tensor:
         """Convolve (N, in_channels, H, W)."""
-        input, padding = _uncast(input, self.weight), self.padding
+        input = _uncast(input, self.weight)
         with autocast.off(input.device.type):
-            if self.padding_mode != "zeros":
-                input = functional.pad(input, self._reversed_padding_repeated_twice, mode=self.padding_mode)
-                padding = (0, 0)
+            input, padding = pad_beforehand(self, input)
             return functional.conv2d(input, self.weight, self.bias, self.stride, padding, self.dilation)
+
+
+class DepthwiseOffsetBranch(OffsetBranch):
+    """An offset branch in two steps: a kernel for each channel, then a 1x1 convolution that starts at zero.
+
+    The kernels start as the mean over their window, not at zero: two zeros in a row would never learn.
+
+    Args:
+        as in OffsetBranch.
+
+    Attributes:
+        depthwise: (in_channels, 1, kh, kw), the kernels.
+        weight: (out_channels, in_channels, 1, 1), of the 1x1 convolution.
+    """
+
+    def __init__(self, in_channels: int, out_channels: int, *args: Any) -> None:
+        super().__init__(in_channels, out_channels, *args)
+        like = self.weight
+        self.weight = nn.Parameter(like.new_empty(out_channels, in_channels, 1, 1))
+        self.depthwise = nn.Parameter(like.new_empty(in_channels, 1, *self.kernel_size))
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """Set the 1x1 convolution to zero, no offset anywhere, and the kernels to a mean."""
+        zero(self)
+        if "depthwise" in self._parameters:  # the base class calls this before there are any
+            nn.init.constant_(self.depthwise, 1 / (self.kernel_size[0] * self.kernel_size[1]))
+
+    def forward(self, input: Tensor) -> Tensor:
+        """Convolve (N, in_channels, H, W)."""
+        input = _uncast(input, self.weight)
+        with autocast.off(input.device.type):
+            input, padding = pad_beforehand(self, input)
+            options = (self.stride, padding, self.dilation, self.in_channels)
+            return functional.conv2d(functional.conv2d(input, self.depthwise, None, *options), self.weight, self.bias)
+
+
+BRANCHES = {"dense": OffsetBranch, "depthwise": DepthwiseOffsetBranch}
+"""Kinds of offset branches of a deformable convolution."""
 
 
 class OffsetRegressor(nn.Module):

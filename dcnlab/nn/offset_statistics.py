@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from dcnlab.nn.active_conv2d import ActiveConv2d
 from dcnlab.nn.deform_conv2d import DeformConv2d
 from dcnlab.nn.deform_roi_pool import DeformPSRoIPool, DeformRoIPool
+from dcnlab.nn.padding import pads
 
 CONVOLUTIONS = (DeformConv2d, ActiveConv2d)
 POOLINGS = (DeformRoIPool, DeformPSRoIPool)
@@ -90,7 +91,7 @@ def _percentage_outside(conv: nn.Conv2d, input: Tensor, pairs: Tensor) -> Tensor
         input: (N, C, H, W).
         pairs: offsets, (N, groups * taps, (y, x), Ho, Wo).
     """
-    kernel, padding = conv.kernel_size, conv._reversed_padding_repeated_twice
+    kernel, padding = conv.kernel_size, pads(conv, input)
     inside = torch.ones((), dtype=torch.bool, device=input.device)
     for axis, first in ((0, padding[2]), (1, padding[0])):
         taps = torch.arange(kernel[axis], device=input.device) * conv.dilation[axis] - first

@@ -12,9 +12,13 @@ import pytest
 import timm
 import torch
 import torchvision
+from timm.layers import Conv2dSame
+from timm.layers.padding import pad_same
 from torch import nn
+from torch.nn import functional
 
 from dcnlab.nn import ActiveConv2d, DeformConv2d
+from dcnlab.nn.offset_statistics import OffsetStatistics
 from dcnlab.surgery import (
     LayerNotFoundError,
     activate,
@@ -76,6 +80,7 @@ def test_surgery_keeps_outputs_to_the_bit_where_sums_are_exact(surgery):
     assert torch.equal(surgery(model, 2)(image), before)
 
 
+@pytest.mark.filterwarnings("ignore:deform")
 @pytest.mark.parametrize("name", ZOO)
 def test_timm_networks_keep_their_output_after_surgery(name):
     """Two modulated layers at their start compute what the plain ones did."""
@@ -192,7 +197,8 @@ def test_subclassed_and_hooked_convolutions_are_refused():
     """A subclass, an already deformed layer and one with hooks would lose their behaviour."""
 
     class Standardised(nn.Conv2d):
-        pass
+        def forward(self, input):
+            return self._conv_forward(input, self.weight - self.weight.mean((1, 2, 3), keepdim=True), self.bias)
 
     with pytest.raises(TypeError, match="layers: 0 is of class Standardised"):
         deform(nn.Sequential(Standardised(3, 4, 3)), "0")
@@ -200,6 +206,9 @@ def test_subclassed_and_hooked_convolutions_are_refused():
         deform(activate(nn.Sequential(nn.Conv2d(3, 4, 3)), "0"), "0")
     with pytest.raises(TypeError, match="layers: 0 is of class DeformConv2d"):
         activate(deform(nn.Sequential(nn.Conv2d(3, 4, 3)), "0"), "0")
+    parametrized = nn.Sequential(torch.nn.utils.parametrizations.weight_norm(nn.Conv2d(3, 4, 3)))
+    with pytest.raises(TypeError, match="layers: 0 is of class ParametrizedConv2d"):
+        deform(parametrized, "0")
     hooked = nn.Sequential(nn.Conv2d(3, 4, 3))
     hooked[0].register_forward_hook(lambda *_: None)
     with pytest.raises(TypeError, match=r"layers: 0 is an nn\.Conv2d with hooks"):
@@ -436,3 +445,84 @@ def test_offsets_convolutions_alone_change_their_dilation():
     offsets = model[0].offset_conv(seen)
     assert offsets[0, :, 4, 4].abs().max() == 0 < offsets[0, :, 4, 5].abs().max()
     assert model(torch.zeros(1, 3, 9, 9)).shape == (1, 4, 9, 9)
+
+
+@pytest.mark.filterwarnings("ignore:deform")
+@pytest.mark.parametrize("surgery", [deform, activate])
+@pytest.mark.parametrize("size", [(15, 12), (16, 16)])
+@pytest.mark.parametrize(("kernel", "stride", "dilation"), [(3, 2, 1), (5, 2, 1), (2, 1, 2), (3, 2, 3)])
+def test_tensorflow_padding_stays_exact(surgery, size, kernel, stride, dilation):
+    """timm's Conv2dSame pads by the input's size, more on the far side; a replaced layer does likewise."""
+    conv = Conv2dSame(6, 6, kernel, stride, dilation=dilation, groups=6)
+    model, image = nn.Sequential(conv), torch.randn(2, 6, *size)
+    before = model(image)
+    layer = surgery(model, "0")[0]
+    torch.testing.assert_close(model(image), before)
+    assert layer.weight is conv.weight
+    OffsetStatistics.of(layer, (image,))
+    if surgery is deform:
+        layer.offset_conv.bias.data.fill_(1.0)  # each tap one pixel down and to the right
+        padded = functional.pad(pad_same(image, layer.kernel_size, layer.stride, layer.dilation), (0, 1, 0, 1))[
+            ..., 1:, 1:
+        ]
+        expected = functional.conv2d(padded, conv.weight, conv.bias, stride, 0, dilation, 6)
+        torch.testing.assert_close(model(image), expected)
+
+
+def test_dilation_of_tensorflow_padding_keeps_the_size():
+    """A dilated Conv2dSame, plain or deformable, still gives ceil(size / stride)."""
+    image = torch.randn(1, 4, 16, 13)
+    for conv in (Conv2dSame(4, 4, 3, 2), DeformConv2d(4, 4, 3, 2, tensorflow_padding=True)):
+        model = dilate(nn.Sequential(conv), "0", 3)
+        expected = functional.conv2d(pad_same(image, (3, 3), (2, 2), (3, 3)), conv.weight, conv.bias, 2, 0, 3)
+        torch.testing.assert_close(model(image), expected)
+        assert expected.shape[2:] == (8, 7)
+    torch.testing.assert_close(dilate_offsets(model, 1)(image), expected)
+
+
+def test_subclasses_that_only_convolve_are_replaced():
+    """A subclass without a forward method of its own computes what nn.Conv2d computes."""
+
+    class Named(nn.Conv2d):
+        pass
+
+    assert isinstance(deform(nn.Sequential(Named(3, 4, 3)), "0")[0], DeformConv2d)
+
+
+def test_a_number_counts_layers_of_the_kernel_size():
+    """3x3 by default; 5x5 by its number; all above 1x1 by None."""
+    model = nn.Sequential(*(nn.Conv2d(3, 3, size, padding=size // 2) for size in (3, 5, 1, 7, 1)))
+    assert conv_layers(model, None) == ["0", "1", "3"]
+    with pytest.raises(LayerNotFoundError, match=r"2 asked for, but the model has 1 3x3 .*: 1 of 5x5, 1 of 7x7"):
+        deform(model, 2)
+    for surgery, kind in ((deform, DeformConv2d), (activate, ActiveConv2d)):
+        changed = surgery(surgery(copy.deepcopy(model), 1, kernel_size=5), 1, kernel_size=None)
+        assert [isinstance(layer, kind) for layer in changed] == [False, True, False, True, False]
+
+
+def test_wide_branches_of_depthwise_layers_are_announced():
+    """The warning counts both kinds of branches, as a hand count and the layers themselves do."""
+    model = nn.Sequential(nn.Conv2d(100, 100, 3, padding=1, groups=100))
+    with pytest.warns(UserWarning, match=r"1 depthwise layers add 16,218 .* model's 1,000; .* adds 2,718"):
+        deform(copy.deepcopy(model), 1)  # 100 * 9 * 18 + 18, and 100 * 9 + 100 * 18 + 18
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        small = deform(model, 1, offset_branch="depthwise")[0].offset_conv
+    assert sum(parameter.numel() for parameter in small.parameters()) == 2718
+
+
+def test_a_depthwise_branch_starts_plain_and_learns():
+    """It begins without offsets; after a step its kernels get a gradient too."""
+    model, image = nn.Sequential(nn.Conv2d(4, 4, 3, 2, padding=1, groups=4)), torch.randn(2, 4, 9, 9)
+    before = model(image)
+    branch = deform(model, 1, modulated=True, offset_branch="depthwise")[0].offset_conv
+    torch.testing.assert_close(model(image), before)
+    for _ in range(2):
+        model.zero_grad()
+        model(image).square().sum().backward()
+        with torch.no_grad():
+            branch.weight -= 0.01 * branch.weight.grad
+    assert branch.weight.abs().min() > 0
+    assert branch.depthwise.grad.abs().min() > 0
+    with pytest.raises(ValueError, match="offset_branch: 'grouped' is none of dense, depthwise"):
+        DeformConv2d(4, 4, 3, offset_branch="grouped")

@@ -23,6 +23,7 @@ from dcnlab.models.deeplab import DeepLab
 from dcnlab.models.detector import Detector
 from dcnlab.models.image_batch import pad_images
 from dcnlab.nn import ActiveConv2d, DeformConv2d
+from dcnlab.nn.padding import pads
 
 
 @dataclass(frozen=True)
@@ -81,7 +82,7 @@ def observe(network: nn.Module, images: Tensor) -> list[DeformedLayer]:
         origin = tracking.known.get(input)
         if origin is None:
             raise ConfigError(f"{name} is deformable, but positions of its input have no fixed pixel of the image")
-        left, _, top, _ = layer._reversed_padding_repeated_twice
+        left, _, top, _ = pads(layer, input)
         grid = origin.grid.step(layer.stride, first_centre(layer.kernel_size, (top, left), layer.dilation))
         if isinstance(layer, ActiveConv2d):  # its offsets are the same at every position, as a plain layer's
             tracking.known[output] = Origin(grid, origin.through)

@@ -50,11 +50,11 @@ def test_a_fast_dev_run_is_a_whole_run_of_one_batch(tiny):
 
 
 def test_training_ends_without_improvement_and_keeps_the_best(tiny, monkeypatch):
-    """At rate 0 nothing improves after the first validation; the best checkpoint is scored, loaded and evaluated."""
+    """Training ends two validations after the best, whose checkpoint is scored, loaded and evaluated."""
     words = ("optim.lr=0", "trainer.max_steps=null", "trainer.max_epochs=9", "trainer.early_stop=2")
     run = fit(tiny, *words, "trainer.keep_best=true", "data.train_length=16")
     best, last = (torch.load(run / f"checkpoints/{name}.ckpt", weights_only=True) for name in ("best", "last"))
-    assert (best["global_step"], last["global_step"]) == (1, 3)
+    assert last["global_step"] == best["global_step"] + 2 < 9  # at rate 0 the norms' statistics alone improve it
     assert not (run / "checkpoints/best.ckpt").with_name("previous.ckpt").samefile(run / "checkpoints/best.ckpt")
     key = "model.fc.weight"
     best["state_dict"][key].zero_()
@@ -64,7 +64,7 @@ def test_training_ends_without_improvement_and_keeps_the_best(tiny, monkeypatch)
     with pytest.raises(ConfigError, match="is finished; there is nothing to resume"):
         resume(run)
     resume(run, ["trainer.early_stop=3"])
-    assert torch.load(run / "checkpoints/last.ckpt", weights_only=True)["global_step"] == 4
+    assert torch.load(run / "checkpoints/last.ckpt", weights_only=True)["global_step"] == best["global_step"] + 3
 
 
 def test_loggers_stand_side_by_side(tiny, monkeypatch):

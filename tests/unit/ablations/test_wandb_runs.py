@@ -6,7 +6,6 @@ import subprocess
 import sys
 import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from pathlib import Path
 
 import pytest
 import yaml
@@ -172,7 +171,7 @@ def test_missing_wandb_objects_are_one_line(server, tmp_path, path, key, says):
 
 
 @pytest.mark.parametrize("path", ["team", "team//s1", "team/project/s1/x"])
-def test_a_wandb_path_must_be_entity_project_sweep(path):
+def test_a_wandb_path_must_be_entity_project_sweep(tmp_path, path):
     """Fewer or more parts, or an empty part, are refused before any request."""
     with pytest.raises(ConfigError, match="must be ENTITY/PROJECT/SWEEP"):
-        tables.assemble("table1", [Path()], wandb=path)
+        tables.assemble("table1", [tmp_path], wandb=path)

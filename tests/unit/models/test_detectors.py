@@ -1,7 +1,7 @@
 """Every detector learns, treats images alone as together, may find nothing, and has the stated layers."""
 
+import itertools
 import math
-import statistics
 
 import numpy as np
 import pytest
@@ -38,9 +38,10 @@ def one_thread():
     + [(name, {"deform_pooling": deform, "sampling": SAMPLING}) for name in TWO_STAGE for deform in (False, True)],
 )
 def test_a_detector_overfits_four_images_to_an_ap50_above_90(name, options):
-    """Median of three seeds: a training this short depends on the last bit."""
-    # Of three starts: a training this short follows the last bit, and a processor may lose an object at one of them.
-    assert statistics.median(ap50_after_training(made(name, 0.7, seed, **options)) for seed in range(3)) > 90
+    """At two of three seeds: a training this short follows the last bit, and a processor may lose an object at one."""
+    starts = (made(name, 0.7, seed, **options) for seed in range(3))
+    good = (start for start in starts if ap50_after_training(start) > 90)
+    assert len(list(itertools.islice(good, 2))) == 2  # the third is trained where one of the first two is not good
 
 
 def ap50_after_training(model: nn.Module) -> float:

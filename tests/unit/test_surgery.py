@@ -481,7 +481,7 @@ def test_dilation_of_tensorflow_padding_keeps_the_size():
 
 
 def test_subclasses_that_only_convolve_are_replaced():
-    """A subclass without a forward method of its own computes what nn.Conv2d computes."""
+    """A subclass that inherits forward computes what nn.Conv2d computes."""
 
     class Named(nn.Conv2d):
         pass

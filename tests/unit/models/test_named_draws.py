@@ -1,4 +1,4 @@
-"""Each random parameter of a network is drawn from a generator of the seed and its name, whatever stands beside it."""
+"""Each random parameter is drawn from a generator of the seed and its name; other layers do not change it."""
 
 import copy
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,6 +12,7 @@ from dcnlab.ablations.sweeps import search, sweep_command
 from dcnlab.ablations.sweeps.distributions import distribution
 from dcnlab.ablations.sweeps.hashing import digest
 from dcnlab.config import packaged
+from dcnlab.config.keys import ARM
 from dcnlab.config.value_checks import choose
 from dcnlab.io import yaml_file
 from dcnlab.io.errors import ConfigError
@@ -69,6 +70,13 @@ class Sweep:
             for name, spec in self.parameters.items()
             if spec["distribution"] != "constant" and len(spec.get("values", (0, 1))) > 1
         ]
+
+    def sets(self, key: str, names: Iterable[str]) -> bool:
+        """Whether a dotted key of a trial is set by one of the parameters `names`."""
+        others = [name for name in self.parameters if name != ARM]
+        if any(f"{key}.".startswith(f"{name}.") for name in names if name != ARM):
+            return True
+        return ARM in names and not any(f"{key}.".startswith(f"{name}.") for name in others)
 
 
 def _holds_macros(path: Path) -> bool:

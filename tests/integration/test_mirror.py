@@ -59,7 +59,11 @@ def test_an_offline_wandb_file_holds_config_and_results(tiny):
         for one in found
         if one.WhichOneof("record_type") == "metric"
     }
-    assert goals == {"train/loss": (True, False), "val/*": (False, True), "test/*": (False, True)}
+    best = {"train/loss": (True, False), "val/*": (False, True), "test/*": (False, True)}
+    assert best.items() <= goals.items()
+    axes = {one.metric.name or one.metric.glob_name: one.metric.step_metric for one in found if one.HasField("metric")}
+    for name in ("train/*", "offsets/*", "epoch", *best):
+        assert axes[name] == "trainer/global_step", name
     [artifact] = [one.artifact for one in found if one.artifact.type == "model"]
     [file] = artifact.manifest.contents
     assert (artifact.name, file.path) == ("tiny-one", "last.ckpt")

@@ -10,6 +10,8 @@ from command_line import environment
 from processes import await_, processes_of
 from wandb_server import WandbServer
 
+from dcnlab.ablations.sweeps.sweep_file import read
+
 SECONDS = 240
 """For a command of wandb's to end, on a loaded machine."""
 
@@ -72,3 +74,24 @@ def test_an_agent_trains_every_trial_of_a_sweep(server, wandb, new_sweep):
     for run in server.runs.values():
         assert (run.state, run.project, run.latest("sweep")) == ("finished", "ours", path.rpartition("/")[2])
         assert json.loads(run.summary["dcnlab_results"])["status"] == "finished"
+
+
+def test_synced_trials_keep_project_group_and_commit(server, wandb):
+    """`dcnlab sweep` hands wandb no ID of a sweep; the digest, the file's project, commit and log arrive."""
+    tree = {"program": "tiny.yaml", "command": ["dcnlab", "fit", "${program}", "${args_json_file}"], "method": "grid"}
+    tree |= {"project": "mine", "entity": "my-team", "parameters": {"seed": {"value": 3}}}
+    Path("ablation.yaml").write_text(yaml.safe_dump(tree))
+    logs = "test.expected={top1: [0, 100]}"
+    end(wandb("dcnlab", "sweep", "ablation.yaml", logs, WANDB_TAGS="one, two", WANDB_NOTES="a note"))
+    folders = [str(path) for path in Path("runs/ablation").glob("*/wandb/offline-run-*")]
+    assert not server.operations
+    text = end(wandb("wandb", "sync", *folders))
+    [run] = server.runs.values()
+    digest = read("ablation.yaml").id
+    assert (run.state, run.project, run.entity, run.latest("sweep")) == ("finished", "mine", "my-team", None), text
+    assert (run.latest("groupName"), run.values["dcnlab_sweep"]) == (f"ablation-{digest}", digest)
+    assert (run.latest("tags"), run.latest("notes")) == (["one", "two", f"sweep-{digest}"], "a note")
+    assert run.latest("commit") == json.loads(run.summary["dcnlab_results"])["environment"]["git"]
+    assert json.loads(run.files["wandb-metadata.json"])["args"][:2] == ["fit", "tiny.yaml"]
+    assert {row["trainer/global_step"] for row in run.history if "train/loss" in row} == {0, 1}
+    assert any("top1" in line for line in run.lines["output.log"])

@@ -1,4 +1,4 @@
-"""The command of a sweep file: its experiment, its key=value, and how wandb's agent would run it differently."""
+"""The command of a sweep file: its experiment, its key=value, and the words before `dcnlab fit`."""
 
 from __future__ import annotations
 
@@ -23,26 +23,21 @@ _INTERPRETER = re.compile(r"\$\{(env|interpreter)\}|(.*/)?env|(.*/)?python[0-9.]
 VARIABLE = re.compile(r"([A-Za-z_][A-Za-z0-9_]*)=(.*)", re.DOTALL)
 
 
-def notes(tree: dict[str, Any], before: Sequence[str]) -> list[str]:
-    """Notes on what wandb's agent would do differently with the command.
+def check_runnable(before: Sequence[str]) -> None:
+    """Check that the words before `dcnlab fit` are such as `dcnlab sweep` follows: environment variables and Python.
 
     Args:
-        tree: the file.
-        before: the words of its command before `fit`.
+        before: the words.
+
+    Raises:
+        ConfigError: another program is to start the trial, or Python is given an option.
     """
-    if "command" not in tree:
-        return [
-            f"command is missing; trials run by dcnlab fit here, but wandb's agent would run `/usr/bin/env python "
-            f"{tree.get('program')} --NAME=VALUE`; write command: {USUAL}"
-        ]
-    dropped = [word for word in before if not _INTERPRETER.fullmatch(word) and not VARIABLE.fullmatch(word)]
-    if not dropped:
-        return []
-    words = shlex.join(dropped)
-    return [
-        f"command: {words} before dcnlab fit is left out here; processes and machines of a trial are trainer.devices "
-        "and trainer.num_nodes"
-    ]
+    foreign = [word for word in before if not _INTERPRETER.fullmatch(word) and not VARIABLE.fullmatch(word)]
+    if foreign:
+        raise ConfigError(
+            f"command: dcnlab sweep cannot run {shlex.join(foreign)} before dcnlab fit, as wandb's agent does; "
+            "state the processes and machines of a trial as trainer.devices and trainer.num_nodes instead"
+        )
 
 
 def parse(tree: dict[str, Any]) -> tuple[str, tuple[str, ...], list[str]]:
@@ -52,7 +47,12 @@ def parse(tree: dict[str, Any]) -> tuple[str, tuple[str, ...], list[str]]:
         ConfigError: the command does not call `dcnlab fit` with the sweep's parameters.
     """
     program = tree.get("program")
-    command = tree.get("command", ["dcnlab", "fit", "${program}", "${args_json_file}"])
+    command = tree.get("command")
+    if command is None:
+        raise ConfigError(
+            f"command is missing, and wandb's agent would run `/usr/bin/env python {program} --NAME=VALUE`; "
+            f"write command: {USUAL}"
+        )
     if not isinstance(command, list) or not command:
         raise ConfigError(f"command is {command!r}; it must be a list: command: {USUAL}")
     words = [str(word) for word in command]

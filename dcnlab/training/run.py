@@ -23,7 +23,7 @@ from dcnlab.training.distributed import slurm_requeue
 from dcnlab.training.distributed.rank import is_rank_0
 from dcnlab.training.interruption import same_end_on_all_ranks
 from dcnlab.training.loading import check_same_network
-from dcnlab.training.loggers import console, wandb_start
+from dcnlab.training.loggers import console, wandb_file, wandb_start
 from dcnlab.training.loggers.metrics_csv import MetricsFile
 from dcnlab.training.outcome import FINISHED
 from dcnlab.training.parts import Parts, build
@@ -188,6 +188,7 @@ def _train(
         _prepare_to_resume(config, parts, resumption)
     if is_rank_0():
         folder.remove_temporaries()
+        wandb_file.mend(folder.wandb)
     wandb_logger = wandb_start.start(config, folder, wandb_id)
     more_loggers = console.tensorboard_loggers(config, folder.path)
     csv_logger = MetricsFile(folder.metrics, None if resumption is None else resumption.step)

@@ -589,3 +589,12 @@ def test_variables_of_the_command_reach_its_trials(sweep):
     assert b"OMP_NUM_THREADS=3" in environ
     assert b"MKL_NUM_THREADS=2" in environ
     assert f"DCNLAB_PARENT={os.getpid()}".encode() in environ
+
+
+def test_a_resumed_run_takes_only_the_sweeps_parameters(tiny):
+    """On resume wandb's server gives the whole config of the run, with wandb's own keys."""
+    from dcnlab.training.loggers import wandb_run
+
+    first = load_experiment(tiny, ["id=one"], {"model.deform_layers": 1, "seed": 3})
+    Path("args.json").write_text(json.dumps({**wandb_run.config(first), "_wandb": {"t": 1}}))
+    assert load_experiment(tiny, ["args.json", "id=one"]) == first

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shlex
 from collections.abc import Sequence
@@ -10,7 +11,9 @@ from typing import Any
 from dcnlab.config.overrides import parse_override
 from dcnlab.io.errors import ConfigError
 
-MACROS = ("env", "interpreter", "program", "args_json_file", "args_no_hyphens")
+PARAMETERS = ("${args_json_file}", "${args_no_hyphens}", "${args}")
+"""Macros of wandb for the sweep's parameters, of which a command needs one."""
+MACROS = ("env", "interpreter", "program", "args_json_file", "args_no_hyphens", "args")
 """Macros of wandb that `dcnlab fit` can use."""
 USUAL = '["${env}", dcnlab, fit, "${program}", "${args_json_file}"]'
 """As YAML that can be pasted: a brace in a list needs quotes."""
@@ -20,6 +23,7 @@ _INTERPRETER = re.compile(r"\$\{(env|interpreter)\}|(.*/)?env|(.*/)?python[0-9.]
 """Words before `fit` that say which program runs; here it is this one."""
 
 
+_ENVIRONMENT = re.compile(r"\$\{envvar:([A-Z0-9_]*)\}")
 VARIABLE = re.compile(r"([A-Za-z_][A-Za-z0-9_]*)=(.*)", re.DOTALL)
 
 
@@ -40,6 +44,11 @@ def check_runnable(before: Sequence[str]) -> None:
         )
 
 
+def _with_variables(word: str) -> str:
+    """The word with `${envvar:NAME}` replaced as wandb's agent does: by the value, or by the name where it has none."""
+    return _ENVIRONMENT.sub(lambda match: os.environ.get(match[1], match[1]), word)
+
+
 def parse(tree: dict[str, Any]) -> tuple[str, tuple[str, ...], list[str]]:
     """The experiment, the key=value, and the words before `fit` of a sweep's command.
 
@@ -55,13 +64,13 @@ def parse(tree: dict[str, Any]) -> tuple[str, tuple[str, ...], list[str]]:
         )
     if not isinstance(command, list) or not command:
         raise ConfigError(f"command is {command!r}; it must be a list: command: {USUAL}")
-    words = [str(word) for word in command]
+    words = [_with_variables(str(word)) for word in command]
     for word in words:
         macro = re.fullmatch(r"\$\{(.*)\}", word)
         if macro and macro[1] not in MACROS:
             raise ConfigError(f"command: {word} is not an argument of dcnlab fit; write command: {USUAL}")
     calls = [at for at in range(1, len(words)) if words[at] == "fit" and words[at - 1].endswith("dcnlab")]
-    if not calls or not {"${args_json_file}", "${args_no_hyphens}"} & set(words):
+    if not calls or not set(PARAMETERS) & set(words):
         raise ConfigError(f"command must call dcnlab fit with the sweep's parameters: command: {USUAL}")
     experiment, *rest = words[calls[0] + 1 :]
     if experiment == "${program}":

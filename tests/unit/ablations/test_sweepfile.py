@@ -159,8 +159,8 @@ def test_the_command_may_name_the_experiment(write):
         ({"program": None}, "program is missing"),
         ({"program": "on.yaml"}, "no such file: on.yaml; nearest: one.yaml"),
         (
-            {"command": ["python", "train.py", "${args}"]},
-            '${args} is not an argument of dcnlab fit; write command: ["${env}", dcnlab, fit',
+            {"command": ["python", "train.py", "${args_no_equals}"]},
+            '${args_no_equals} is not an argument of dcnlab fit; write command: ["${env}", dcnlab, fit',
         ),
         ({"command": ["python", "train.py", "${args_json_file}"]}, "command must call dcnlab fit"),
         ({"command": ["dcnlab", "fit", "${program}"]}, "command must call dcnlab fit with the sweep's parameters"),
@@ -271,3 +271,15 @@ def test_run_cap_takes_the_first_points_of_a_huge_grid(write):
     assert [trial.parameters for trial in all_trials(path)] == [
         {"model.deform_layers": 1, "seed": seed} for seed in (7, 8, 9)
     ]
+
+
+@pytest.mark.parametrize("macro", ["${args_json_file}", "${args_no_hyphens}", "${args}"])
+def test_macros_of_the_environment_are_wandbs(write, monkeypatch, macro):
+    """`${envvar:NAME}` becomes the variable's value, or its name; wandb's own code says the same."""
+    from wandb.sdk.launch.sweeps.utils import create_sweep_command
+
+    monkeypatch.setenv("DCNLAB_VOC", "/voc")
+    monkeypatch.delenv("DCNLAB_COCO", raising=False)
+    words = ["name=${envvar:DCNLAB_COCO}", "data.root=${envvar:DCNLAB_VOC}/2012"]
+    sweep = sweep_file.read(write(command=["dcnlab", "fit", "${program}", macro, *words]))
+    assert list(sweep.overrides) == create_sweep_command(words) == ["name=DCNLAB_COCO", "data.root=/voc/2012"]

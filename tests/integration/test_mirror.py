@@ -110,3 +110,17 @@ def test_wandb_gets_tables_and_figures_but_no_checkpoint(run, tmp_path):
 def tables_in(folder):
     paths = folder.glob("files/media/table/tables/*.table.json")
     return {path.name.partition("_")[0]: path for path in paths}
+
+
+def test_a_server_that_takes_no_tables_ends_no_run(run, tmp_path, monkeypatch, caplog):
+    """The server may go away at the end of a run: a line says so, and the results are in the summary."""
+
+    def refuse(*arguments):
+        raise wandb.errors.AuthenticationError("no answer")
+
+    monkeypatch.setattr(run, "log", refuse)
+    config = from_yaml(yaml.safe_dump({"trainer": {"max_steps": 1}, "id": "one"}), "test")
+    wandb_run.finish(run, config, RunFolder(tmp_path), RESULTS)
+    wandb.teardown()
+    assert wandb_file.summary(mirrored(tmp_path)[0])["test/miou"] == 61.25
+    assert "did not take tables, plots or the checkpoint (no answer)" in caplog.text

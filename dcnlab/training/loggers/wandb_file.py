@@ -17,7 +17,7 @@ _WHOLE, _LAST = 1, 4
 
 
 def mend(folder: Path) -> None:
-    """Cut the offline files below wandb's folder of a run after their last whole record; remove those without the run's own.
+    """Cut a run's offline files after their last whole record; remove those without the record of the run.
 
     Args:
         folder: of wandb's files; no process may be writing there.

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import json
+import logging
 import os
 from collections.abc import Iterator
 from typing import Any
@@ -12,6 +13,7 @@ from typing import Any
 from dcnlab.config import overrides
 from dcnlab.config.load import to_yaml
 from dcnlab.config.schema import Config
+from dcnlab.io.text import one_line
 from dcnlab.metrics.names import is_headline
 from dcnlab.training.run_folder import RunFolder
 
@@ -61,12 +63,16 @@ def finish(run: Any, config: Config, folder: RunFolder, results: dict[str, Any])
     import wandb
 
     with _staged_in(folder):
-        _log_tables_and_plots(run, folder, results)
-        if config.logger.artifacts and results["status"] == "finished":
-            artifact = wandb.Artifact(f"{config.name}-{config.id}", "model", metadata=results["metrics"])
-            # In place, without a copy. An absolute path, as `wandb sync` may be called from anywhere.
-            artifact.add_file(str(folder.checkpoint.resolve()), policy="immutable")
-            run.log_artifact(artifact)
+        try:
+            _log_tables_and_plots(run, folder, results)
+            if config.logger.artifacts and results["status"] == "finished":
+                artifact = wandb.Artifact(f"{config.name}-{config.id}", "model", metadata=results["metrics"])
+                # In place, without a copy. An absolute path, as `wandb sync` may be called from anywhere.
+                artifact.add_file(str(folder.checkpoint.resolve()), policy="immutable")
+                run.log_artifact(artifact)
+        except wandb.Error as error:  # wandb asks the server for the artifact's name at once
+            text = f"wandb's server did not take tables, plots or the checkpoint ({one_line(error)})"
+            logging.getLogger("dcnlab").warning(text)
         run.summary.update(_best(dict(run.summary)))
         costs = {key: value for key, value in results["cost"].items() if value is not None}
         tested = {f"test/{key}": value for key, value in results["metrics"].items()}

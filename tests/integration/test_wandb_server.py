@@ -95,3 +95,26 @@ def test_synced_trials_keep_project_group_and_commit(server, wandb):
     assert json.loads(run.files["wandb-metadata.json"])["args"][:2] == ["fit", "tiny.yaml"]
     assert {row["trainer/global_step"] for row in run.history if "train/loss" in row} == {0, 1}
     assert any("top1" in line for line in run.lines["output.log"])
+
+
+def test_an_ended_agents_trial_is_resumed_as_the_same_run(server, wandb, new_sweep):
+    """SIGTERM to the agent leaves no rank; the next agent resumes the run with its whole config, and steps continue."""
+    long = ["trainer.max_steps=60", "trainer.checkpoint_every=0", "data.val=null", "trainer.devices=2"]
+    path = new_sweep({"seed": {"values": [5]}}, *long, macro="${args}")
+    agent = wandb("wandb", "agent", path)
+    await_(lambda: list(Path("runs").rglob("last.ckpt")), SECONDS)
+    agent.terminate()
+    agent.wait(SECONDS)
+    await_(lambda: not processes_of(Path.cwd()), 60)
+    [run] = server.runs.values()
+    assert (run.state, run.preempting) == ("preempted", True)
+    assert server.sweeps[run.latest("sweep")].waiting[0]["args"].keys() > {"trainer", "dcnlab_config", "_wandb"}
+    text = end(wandb("wandb", "agent", path))
+    assert "resuming from step" in text
+    assert [one.name for one in server.runs.values()] == [run.name]
+    assert run.state == "finished"
+    results = json.loads(run.summary["dcnlab_results"])
+    assert (results["parameters"], results["environment"]["world_size"]) == ({"seed": 5}, 2)
+    steps = [row["_step"] for row in run.history]
+    assert steps == sorted(set(steps))
+    assert [row for row in run.history if row.get("trainer/global_step") == 59]

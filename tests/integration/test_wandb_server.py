@@ -99,7 +99,8 @@ def test_synced_trials_keep_project_group_and_commit(server, wandb):
 
 def test_an_ended_agents_trial_is_resumed_as_the_same_run(server, wandb, new_sweep):
     """SIGTERM to the agent leaves no rank; the next agent resumes the run with its whole config, and steps continue."""
-    long = ["trainer.max_steps=30", "test.pictures=0", "trainer.checkpoint_every=0", "data.val=null", "trainer.devices=2"]
+    long = ["trainer.max_steps=30", "trainer.checkpoint_every=0", "trainer.devices=2"]
+    long += ["data.val=null", "test.pictures=0"]
     path = new_sweep({"seed": {"values": [5]}}, *long, macro="${args}")
     agent = wandb("wandb", "agent", path)
     await_(lambda: list(Path("runs").rglob("last.ckpt")), SECONDS)

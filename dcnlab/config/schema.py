@@ -341,10 +341,10 @@ class LoggerConfig:
 
     wandb: bool = True
     """Mirror to Weights & Biases: offline unless WANDB_MODE says otherwise."""
-    project: str = "dcnlab"
-    """Project on Weights & Biases."""
+    project: str | None = None
+    """Project on Weights & Biases; null takes WANDB_PROJECT, or dcnlab."""
     entity: str | None = None
-    """User or team there; null takes the account's own."""
+    """User or team there; null takes WANDB_ENTITY, or the account's own."""
     every: int = 20
     """Steps between two logged training losses."""
     artifacts: bool = False

@@ -28,7 +28,7 @@ from dcnlab.training.callbacks.feature_cache import CacheFeatures
 from dcnlab.training.callbacks.finite_outputs import FiniteOutputs
 from dcnlab.training.callbacks.watchdog import Watchdog
 from dcnlab.training.distributed.failures import FailurePropagation
-from dcnlab.training.loggers import console
+from dcnlab.training.loggers import console, wandb_start
 from dcnlab.training.run_folder import RunFolder
 
 
@@ -70,7 +70,7 @@ def build(
     """
     check_paths(config)
     if console.uses(config.logger, "wandb"):
-        console.wandb_mode()
+        wandb_start.mode()
     console.check_tensorboard(config.logger)
     console.quiet()
     if config.trainer.threads is not None:

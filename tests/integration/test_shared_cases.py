@@ -229,20 +229,24 @@ def test_sweep_args_no_hyphens(case):
 
 
 def test_sweep_without_command(case):
-    """A sweep file that leaves out `command` runs, with a note."""
+    """A sweep file that leaves out `command` is refused, with a command that can be pasted."""
     done = dcnlab("sweep", "sweep.yaml", "--limit", "1", *QUICK)
-    assert done.returncode == 0, done.stderr
-    assert "command" in done.stderr
+    assert done.returncode == 2
+    assert 'write command: ["${env}", dcnlab, fit, "${program}", "${args_json_file}"]' in done.stderr
 
 
 def test_sweep_words_dropped(case):
-    """project and entity reach the trials; a dropped torchrun is noted."""
+    """torchrun is refused in one line; without it, project and entity reach the trials."""
+    refused = dcnlab("sweep", "sweep.yaml", "trainer.accelerator=cpu", WANDB_MODE="offline")
+    assert refused.returncode == 2
+    assert refused.stderr.startswith("dcnlab: sweep.yaml: command: dcnlab sweep cannot run torchrun --nproc-per-node 2")
+    file = case / "sweep.yaml"
+    file.write_text(file.read_text().replace('torchrun, --nproc-per-node, "2", -m, ', ""))
     done = dcnlab("sweep", "sweep.yaml", "trainer.accelerator=cpu", WANDB_MODE="offline")
     assert done.returncode == 0, done.stderr
     config = next(case.glob("runs/**/config.yaml")).read_text()
     assert "project: my-own-project" in config
     assert "entity: my-team" in config
-    assert "torchrun" in done.stderr
 
 
 def test_hint_is_no_yaml(case):

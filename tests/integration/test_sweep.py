@@ -513,19 +513,20 @@ def test_gpus_and_cores_are_divided_among_the_jobs(monkeypatch, jobs, devices, a
 
 
 def test_a_trial_gets_its_gpus_threads_and_our_package(tmp_path, monkeypatch):
-    """A trial's environment has its own GPUs, threads and sweep id, and not the parent's wandb run id."""
+    """A trial's environment has its own GPUs, threads and sweep, and no run or sweep of wandb's."""
     (tmp_path / "dcnlab").mkdir()
     (tmp_path / "dcnlab/__init__.py").touch()  # or a PYTHONPATH of the user's with a whole package would come first
     (tmp_path / "dcnlab/__main__.py").write_text("import json, os; print(json.dumps(dict(os.environ)))")
     monkeypatch.setattr(packaged, "PACKAGE", tmp_path / "dcnlab")
-    monkeypatch.setenv("WANDB_RUN_ID", "another")
-    child = children.start(["fit"], tmp_path / "log.txt", children.Slot("2,3", 5), {"WANDB_SWEEP_ID": "s"})
+    for name in ("WANDB_RUN_ID", "WANDB_SWEEP_ID", "WANDB_SWEEP_PARAM_PATH"):
+        monkeypatch.setenv(name, "another")
+    child = children.start(["fit"], tmp_path / "log.txt", children.Slot("2,3", 5), {"DCNLAB_SWEEP": "s"})
     assert child.process.wait(60) == 0
     found = json.loads((tmp_path / "log.txt").read_text())
-    wanted = {"CUDA_VISIBLE_DEVICES": "2,3", "OMP_NUM_THREADS": "5", "NUMBA_NUM_THREADS": "5", "WANDB_SWEEP_ID": "s"}
+    wanted = {"CUDA_VISIBLE_DEVICES": "2,3", "OMP_NUM_THREADS": "5", "NUMBA_NUM_THREADS": "5", "DCNLAB_SWEEP": "s"}
     assert wanted.items() <= found.items()
     assert found[parent_death.PARENT] == str(os.getpid())
-    assert "WANDB_RUN_ID" not in found
+    assert not [name for name in found if name.startswith("WANDB_")]
     assert os.getpgid(0) != child.process.pid
 
 
@@ -588,3 +589,12 @@ def test_variables_of_the_command_reach_its_trials(sweep):
     assert b"OMP_NUM_THREADS=3" in environ
     assert b"MKL_NUM_THREADS=2" in environ
     assert f"DCNLAB_PARENT={os.getpid()}".encode() in environ
+
+
+def test_a_resumed_run_takes_only_the_sweeps_parameters(tiny):
+    """On resume wandb's server gives the whole config of the run, with wandb's own keys."""
+    from dcnlab.training.loggers import wandb_run
+
+    first = load_experiment(tiny, ["id=one"], {"model.deform_layers": 1, "seed": 3})
+    Path("args.json").write_text(json.dumps({**wandb_run.config(first), "_wandb": {"t": 1}}))
+    assert load_experiment(tiny, ["args.json", "id=one"]) == first

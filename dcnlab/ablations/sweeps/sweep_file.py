@@ -46,11 +46,13 @@ class Sweep:
     goal: str | None
     """Of the metric, as the file says it: maximize | minimize."""
     notes: tuple[str, ...]
-    """Keys that have no effect here, or another effect under wandb's agent."""
+    """Keys that have no effect here."""
     logger: tuple[str, ...] = ()
     """Its `project` and `entity`, as key=value of the trials."""
     environment: tuple[tuple[str, str], ...] = ()
     """Names and values of environment variables that its command sets."""
+    before: tuple[str, ...] = ()
+    """The words of its command before `dcnlab fit`."""
 
     @property
     def name(self) -> str:
@@ -59,7 +61,7 @@ class Sweep:
 
     @property
     def id(self) -> str:
-        """The sweep's ID in its offline wandb runs: a hash of the file's content."""
+        """A digest of the file's content, which its runs carry on wandb; no ID that wandb's server would know."""
         return digest([self.name, self.program, self.overrides, self.method, self.parameters])[:8]
 
     @property
@@ -142,12 +144,10 @@ def _sweep(path: Path, tree: dict[str, Any]) -> Sweep:
         run_cap=run_cap,
         metric=metric.get("name"),
         goal=metric.get("goal"),
-        notes=(
-            *(f"{path}: {key} has no effect without wandb's server" for key in ignored),
-            *(f"{path}: {note}" for note in sweep_command.notes(tree, before)),
-        ),
+        notes=tuple(f"{path}: {key} has no effect without wandb's server" for key in ignored),
         logger=_logger(tree),
         environment=variables,
+        before=tuple(before),
     )
     if method == "grid":
         search.grid_size(parameters)  # a distribution that a grid cannot list is an error of the file

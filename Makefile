@@ -59,7 +59,7 @@ bench-guard: $(VENV)/.installed  ## hold the main paths' instruction counts agai
 install: $(VENV)/.installed  ## make a virtual environment in .venv and install dcnlab into it
 
 test: $(VENV)/.installed-test  ## run the whole test-suite
-	$(BIN)/python -m pytest --numprocesses 2
+	$(BIN)/python -m pytest --numprocesses 2 --dist worksteal
 
 gpu-test: $(VENV)/.installed-test  ## run the tests that need a CUDA GPU
 	$(BIN)/python -m pytest -m gpu

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 import yaml
+from command_line import dcnlab, python
 from locations import SHARED
 
 ATTACKS = SHARED / "attacks"
@@ -94,7 +95,7 @@ def test_a_sweep_of_billions_of_trials_is_refused_in_one_line(changes):
     """Attack files of the shared folder: the size is known before any trial is made."""
     sweep = yaml.safe_load((ATTACKS / "5_sweep_bombs.yaml").read_text()) | changes
     Path("sweep.yaml").write_text(yaml.safe_dump(sweep))
-    done = run("dcnlab", "sweep", "sweep.yaml", *QUICK)
+    done = dcnlab("sweep", "sweep.yaml", *QUICK)
     assert done.returncode == 2, done.stderr
     assert len(done.stderr.strip().splitlines()) == 1
     assert "sweep.yaml" in done.stderr
@@ -109,11 +110,11 @@ def test_links_that_form_a_loop_are_skipped():
 
 def test_nan_weights_are_neither_scored_nor_exported():
     """evaluate and export refuse a checkpoint of NaN weights in one line with exit status 2."""
-    fit = run("dcnlab", "fit", "classification/quickstart", *QUICK, "id=x", "logger.wandb=false")
+    fit = dcnlab("fit", "classification/quickstart", *QUICK, "id=x", "logger.wandb=false")
     folder = fit.stdout.splitlines()[-1]
-    assert run("python", ATTACKS / "7_not_a_number_is_scored.py", folder).returncode == 0
+    assert python(ATTACKS / "7_not_a_number_is_scored.py", folder).returncode == 0
     for words in (["evaluate", folder], ["export", folder, "--format", "safetensors"]):
-        done = run("dcnlab", *words)
+        done = dcnlab(*words)
         assert done.returncode == 2, words
         assert len(done.stderr.strip().splitlines()) == 1
         assert "not finite" in done.stderr
@@ -124,11 +125,11 @@ def test_a_lone_surrogate_in_results_stops_no_table():
     sweep = {"program": "classification/quickstart", "method": "grid", "parameters": {"seed": {"values": [1, 2]}}}
     sweep["command"] = ["${env}", "dcnlab", "fit", "${program}", "${args_json_file}"]
     Path("sweep.yaml").write_text(yaml.safe_dump(sweep))
-    assert run("dcnlab", "sweep", "sweep.yaml", *QUICK, "logger.wandb=false").returncode == 0
+    assert dcnlab("sweep", "sweep.yaml", *QUICK, "logger.wandb=false").returncode == 0
     victim, *_ = sorted(Path("runs").rglob("results.json"))
     victim.write_bytes((ATTACKS / "8_surrogate_results.json").read_bytes())
     for command in (["table", "sweep.yaml", "--runs", "runs"], ["report", "runs"]):
-        done = run("dcnlab", *command, *(QUICK if command[0] == "table" else ()))
+        done = dcnlab(*command, *(QUICK if command[0] == "table" else ()))
         assert "Traceback" not in done.stderr, done.stderr
         assert done.returncode == 0, done.stderr
 
@@ -138,7 +139,7 @@ def test_an_image_of_thousands_of_scans_is_refused():
     target.mkdir(parents=True)
     shutil.copy(ATTACKS / "9_progressive_scans.jpg", target)
     code = "from dcnlab.data.classification.image_folder import ImageFolderSplit as S; S('scans', 'train')[0]"
-    done = run("python", "-c", code)
+    done = python("-c", code)
     assert done.returncode == 1
     last = done.stderr.strip().splitlines()[-1]
     assert last.startswith("dcnlab.io.errors.DataError: ")

@@ -41,7 +41,11 @@ def start(*arguments, stdout=subprocess.PIPE, stderr=subprocess.PIPE, new_sessio
 
 def dcnlab(*arguments, timeout=300, **more):
     """Run the command line in the current folder to its end."""
-    with start(*arguments, **more) as process:
+    return _ended(start(*arguments, **more), timeout)
+
+
+def _ended(process, timeout):
+    with process:
         try:
             out, err = process.communicate(timeout=timeout)
         except BaseException:
@@ -50,17 +54,16 @@ def dcnlab(*arguments, timeout=300, **more):
     return subprocess.CompletedProcess(process.args, process.returncode, out, err)
 
 
-def python(*arguments, timeout=300):
-    """Run `python ARGUMENTS` to its end, a script or `-c CODE`, in a process that has imported dcnlab before."""
+def start_python(*arguments, stdout=subprocess.PIPE, stderr=subprocess.PIPE, new_session=False):
+    """Start `python ARGUMENTS`, a script or `-c CODE`, in a process that has imported dcnlab before."""
     words = [sys.executable, *map(str, arguments)]
-    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
-    with WarmPopen(words, env=environment(), **pipes) as process:
-        try:
-            out, err = process.communicate(timeout=timeout)
-        except BaseException:
-            process.kill()
-            raise
-    return subprocess.CompletedProcess(words, process.returncode, out, err)
+    pipes = {"stdout": stdout, "stderr": stderr, "text": True}
+    return WarmPopen(words, env=environment(), **pipes, start_new_session=new_session)
+
+
+def python(*arguments, timeout=300):
+    """Run `python ARGUMENTS`, as `start_python` does, to its end."""
+    return _ended(start_python(*arguments), timeout)
 
 
 def dcnlab_anew(*arguments, timeout=300, **more):

@@ -24,7 +24,7 @@ QUICK = ("trainer.max_steps=1", "data.train_length=64", "data.test_length=40", "
 
 @pytest.fixture(autouse=True)
 def folder(tmp_path, monkeypatch):
-    """An empty current folder, with our `dcnlab` and `python` first on the path."""
+    """An empty current folder, with our `dcnlab` and `python` in its folder bin."""
     monkeypatch.chdir(tmp_path)
     programs = tmp_path / "bin"
     programs.mkdir()
@@ -32,7 +32,6 @@ def folder(tmp_path, monkeypatch):
     (programs / "python").write_text(f'#!/bin/sh\nexec {sys.executable} "$@"\n')
     for program in programs.iterdir():
         program.chmod(0o755)
-    monkeypatch.setenv("PATH", f"{programs}:{os.environ['PATH']}")
     for name in [name for name in os.environ if name.startswith(("WANDB_", "DCNLAB_", "SLURM_"))]:
         monkeypatch.delenv(name)
     monkeypatch.setenv("WANDB_MODE", "offline")
@@ -40,14 +39,15 @@ def folder(tmp_path, monkeypatch):
 
 
 def run(*command: object, memory: int | None = None) -> subprocess.CompletedProcess[str]:
-    """A command in a process of its own, under a limit of its address space in bytes."""
+    """A command that finds our `dcnlab` and `python` first, under a limit of its address space in bytes."""
 
     def limit() -> None:
         if memory is not None:
             resource.setrlimit(resource.RLIMIT_AS, (memory, memory))
 
     words = [str(word) for word in command]
-    return subprocess.run(words, capture_output=True, text=True, timeout=400, check=False, preexec_fn=limit)
+    env = os.environ | {"PATH": f"{Path.cwd() / 'bin'}:{os.environ['PATH']}"}
+    return subprocess.run(words, capture_output=True, text=True, timeout=400, check=False, env=env, preexec_fn=limit)
 
 
 @pytest.mark.parametrize("name", ["1_same_fit_after_failure_erases.sh", "2_changed_setting_erases.sh"])

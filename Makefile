@@ -113,6 +113,12 @@ $(VENV)/.installed-docs: pyproject.toml constraints.txt | $(VENV)/bin/python
 	$(CUPY12)
 	@touch $@ $(VENV)/.installed
 
+# What `make lint`, `make docs` and `make test` need, by one call of pip.
+$(VENV)/.installed-all: pyproject.toml constraints.txt | $(VENV)/bin/python
+	$(PIP) --editable '.[docs,test,cuda$(CUDA)]'
+	$(CUPY12)
+	@touch $@ $(VENV)/.installed $(VENV)/.installed-test $(VENV)/.installed-docs
+
 $(VENV)/bin/python:
 	@$(PYTHON) -c 'import sys; sys.exit(f"dcnlab needs Python 3.11 or newer, this is {sys.version.split()[0]}: make PYTHON=python3.12" if sys.version_info < (3, 11) else 0)'
 	@$(PYTHON) -m venv $(VENV) || { rm -rf $(VENV); echo 'Python lacks venv or pip: on Debian and Ubuntu, apt-get install python3-venv' >&2; exit 2; }

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from command_line import dcnlab, environment, start
+from command_line import dcnlab, environment, start, start_python
 from processes import await_, children_of, processes_of
 from small_experiments import write_data
 
@@ -199,6 +199,15 @@ def test_rank_1_dies_with_its_parent(tmp_path):
     await_(lambda: not Path(f"/proc/{pid}").exists(), 20)
 
 
+IMPATIENT = """
+from dcnlab.cli.main import main
+from dcnlab.training.distributed import early_failure
+early_failure.LISTEN_SECONDS = 1.0
+main()
+"""
+"""The command line, whose rank 0 waits a second, and not thirty, to tell late ranks of its failure."""
+
+
 @pytest.mark.slow
 def test_waiting_for_another_machine_can_be_stopped(tiny):
     """Rank 0 listens, rank 1 meets a closed port: one line each, ended by a signal or the time limit."""
@@ -207,7 +216,7 @@ def test_waiting_for_another_machine_can_be_stopped(tiny):
         port = free.getsockname()[1]
     command = ["fit", tiny, "trainer.num_nodes=2", "logger.wandb=false"]
     meet = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
-    late = start(*command, "id=late", "trainer.rendezvous_minutes=0.01")
+    late = start_python("-P", "-c", IMPATIENT, *command, "id=late", "trainer.rendezvous_minutes=0.01")
     first = start(*command, "id=first")
     second = start(*command, "id=second", NODE_RANK="1", **meet)
     for process, number in ((second, signal.SIGTERM), (first, signal.SIGINT)):

@@ -163,7 +163,7 @@ def test_rank_0_reports_the_sigkill_of_rank_1(tiny, launcher):
     assert (first.returncode, out, err) == (2, "", said)
     assert (results("tiny/one")["status"], results("tiny/one")["reason"]) == ("interrupted", died)
     for process in second:
-        process.communicate(timeout=10)
+        process.communicate(timeout=60)
     await_(lambda: not processes_of(Path.cwd()), 30)
 
 
@@ -177,7 +177,7 @@ def test_rank_1_reports_the_sigkill_of_rank_0(tiny):
     died = f"rank 0 (process {first.pid}) was killed by signal 9 (SIGKILL), often the kernel's for want of memory"
     said = f"dcnlab: {died}; a smaller data.batch_size or fewer data.workers need less\n"
     assert (second.returncode, out, err) == (2, "", said)
-    first.communicate(timeout=10)
+    first.communicate(timeout=60)
     assert not Path("runs/tiny/one/results.json").exists()  # so that the same command, and resume, go on
 
 
@@ -196,7 +196,7 @@ def test_rank_1_dies_with_its_parent(tmp_path):
     os.kill(pid, 0)
     process.kill()
     process.wait()
-    await_(lambda: not Path(f"/proc/{pid}").exists(), 20)
+    await_(lambda: not Path(f"/proc/{pid}").exists(), 30)
 
 
 IMPATIENT = """

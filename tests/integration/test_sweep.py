@@ -86,7 +86,7 @@ def test_a_killed_sweep_runs_only_the_missing_trials(sweep):
     complete = {}
     for delay in [random.uniform(0, 4) for _ in range(2)]:
         start_and_kill(path, delay)
-        await_(lambda: not processes_of(Path.cwd()), 15)
+        await_(lambda: not processes_of(Path.cwd()), 60)
         assert complete.items() <= stamps().items()
         complete = {file: stamp for file, stamp in stamps().items() if json.loads(file.read_text())}
     done = len(results(path))
@@ -108,7 +108,7 @@ def test_a_killed_sweep_runs_only_the_missing_trials(sweep):
     complete = stamps()
     began = time.monotonic()
     third = dcnlab("sweep", path)
-    assert time.monotonic() - began < 10
+    assert time.monotonic() - began < 30
     assert (third.returncode, third.stderr) == (0, "")
     assert "4 finished before" in third.stdout
     assert stamps() == complete
@@ -251,16 +251,16 @@ def test_a_trial_that_ignores_signals_is_killed(tmp_path, monkeypatch):
     monkeypatch.setattr(packaged, "PACKAGE", tmp_path / "dcnlab")
     log = tmp_path / "log.txt"
     child = children.start(["fit"], log, children.Slot(None, 1), {})
-    await_(lambda: log.read_text().endswith("\n"), 30)
+    await_(lambda: log.read_text().endswith("\n"), 60)
 
     def gone():
         children.urge(child, patience=0.2)
         return child.process.poll() is not None
 
-    await_(gone, 10)
+    await_(gone, 60)
     assert child.process.returncode == -signal.SIGKILL
     loader = Path("/proc") / log.read_text().strip() / "stat"
-    await_(lambda: not loader.exists() or loader.read_text().split()[2] == "Z", 10)
+    await_(lambda: not loader.exists() or loader.read_text().split()[2] == "Z", 60)
 
 
 def test_only_the_end_of_a_log_is_read(tmp_path):
@@ -491,7 +491,7 @@ def test_a_trial_dies_with_its_sweep(tmp_path):
     assert Path(f"/proc/{pid}").exists()
     process.kill()
     process.wait()
-    await_(lambda: not Path(f"/proc/{pid}").exists(), 10)
+    await_(lambda: not Path(f"/proc/{pid}").exists(), 30)
 
 
 def test_a_trial_whose_parent_is_gone_exits_at_once():

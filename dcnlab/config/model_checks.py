@@ -20,9 +20,10 @@ def check_model(model: ModelConfig) -> None:
     for key in ("head_channels", "fc_channels", "rois"):
         within(f"model.{key}", getattr(model, key), 1)
     within("model.deform_layers", model.deform_layers, 0)
-    choose_or_outside("model.deform_kind", model.deform_kind, ("deformable", "active"))
-    if model.modulated and model.deform_kind == "active":
-        raise ConfigError("model.modulated is true; model.deform_kind active has no weights of sampling points")
+    choose_or_outside("model.deform_kind", model.deform_kind, ("deformable", "active", "added"))
+    if model.modulated and model.deform_kind in ("active", "added"):
+        kind = model.deform_kind
+        raise ConfigError(f"model.modulated is true; model.deform_kind {kind} has no weights of sampling points")
     within("model.deform_kernel_size", model.deform_kernel_size, 2)
     choose("model.offset_branch", model.offset_branch, ("dense", "depthwise"))
     if model.offset_branch != "dense" and model.deform_kind == "active":

@@ -145,6 +145,8 @@ class ModelConfig:
     """Kernel size of the layers that deform_layers counts: 3 for 3x3, 5, 7; null counts every size above 1x1."""
     deform_kind: str = "deformable"
     """deformable, by offsets predicted at each position | active, by offsets learned by layer (Jeon and Kim 2017) |
+    added, the control of equal parameters: the deformable layer's offset convolution, whose maps move nothing and are
+    added to the output by a 1x1 convolution that starts at zero, of 2 * groups * k * k * out_channels weights more |
     package.module:function, a surgery of your own."""
     spatial_transformer: bool = False
     """Resample images by an affine map read from each (Jaderberg et al. 2015), before the network (resnet)."""

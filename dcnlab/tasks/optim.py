@@ -19,8 +19,9 @@ def parameter_groups(model: nn.Module, optim: OptimConfig) -> list[dict[str, Any
     beta), the fully connected layers of deformable RoI pooling, called `offset_fc`, at `pooling_offset_lr_scale` times
     it, active convolutions' own `offset` at `active_offset_lr_scale` times it, a spatial transformer's net, called
     `localisation`, at `localisation_lr_scale` times it, and a head's 1x1 convolution, the model's `reduce`, at
-    `reduce_lr_scale` times it. Biases, the parameters of norms and active offsets, all of one axis, get no weight
-    decay; a head's biases learn at `bias_lr_scale` times the rate of its weights. Frozen parameters are left out.
+    `reduce_lr_scale` times it. The 1x1 convolution of a control, `added`, learns at the base rate. Biases, the
+    parameters of norms and active offsets, all of one axis, get no weight decay; a head's biases learn at
+    `bias_lr_scale` times the rate of its weights. Frozen parameters are left out.
 
     Args:
         model: any network.

@@ -256,6 +256,12 @@ class TestConfig:
     magnification: float = 1.0
     """classification: factor that it is then scaled by about its centre; the rim that a factor below 1 lays bare is
     likewise filled."""
+    offsets: str = "predicted"
+    """Where deformable convolutions sample in the test. predicted, as trained | zero | mean, of each layer over all
+    images and locations of the test split: an active convolution | other_image, as predicted from another image of the
+    split, drawn by the seed, each image serving once; maps of another size are resized bilinearly. Weights of modulated
+    layers are replaced alike: one, their mean, or the other image's. RoI pooling keeps its offsets. evaluate keeps the
+    scores of a finished run in its folder's tests/, and tables show them as rows."""
     pictures: int = 4
     """How many test images are drawn into the run folder, each with ground truth and prediction."""
     expected: dict[str, Any] = field(default_factory=dict)

@@ -12,6 +12,7 @@ from dcnlab.ablations.tables.comparison import Comparison
 from dcnlab.ablations.tables.counterpart import Counterpart, beside
 from dcnlab.ablations.tables.paper import Label
 from dcnlab.metrics import names as metric_names
+from dcnlab.training.run_folder import OFFSETS
 
 
 @dataclass
@@ -81,7 +82,7 @@ def _bases(collection: Collection) -> list[int | None]:
     Both rows share all other swept parameters, such as the learning rate.
     """
     rows, modules = collection.rows, paper.VARIED["table3"]
-    others = [key for key in collection.swept if key not in (*modules, CODE, WEIGHTS)]
+    others = [key for key in collection.swept if key not in (*modules, CODE, WEIGHTS, OFFSETS)]
     asked = any(key in modules for key in collection.swept)
     plain = [row for row in rows if asked and paper_rows.is_none(row.settings, collection.swept)]
     bases: list[int | None] = []

@@ -1,6 +1,7 @@
 """Surgery: makes layers of any CNN deformable, "readily replace their plain counterparts" (paper, section 2).
 
 And dilated, or active, or their input transformed: what the paper compares with (section 3).
+`add_maps` makes their control, of equal parameters.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ import torch
 from torch import nn
 from torch.nn.parameter import is_lazy
 
-from dcnlab.nn import ActiveConv2d, DeformConv2d, SpatialTransformer
+from dcnlab.nn import ActiveConv2d, AddedConv2d, DeformConv2d, SpatialTransformer
 from dcnlab.nn.conv_layers import LayerNotFoundError, conv_layers, convs_of, selected_layers
 from dcnlab.nn.offset_branch import OffsetBranch
 from dcnlab.nn.padding import pads_as_tensorflow
@@ -23,6 +24,7 @@ __all__ = [
     "LayerKindError",
     "LayerNotFoundError",
     "activate",
+    "add_maps",
     "conv_layers",
     "deform",
     "dilate",
@@ -113,6 +115,42 @@ def activate(
     return _exchange(model, layers, ActiveConv2d, lambda conv: ActiveConv2d.from_conv(conv, offset_groups), kernel_size)
 
 
+def add_maps(
+    model: Model,
+    layers: int | str | Iterable[str],
+    offset_groups: int = 1,
+    *,
+    kernel_size: int | tuple[int, int] | None = 3,
+    offset_branch: str = "dense",
+) -> Model:
+    """Replace convolutions by the control of deformable ones: offset maps are added to the output, and move no taps.
+
+    The model computes the same until trained. The branches' weights are drawn from torch's global generator, which
+    afterwards is as it was before.
+
+    Args:
+        model: changed in place.
+        layers: as for `deform`. Layers that are of this kind already stay as they are.
+        offset_groups: as for `deform`.
+        kernel_size: likewise.
+        offset_branch: likewise.
+
+    Returns:
+        The model.
+
+    Raises:
+        LayerNotFoundError: as for `deform`.
+        LayerKindError: likewise; also a layer that is deformable already.
+    """
+
+    def make(conv: nn.Conv2d) -> AddedConv2d:
+        return AddedConv2d.from_conv(conv, offset_groups, offset_branch)
+
+    devices = {parameter.device for parameter in model.parameters() if parameter.is_cuda}
+    with torch.random.fork_rng(list(devices)):
+        return _exchange(model, layers, AddedConv2d, make, kernel_size)
+
+
 def transform_input(model: nn.Module, in_channels: int = 3) -> nn.Sequential:
     """Put a spatial transformer in front of a model, which computes the same until trained, to the last bit.
 
@@ -137,7 +175,7 @@ def dilate(model: Model, layers: int | str | Iterable[str], rate: int) -> Model:
 
     Args:
         model: changed in place.
-        layers: as for `deform`; deformable layers are dilated together with their offset convolutions.
+        layers: as for `deform`; offset convolutions are dilated together with their layers.
         rate: distance between neighbouring taps, at least 1.
 
     Returns:
@@ -162,7 +200,7 @@ def dilate(model: Model, layers: int | str | Iterable[str], rate: int) -> Model:
             raise ValueError(f"rate: {rate} would need a negative padding in {name}: {_padding_for(convs[name], rate)}")
     for name in names:
         conv = convs[name]
-        for part in (conv, conv.offset_conv) if isinstance(conv, DeformConv2d) else (conv,):
+        for part in (conv, conv.offset_conv) if isinstance(conv, DeformConv2d | AddedConv2d) else (conv,):
             _set_dilation(part, rate)
     return model
 
@@ -183,7 +221,7 @@ def dilate_offsets(model: Model, rate: int) -> Model:
     if not isinstance(rate, int) or rate < 1:
         raise ValueError(f"rate: must be an int of at least 1, got {rate!r}")
     for conv in convs_of(model).values():
-        if isinstance(conv, DeformConv2d):
+        if isinstance(conv, DeformConv2d | AddedConv2d):
             _set_dilation(conv.offset_conv, rate)
     return model
 
@@ -215,7 +253,7 @@ def _only_convolves(conv: nn.Conv2d) -> bool:
     """Whether a layer computes a convolution of its parameters, and nothing but padding besides."""
     kind = type(conv)
     if pads_as_tensorflow(conv):
-        return not isinstance(conv, DeformConv2d | ActiveConv2d)
+        return not isinstance(conv, DeformConv2d | ActiveConv2d | AddedConv2d)
     inherited = all(getattr(kind, name) is getattr(nn.Conv2d, name) for name in ("forward", "_conv_forward"))
     inherited = inherited and kind.__call__ is nn.Conv2d.__call__ and "forward" not in vars(conv)
     return inherited and set(conv._parameters) == {"weight", "bias"} and not conv._buffers and not conv._modules

@@ -48,6 +48,9 @@ def keep(folders: list[Path]) -> list[Path]:
                 (target / name).write_text(text)
         if RunFolder(folder).test_images.is_file():
             shutil.copyfile(RunFolder(folder).test_images, RunFolder(target).test_images)
+        shutil.rmtree(RunFolder(target).tests, ignore_errors=True)
+        if RunFolder(folder).tests.is_dir():
+            shutil.copytree(RunFolder(folder).tests, RunFolder(target).tests)
         kept.append(target)
     return kept
 

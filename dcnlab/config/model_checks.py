@@ -21,9 +21,10 @@ def check_model(model: ModelConfig) -> None:
         within(f"model.{key}", getattr(model, key), 1)
     choose("model.top_stage", model.top_stage, ("none", "dense"))
     within("model.deform_layers", model.deform_layers, 0)
-    choose_or_outside("model.deform_kind", model.deform_kind, ("deformable", "active"))
-    if model.modulated and model.deform_kind == "active":
-        raise ConfigError("model.modulated is true; model.deform_kind active has no weights of sampling points")
+    choose_or_outside("model.deform_kind", model.deform_kind, ("deformable", "active", "added"))
+    if model.modulated and model.deform_kind in ("active", "added"):
+        kind = model.deform_kind
+        raise ConfigError(f"model.modulated is true; model.deform_kind {kind} has no weights of sampling points")
     within("model.deform_kernel_size", model.deform_kernel_size, 2)
     choose("model.offset_branch", model.offset_branch, ("dense", "depthwise"))
     if model.offset_branch != "dense" and model.deform_kind == "active":

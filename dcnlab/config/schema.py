@@ -152,6 +152,8 @@ class ModelConfig:
     """Kernel size of the layers that deform_layers counts: 3 for 3x3, 5, 7; null counts every size above 1x1."""
     deform_kind: str = "deformable"
     """deformable, by offsets predicted at each position | active, by offsets learned by layer (Jeon and Kim 2017) |
+    added, the control of equal parameters: the deformable layer's offset convolution, whose maps move nothing and are
+    added to the output by a 1x1 convolution that starts at zero, of 2 * groups * k * k * out_channels weights more |
     package.module:function, a surgery of your own."""
     spatial_transformer: bool = False
     """Resample images by an affine map read from each (Jaderberg et al. 2015), before the network (resnet)."""
@@ -269,6 +271,12 @@ class TestConfig:
     magnification: float = 1.0
     """classification: factor that it is then scaled by about its centre; the rim that a factor below 1 lays bare is
     likewise filled."""
+    offsets: str = "predicted"
+    """Where deformable convolutions sample in the test. predicted, as trained | zero | mean, of each layer over all
+    images and locations of the test split: an active convolution | other_image, as predicted from another image of the
+    split, drawn by the seed, each image serving once; maps of another size are resized bilinearly. Weights of modulated
+    layers are replaced alike: one, their mean, or the other image's. RoI pooling keeps its offsets. evaluate keeps the
+    scores of a finished run in its folder's tests/, and tables show them as rows."""
     pictures: int = 4
     """How many test images are drawn into the run folder, each with ground truth and prediction."""
     expected: dict[str, Any] = field(default_factory=dict)

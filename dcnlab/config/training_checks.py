@@ -7,6 +7,7 @@ import math
 from dcnlab.config.schema import LoggerConfig, OptimConfig, TestConfig, TrainerConfig
 from dcnlab.config.value_checks import choose, within
 from dcnlab.io.errors import ConfigError
+from dcnlab.io.text import shown
 
 PRECISIONS = ("32-true", "64-true", "16-mixed", "bf16-mixed", "16-true", "bf16-true")
 """As Lightning writes them."""
@@ -15,6 +16,8 @@ STRATEGIES = ("auto", "ddp", "ddp_find_unused_parameters_true")
 COMPILE_MODES = ("default", "reduce-overhead", "max-autotune", "max-autotune-no-cudagraphs")
 """Of torch.compile."""
 PROFILERS = ("simple", "advanced", "pytorch")
+OFFSETS = ("predicted", "zero", "mean", "other_image")
+"""Values of `test.offsets`."""
 LOGGERS = ("csv", "wandb", "tensorboard")
 
 
@@ -50,6 +53,8 @@ def check_test(test: TestConfig) -> None:
     Raises:
         ConfigError: a value is out of its range, or two values do not fit each other; names the key.
     """
+    choose("test.offsets", test.offsets, OFFSETS)
+    _check_plain_test(test)
     within("test.pictures", test.pictures, 0)
     within("test.box_rounds", test.box_rounds, 0)
     within("test.score_floor", test.score_floor, 0, 1)
@@ -68,6 +73,18 @@ def check_test(test: TestConfig) -> None:
         _check_longer_sides(test.shorter_sides or [], test.longer_sides)
     if not test.scales or not all(0 < scale < math.inf for scale in test.scales):
         raise ConfigError(f"test.scales is {test.scales}; it must hold numbers above 0")
+
+
+def _check_plain_test(test: TestConfig) -> None:
+    """Check that the test takes each image once, as it is, where offsets come from the split's images."""
+    if test.offsets not in ("mean", "other_image"):
+        return
+    for key in ("scales", "flip", "shorter_sides", "box_rounds", "rotation", "magnification"):
+        plain, value = getattr(TestConfig(), key), getattr(test, key)
+        if value != plain:
+            raise ConfigError(
+                f"test.{key} is {shown(value)}; test.offsets {test.offsets} takes {shown(plain)}, each image as it is"
+            )
 
 
 def _check_longer_sides(shorter: list[int], longer: list[int]) -> None:

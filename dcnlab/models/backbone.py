@@ -92,7 +92,7 @@ def backbone(
         dilation: of all the 3x3 convolutions of res5, deformable or not.
         offset_groups: groups of input channels that share one set of offsets.
         modulated: whether deformable layers also learn a weight for every sampling point.
-        deform_kind: deformable, or active for active convolutions.
+        deform_kind: deformable; active, for active convolutions; or added, for their control.
         offset_dilation: of the convolutions that predict offsets; None: their layer's.
         kernel_size: of the layers that `deform_layers` counts; None: every size above 1x1.
         offset_branch: dense or depthwise, see `DeformConv2d`.

@@ -18,7 +18,7 @@ from dcnlab.config.names import BACKBONES
 from dcnlab.io.errors import ConfigError
 from dcnlab.models.aligned_inception_resnet import aligned_inception_resnet
 from dcnlab.models.weights import load
-from dcnlab.surgery import LayerKindError, activate, deform, dilate, dilate_offsets, transform_input
+from dcnlab.surgery import LayerKindError, activate, add_maps, deform, dilate, dilate_offsets, transform_input
 
 _log = logging.getLogger(__name__)
 _Network = TypeVar("_Network", bound=nn.Module)
@@ -96,8 +96,8 @@ def operate(
         dilation: of the last stage's convolutions above 1x1, deformable or not.
         offset_groups: groups of input channels that share one set of offsets.
         modulated: whether deformable layers also learn a weight for every sampling point.
-        deform_kind: deformable; active, for active convolutions; or a function from outside, which is called as
-            `deform` of :mod:`dcnlab.surgery` is.
+        deform_kind: deformable; active, for active convolutions; added, for the control of equal parameters; or a
+            function from outside, which is called as `deform` of :mod:`dcnlab.surgery` is.
         offset_dilation: of the convolutions that predict offsets; None: their layer's.
         kernel_size: of the layers that `deform_layers` counts; None: every size above 1x1.
         offset_branch: dense or depthwise, see `DeformConv2d`.
@@ -117,6 +117,8 @@ def operate(
                 surgery(model, deform_layers, offset_groups, modulated, **sizes, **branch)
             elif deform_kind == "active":
                 activate(model, deform_layers, offset_groups, **sizes)
+            elif deform_kind == "added":
+                add_maps(model, deform_layers, offset_groups, **sizes, **branch)
             else:
                 with warnings.catch_warnings(record=True) as caught:
                     warnings.simplefilter("always")

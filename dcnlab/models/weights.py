@@ -125,9 +125,9 @@ def _wants(model: Any, weights: str) -> str:
 
 
 def of_offsets(key: str) -> bool:
-    """Whether a tensor is a deformable layer's offset convolution's, or an active layer's offsets."""
+    """Whether a tensor is an offset convolution's, an active layer's offsets, or what adds a control's maps."""
     names = key.split(".")
-    return "offset_conv" in names or names[-1] == "offset"
+    return "offset_conv" in names or names[-1] in ("offset", "added")
 
 
 def some(names: Sequence[str]) -> str:

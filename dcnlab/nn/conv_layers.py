@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from dcnlab.io.text import closest
 from dcnlab.nn import trial_pass
+from dcnlab.nn.added_conv2d import AddedConv2d
 from dcnlab.nn.deform_conv2d import DeformConv2d
 
 
@@ -44,8 +45,8 @@ def conv_layers(
 
 
 def convs_of(model: nn.Module) -> dict[str, nn.Conv2d]:
-    """Every convolution by name, in the order of registration, without the offset branches of deformable ones."""
-    branches = {id(module.offset_conv) for module in model.modules() if isinstance(module, DeformConv2d)}
+    """Every convolution by name, in the order of registration, without the offset branches of ours."""
+    branches = {id(module.offset_conv) for module in model.modules() if isinstance(module, DeformConv2d | AddedConv2d)}
     return {
         name: module
         for name, module in model.named_modules()

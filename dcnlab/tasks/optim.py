@@ -19,9 +19,9 @@ def parameter_groups(model: nn.Module, optim: OptimConfig) -> list[dict[str, Any
     beta), the fully connected layers of deformable RoI pooling, called `offset_fc`, at `pooling_offset_lr_scale` times
     it, active convolutions' own `offset` at `active_offset_lr_scale` times it, and a spatial transformer's net, called
     `localisation`, at `localisation_lr_scale` times it. All else that is not the `backbone` learns at `head_lr_scale`
-    times the base rate, and a head's 1x1 convolution, the model's `reduce`, at `reduce_lr_scale` times that. Biases,
-    the parameters of norms and active offsets, all of one axis, get no weight decay; a head's biases learn at
-    `bias_lr_scale` times the rate of its weights. Frozen parameters are left out.
+    times the base rate, and a head's 1x1 convolution, the model's `reduce`, at `reduce_lr_scale` times that. The 1x1
+    convolution of a control, `added`, learns at the base rate. Biases, the parameters of norms and active offsets, all
+    of one axis, get no weight decay; a head's biases learn at `bias_lr_scale` times the rate of its weights. Frozen parameters are left out.
 
     Args:
         model: any network.

@@ -20,6 +20,7 @@ from dcnlab.training import compilation, environment, preflight
 from dcnlab.training.build_data import data_module
 from dcnlab.training.build_network import checked_task_module
 from dcnlab.training.build_trainer import trainer_of
+from dcnlab.training.callbacks import other_offsets
 from dcnlab.training.callbacks.best import WatchBest, monitored
 from dcnlab.training.callbacks.checkpoint import SaveCheckpoint
 from dcnlab.training.callbacks.cost import Cost
@@ -90,9 +91,12 @@ def build(
     if config.trainer.keep_best or config.trainer.early_stop:
         kept = folder.best_checkpoint if config.trainer.keep_best else None
         own_callbacks.insert(4, WatchBest(monitored(config), kept, config.trainer.early_stop))
+    if config.test.offsets != "predicted":
+        own_callbacks.append(other_offsets.OtherOffsets(config.test.offsets, config.seed))
     try:
         data = data_module(config)
         task = checked_task_module(config, data.classes)
+        other_offsets.check(config, task, len(data.test))
         preflight.check_kernels(config.trainer, task)
         if trains:
             preflight.check_norms(config, data, task, ranks)

@@ -17,7 +17,7 @@ from dcnlab.config.load import load_experiment, load_run, read_run, to_yaml
 from dcnlab.config.schema import Config
 from dcnlab.io.atomic import write_whole
 from dcnlab.io.errors import ConfigError
-from dcnlab.training import checkpoint_file, compilation, results, resume_checks, scored_images
+from dcnlab.training import checkpoint_file, compilation, other_tests, results, resume_checks, scored_images
 from dcnlab.training.callbacks.layer_hooks import network_of
 from dcnlab.training.distributed import slurm_requeue
 from dcnlab.training.distributed.rank import is_rank_0
@@ -112,6 +112,8 @@ def resume(path: Path, overrides: Sequence[str] = (), allow: Sequence[outside.Al
 def evaluate(path: Path, overrides: list[str], allow: Sequence[outside.Allowed] = ()) -> dict[str, float]:
     """Score a run's last checkpoint again; the run folder stays as it is.
 
+    Under another `test.offsets` than the run's, the scores of a finished run are kept in its folder's tests/.
+
     An earlier release's run without test_images.npz gets one if the scores are those of its results.json.
 
     Args:
@@ -122,13 +124,16 @@ def evaluate(path: Path, overrides: list[str], allow: Sequence[outside.Allowed] 
     Returns:
         The metrics, percent.
     """
-    config = load_run(path, overrides, allow)
+    config, run_config = load_run(path, overrides, allow), read_run(path)
+    tested = copy.deepcopy(config)
     parts, checkpoint, _ = _build_for_checkpoint(config, RunFolder(path), overrides)
     check_labels(parts.data, ("test",))
     check_while_restoring(parts.trainer, checkpoint)
     with same_end_on_all_ranks(parts, RunFolder(path), lambda end: None):
         metrics = results.metrics_of(results.score_test_split(parts, checkpoint))
-        scored_images.write_missing(parts, config, RunFolder(path), metrics)
+        if config.test.offsets == run_config.test.offsets:
+            scored_images.write_missing(parts, config, RunFolder(path), metrics)
+        other_tests.write(parts, run_config, tested, RunFolder(path), metrics)
     results.warn_of_left_out_classes(results.classes_in_means(parts))
     results.verify(metrics, config)
     return metrics

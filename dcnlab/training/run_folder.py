@@ -26,6 +26,8 @@ LAST = "last.ckpt"
 """Name of the last checkpoint."""
 PREVIOUS = "previous.ckpt"
 """Name of the checkpoint before the last one."""
+OFFSETS = "test.offsets"
+"""The key under whose other values a run folder keeps scores as well."""
 
 # The checkpoints go first, so that no other rank of a new run takes one for its own; config.yaml goes last, because it
 # marks the folder as a run's.
@@ -37,6 +39,7 @@ _WRITTEN = (
     "test_images.npz",
     "dilation.json",
     "robustness.json",
+    "tests",
     "pictures",
     "profile",
     "tensorboard",
@@ -120,6 +123,15 @@ class RunFolder:
         return self.path / "test_images.npz"
 
     @property
+    def tests(self) -> Path:
+        """Folder of the scores under other values of `test.offsets`."""
+        return self.path / "tests"
+
+    def test_under(self, offsets: str) -> Path:
+        """Folder of the results.json and the test_images.npz under a value of `test.offsets`."""
+        return self.tests / f"offsets-{offsets}"
+
+    @property
     def pictures(self) -> Path:
         """Folder of test images with what was found in them."""
         return self.path / "pictures"
@@ -166,7 +178,8 @@ class RunFolder:
         return results_file.read(self.results)
 
     def write_results(self, results: dict[str, Any]) -> None:
-        """Write results.json."""
+        """Write results.json, and remove the scores of other tests, which were of earlier weights."""
+        shutil.rmtree(self.tests, ignore_errors=True)
         results_file.write(self.results, results)
 
     @contextlib.contextmanager

@@ -207,9 +207,10 @@ def test_exported_networks_accept_any_number_of_images(run, tree, overrides, siz
         assert np.abs(by_onnxruntime(str(exported.path), images) - want).max() < 1e-4 * np.abs(want).max()
 
 
-def test_active_convolutions_export_for_any_number_of_images(run):
-    """The offset parameter has no batch axis; exporting must not fix the batch size."""
-    network, folder = run(CLASSIFIER, "model.deform_kind=active")
+@pytest.mark.parametrize("kind", ["active", "added"])
+def test_other_kinds_export_for_any_number_of_images(run, kind):
+    """Exporting must not fix the batch size, which an active layer's offset parameter lacks."""
+    network, folder = run(CLASSIFIER, f"model.deform_kind={kind}")
     exported = export(folder, "onnx")
     for count in (1, 3):
         images = torch.randn(count, 3, 32, 32)

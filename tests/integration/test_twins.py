@@ -22,7 +22,7 @@ NAMES = [name for name in packaged.names("experiments") if not Path(name).name.s
 PLAIN = ["model.deform_layers=0"]
 DEFORMABLE = ["model.deform_layers=3", "model.modulated=true"]
 WITHOUT_POOLING, WITH_POOLING = ["model.deform_pooling=false"], ["model.deform_pooling=true"]
-NEW = ("offset_conv", "offset_fc", "offset", "transformer")
+NEW = ("offset_conv", "offset_fc", "offset", "added", "transformer")
 
 
 def slim(name, *overrides):
@@ -62,9 +62,17 @@ def test_twins_start_equal_in_what_both_have(few_blocks, name):
     assert differing(plain, twin) == []
 
 
-@pytest.mark.parametrize("option", ["deform_kind=active deform_layers=2", "spatial_transformer=true", "dilation=2"])
+@pytest.mark.parametrize(
+    "option",
+    [
+        "deform_kind=active deform_layers=2",
+        "deform_kind=added deform_layers=2",
+        "spatial_transformer=true",
+        "dilation=2",
+    ],
+)
 def test_the_papers_other_variants_start_equal_too(option):
-    """Active convolutions, a spatial transformer and a larger dilation leave the start of all else as it is."""
+    """Active and added convolutions, a transformer and a larger dilation leave the start of all else as it is."""
     changes = [f"model.{change}" for change in option.split()]
     assert (
         differing(slim("classification/quickstart", *PLAIN), slim("classification/quickstart", *PLAIN, *changes)) == []

@@ -87,7 +87,9 @@ def _groups(
 def _row(figures: dict[str, Any], swept: Sequence[str], folders: dict[str, Record]) -> Row:
     values = [layout.label(name, figures.get(name)) or "not set" for name in swept]
     named = [f"{name.rpartition('.')[2]} {value}" for name, value in zip(swept, values, strict=True)]
-    records = sorted((folders[folder] for folder in figures["runs"]), key=lambda record: record.seed)
+    # The tests under other offsets have rows, and no folder of a training.
+    trained = [folders[folder] for folder in figures["runs"] if folder in folders]
+    records = sorted(trained, key=lambda record: record.seed)
     return Row(figures, values or ["all seeds"], ", ".join(named) or "all seeds", records)
 
 

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from dcnlab.ablations.tables import paper
+from dcnlab.training.run_folder import OFFSETS
 
 _DILATIONS = (2, 4, 6, 8)
 
@@ -55,7 +56,7 @@ def label(table: str, settings: Mapping[str, Any]) -> paper.Label | None:
     layers, pooling = settings[paper.LAYERS], settings[paper.POOLING]
     if (layers or pooling) and (settings["model.deform_kind"] != "deformable" or settings["model.modulated"]):
         return None
-    if settings["model.spatial_transformer"]:
+    if settings["model.spatial_transformer"] or settings.get(OFFSETS, "predicted") != "predicted":
         return None
     if table == "table1":
         return layers if not pooling and layers in labels(table) else None

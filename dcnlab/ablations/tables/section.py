@@ -13,6 +13,7 @@ from dcnlab.ablations.tables.counterpart import Counterpart, beside
 from dcnlab.ablations.tables.paper import Label
 from dcnlab.io.errors import ConfigError
 from dcnlab.metrics import names as metric_names
+from dcnlab.training.run_folder import OFFSETS
 
 
 @dataclass
@@ -86,7 +87,8 @@ def _bases(collection: Collection, against: Sequence[tuple[str, Any]]) -> list[i
     """
     rows, modules = collection.rows, paper.VARIED["table3"]
     chosen = [key for key, _ in against]
-    others = [k for k in collection.swept if k not in (*modules, *chosen, *collection.of_arms, CODE, WEIGHTS)]
+    shared = (*modules, *chosen, *collection.of_arms, CODE, WEIGHTS, OFFSETS)
+    others = [key for key in collection.swept if key not in shared]
     asked = any(key in modules for key in collection.swept)
     plain = [row for row in rows if asked and paper_rows.is_none(row.settings, collection.swept)]
     if against:

@@ -13,6 +13,7 @@ from dcnlab.ablations.tables import (
     comparison,
     dilation_table,
     layout,
+    offset_tests,
     paper,
     paper_rows,
     paper_tables,
@@ -31,6 +32,7 @@ from dcnlab.ablations.tables.section import Section, section
 from dcnlab.config import packaged
 from dcnlab.io.errors import ConfigError
 from dcnlab.metrics import names as metric_names
+from dcnlab.training.run_folder import OFFSETS
 
 FORMATS = rendering.FORMATS
 TABLE2 = ("system", "layer", "seeds")
@@ -170,12 +172,15 @@ def summarise(
     first = [] if metric is None else [metric.rpartition("/")[2]]
     if collection.ranked and first:
         _rank(collection, first[0], goal or metric_names.goal(first[0]))
+    collection = offset_tests.with_tests(collection)
     table = paper_rows.table_of(collection.swept)
     compared = Comparison(options)
     sections = [section(title, part, table, compared, first) for title, part in _by_system(collection)]
-    varied = [key for key in collection.swept if key not in (CODE, WEIGHTS)]
+    varied = [key for key in collection.swept if key not in (CODE, WEIGHTS, OFFSETS)]
     orientation = varied == [paper.LAYERS] and not any(part.counterpart for part in sections)
     notes = [*notes, *collection.notes, *_notes(collection)]
+    shown = list(dict.fromkeys(name for part in sections for name in part.shown))
+    notes += offset_tests.notes_on_tests(collection, shown, compared)
     return _compared(Table(title, sections, notes, orientation), compared)
 
 

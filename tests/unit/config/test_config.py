@@ -344,6 +344,24 @@ def test_a_missing_ability_names_the_networks_that_have_it(ability):
             assert said == f"command line: model.{ability} is true; {name} has none, {able} do"
 
 
+@pytest.mark.parametrize("kind", ["active", "added"])
+def test_only_deformable_layers_are_modulated(kind):
+    """Active and added convolutions have no sampling points to weigh: one line names both keys."""
+    overrides = ["model.deform_layers=1", f"model.deform_kind={kind}"]
+    assert load_experiment("classification/quickstart", overrides).model.deform_kind == kind
+    said = message(load_experiment, "classification/quickstart", [*overrides, "model.modulated=true"])
+    refusal = f"model.modulated is true; model.deform_kind {kind} has no weights of sampling points"
+    assert said == f"command line: {refusal}"
+
+
+def test_a_control_takes_a_depthwise_branch():
+    """Its offset convolution is that of the deformable layer it is compared with; an active layer has none."""
+    added, active = (["model.offset_branch=depthwise", f"model.deform_kind={kind}"] for kind in ("added", "active"))
+    assert load_experiment("classification/quickstart", added).model.offset_branch == "depthwise"
+    said = message(load_experiment, "classification/quickstart", active)
+    assert said.endswith("model.offset_branch is depthwise; model.deform_kind active predicts no offsets")
+
+
 def test_a_config_built_in_python_is_checked_by_fit(tmp_path, monkeypatch):
     """dcnlab.fit refuses a wrong value with its key and makes no folder."""
     monkeypatch.chdir(tmp_path)

@@ -9,7 +9,7 @@ from torch import nn
 
 from dcnlab.io.errors import ConfigError
 from dcnlab.models.resnet import classifier, resnet10_slim
-from dcnlab.nn import ActiveConv2d, DeformConv2d
+from dcnlab.nn import ActiveConv2d, AddedConv2d, DeformConv2d
 
 
 def deformable(model):
@@ -67,6 +67,18 @@ def test_active_layers_replace_the_last_convolutions():
     active = {name: m.offset_groups for name, m in model.named_modules() if isinstance(m, ActiveConv2d)}
     assert active == {"layer4.0.conv1": 4, "layer4.0.conv2": 4}
     assert deformable(model) == []
+
+
+def test_a_control_replaces_the_last_convolutions(tmp_path):
+    """deform_kind=added changes the same layers, takes a plain network's weights, and gives its output."""
+    torch.manual_seed(0)
+    plain = classifier("resnet10_slim", 10).eval()
+    torch.save(plain.state_dict(), tmp_path / "plain.pt")
+    added = classifier("resnet10_slim", 10, str(tmp_path / "plain.pt"), 2, deform_kind="added").eval()
+    names = [name for name, module in added.named_modules() if isinstance(module, AddedConv2d)]
+    assert names == ["layer4.0.conv1", "layer4.0.conv2"]
+    images = torch.randn(2, 3, 56, 56)
+    assert torch.equal(added(images), plain(images))
 
 
 def test_a_spatial_transformers_checkpoint_serves_others(tmp_path):

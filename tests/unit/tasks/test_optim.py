@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from dcnlab.config.schema import OptimConfig
-from dcnlab.nn import ActiveConv2d
+from dcnlab.nn import ActiveConv2d, AddedConv2d
 from dcnlab.surgery import transform_input
 from dcnlab.tasks.optim import optimizer_and_schedule, parameter_groups, rate_factor
 
@@ -51,6 +51,17 @@ def test_active_and_transformer_parameters_have_own_rates():
         "active offset biases and norms": (0.1, 0.0, 1),
         "localisation weights": (0.02, 0.01, 4),
         "localisation biases and norms": (0.02, 0.0, 4),
+    }
+
+
+def test_a_control_learns_at_the_offset_rate():
+    """Its offset convolution learns at offset_lr_scale times the rate, its 1x1 convolution at the base rate."""
+    optim = OptimConfig(lr=0.2, weight_decay=0.01, offset_lr_scale=0.5)
+    groups = parameter_groups(nn.Sequential(AddedConv2d(3, 4, 3, bias=False)), optim)
+    assert {g["name"]: (g["lr"], [tuple(p.shape) for p in g["params"]]) for g in groups} == {
+        "weights": (0.2, [(4, 3, 3, 3), (4, 18, 1, 1)]),
+        "offset weights": (0.1, [(18, 3, 3, 3)]),
+        "offset biases and norms": (0.1, [(18,)]),
     }
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -36,6 +37,9 @@ _WORDS = {
     "imagelist": "lists of images and labels",
     "masks": "a folder of images and one of labels",
 }
+_UNKNOWN = re.compile(r"\b(void|ignored?|unlabell?ed|unknown)\b")
+"""In classes.txt: a class of pixels that are left out."""
+
 Pairs = list[tuple[Path, Path]]
 
 
@@ -48,7 +52,8 @@ def own_labels(
         root: of the folder.
         classes: names in the order of the label values from 0 up; None takes those of classes.txt, VOC's for a year of
             VOC, or else the values in the label files, all of which are read.
-        ignore: label value of pixels to leave out; None is 255, except where labels hold 0 and 255 alone.
+        ignore: label value of pixels to leave out; None is 255, except where labels hold 0 and 255 alone, and the
+            classes that classes.txt calls void, ignore, unknown or unlabelled.
         layout: cityscapes, voc, imagelist or masks; None looks.
 
     Raises:
@@ -119,8 +124,10 @@ def _meaning(
         names = read_classes(path, value)
         if list(names) == [0, 1] and ignore is None and _values(pairs) == [0, 255]:
             return LabelledImages([], list(names.values()), lookup_of({0: 0, 255: 1}))
-        lookup = lookup_of({number: label for label, number in enumerate(names)} | {value: IGNORE})
-        return LabelledImages([], list(names.values()), lookup)
+        unknown = [number for number, text in names.items() if ignore is None and _UNKNOWN.search(text.lower())]
+        known = {number: text for number, text in names.items() if number not in unknown}
+        lookup = {number: label for label, number in enumerate(known)} | dict.fromkeys([value, *unknown], IGNORE)
+        return LabelledImages([], list(known.values()), lookup_of(lookup))
     if classes is None and name == "voc" and next(iter(found.folders.values()))[0].parent.name.startswith("VOC2"):
         classes = VOC_CLASSES
     if classes is not None:

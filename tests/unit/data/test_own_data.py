@@ -163,6 +163,14 @@ def test_classes_txt_names_the_masks_of_voc(tmp_path):
     assert (own.layout, own.splits["train"].classes) == ("voc", ["floor", "thing"])
 
 
+def test_a_class_called_void_is_left_out(tmp_path):
+    """Of floor, thing and void, pixels of the last have the label of unknown ones; data.ignore overrides that."""
+    (own_folders.masks(tmp_path, values=(0, 1, 2)) / "classes.txt").write_text("floor\nthing\nvoid (ignore)\n")
+    train = own_labels(tmp_path, None, None, None).splits["train"]
+    assert (train.classes, train.lookup[:3].tolist()) == (["floor", "thing"], [0, 1, 255])
+    assert len(own_labels(tmp_path, None, 255, None).splits["train"].classes) == 3
+
+
 def test_a_new_image_moves_few_others(tmp_path):
     """With one image more, at most one image a split changes its place: a hash decides, not the position."""
     names = [f"{number}.png" for number in range(100)]

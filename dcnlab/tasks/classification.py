@@ -118,7 +118,7 @@ class Classification(Task):
         if logits is not None:
             correct = torch.stack([is_among_top(logits, labels, k) for k in self._tops.values()], 1)
             for number, image in enumerate(correct.cpu().numpy()):
-                if self._is_drawn(len(self._test_images)):
+                if len(rotated[number]) == 3 and self._is_drawn(len(self._test_images)):
                     self._draw(rotated[number], int(labels[number]), logits[number])
                 self._test_images.add(self.trainer, image)
 

@@ -26,14 +26,15 @@ def test_labels_do_not_cover_each_other():
     """Of labels at one corner each takes another place; the one without a free place is left out."""
     taken = []
     for _ in range(9):
-        place = _free_place((20, 20, 60, 60), 30, (80, 80), taken)
+        place = _free_place((20, 20, 60, 60), 15, (80, 80), taken)
         if place is None:
             break
         assert all(
             place[2] <= other[0] or other[2] <= place[0] or place[3] <= other[1] or other[3] <= place[1]
             for other in taken
         )
-        assert 0 <= place[0] and place[2] <= 80 and 0 <= place[1] and place[3] <= 80
+        assert min(place) >= 0
+        assert max(place) <= 80
         taken.append(place)
     assert (len(taken), place) == (8, None)
 

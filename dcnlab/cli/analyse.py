@@ -65,7 +65,7 @@ def print_recipe(
 
     choose("--format", form, render.FORMATS)
     from dcnlab.ablations import recipe
-    from dcnlab.ablations.tables import recipe_rates
+    from dcnlab.ablations.tables import block, recipe_rates
 
     if experiment is None:
         header, lines = recipe_rates.HEADER, recipe_rates.table()
@@ -74,7 +74,7 @@ def print_recipe(
         if form == "rich":
             say("\n".join(f"{name:<11} {visible(text)}" for name, text in lines), block=True)
             return
-    print_blocks([dict(zip(header, line, strict=True)) for line in lines], [render.Block("", header, lines)], form)
+    print_blocks([dict(zip(header, line, strict=True)) for line in lines], [block.Block("", header, lines)], form)
 
 
 def measure_dilation(

@@ -18,7 +18,7 @@ from report_runs import write_curve, write_run
 from dcnlab import score
 from dcnlab.ablations.report import page, template
 from dcnlab.ablations.tables import render, run_record, table
-from dcnlab.ablations.tables.render import Block
+from dcnlab.ablations.tables.block import Block
 from dcnlab.config.load import load_experiment
 from dcnlab.io import text
 from dcnlab.io.errors import ConfigError

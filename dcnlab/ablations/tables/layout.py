@@ -10,7 +10,7 @@ from dcnlab.ablations.tables import statistics
 from dcnlab.ablations.tables.block import Block
 from dcnlab.ablations.tables.comparison import bounds
 from dcnlab.ablations.tables.counterpart import Counterpart, whole_table1
-from dcnlab.ablations.tables.row_names import label, row_names
+from dcnlab.ablations.tables.row_names import WITH_WORDS, label, row_names
 from dcnlab.ablations.tables.section import Section
 
 COSTS = ["seeds", "parameters", "MACs (M)", "seconds"]
@@ -46,10 +46,13 @@ def grid(sections: Sequence[Section]) -> tuple[list[str], list[list[str]], list[
     metrics = list(dict.fromkeys(name for part in sections for name in part.shown))
     rows = [(part.title, row) for part in sections for row in part.rows]
     several = len(sections) > 1
-    named = [[label(name, row.get(name)) for name in labels] for _, row in rows]
-    header = [name.rpartition(".")[2] for name in labels]
-    if len(labels) > 1:
-        named, header = [[name] for name in row_names(labels, [row for _, row in rows])], [SETTING]
+    worded = [name for name in labels if name in WITH_WORDS]
+    others = labels if len(worded) < 2 else [name for name in labels if name not in worded]
+    header = [name.rpartition(".")[2] for name in others]
+    named = [[label(name, row.get(name)) for name in others] for _, row in rows]
+    if others is not labels:
+        names, header = row_names(worded, [row for _, row in rows]), [SETTING, *header]
+        named = [[name, *cells] for name, cells in zip(names, named, strict=True)]
     header = [*(["system"] if several else []), *header]
     lines = [[*([title] if several else []), *names] for (title, _), names in zip(rows, named, strict=True)]
     groups = [len(header)]

@@ -14,6 +14,8 @@ PLAIN = "plain"
 _COMMIT = 9
 """Characters of a commit that people are shown."""
 _MODULES = ("model.deform_layers", "model.deform_kind", "model.modulated")
+WITH_WORDS = (*_MODULES, "model.spatial_transformer", "model.deform_pooling", "model.dilation")
+"""Settings that a row's name says in a word or two; several of them make one column of a table."""
 
 
 def value_text(value: Any, missing: str = "") -> str:
@@ -43,8 +45,10 @@ def row_names(swept: Sequence[str], rows: Sequence[Mapping[str, Any]]) -> list[s
     """
     usual = {key: _usual([value_text(row.get(key)) for row in rows]) for key in swept}
     names = [_name(swept, row, usual) for row in rows]
-    counts = Counter(names)
-    return [name if counts[name] == 1 else _in_full(swept, row) or name for name, row in zip(names, rows, strict=True)]
+    values: dict[str, set[tuple[str, ...]]] = {}
+    for name, row in zip(names, rows, strict=True):
+        values.setdefault(name, set()).add(tuple(value_text(row.get(key)) for key in swept))
+    return [name if len(values[name]) == 1 else _in_full(swept, row) for name, row in zip(names, rows, strict=True)]
 
 
 def _usual(values: Sequence[str]) -> str | None:

@@ -50,7 +50,9 @@ def _read(
 ) -> dict[str, Annotations]:
     if name == "coco":
         return read_coco_files(root, found, classes)
-    return {"voc": read_voc_folders, "yolo": read_yolo}[name](root, found, classes, orientation)
+    if name == "yolo":
+        return read_yolo(root, found, classes, orientation)
+    return read_voc_folders(root, found, classes, orientation)
 
 
 def joined(own: Own[Annotations], splits: str | Sequence[str]) -> Annotations:

@@ -125,9 +125,9 @@ def _meaning(
         if list(names) == [0, 1] and ignore is None and _values(pairs) == [0, 255]:
             return LabelledImages([], list(names.values()), lookup_of({0: 0, 255: 1}))
         unknown = [number for number, text in names.items() if ignore is None and _UNKNOWN.search(text.lower())]
-        known = {number: text for number, text in names.items() if number not in unknown}
-        lookup = {number: label for label, number in enumerate(known)} | dict.fromkeys([value, *unknown], IGNORE)
-        return LabelledImages([], list(known.values()), lookup_of(lookup))
+        kept = {number: text for number, text in names.items() if number not in unknown}
+        labels = {number: label for label, number in enumerate(kept)} | dict.fromkeys([value, *unknown], IGNORE)
+        return LabelledImages([], list(kept.values()), lookup_of(labels))
     if classes is None and name == "voc" and next(iter(found.folders.values()))[0].parent.name.startswith("VOC2"):
         classes = VOC_CLASSES
     if classes is not None:

@@ -39,7 +39,7 @@ def _data(config: Config) -> list[tuple[str, str]]:
     size += f", longer at most {data.longer_side}" if data.longer_side else ""
     size += f", crops of {data.crop_size[0]}x{data.crop_size[1]}" if data.crop_size else ""
     size += ", mirrored by half" if data.flip else ""
-    if names.data_set(data.name).is_square:
+    if names.has_squares(config.task, data.name):
         size = f"squares of {data.image_size} pixels"
     pixels = [f"{name} {', '.join(f'{255 * value:.6g}' for value in getattr(data, name))}" for name in ("mean", "std")]
     return [

@@ -11,6 +11,7 @@ import typer
 from dcnlab.cli import values
 from dcnlab.cli.output import Overrides, print_blocks, print_notes
 from dcnlab.config.value_checks import choose
+from dcnlab.io.errors import ConfigError
 from dcnlab.io.text import say, visible
 
 
@@ -64,7 +65,7 @@ def print_recipe(
 
     choose("--format", form, render.FORMATS)
     from dcnlab.ablations import recipe
-    from dcnlab.ablations.tables import recipe_rates
+    from dcnlab.ablations.tables import block, recipe_rates
 
     if experiment is None:
         header, lines = recipe_rates.HEADER, recipe_rates.table()
@@ -73,7 +74,7 @@ def print_recipe(
         if form == "rich":
             say("\n".join(f"{name:<11} {visible(text)}" for name, text in lines), block=True)
             return
-    print_blocks([dict(zip(header, line, strict=True)) for line in lines], [render.Block("", header, lines)], form)
+    print_blocks([dict(zip(header, line, strict=True)) for line in lines], [block.Block("", header, lines)], form)
 
 
 def measure_dilation(
@@ -165,14 +166,32 @@ def visualize(
 
 
 def write_preview(
+    words: Annotated[
+        list[str] | None, typer.Argument(metavar="[EXPERIMENT.yaml] [KEY=VALUE]...", show_default=False)
+    ] = None,
     out: Annotated[Path, typer.Option(help="The PNG to write.")] = Path("preview.png"),
     split: Annotated[str, typer.Option(help="train, val or test")] = "train",
-    task: Annotated[str, typer.Option(help="classification, detection or segmentation")] = "classification",
+    task: Annotated[
+        str | None, typer.Option(help="classification, detection or segmentation; without an experiment")
+    ] = None,
     rows: Annotated[int, typer.Option(min=1)] = 4,
-    columns: Annotated[int, typer.Option(min=1)] = 8,
+    columns: Annotated[int | None, typer.Option(min=1, show_default="4; embedded data: 8")] = None,
 ) -> None:
-    """Write a contact sheet of the embedded data set."""
+    """Draw an experiment's images with their boxes, masks or class names, as the network sees them; trains nothing.
+
+    Without an experiment: scenes of the embedded data set. For example:
+    dcnlab data preview detection/own data.root=MINE --split test
+    """
     choose("--split", split, ("train", "val", "test"))
+    if out.is_dir() or out.suffix.lower() != ".png":
+        wanted = out / "preview.png" if out.is_dir() else out.with_suffix(".png")
+        raise ConfigError(f"--out is {visible(out)}; it must be a file that ends in .png, such as {wanted}")
+    if words:
+        if task is not None:
+            raise ConfigError(f"--task is {task}; the experiment {words[0]} states the task")
+        _preview_experiment(words, split, out, rows, columns or 4)
+        return
+    task = task or "classification"
     choose("--task", task, ("classification", "detection", "segmentation"))
     from dcnlab.data.digits.preview import contact_sheet
     from dcnlab.data.digits.scenes import DigitScenes
@@ -180,4 +199,16 @@ def write_preview(
     scenes = DigitScenes(split, digits=1 if task == "classification" else 4)
     out.parent.mkdir(parents=True, exist_ok=True)
     out.touch()  # its error names the path, which that of the PNG's writer does not
-    say(contact_sheet(scenes, scenes.classes, out, rows, columns))
+    say(contact_sheet(scenes, scenes.classes, out, rows, columns or 8))
+
+
+def _preview_experiment(words: list[str], split: str, out: Path, rows: int, columns: int) -> None:
+    from dcnlab.config.load import load_experiment
+
+    config = load_experiment(words[0], words[1:])
+    from dcnlab.training import data_preview
+    from dcnlab.training.loggers import console
+
+    console.quiet()
+    data_preview.write(config, split, out, rows, columns)
+    say(out)

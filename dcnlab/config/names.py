@@ -75,8 +75,29 @@ DATA_SETS = {
     "cityscapes": DataSet(("segmentation",), "segmentation, leftImg8bit/ and gtFine/", usual_size=(1024, 2048)),
     "camvid": DataSet(("segmentation",), "segmentation, SegNet's lists, images and labels", usual_size=(360, 480)),
     "imagelist": DataSet(("segmentation",), 'segmentation of any folder with SPLIT.txt of lines "image label"'),
+    "own": DataSet(
+        ("classification", "segmentation", "detection"),
+        "all three tasks, a folder of one's own: its layout is looked for, splits are held out",
+        protocol="coco",
+    ),
 }
 """By `data.name`."""
+
+OWN_LAYOUTS = {
+    "detection": {
+        "voc": "XML of VOC, in Annotations or next to the images",
+        "coco": "JSON with images and annotations",
+        "yolo": "images/ and labels/ with .txt, together or in each split's folder",
+    },
+    "segmentation": {
+        "cityscapes": "leftImg8bit/ and gtFine/",
+        "voc": "JPEGImages/ and SegmentationClass/",
+        "imagelist": 'SPLIT.txt with lines "image label"',
+        "masks": "images/ and masks/, or labels/, with label PNGs of the same names",
+    },
+    "classification": {"imagefolder": "a folder of images for each class, with or without splits above them"},
+}
+"""Layouts that `data.name` own recognises in a folder, by task; values of `data.layout`."""
 
 NETWORKS = {
     "resnet": Network("classification", output_stride=32, spatial_transformer=True),
@@ -140,6 +161,16 @@ _OUTSIDE_BACKBONE = Backbone()
 def data_set(name: str) -> DataSet:
     """A data set's row of the table; for a class from outside, one that rules out nothing."""
     return _OUTSIDE_DATA if is_outside(name) else DATA_SETS[name]
+
+
+def has_squares(task: str, data: str) -> bool:
+    """Whether images come as squares of `data.image_size`.
+
+    Args:
+        task: what the network does.
+        data: `data.name`.
+    """
+    return data_set(data).is_square or (data == "own" and task == "classification")
 
 
 def network(name: str) -> Network:

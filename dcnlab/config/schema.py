@@ -14,10 +14,14 @@ class DataConfig:
     """What the network is trained and scored on."""
 
     name: str = "digits"
-    """digits | imagefolder (classification) | voc (segmentation, detection) | cityscapes | camvid | imagelist, any
-    folder of images and label PNGs with a list (segmentation) | coco (detection) | package.module:Class, your own."""
+    """digits | own, a folder of yours, whose layout is looked for | imagefolder (classification) | voc (segmentation,
+    detection) | cityscapes | camvid | imagelist, any folder of images and label PNGs with a list (segmentation) | coco
+    (detection) | package.module:Class, your own."""
     root: str | None = None
     """Folder of the data set; none for the embedded digits."""
+    layout: str | None = None
+    """own: voc | coco | yolo (detection) | voc | cityscapes | imagelist | masks (segmentation) | imagefolder
+    (classification); null takes the first that the folder has."""
     classes: list[str] | None = None
     """Class names in the order of their labels; null takes the data set's own."""
     images: str | None = None

@@ -43,6 +43,10 @@ def _check_fit(config: Config) -> None:
     ):
         if name not in known and not outside.is_outside(name):
             raise ConfigError(f"{key}.name is {name!r}; task {config.task} takes {', '.join(known)}")
+    if config.data.layout is not None:
+        if config.data.name != "own":
+            raise ConfigError(f"data.layout is {config.data.layout!r}; data.name {config.data.name} has none, own does")
+        choose("data.layout", config.data.layout, names.OWN_LAYOUTS[config.task])
     if config.task == "detection" and config.trainer.precision in ("16-true", "bf16-true"):
         raise ConfigError(
             f"trainer.precision is {config.trainer.precision!r}, which rounds the boxes too; "
@@ -75,7 +79,7 @@ def _check_fit(config: Config) -> None:
     _check_frozen_backbone(config)
     _check_expected(config)
     for key in ("early_stop", "keep_best", "monitor"):
-        if getattr(config.trainer, key) and config.data.val is None and config.data.name != "imagefolder":
+        if getattr(config.trainer, key) and config.data.val is None and config.data.name not in ("imagefolder", "own"):
             value = getattr(config.trainer, key)
             raise ConfigError(f"trainer.{key} is {value!r}, and data.val is null: nothing is validated during training")
     if config.trainer.max_steps is None and config.trainer.max_epochs is None:

@@ -95,6 +95,28 @@ def check_classes(classes: Sequence[str], field_name: str = "data.classes") -> l
     return list(classes)
 
 
+def check_same_classes(
+    root: str | Path, train: tuple[object, Sequence[str]], *others: tuple[object, Sequence[str]]
+) -> None:
+    """Refuse splits whose classes differ from the training split's, in name or order.
+
+    Args:
+        root: folder of the data set.
+        train: name of the training split, and its classes.
+        others: names of other splits, and their classes.
+
+    Raises:
+        DataError: they differ; one line that names the classes.
+    """
+    for split, classes in others:
+        if list(classes) != list(train[1]):
+            differing = ", ".join(sorted(set(classes) ^ set(train[1]))) or "another order"
+            raise DataError(
+                f"{root} has other classes in {split} than in {train[0]}: {differing}; "
+                "data.classes chooses those to use"
+            )
+
+
 def choose_classes(chosen: Sequence[str] | None, known: Sequence[str], data_set: str) -> dict[str, int]:
     """Number the chosen classes of a data set with fixed classes; None chooses all.
 

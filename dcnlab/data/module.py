@@ -6,7 +6,6 @@ Its samplers distribute the images over the ranks: a Trainer of several ranks ne
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence, Sized
-from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
@@ -15,6 +14,7 @@ from torch.utils.data import DataLoader, Dataset, default_collate
 
 from dcnlab.data import workers as loader_processes
 from dcnlab.data.loaders import claim_folder
+from dcnlab.data.own.found import Own
 from dcnlab.data.samplers import EvaluationSampler, TrainingSampler
 from dcnlab.io.errors import DataError
 from dcnlab.io.text import nearest_and_all
@@ -58,6 +58,8 @@ class SplitsDataModule(LightningDataModule):
         self.start = (0, 0)
         """Where a resumed training continues: the epoch, and how many of its batches this rank has had."""
         self._told: set[str] = set()
+        self.own: Own[Any] | None = None
+        """What was found in a folder of one's own; None for other data sets."""
 
     def train_dataloader(self) -> DataLoader[Any]:
         """Batches in a new order every epoch; an incomplete last step is left out, unless it is the only one.
@@ -146,28 +148,6 @@ def reader_of(name: str, readers: Mapping[str, Reader], lack: str) -> Reader:
     if name not in readers:
         raise DataError(f"data.name is {name!r}, which has no {lack}; {nearest_and_all(name, readers)}")
     return readers[name]
-
-
-def check_same_classes(
-    root: str | Path, train: tuple[object, Sequence[str]], *others: tuple[object, Sequence[str]]
-) -> None:
-    """Refuse splits whose classes differ from the training split's, in name or order.
-
-    Args:
-        root: folder of the data set.
-        train: name of the training split, and its classes.
-        others: names of other splits, and their classes.
-
-    Raises:
-        DataError: they differ; one line that names the classes.
-    """
-    for split, classes in others:
-        if list(classes) != list(train[1]):
-            differing = ", ".join(sorted(set(classes) ^ set(train[1]))) or "another order"
-            raise DataError(
-                f"{root} has other classes in {split} than in {train[0]}: {differing}; "
-                "data.classes chooses those to use"
-            )
 
 
 def collate_lists(items: list[tuple[Any, ...]]) -> tuple[list[Any], ...]:

@@ -20,6 +20,9 @@ class ByImage:
     def __init__(self) -> None:
         self._values: dict[int, Any] = {}
 
+    def __len__(self) -> int:
+        return len(self._values)
+
     def add(self, trainer: Trainer, values: Any) -> None:
         """Add the values of this rank's next image."""
         self._values[len(self._values) * trainer.world_size + trainer.global_rank] = values

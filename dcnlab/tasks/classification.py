@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from PIL.Image import Image
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 from torchmetrics import MetricCollection
@@ -14,9 +15,11 @@ from torchmetrics.classification import MulticlassAccuracy
 
 from dcnlab.config.schema import Config, OptimConfig, TestConfig
 from dcnlab.data.classification.rotation import turn
+from dcnlab.data.photographs import IMAGENET_MEAN, IMAGENET_STD
 from dcnlab.metrics.classification_record import ClassificationRecord
 from dcnlab.tasks.by_image import ByImage
 from dcnlab.tasks.optim import optimizer_and_schedule
+from dcnlab.tasks.pictures import class_panel, to_picture
 from dcnlab.tasks.step_means import StepMeans
 from dcnlab.tasks.task import Task, normalisation
 
@@ -55,6 +58,8 @@ class Classification(Task):
         optim: rates, decay and schedule; None: the defaults.
         test: by how much test images are rotated and scaled; None leaves them as they are.
         background: value of the pixels that come into them from outside, in the network's input.
+        mean: of the images' normalisation, for pictures.
+        std: likewise.
     """
 
     def __init__(
@@ -64,9 +69,14 @@ class Classification(Task):
         optim: OptimConfig | None = None,
         test: TestConfig | None = None,
         background: float = 0.0,
+        mean: Sequence[float] = IMAGENET_MEAN,
+        std: Sequence[float] = IMAGENET_STD,
     ) -> None:
-        super().__init__(model, classes, optim, test, background=background)
-        self.background = background
+        super().__init__(model, classes, optim, test, background=background, mean=mean, std=std)
+        self.background, self.mean, self.std = background, mean, std
+        self._drawn: list[tuple[Image, str]] = []
+        self.pictures: list[Image] = []
+        """After a test: one picture of some images, each with its class and the class that was found."""
         self.step_means = StepMeans()
         ks = (1, 5) if len(classes) > 5 else (1,)
         self._test_images, self._tops = ByImage(), {f"top{k}": k for k in ks}
@@ -76,7 +86,8 @@ class Classification(Task):
     @classmethod
     def _arguments(cls, config: Config) -> dict[str, Any]:
         mean, std = normalisation(config)
-        return {"background": -mean[0] / std[0] if config.data.name == "digits" else 0.0}
+        background = -mean[0] / std[0] if config.data.name == "digits" else 0.0
+        return {"background": background, "mean": mean, "std": std}
 
     def forward(self, images: Tensor) -> Tensor:
         """Logits (N, number of classes) of images (N, 3, H, W)."""
@@ -106,11 +117,21 @@ class Classification(Task):
         logits = self._score(self.test_scores, (rotated, labels))
         if logits is not None:
             correct = torch.stack([is_among_top(logits, labels, k) for k in self._tops.values()], 1)
-            for image in correct.cpu().numpy():
+            for number, image in enumerate(correct.cpu().numpy()):
+                if len(rotated[number]) == 3 and self._is_drawn(len(self._test_images)):
+                    self._draw(rotated[number], int(labels[number]), logits[number])
                 self._test_images.add(self.trainer, image)
 
+    def _draw(self, image: Tensor, label: int, logits: Tensor) -> None:
+        """Keep a picture of an image, with its class and the class that was found."""
+        probability, best = logits.float().softmax(0).max(0)
+        wrong = "" if int(best) == label else f", found {self.classes[int(best)]}"
+        self._drawn.append((to_picture(image, self.mean, self.std), f"{self.classes[label]}{wrong} {probability:.2f}"))
+
     def on_test_epoch_end(self) -> None:
-        """Keep which images were right, gathered from all ranks."""
+        """Keep which images were right, gathered from all ranks, and the pictures of some."""
+        self.pictures = [class_panel(self._drawn)] if self._drawn else []
+        self._drawn = []
         by_image = self._test_images.take()
         if self.trainer.is_global_zero:
             correct = np.array(list(by_image.values()), np.bool_).reshape(-1, len(self._tops)).T

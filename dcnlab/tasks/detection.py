@@ -117,15 +117,15 @@ class Detection(Task):
         self._score("val")
 
     def test_step(self, batch: Batch, index: int) -> None:
-        """Detect in a batch of images with the options of the test, and draw the first of them."""
+        """Detect in a batch of images with the options of the test, and draw some of them."""
         options = self.testing
         for image, target in zip(*batch, strict=True):
             sides, rounds = options.shorter_sides, options.box_rounds
             detections = detect(self.model, image, sides, self.longer_sides, options.flip, rounds)
-            self._keep(detections, target, image)
-            if len(self.pictures) < options.pictures:
+            if self._is_drawn(len(self._by_image)):
                 picture = to_picture(image, self.mean, self.std)
                 self.pictures.append(detection_panel(picture, target, detections, self.classes))
+            self._keep(detections, target, image)
 
     def on_test_epoch_end(self) -> None:
         """Score the split, gathered from all ranks, and keep its detections."""

@@ -21,7 +21,8 @@ def parameter_groups(model: nn.Module, optim: OptimConfig) -> list[dict[str, Any
     `localisation`, at `localisation_lr_scale` times it. All else that is not the `backbone` learns at `head_lr_scale`
     times the base rate, and a head's 1x1 convolution, the model's `reduce`, at `reduce_lr_scale` times that. The 1x1
     convolution of a control, `added`, learns at the base rate. Biases, the parameters of norms and active offsets, all
-    of one axis, get no weight decay; a head's biases learn at `bias_lr_scale` times the rate of its weights. Frozen parameters are left out.
+    of one axis, get no weight decay; a head's biases learn at `bias_lr_scale` times the rate of its weights. Frozen
+    parameters are left out.
 
     Args:
         model: any network.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -11,12 +12,11 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
-from dcnlab.io.text import visible
+from dcnlab.tasks.box_drawing import class_colours, draw_boxes, short_name
 
 GAP, ROW = 6, 18  # pixels between pictures, and a line of text
 LARGEST = 2048
 """Longer side of a picture in a panel, pixels: a strip is enlarged no further, and a larger image is made smaller."""
-_LONGEST_NAME = 60
 
 
 def palette(classes: int) -> NDArray[np.uint8]:
@@ -27,6 +27,14 @@ def palette(classes: int) -> NDArray[np.uint8]:
         for bit in range(7, 4, -1):
             colour |= np.array([(value >> channel & 1) << bit for channel in range(3)], np.uint8)
             value >>= 3
+        colours[label] = colour
+    return colours
+
+
+def _map_colours(classes: Sequence[str]) -> NDArray[np.uint8]:
+    """Bright colours of label values as a table (256, 3); background is black, unknown pixels are white."""
+    colours = np.full((256, 3), 255, np.uint8)
+    for label, colour in enumerate(class_colours(classes)[:255]):
         colours[label] = colour
     return colours
 
@@ -50,11 +58,11 @@ def segmentation_panel(image: Image.Image, label: Tensor, prediction: Tensor, cl
     predicted = np.where(truth == 255, 255, predicted).astype(np.uint8)
     height, width = truth.shape
     size = shown_size(height, width, 168)
-    colours = palette(len(classes))
+    colours = _map_colours(classes)
     pictures = [image.resize(size, Image.Resampling.BILINEAR)]
     pictures += [Image.fromarray(colours[map_]).resize(size, Image.Resampling.NEAREST) for map_ in (truth, predicted)]
     seen = sorted((set(np.unique(truth).tolist()) | set(np.unique(predicted).tolist())) - {255})
-    names = [(_short(classes[k]), tuple(int(c) for c in colours[k])) for k in seen]
+    names = [(short_name(classes[k]), tuple(int(c) for c in colours[k])) for k in seen]
     return _side_by_side(pictures, ["image", "label", "prediction"], names)
 
 
@@ -69,12 +77,6 @@ def shown_size(height: int, width: int, min_side: int) -> tuple[int, int]:
     longer = max(height, width)
     zoom = min(LARGEST / longer, max(1, min(round(min_side / min(height, width)), LARGEST // longer)))
     return max(1, round(width * zoom)), max(1, round(height * zoom))
-
-
-def _short(name: str) -> str:
-    """A class's name as a picture has room for it, without characters that the font lacks."""
-    text = visible(name)
-    return text if len(text) <= _LONGEST_NAME else f"{text[: _LONGEST_NAME - 1]}…"
 
 
 def _side_by_side(
@@ -125,37 +127,37 @@ def detection_panel(
         classes: names of the labels 1..C.
         min_score: detections of a lower score are not drawn.
     """
-    large = image.resize(shown_size(image.height, image.width, 336), Image.Resampling.BILINEAR)
+    large = image.resize(shown_size(image.height, image.width, 480), Image.Resampling.BICUBIC)
     zoom = torch.tensor([large.width / image.width, large.height / image.height] * 2)
-    pictures = []
+    pictures, drawn = [], list[int]()
     for boxes in (target, detections):
         picture = large.copy()
         scores = boxes["scores"].tolist() if "scores" in boxes else [None] * len(boxes["labels"])
         corners = (boxes["boxes"].float().cpu() * zoom).tolist()
-        _draw_boxes(picture, corners, boxes["labels"].tolist(), scores, classes, min_score)
+        drawn += draw_boxes(picture, corners, boxes["labels"].tolist(), scores, classes, min_score)
         pictures.append(picture)
-    return _side_by_side(pictures, ["annotated", f"found, score {min_score:g} or more"], [])
+    found = _found(detections, classes, min_score)
+    return _side_by_side(
+        pictures, ["annotated" if len(target["labels"]) else "annotated: nothing", found], _legend(drawn, classes)
+    )
 
 
-def _draw_boxes(
-    picture: Image.Image,
-    corners: Sequence[Sequence[float]],
-    labels: Sequence[int],
-    scores: Sequence[float | None],
-    classes: Sequence[str],
-    min_score: float,
-) -> None:
-    """Draw boxes with their names into a picture, the best last, on top."""
-    draw, font, colours = ImageDraw.Draw(picture), ImageFont.load_default(13), palette(len(classes) + 1)
-    for (x1, y1, x2, y2), label, score in list(zip(corners, labels, scores, strict=True))[::-1]:
-        if score is not None and score < min_score:
-            continue
-        colour = tuple(int(part) for part in colours[label])
-        name = _short(classes[label - 1]) + ("" if score is None else f" {score:.2f}")
-        draw.rectangle((x1, y1, max(x1, x2 - 1), max(y1, y2 - 1)), outline=colour, width=2)
-        top = max(0.0, y1 - 16)
-        draw.rectangle((x1, top, x1 + font.getlength(name) + 4, top + 16), fill=colour)
-        draw.text((x1 + 2, top), name, fill=(255, 255, 255), font=font)
+def _found(detections: Mapping[str, Tensor], classes: Sequence[str], min_score: float) -> str:
+    """The title of the detections; it says so if none is drawn, and what the best is."""
+    scores = detections["scores"].tolist()
+    if any(score >= min_score for score in scores):
+        return f"found, score {min_score:g} or more"
+    if not scores:
+        return "found: nothing"
+    best = max(range(len(scores)), key=scores.__getitem__)
+    name = short_name(classes[int(detections["labels"][best]) - 1])
+    return f"found: nothing of score {min_score:g}; best: {name} {scores[best]:.2f}"
+
+
+def _legend(labels: Sequence[int], classes: Sequence[str]) -> list[tuple[str, tuple[int, ...]]]:
+    """Names and colours of the labels 1..C that are there."""
+    colours = class_colours(classes)
+    return [(short_name(classes[label - 1]), colours[label - 1]) for label in sorted(set(labels))]
 
 
 def box_picture(
@@ -163,7 +165,7 @@ def box_picture(
 ) -> Image.Image:
     """A photograph with the boxes found in it; see `detection_panel` for the arguments."""
     picture = image.copy()
-    _draw_boxes(picture, boxes.tolist(), labels.tolist(), scores.tolist(), classes, min_score)
+    draw_boxes(picture, boxes.tolist(), labels.tolist(), scores.tolist(), classes, min_score)
     return picture
 
 
@@ -172,17 +174,73 @@ def label_picture(image: Image.Image, labels: Tensor, classes: Sequence[str]) ->
 
     Args:
         image: of the labels' size.
-        labels: (H, W), 0 to classes - 1.
+        labels: (H, W), 0 to classes - 1, or 255 where it is not known: white.
         classes: names in the order of the labels.
     """
-    values, colours = labels.cpu().numpy().astype(np.uint8), palette(len(classes))
-    names = [(_short(classes[k]), tuple(int(c) for c in colours[k])) for k in np.unique(values).tolist()]
+    values, colours = labels.cpu().numpy().astype(np.uint8), _map_colours(classes)
+    names = [
+        (short_name(classes[k]), tuple(int(c) for c in colours[k]))
+        for k in np.unique(values).tolist()
+        if k < len(classes)
+    ]
     return _side_by_side([Image.blend(image, Image.fromarray(colours[values]), 0.5)], [""], names)
 
 
 def class_picture(image: Image.Image, name: str, probability: float) -> Image.Image:
     """A photograph with the name of its class above it."""
-    return _side_by_side([image], [f"{_short(name)} {probability:.2f}"], [])
+    return _side_by_side([image], [f"{short_name(name)} {probability:.2f}"], [])
+
+
+def class_panel(pictures: Sequence[tuple[Image.Image, str]]) -> Image.Image:
+    """Images in a row, each below its own title.
+
+    Args:
+        pictures: images and their titles.
+    """
+    font = ImageFont.load_default(13)
+    drawn, titles = [], []
+    for image, title in pictures:
+        large = image.resize(shown_size(image.height, image.width, 168), Image.Resampling.BICUBIC)
+        room = max(large.width, round(font.getlength(short_name(title))))
+        padded = Image.new("RGB", (room, large.height), (245, 245, 245))
+        padded.paste(large)
+        drawn.append(padded)
+        titles.append(short_name(title))
+    return _side_by_side(drawn, titles, [])
+
+
+def box_panel(image: Image.Image, boxes: Tensor, labels: Tensor, classes: Sequence[str]) -> Image.Image:
+    """A photograph with its annotated boxes, enlarged so that their names can be read.
+
+    Args:
+        image: as the network sees it.
+        boxes: (n, 4), its pixels.
+        labels: (n,) 1..C.
+        classes: names of the labels 1..C.
+    """
+    large = image.resize(shown_size(image.height, image.width, 336), Image.Resampling.BICUBIC)
+    zoom = torch.tensor([large.width / image.width, large.height / image.height] * 2)
+    drawn = draw_boxes(large, (boxes * zoom).tolist(), labels.tolist(), [None] * len(labels), classes, 0.0)
+    return _side_by_side([large], ["" if drawn else "no box"], _legend(drawn, classes))
+
+
+def grid(pictures: Sequence[Image.Image], columns: int) -> Image.Image:
+    """Pictures in rows, each column as wide and each row as high as its largest picture."""
+    rows = [pictures[first : first + columns] for first in range(0, len(pictures), columns)]
+    widths = [max(picture.width for picture in pictures[at::columns]) for at in range(len(rows[0]))]
+    heights = [max(picture.height for picture in row) for row in rows]
+    sheet = Image.new("RGB", (sum(widths), sum(heights)), (245, 245, 245))
+    for number, picture in enumerate(pictures):
+        row, column = divmod(number, columns)
+        sheet.paste(picture, (sum(widths[:column]), sum(heights[:row])))
+    return sheet
+
+
+def png(picture: Image.Image) -> bytes:
+    """A picture as the content of a PNG file."""
+    content = io.BytesIO()
+    picture.save(content, "png")
+    return content.getvalue()
 
 
 def label_image(labels: Tensor, classes: int) -> Image.Image:

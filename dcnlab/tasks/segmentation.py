@@ -89,7 +89,7 @@ class Segmentation(Task):
         self.val_scores.reset()
 
     def test_step(self, batch: tuple[Tensor, Tensor], index: int) -> None:
-        """Count a batch's pixels, and draw the first of its images."""
+        """Count a batch's pixels, and draw some of its images."""
         images, labels = batch
         if not len(images):
             return
@@ -97,10 +97,10 @@ class Segmentation(Task):
         self.test_scores.update(predictions, labels)
         for image, label, prediction in zip(images, labels, predictions, strict=True):
             counts = confusion_matrix(prediction, label, len(self.classes))
-            self._test_images.add(self.trainer, sums_of(counts.cpu().numpy()))
-            if len(self.pictures) < self.testing.pictures:
+            if self._is_drawn(len(self._test_images)):
                 picture = to_picture(image, self.mean, self.std)
                 self.pictures.append(segmentation_panel(picture, label, prediction, self.classes))
+            self._test_images.add(self.trainer, sums_of(counts.cpu().numpy()))
 
     def on_test_epoch_end(self) -> None:
         """Score the split over all ranks; a class that is neither labelled nor found has no score.

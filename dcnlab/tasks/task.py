@@ -120,6 +120,21 @@ class Task(LightningModule):
             raise ConfigError(f"{checkpoint_path} holds another network: {error}") from error
         return task if map_location is None else task.to(map_location)
 
+    def _is_drawn(self, position: int) -> bool:
+        """Whether an image of the test is drawn: as many as `test.pictures` says, spread over the split.
+
+        Args:
+            position: of the image among those that this rank tests.
+        """
+        split: Any = getattr(getattr(self.trainer, "datamodule", None), "test", None)
+        count = self.testing.pictures
+        if split is None or count < 1:
+            return position < count
+        batches = self.trainer.num_test_batches[0]
+        batch_size = getattr(self.trainer.datamodule, "evaluation_batch_size", 1)  # type: ignore[attr-defined]
+        images = int(min(-(-len(split) // self.trainer.world_size), batches * batch_size))
+        return position in {number * images // count for number in range(count)}
+
     @classmethod
     def _arguments(cls, config: Config) -> dict[str, Any]:
         """The constructor's arguments from a config, in addition to network, classes, optim and test."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 from collections.abc import Iterator
 from typing import Any
 
@@ -11,15 +12,23 @@ from dcnlab.config.data_checks import fold_numbers
 from dcnlab.config.schema import Config, DataConfig
 from dcnlab.data.folds import Fold
 from dcnlab.io.errors import ConfigError, DataError
+from dcnlab.training.distributed.rank import is_rank_0
 
 
 def data_module(config: Config) -> Any:
-    """The data module with the three splits that `config.data` names.
+    """The data module with the three splits that `config.data` names; a line says what a folder of one's own holds.
 
     Raises:
         ConfigError: a setting does not fit the data set.
         DataError: its files are missing or damaged.
     """
+    data = _data_module(config)
+    if getattr(data, "own", None) is not None and is_rank_0():
+        logging.getLogger("dcnlab").info(f"data: {data.own.line}")
+    return data
+
+
+def _data_module(config: Config) -> Any:
     from dcnlab.data.classification.data_module import ImageFolderDataModule
     from dcnlab.data.detection.data_module import DetectionDataModule
     from dcnlab.data.segmentation.data_module import SegmentationDataModule
@@ -41,7 +50,7 @@ def data_module(config: Config) -> Any:
         "seed": config.seed,
         "fold": None if (numbers := fold_numbers(data.fold)) is None else Fold(*numbers),
     }
-    if names.data_set(data.name).is_square:
+    if names.has_squares(config.task, data.name):
         _check_single_splits(data)
     if data.name == "digits":
         return _digits(data, config.task, common)
@@ -52,6 +61,8 @@ def data_module(config: Config) -> Any:
             mean=data.mean,
             std=data.std,
             exif=data.exif,
+            own=data.name == "own",
+            layout=data.layout,
             **common,
         )
     pictures = {key: getattr(data, key) for key in ("root", "shorter_side", "flip", "mean", "std", "exif")}
@@ -59,6 +70,7 @@ def data_module(config: Config) -> Any:
         return DetectionDataModule(
             data.name,
             images=data.images,
+            layout=data.layout,
             annotations=data.annotations,
             longer_side=data.longer_side,
             test_sides=config.test.shorter_sides,  # the test resizes the file's own pixels, once
@@ -69,6 +81,7 @@ def data_module(config: Config) -> Any:
     return SegmentationDataModule(
         data.name,
         ignore=data.ignore,
+        layout=data.layout,
         random_scale=data.random_scale,
         crop_size=data.crop_size,
         test_scale=max(config.test.scales),

@@ -54,7 +54,7 @@ def image_size(config: Config) -> tuple[int, int]:
         ConfigError: they have no one size.
     """
     data = config.data
-    if names.data_set(data.name).is_square:
+    if names.has_squares(config.task, data.name):
         return data.image_size, data.image_size
     if data.crop_size is None:
         raise ConfigError(f"images of {data.name} have no one size; give one: --size HxW")

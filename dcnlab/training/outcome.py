@@ -142,7 +142,7 @@ def end_of(error: BaseException, config: Config, dead_loader: str | None) -> End
 def _size_advice(error: BaseException, config: Config) -> str | None:
     """What to change where a batch needs too much memory, or is too small for batch norm; None for other errors."""
     data = config.data
-    if names.data_set(data.name).is_square:
+    if names.has_squares(config.task, data.name):
         keys = ["batch_size", "image_size"]
     else:
         sides = ("shorter_side", "longer_side", "crop_size")

@@ -17,7 +17,7 @@ from dcnlab.config.schema import Config
 from dcnlab.io.atomic import write_whole
 from dcnlab.models import weights_source
 from dcnlab.models.counting import count_macs, count_parameters
-from dcnlab.training import environment, expected, results_file, scored_images
+from dcnlab.training import environment, expected, own_record, results_file, scored_images
 from dcnlab.training.distributed import slurm_requeue
 from dcnlab.training.distributed.rank import is_rank_0
 from dcnlab.training.loggers import wandb_run
@@ -87,6 +87,7 @@ class Results:
         """
         self._content["metrics"] = metrics_of(scores)
         self._content |= classes_in_means(self._parts)
+        self._content |= own_record.record(self._parts.data)
         if outcome := verify(self._content["metrics"], self._config):
             self._content["expected"] = outcome
         warn_of_left_out_classes(self._content)

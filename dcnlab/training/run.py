@@ -17,7 +17,15 @@ from dcnlab.config.load import load_experiment, load_run, read_run, to_yaml
 from dcnlab.config.schema import Config
 from dcnlab.io.atomic import write_whole
 from dcnlab.io.errors import ConfigError
-from dcnlab.training import checkpoint_file, compilation, other_tests, results, resume_checks, scored_images
+from dcnlab.training import (
+    checkpoint_file,
+    compilation,
+    other_tests,
+    own_record,
+    results,
+    resume_checks,
+    scored_images,
+)
 from dcnlab.training.callbacks.layer_hooks import network_of
 from dcnlab.training.distributed import slurm_requeue
 from dcnlab.training.distributed.rank import is_rank_0
@@ -242,6 +250,11 @@ def _build_for_checkpoint(
     config.trainer.effective_batch = None  # any number of ranks can score
     checkpoint, content = checkpoint_file.scored(folder)
     weights = content["state_dict"]
+    recorded = folder.read_results() if config.data.name == "own" else None
+    own_record.take_layout(config, recorded)
     parts = build(config, folder, trains=False, alone=alone)
+    changed = own_record.difference(parts.data, recorded)
+    if changed is not None and is_rank_0():
+        _LOG.warning(f"warning: {changed}")
     check_same_network(parts.task.state_dict(), weights, checkpoint, overrides)
     return parts, checkpoint, weights

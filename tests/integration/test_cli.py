@@ -7,6 +7,7 @@ import sys
 import time
 from pathlib import Path
 
+import own_folders
 import pytest
 import yaml
 from command_line import dcnlab, dcnlab_anew, environment
@@ -55,6 +56,12 @@ def files(tiny):
         ("evaluate runs/x", "no such run: runs/x"),
         ("resume .", ". is not a run folder: it has no config.yaml"),
         ("data preview --split tst", "--split is 'tst'; nearest: test"),
+        ("data preview --out runs.txt", "--out is runs.txt; it must be a file that ends in .png, such as runs.png"),
+        ("data preview --out .", "--out is .; it must be a file that ends in .png, such as preview.png"),
+        ("data preview detection/own", "data.root is null; data.name own needs the folder"),
+        ("data preview detection/quickstart --task detection", "the experiment detection/quickstart states the task"),
+        ("fit classification/quickstart data.layout=voc", "data.layout is 'voc'; data.name digits has none, own does"),
+        ("fit detection/own data.root=. data.layout=yol", "data.layout is 'yol'; nearest: yolo"),
         ("fit", "Missing argument 'EXPERIMENT.yaml'"),
         ("swep", "No such command 'swep'; nearest: sweep"),
         (
@@ -169,6 +176,16 @@ def test_preview_writes_a_picture_for_every_task(tmp_path, monkeypatch):
         done = dcnlab("data", "preview", "--task", task, "--out", f"{task}.png", "--rows", 1, "--columns", 2)
         assert (done.returncode, done.stdout, done.stderr) == (0, f"{task}.png\n", "")
         assert Path(f"{task}.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_an_experiment_is_previewed_before_any_training(tmp_path, monkeypatch):
+    """One line on stderr says what the folder holds; the picture is written, and no run folder."""
+    monkeypatch.chdir(own_folders.voc(tmp_path))
+    done = dcnlab("data", "preview", "detection/own", "data.root=.", "--out", "boxes.png", "--rows", 1)
+    assert (done.returncode, done.stdout) == (0, "boxes.png\n"), done.stderr
+    assert "boxes in VOC's XML; 2 classes: box, ball; images: train 14, val 2, test 4" in done.stderr
+    assert Path("boxes.png").read_bytes().startswith(b"\x89PNG")
+    assert not Path("runs").exists()
 
 
 def test_doctor_lists_what_works_and_what_is_missing():

@@ -18,7 +18,7 @@ from report_runs import write_curve, write_run
 from dcnlab import score
 from dcnlab.ablations.report import page, template
 from dcnlab.ablations.tables import render, run_record, table
-from dcnlab.ablations.tables.render import Block
+from dcnlab.ablations.tables.block import Block
 from dcnlab.config.load import load_experiment
 from dcnlab.io import text
 from dcnlab.io.errors import ConfigError
@@ -98,10 +98,10 @@ def test_markdown_tables_escape_pipes_code_and_html():
     assert not re.search(r"(?<!\\)[`<]", "".join(made))
 
 
-def test_a_caption_in_latex_stays_a_comment():
-    """A line break in a name would end the comment."""
+def test_a_caption_in_latex_is_one_escaped_line():
+    """A line break or an escape in a name is written out, and no command of LaTeX comes from it."""
     made = render.render([], BLOCK, "latex")
-    assert made.startswith("% cap|tion\\u000a\\u001b[31m\n\n\\begin{tabular}")
+    assert made.splitlines()[2] == r"\caption{cap|tion\textbackslash{}u000a\textbackslash{}u001b[31m.}"
 
 
 @pytest.mark.parametrize("name", ["=cmd|' /C calc'!A0", "+1+cmd", "-2+3", "@SUM(A1)", " =1", "\uff1d1", "\t=1", "\r=1"])

@@ -12,7 +12,7 @@ from dcnlab.ablations.analysis.complexity_subjects import Subject, subject_of
 from dcnlab.ablations.analysis.network_cost import measure
 from dcnlab.ablations.numbers import number
 from dcnlab.ablations.tables import paper
-from dcnlab.ablations.tables.render import Block
+from dcnlab.ablations.tables.block import Block
 from dcnlab.config.schema import Config
 from dcnlab.io.errors import ConfigError
 

@@ -103,7 +103,7 @@ def _sizes(config: Config) -> tuple[tuple[int, int], tuple[int, int]]:
 
     data = config.data
     data_set = names.data_set(data.name)
-    if data_set.is_square:
+    if names.has_squares(config.task, data.name):
         return (data.image_size, data.image_size), (data.image_size, data.image_size)
     if data_set.usual_size is None:
         raise ConfigError(f"{config.name}: images of {data.name} have no usual size; give one: --size HxW")

@@ -16,8 +16,8 @@ from torch import Tensor
 
 from dcnlab.ablations.analysis.tracing import DeformedLayer, observe_image
 from dcnlab.ablations.tables import dilation_table
+from dcnlab.ablations.tables.block import Block
 from dcnlab.ablations.tables.dilation_file import FILE
-from dcnlab.ablations.tables.render import Block
 from dcnlab.config.schema import Config
 from dcnlab.config.value_checks import choose
 from dcnlab.data.detection.annotations import Annotations

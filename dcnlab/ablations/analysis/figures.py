@@ -158,8 +158,9 @@ def _offsets(subject: Subject, chain: Sequence[DeformedLayer]) -> Figure:
 def _dilation(subject: Subject, chain: Sequence[DeformedLayer]) -> Figure:
     fields = []
     for layer in chain[::-1]:
-        values = effective_dilation(layer.offset, layer.kernel_size, layer.dilation)[0].double().cpu().numpy()
-        corners = torch.tensor([[-0.5, -0.5], [values.shape[0] - 0.5, values.shape[1] - 0.5]], dtype=torch.float64)
+        measured = effective_dilation(layer.offset, layer.kernel_size, layer.dilation)[0].double().cpu().numpy()
+        values = np.pad(measured / (sum(layer.dilation) / len(layer.dilation)), 1, "edge")  # up to the image's edges
+        corners = torch.tensor([[-1.5, -1.5], [measured.shape[0] + 0.5, measured.shape[1] + 0.5]], dtype=torch.float64)
         (top, left), (bottom, right) = layer.output.to_image(corners).tolist()
         plain = "x".join(map(str, dict.fromkeys(layer.dilation)))
         fields.append((f"{layer.name}, dilation {plain}", (left, right, bottom, top), values))

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from dcnlab.ablations.numbers import mean_and_std
-from dcnlab.ablations.tables.render import Block
+from dcnlab.ablations.tables.block import Block
 
 
 @dataclass

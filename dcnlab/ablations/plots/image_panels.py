@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 from matplotlib import colormaps
-from matplotlib.colors import ListedColormap, Normalize
+from matplotlib.colors import ListedColormap, Normalize, TwoSlopeNorm
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 from PIL import Image
@@ -121,26 +121,24 @@ def arrows(picture: Image.Image, fields: Sequence[tuple[str, Array, Array]]) -> 
 def heat(
     picture: Image.Image, fields: Sequence[tuple[str, tuple[float, float, float, float], Array]], boxes: Array
 ) -> Figure:
-    """A panel for each layer: its effective dilation as colours.
+    """A panel for each layer: its effective dilation over its own, 1 in the middle of the colours.
 
     Args:
         picture: under all of them.
-        fields: name; left, right, bottom and top edge of the map; its values (h, w), of each layer.
+        fields: name; left, right, bottom and top edge of the map; its ratios (h, w), of each layer.
         boxes: (n, 4), outlined.
     """
     figure, axes = panels([faded(picture)] * len(fields), "Effective dilation", beside=0.8)
     low, high = min(float(v.min()) for *_, v in fields), max(float(v.max()) for *_, v in fields)
-    if high - low < 1e-3:  # one colour in the middle of the scale
-        low, high = low - 0.5, high + 0.5
-    colours = Normalize(low, high)
+    colours = TwoSlopeNorm(1, min(low, 0.9), max(high, 1.1))  # the layer's own dilation has the colour in the middle
     for axis, (name, edges, values) in zip(axes, fields, strict=True):
         axis.set_title(name, fontsize=TITLE)
         limits = axis.get_xlim(), axis.get_ylim()
-        axis.imshow(values, extent=edges, norm=colours, cmap="viridis", alpha=0.62, interpolation="nearest")
+        axis.imshow(values, extent=edges, norm=colours, cmap="coolwarm", alpha=0.62, interpolation="nearest")
         axis.set(xlim=limits[0], ylim=limits[1])
         for box in boxes:
             axis.add_patch(rectangle(box, "white", 1.2))
-    colour_scale(figure, axes, colours, "viridis", "pixels of the layer's map")
+    colour_scale(figure, axes, colours, "coolwarm", "times the layer's own dilation")
     return figure
 
 

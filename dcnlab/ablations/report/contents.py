@@ -18,9 +18,9 @@ class Row:
     figures: dict[str, Any]
     """See `table.Table.rows`."""
     settings: list[str]
-    """Values of the swept settings."""
+    """The first cells of its lines: the value of the swept setting, or its name where there are several."""
     label: str
-    """The swept settings, for people."""
+    """Its short name, see `row_names`."""
     records: list[Record]
     """One run for each seed."""
 

@@ -11,8 +11,9 @@ from typing import Any
 from dcnlab.ablations.report.contents import Group, Report, Row
 from dcnlab.ablations.report.settings import differing_settings, kinds_of_settings, trials_of_other_sweeps
 from dcnlab.ablations.report.unfinished import unfinished_runs
-from dcnlab.ablations.tables import collect, layout, paper, run_record
+from dcnlab.ablations.tables import collect, paper, run_record
 from dcnlab.ablations.tables import table as tables
+from dcnlab.ablations.tables.row_names import label, row_names
 from dcnlab.ablations.tables.run_record import Record
 from dcnlab.ablations.tables.table import Table
 from dcnlab.io.errors import ConfigError
@@ -74,7 +75,8 @@ def _groups(
     folders = {str(record.folder): record for record in records}
     groups: list[Group] = []
     for part in table.sections:
-        rows = [_row(row, part.swept, folders) for row in part.rows]
+        names = row_names(part.swept, part.rows) if part.swept else ["all seeds"] * len(part.rows)
+        rows = [_row(row, part.swept, name, folders) for row, name in zip(part.rows, names, strict=True)]
         full = f"{title}: {part.title}" if part.title else title
         first = part is table.sections[0]
         table_of_part = replace(
@@ -84,13 +86,12 @@ def _groups(
     return groups
 
 
-def _row(figures: dict[str, Any], swept: Sequence[str], folders: dict[str, Record]) -> Row:
-    values = [layout.label(name, figures.get(name)) or "not set" for name in swept]
-    named = [f"{name.rpartition('.')[2]} {value}" for name, value in zip(swept, values, strict=True)]
+def _row(figures: dict[str, Any], swept: Sequence[str], name: str, folders: dict[str, Record]) -> Row:
+    setting = label(swept[0], figures.get(swept[0])) or "not set" if len(swept) == 1 else name
     # The tests under other offsets have rows, and no folder of a training.
     trained = [folders[folder] for folder in figures["runs"] if folder in folders]
     records = sorted(trained, key=lambda record: record.seed)
-    return Row(figures, values or ["all seeds"], ", ".join(named) or "all seeds", records)
+    return Row(figures, [setting], name, records)
 
 
 def _papers(finished: Sequence[Record], any_code: bool) -> list[Table]:

@@ -10,7 +10,7 @@ from typing import NamedTuple
 from dcnlab.ablations.report.contents import Row
 from dcnlab.ablations.report.grid import Grid, arrange
 from dcnlab.ablations.tables import dilation_file, dilation_table, paper
-from dcnlab.ablations.tables.render import Block
+from dcnlab.ablations.tables.block import Block
 from dcnlab.io import json_file
 from dcnlab.io.errors import ConfigError
 from dcnlab.io.text import one_line

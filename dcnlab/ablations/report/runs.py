@@ -11,8 +11,9 @@ from typing import Any
 from dcnlab.ablations.numbers import MISSING, mean_and_std
 from dcnlab.ablations.report.contents import Group, Row
 from dcnlab.ablations.report.grid import Grid, Value, arrange
-from dcnlab.ablations.tables import layout
 from dcnlab.ablations.tables.collect import CODE
+from dcnlab.ablations.tables.layout import SETTING
+from dcnlab.ablations.tables.row_names import label
 from dcnlab.ablations.tables.run_record import Record
 from dcnlab.io import yaml_file
 from dcnlab.io.files import read_bytes
@@ -49,7 +50,7 @@ def costs(group: Group) -> Grid:
 
 
 def _swept(group: Group) -> list[str]:
-    return [name.rpartition(".")[2] for name in group.section.swept] or ["setting"]
+    return [name.rpartition(".")[2] for name in group.section.swept] if len(group.section.swept) == 1 else [SETTING]
 
 
 def _mean(parts: Sequence[dict[str, Any]], key: str, factor: float, form: str) -> str:
@@ -69,7 +70,7 @@ def each_run(group: Group) -> Grid:
             line: list[Value] = [record.folder.name, *row.settings, record.seed]
             line += [mean_and_std(scores.get(metric), missing="") for metric in metrics]
             line.append("" if seconds is None else f"{seconds:.1f}")
-            lines.append([*line, *([] if named else [layout.label(CODE, record.code)])])
+            lines.append([*line, *([] if named else [label(CODE, record.code)])])
     return arrange(f"{group.title}: each run that the tables count", [*header, *([] if named else [CODE])], lines)
 
 

@@ -10,7 +10,7 @@ from typing import Any
 from dcnlab.ablations.sweeps import sweep_file
 from dcnlab.ablations.sweeps.hashing import digest
 from dcnlab.ablations.sweeps.trial import Trial, trial_at, trials_of
-from dcnlab.ablations.tables.layout import value_text
+from dcnlab.ablations.tables.row_names import value_text
 from dcnlab.ablations.tables.run_record import FOLD, Record
 from dcnlab.config import identity, packaged
 from dcnlab.io.errors import ConfigError

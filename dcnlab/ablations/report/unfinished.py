@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from dcnlab.ablations.report.contents import Unfinished
-from dcnlab.ablations.tables.layout import value_text
+from dcnlab.ablations.tables.row_names import value_text
 from dcnlab.ablations.tables.run_record import Record
 from dcnlab.config.experiment_files import read_parameters
 from dcnlab.config.keys import parameters_of

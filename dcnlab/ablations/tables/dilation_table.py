@@ -8,8 +8,8 @@ from typing import Any
 from dcnlab.ablations.numbers import mean_and_std
 from dcnlab.ablations.sweeps.hashing import digest
 from dcnlab.ablations.tables import dilation_file, paper, paper_tables, statistics
+from dcnlab.ablations.tables.block import Block
 from dcnlab.ablations.tables.dilation_file import CELL, FILE
-from dcnlab.ablations.tables.render import Block
 from dcnlab.ablations.tables.run_record import Record
 from dcnlab.io.errors import ConfigError
 from dcnlab.metrics.effective_dilation import SIZES

@@ -7,14 +7,17 @@ from typing import Any
 
 from dcnlab.ablations.numbers import mean_and_std, number
 from dcnlab.ablations.tables import statistics
-from dcnlab.ablations.tables.collect import CODE
+from dcnlab.ablations.tables.block import Block
 from dcnlab.ablations.tables.comparison import bounds
 from dcnlab.ablations.tables.counterpart import Counterpart, whole_table1
-from dcnlab.ablations.tables.render import Block
+from dcnlab.ablations.tables.row_names import WITH_WORDS, label, row_names
 from dcnlab.ablations.tables.section import Section
 
-_COMMIT = 9
-"""Characters of a commit that people are shown."""
+COSTS = ["seeds", "parameters", "MACs (M)", "seconds"]
+"""Headers of what a row's runs cost."""
+
+SETTING = "setting"
+"""Header of the rows' names, where several settings tell them apart."""
 
 
 def blocks(sections: Sequence[Section], caption: str, orientation: bool = False) -> list[Block]:
@@ -28,26 +31,40 @@ def blocks(sections: Sequence[Section], caption: str, orientation: bool = False)
     section_blocks = []
     for part in sections:
         words = [caption, part.title, _paper(part.counterpart)]
-        section_blocks.append(Block("; ".join(filter(None, words)), *grid([part])))
+        header, lines, groups = grid([part])
+        section_blocks.append(Block("; ".join(filter(None, words)), header, lines, groups))
         caption = ""
     return [*section_blocks, *([Block(*whole_table1())] if orientation else [])]
 
 
-def grid(sections: Sequence[Section]) -> tuple[list[str], list[list[str]]]:
-    """Header and rows of sections in one grid; marks a row short of seeds, and says `missing` without a run."""
+def grid(sections: Sequence[Section]) -> tuple[list[str], list[list[str]], list[int]]:
+    """Header, rows and groups of columns of sections in one grid.
+
+    A row short of seeds is marked. The groups are the rows' names, each metric, and the costs.
+    """
     labels = list(dict.fromkeys(name for part in sections for name in part.swept))
     metrics = list(dict.fromkeys(name for part in sections for name in part.shown))
     rows = [(part.title, row) for part in sections for row in part.rows]
     several = len(sections) > 1
-    header = [*(["system"] if several else []), *(name.rpartition(".")[2] for name in labels)]
-    lines = [[*([title] if several else []), *(label(name, row.get(name)) for name in labels)] for title, row in rows]
+    worded = [name for name in labels if name in WITH_WORDS]
+    others = labels if len(worded) < 2 else [name for name in labels if name not in worded]
+    header = [name.rpartition(".")[2] for name in others]
+    named = [[label(name, row.get(name)) for name in others] for _, row in rows]
+    if others is not labels:
+        names, header = row_names(worded, [row for _, row in rows]), [SETTING, *header]
+        named = [[name, *cells] for name, cells in zip(names, named, strict=True)]
+    header = [*(["system"] if several else []), *header]
+    lines = [[*([title] if several else []), *names] for (title, _), names in zip(rows, named, strict=True)]
+    groups = [len(header)]
     for metric in metrics:
         tested = any(statistics.can_be_significant(len(row.get(f"{metric}_differences", ()))) for _, row in rows)
         published = [part.counterpart for part in sections if part.counterpart and part.counterpart.has(metric)]
         powered = any(f"{metric}_seeds_for_one_point" in row for _, row in rows)
+        before = len(header)
         header += [f"{metric} (%)", "difference [low, high]", *(["p (Holm)"] if tested else [])]
         header += ["seeds for 1 point"] if powered else []
         header += ["paper", "its difference"] if published else []
+        groups.append(len(header) - before)
         for line, (_, row) in zip(lines, rows, strict=True):
             line += [_mean(row, metric), difference(row, metric)]
             line += [number(row.get(f"{metric}_p_holm"), ".3g")] if tested else []
@@ -56,28 +73,14 @@ def grid(sections: Sequence[Section]) -> tuple[list[str], list[list[str]]]:
                 doubt = "" if all(counterpart.confirmed for counterpart in published) else " ?"
                 line += [number(row.get(f"paper_{metric}"), ".1f", doubt)]
                 line += [number(row.get(f"paper_{metric}_difference"), "+.1f", doubt)]
-    header += ["seeds", "parameters", "MACs (M)", "seconds"]
+    header += COSTS
+    groups.append(len(COSTS))
     for line, (_, row) in zip(lines, rows, strict=True):
         short = row["seeds"] < row["seeds_wanted"]
         line.append(f"{row['seeds']} of {row['seeds_wanted']} (!)" if short else str(row["seeds"]))
         macs = None if row["macs"] is None else row["macs"] / 1e6
         line += [number(row["params"], ",.0f"), number(macs, ".2f"), number(row["train_seconds"], ".1f")]
-    return header, lines
-
-
-def label(name: str, value: Any) -> str:
-    """A swept setting's value as people read it."""
-    if name == CODE and value is not None:
-        commit, dash, dirty = value.partition("-")
-        return commit[:_COMMIT] + dash + dirty
-    return value_text(value)
-
-
-def value_text(value: Any, missing: str = "") -> str:
-    """A setting's value as YAML writes it; `missing` for None."""
-    if value is None:
-        return missing
-    return str(value).lower() if isinstance(value, bool) else str(value)
+    return header, lines, groups
 
 
 def difference(row: dict[str, Any], metric: str) -> str:

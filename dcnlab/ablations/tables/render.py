@@ -4,21 +4,15 @@ from __future__ import annotations
 
 import io
 import json
+import os
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
+from dcnlab.ablations.tables import fitting, latex
+from dcnlab.ablations.tables.block import Block
 from dcnlab.io.text import csv_cell, markdown, say, visible
 
 FORMATS = ("rich", "markdown", "latex", "csv", "json")
-
-
-class Block(NamedTuple):
-    """A table as people read it."""
-
-    caption: str
-    """Goes above; may be empty."""
-    header: list[str]
-    lines: list[list[str]]
 
 
 def render(rows: list[dict[str, Any]], blocks: Sequence[Block], form: str) -> str:
@@ -39,22 +33,17 @@ def render(rows: list[dict[str, Any]], blocks: Sequence[Block], form: str) -> st
         # Object columns keep whole numbers whole where a row is missing.
         flat = [{csv_cell(key): _flat(value) for key, value in row.items()} for row in rows]
         return pd.DataFrame(flat, dtype=object).to_csv(index=False).rstrip("\n")
+    if form == "latex":
+        return "\n\n".join(latex.table(block.caption, block.header, block.lines) for block in blocks)
     from tabulate import tabulate
-
-    safe = markdown if form == "markdown" else visible
-
-    def one_table(block: Block) -> str:
-        style = {"markdown": "pipe", "latex": "latex_booktabs"}[form]
-        aligned = ["left", *["right"] * (len(block.header) - 1)]
-        header, lines = [safe(name) for name in block.header], [[safe(cell) for cell in line] for line in block.lines]
-        made = tabulate(lines, header, tablefmt=style, disable_numparse=True, colalign=aligned)
-        return made.replace("±", r"$\pm$") if form == "latex" else made
 
     parts = []
     for block in blocks:
         if block.caption:
-            parts.append(f"% {safe(block.caption)}" if form == "latex" else safe(block.caption))
-        parts.append(one_table(block))
+            parts.append(markdown(block.caption))
+        aligned = ["left", *["right"] * (len(block.header) - 1)]
+        header, lines = [markdown(name) for name in block.header], [[*map(markdown, line)] for line in block.lines]
+        parts.append(tabulate(lines, header, tablefmt="pipe", disable_numparse=True, colalign=aligned))
     return "\n\n".join(parts)
 
 
@@ -63,7 +52,10 @@ def _flat(value: Any) -> Any:
 
 
 def show(blocks: Sequence[Block]) -> None:
-    """Print the blocks with rich; plain text where stdout is not a terminal."""
+    """Print the blocks with rich, one that is wider than the terminal in several, without cutting a cell.
+
+    Plain text where stdout is not a terminal, as wide as it needs to be, or at most COLUMNS where that is set.
+    """
     from rich import box
     from rich.console import Console
     from rich.table import Table as RichTable
@@ -71,15 +63,19 @@ def show(blocks: Sequence[Block]) -> None:
 
     console = Console(highlight=False, markup=False, emoji=False)
     plain = not console.is_terminal
-    if plain:  # as wide as it needs to be, and no blanks at the ends of lines
-        console = Console(highlight=False, markup=False, emoji=False, width=1000, file=io.StringIO())
-    for caption, header, lines in blocks:
-        grid = RichTable(title=Text(visible(caption)), title_justify="left", box=box.SIMPLE_HEAD)
-        for at, name in enumerate(header):
-            grid.add_column(Text(visible(name)), justify="left" if at == 0 else "right")
-        for line in lines:
-            grid.add_row(*(Text(visible(cell)) for cell in line))
-        console.print(grid)
+    columns = os.environ.get("COLUMNS", "")
+    width = (int(columns) if columns.isdecimal() else None) if plain else console.width
+    if plain:  # no blanks at the ends of lines
+        console = Console(highlight=False, markup=False, emoji=False, width=width or 1000, file=io.StringIO())
+    for block in blocks:
+        parts = [block] if width is None else fitting.parts(block, width)
+        for caption, header, lines, _ in parts:
+            grid = RichTable(title=Text(visible(caption)), title_justify="left", box=box.SIMPLE_HEAD)
+            for at, name in enumerate(header):
+                grid.add_column(Text(visible(name)), justify="left" if at == 0 else "right", overflow="fold")
+            for line in lines:
+                grid.add_row(*(Text(visible(cell)) for cell in line))
+            console.print(grid)
     if plain:
-        lines = console.file.getvalue().splitlines()  # type: ignore[attr-defined]
-        say("\n".join(line.rstrip() for line in lines), block=True)
+        text = console.file.getvalue().splitlines()  # type: ignore[attr-defined]
+        say("\n".join(line.rstrip() for line in text), block=True)

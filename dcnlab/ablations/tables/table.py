@@ -23,9 +23,9 @@ from dcnlab.ablations.tables import (
     wandb_runs,
 )
 from dcnlab.ablations.tables import render as rendering
+from dcnlab.ablations.tables.block import Block
 from dcnlab.ablations.tables.collect import CODE, WEIGHTS, Collection
 from dcnlab.ablations.tables.comparison import PLAIN, Comparison, Options
-from dcnlab.ablations.tables.render import Block
 from dcnlab.ablations.tables.rows import Row
 from dcnlab.ablations.tables.run_record import Record
 from dcnlab.ablations.tables.section import Section, section
@@ -221,8 +221,8 @@ def _rank(collection: Collection, metric: str, goal: str) -> None:
 def cells(table: Table) -> tuple[list[str], list[list[str]]]:
     """Header and rows of all sections as people read them, in one grid; see `blocks`."""
     if table.measured is not None:
-        return dilation_table.layout(table.measured, TABLE2)[1:]
-    return layout.grid(table.sections)
+        return dilation_table.layout(table.measured, TABLE2)[1:3]
+    return layout.grid(table.sections)[:2]
 
 
 def render(table: Table, form: str) -> str:
@@ -232,7 +232,7 @@ def render(table: Table, form: str) -> str:
         table: to show.
         form: markdown, latex, csv or json; `rich` is for `show`.
     """
-    return rendering.render(table.rows, blocks(table, ""), form)
+    return rendering.render(table.rows, blocks(table, table.title if form == "latex" else ""), form)
 
 
 def show(table: Table) -> None:

@@ -10,13 +10,15 @@ import numpy as np
 
 from dcnlab.data.classification.image_folder import ImageFolderSplit
 from dcnlab.data.folds import Fold, stratified, validated_on
-from dcnlab.data.module import SplitsDataModule, check_same_classes
+from dcnlab.data.labels import check_same_classes
+from dcnlab.data.module import SplitsDataModule
+from dcnlab.data.own.classification import own_class_folders
 from dcnlab.data.photographs import IMAGENET_MEAN, IMAGENET_STD, strings
 from dcnlab.io.orientation import Orientation
 
 
 class ImageFolderDataModule(SplitsDataModule):
-    """Any folder laid out as root/SPLIT/CLASS/IMAGE.
+    """Any folder laid out as root/SPLIT/CLASS/IMAGE, or with `own` as root/CLASS/IMAGE.
 
     Args:
         root: folder of the split folders.
@@ -33,6 +35,8 @@ class ImageFolderDataModule(SplitsDataModule):
         exif: auto and ignore take images as stored, as torchvision's ImageFolder does; auto warns at the first image
             that has an EXIF orientation; apply rotates them upright.
         fold: the test split, cut from the images of all three; None takes the splits as they are.
+        own: whether the folder is of any layout, which is looked for: SPLIT/CLASS/IMAGE or CLASS/IMAGE.
+        layout: that it must be of; None takes any.
 
     Raises:
         DataError: a folder is missing or empty, or classes differ between splits; one line that says what and where.
@@ -53,18 +57,29 @@ class ImageFolderDataModule(SplitsDataModule):
         std: Sequence[float] = IMAGENET_STD,
         exif: str = "auto",
         fold: Fold | None = None,
+        own: bool = False,
+        layout: str | None = None,
     ) -> None:
         common: dict[str, Any] = {"classes": classes, "image_size": image_size, "mean": mean, "std": std}
         common["orientation"] = Orientation(exif, upright=False)
-        holdout = val is None and fold is None
-        training = ImageFolderSplit(root, train, holdout=holdout, augment=True, seed=seed, **common)
-        validation = ImageFolderSplit(root, val if fold is None else val or train, train, **common)
-        testing = ImageFolderSplit(root, test, **common)
+        folders = own_class_folders(root, classes, layout) if own else None
+
+        def listed(split: str) -> dict[str, Any]:
+            return {} if folders is None else {"listed": folders.split(split)}
+
+        holdout = val is None and fold is None and folders is None
+        validated = val if fold is None else val or train
+        if folders is not None:
+            validated = val or "val"
+        training = ImageFolderSplit(root, train, holdout=holdout, augment=True, seed=seed, **listed(train), **common)
+        validation = ImageFolderSplit(root, validated, train, **listed(validated or ""), **common)
+        testing = ImageFolderSplit(root, test, **listed(test), **common)
         others = ((val, validation.classes), (test, testing.classes))
         check_same_classes(root, (train, training.classes), *others)
         if fold is not None:
             _cut((training, validation, testing), fold, validated_on(val, test) or "rest")
         super().__init__(training, validation, testing, training.classes, batch_size, workers, seed)
+        self.own = folders
 
 
 def _cut(splits: Sequence[ImageFolderSplit], fold: Fold, validated: str) -> None:

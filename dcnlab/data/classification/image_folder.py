@@ -53,8 +53,12 @@ def evaluation_transform(
     )
 
 
-def _classes(folder: Path, chosen: Sequence[str] | None) -> list[str]:
-    """The chosen class folders, or all of them by name."""
+def class_folders(folder: Path, chosen: Sequence[str] | None) -> list[str]:
+    """The chosen class folders of a folder, or all of them by name.
+
+    Raises:
+        DataError: there are none, or a chosen one is missing or there twice; one line.
+    """
     folders = _folders(folder)
     if not folders:
         raise DataError(f"{folder} has no class folders; expected {folder}/CLASS/IMAGE")
@@ -67,8 +71,12 @@ def _classes(folder: Path, chosen: Sequence[str] | None) -> list[str]:
     return folders if chosen is None else list(chosen)
 
 
-def _images(folder: Path, classes: Sequence[str]) -> list[tuple[str, int]]:
-    """Files and labels in torchvision's order: by class, folder and name."""
+def labelled_files(folder: Path, classes: Sequence[str]) -> list[tuple[str, int]]:
+    """Files and labels of class folders in torchvision's order: by class, folder and name.
+
+    Raises:
+        DataError: a class has no image, or a file is a pipe or the like; one line.
+    """
     samples: list[tuple[str, int]] = []
     for label, name in enumerate(classes):
         files = files_below(folder / name, ENDINGS)
@@ -100,6 +108,7 @@ class ImageFolderSplit(PhotographSplit[tuple[Tensor, int]]):
         std: likewise.
         orientation: says which images are turned as their EXIF orientation says; None leaves all as stored, as
             torchvision's ImageFolder does, with a warning at the first that has one.
+        listed: files with their labels, and the classes, in place of those of the folder.
 
     Raises:
         DataError: a folder is missing or empty, a class is unknown, or a file is a pipe or the like; one line that
@@ -119,20 +128,18 @@ class ImageFolderSplit(PhotographSplit[tuple[Tensor, int]]):
         mean: Sequence[float] = IMAGENET_MEAN,
         std: Sequence[float] = IMAGENET_STD,
         orientation: Orientation | None = None,
+        listed: tuple[Sequence[tuple[str, int]], Sequence[str]] | None = None,
     ) -> None:
-        folder = _split_folder(Path(root), train if split is None else split)
         super().__init__(augment, seed)
         self.orientation = orientation or Orientation(upright=False)
-        self.classes = _classes(folder, classes)
-        samples = _images(folder, self.classes)
-        if split is None or holdout:
-            held = _every_tenth(samples)
-            samples = [s for s, is_held in zip(samples, held, strict=True) if is_held is (split is None)]
-            if not samples:
-                raise DataError(
-                    f"no class of {folder} has {HELD_OUT} images, so none is held out to validate on; "
-                    "name a folder as data.val"
-                )
+        if listed is not None:
+            samples, self.classes = list(listed[0]), list(listed[1])
+        else:
+            folder = _split_folder(Path(root), train if split is None else split)
+            self.classes = class_folders(folder, classes)
+            samples = labelled_files(folder, self.classes)
+            if split is None or holdout:
+                samples = _held_or_kept(folder, samples, held=split is None)
         self.files, self.labels = strings([path for path, _ in samples]), np.array([label for _, label in samples])
         make = training_transform if augment else evaluation_transform
         self.transform = make(image_size, mean, std)
@@ -173,6 +180,16 @@ def _split_folder(root: Path, split: str) -> Path:
         folders = ", ".join(_folders(root)) or "none"
         raise DataError(f"data.root {root} has no split {split!r}; its folders are {folders} (data.val may be null)")
     return root / split
+
+
+def _held_or_kept(folder: Path, samples: list[tuple[str, int]], held: bool) -> list[tuple[str, int]]:
+    """The images that are held out of a training folder, or the others."""
+    chosen = [s for s, is_held in zip(samples, _every_tenth(samples), strict=True) if is_held is held]
+    if not chosen:
+        raise DataError(
+            f"no class of {folder} has {HELD_OUT} images, so none is held out to validate on; name a folder as data.val"
+        )
+    return chosen
 
 
 def _every_tenth(samples: Sequence[tuple[str, int]]) -> list[bool]:

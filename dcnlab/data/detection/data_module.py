@@ -13,8 +13,9 @@ from dcnlab.data.detection.coco import read_coco
 from dcnlab.data.detection.split import DetectionSplit
 from dcnlab.data.detection.voc import read_voc
 from dcnlab.data.folds import Fold, all_names, interleaved, validated_on
-from dcnlab.data.labels import names_of
-from dcnlab.data.module import SplitsDataModule, check_same_classes, collate_lists, reader_of
+from dcnlab.data.labels import check_same_classes, names_of
+from dcnlab.data.module import SplitsDataModule, collate_lists, reader_of
+from dcnlab.data.own.detection import joined, own_boxes
 from dcnlab.data.photographs import IMAGENET_MEAN, IMAGENET_STD
 from dcnlab.data.resize import longer_limits
 from dcnlab.io.errors import DataError
@@ -54,7 +55,7 @@ class DetectionDataModule(SplitsDataModule):
     """Three splits of VOC, COCO or a folder laid out like one of them.
 
     Args:
-        name: voc | coco, the form of the annotations.
+        name: voc | coco, the form of the annotations | own, which looks for it.
         root: see `read_voc` and `read_coco`.
         train: split, or splits, that the network learns on: `train`, `[2007/trainval, 2012/trainval]`.
         val: scored during training; None scores none.
@@ -76,6 +77,7 @@ class DetectionDataModule(SplitsDataModule):
         test_longer_sides: limit on the longer side at each of them; None: see `longer_limits`.
         exif: auto, apply or ignore: which images are turned as their EXIF orientation says, see `Orientation`.
         fold: the test split, cut from the images of all three; None takes the splits as they are.
+        layout: own: that the folder must be of; None looks.
 
     Raises:
         DataError: files are missing or not right, or classes differ between splits; one line that says what and where.
@@ -104,13 +106,18 @@ class DetectionDataModule(SplitsDataModule):
         test_longer_sides: Sequence[int] | None = None,
         exif: str = "auto",
         fold: Fold | None = None,
+        layout: str | None = None,
     ) -> None:
         orientation = Orientation(exif)
-        reader = reader_of(name, READERS, "boxes")
+        own = own_boxes(root, classes, layout, exif) if name == "own" else None
+        reader = reader_of(name, READERS, "boxes") if own is None else None
         templates = {"annotations": annotations, "images": images}
 
         @cache  # VOC's customary validation split is its test split: read once
         def read(splits: tuple[str, ...]) -> Annotations:
+            if reader is None:
+                assert own is not None
+                return joined(own, splits)
             return reader(root, splits, classes, templates, orientation)
 
         def split(chosen: Annotations, augment: bool = False, tested_at: Sequence[int] | None = None) -> DetectionSplit:
@@ -142,6 +149,7 @@ class DetectionDataModule(SplitsDataModule):
             collate_lists,
             evaluation_batch_size,
         )
+        self.own = own
 
 
 def _cut(

@@ -12,6 +12,7 @@ from dcnlab.data.folds import Fold, all_names, blocks, validated_on
 from dcnlab.data.image_list import imagelist_pairs
 from dcnlab.data.labels import LabelledImages
 from dcnlab.data.module import SplitsDataModule, reader_of
+from dcnlab.data.own.segmentation import joined, own_labels
 from dcnlab.data.photographs import IMAGENET_MEAN, IMAGENET_STD
 from dcnlab.data.segmentation.camvid import camvid_pairs
 from dcnlab.data.segmentation.cityscapes import cityscapes_pairs
@@ -33,7 +34,8 @@ class SegmentationDataModule(SplitsDataModule):
     """Three splits of a data set with a label for each pixel; evaluation gives one image at a time.
 
     Args:
-        name: voc, cityscapes, camvid or imagelist; each reader's file says what it expects in root.
+        name: voc, cityscapes, camvid, imagelist, or own, which looks for
+            the layout; each reader's file says what it expects in root.
         root: folder of the data set.
         train: split, or splits, to learn on.
         val: split, or splits, scored during training; None scores none.
@@ -53,6 +55,7 @@ class SegmentationDataModule(SplitsDataModule):
         exif: auto, apply or ignore: which images are turned as their EXIF orientation says, see `Orientation`.
         test_scale: the largest factor of those that the test resizes its images by.
         fold: the test split, cut from the images of all three; None takes the splits as they are.
+        layout: own: that the folder must be of; None looks.
 
     Raises:
         DataError: data are missing or not right; one line that says what is expected where.
@@ -79,9 +82,17 @@ class SegmentationDataModule(SplitsDataModule):
         exif: str = "auto",
         test_scale: float = 1.0,
         fold: Fold | None = None,
+        layout: str | None = None,
     ) -> None:
         orientation = Orientation(exif)
-        reader = reader_of(name, READERS, "label for each pixel")
+        own = own_labels(root, classes, ignore, layout) if name == "own" else None
+        reader = reader_of(name, READERS, "label for each pixel") if own is None else None
+
+        def read(names: str | Sequence[str]) -> LabelledImages:
+            if reader is None:
+                assert own is not None
+                return joined(own, names)
+            return reader(root, names, classes, ignore)
 
         def split(images: LabelledImages, augment: bool = False, scale: float = 1.0) -> SegmentationSplit:
             return SegmentationSplit(
@@ -102,11 +113,9 @@ class SegmentationDataModule(SplitsDataModule):
             )
 
         if fold is None:
-            learnt, validated, tested = (
-                None if names is None else reader(root, names, classes, ignore) for names in (train, val, test)
-            )
+            learnt, validated, tested = (None if names is None else read(names) for names in (train, val, test))
         else:
-            images = reader(root, all_names(train, val, test), classes, ignore)
+            images = read(all_names(train, val, test))
             learnt, validated, tested = _cut(images, fold, validated_on(val, test))
         assert learnt is not None
         assert tested is not None
@@ -114,6 +123,7 @@ class SegmentationDataModule(SplitsDataModule):
         validation = None if validated is None else split(validated)
         testing = split(tested, scale=test_scale)
         super().__init__(training, validation, testing, training.classes, batch_size, workers, seed, pad_collate, 1)
+        self.own = own
 
 
 def _cut(images: LabelledImages, fold: Fold, validated: str | None) -> list[LabelledImages | None]:

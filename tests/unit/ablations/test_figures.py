@@ -143,8 +143,9 @@ def test_offset_arrows_are_in_image_pixels(run, set_offsets, drawn, tmp_path):
     assert quiver.V[0] < 0 < quiver.U[0]  # up in the picture, whose y grows downwards
     assert not before.collections[0].U.any()
     image = heat.axes[0].images[-1]
-    assert list(image.get_extent()) == [-4, 44, 44, -4]
-    np.testing.assert_allclose(image.get_array(), 2)
+    assert list(image.get_extent()) == [-12, 52, 52, -12]  # a unit more on each side: up to the image's edges
+    np.testing.assert_allclose(image.get_array(), 1)  # times the layer's own dilation
+    assert image.norm(1) == pytest.approx(0.5)
     assert heat.axes[0].get_title() == "layer4.0.conv1, dilation 2"
     box, *rest = bins.axes[0].patches[::-1]
     assert to_hex(box.get_edgecolor()) == style.YELLOW

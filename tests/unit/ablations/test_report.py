@@ -101,7 +101,7 @@ def test_overview_states_the_gain_and_its_interval(read):
     """The seeds differ by 5, 3.5 and -1: Student's t interval is 2.5 ± 4.3027 x 3.1225 / sqrt(3), which covers zero."""
     text = " ".join("".join(read.words).split())
     assert (
-        "layers: top1 is highest at deform_layers 3: 75.50 ± 0.50 %, +2.50 against deform_layers 0 [-5.26, +10.26] "
+        "layers: top1 is highest at 3 deformable: 75.50 ± 0.50 %, +2.50 against plain [-5.26, +10.26] "
         "over 3 seeds that both have: no conclusion." in text
     )
     assert "Runs: 8 finished, 1 failed, 2 unfinished, 1 interrupted." in text
@@ -110,14 +110,14 @@ def test_overview_states_the_gain_and_its_interval(read):
 def test_class_table_shows_differences_to_the_first_column(read):
     """Each class has one row; a class named like a script is shown as text."""
     header, sky, script = table(read, "iou of each class")
-    assert header == ["class", "deform_layers 0", "deform_layers 3"]
+    assert header == ["class", "plain", "3 deformable"]
     assert sky == ["Sky", "81.0 ± 1.0", "84.0 ± 1.0 (+3.0)"]
     assert script == [SCRIPT, "10.0 ± 10.0", "10.0 ± 10.0 (+0.0)"]
 
 
 def test_measured_dilation_stands_next_to_the_papers(read):
     """A run's dilation.json becomes one row for each layer, with the paper's layer and values."""
-    header, row = table(read, "deform_layers 3, runs/layers/l3s0")
+    header, row = table(read, "3 deformable, runs/layers/l3s0")
     assert header == ["layer", *SIZES, "paper's layer", *(f"paper: {size}" for size in SIZES)]
     assert row[:5] == ["layer4.2.conv2", "5.00 ± 0.50", "5.00 ± 0.50", "5.00 ± 0.50", "–"]
     assert row[5:] == ["res5c", "5.3 ± 3.3", "5.8 ± 3.5", "8.4 ± 4.5", "6.2 ± 3.0"]
@@ -192,7 +192,7 @@ def test_pictures_are_embedded_small_with_alt_text(read):
     pictures = read.all("img")
     assert [(one["width"], one["height"]) for one in pictures] == [("640", "160")] * 2
     assert [one["alt"] for one in pictures] == [
-        f"pictures/0.png of deform_layers {layers}, seed 0" for layers in (0, 3)
+        f"pictures/0.png of {name}, seed 0" for name in ("plain", "3 deformable")
     ]
 
 

@@ -57,7 +57,7 @@ def test_a_panel_shows_image_label_and_prediction():
     panel = np.asarray(segmentation_panel(image, label, torch.ones_like(label), ["ground", "car"]))
     at = [panel[18 + y, x] for x in (6 + 10, 212 + 10, 418 + 10) for y in (50, 150)]
     assert [tuple(int(v) for v in pixel) for pixel in at] == [
-        (191, 128, 64), (191, 128, 64), (255, 255, 255), (0, 0, 0), (255, 255, 255), (128, 0, 0),
+        (191, 128, 64), (191, 128, 64), (255, 255, 255), (255, 85, 85), (255, 255, 255), (70, 170, 255),
     ]  # fmt: skip
     assert isinstance(Image.fromarray(panel), Image.Image)
 

@@ -1,0 +1,1 @@
+"""Folders of one's own: which layout they have, and their images and labels in three splits."""

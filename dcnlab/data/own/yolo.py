@@ -1,0 +1,129 @@
+"""Finds and reads boxes in YOLO's form: a .txt for each image, in labels/ next to images/."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from dcnlab.data.detection.annotations import Annotations, check_names
+from dcnlab.data.image_list import read_lines
+from dcnlab.data.own.boxes import BoxedImage, annotations_of
+from dcnlab.data.own.folders import holds, split_folders
+from dcnlab.data.own.splits import WHOLE
+from dcnlab.io.errors import ConfigError, DataError
+from dcnlab.io.image_file import NamedFiles, image_size
+from dcnlab.io.orientation import Orientation
+from dcnlab.io.text import shown
+from dcnlab.io.yaml_file import read_yaml
+
+_TEXT = (".txt",)
+_NAMES = ("classes.txt", "obj.names", "labels/classes.txt")
+_CORNERS_MOST = 10_000
+
+
+@dataclass(frozen=True)
+class YoloFolders:
+    """Where images and labels lie, by split, and the file of the classes' names."""
+
+    folders: dict[str, tuple[Path, Path]]
+    """Of each split, the folder of the images and that of the labels."""
+
+
+def find_yolo(root: Path) -> YoloFolders | None:
+    """Find images and labels in a folder; None: there are none."""
+    images, labels = root / "images", root / "labels"
+    pairs = {folder.name: (folder, labels / folder.name) for folder in split_folders(images)}
+    pairs = pairs or {folder.name: (folder / "images", folder / "labels") for folder in split_folders(root)}
+    pairs = {name: pair for name, pair in pairs.items() if _is_pair(*pair)} or {WHOLE: (images, labels)}
+    known = {name: pair for name, pair in pairs.items() if _is_pair(*pair)}
+    return YoloFolders(known) if known else None
+
+
+def _is_pair(images: Path, labels: Path) -> bool:
+    return holds(images) and holds(labels, _TEXT)
+
+
+def read_yolo(
+    root: Path, found: YoloFolders, classes: Sequence[str] | None, orientation: Orientation
+) -> dict[str, Annotations]:
+    """Read all boxes of a folder by split; an image without a .txt has none.
+
+    Args:
+        root: of the folder.
+        found: by `find_yolo`.
+        classes: names to use, in the order of their labels; None takes all of the folder's.
+        orientation: says which images are turned.
+
+    Raises:
+        DataError: a file is missing or not right; one line.
+    """
+    names = _names(root)
+    images: dict[str, list[BoxedImage]] = {}
+    for split, (pictures, labels) in found.folders.items():
+        files = NamedFiles(pictures)
+        images[split] = [
+            _image(root, files, name, labels / f"{name}.txt", names, orientation) for name in files.names()
+        ]
+    chosen = list(classes) if classes is not None else names
+    if chosen is None:
+        count = 1 + max(
+            (int(name) for group in images.values() for image in group for name, _, _ in image.objects), default=-1
+        )
+        chosen = [str(number) for number in range(count)]
+    check_names(chosen, f"the labels of {root}")
+    return {split: annotations_of(root, group, chosen) for split, group in images.items()}
+
+
+def _names(root: Path) -> list[str] | None:
+    """The classes' names by number: of the .yaml with `names`, or of a list; None: the folder does not tell."""
+    for path in sorted(root.glob("*.y*ml")):
+        try:
+            names = read_yaml(path).get("names")
+        except ConfigError as error:
+            raise DataError(str(error)) from error
+        if isinstance(names, dict):
+            by_number = {str(number): name for number, name in names.items()}
+            names = [by_number.get(str(number), str(number)) for number in range(len(names))]
+        if isinstance(names, list) and names:
+            check_names([str(name) for name in names], str(path))
+            return [str(name) for name in names]
+    for name in _NAMES:
+        if (root / name).is_file():
+            return [line for _, line in read_lines(root / name)]
+    return None
+
+
+def _image(
+    root: Path, files: NamedFiles, name: str, label: Path, names: list[str] | None, orientation: Orientation
+) -> BoxedImage:
+    picture = files.find(name)
+    assert picture is not None
+    height, width = image_size(picture, orientation)
+    lines = read_lines(label) if label.is_file() else []
+    objects = [_object(line, f"{label} line {number}", names, height, width) for number, line in lines]
+    return BoxedImage(picture.relative_to(root).as_posix(), (height, width), objects)
+
+
+def _object(line: str, source: str, names: list[str] | None, height: int, width: int) -> tuple[str, list[float], bool]:
+    """An object's class, box in pixels, and that it is not difficult; a polygon becomes the box around it."""
+    fields = line.split()
+    try:
+        number, values = int(fields[0]), [float(field) for field in fields[1:_CORNERS_MOST]]
+    except ValueError:
+        number, values = -1, []
+    is_polygon = len(values) >= 6 and len(values) % 2 == 0
+    if number < 0 or not (len(values) == 4 or is_polygon) or not all(map(math.isfinite, values)):
+        raise DataError(f"{source} is {shown(line)}; it must be a class number, and x, y, width, height as fractions")
+    if not all(-0.01 <= value <= 1.01 for value in values):
+        raise DataError(f"{source} is {shown(line)}, whose numbers are not fractions of the image, 0 to 1")
+    if names is not None and number >= len(names):
+        raise DataError(f"{source} has the class {number}; there are {len(names)} names, from 0")
+    if is_polygon:
+        left, right, top, bottom = min(values[::2]), max(values[::2]), min(values[1::2]), max(values[1::2])
+    else:
+        x, y, w, h = values
+        left, right, top, bottom = x - w / 2, x + w / 2, y - h / 2, y + h / 2
+    box = [max(0.0, left) * width, max(0.0, top) * height, min(1.0, right) * width, min(1.0, bottom) * height]
+    return str(number) if names is None else names[number], box, False

@@ -1,0 +1,215 @@
+"""Folders as other people leave them are recognised, and split alike in every run."""
+
+import hashlib
+import json
+import shutil
+
+import own_folders
+import pytest
+
+from dcnlab.data.own.classification import own_class_folders
+from dcnlab.data.own.detection import own_boxes
+from dcnlab.data.own.segmentation import own_labels
+from dcnlab.data.own.splits import by_role, hold_out
+from dcnlab.io.errors import DataError
+
+
+def boxes(root, layout=None, classes=None):
+    return own_boxes(root, classes, layout, "auto")
+
+
+def files(own):
+    return {split: set(part.files.tolist()) for split, part in own.splits.items()}
+
+
+ONE_BOX = {"coco": own_folders.coco, "voc": own_folders.voc, "yolo": own_folders.yolo}
+
+
+@pytest.mark.parametrize("layout", ONE_BOX)
+def test_a_folder_without_splits_is_cut_by_file_names(tmp_path, layout):
+    """Of twenty images 4 test, 2 validate and 14 train: those of the lowest hashes test, the next ones validate."""
+    own = boxes(ONE_BOX[layout](tmp_path))
+    folder = "JPEGImages" if layout == "voc" else "images"
+    names = [f"{folder}/photo{number}.png" for number in range(20)]
+    order = sorted(names, key=lambda name: hashlib.blake2b(name.encode(), digest_size=8).digest())
+    assert files(own) == {"test": set(order[:4]), "val": set(order[4:6]), "train": set(order[6:])}
+    assert own.layout == layout
+    assert "20% test, 10% val held out of all images by a hash of the file names" in own.line
+
+
+@pytest.mark.parametrize("layout", ONE_BOX)
+def test_boxes_are_the_same_in_every_form(tmp_path, layout):
+    """The object of photo3, a box at (3, 16) of side 16, is read as that from VOC, COCO and YOLO."""
+    for part in boxes(ONE_BOX[layout](tmp_path)).splits.values():
+        for at, file in enumerate(part.files.tolist()):
+            if file.endswith("photo3.png"):
+                box = part.offsets[at]
+                assert part.boxes[box].tolist() == pytest.approx([3, 16, 19, 32])
+                assert part.classes[part.labels[box] - 1] == "box"
+                assert part.sizes[at].tolist() == [48, 48]
+                return
+    raise AssertionError("photo3 is in no split")
+
+
+def test_classes_are_those_of_the_files(tmp_path):
+    """classes.txt gives names and order; without it the XML does, and data.yaml for YOLO."""
+    assert boxes(own_folders.voc(tmp_path / "a")).splits["train"].classes == ("box", "ball")
+    assert boxes(own_folders.voc(tmp_path / "b", classes=False)).splits["train"].classes == ("ball", "box")
+    named = own_folders.yolo(tmp_path / "c", yaml="names: {0: ball, 1: box, 2: cone}\nnc: 3\n")
+    assert boxes(named).splits["train"].classes == ("ball", "box", "cone")
+
+
+def test_exports_with_split_folders_are_taken_as_they_are(tmp_path):
+    """Roboflow's train, valid and test are the splits, and its category of number 0 without boxes is no class."""
+    extra = ({"id": 0, "name": "things"},)
+    for split, count in (("train", 6), ("valid", 4), ("test", 2)):
+        own_folders.coco(tmp_path / split, count, "_annotations.coco.json", ".", extra=extra)
+    own = boxes(tmp_path)
+    assert {name: len(part) for name, part in own.splits.items()} == {"train": 6, "val": 4, "test": 2}
+    assert own.splits["test"].classes == ("ball", "box")
+    assert "val is valid" in own.line
+
+
+@pytest.mark.parametrize(("images", "labels"), [("images/{}", "labels/{}"), ("{}/images", "{}/labels")])
+def test_both_trees_of_yolo_are_recognised(tmp_path, images, labels):
+    """images/train next to labels/train, and train/images next to train/labels; without test, val is tested."""
+    for split, count in (("train", 6), ("val", 4)):
+        own_folders.yolo(tmp_path, count, images.format(split), labels.format(split))
+    own = boxes(tmp_path)
+    assert {name: len(part) for name, part in own.splits.items()} == {"train": 6, "val": 4, "test": 4}
+    assert "without a test split: val is scored as test too" in own.line
+
+
+def test_a_polygon_of_yolo_becomes_the_box_around_it(tmp_path):
+    """Of the corners (12, 6), (36, 6), (24, 42) the box is 12, 6, 36, 42."""
+    own_folders.yolo(tmp_path, 20)
+    for path in (tmp_path / "labels").glob("*.txt"):
+        path.write_text("1 0.25 0.125 0.75 0.125 0.5 0.875\n")
+    assert boxes(tmp_path).splits["test"].boxes[0].tolist() == [12, 6, 36, 42]
+
+
+def test_wrong_lines_of_yolo_are_named(tmp_path):
+    """Pixels in place of fractions, and a class without a name, are refused with file and line."""
+    own_folders.yolo(tmp_path)
+    label = tmp_path / "labels" / "photo7.txt"
+    for line, reason in (("0 20 20 5 5", "fractions of the image"), ("2 .5 .5 .1 .1", "there are 2 names")):
+        label.write_text(f"0 .5 .5 .1 .1\n{line}\n")
+        with pytest.raises(DataError, match=rf"photo7.txt line 2 .*{reason}"):
+            boxes(tmp_path)
+
+
+def test_a_layout_can_be_chosen_where_two_fit(tmp_path):
+    """Of VOC and COCO in one folder VOC is taken, and the line says how to take the other."""
+    own_folders.coco(own_folders.voc(tmp_path), 20, "annotations/instances_default.json", "JPEGImages")
+    assert boxes(tmp_path).layout == "voc"
+    assert "it also has coco: data.layout=coco takes it" in boxes(tmp_path).line
+    assert boxes(tmp_path, "coco").layout == "coco"
+    with pytest.raises(DataError, match=r"data.layout is 'yolo'.*it has voc, coco"):
+        boxes(tmp_path, "yolo")
+
+
+def test_an_unknown_folder_says_what_was_looked_for(tmp_path):
+    """One line names the layouts, and the nearest: another task, an inner folder, or the content."""
+    own_folders.class_folders(tmp_path / "flowers")
+    with pytest.raises(DataError, match=r"voc: XML.*coco: JSON.*yolo: images.*classification/own") as error:
+        boxes(tmp_path / "flowers")
+    assert "\n" not in str(error.value)
+    own_folders.voc(tmp_path / "outer" / "inner")
+    with pytest.raises(DataError, match=r"nearest: .*outer/inner, which has voc"):
+        boxes(tmp_path / "outer")
+    (tmp_path / "text").mkdir()
+    (tmp_path / "text" / "notes.md").write_text("")
+    with pytest.raises(DataError, match=r"it holds notes.md"):
+        boxes(tmp_path / "text")
+
+
+def test_class_folders_are_cut_class_by_class(tmp_path):
+    """Ten images of each of two classes: two of each test, one of each validates, seven train."""
+    own = own_class_folders(own_folders.class_folders(tmp_path), None, None)
+    counts = {split: [[label for _, label in part[0]].count(k) for k in (0, 1)] for split, part in own.splits.items()}
+    assert counts == {"train": [7, 7], "val": [1, 1], "test": [2, 2]}
+    assert own.splits["train"][1] == ["ball", "box"]
+
+
+def test_splits_of_class_folders_are_taken(tmp_path):
+    """train and valid over the class folders are splits, not classes."""
+    own_folders.class_folders(tmp_path / "train")
+    own_folders.class_folders(tmp_path / "valid", 6)
+    own = own_class_folders(tmp_path, None, None)
+    assert {split: len(part[0]) for split, part in own.splits.items()} == {"train": 20, "val": 6, "test": 6}
+
+
+@pytest.mark.parametrize(
+    ("values", "classes", "labels"),
+    [
+        ((0, 255), ["background", "foreground"], {0: 0, 255: 1}),
+        ((3, 7, 255), ["3", "7"], {3: 0, 7: 1, 255: 255}),
+    ],
+)
+def test_classes_of_masks_are_their_values(tmp_path, values, classes, labels):
+    """A mask of 0 and 255 has two classes; next to two other values, 255 is unknown."""
+    own = own_labels(own_folders.masks(tmp_path, values=values, added="_mask"), None, None, None)
+    train = own.splits["train"]
+    assert train.classes == classes
+    assert {value: int(train.lookup[value]) for value in labels} == labels
+    assert all(label.name == f"{image.stem}_mask.png" for image, label in train.pairs)
+
+
+def test_classes_txt_names_the_masks_of_voc(tmp_path):
+    """A folder of VOC's form with classes.txt of two lines has these two classes, and no list is needed."""
+    own_folders.masks(tmp_path, images="JPEGImages", labels="SegmentationClass")
+    (tmp_path / "classes.txt").write_text("floor\nthing\n")
+    own = own_labels(tmp_path, None, None, None)
+    assert (own.layout, own.splits["train"].classes) == ("voc", ["floor", "thing"])
+
+
+def test_a_class_called_void_is_left_out(tmp_path):
+    """Of floor, thing and void, pixels of the last have the label of unknown ones; data.ignore overrides that."""
+    (own_folders.masks(tmp_path, values=(0, 1, 2)) / "classes.txt").write_text("floor\nthing\nvoid (ignore)\n")
+    train = own_labels(tmp_path, None, None, None).splits["train"]
+    assert (train.classes, train.lookup[:3].tolist()) == (["floor", "thing"], [0, 1, 255])
+    assert len(own_labels(tmp_path, None, 255, None).splits["train"].classes) == 3
+
+
+def test_a_new_image_moves_few_others(tmp_path):
+    """With one image more, at most one image a split changes its place: a hash decides, not the position."""
+    names = [f"{number}.png" for number in range(100)]
+    fractions = {"test": 0.2, "val": 0.1}
+    before = hold_out(names, fractions, tmp_path)
+    after = hold_out(["00000.png", *names], fractions, tmp_path)
+    for split in ("test", "val"):
+        moved = {names[at] for at in before[split]} - {(["00000.png", *names])[at] for at in after[split]}
+        assert len(moved) <= 1, split
+
+
+def test_too_few_images_are_refused(tmp_path):
+    """Two images make no three splits; the line names the folder and the number."""
+    with pytest.raises(DataError, match=r"has 2 images; at least 3"):
+        boxes(own_folders.voc(tmp_path, 2))
+
+
+def test_names_of_splits_play_their_roles():
+    """Usual names of exports are known, trainval trains only where nothing else does."""
+    assert by_role(["train2017", "val2017"]) == {"train": "train2017", "val": "val2017"}
+    assert by_role(["trainval", "train", "test"]) == {"train": "train", "test": "test"}
+    assert by_role(["trainval", "test"]) == {"train": "trainval", "test": "test"}
+    assert by_role(["valid", "train"]) == {"train": "train", "val": "valid"}
+
+
+def test_a_moved_folder_is_cut_alike(tmp_path):
+    """The cut depends on names below the root alone."""
+    before = files(boxes(own_folders.coco(tmp_path / "here")))
+    shutil.move(tmp_path / "here", tmp_path / "there")
+    assert files(boxes(tmp_path / "there")) == before
+
+
+def test_images_of_a_json_are_found_where_exports_put_them(tmp_path):
+    """Next to the JSON, in images/, in a folder of any name, and by a path in file_name."""
+    for number, images in enumerate((".", "images", "pictures", "data")):
+        root = own_folders.coco(tmp_path / str(number), 10, "labels.json", images)
+        assert sum(len(part) for part in boxes(root).splits.values()) == 10
+    content = json.loads((root / "labels.json").read_text())
+    for image in content["images"]:
+        image["file_name"] = f"data/{image['file_name']}"
+    (root / "labels.json").write_text(json.dumps(content))
+    assert len(boxes(root).splits["train"]) == 7

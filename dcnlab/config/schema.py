@@ -46,7 +46,7 @@ class DataConfig:
     """Height and width of the network's input, pixels (digits: of the scene's canvas; imagefolder: of the crop)."""
     ignore: int | None = only(None, tasks=("segmentation",), data=LABELLED)
     """segmentation: value in label files whose pixels are left out; null is the data set's own (255, camvid 11)."""
-    exif: str = only("auto", data=FILES)
+    exif: str = "auto"
     """All but digits: which images are turned as their EXIF orientation says. auto: those whose annotation has the size
     of the turned image, or a size that fits both (with one warning); those of imagefolder, which have no annotation,
     stay as stored (with one warning) | apply: all, as viewers and detectron2 do | ignore: none."""

@@ -14,7 +14,7 @@ from typing import Any
 
 import yaml
 
-from dcnlab.config import keys, schema
+from dcnlab.config import keys, schema, unread
 from dcnlab.io.atomic import write_whole
 
 PAGE = Path(__file__).resolve().parents[1] / "docs" / "config.md"
@@ -29,7 +29,9 @@ defaults; an unknown key is an error that names the nearest one.
     dcnlab fit segmentation/quickstart model.deform_layers=3 optim.lr=0.02
 
 The order of precedence, from weak to strong: these defaults, the chain of `extends:`, the experiment file, the
-parameters of a sweep, `key=value` on the command line. A value `${data.root}` stands for another key.
+parameters of a sweep, `key=value` on the command line. A key that nothing reads is an error too: `data.root` beside
+`data.name=digits`, or `optim.lr` in `dcnlab evaluate`. Many keys below say what reads them. A value
+`${data.root}` stands for another key.
 """
 
 
@@ -59,8 +61,22 @@ def _section(kind: Any, prefix: str, title: str) -> str:
         if dataclasses.is_dataclass(hint):
             continue
         kind_of_value = f"{keys.describe_type(hint).capitalize()}; default `{_default(field)}`"
-        lines += [f"`{key}`", f":   {_markdown(texts[field.name])}<br>", f"    *{kind_of_value}*", ""]
+        lines += [f"`{key}`", f":   {_markdown(texts[field.name])}<br>", f"    *{kind_of_value}*{_readers(key)}", ""]
     return "\n".join(lines)
+
+
+def _readers(key: str) -> str:
+    """The conditions under which a key is read, as the end of its line; empty for a key that always is."""
+    conditions = [f"`{other}` is {_either(values)}" for other, values in unread.readers(key).items()]
+    parts = [f"where {' and '.join(conditions)}"] if conditions else []
+    if unread.is_of_training(key):
+        parts.append("in training only")
+    return f"<br>\n    Read {', '.join(parts)}." if parts else ""
+
+
+def _either(values: tuple[Any, ...]) -> str:
+    *others, last = (f"`{value}`" for value in values)
+    return f"{', '.join(others)} or {last}" if others else last
 
 
 def field_texts(kind: type) -> dict[str, str]:

@@ -22,8 +22,7 @@ def load(experiment: str, overrides: Sequence[str]) -> Config:
     Raises:
         ConfigError: anything in it that the user can mend.
     """
-    stated = any(word.startswith("data.root=") for word in overrides)
-    return load_experiment(experiment, [*([] if stated else [f"data.root={NOWHERE}"]), *overrides])
+    return load_experiment(experiment, overrides, default_root=NOWHERE)
 
 
 def lines(config: Config) -> list[tuple[str, str]]:

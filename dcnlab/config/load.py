@@ -16,6 +16,7 @@ from dcnlab.config.keys import flatten, parameters_of
 from dcnlab.config.overrides import is_override, parse_override, set_keys, split_agent_parameters, sweeps_own
 from dcnlab.config.schema import Config
 from dcnlab.config.tree import checked, drop_expected_of_another_run, new_tree
+from dcnlab.config.unread import Stated, check_overrides
 from dcnlab.io import yaml_file
 from dcnlab.io.errors import ConfigError
 from dcnlab.io.yaml_file import read_yaml
@@ -29,6 +30,7 @@ def load_experiment(
     args: Sequence[str] = (),
     parameters: dict[str, Any] | None = None,
     allow: Sequence[outside.Allowed] = (),
+    default_root: str | None = None,
 ) -> Config:
     """Read an experiment, and import the classes from outside that it names.
 
@@ -42,13 +44,15 @@ def load_experiment(
             as wandb's `${args_json_file}`. Under a wandb agent, `${args_no_hyphens}` gives the parameters as key=value.
         parameters: a sweep's parameters, dotted or nested, in place of a JSON file.
         allow: classes that may be imported wherever they are named, see `outside.admit`.
+        default_root: data.root of an experiment on files that states none, for callers that read no data.
 
     Raises:
         ConfigError: anything in it that the user can mend.
     """
     path = packaged.find("experiments", experiment)
     chain = extends_chain(path)
-    tree = _tree(path, chain)
+    stated = Stated()
+    tree = _tree(path, chain, stated)
     as_stated = copy.deepcopy(tree) if tree.test.expected else None
     # The config.yaml of a sweep's run is an experiment too: a run of it has the same parameters.
     swept = {key: OmegaConf.select(tree, key) for key in tree.sweep}
@@ -61,35 +65,46 @@ def load_experiment(
         layers.append(("the sweep's parameters", parameters_of(sweeps_own(from_agent))))
     for source, layer in layers:
         set_keys(tree, layer, source)
+        stated.note(tree, layer, source)
         swept |= layer
 
     before = copy.deepcopy(tree) if words else None
     overrides = dict(map(parse_override, words))
     for key, value in overrides.items():
         set_keys(tree, {key: value}, "command line")
+    stated.note(tree, overrides, "command line")
+    if default_root is not None and tree.data.root is None and tree.data.name != "digits":
+        tree.data.root = default_root
     # A parameter that the command line overrules is recorded as it was used.
     used = dict(flatten(overrides))
     tree.sweep = {key: used.get(key, value) for key, value in swept.items()}
     drop_expected_of_another_run(tree, as_stated)
     config = checked(tree, str(path), before)
+    stated.check(config)
     by_user = [dict(flatten(layer)) for file, layer in chain if file.name != RUN_CONFIG]
     by_user += [used, *(layer for _, layer in layers)]
     outside.admit(config, [*allow, *(name for layer in by_user for name in outside.names_in(layer))], str(path))
     return config
 
 
-def load_run(folder: Path, overrides: Sequence[str] = (), allow: Sequence[outside.Allowed] = ()) -> Config:
+def load_run(
+    folder: Path, overrides: Sequence[str] = (), allow: Sequence[outside.Allowed] = (), trains: bool = False
+) -> Config:
     """The config of a run folder, to build from: its `config.yaml`, with key=value overrides.
 
     Args:
         folder: of the run.
         overrides: key=value. A class from outside that they name is allowed.
         allow: classes from outside that may be imported, see `outside.admit`.
+        trains: whether the network is trained, so that the overrides may change the training.
 
     Raises:
-        ConfigError: there is no such run, its file does not fit the schema, or it names a class that is not allowed.
+        ConfigError: there is no such run, its file does not fit the schema, it names a class that is not allowed, or
+            nothing reads an override.
     """
     config = read_run(folder, overrides)
+    if overrides:
+        check_overrides(read_run(folder), config, trains)
     by_user = outside.names_in(dict(map(parse_override, overrides)))
     outside.admit(config, [*allow, *by_user], str(folder))
     return config
@@ -160,12 +175,17 @@ def _plain_texts(fields: list[tuple[str, Any]]) -> dict[str, Any]:
     return {key: str(value) if isinstance(value, str) else value for key, value in fields}
 
 
-def _tree(path: Path, layers: list[tuple[Path, dict[str, Any]]]) -> DictConfig:
-    """The typed tree of a file and the files that it extends; a file that states no name is called by its own."""
+def _tree(path: Path, layers: list[tuple[Path, dict[str, Any]]], stated: Stated) -> DictConfig:
+    """The typed tree of a file and the files that it extends; a file that states no name is called by its own.
+
+    A run's config.yaml holds every key, also those that an earlier version let pass: nothing of it is `stated`.
+    """
     tree = new_tree()
     for file, layer in layers:
         tree.test.expected = {}  # of the file that this one extends
         set_keys(tree, layer, str(file))
+        if file.name != RUN_CONFIG:
+            stated.note(tree, layer, str(file))
     if not any("name" in layer for _, layer in layers):
         set_keys(tree, {"name": path.stem}, str(path))
     return tree

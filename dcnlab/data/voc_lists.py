@@ -6,7 +6,7 @@ import re
 from collections.abc import Callable
 from pathlib import Path
 
-from dcnlab.data.image_list import read_lines
+from dcnlab.data.image_list import CLASSES_FILE, read_classes, read_lines
 from dcnlab.io.errors import DataError
 from dcnlab.io.paths import check_relative
 from dcnlab.io.text import shown
@@ -85,3 +85,54 @@ def read_names(path: Path, known: Callable[[str], bool]) -> list[tuple[int, str]
             raise DataError(f"{path} line {number} names {shown(match[1])} again, after line {names[match[1]]}")
         names[match[1]] = number
     return [(number, match[1]) for (number, _), match in zip(lines, columns, strict=True) if match[2] != "-1"]
+
+
+def listed_classes(root: Path, ignore: int) -> dict[int, str] | None:
+    """The classes of segmentation that root/classes.txt lists, in the folder of VOC's layout or above its years.
+
+    The file may be the one of detection, with the names of the objects alone: VOC's value 0 is the background, unless
+    the file gives another name to that value, lists the background itself, or 0 is ignored.
+
+    Args:
+        root: folder of the data set.
+        ignore: label value of pixels to leave out.
+
+    Returns:
+        Name of each label value, ascending, without the ignored one; None without such a file.
+
+    Raises:
+        DataError: the file is not right; one line.
+    """
+    path = next((path for path in _class_files(root) if path.is_file()), None)
+    if path is None:
+        return None
+    names = read_classes(path, ignore)
+    is_numbered = all(line.split(maxsplit=1)[0].isdecimal() for _, line in read_lines(path))
+    if ignore == 0 or any(_is_background(name) for name in names.values()) or (is_numbered and 0 in names):
+        return names
+    if not is_numbered:
+        values = [value for value in range(1, len(names) + 2) if value != ignore]
+        names = dict(zip(values, names.values(), strict=False))
+    return {0: "background", **names}
+
+
+def listed_objects(path: Path) -> list[str]:
+    """The classes of detection that a classes.txt lists: names, or values and names; the background is left out.
+
+    Raises:
+        DataError: the file cannot be read as text.
+    """
+    lines = [line for _, line in read_lines(path)]
+    parts = [line.split(maxsplit=1) for line in lines]
+    if all(len(part) == 2 and part[0].isdecimal() for part in parts):
+        lines = [name for _, name in sorted((int(value), name) for value, name in parts) if not _is_background(name)]
+    return lines
+
+
+def _class_files(root: Path) -> list[Path]:
+    folders = [root, *sorted(root.glob("VOC*")), *sorted(root.glob("VOCdevkit/VOC*")), root / "VOCdevkit"]
+    return [folder / CLASSES_FILE for folder in folders]
+
+
+def _is_background(name: str) -> bool:
+    return name.casefold().strip("_") == "background"

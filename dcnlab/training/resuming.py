@@ -111,7 +111,7 @@ def resumption_of_resume(
     """
 
     def new_config(before: Config, length: list[str]) -> Config:
-        after = load_run(folder.path, [*length, *overrides], allow)
+        after = load_run(folder.path, [*length, *overrides], allow, trains=True)
         values = dict(flatten(dict(map(parse_override, overrides))))
         after.sweep = {key: values.get(key, value) for key, value in after.sweep.items()}
         return after

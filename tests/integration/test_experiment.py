@@ -228,7 +228,10 @@ def test_learning_rate_follows_the_new_length(tiny, monkeypatch):
         ("model={deform_layers: 1}", "model.deform_layers is 0 in runs/tiny/one"),
         ("trainer.max_steps=1", "trainer.max_steps is 1, and runs/tiny/one has trained 2 steps; state at least 2"),
         ("trainer.max_step=4", "no such key trainer.max_step; nearest: trainer.max_steps"),
-        ("test.flip=true", "is finished; there is nothing to resume. More training: dcnlab resume runs/tiny/one train"),
+        (
+            "test.rotation=5",
+            "is finished; there is nothing to resume. More training: dcnlab resume runs/tiny/one train",
+        ),
         ("trainer.max_epochs=1", "is finished; there is nothing to resume"),
     ],
 )

@@ -34,7 +34,7 @@ AUTHORS = {
 
 
 def load(name, *overrides):
-    return load_experiment(name, ["data.root=somewhere", *overrides])
+    return load_experiment(name, overrides, default_root="somewhere")
 
 
 def test_every_task_has_its_experiments():

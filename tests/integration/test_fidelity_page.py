@@ -63,7 +63,7 @@ def numbers_in_prose(text):
 @functools.cache
 def experiment(name):
     """An experiment of the project; its data may lie anywhere."""
-    return load_experiment(name, ["data.root=somewhere"])
+    return load_experiment(name, default_root="somewhere")
 
 
 def plain(value):

@@ -103,7 +103,7 @@ def trained(monkeypatch):
 
 
 FORBIDDEN = {"optim.lr=0.5": "optim.lr is 0.05 in", "seed=7": "seed is 0 in", "data.batch_size=8": "data.batch_size is"}
-GOES_ON = ("trainer.threads=1", "data.workers=1", "trainer.max_steps=9", "test.flip=true", "data.root=.")
+GOES_ON = ("trainer.threads=1", "data.workers=1", "trainer.max_steps=9", "test.rotation=5")
 LEFT = {
     "interrupted": {"end": "interrupted"},
     "interrupted by the time limit": {"status": "interrupted", "end": "time limit"},

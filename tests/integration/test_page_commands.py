@@ -72,7 +72,7 @@ def parsed(words):
 @functools.cache
 def load(experiment, *words):
     """Read an experiment as `fit` does; its data set may lie anywhere."""
-    load_experiment(experiment, ["data.root=somewhere", *words])
+    load_experiment(experiment, words, default_root="somewhere")
 
 
 read_sweep = functools.cache(sweep_file.read)

@@ -548,7 +548,7 @@ AGENTS = {
     "optim.lr": 1e-05,
     "logger.entity": None,
     "data.classes": ["1", "7"],
-    "data.flip": False,
+    "trainer.progress": False,
     "optim.name": "sgd",
     "model.rpn": {"scales": None, "ratios": [1.0], "hidden_channels": None},
 }

@@ -27,7 +27,7 @@ NEW = ("offset_conv", "offset_fc", "offset", "added", "transformer")
 
 def slim(name, *overrides):
     """The network of an experiment with fewer blocks and narrower heads, and none of a file's weights."""
-    config = load_experiment(name, ["data.root=somewhere", "model.backbone.weights=none", *overrides])
+    config = load_experiment(name, ["model.backbone.weights=none", *overrides], default_root="somewhere")
     config.model.head_channels = config.model.rpn.hidden_channels = config.model.fc_channels = 16
     torch.manual_seed(len(overrides))  # what was drawn before makes no difference
     return task_module(config, [str(number) for number in range(5)]).model

@@ -53,7 +53,7 @@ def subject_of(experiment: str, overrides: Sequence[str], size: tuple[int, int] 
     stated = [dict(flatten(layer)) for layer in layers]
     stated.append(dict(parse_override(override) for override in overrides))
     located = any(layer.get("data.root") is not None for layer in stated)
-    config = load_experiment(experiment, [*overrides, *([] if located else [f"data.root={_NO_FOLDER}"])])
+    config = load_experiment(experiment, overrides, default_root=None if located else _NO_FOLDER)
     model = config.model
     config = replace(config, model=replace(model, backbone=replace(model.backbone, weights="none")))
     if located:

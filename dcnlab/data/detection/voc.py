@@ -10,9 +10,9 @@ import numpy as np
 
 from dcnlab.data.detection.annotations import Annotations, check_class, check_names, starts
 from dcnlab.data.detection.voc_xml import read_xml
-from dcnlab.data.image_list import read_lines
+from dcnlab.data.image_list import CLASSES_FILE
 from dcnlab.data.photographs import strings
-from dcnlab.data.voc_lists import OBJECTS, read_names, years_of
+from dcnlab.data.voc_lists import OBJECTS, listed_objects, read_names, years_of
 from dcnlab.io.errors import DataError
 from dcnlab.io.image_file import NamedFiles
 from dcnlab.io.orientation import Orientation
@@ -21,7 +21,6 @@ from dcnlab.io.text import nearest_and_all
 VOC_CLASSES = OBJECTS
 """VOC's own, in the order of their labels from 1."""
 
-CLASSES_FILE = "classes.txt"
 """In the root: a class a line, where the classes are not VOC's."""
 
 
@@ -160,7 +159,7 @@ def _known_classes(root: Path, years: dict[str, Path], classes: Sequence[str] | 
     for folder in dict.fromkeys((root, *years.values())):
         path = folder / CLASSES_FILE
         if path.is_file():
-            known = [line for _, line in read_lines(path)]
+            known = listed_objects(path)
             check_names(known, str(path))
             for name in classes or ():
                 check_class(name, known, "data.classes", str(path))

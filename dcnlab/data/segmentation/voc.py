@@ -11,15 +11,17 @@ from numpy.typing import NDArray
 
 from dcnlab.data.image_list import read_lines, read_pairs
 from dcnlab.data.labels import (
+    IGNORE,
     LabelledImages,
     check_classes,
     check_files,
     counted_lookup,
     ignored_value,
+    lookup_of,
     names_of,
     read_label,
 )
-from dcnlab.data.voc_lists import OBJECTS, read_names, years_of
+from dcnlab.data.voc_lists import OBJECTS, listed_classes, read_names, years_of
 from dcnlab.io import mat_file
 from dcnlab.io.errors import DataError
 from dcnlab.io.files import read_bytes
@@ -51,18 +53,24 @@ def voc_pairs(
             ImageSets/Segmentation/trainaug.txt names, with labels in SegmentationClassAug; or, without that file,
             VOC's train and SBD's train and val without VOC's val, SBD being the folder benchmark_RELEASE next to
             one of the folders that root may be.
-        classes: class names in the order of the label values from 0 up, background among them; None takes VOC's 21.
+        classes: class names in the order of the label values from 0 up, background among them; None takes those of
+            root/classes.txt, or VOC's 21 without that file.
         ignore: label value of pixels to leave out; None is 255.
 
     Raises:
         DataError: data are missing or a split is unknown; one line that says what is expected where.
     """
-    names = check_classes(CLASSES if classes is None else classes)
+    listed = None if classes is not None else listed_classes(Path(root), ignored_value(ignore))
     pairs = []
     for split in names_of(splits):
         folder, name = _year_folder(Path(root), split)
         pairs += _augmented(folder, name) if name in _AUGMENTED else _listed(folder, name)
-    lookup = counted_lookup(len(names), ignored_value(ignore))
+    if listed is not None:
+        names = list(listed.values())
+        lookup = lookup_of({value: label for label, value in enumerate(listed)} | {ignored_value(ignore): IGNORE})
+    else:
+        names = check_classes(CLASSES if classes is None else classes)
+        lookup = counted_lookup(len(names), ignored_value(ignore))
     return LabelledImages(check_files(pairs, Path(root), splits), names, lookup, read_voc_label)
 
 

@@ -15,6 +15,7 @@ from dcnlab.ablations.sweeps import sweep_file
 from dcnlab.ablations.sweeps.trial import trials_of
 from dcnlab.config import identity, packaged
 from dcnlab.config.keys import all_keys
+from dcnlab.config.load import load_experiment
 from dcnlab.models import backbone
 from dcnlab.nn import conv_layers
 from dcnlab.training.build_network import task_module
@@ -37,9 +38,16 @@ PAIRS = [
 ]
 
 
+def words(sweep):
+    """Overrides with which a sweep needs no files; the embedded digits take no folder."""
+    digits = load_experiment(sweep.program, default_root="somewhere").data.name == "digits"
+    return [*([] if digits else ["data.root=somewhere"]), "model.backbone.weights=none"]
+
+
 @functools.cache
 def trials(name):
-    return trials_of(sweep_file.read(name), ["data.root=somewhere", "model.backbone.weights=none"])
+    sweep = sweep_file.read(name)
+    return trials_of(sweep, words(sweep))
 
 
 def points(name):
@@ -54,7 +62,7 @@ def of_one_seed(name):
     sweep = sweep_file.read(name)
     one = {key: {"distribution": "constant", "value": spec["values"][0]} for key, spec in seeds(sweep).items()}
     sweep = dataclasses.replace(sweep, parameters={**sweep.parameters, **one})
-    return trials_of(sweep, ["data.root=somewhere", "model.backbone.weights=none"])
+    return trials_of(sweep, words(sweep))
 
 
 def seeds(sweep):

@@ -38,7 +38,7 @@ def test_expected_metrics_are_no_part_of_the_identity(stating):
 
 
 @pytest.mark.parametrize(
-    "change", ["optim.lr=0.1", "seed=1", "trainer.max_steps=3", "test.rotation=5", "data.digits=3"]
+    "change", ["optim.lr=0.1", "seed=1", "trainer.max_steps=3", "test.rotation=5", "data.clutter=3"]
 )
 def test_a_changed_setting_drops_the_expected_metrics(stating, change):
     """Another run than the file's is not held against the file's metrics."""
@@ -77,7 +77,7 @@ def test_a_run_keeps_them_until_it_is_scored_otherwise(stating, tmp_path):
     assert load_run(tmp_path).test.expected == TOP1
     assert load_run(tmp_path, ["data.workers=1"]).test.expected == TOP1
     for change in ("test.rotation=5", "trainer.max_steps=4"):
-        assert load_run(tmp_path, [change]).test.expected == {}
+        assert load_run(tmp_path, [change], trains=True).test.expected == {}
 
 
 @pytest.mark.parametrize(

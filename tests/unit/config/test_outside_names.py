@@ -105,7 +105,8 @@ def test_a_class_object_stands_for_its_name():
 
 def test_free_keys_are_taken_and_others_are_not():
     """`options` takes any key on the command line; `sweep` and other sections do not."""
-    config = load_experiment("plain.yaml", ["data.options.fold=2", "model.backbone.options.width=[8, 16]"])
+    names = [f"{key}=json:loads" for key in ("data.name", "model.backbone.name")]
+    config = load_experiment("plain.yaml", [*names, "data.options.fold=2", "model.backbone.options.width=[8, 16]"])
     assert (config.data.options, config.model.backbone.options) == ({"fold": 2}, {"width": [8, 16]})
     for word in ("sweep.a=1", "data.option.fold=1"):
         with pytest.raises(ConfigError, match="no such key"):

@@ -304,3 +304,9 @@ def test_mutated_voc_files_are_read_or_refused_in_one_line(root):
         path.write_bytes(kept)
     assert min(outcomes.values()) > 10
     assert [message for message in messages if not re.fullmatch(r"[^\n]{10,3000}", message)] == []
+
+
+def test_a_classes_txt_of_segmentation_serves_detection_too(root):
+    """Numbers are left out, and so is the background, which no box has."""
+    (root / "classes.txt").write_text("0 background\n2 dog\n1 cat\n")
+    assert list(read_voc(root, "train").classes) == ["cat", "dog"]

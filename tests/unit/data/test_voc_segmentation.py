@@ -157,3 +157,23 @@ def test_sbds_labels_are_read_from_matlab_files(devkit):
     split = SegmentationSplit(found.pairs, found.classes, found.lookup, read=found.read)
     assert np.array_equal(split[2][1], values)
     assert str(devkit / "benchmark_RELEASE/dataset/cls/6.mat") in error_of(lambda: split[3])
+
+
+@pytest.mark.parametrize(
+    ("text", "classes", "labels"),
+    [
+        ("road\nsky\ntree\n", ["background", "road", "sky", "tree"], {0: 0, 3: 3}),
+        ("background\nroad\nsky\ntree\n", ["background", "road", "sky", "tree"], {0: 0, 3: 3}),
+        ("3 tree\n0 soil\n7 sky\n255 void\n", ["soil", "tree", "sky"], {0: 0, 3: 1, 7: 2}),
+        ("1 road\n3 tree\n", ["background", "road", "tree"], {0: 0, 1: 1, 3: 2}),
+    ],
+)
+@pytest.mark.parametrize("place", ["", "VOC2012"])
+def test_classes_txt_names_the_label_values(devkit, text, classes, labels, place):
+    """Names alone count from 1 after the background, as in VOC; numbered lines say the value of each name."""
+    (devkit / place / "classes.txt").write_text(text)
+    found = voc_pairs(devkit, "train")
+    assert list(found.classes) == classes
+    assert {value: int(found.lookup[value]) for value in labels} == labels
+    assert found.lookup[255] == 255
+    assert list(voc_pairs(devkit, "train", ["a", "b"]).classes) == ["a", "b"]

@@ -85,7 +85,7 @@ def parameters_of(tree: dict[str, Any]) -> dict[str, Any]:
         tree: the parameters, dotted or nested.
 
     Raises:
-        ConfigError: `arm` is no mapping, or sets a key that another parameter sets.
+        ConfigError: `arm` is not a mapping, or sets a key that another parameter sets.
     """
     arm = tree.get(ARM, {})
     if not isinstance(arm, dict):

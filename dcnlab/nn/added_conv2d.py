@@ -120,11 +120,11 @@ class _Drawn:
         nn.init.kaiming_uniform_(self.weight, a=math.sqrt(5))
 
 
-class _DrawnBranch(_Drawn, OffsetBranch):
+class _DrawnBranch(_Drawn, OffsetBranch):  # type: ignore[misc]  # both have the branch's weight
     pass
 
 
-class _DrawnDepthwiseBranch(_Drawn, DepthwiseOffsetBranch):
+class _DrawnDepthwiseBranch(_Drawn, DepthwiseOffsetBranch):  # type: ignore[misc]  # likewise
     pass
 
 

@@ -40,7 +40,7 @@ def grid(sections: Sequence[Section]) -> tuple[list[str], list[list[str]]]:
     rows = [(part.title, row) for part in sections for row in part.rows]
     several = len(sections) > 1
     header = [*(["system"] if several else []), *(name.rpartition(".")[2] for name in labels)]
-    lines = [[*([title] if several else []), *(label(name, row.get(name)) for name in labels)] for title, row in rows]
+    lines = [[*([title] if several else []), *(_label(name, row) for name in labels)] for title, row in rows]
     for metric in metrics:
         tested = any(statistics.can_be_significant(len(row.get(f"{metric}_differences", ()))) for _, row in rows)
         published = [part.counterpart for part in sections if part.counterpart and part.counterpart.has(metric)]
@@ -63,6 +63,14 @@ def grid(sections: Sequence[Section]) -> tuple[list[str], list[list[str]]]:
         macs = None if row["macs"] is None else row["macs"] / 1e6
         line += [number(row["params"], ",.0f"), number(macs, ".2f"), number(row["train_seconds"], ".1f")]
     return header, lines
+
+
+def _label(name: str, row: dict[str, Any]) -> str:
+    """A swept setting's value; a rate of zero is the noise floor where offsets start at zero."""
+    text = label(name, row.get(name))
+    still = name == "optim.offset_lr_scale" and row.get(name) == 0
+    deforms = row.get("model.deform_layers") != 0 and row.get("model.deform_kind", "deformable") == "deformable"
+    return f"{text} (offsets stay zero)" if still and deforms else text
 
 
 def label(name: str, value: Any) -> str:

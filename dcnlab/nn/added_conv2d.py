@@ -112,11 +112,9 @@ class AddedConv2d(nn.Conv2d):
 class _Drawn:
     """An offset branch whose last convolution is drawn as torch.nn.Conv2d draws its weight; the bias is zero."""
 
-    weight: nn.Parameter
-
-    def reset_parameters(self) -> None:
+    def reset_parameters(self: Any) -> None:
         """Draw the weight."""
-        super().reset_parameters()  # type: ignore[misc]  # of the branch
+        super().reset_parameters()  # type: ignore[misc]  # the branch has it
         nn.init.kaiming_uniform_(self.weight, a=math.sqrt(5))
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import torch
@@ -39,7 +40,7 @@ class ReplacedOffsets:
     def by_zero(self) -> None:
         """Let offsets be zero and factors one, as in a fresh layer."""
         for layer in self.layers:
-            self._replace(layer, lambda input, layer=layer: _constant(layer, _fresh(layer), input))
+            self._replace(layer, partial(_constant, layer, _fresh(layer)))
 
     def by_constants(self, constants: Sequence[Tensor]) -> None:
         """Let a layer's offsets and factors be the same at every sampling location, as an active convolution's are.
@@ -48,7 +49,7 @@ class ReplacedOffsets:
             constants: for each layer (channels,), the offsets and then the factors.
         """
         for layer, values in zip(self.layers, constants, strict=True):
-            self._replace(layer, lambda input, layer=layer, values=values: _constant(layer, values, input))
+            self._replace(layer, partial(_constant, layer, values))
 
     def by_other_images(self, recorded: Sequence[Sequence[Calls]]) -> None:
         """Let the images of a batch have the offsets and factors that were predicted from other images.

@@ -140,6 +140,21 @@ def test_networks_without_deformable_layers_are_refused(tiny):
     assert not Path("runs").exists()
 
 
+@pytest.mark.parametrize("optimizer", ["sgd", "adamw"])
+def test_an_offset_rate_of_zero_keeps_offsets_at_zero(tiny, optimizer):
+    """The noise floor: after two steps the offset convolution is all zeros, and the table names the row."""
+    words = ["model.deform_layers=1", "optim.offset_lr_scale=0", f"optim.name={optimizer}", "logger.wandb=false"]
+    config = load_experiment(tiny, words)
+    config.sweep = {"optim.offset_lr_scale": 0}
+    folder = RunFolder(training.fit(config))
+    state = torch_file.load(folder.checkpoint)["state_dict"]
+    branch = [value for name, value in state.items() if "offset_conv" in name]
+    assert len(branch) == 2
+    assert not any(value.any() for value in branch)
+    text = tables.render(tables.assemble("tiny", [folder.path.parents[1]]), "markdown")
+    assert "| 0 (offsets stay zero) |" in text
+
+
 def test_other_changes_of_the_test_keep_nothing(offsets_learnt, caplog):
     """Scores of another split are not paired with the run's, and a note says so."""
     folder = offsets_learnt("segmentation")

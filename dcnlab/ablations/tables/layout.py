@@ -49,7 +49,7 @@ def grid(sections: Sequence[Section]) -> tuple[list[str], list[list[str]], list[
     worded = [name for name in labels if name in WITH_WORDS]
     others = labels if len(worded) < 2 else [name for name in labels if name not in worded]
     header = [name.rpartition(".")[2] for name in others]
-    named = [[label(name, row.get(name)) for name in others] for _, row in rows]
+    named = [[_label(name, row) for name in others] for _, row in rows]
     if others is not labels:
         names, header = row_names(worded, [row for _, row in rows]), [SETTING, *header]
         named = [[name, *cells] for name, cells in zip(names, named, strict=True)]
@@ -81,6 +81,14 @@ def grid(sections: Sequence[Section]) -> tuple[list[str], list[list[str]], list[
         macs = None if row["macs"] is None else row["macs"] / 1e6
         line += [number(row["params"], ",.0f"), number(macs, ".2f"), number(row["train_seconds"], ".1f")]
     return header, lines, groups
+
+
+def _label(name: str, row: dict[str, Any]) -> str:
+    """A swept setting's value; a rate of zero is the noise floor where offsets start at zero."""
+    text = label(name, row.get(name))
+    still = name == "optim.offset_lr_scale" and row.get(name) == 0
+    deforms = row.get("model.deform_layers") != 0 and row.get("model.deform_kind", "deformable") == "deformable"
+    return f"{text} (offsets stay zero)" if still and deforms else text
 
 
 def difference(row: dict[str, Any], metric: str) -> str:

@@ -118,11 +118,11 @@ class _Drawn:
         nn.init.kaiming_uniform_(self.weight, a=math.sqrt(5))
 
 
-class _DrawnBranch(_Drawn, OffsetBranch):  # type: ignore[misc]  # both have the branch's weight
+class _DrawnBranch(_Drawn, OffsetBranch):
     pass
 
 
-class _DrawnDepthwiseBranch(_Drawn, DepthwiseOffsetBranch):  # type: ignore[misc]  # likewise
+class _DrawnDepthwiseBranch(_Drawn, DepthwiseOffsetBranch):
     pass
 
 

@@ -93,6 +93,7 @@ def sweep(numbers):
     names = ("seed", "optim.lr", "model.deform_layers", "data.image_size", "optim.warmup", "model.dilation")
     spec = {name: numbers.choice(ranges) for name in names[: numbers.randrange(1, 7)]}
     whole = {"method": numbers.choice(("grid", "random")), "program": "classification/quickstart", "parameters": spec}
+    whole["command"] = ["${env}", "dcnlab", "fit", "${program}", "${args_json_file}"]
     if numbers.random() < 0.7:
         whole["run_cap"] = numbers.choice((1, 2, 10**9, 10**15))
     return json.dumps(whole)

@@ -234,7 +234,10 @@ def test_a_message_about_a_hostile_name_is_one_safe_line(tiny):
 
 def test_a_failed_trials_log_is_printed_with_escapes(tiny):
     """A trial that writes escape sequences to its log cannot clear the terminal."""
-    Path("sweep.yaml").write_text("method: grid\nprogram: tiny.yaml\nparameters: {seed: {values: [0]}}\n")
+    command = 'command: ["${env}", dcnlab, fit, "${program}", "${args_json_file}"]'
+    Path("sweep.yaml").write_text(
+        f"method: grid\nprogram: tiny.yaml\n{command}\nparameters: {{seed: {{values: [0]}}}}\n"
+    )
     evil = "import os,sys; sys.stdout.write('\\x1b[2J\\u202e'); os._exit(3)"
     # A sitecustomize of the trial alone, which knows its parent's variable.
     Path("site").mkdir()

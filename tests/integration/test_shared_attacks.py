@@ -13,6 +13,9 @@ import yaml
 from command_line import dcnlab, python
 from locations import SHARED
 
+FIT = ["${env}", "dcnlab", "fit", "${program}", "${args_json_file}"]
+"""What a sweep's trials run."""
+
 ATTACKS = SHARED / "attacks"
 
 pytestmark = [
@@ -122,7 +125,12 @@ def test_nan_weights_are_neither_scored_nor_exported():
 
 def test_a_lone_surrogate_in_results_stops_no_table():
     """A results.json with an unpaired surrogate lets table and report end with exit status 0."""
-    sweep = {"program": "classification/quickstart", "method": "grid", "parameters": {"seed": {"values": [1, 2]}}}
+    sweep = {
+        "program": "classification/quickstart",
+        "command": FIT,
+        "method": "grid",
+        "parameters": {"seed": {"values": [1, 2]}},
+    }
     sweep["command"] = ["${env}", "dcnlab", "fit", "${program}", "${args_json_file}"]
     Path("sweep.yaml").write_text(yaml.safe_dump(sweep))
     assert dcnlab("sweep", "sweep.yaml", *QUICK, "logger.wandb=false").returncode == 0

@@ -21,6 +21,9 @@ from dcnlab.ablations.sweeps.sweep_file import read
 from dcnlab.ablations.sweeps.trial import trials_of
 from dcnlab.io.errors import ConfigError
 
+FIT = ["${env}", "dcnlab", "fit", "${program}", "${args_json_file}"]
+"""What a sweep's trials run."""
+
 absent = slurm_cluster.missing()
 needs_slurm = pytest.mark.skipif(absent is not None, reason=f"needs SLURM and munge: there is no {absent}")
 
@@ -37,7 +40,12 @@ def cluster(tmp_path_factory):
 @pytest.fixture
 def sweep(tiny):
     """A sweep over the number of deformable layers of the tiny experiment."""
-    tree = {"program": "tiny.yaml", "method": "grid", "parameters": {"model.deform_layers": {"values": [0, 1]}}}
+    tree = {
+        "program": "tiny.yaml",
+        "command": FIT,
+        "method": "grid",
+        "parameters": {"model.deform_layers": {"values": [0, 1]}},
+    }
     tree["command"] = ["${env}", "dcnlab", "fit", "${program}", "${args_json_file}"]
     Path("ablation.yaml").write_text(yaml.safe_dump(tree))
     return "ablation.yaml"

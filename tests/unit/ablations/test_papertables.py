@@ -14,6 +14,9 @@ from dcnlab.ablations.tables import table as tables
 from dcnlab.io.errors import ConfigError
 from dcnlab.training.run_folder import RunFolder
 
+FIT = ["${env}", "dcnlab", "fit", "${program}", "${args_json_file}"]
+"""What a sweep's trials run."""
+
 RFCN = {
     "task": "detection",
     "data": {"name": "voc", "root": "VOC", "test": ["2007/test"]},
@@ -345,7 +348,7 @@ def test_tables_2_and_4_name_the_command_that_measures(write):
 def sweep_file(parameters, program="rfcn.yaml", **changes):
     base = {**CARDS, "trainer": {"max_steps": 1}}
     Path(program).write_text(yaml.safe_dump(base))
-    tree = {"program": program, "method": "grid", "parameters": parameters, **changes}
+    tree = {"program": program, "command": FIT, "method": "grid", "parameters": parameters, **changes}
     Path("ablation.yaml").write_text(yaml.safe_dump(tree))
     return "ablation.yaml"
 

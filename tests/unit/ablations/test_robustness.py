@@ -168,6 +168,7 @@ def sweep(tmp_path, monkeypatch):
     ]
     tree = {
         "program": "one.yaml",
+        "command": ["${env}", "dcnlab", "fit", "${program}", "${args_json_file}"],
         "method": "grid",
         "metric": {"name": "test/top1", "goal": "maximize"},
         "parameters": {"model": {"values": model}, "seed": {"values": [0, 1]}},

@@ -38,6 +38,7 @@ def sweep(tmp_path, monkeypatch):
     Path("one.yaml").write_text("trainer: {max_steps: 2}\n")
     tree = {
         "program": "one.yaml",
+        "command": ["${env}", "dcnlab", "fit", "${program}", "${args_json_file}"],
         "method": "grid",
         "metric": {"name": "test/top1", "goal": "maximize"},
         "parameters": {"model.deform_layers": {"values": [0, 1, 2]}, "seed": {"values": [0, 1, 2]}},

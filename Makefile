@@ -12,7 +12,7 @@ CUPY12 = $(BIN)/python -m pip uninstall --quiet --yes cupy-cuda13x && $(PIP) --f
 endif
 
 .DEFAULT_GOAL := help
-.PHONY: help quickstart ablations-small ablations-gpu bench bench-guard install test gpu-test gpu-check gpu-sanitize lint docs format wheel clean
+.PHONY: help quickstart evidence ablations-small ablations-gpu bench bench-guard install test gpu-test gpu-check gpu-sanitize lint docs format wheel clean
 
 help:  ## print this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -47,6 +47,19 @@ ablations-gpu: install  ## the same on DATA's camvid, cards and flowers12 with R
 	    if ls runs/gpu/$$sweep/*/results.json >/dev/null 2>&1; then \
 	        $(BIN)/dcnlab table $$sweep --runs runs/gpu --format json $$settings > evidence/.$$sweep.json \
 	            && mv evidence/.$$sweep.json evidence/$$sweep.json || exit; fi; \
+	done
+
+# Each call trains for MINUTES, and the next one continues; two of the minutes are kept for the tables.
+EVIDENCE := pretrained_rates_camvid pretrained_rates_deformable_camvid
+
+evidence: $(VENV)/.installed-pretrained  ## the study on a pretrained backbone with DATA's camvid, for MINUTES (25); again: the rest
+	@end=$$(( $$(date +%s) + 60 * $(MINUTES) )); \
+	for sweep in $(EVIDENCE); do \
+	    minutes=$$(( (end - $$(date +%s)) / 60 - 2 )); \
+	    if [ $$minutes -lt 1 ]; then echo "$$sweep: the $(MINUTES) minutes are over; run the same command to continue"; else \
+	        $(BIN)/dcnlab sweep $$sweep --out runs/evidence --minutes $$minutes data.root=$(DATA)/$${sweep##*_} || exit; fi; \
+	    if ls runs/evidence/$$sweep/*/results.json >/dev/null 2>&1; then \
+	        $(BIN)/dcnlab table $$sweep --runs runs/evidence data.root=$(DATA)/$${sweep##*_} || exit; fi; \
 	done
 
 bench: MINUTES = 10
@@ -105,6 +118,11 @@ $(VENV)/.installed: pyproject.toml constraints.txt | $(VENV)/bin/python
 
 $(VENV)/.installed-test: pyproject.toml constraints.txt | $(VENV)/bin/python
 	$(PIP) --editable '.[test,cuda$(CUDA)]'
+	$(CUPY12)
+	@touch $@ $(VENV)/.installed
+
+$(VENV)/.installed-pretrained: pyproject.toml constraints.txt | $(VENV)/bin/python
+	$(PIP) --editable '.[pretrained,cuda$(CUDA)]'
 	$(CUPY12)
 	@touch $@ $(VENV)/.installed
 

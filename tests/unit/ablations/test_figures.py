@@ -231,7 +231,8 @@ def test_segmentation_and_classification_runs_are_drawn_too(tiny, drawn):
         "data.digits=1",
     ]
     for task, model in (("segmentation", "deeplab"), ("classification", "resnet")):
-        overrides = [f"task={task}", f"model.name={model}", f"id={task}", "model.head_channels=16", *common]
+        narrow = ["model.head_channels=16"] if task == "segmentation" else []
+        overrides = [f"task={task}", f"model.name={model}", f"id={task}", *narrow, *common]
         run = fit(load_experiment(tiny, overrides))
         draw(run, "test:0")
         titles = [axis.get_title() for axis in drawn[-1].axes]

@@ -27,7 +27,6 @@ model:
   deform_layers: 1
   deform_pooling: true
   head_channels: 32
-  fc_channels: 32
   backbone: {name: resnet10_slim}
   rpn: {scales: [2, 4], hidden_channels: 32, border: null, candidates: 100, proposals: 30, sampled: 64}
   rois: 32
@@ -136,10 +135,10 @@ def test_coco_metrics_equal_pycocotools_on_the_saved_file(shapes):
     "overrides",
     [
         ["model.name=rfcn", "model.ohem=true", "model.deform_pooling=false"],
-        ["model.name=faster_rcnn"],
-        ["model.name=faster_rcnn", "model.deform_pooling=false", "model.deform_layers=0"],
+        ["model.name=faster_rcnn", "model.fc_channels=32"],
+        ["model.name=faster_rcnn", "model.fc_channels=32", "model.deform_pooling=false", "model.deform_layers=0"],
         ["model.name=class_aware_rpn", "model.deform_pooling=false"],
-        ["model.name=faster_rcnn_fpn", "model.backbone.name=resnet18"],
+        ["model.name=faster_rcnn_fpn", "model.fc_channels=32", "model.backbone.name=resnet18"],
     ],
     ids=lambda overrides: "-".join(overrides),
 )

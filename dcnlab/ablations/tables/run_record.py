@@ -11,8 +11,8 @@ from typing import Any
 
 from dcnlab.ablations.sweeps.hashing import digest
 from dcnlab.config import identity
-from dcnlab.config.load import read_run
 from dcnlab.config.names import BACKBONES, IMAGENET, Backbone
+from dcnlab.config.run_settings import RunSettings
 from dcnlab.io.errors import ConfigError
 from dcnlab.metrics import image_records
 from dcnlab.metrics.image_records import ImageRecord
@@ -126,6 +126,7 @@ def records(roots: Sequence[Path]) -> tuple[list[Record], list[str]]:
     for root in roots:
         if not root.is_dir():
             raise ConfigError(f"--runs {root}: no such folder")
+    settings = RunSettings()
     readable, notes, aside = [], [], 0
     for folder in run_folder.discover(list(roots)):
         if RunFolder(folder).is_moved_aside():
@@ -134,8 +135,8 @@ def records(roots: Sequence[Path]) -> tuple[list[Record], list[str]]:
         try:
             results = RunFolder(folder).read_results()
             if results is not None:
-                settings = identity.settings(read_run(folder))
-                readable.append(Record(folder, settings, results, (folder / "results.json").stat().st_mtime))
+                written = (folder / "results.json").stat().st_mtime
+                readable.append(Record(folder, settings.of(folder), results, written))
         except ConfigError as error:
             notes.append(f"left out: {error}")
         except OSError as error:  # a folder that may not be looked into

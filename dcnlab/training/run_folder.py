@@ -36,6 +36,7 @@ _WRITTEN = (
     "detections.json",
     "test_images.npz",
     "dilation.json",
+    "dilation_boxes.npz",
     "robustness.json",
     "pictures",
     "profile",

@@ -84,9 +84,16 @@ def measure_dilation(
     sides: Annotated[str, typer.Option(metavar="LOW,HIGH", help="Of the squares between small, medium, large")] = (
         "96,224"
     ),
+    test: Annotated[bool, typer.Option("--claims", help="Test the paper's claims on size and depth instead.")] = False,
+    more: Annotated[
+        list[str] | None, typer.Option("--with", metavar="RUN", help="Of another seed, measured; for --claims.")
+    ] = None,
     form: Annotated[str, typer.Option("--format", help="rich, markdown, latex, csv or json")] = "rich",
 ) -> None:
-    """Effective dilation by layer and object size, next to the paper's; also writes RUN/dilation.json."""
+    """Effective dilation by layer and object size, next to the paper's; writes RUN/dilation.json, dilation_boxes.npz.
+
+    With --claims: slopes against box size and differences between layers, with intervals, from dilation_boxes.npz.
+    """
     from dcnlab.ablations.tables import render
     from dcnlab.training import run_folder
 
@@ -95,6 +102,11 @@ def measure_dilation(
     from dcnlab.ablations.analysis import effective_dilation
 
     limits = values.sides("--sides", sides)
+    if test:
+        rows, blocks, notes = effective_dilation.claims([folder, *map(run_folder.find, more or [])])
+        print_blocks(rows, blocks, form)
+        print_notes(notes)
+        return
     measured = effective_dilation.measure(folder, overrides or [], images, areas, limits)
     rows, blocks = effective_dilation.table(measured)
     print_blocks(rows, blocks, form)

@@ -59,7 +59,7 @@ bench-guard: $(VENV)/.installed  ## hold the main paths' instruction counts agai
 install: $(VENV)/.installed  ## make a virtual environment in .venv and install dcnlab into it
 
 test: $(VENV)/.installed-test  ## run the whole test-suite
-	$(BIN)/python -m pytest --numprocesses 2
+	$(BIN)/python -m pytest --numprocesses 2 --dist worksteal
 
 gpu-test: $(VENV)/.installed-test  ## run the tests that need a CUDA GPU
 	$(BIN)/python -m pytest -m gpu
@@ -112,6 +112,12 @@ $(VENV)/.installed-docs: pyproject.toml constraints.txt | $(VENV)/bin/python
 	$(PIP) --editable '.[docs,cuda$(CUDA)]'
 	$(CUPY12)
 	@touch $@ $(VENV)/.installed
+
+# What `make lint`, `make docs` and `make test` need, by one call of pip.
+$(VENV)/.installed-all: pyproject.toml constraints.txt | $(VENV)/bin/python
+	$(PIP) --editable '.[docs,test,cuda$(CUDA)]'
+	$(CUPY12)
+	@touch $@ $(VENV)/.installed $(VENV)/.installed-test $(VENV)/.installed-docs
 
 $(VENV)/bin/python:
 	@$(PYTHON) -c 'import sys; sys.exit(f"dcnlab needs Python 3.11 or newer, this is {sys.version.split()[0]}: make PYTHON=python3.12" if sys.version_info < (3, 11) else 0)'

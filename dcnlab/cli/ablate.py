@@ -70,6 +70,10 @@ def tabulate(
     power: Annotated[
         bool, typer.Option("--power", help="Add how many seeds would show one point of difference.")
     ] = False,
+    against: Annotated[
+        list[str] | None,
+        typer.Option(metavar="KEY=VALUE", help="The row to compare with, by a setting; any number."),
+    ] = None,
     no_paper: Annotated[
         bool, typer.Option("--no-paper", help="Leave out the paper's table 1 below networks that it lacks.")
     ] = False,
@@ -82,6 +86,7 @@ def tabulate(
     """
     from dcnlab.ablations.tables import table
     from dcnlab.ablations.tables.comparison import Options
+    from dcnlab.config.overrides import parse_override
 
     choose("--format", form, table.FORMATS)
     words = more or []
@@ -89,7 +94,8 @@ def tabulate(
     roots = [*(runs or []), *(Path(word) for word in words if word not in overrides)]
     if not roots and wandb is None:
         roots = [Path("runs")]
-    compared = table.assemble(name, roots, overrides, any_code, wandb, Options(block, power))
+    options = Options(block, power, tuple(map(parse_override, against or [])))
+    compared = table.assemble(name, roots, overrides, any_code, wandb, options)
     compared.orientation = compared.orientation and not no_paper
     if form == "rich":
         table.show(compared)

@@ -85,10 +85,10 @@ def files() -> Findings:
 
 def wandb_mode() -> Findings:
     """Where wandb would write."""
-    from dcnlab.training.loggers import console
+    from dcnlab.training.loggers import wandb_start
 
     source = "as WANDB_MODE says" if os.environ.get("WANDB_MODE") else "the default; WANDB_MODE=online uploads"
-    return [attempt("mode", lambda: f"{console.wandb_mode()}, {source}")]
+    return [attempt("mode", lambda: f"{wandb_start.mode()}, {source}")]
 
 
 _CHECKS: tuple[tuple[str, Callable[[], Findings]], ...] = (

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import re
+import signal
 import sys
 import time
 from collections.abc import Callable
@@ -29,6 +31,7 @@ data = typer.Typer(help="Look at what networks are trained on.", no_args_is_help
 app.add_typer(data, name="data")
 app.add_typer(score.app, name="score")
 
+_AGENT_FLAG = re.compile(r"--(?!allow=)[A-Za-z_][A-Za-z0-9_.]*=")
 OTHERS_SECONDS = 10.0
 """That a rank waits for rank 0 to report an error, before it reports it itself."""
 
@@ -84,7 +87,7 @@ def main() -> None:
     show_warnings_visibly()
     usage_error = typer.BadParameter.__mro__[1]  # typer brings its own click, or takes the installed one
     try:
-        status = app(prog_name="dcnlab", standalone_mode=False)
+        status = app(_words(), prog_name="dcnlab", standalone_mode=False)
     except ConfigError as error:
         _fail(str(error))
     except PeerFailed as error:
@@ -104,6 +107,7 @@ def main() -> None:
         _fail(_usage(error))
     except Interrupted as error:
         say(error.advice(), file=sys.stderr)
+        _end_as_agents_want(error.number)
         sys.exit(130)
     except KeyboardInterrupt:
         sys.exit(130)
@@ -112,6 +116,26 @@ def main() -> None:
             _fail_as_rank(f"{type(error).__name__}: {one_line(error)}", 1, lambda: None)
         raise
     sys.exit(status)
+
+
+def _words() -> list[str]:
+    """The words of the command line; under a wandb agent the `--KEY=VALUE` of its `${args}` become KEY=VALUE."""
+    words = sys.argv[1:]
+    if not os.environ.get("WANDB_SWEEP_ID") or words[:1] != ["fit"]:
+        return words
+    return [word.removeprefix("--") if _AGENT_FLAG.match(word) else word for word in words]
+
+
+def _end_as_agents_want(number: int | None) -> None:
+    """Under a wandb agent, end by the signal that stopped the run: an exit status would count as the trial's failure.
+
+    A few failures in a row shut an agent down.
+    """
+    if number is None or not os.environ.get("WANDB_SWEEP_ID"):
+        return
+    sys.stderr.flush()
+    signal.signal(number, signal.SIG_DFL)
+    os.kill(os.getpid(), number)
 
 
 def _usage(error: BaseException) -> str:

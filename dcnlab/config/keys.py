@@ -10,8 +10,11 @@ from collections.abc import Iterator
 from typing import Any
 
 from dcnlab.config.schema import Config
-from dcnlab.io.text import nearest
+from dcnlab.io.errors import ConfigError
+from dcnlab.io.text import nearest, shown
 
+ARM = "arm"
+"""The parameter of a sweep that sets keys of any sections."""
 _PLAIN = {int: "a whole number", float: "a number", bool: "true or false", str: "text", type(None): "null"}
 
 
@@ -71,6 +74,28 @@ def describe_type(hint: Any) -> str:
     if dataclasses.is_dataclass(hint):
         return f"a section with the keys {', '.join(field.name for field in dataclasses.fields(hint))}"
     return "a mapping of keys"
+
+
+def parameters_of(tree: dict[str, Any]) -> dict[str, Any]:
+    """A sweep's parameters by dotted key; what stands below `arm` are keys of the experiment.
+
+    So one parameter can set keys of several sections, such as a layer and the rate that was found for it.
+
+    Args:
+        tree: the parameters, dotted or nested.
+
+    Raises:
+        ConfigError: `arm` is no mapping, or sets a key that another parameter sets.
+    """
+    arm = tree.get(ARM, {})
+    if not isinstance(arm, dict):
+        raise ConfigError(f"parameter {ARM} is {shown(arm)}; it must be a mapping, such as {{model: {{dilation: 4}}}}")
+    settings = dict(flatten({key: value for key, value in tree.items() if key != ARM}))
+    for key, value in flatten(arm):
+        if key in settings:
+            raise ConfigError(f"parameter {ARM} sets {key}, which another parameter sets too")
+        settings[key] = value
+    return settings
 
 
 def flatten(tree: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:

@@ -12,8 +12,8 @@ from omegaconf import DictConfig, OmegaConf
 
 from dcnlab.config import outside, packaged
 from dcnlab.config.experiment_files import extends_chain, read_parameters
-from dcnlab.config.keys import flatten
-from dcnlab.config.overrides import is_override, parse_override, set_keys, split_agent_parameters
+from dcnlab.config.keys import flatten, parameters_of
+from dcnlab.config.overrides import is_override, parse_override, set_keys, split_agent_parameters, sweeps_own
 from dcnlab.config.schema import Config
 from dcnlab.config.tree import checked, drop_expected_of_another_run, new_tree
 from dcnlab.io import yaml_file
@@ -54,11 +54,11 @@ def load_experiment(
     swept = {key: OmegaConf.select(tree, key) for key in tree.sweep}
 
     words = [arg for arg in args if is_override(arg)]
-    layers = [("sweep", dict(flatten(parameters or {})))]
-    layers += [(arg, dict(flatten(read_parameters(arg)))) for arg in args if not is_override(arg)]
+    layers = [("sweep", parameters_of(parameters or {}))]
+    layers += [(arg, parameters_of(sweeps_own(read_parameters(arg)))) for arg in args if not is_override(arg)]
     if parameters is None and len(words) == len(args):
         from_agent, words = split_agent_parameters(words)
-        layers.append(("the sweep's parameters", dict(flatten(from_agent))))
+        layers.append(("the sweep's parameters", parameters_of(sweeps_own(from_agent))))
     for source, layer in layers:
         set_keys(tree, layer, source)
         swept |= layer

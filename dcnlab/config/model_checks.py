@@ -17,8 +17,9 @@ def check_model(model: ModelConfig) -> None:
     _check_backbone(model.backbone)
     _check_rpn(model.rpn)
     choose_or_outside("model.name", model.name, names.NETWORKS)
-    for key in ("head_channels", "fc_channels", "rois"):
+    for key in ("head_channels", "fc_channels", "rois", "loss_stride"):
         within(f"model.{key}", getattr(model, key), 1)
+    choose("model.top_stage", model.top_stage, ("none", "dense"))
     within("model.deform_layers", model.deform_layers, 0)
     choose_or_outside("model.deform_kind", model.deform_kind, ("deformable", "active"))
     if model.modulated and model.deform_kind == "active":
@@ -41,7 +42,10 @@ def _check_backbone(backbone: BackboneConfig) -> None:
     elif names.library_of(backbone.name) and backbone.stride_on_1x1:
         raise ConfigError(f"model.backbone.stride_on_1x1 is true; {backbone.name} takes false, ResNets of ours true")
     check_imagenet(backbone.name, backbone.weights)
-    within("model.backbone.freeze_at", backbone.freeze_at, 0, 5)
+    if isinstance(backbone.freeze_at, str):
+        choose("model.backbone.freeze_at", backbone.freeze_at, (*map(str, range(6)), "all"))
+    else:
+        within("model.backbone.freeze_at", backbone.freeze_at, 0, 5)
 
 
 def check_imagenet(name: str, weights: str) -> None:

@@ -20,6 +20,9 @@ from dcnlab.io import yaml_file
 from dcnlab.io.errors import ConfigError
 from dcnlab.io.text import check_encodable, shown
 
+RECORDED = "dcnlab_config"
+"""Key of the text of config.yaml in a run's config on wandb."""
+
 # OmegaConf's resolvers, such as oc.env, would put the environment's secrets into config.yaml and onto wandb.
 _REFERENCE = re.compile(r"\$\{[A-Za-z_][A-Za-z0-9_.]*\}")
 
@@ -74,6 +77,15 @@ def split_agent_parameters(words: Sequence[str]) -> tuple[dict[str, Any], list[s
         else:
             others.append(f"{key}=null" if written is None and text == "None" else word)
     return parameters, others
+
+
+def sweeps_own(parameters: dict[str, Any]) -> dict[str, Any]:
+    """The parameters that a sweep set, of those that a wandb agent gives a trial.
+
+    Where the agent resumes a run, wandb's server gives the whole config that the run had recorded there.
+    """
+    recorded = parameters.get("sweep")
+    return recorded if RECORDED in parameters and isinstance(recorded, dict) else parameters
 
 
 def _agent_file(path: Path) -> dict[str, Any]:

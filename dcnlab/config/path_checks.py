@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from dcnlab.config import names
+from dcnlab.config import data_roots, names
 from dcnlab.config.schema import Config
 from dcnlab.io.errors import ConfigError
 from dcnlab.io.text import nearest
@@ -17,6 +17,11 @@ def check_paths(config: Config) -> None:
         ConfigError: one does not; names the nearest.
     """
     root, weights = config.data.root, config.model.backbone.weights
+    if root in data_roots.FOLDERS and not Path(root).is_dir():
+        raise ConfigError(
+            f"data.root is {root}, which is not set, and there is no folder {data_roots.usual_folder(root)}; "
+            f"set {root} or {data_roots.DATASETS}, or state data.root=FOLDER"
+        )
     if root is not None and not Path(root).is_dir():
         raise ConfigError(f"data.root is {root!r}, and there is no such folder" + _nearest_path(Path(root)))
     if weights not in ("none", *names.IMAGENET) and not Path(weights).is_file():

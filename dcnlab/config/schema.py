@@ -81,6 +81,9 @@ class DataConfig:
     """digits: largest displacement of the smooth warp, as a fraction of the digit's size."""
     clutter: int = 4
     """digits: pieces of other digits in a scene."""
+    cache_features: bool = False
+    """Compute the frozen backbone's map of each image, and of its mirror image, once, and keep it in OUT/.features for
+    all runs (model.backbone.freeze_at all, model.top_stage dense)."""
     options: dict[str, Any] = field(default_factory=dict)
     """Keys of a data set of your own."""
 
@@ -104,8 +107,9 @@ class BackboneConfig:
     101, 152)."""
     freeze_norm: bool = False
     """Keep all batch norms as the weights have them (dense tasks)."""
-    freeze_at: int = 0
-    """Stages that do not learn: 0 none, 1 the stem, 2 res2 too, up to 5 (dense tasks)."""
+    freeze_at: int | str = 0
+    """Stages that do not learn: 0 none, 1 the stem, 2 res2 too, up to 5; all: the whole backbone, its norms' statistics
+    too, but for model.top_stage (dense tasks)."""
     options: dict[str, Any] = field(default_factory=dict)
     """Keys of a backbone of your own."""
 
@@ -139,6 +143,9 @@ class ModelConfig:
     (detection) | package.module:Class, your own."""
     backbone: BackboneConfig = field(default_factory=BackboneConfig)
     """See BackboneConfig."""
+    top_stage: str = "none"
+    """none | dense: in the place of the backbone's res5, three new bottlenecks at the stride of res4, with dense 3x3
+    convolutions of 96 channels; deform_layers and dilation are then theirs (dense tasks)."""
     deform_layers: int = 0
     """How many of the backbone's last convolutions of deform_kernel_size are deformable."""
     deform_kernel_size: int | None = 3
@@ -155,6 +162,9 @@ class ModelConfig:
     head_channels: int | None = None
     """Channels of the 1x1 convolution on res5, and of faster_rcnn_fpn's pyramid; null is the paper's: 1024, in
     faster_rcnn 256."""
+    loss_stride: int = 1
+    """deeplab: the training loss takes every so many-th row and column of pixels; 1 takes all (the first DeepLab took
+    every 8th, Chen et al. 2015)."""
     fc_channels: int = 1024
     """faster_rcnn, faster_rcnn_fpn: width of the two fully connected layers."""
     rois: int = 128
@@ -208,7 +218,9 @@ class OptimConfig:
     reduce_lr_scale: float = 1.0
     """The rate of a head's 1x1 convolution on res5 over the base one (the authors' code has 3 in R-FCN)."""
     schedule: str = "step"
-    """step, at the milestones | cosine, from the end of the warm-up down to zero."""
+    """step, at the milestones | cosine or poly, from the end of the warm-up down to zero."""
+    poly_power: float = 0.9
+    """poly: the rate is the fraction of the training that is left, to this power (0.9 in DeepLab)."""
     milestones: list[float] = field(default_factory=lambda: [2 / 3])
     """Where the rate drops tenfold: fractions of the training below 1, or steps from 1 up."""
     warmup: int = 0
@@ -217,6 +229,9 @@ class OptimConfig:
     """linear, growing to the full rate | constant, at warmup_factor times the rate (authors' code)."""
     warmup_factor: float = 0.1
     """Rate of a constant warm-up over the rate after it."""
+    head_lr_scale: float = 1.0
+    """The rate of all that is not the backbone, and not offsets, over the base one (dense tasks). reduce_lr_scale and
+    bias_lr_scale multiply it."""
     bias_lr_scale: float = 1.0
     """The rate of a head's biases over that of its weights (authors' DeepLab: 2)."""
     label_smoothing: float = 0.0
@@ -326,10 +341,10 @@ class LoggerConfig:
 
     wandb: bool = True
     """Mirror to Weights & Biases: offline unless WANDB_MODE says otherwise."""
-    project: str = "dcnlab"
-    """Project on Weights & Biases."""
+    project: str | None = None
+    """Project on Weights & Biases; null takes WANDB_PROJECT, or dcnlab."""
     entity: str | None = None
-    """User or team there; null takes the account's own."""
+    """User or team there; null takes WANDB_ENTITY, or the account's own."""
     every: int = 20
     """Steps between two logged training losses."""
     artifacts: bool = False

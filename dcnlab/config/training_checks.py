@@ -25,13 +25,14 @@ def check_optim(optim: OptimConfig) -> None:
         ConfigError: a value is out of its range, or two values do not fit each other; names the key.
     """
     choose("optim.name", optim.name, ("sgd", "adamw"))
-    choose("optim.schedule", optim.schedule, ("step", "cosine"))
+    choose("optim.schedule", optim.schedule, ("step", "cosine", "poly"))
+    within("optim.poly_power", optim.poly_power, 0)
     within("optim.lr", optim.lr, 0)
     within("optim.momentum", optim.momentum, 0, 1)
     if optim.momentum == 1:
         raise ConfigError("optim.momentum is 1; it must be below 1")
     within("optim.weight_decay", optim.weight_decay, 0)
-    for part in ("offset", "pooling_offset", "active_offset", "localisation", "reduce", "bias"):
+    for part in ("offset", "pooling_offset", "active_offset", "localisation", "reduce", "head", "bias"):
         within(f"optim.{part}_lr_scale", getattr(optim, f"{part}_lr_scale"), 0)
     within("optim.warmup", optim.warmup, 0)
     choose("optim.warmup_kind", optim.warmup_kind, ("linear", "constant"))

@@ -11,7 +11,7 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from dcnlab.config import identity, validation
+from dcnlab.config import data_roots, identity, validation
 from dcnlab.config.keys import flatten
 from dcnlab.config.overrides import texts
 from dcnlab.config.schema import Config
@@ -53,7 +53,7 @@ def checked(tree: DictConfig, source: str, before: DictConfig | None = None) -> 
         raise ConfigError(f"{culprit}: {one_line(error)}") from error
     config.out, config.model.backbone.weights = map(os.path.expanduser, (config.out, config.model.backbone.weights))
     if config.data.root is not None:
-        config.data.root = os.path.expanduser(config.data.root)
+        config.data.root = data_roots.folder_of(config.data.root)
     return config
 
 

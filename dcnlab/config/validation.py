@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from dcnlab.config import names, outside
 from dcnlab.config.data_checks import check_data
 from dcnlab.config.model_checks import check_model
@@ -62,10 +64,15 @@ def _check_fit(config: Config) -> None:
         value, able = getattr(config.model, key), names.networks_with("deform_pooling")
         if value != neutral and config.model.name not in able:
             raise ConfigError(f"model.{key} is {value}; {config.model.name} has none, {', '.join(able)} do")
+    if config.model.loss_stride != 1 and config.model.name != "deeplab":
+        raise ConfigError(
+            f"model.loss_stride is {config.model.loss_stride}; {config.model.name} has none, deeplab does"
+        )
     for key, neutral in (("rotation", 0), ("magnification", 1)):
         value = getattr(config.test, key)
         if value != neutral and config.task != "classification":
             raise ConfigError(f"test.{key} is {value:g}; {config.task} has none, classification does")
+    _check_frozen_backbone(config)
     _check_expected(config)
     for key in ("early_stop", "keep_best", "monitor"):
         if getattr(config.trainer, key) and config.data.val is None and config.data.name != "imagefolder":
@@ -73,6 +80,49 @@ def _check_fit(config: Config) -> None:
             raise ConfigError(f"trainer.{key} is {value!r}, and data.val is null: nothing is validated during training")
     if config.trainer.max_steps is None and config.trainer.max_epochs is None:
         raise ConfigError("trainer.max_steps and trainer.max_epochs are both null; state one of them")
+
+
+def _check_frozen_backbone(config: Config) -> None:
+    """Check the keys of a new stage on a frozen backbone, and of its cached features."""
+    model, data = config.model, config.data
+    whole = model.backbone.freeze_at == "all"
+    if config.task == "classification":
+        for key, is_set in (("model.top_stage", model.top_stage != "none"), ("model.backbone.freeze_at", whole)):
+            if is_set:
+                value = "dense" if key == "model.top_stage" else "all"
+                raise ConfigError(f"{key} is {value}; classification has none, segmentation and detection do")
+        if config.optim.head_lr_scale != 1:
+            raise ConfigError(
+                f"optim.head_lr_scale is {config.optim.head_lr_scale:g}; classification takes 1, segmentation and "
+                "detection any"
+            )
+    if model.top_stage != "none" and model.name == "faster_rcnn_fpn":
+        raise ConfigError("model.top_stage is dense; faster_rcnn_fpn takes none, the other networks dense")
+    if (model.top_stage != "none" or whole) and outside.is_outside(model.backbone.name):
+        raise ConfigError("model.top_stage and model.backbone.freeze_at=all are for backbones of dcnlab's or a library")
+    if whole and model.top_stage == "none" and model.deform_layers:
+        raise ConfigError(
+            f"model.backbone.freeze_at is all, and model.deform_layers {model.deform_layers}: frozen layers learn no "
+            "offsets; model.top_stage=dense has layers that do"
+        )
+    if not data.cache_features:
+        return
+    if not whole or model.top_stage == "none":
+        raise ConfigError(
+            "data.cache_features is true; it needs model.backbone.freeze_at=all and model.top_stage=dense, whose "
+            "backbone gives the same map of an image in every epoch"
+        )
+    changing: dict[str, Any] = {}
+    if data.name == "digits":
+        changing["name"] = data.name
+    if tuple(data.random_scale) != (1.0, 1.0):
+        changing["random_scale"] = list(data.random_scale)
+    if data.crop_size is not None:
+        changing["crop_size"] = list(data.crop_size)
+    for key, value in changing.items():
+        raise ConfigError(
+            f"data.cache_features is true, and data.{key} is {value}, which makes other images in every epoch"
+        )
 
 
 def _check_expected(config: Config) -> None:

@@ -11,12 +11,13 @@ from torchvision.ops import FrozenBatchNorm2d
 
 from dcnlab.io.errors import ConfigError
 from dcnlab.models.resnet import operate, residual_network
+from dcnlab.models.trunk_freezing import FreezableBackbone
 from dcnlab.models.weights import load
 
 STAGES = ("res2", "res3", "res4", "res5")
 
 
-class Backbone(nn.Module):
+class Backbone(FreezableBackbone):
     """The stages of a residual network, under torchvision's names, so that its weights fit.
 
     Args:
@@ -46,14 +47,19 @@ class Backbone(nn.Module):
             self.channels[name], self.strides[name] = norms[-1].num_features, stride
 
     def stages(self) -> list[Any]:
-        """The four stages, res2 to res5."""
-        return [self.layer1, self.layer2, self.layer3, self.layer4]
+        """The stages, res2 to res5, or to res4 where res5 was removed."""
+        return [self.layer1, self.layer2, self.layer3, self.layer4][: len(self.channels) or len(STAGES)]
+
+    def remove_res5(self) -> None:
+        """Take the last stage away."""
+        self.layer4 = nn.Identity()
+        del self.channels["res5"], self.strides["res5"]
 
     def forward(self, images: Tensor) -> dict[str, Tensor]:
         """Features of images (N, 3, H, W), by stage: (N, channels, ceil(H / stride), ceil(W / stride))."""
         x = self.maxpool(self.relu(self.bn1(self.conv1(images))))
         features = {}
-        for name, stage in zip(STAGES, self.stages(), strict=True):
+        for name, stage in zip(self.channels, self.stages(), strict=True):
             features[name] = x = stage(x)
         return features
 
@@ -72,7 +78,8 @@ def backbone(
     offset_branch: str = "dense",
     stride_on_1x1: bool = False,
     freeze_norm: bool = False,
-    freeze_at: int = 0,
+    freeze_at: int | str = 0,
+    last: str = "res5",
 ) -> Backbone:
     """Build a residual network's features.
 
@@ -92,7 +99,8 @@ def backbone(
         stride_on_1x1: let the first 1x1 convolution of a stage take its stride, as in the original ResNet; else the
             3x3 does, as in torchvision's.
         freeze_norm: keep statistics, scale and shift of the batch norms as they are.
-        freeze_at: stages that are not trained: 0 none, 1 the stem, 2 res2 too, up to 5.
+        freeze_at: stages that are not trained: 0 none, 1 the stem, 2 res2 too, up to 5; all.
+        last: the last stage that is kept: res5, or res4, for another network on it.
 
     Raises:
         ConfigError: no such network or weights, or they do not fit; one line.
@@ -112,7 +120,12 @@ def backbone(
     layers = (deform_layers, dilation, offset_groups, modulated, deform_kind, offset_dilation)
     operate(model, name, *layers, kernel_size, offset_branch)
     load(model, name, weights)
-    _freeze(model, freeze_norm, freeze_at)
+    if last == "res4":
+        model.remove_res5()
+    if freeze_at == "all":
+        model.freeze_all()
+    else:
+        _freeze(model, freeze_norm, int(freeze_at))
     return model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # as the operators have it
 
 

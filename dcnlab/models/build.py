@@ -21,6 +21,7 @@ from dcnlab.models.named_draws import NamedDraws
 from dcnlab.models.resnet import classifier, operate
 from dcnlab.models.rfcn import RFCN
 from dcnlab.models.roi_sampling import RoISampling
+from dcnlab.models.top_stage import dense_top
 from dcnlab.models.trunk import library_classifier, trunk
 
 
@@ -63,7 +64,7 @@ def _network(config: Config, classes: int) -> nn.Module:
         return _classifier(config, classes)
     features = build_backbone(config)
     if config.task == "segmentation":
-        return DeepLab(features, classes, model.head_channels or 1024)
+        return DeepLab(features, classes, model.head_channels or 1024, model.loss_stride)
     return _detector(config, features, classes)
 
 
@@ -83,26 +84,26 @@ def build_backbone(config: Config) -> Backbone:
             if "res5" not in getattr(features, name, {}):
                 raise ConfigError(f"model.backbone.name is {str(backbone_config.name)!r}, whose {name} have no res5")
         return operate(features, str(backbone_config.name), **(_layers(config) | {"dilation": model.dilation or 1}))
-    library = names.library_of(backbone_config.name)
+    if model.top_stage == "none":
+        return _named_backbone(config, **_layers(config))
+    below = _named_backbone(config, last="res4", dilation=1)
+    return dense_top(below, backbone_config.name, **_layers(config))  # type: ignore[return-value]  # gives maps by stage
+
+
+def _named_backbone(config: Config, **layers: Any) -> Any:
+    """The backbone of a name: ours, or a library's.
+
+    Args:
+        config: of the run.
+        layers: of the surgery on its last layers; and the last stage that is kept.
+    """
+    model = config.model.backbone
+    options = {"output_stride": names.network(config.model.name).output_stride, **layers}
+    options |= {"freeze_norm": model.freeze_norm, "freeze_at": model.freeze_at}
+    library = names.library_of(model.name)
     if library is not None:
-        return trunk(  # type: ignore[return-value]  # has channels, strides and maps by stage as well
-            backbone_config.name,
-            library,
-            backbone_config.weights,
-            output_stride=names.network(model.name).output_stride,
-            freeze_norm=backbone_config.freeze_norm,
-            freeze_at=backbone_config.freeze_at,
-            **_layers(config),
-        )
-    return backbone(
-        backbone_config.name,
-        backbone_config.weights,
-        output_stride=names.network(model.name).output_stride,
-        stride_on_1x1=backbone_config.stride_on_1x1,
-        freeze_norm=backbone_config.freeze_norm,
-        freeze_at=backbone_config.freeze_at,
-        **_layers(config),
-    )
+        return trunk(model.name, library, model.weights, **options)
+    return backbone(model.name, model.weights, stride_on_1x1=model.stride_on_1x1, **options)
 
 
 class PooledClassifier(nn.Module):

@@ -36,8 +36,13 @@ def whole_network(library: str, name: str, num_classes: int) -> nn.Module:
     return models.get_model(name, num_classes=num_classes, **options)
 
 
-def feature_network(library: str, name: str) -> tuple[nn.Module, dict[str, Any]]:
+def feature_network(library: str, name: str, last: str = "res5") -> tuple[nn.Module, dict[str, Any]]:
     """A library's network without its head, with new weights.
+
+    Args:
+        library: timm or torchvision.
+        name: of the network there.
+        last: the last stage whose map is wanted; what follows it is left out.
 
     Returns:
         The network, which gives several maps of an image; and the key of each stage's map among them.
@@ -45,7 +50,9 @@ def feature_network(library: str, name: str) -> tuple[nn.Module, dict[str, Any]]
     Raises:
         ConfigError: it gives no maps of these strides, as most transformers.
     """
-    return _timms(name) if library == "timm" else _torchvisions(name)
+    stages = tuple(STAGE_STRIDES)
+    wanted = stages[: stages.index(last) + 1]
+    return _timms(name, wanted) if library == "timm" else _torchvisions(name, wanted)
 
 
 def map_sizes(network: nn.Module) -> dict[str, tuple[int, int]]:
@@ -67,7 +74,7 @@ def map_sizes(network: nn.Module) -> dict[str, tuple[int, int]]:
     return sizes
 
 
-def _timms(name: str) -> tuple[nn.Module, dict[str, Any]]:
+def _timms(name: str, wanted: tuple[str, ...]) -> tuple[nn.Module, dict[str, Any]]:
     try:
         network = libraries.timm().create_model(name, features_only=True)
     except Exception as error:  # timm has no one error for networks without features
@@ -75,19 +82,23 @@ def _timms(name: str) -> tuple[nn.Module, dict[str, Any]]:
     positions = {stride: index for index, stride in enumerate(network.feature_info.reduction())}
     if not set(STAGE_STRIDES.values()) <= set(positions):
         raise _no_maps(name, f"its strides are {', '.join(map(str, network.feature_info.reduction()))}")
-    return network, {stage: positions[stride] for stage, stride in STAGE_STRIDES.items()}
+    places = {stage: positions[STAGE_STRIDES[stage]] for stage in wanted}
+    if len(wanted) == len(STAGE_STRIDES):
+        return network, places
+    shorter = libraries.timm().create_model(name, features_only=True, out_indices=tuple(places.values()))
+    return shorter, {stage: number for number, stage in enumerate(wanted)}
 
 
-def _torchvisions(name: str) -> tuple[nn.Module, dict[str, Any]]:
+def _torchvisions(name: str, wanted: tuple[str, ...]) -> tuple[nn.Module, dict[str, Any]]:
     network = whole_network("torchvision", name, 1000)
     sizes = map_sizes(network)
     units = sorted(_units(network, "", sizes), key=list(sizes).index)
     last = {sizes[unit][1]: unit for unit in units}
     if not all(SIDE // stride in last for stride in STAGE_STRIDES.values()):
         raise _no_maps(name, "its maps have other sizes or forms")
-    nodes = {last[SIDE // stride]: stage for stage, stride in STAGE_STRIDES.items()}
+    nodes = {last[SIDE // STAGE_STRIDES[stage]]: stage for stage in wanted}
     try:
-        return create_feature_extractor(network, nodes), {stage: stage for stage in STAGE_STRIDES}
+        return create_feature_extractor(network, nodes), {stage: stage for stage in wanted}
     except ValueError as error:
         raise _no_maps(name, one_line(error)) from error
 

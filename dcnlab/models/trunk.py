@@ -12,12 +12,12 @@ from dcnlab.io.errors import ConfigError
 from dcnlab.models.library_network import SIDE, STAGE_STRIDES, feature_network, map_sizes, whole_network
 from dcnlab.models.library_weights import load_library
 from dcnlab.models.resnet import operate
-from dcnlab.models.trunk_freezing import freeze
+from dcnlab.models.trunk_freezing import FreezableBackbone, freeze
 from dcnlab.nn.padding import pads_as_tensorflow
 from dcnlab.surgery import transform_input
 
 
-class Trunk(nn.Module):
+class Trunk(FreezableBackbone):
     """The maps of a library's network, res2 to res5 by their strides.
 
     Args:
@@ -33,7 +33,7 @@ class Trunk(nn.Module):
         super().__init__()
         self.network, self.keys = network, keys
         self.channels: dict[str, int] = {}
-        self.strides = dict(STAGE_STRIDES)
+        self.strides = {stage: STAGE_STRIDES[stage] for stage in keys}
 
     def forward(self, images: Tensor) -> dict[str, Tensor]:
         """Features of images (N, 3, H, W), by stage: (N, channels, ceil(H / stride), ceil(W / stride))."""
@@ -87,7 +87,8 @@ def trunk(
     deform_layers: int = 0,
     dilation: int = 2,
     freeze_norm: bool = False,
-    freeze_at: int = 0,
+    freeze_at: int | str = 0,
+    last: str = "res5",
     **layers: Any,
 ) -> Trunk:
     """Build the features of a network of torchvision or timm.
@@ -100,16 +101,17 @@ def trunk(
         deform_layers: see :func:`operate`.
         dilation: of all convolutions of the last stage whose kernels are odd and above 1x1.
         freeze_norm: keep statistics, scale and shift of the batch norms as they are.
-        freeze_at: stages that are not trained: 0 none, 1 the first convolution and its norm, 2 res2 too, up to 5.
+        freeze_at: stages that are not trained: 0 none, 1 the first convolution and its norm, 2 res2 too, up to 5; all.
+        last: the last stage that is built: res5, or res4, for another network on it.
         **layers: further options of :func:`operate`.
 
     Raises:
         ConfigError: no maps of these strides or no such weights, or they do not fit; one line.
     """
-    model = Trunk(*feature_network(*library))
+    model = Trunk(*feature_network(*library, last))
     sizes = map_sizes(model)
-    last_stage = _last_stage(model, sizes)
-    if output_stride == 16:
+    last_stage = _last_stage(model, sizes) if last == "res5" else []
+    if output_stride == 16 and last == "res5":
         _remove_stride(model, sizes)
         model.strides["res5"] = 16
     model.measure(name)

@@ -1,8 +1,8 @@
-"""Freezes the first stages, or the norms, of a trunk."""
+"""Freezes backbones: all of one, or the first stages or the norms of a trunk."""
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
@@ -11,6 +11,21 @@ from torchvision.ops import FrozenBatchNorm2d
 
 from dcnlab.io.errors import ConfigError
 from dcnlab.nn import trial_pass
+
+
+class FreezableBackbone(nn.Module):
+    """A backbone that may be frozen whole: it then stays in evaluation mode, and no parameter gets a gradient."""
+
+    is_frozen = False
+
+    def freeze_all(self) -> None:
+        """Freeze all parameters, and the statistics of the norms."""
+        self.is_frozen = True
+        self.requires_grad_(False).eval()
+
+    def train(self, mode: bool = True) -> Self:
+        """Set the mode, if the backbone is not frozen."""
+        return super().train(mode and not self.is_frozen)
 
 
 class FrozenNorm(FrozenBatchNorm2d):
@@ -31,14 +46,15 @@ class FrozenNorm(FrozenBatchNorm2d):
         return self.act(self.drop(super().forward(features)))
 
 
-def freeze(model: Any, name: str, freeze_norm: bool, freeze_at: int) -> None:
+def freeze(model: Any, name: str, freeze_norm: bool, freeze_at: int | str) -> None:
     """Freeze the first stages of a trunk, in place, with their norms; or all batch norms.
 
     Args:
         model: a `Trunk`.
         name: of the network, for messages.
         freeze_norm: whether all batch norms are frozen.
-        freeze_at: 0 none, 1 the first convolution and its norm, 2 what res2 is computed from too, up to 5.
+        freeze_at: 0 none, 1 the first convolution and its norm, 2 what res2 is computed from too, up to 5;
+            all, see :class:`FreezableBackbone`.
 
     Raises:
         ConfigError: the network has no batch norms to freeze.
@@ -46,9 +62,12 @@ def freeze(model: Any, name: str, freeze_norm: bool, freeze_at: int) -> None:
     norms = [module for module in model.modules() if isinstance(module, nn.BatchNorm2d)]
     if freeze_norm and not norms:
         raise ConfigError(f"model.backbone.freeze_norm is true, but {name} has no batch norms; set false")
+    if freeze_at == "all":
+        model.freeze_all()
+        return
     frozen = _stem(model) if freeze_at else set()
-    if freeze_at > 1:
-        frozen |= _parameters_of(model, f"res{freeze_at}")
+    if int(freeze_at) > 1:
+        frozen |= _parameters_of(model, min(f"res{freeze_at}", max(model.keys)))
     for module_name, module in list(model.named_modules()):
         prefix = f"{module_name}." if module_name else ""
         keys = [key for key, _ in module.named_parameters(recurse=False)]

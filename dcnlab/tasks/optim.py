@@ -1,4 +1,4 @@
-"""Optimizer and schedule: the paper's SGD with steps, or AdamW with cosine; a separate rate for offsets."""
+"""Optimizer and schedule: SGD or AdamW; by steps, cosine or polynomial; separate rates for offsets and the head."""
 
 from __future__ import annotations
 
@@ -17,10 +17,11 @@ def parameter_groups(model: nn.Module, optim: OptimConfig) -> list[dict[str, Any
 
     Offset convolutions, the modules called `offset_conv`, learn at `offset_lr_scale` times the base rate (the paper's
     beta), the fully connected layers of deformable RoI pooling, called `offset_fc`, at `pooling_offset_lr_scale` times
-    it, active convolutions' own `offset` at `active_offset_lr_scale` times it, a spatial transformer's net, called
-    `localisation`, at `localisation_lr_scale` times it, and a head's 1x1 convolution, the model's `reduce`, at
-    `reduce_lr_scale` times it. Biases, the parameters of norms and active offsets, all of one axis, get no weight
-    decay; a head's biases learn at `bias_lr_scale` times the rate of its weights. Frozen parameters are left out.
+    it, active convolutions' own `offset` at `active_offset_lr_scale` times it, and a spatial transformer's net, called
+    `localisation`, at `localisation_lr_scale` times it. All else that is not the `backbone` learns at `head_lr_scale`
+    times the base rate, and a head's 1x1 convolution, the model's `reduce`, at `reduce_lr_scale` times that. Biases,
+    the parameters of norms and active offsets, all of one axis, get no weight decay; a head's biases learn at
+    `bias_lr_scale` times the rate of its weights. Frozen parameters are left out.
 
     Args:
         model: any network.
@@ -35,7 +36,8 @@ def parameter_groups(model: nn.Module, optim: OptimConfig) -> list[dict[str, Any
         "pooling offset ": optim.pooling_offset_lr_scale,
         "active offset ": optim.active_offset_lr_scale,
         "localisation ": optim.localisation_lr_scale,
-        "reduce ": optim.reduce_lr_scale,
+        "head ": optim.head_lr_scale,
+        "reduce ": optim.head_lr_scale * optim.reduce_lr_scale,
     }
     groups: dict[tuple[str, bool], dict[str, Any]] = {
         (kind, decays): {
@@ -49,13 +51,14 @@ def parameter_groups(model: nn.Module, optim: OptimConfig) -> list[dict[str, Any
     }
     for name, parameter in model.named_parameters():
         if parameter.requires_grad:
-            groups[_kind(name.split(".")), parameter.ndim > 1]["params"].append(parameter)
+            kind = _kind(name.split("."), optim.head_lr_scale != 1)
+            groups[kind, parameter.ndim > 1]["params"].append(parameter)
     if optim.bias_lr_scale != 1:
-        _divide_biases(model, groups, optim.bias_lr_scale)
+        _divide_biases(model, groups, optim)
     return [group for group in groups.values() if group["params"]]
 
 
-def _divide_biases(model: nn.Module, groups: dict[tuple[str, bool], dict[str, Any]], scale: float) -> None:
+def _divide_biases(model: nn.Module, groups: dict[tuple[str, bool], dict[str, Any]], optim: OptimConfig) -> None:
     """Move the biases of a head's convolutions and linear layers into groups of another rate."""
     layers = [
         module
@@ -63,15 +66,20 @@ def _divide_biases(model: nn.Module, groups: dict[tuple[str, bool], dict[str, An
         if isinstance(module, nn.Conv2d | nn.Linear) and name.split(".")[0] != "backbone"
     ]
     biases = {id(layer.bias) for layer in layers}
-    for kind in ("", "reduce "):
+    for kind in ("head " if optim.head_lr_scale != 1 else "", "reduce "):
         group = groups[kind, False]
         moved = [parameter for parameter in group["params"] if id(parameter) in biases]
         group["params"] = [parameter for parameter in group["params"] if id(parameter) not in biases]
-        biases_group = {**group, "name": f"{kind}head biases", "params": moved, "lr": group["lr"] * scale}
-        groups[f"{kind}head", False] = biases_group
+        prefix = kind if kind == "head " else f"{kind}head "
+        groups[f"{prefix}biases", False] = {
+            **group,
+            "name": f"{prefix}biases",
+            "params": moved,
+            "lr": group["lr"] * optim.bias_lr_scale,
+        }
 
 
-def _kind(names: list[str]) -> str:
+def _kind(names: list[str], head_is_apart: bool) -> str:
     if "offset_conv" in names:
         return "offset "
     if "offset_fc" in names:
@@ -80,7 +88,9 @@ def _kind(names: list[str]) -> str:
         return "active offset "
     if "localisation" in names:
         return "localisation "
-    return "reduce " if names[0] == "reduce" else ""
+    if names[0] == "reduce":
+        return "reduce "
+    return "head " if head_is_apart and names[0] != "backbone" else ""
 
 
 def rate_factor(step: int, total_steps: float, optim: OptimConfig) -> float:
@@ -91,15 +101,17 @@ def rate_factor(step: int, total_steps: float, optim: OptimConfig) -> float:
         total_steps: of the whole training.
         optim: `warmup` steps of linear growth (step 0 gets 1 / warmup of the rate, step warmup - 1 all of it), or of
             `warmup_factor` times the rate where it is constant; times the schedule: tenfold drops at `milestones`,
-            fractions of total_steps below 1 and steps from 1 up; or half a cosine from the end of the warm-up to
-            total_steps.
+            fractions of total_steps below 1 and steps from 1 up; or, from the end of the warm-up to total_steps,
+            half a cosine or the fraction that is left to the power `poly_power` (DeepLab's schedule).
     """
     grown = 1.0
     if step < optim.warmup:
         grown = optim.warmup_factor if optim.warmup_kind == "constant" else (step + 1) / optim.warmup
-    if optim.schedule == "cosine":
-        passed = max(0.0, step - optim.warmup) / max(1.0, total_steps - optim.warmup)
-        return grown * (1 + math.cos(math.pi * min(1.0, passed))) / 2
+    if optim.schedule != "step":
+        passed = min(1.0, max(0.0, step - optim.warmup) / max(1.0, total_steps - optim.warmup))
+        if optim.schedule == "poly":
+            return float(grown * (1 - passed) ** optim.poly_power)
+        return grown * (1 + math.cos(math.pi * passed)) / 2
     return grown * 0.1 ** sum(step >= (m * total_steps if m < 1 else m) for m in optim.milestones)
 
 

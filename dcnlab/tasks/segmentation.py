@@ -151,7 +151,7 @@ def segment(
             probabilities = probabilities.flip(-1) if mirrored else probabilities
             total = probabilities if total is None else total + probabilities
     assert total is not None
-    return total.argmax(1)
+    return total.max(1).indices  # argmax takes ten times as long on a CPU
 
 
 def _resize(images: Tensor, side: Sequence[int]) -> Tensor:

@@ -68,7 +68,7 @@ def _raise(error: BaseException, end: End, own_end: End, reports: bool, folder: 
         raise ConfigError(end.text) from error
     if end.kind == "bug":
         raise PeerFailed(end.text) from error
-    raise Interrupted(folder.path, bool(folder.checkpoints())) from error
+    raise Interrupted(folder.path, bool(folder.checkpoints()), end.signal) from error
 
 
 @contextlib.contextmanager

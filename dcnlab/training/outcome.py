@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shlex
+import signal
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -40,6 +41,8 @@ class End:
     """The line that the command prints."""
     reason: str = ""
     """The `reason` of results.json; empty for a run that finished or that somebody stopped."""
+    signal: int | None = None
+    """The signal that stopped the run."""
 
     @property
     def exit_status(self) -> int:
@@ -53,6 +56,11 @@ class End:
             return "finished"
         return "failed" if self.reason and self.kind != "killed" else "interrupted"
 
+    @property
+    def preempted(self) -> bool:
+        """Whether a scheduler may have stopped the run, by SIGTERM or SIGUSR1, to run it again later."""
+        return self.signal in (signal.SIGTERM, signal.SIGUSR1)
+
 
 FINISHED = End("finished")
 
@@ -63,11 +71,12 @@ class Interrupted(BaseException):
     Args:
         folder: the run folder.
         resumable: whether it holds a checkpoint.
+        number: of the signal that stopped it.
     """
 
-    def __init__(self, folder: Path, resumable: bool) -> None:
+    def __init__(self, folder: Path, resumable: bool, number: int | None = None) -> None:
         super().__init__(str(folder))
-        self.folder, self.resumable = folder, resumable
+        self.folder, self.resumable, self.number = folder, resumable, number
 
     def advice(self) -> str:
         """How to continue the run."""
@@ -109,11 +118,13 @@ def end_of(error: BaseException, config: Config, dead_loader: str | None) -> End
         dead_loader: the loader process whose death is the cause, as `environment.dead_loader` describes it.
     """
     if isinstance(error, TimeLimit):
-        return End("time limit")
+        return End("time limit", signal=signal.SIGUSR1)
     if isinstance(error, RankDied):
         return error.end
-    if isinstance(error, KeyboardInterrupt | SystemExit | Terminated):  # Lightning turns Ctrl-C into SystemExit
-        return End("interrupted")
+    if isinstance(error, Terminated):
+        return End("interrupted", signal=signal.SIGTERM)
+    if isinstance(error, KeyboardInterrupt | SystemExit):  # Lightning turns Ctrl-C into SystemExit
+        return End("interrupted", signal=signal.SIGINT)
     reason = f"{type(error).__name__}: {one_line(error)}"
     if isinstance(error, Diverged):
         return End("diverged", str(error), reason)

@@ -13,6 +13,7 @@ from pytorch_lightning.loggers import Logger
 from dcnlab.config import identity
 from dcnlab.config.path_checks import check_paths
 from dcnlab.config.schema import Config
+from dcnlab.io import memory
 from dcnlab.io.errors import ConfigError, DataError
 from dcnlab.io.text import one_line
 from dcnlab.training import compilation, environment, preflight
@@ -23,10 +24,11 @@ from dcnlab.training.callbacks.best import WatchBest, monitored
 from dcnlab.training.callbacks.checkpoint import SaveCheckpoint
 from dcnlab.training.callbacks.cost import Cost
 from dcnlab.training.callbacks.divergence import StopOnDivergence
+from dcnlab.training.callbacks.feature_cache import CacheFeatures
 from dcnlab.training.callbacks.finite_outputs import FiniteOutputs
 from dcnlab.training.callbacks.watchdog import Watchdog
 from dcnlab.training.distributed.failures import FailurePropagation
-from dcnlab.training.loggers import console
+from dcnlab.training.loggers import console, wandb_start
 from dcnlab.training.run_folder import RunFolder
 
 
@@ -68,7 +70,7 @@ def build(
     """
     check_paths(config)
     if console.uses(config.logger, "wandb"):
-        console.wandb_mode()
+        wandb_start.mode()
     console.check_tensorboard(config.logger)
     console.quiet()
     if config.trainer.threads is not None:
@@ -83,6 +85,8 @@ def build(
         folder.checkpoint, identity.settings(config), config.trainer.checkpoint_every, check=divergence.check
     )
     own_callbacks: list[pl.Callback] = [failures, cost, divergence, FiniteOutputs(), saving, Watchdog()]
+    if config.data.cache_features:
+        own_callbacks.append(CacheFeatures(folder.path.parents[1] / ".features"))
     if config.trainer.keep_best or config.trainer.early_stop:
         kept = folder.best_checkpoint if config.trainer.keep_best else None
         own_callbacks.insert(4, WatchBest(monitored(config), kept, config.trainer.early_stop))
@@ -92,6 +96,8 @@ def build(
         preflight.check_kernels(config.trainer, task)
         if trains:
             preflight.check_norms(config, data, task, ranks)
+        if trains and config.trainer.accelerator != "gpu" and not torch.cuda.is_available():
+            memory.keep_freed_memory()
         trainer = trainer_of(config, folder.path, [*own_callbacks, *callbacks], data.val is not None, alone)
         return Parts(config, data, task, trainer, cost, saving, failures, loggers)
     except (DataError, OSError) as error:

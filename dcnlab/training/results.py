@@ -6,6 +6,7 @@ import copy
 import json
 import logging
 import math
+import os
 from pathlib import Path
 from typing import Any
 
@@ -115,6 +116,8 @@ class Results:
             write_whole(self._folder.config, to_yaml(self._resumption.config))
             self._folder.write_results(self._content)
         if self._wandb_logger is not None:
+            if end.preempted:
+                self._wandb_logger.experiment.mark_preempting()
             wandb_run.finish(self._wandb_logger.experiment, self._config, self._folder, self._content)
         if end.kind == "time limit":
             slurm_requeue.requeue(self._same_command_resumes, self._parts.saving.progressed)
@@ -189,4 +192,4 @@ def _macs(task: Any, data: Any) -> int:
 def _wandb_ids(logger: WandbLogger | None) -> dict[str, str | None]:
     if logger is None:
         return {"id": None, "sweep": None}
-    return {"id": logger.experiment.id, "sweep": logger.experiment.sweep_id}
+    return {"id": logger.experiment.id, "sweep": logger.experiment.sweep_id or os.environ.get(wandb_run.SWEEP)}

@@ -23,7 +23,7 @@ from dcnlab.training.distributed import slurm_requeue
 from dcnlab.training.distributed.rank import is_rank_0
 from dcnlab.training.interruption import same_end_on_all_ranks
 from dcnlab.training.loading import check_same_network
-from dcnlab.training.loggers import console
+from dcnlab.training.loggers import console, wandb_file, wandb_start
 from dcnlab.training.loggers.metrics_csv import MetricsFile
 from dcnlab.training.outcome import FINISHED
 from dcnlab.training.parts import Parts, build
@@ -67,8 +67,9 @@ def fit(
         check_labels(parts.data, ("train", "val", "test"))
         with folder.locked_by_rank_0():
             resumption = resumption_of_fit(folder, config)
+            wandb_id = folder.wandb_id()
             if resumption is None:
-                _begin(config, folder)
+                wandb_id = None if _begin(config, folder) else wandb_id
             elif not resumption.complete:
                 _LOG.info(f"{folder} {resumption}")
             elif slurm_requeue.was_requeued():
@@ -76,7 +77,7 @@ def fit(
                 return folder.path
             else:
                 raise folder.finished_error()
-            _train(config, parts, folder, resumption, same_command_resumes)
+            _train(config, parts, folder, resumption, wandb_id, same_command_resumes)
     finally:
         if not id_given:  # the next run of this process gets another ID
             os.environ.pop("DCNLAB_RUN_ID", None)
@@ -104,7 +105,7 @@ def resume(path: Path, overrides: Sequence[str] = (), allow: Sequence[outside.Al
         config = copy.deepcopy(resumption.config)
         config.out, config.name, config.id = str(folder.path.parents[1]), folder.path.parent.name, folder.path.name
         config.model.backbone.weights = "none"  # the checkpoint holds them
-        _train(config, build(config, folder), folder, resumption)
+        _train(config, build(config, folder), folder, resumption, folder.wandb_id())
     return path
 
 
@@ -154,14 +155,15 @@ def restore(path: Path, overrides: list[str]) -> tuple[Config, Parts]:
     return config, parts
 
 
-def _begin(config: Config, folder: RunFolder) -> None:
-    """Make the folder of a new run, on rank 0."""
+def _begin(config: Config, folder: RunFolder) -> bool:
+    """Make the folder of a new run, on rank 0; whether a diverged run was moved out of it."""
     if not is_rank_0():
-        return
+        return False
     aside = folder.create()
     if aside is not None:
         _LOG.info(f"{folder} diverged; it is kept as {aside}, and the run begins anew")
     write_whole(folder.config, to_yaml(config))
+    return aside is not None
 
 
 def _train(
@@ -169,6 +171,7 @@ def _train(
     parts: Parts,
     folder: RunFolder,
     resumption: Resumption | None,
+    wandb_id: str | None = None,
     same_command_resumes: bool = True,
 ) -> None:
     """Train, score and write results.json, however the run ends.
@@ -178,13 +181,15 @@ def _train(
         parts: built from it.
         folder: of the run.
         resumption: from what to resume; None begins.
+        wandb_id: the run's ID on wandb until now.
         same_command_resumes: whether the command, started again by SLURM, finds this run.
     """
     if resumption is not None:
         _prepare_to_resume(config, parts, resumption)
     if is_rank_0():
         folder.remove_temporaries()
-    wandb_logger = console.wandb_logger(config, folder.path)
+        wandb_file.mend(folder.wandb)
+    wandb_logger = wandb_start.start(config, folder, wandb_id)
     more_loggers = console.tensorboard_loggers(config, folder.path)
     csv_logger = MetricsFile(folder.metrics, None if resumption is None else resumption.step)
     parts.trainer.loggers = [csv_logger, *([wandb_logger] if wandb_logger else []), *more_loggers, *parts.loggers]

@@ -69,10 +69,11 @@ class RunFolder:
         if config.id is None:
             # Lightning starts the other ranks of this machine with the same arguments and our environment.
             several = int(os.environ.get("WORLD_SIZE", os.environ.get("SLURM_NTASKS", "1"))) > 1
-            if several and "DCNLAB_RUN_ID" not in os.environ:
+            agents = os.environ.get("WANDB_RUN_ID") or None  # the same on all ranks that a launcher starts
+            if several and agents is None and "DCNLAB_RUN_ID" not in os.environ:
                 raise ConfigError("id is null, and several processes share the run; state one for all of them: id=NAME")
-            check_folder_name("WANDB_RUN_ID", os.environ.get("WANDB_RUN_ID") or None)
-            new_id = os.environ.get("WANDB_RUN_ID") or f"{time.strftime('%Y%m%d-%H%M%S')}-{os.getpid()}"
+            check_folder_name("WANDB_RUN_ID", agents)
+            new_id = agents or f"{time.strftime('%Y%m%d-%H%M%S')}-{os.getpid()}"
             config.id = os.environ.setdefault("DCNLAB_RUN_ID", new_id)
         return cls(Path(config.out) / config.name / config.id)
 
@@ -133,6 +134,15 @@ class RunFolder:
     def wandb(self) -> Path:
         """Folder of wandb's own files."""
         return self.path / "wandb"
+
+    def wandb_id(self) -> str | None:
+        """The run's ID on wandb, by the newest of wandb's folders or by results.json; None where it has none yet."""
+        folders = [path.name.removeprefix("offline-") for path in self.wandb.glob("*run-*-*") if path.is_dir()]
+        if folders:
+            return max(folders).split("-", 2)[2]  # run-TIME-ID
+        recorded = (self.read_results() or {}).get("wandb")
+        number = recorded.get("id") if isinstance(recorded, dict) else None
+        return number if isinstance(number, str) else None
 
     @property
     def parameters(self) -> Path:

@@ -7,7 +7,7 @@ import sys
 import time
 
 from locations import ROOT
-from warm_python import WarmPopen
+from warm_python import WarmPopen, can_fork
 
 OTHERS = {"PYTEST_CURRENT_TEST", "PL_GLOBAL_SEED", "PL_SEED_WORKERS", "CUBLAS_WORKSPACE_CONFIG",
           "PYTORCH_NVML_BASED_CUDA_CHECK", "TORCHINDUCTOR_CACHE_DIR", "TORCH_CPP_LOG_LEVEL"}  # fmt: skip
@@ -28,26 +28,42 @@ USUAL = environment()
 """The environment before any test has run."""
 
 
-def start(*arguments, stdout=subprocess.PIPE, stderr=subprocess.PIPE, **more):
+def start(*arguments, stdout=subprocess.PIPE, stderr=subprocess.PIPE, new_session=False, **more):
     """Start the command line in the current folder, with further variables of the environment.
 
     A Python that has imported it forks the process. Where variables differ that an import may read, it starts anew.
     """
     command = [sys.executable, "-P", "-m", "dcnlab", *map(str, arguments)]
     env = environment(**more)
-    popen = WarmPopen if env == USUAL else subprocess.Popen
-    return popen(command, env=env, stdout=stdout, stderr=stderr, text=True)
+    popen = WarmPopen if can_fork(env, USUAL) else subprocess.Popen
+    return popen(command, env=env, stdout=stdout, stderr=stderr, text=True, start_new_session=new_session)
 
 
 def dcnlab(*arguments, timeout=300, **more):
     """Run the command line in the current folder to its end."""
-    with start(*arguments, **more) as process:
+    return _ended(start(*arguments, **more), timeout)
+
+
+def _ended(process, timeout):
+    with process:
         try:
             out, err = process.communicate(timeout=timeout)
         except BaseException:
             process.kill()
             raise
     return subprocess.CompletedProcess(process.args, process.returncode, out, err)
+
+
+def start_python(*arguments, stdout=subprocess.PIPE, stderr=subprocess.PIPE, new_session=False):
+    """Start `python ARGUMENTS`, a script or `-c CODE`, in a process that has imported dcnlab before."""
+    words = [sys.executable, *map(str, arguments)]
+    pipes = {"stdout": stdout, "stderr": stderr, "text": True}
+    return WarmPopen(words, env=environment(), **pipes, start_new_session=new_session)
+
+
+def python(*arguments, timeout=300):
+    """Run `python ARGUMENTS`, as `start_python` does, to its end."""
+    return _ended(start_python(*arguments), timeout)
 
 
 def dcnlab_anew(*arguments, timeout=300, **more):

@@ -4,6 +4,8 @@ import os
 import time
 from pathlib import Path
 
+from warm_python import NAME
+
 
 def processes_of(folder):
     """Command lines of the processes that work in `folder`, but for this one."""
@@ -19,8 +21,17 @@ def processes_of(folder):
 
 
 def children_of(number):
-    """Numbers of the processes that a process has started and that are still there."""
-    return [int(child) for child in Path(f"/proc/{number}/task/{number}/children").read_text().split()]
+    """Numbers of the processes that a process has started and that are still there, but for its warm Python."""
+    children = map(int, Path(f"/proc/{number}/task/{number}/children").read_text().split())
+    return [child for child in children if name_of(child) != NAME]
+
+
+def name_of(number):
+    """Name of a process in the system's lists; None when it is gone."""
+    try:
+        return Path(f"/proc/{number}/comm").read_text().strip()
+    except OSError:
+        return None
 
 
 def await_(condition, seconds):

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 import yaml
-from command_line import dcnlab_anew, environment
+from command_line import dcnlab, dcnlab_anew, environment
 from locations import ROOT
 
 from dcnlab import __version__
@@ -78,7 +78,7 @@ def test_a_mistake_is_one_line_and_exit_status_two(files, command, says):
 
 def test_a_value_that_fails_in_building_is_one_line_too(files):
     """A layer count that only the network can refuse gives exit status 2 and no run folder."""
-    done = dcnlab_anew("fit", "tiny.yaml", "model.deform_layers=99")
+    done = dcnlab("fit", "tiny.yaml", "model.deform_layers=99")
     assert (done.returncode, done.stdout) == (2, "")
     assert re.fullmatch(r"dcnlab: .*99.*\n", done.stderr)
     assert not Path("runs").exists()
@@ -96,7 +96,7 @@ def test_a_value_that_fails_in_building_is_one_line_too(files):
     ],
 )
 def test_a_path_that_cannot_be_written_is_one_line(files, command, says):
-    done = dcnlab_anew(*command.split())
+    done = dcnlab(*command.split())
     assert (done.returncode, done.stdout) == (2, "")
     assert re.fullmatch(rf"dcnlab: .*{re.escape(says)}.*\n", done.stderr), done.stderr
 
@@ -104,7 +104,7 @@ def test_a_path_that_cannot_be_written_is_one_line(files, command, says):
 def test_table_reads_a_folder_with_an_equals_sign(files):
     """lr=1 is an existing folder here, so it is not taken for an override."""
     Path("lr=1").mkdir()
-    done = dcnlab_anew("table", "sweep.yaml", "lr=1")
+    done = dcnlab("table", "sweep.yaml", "lr=1")
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr.startswith("dcnlab: no run of sweep.yaml found")
 
@@ -157,7 +157,7 @@ def test_an_internal_error_keeps_its_traceback(tiny):
 
 
 def test_evaluate_prints_the_scores_that_the_run_printed(tiny):
-    assert dcnlab_anew("fit", tiny, "id=one", "logger.wandb=false").returncode == 0
+    assert dcnlab("fit", tiny, "id=one", "logger.wandb=false").returncode == 0
     done = dcnlab_anew("evaluate", "runs/tiny/one", "--format", "json")
     assert (done.returncode, done.stderr) == (0, "")
     assert json.loads(done.stdout) == json.loads(Path("runs/tiny/one/results.json").read_text())["metrics"]
@@ -166,7 +166,7 @@ def test_evaluate_prints_the_scores_that_the_run_printed(tiny):
 def test_preview_writes_a_picture_for_every_task(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     for task in ("classification", "detection", "segmentation"):
-        done = dcnlab_anew("data", "preview", "--task", task, "--out", f"{task}.png", "--rows", 1, "--columns", 2)
+        done = dcnlab("data", "preview", "--task", task, "--out", f"{task}.png", "--rows", 1, "--columns", 2)
         assert (done.returncode, done.stdout, done.stderr) == (0, f"{task}.png\n", "")
         assert Path(f"{task}.png").read_bytes().startswith(b"\x89PNG")
 

@@ -29,7 +29,7 @@ from dcnlab.training import outcome
 from dcnlab.training import run as runs
 from dcnlab.training.build_trainer import accumulation
 from dcnlab.training.callbacks import cost
-from dcnlab.training.loggers import console
+from dcnlab.training.loggers import wandb_start
 from dcnlab.training.results import metrics_of
 from dcnlab.training.run import evaluate, resume
 from dcnlab.training.run_folder import RunFolder
@@ -593,12 +593,12 @@ def test_wandb_is_offline_by_default(monkeypatch):
     """WANDB_MODE alone changes it; a wrong value names the nearest one."""
     for name in ("WANDB_MODE", "WANDB_SWEEP_ID", "WANDB_API_KEY"):
         monkeypatch.delenv(name, raising=False)
-    assert console.wandb_mode() == "offline"
+    assert wandb_start.mode() == "offline"
     monkeypatch.setenv("WANDB_MODE", "disabled")
-    assert console.wandb_mode() == "disabled"
+    assert wandb_start.mode() == "disabled"
     monkeypatch.setenv("WANDB_MODE", "onlin")
     with pytest.raises(ConfigError, match="WANDB_MODE is 'onlin'; nearest: online"):
-        console.wandb_mode()
+        wandb_start.mode()
 
 
 def test_wandb_online_without_a_key_is_refused(tiny):

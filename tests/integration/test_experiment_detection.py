@@ -3,14 +3,12 @@
 import json
 import shutil
 import signal
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from command_line import dcnlab, environment
+from command_line import dcnlab, python
 from PIL import Image
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
@@ -187,7 +185,7 @@ def test_a_killed_detector_resumes_to_the_same_detections(shapes):
     overrides = ["trainer.max_steps=12", "trainer.deterministic=true"]
     whole, _ = fit("id=whole", *overrides)
     part = Path("runs/tiny/part")
-    killed = subprocess.run([sys.executable, "-c", KILLED, "id=part", *overrides], env=environment())
+    killed = python("-c", KILLED, "id=part", *overrides)
     assert killed.returncode == -signal.SIGKILL
     resume(part)
     ends = [torch.load(run / "checkpoints/last.ckpt", weights_only=True)["state_dict"] for run in (whole, part)]

@@ -232,3 +232,30 @@ def test_pictures_of_several_sizes_reach_wandb(scenes):
     assert (done.returncode, done.stdout, done.stderr) == (0, "runs/tiny/one\n", "")
     mirrored = list(Path("runs/tiny/one/wandb").glob("offline-run-*/files/media/images/**/*.png"))
     assert len(mirrored) == len(list(Path("runs/tiny/one/pictures").iterdir())) == 4
+
+
+FROZEN = [
+    *("model.backbone.freeze_at=all", "model.top_stage=dense", "data.cache_features=true"),
+    *("data.random_scale=[1,1]", "data.crop_size=null", "trainer.max_steps=8"),
+]
+
+
+def test_a_second_run_finds_the_features_and_learns_the_same(scenes):
+    """Cached maps train to the weights that computed ones do; another size of the images finds none of them."""
+    folder = fit("id=one", *FROZEN, "trainer.deterministic=true")
+    [cache] = Path("runs/.features").iterdir()
+    files = {path.name: path.stat().st_mtime_ns for path in cache.iterdir()}
+    assert 16 <= len(files) - 5 <= 32  # each training image, perhaps mirrored as well; and five test images
+    again = fit("id=two", *FROZEN, "trainer.deterministic=true")
+    assert {path.name: path.stat().st_mtime_ns for path in cache.iterdir()} == files
+    first, second = (torch.load(run / "checkpoints/last.ckpt")["state_dict"] for run in (folder, again))
+    assert all(torch.equal(first[key], second[key]) for key in first)
+    computed = fit("id=three", *FROZEN, "data.cache_features=false", "data.batch_size=1")
+    assert {path.name: path.stat().st_mtime_ns for path in cache.iterdir()} == files
+    cached = fit("id=four", *FROZEN, "data.batch_size=1")
+    one, other = (torch.load(run / "checkpoints/last.ckpt")["state_dict"] for run in (computed, cached))
+    for key in one:
+        torch.testing.assert_close(one[key], other[key], rtol=1e-3, atol=1e-4)
+    fit("id=five", *FROZEN, "data.shorter_side=24", "trainer.max_steps=1")
+    assert len(list(cache.iterdir())) > len(files)
+    assert {path.name: path.stat().st_mtime_ns for path in cache.iterdir() if path.name in files} == files

@@ -1,19 +1,17 @@
 """Whatever stops a run, the same command, or `dcnlab resume`, leads to the run that nobody stopped."""
 
 import contextlib
-import json
 import os
 import random
 import shutil
 import signal
 import subprocess
-import sys
 import time
 from pathlib import Path
 
 import pytest
 import torch
-from command_line import environment
+from command_line import start_python
 
 from dcnlab.config import identity
 from dcnlab.config.load import load_experiment
@@ -27,61 +25,41 @@ from dcnlab.training.loggers import metrics_csv
 from dcnlab.training.run import fit
 from dcnlab.training.run_folder import RunFolder
 
-FORKING = """
-import json, os, sys
+RUN = """
+import os, sys
 import torch
 from dcnlab.cli import main as cli
-from dcnlab.training import run
 from dcnlab.ops import deform_conv2d
-for line in sys.stdin:  # each run in a child of this process, which has the seconds of importing behind it
-    folder, before, after, *arguments = json.loads(line)
-    child = os.fork()
-    if child == 0:
-        status = 1
-        try:
-            os.setpgid(0, 0), os.chdir(folder)
-            file = os.open("out.txt", os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
-            os.dup2(file, 1), os.dup2(file, 2)
-            exec(before)
-            sys.argv = ["dcnlab", *arguments]
-            cli.main()
-        except SystemExit as exit:
-            status = exit.code or 0
-            exec(after)
-        finally:
-            sys.stdout.flush()
-            os._exit(status)
-    print(child, flush=True)
-    print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), flush=True)
+from dcnlab.training import run
+words = sys.argv[1:]
+BEFORE
+sys.argv = ["dcnlab", *words]
+try:
+    cli.main()
+except SystemExit as exit:
+    status = exit.code or 0
+AFTER
+sys.exit(status)
 """
-
-
-@pytest.fixture(scope="module")
-def forking():
-    """A process that runs command lines, one at a time, in children."""
-    command = [sys.executable, "-P", "-c", FORKING]
-    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
-    with subprocess.Popen(command, env=environment(), text=True, **pipes) as process:
-        yield process
-        process.stdin.close()
 
 
 class Run:
     """`dcnlab ARGUMENTS` in the current folder, after and before some Python of the test's."""
 
-    def __init__(self, server, *arguments, before="", after=""):
-        self.server = server
-        server.stdin.write(json.dumps([str(Path.cwd()), before, after, *arguments]) + "\n")
-        server.stdin.flush()
-        self.pid = int(server.stdout.readline())
+    def __init__(self, *arguments, before="", after=""):
+        code = RUN.replace("BEFORE", before).replace("AFTER", after)
+        with Path("out.txt").open("w") as out:
+            streams = {"stdout": out, "stderr": subprocess.STDOUT}
+            self.process = start_python("-c", code, *arguments, **streams, new_session=True)
 
     def kill(self):
+        """Kill the run and its loaders."""
         with contextlib.suppress(ProcessLookupError):  # it has ended
-            os.killpg(self.pid, signal.SIGKILL)
+            os.killpg(self.process.pid, signal.SIGKILL)
 
     def wait(self):
         """Exit status, and what was printed, errors included."""
-        return int(self.server.stdout.readline()), Path("out.txt").read_text()
+        return self.process.wait(300), Path("out.txt").read_text()
 
 
 def state(folder):
@@ -131,49 +109,52 @@ parts.Cost = Cost
 
 
 @pytest.mark.slow
-def test_a_run_killed_ten_times_ends_with_the_same_weights(tiny, forking):
+def test_a_run_killed_ten_times_ends_with_the_same_weights(tiny):
     """After ten SIGKILLs at random times the run ends as an uninterrupted one does."""
     seed = random.SystemRandom().randrange(10**6)
     print(f"moments drawn with seed {seed}")
     moments = random.Random(seed)
     settings = [*PASSES, "optim.ema=0.9"]
     began = time.monotonic()
-    status, text = Run(forking, "fit", tiny, "id=whole", *settings).wait()
+    status, text = Run("fit", tiny, "id=whole", *settings).wait()
     assert status == 0, text
     seconds = time.monotonic() - began
     whole, part = Path("runs/tiny/whole"), Path("runs/tiny/part")
     kills = 0
     while kills < 10:
-        run = Run(forking, "fit", tiny, "id=part", "trainer.checkpoint_every=0", *settings)
+        run = Run("fit", tiny, "id=part", "trainer.checkpoint_every=0", *settings)
         time.sleep(moments.uniform(0.1, 0.7) * seconds)
         run.kill()
         status, text = run.wait()
         assert status in (0, -signal.SIGKILL), text
         if (part / "checkpoints/last.ckpt").exists():
             checkpoint_file.read(part / "checkpoints/last.ckpt")
+        results = RunFolder(part).read_results() if part.exists() else None
         if status == 0:  # it was quicker than the kill
             assert_same_run(whole, part)
             shutil.rmtree(part)
+        elif results and results["status"] == "finished":  # the kill came while the process ended
+            shutil.rmtree(part)
         else:
             kills += 1
-    status, text = Run(forking, "fit", tiny, "id=part", *settings).wait()
+    status, text = Run("fit", tiny, "id=part", *settings).wait()
     assert status == 0, text
     assert_same_run(whole, part)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("workers", [0, 1])
-def test_slurms_time_limit_saves_within_an_epoch_and_requeues(tiny, forking, workers):
+def test_slurms_time_limit_saves_within_an_epoch_and_requeues(tiny, workers):
     """The run saves at step 5, requeues its job, and continues to the uninterrupted run's weights."""
     settings = [*ONE_PASS, f"data.workers={workers}"]
-    status, text = Run(forking, "fit", tiny, "id=whole", *settings).wait()
+    status, text = Run("fit", tiny, "id=whole", *settings).wait()
     assert status == 0, text
     scontrol = Path("bin/scontrol")
     scontrol.parent.mkdir()
     scontrol.write_text('#!/bin/sh\necho "$@" > ' + f"{Path.cwd()}/requeued")
     scontrol.chmod(0o755)
     job = f"os.environ |= dict(SLURM_JOB_ID='12', PATH='{scontrol.parent.resolve()}:' + os.environ['PATH'])"
-    status, text = Run(forking, "fit", tiny, "id=part", *settings, before=SIGNAL + job).wait()
+    status, text = Run("fit", tiny, "id=part", *settings, before=SIGNAL + job).wait()
     part = Path("runs/tiny/part")
     assert (status, text) == (
         130,
@@ -182,7 +163,7 @@ def test_slurms_time_limit_saves_within_an_epoch_and_requeues(tiny, forking, wor
     assert Path("requeued").read_text() == "requeue 12\n"
     assert RunFolder(part).read_results()["status"] == "interrupted"
     assert state(part)["global_step"] == 5
-    status, text = Run(forking, "fit", tiny, "id=part", *settings).wait()  # as the job's script does
+    status, text = Run("fit", tiny, "id=part", *settings).wait()  # as the job's script does
     assert (status, text) == (
         0,
         "runs/tiny/part was interrupted; resuming from step 5\nruns/tiny/part\n",
@@ -262,9 +243,9 @@ def skip_unless_mounted(status, text):
 
 
 @pytest.mark.slow
-def test_a_full_disk_keeps_the_last_whole_checkpoint(tiny, forking):
+def test_a_full_disk_keeps_the_last_whole_checkpoint(tiny):
     """ENOSPC gives one line and exit status 2; resume on a larger disk gives the same weights."""
-    status, text = Run(forking, "fit", tiny, "id=whole", *PASSES).wait()
+    status, text = Run("fit", tiny, "id=whole", *PASSES).wait()
     assert status == 0, text
     size = Path("runs/tiny/whole/checkpoints/last.ckpt").stat().st_size
     kept = Path("runs").rename("kept")
@@ -273,7 +254,7 @@ def test_a_full_disk_keeps_the_last_whole_checkpoint(tiny, forking):
     before = f"{MOUNT}\nmount({room})\ndcnlab('fit', 'tiny.yaml', 'id=part', *{PASSES!r})\n"
     before += f"mount({10 * size}, flags=32)\n"  # remounted, and larger
     after = "import shutil; shutil.copytree('runs', 'copy')"
-    status, text = Run(forking, "resume", "runs/tiny/part", before=before, after=after).wait()
+    status, text = Run("resume", "runs/tiny/part", before=before, after=after).wait()
     skip_unless_mounted(status, text)
     assert text.splitlines() == [
         "dcnlab: runs/tiny/part/checkpoints/last.ckpt: No space left on device",
@@ -285,13 +266,13 @@ def test_a_full_disk_keeps_the_last_whole_checkpoint(tiny, forking):
 
 
 @pytest.mark.slow
-def test_a_read_only_folder_can_be_evaluated_not_trained(tiny, forking):
+def test_a_read_only_folder_can_be_evaluated_not_trained(tiny):
     """fit and resume fail in one line; evaluate prints its metrics."""
     Path("runs").mkdir()
     before = f"{MOUNT}\nmount(10**8)\ndcnlab('fit', 'tiny.yaml', 'id=one', 'trainer.max_steps=1', *{SHORT[:2]!r})\n"
     before += "mount(10**8, flags=33)\ndcnlab('resume', 'runs/tiny/one')\n"
     before += "dcnlab('fit', 'tiny.yaml', 'id=two')\n"
-    status, text = Run(forking, "evaluate", "runs/tiny/one", before=before).wait()
+    status, text = Run("evaluate", "runs/tiny/one", before=before).wait()
     skip_unless_mounted(status, text)
     lines = text.splitlines()
     assert lines[:2] == ["runs/tiny/one", "status None"]

@@ -59,7 +59,11 @@ def test_an_offline_wandb_file_holds_config_and_results(tiny):
         for one in found
         if one.WhichOneof("record_type") == "metric"
     }
-    assert goals == {"train/loss": (True, False), "val/*": (False, True), "test/*": (False, True)}
+    best = {"train/loss": (True, False), "val/*": (False, True), "test/*": (False, True)}
+    assert best.items() <= goals.items()
+    axes = {one.metric.name or one.metric.glob_name: one.metric.step_metric for one in found if one.HasField("metric")}
+    for name in ("train/*", "offsets/*", "epoch", *best):
+        assert axes[name] == "trainer/global_step", name
     [artifact] = [one.artifact for one in found if one.artifact.type == "model"]
     [file] = artifact.manifest.contents
     assert (artifact.name, file.path) == ("tiny-one", "last.ckpt")
@@ -106,3 +110,17 @@ def test_wandb_gets_tables_and_figures_but_no_checkpoint(run, tmp_path):
 def tables_in(folder):
     paths = folder.glob("files/media/table/tables/*.table.json")
     return {path.name.partition("_")[0]: path for path in paths}
+
+
+def test_a_server_that_takes_no_tables_ends_no_run(run, tmp_path, monkeypatch, caplog):
+    """The server may go away at the end of a run: a line says so, and the results are in the summary."""
+
+    def refuse(*arguments):
+        raise wandb.errors.AuthenticationError("no answer")
+
+    monkeypatch.setattr(run, "log", refuse)
+    config = from_yaml(yaml.safe_dump({"trainer": {"max_steps": 1}, "id": "one"}), "test")
+    wandb_run.finish(run, config, RunFolder(tmp_path), RESULTS)
+    wandb.teardown()
+    assert wandb_file.summary(mirrored(tmp_path)[0])["test/miou"] == 61.25
+    assert "did not take tables, plots or the checkpoint (no answer)" in caplog.text

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from command_line import dcnlab, environment, start
+from command_line import dcnlab, environment, start, start_python
 from processes import await_, children_of, processes_of
 from small_experiments import write_data
 
@@ -163,7 +163,7 @@ def test_rank_0_reports_the_sigkill_of_rank_1(tiny, launcher):
     assert (first.returncode, out, err) == (2, "", said)
     assert (results("tiny/one")["status"], results("tiny/one")["reason"]) == ("interrupted", died)
     for process in second:
-        process.communicate(timeout=10)
+        process.communicate(timeout=60)
     await_(lambda: not processes_of(Path.cwd()), 30)
 
 
@@ -177,7 +177,7 @@ def test_rank_1_reports_the_sigkill_of_rank_0(tiny):
     died = f"rank 0 (process {first.pid}) was killed by signal 9 (SIGKILL), often the kernel's for want of memory"
     said = f"dcnlab: {died}; a smaller data.batch_size or fewer data.workers need less\n"
     assert (second.returncode, out, err) == (2, "", said)
-    first.communicate(timeout=10)
+    first.communicate(timeout=60)
     assert not Path("runs/tiny/one/results.json").exists()  # so that the same command, and resume, go on
 
 
@@ -196,7 +196,16 @@ def test_rank_1_dies_with_its_parent(tmp_path):
     os.kill(pid, 0)
     process.kill()
     process.wait()
-    await_(lambda: not Path(f"/proc/{pid}").exists(), 20)
+    await_(lambda: not Path(f"/proc/{pid}").exists(), 30)
+
+
+IMPATIENT = """
+from dcnlab.cli.main import main
+from dcnlab.training.distributed import early_failure
+early_failure.LISTEN_SECONDS = 1.0
+main()
+"""
+"""The command line, whose rank 0 waits a second, and not thirty, to tell late ranks of its failure."""
 
 
 @pytest.mark.slow
@@ -207,7 +216,7 @@ def test_waiting_for_another_machine_can_be_stopped(tiny):
         port = free.getsockname()[1]
     command = ["fit", tiny, "trainer.num_nodes=2", "logger.wandb=false"]
     meet = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
-    late = start(*command, "id=late", "trainer.rendezvous_minutes=0.01")
+    late = start_python("-P", "-c", IMPATIENT, *command, "id=late", "trainer.rendezvous_minutes=0.01")
     first = start(*command, "id=first")
     second = start(*command, "id=second", NODE_RANK="1", **meet)
     for process, number in ((second, signal.SIGTERM), (first, signal.SIGINT)):

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 import yaml
+from command_line import dcnlab, python
 from locations import SHARED
 
 ATTACKS = SHARED / "attacks"
@@ -23,7 +24,7 @@ QUICK = ("trainer.max_steps=1", "data.train_length=64", "data.test_length=40", "
 
 @pytest.fixture(autouse=True)
 def folder(tmp_path, monkeypatch):
-    """An empty current folder, with our `dcnlab` and `python` first on the path."""
+    """An empty current folder, with our `dcnlab` and `python` in its folder bin."""
     monkeypatch.chdir(tmp_path)
     programs = tmp_path / "bin"
     programs.mkdir()
@@ -31,7 +32,6 @@ def folder(tmp_path, monkeypatch):
     (programs / "python").write_text(f'#!/bin/sh\nexec {sys.executable} "$@"\n')
     for program in programs.iterdir():
         program.chmod(0o755)
-    monkeypatch.setenv("PATH", f"{programs}:{os.environ['PATH']}")
     for name in [name for name in os.environ if name.startswith(("WANDB_", "DCNLAB_", "SLURM_"))]:
         monkeypatch.delenv(name)
     monkeypatch.setenv("WANDB_MODE", "offline")
@@ -39,14 +39,15 @@ def folder(tmp_path, monkeypatch):
 
 
 def run(*command: object, memory: int | None = None) -> subprocess.CompletedProcess[str]:
-    """A command in a process of its own, under a limit of its address space in bytes."""
+    """A command that finds our `dcnlab` and `python` first, under a limit of its address space in bytes."""
 
     def limit() -> None:
         if memory is not None:
             resource.setrlimit(resource.RLIMIT_AS, (memory, memory))
 
     words = [str(word) for word in command]
-    return subprocess.run(words, capture_output=True, text=True, timeout=400, check=False, preexec_fn=limit)
+    env = os.environ | {"PATH": f"{Path.cwd() / 'bin'}:{os.environ['PATH']}"}
+    return subprocess.run(words, capture_output=True, text=True, timeout=400, check=False, env=env, preexec_fn=limit)
 
 
 @pytest.mark.parametrize("name", ["1_same_fit_after_failure_erases.sh", "2_changed_setting_erases.sh"])
@@ -94,7 +95,7 @@ def test_a_sweep_of_billions_of_trials_is_refused_in_one_line(changes):
     """Attack files of the shared folder: the size is known before any trial is made."""
     sweep = yaml.safe_load((ATTACKS / "5_sweep_bombs.yaml").read_text()) | changes
     Path("sweep.yaml").write_text(yaml.safe_dump(sweep))
-    done = run("dcnlab", "sweep", "sweep.yaml", *QUICK)
+    done = dcnlab("sweep", "sweep.yaml", *QUICK)
     assert done.returncode == 2, done.stderr
     assert len(done.stderr.strip().splitlines()) == 1
     assert "sweep.yaml" in done.stderr
@@ -109,11 +110,11 @@ def test_links_that_form_a_loop_are_skipped():
 
 def test_nan_weights_are_neither_scored_nor_exported():
     """evaluate and export refuse a checkpoint of NaN weights in one line with exit status 2."""
-    fit = run("dcnlab", "fit", "classification/quickstart", *QUICK, "id=x", "logger.wandb=false")
+    fit = dcnlab("fit", "classification/quickstart", *QUICK, "id=x", "logger.wandb=false")
     folder = fit.stdout.splitlines()[-1]
-    assert run("python", ATTACKS / "7_not_a_number_is_scored.py", folder).returncode == 0
+    assert python(ATTACKS / "7_not_a_number_is_scored.py", folder).returncode == 0
     for words in (["evaluate", folder], ["export", folder, "--format", "safetensors"]):
-        done = run("dcnlab", *words)
+        done = dcnlab(*words)
         assert done.returncode == 2, words
         assert len(done.stderr.strip().splitlines()) == 1
         assert "not finite" in done.stderr
@@ -124,11 +125,11 @@ def test_a_lone_surrogate_in_results_stops_no_table():
     sweep = {"program": "classification/quickstart", "method": "grid", "parameters": {"seed": {"values": [1, 2]}}}
     sweep["command"] = ["${env}", "dcnlab", "fit", "${program}", "${args_json_file}"]
     Path("sweep.yaml").write_text(yaml.safe_dump(sweep))
-    assert run("dcnlab", "sweep", "sweep.yaml", *QUICK, "logger.wandb=false").returncode == 0
+    assert dcnlab("sweep", "sweep.yaml", *QUICK, "logger.wandb=false").returncode == 0
     victim, *_ = sorted(Path("runs").rglob("results.json"))
     victim.write_bytes((ATTACKS / "8_surrogate_results.json").read_bytes())
     for command in (["table", "sweep.yaml", "--runs", "runs"], ["report", "runs"]):
-        done = run("dcnlab", *command, *(QUICK if command[0] == "table" else ()))
+        done = dcnlab(*command, *(QUICK if command[0] == "table" else ()))
         assert "Traceback" not in done.stderr, done.stderr
         assert done.returncode == 0, done.stderr
 
@@ -138,7 +139,7 @@ def test_an_image_of_thousands_of_scans_is_refused():
     target.mkdir(parents=True)
     shutil.copy(ATTACKS / "9_progressive_scans.jpg", target)
     code = "from dcnlab.data.classification.image_folder import ImageFolderSplit as S; S('scans', 'train')[0]"
-    done = run("python", "-c", code)
+    done = python("-c", code)
     assert done.returncode == 1
     last = done.stderr.strip().splitlines()[-1]
     assert last.startswith("dcnlab.io.errors.DataError: ")

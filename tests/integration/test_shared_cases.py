@@ -6,10 +6,10 @@ import re
 import shutil
 import signal
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
+from command_line import dcnlab, python, start
 from locations import SHARED
 
 CASES = SHARED / "cases"
@@ -33,16 +33,9 @@ def case(request, tmp_path, monkeypatch):
 
 def script(folder: Path) -> str:
     """What a case's run.py prints."""
-    done = subprocess.run([sys.executable, folder / "run.py"], capture_output=True, text=True, timeout=300, check=False)
+    done = python(folder / "run.py")
     assert done.returncode == 0, done.stderr
     return done.stdout + done.stderr
-
-
-def dcnlab(*words: object, **environment: str) -> subprocess.CompletedProcess[str]:
-    """A command of ours in a process of its own."""
-    command = [sys.executable, "-m", "dcnlab", *map(str, words)]
-    env = os.environ | {"OMP_NUM_THREADS": "1"} | environment
-    return subprocess.run(command, capture_output=True, text=True, timeout=300, check=False, env=env)
 
 
 def values(text: str) -> list[str]:
@@ -105,7 +98,7 @@ def test_init_loop(case):
 
 def test_onnx_half(case):
     """Float32 export runs in onnxruntime; half precision never fails without a message."""
-    found = subprocess.run([sys.executable, "run.py"], capture_output=True, text=True, timeout=300, check=False)
+    found = python("run.py")
     text = found.stdout + found.stderr
     assert "torch.float32 opset 19 -> runs" in text
     assert "without a word" not in text
@@ -229,20 +222,24 @@ def test_sweep_args_no_hyphens(case):
 
 
 def test_sweep_without_command(case):
-    """A sweep file that leaves out `command` runs, with a note."""
+    """A sweep file that leaves out `command` is refused, with a command that can be pasted."""
     done = dcnlab("sweep", "sweep.yaml", "--limit", "1", *QUICK)
-    assert done.returncode == 0, done.stderr
-    assert "command" in done.stderr
+    assert done.returncode == 2
+    assert 'write command: ["${env}", dcnlab, fit, "${program}", "${args_json_file}"]' in done.stderr
 
 
 def test_sweep_words_dropped(case):
-    """project and entity reach the trials; a dropped torchrun is noted."""
+    """torchrun is refused in one line; without it, project and entity reach the trials."""
+    refused = dcnlab("sweep", "sweep.yaml", "trainer.accelerator=cpu", WANDB_MODE="offline")
+    assert refused.returncode == 2
+    assert refused.stderr.startswith("dcnlab: sweep.yaml: command: dcnlab sweep cannot run torchrun --nproc-per-node 2")
+    file = case / "sweep.yaml"
+    file.write_text(file.read_text().replace('torchrun, --nproc-per-node, "2", -m, ', ""))
     done = dcnlab("sweep", "sweep.yaml", "trainer.accelerator=cpu", WANDB_MODE="offline")
     assert done.returncode == 0, done.stderr
     config = next(case.glob("runs/**/config.yaml")).read_text()
     assert "project: my-own-project" in config
     assert "entity: my-team" in config
-    assert "torchrun" in done.stderr
 
 
 def test_hint_is_no_yaml(case):
@@ -262,8 +259,7 @@ def test_hint_is_no_yaml(case):
 def test_two_machines_hang(case):
     """Waiting for a second machine is announced and ends by SIGTERM."""
     words = ["trainer.num_nodes=2", *QUICK, "id=g2"]
-    command = [sys.executable, "-m", "dcnlab", "fit", "classification/quickstart", *words]
-    with subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True) as process:
+    with start("fit", "classification/quickstart", *words, stdout=subprocess.DEVNULL) as process:
         try:
             for line in process.stderr:
                 if "waiting for 1 of 2 machines" in line:
@@ -271,6 +267,6 @@ def test_two_machines_hang(case):
             else:
                 pytest.fail("it ended without a word")
             process.send_signal(signal.SIGTERM)
-            assert process.wait(timeout=20) == 130
+            assert process.wait(timeout=60) == 130
         finally:
             process.kill()

@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from command_line import dcnlab_anew, environment
+from command_line import dcnlab, environment
 from locations import ROOT
 
 from dcnlab.config.load import load_experiment, load_run
@@ -154,7 +154,7 @@ def test_no_command_executes_code_in_a_checkpoint(poisoned, tiny):
         with pytest.raises(ConfigError, match=r"\A[^\n]*last\.ckpt[^\n]*\Z"):
             call()
         assert not trap.exists()
-    done = dcnlab_anew("evaluate", folder)
+    done = dcnlab("evaluate", folder)
     assert (done.returncode, done.stdout, done.stderr.count("\n")) == (2, "", 1)
     assert not trap.exists()
     # Lightning's own door, were ours open.
@@ -415,7 +415,7 @@ def everything(folder):
 )
 def test_no_api_key_is_written_or_printed(tiny, variables):
     """Keys in environment variables must not be in any file of the run folder or on the console."""
-    done = dcnlab_anew("fit", tiny, "id=one", **variables)
+    done = dcnlab("fit", tiny, "id=one", **variables)
     assert done.returncode == 0, done.stderr
     files = everything(Path("runs"))
     assert any("wandb" in path.parts for path in files)
@@ -453,7 +453,7 @@ def test_an_api_key_in_an_experiment_is_not_shown(tiny):
     """logger.api_key is refused as an unknown key, and the message does not repeat its value."""
     Path("key.yaml").write_text(f"extends: tiny.yaml\nlogger: {{api_key: {MARKER}}}\n")
     for arguments in (("key.yaml",), (tiny, f"logger.api_key={MARKER}")):
-        done = dcnlab_anew("fit", *arguments)
+        done = dcnlab("fit", *arguments)
         assert done.returncode == 2
         assert "no such key logger.api_key" in done.stderr
         assert MARKER not in done.stderr

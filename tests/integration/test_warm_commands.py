@@ -5,7 +5,7 @@ import sys
 
 import command_line
 import pytest
-from warm_python import WarmPopen
+from warm_python import WarmPopen, can_fork
 
 from dcnlab.cli import main
 
@@ -20,3 +20,44 @@ def test_commands_fork_warm_after_main_ran_in_this_process(monkeypatch, capsys):
     with command_line.start("--version") as process:
         assert isinstance(process, WarmPopen)
         process.communicate()
+
+
+def test_only_variables_that_no_import_reads_may_differ():
+    """Ranks, SLURM's and wandb's variables leave a command warm; HOME or another path of modules starts it anew."""
+    warm = {"HOME": "/home", "PYTHONPATH": "/code"}
+    assert can_fork({**warm, "RANK": "1", "LOCAL_RANK": "1", "SLURM_PROCID": "1", "WANDB_MODE": "offline"}, warm)
+    assert can_fork({**warm, "PYTHONPATH": f"/code{os.pathsep}/code"}, warm)
+    assert not can_fork({**warm, "HOME": "/elsewhere"}, warm)
+    assert not can_fork({**warm, "PYTHONPATH": f"/mine{os.pathsep}/code"}, warm)
+    assert not can_fork({**warm, "WANDB_INSECURE_DISABLE_SSL": "true"}, warm)
+
+
+def test_forked_code_and_scripts_run_as_in_a_new_python(tmp_path):
+    """They see their arguments, the name __main__ and, for a script, its own folder first on the path."""
+    code = "import sys; print(__name__, *sys.argv)"
+    assert command_line.python("-P", "-c", code, "a", "b").stdout == "__main__ -c a b\n"
+    (tmp_path / "beside.py").write_text("VALUE = 7\n")
+    (tmp_path / "script.py").write_text("import sys, beside\nprint(__name__, sys.argv[1], beside.VALUE)\nsys.exit(3)\n")
+    done = command_line.python(tmp_path / "script.py", "a")
+    assert (done.returncode, done.stdout, done.stderr) == (3, "__main__ a 7\n", "")
+
+
+RANK = """
+import os, subprocess, sys
+from lightning_fabric.utilities.rank_zero import rank_zero_only
+print("rank", rank_zero_only.rank, flush=True)
+if rank_zero_only.rank == 0:
+    words = [sys.executable, "-c", CODE, str(os.getpid())]
+    child = subprocess.Popen(words, env={**os.environ, "LOCAL_RANK": "1"})
+    print(type(child).__name__, child.wait(), flush=True)
+else:
+    print("child of rank 0:", os.getppid() == int(sys.argv[1]), flush=True)
+"""
+
+
+def test_a_forked_command_forks_its_ranks():
+    """Rank 1 knows its rank, is the child of rank 0, and is forked as well."""
+    done = command_line.python("-P", "-c", f"CODE = {RANK!r}\nexec(CODE)", "trainer.devices=2")
+    lines = done.stdout.splitlines()
+    assert (done.returncode, done.stderr) == (0, "")
+    assert lines == ["rank 0", "rank 1", "child of rank 0: True", "_NestedPopen 0"]

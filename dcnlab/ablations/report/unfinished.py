@@ -11,7 +11,7 @@ from dcnlab.ablations.report.contents import Unfinished
 from dcnlab.ablations.tables.layout import value_text
 from dcnlab.ablations.tables.run_record import Record
 from dcnlab.config.experiment_files import read_parameters
-from dcnlab.config.keys import flatten
+from dcnlab.config.keys import parameters_of
 from dcnlab.io.errors import ConfigError
 from dcnlab.io.files import read_tail
 from dcnlab.training import run_folder
@@ -52,7 +52,7 @@ def _further(folder: Path) -> str | None:
 
 def _parameters(folder: Path) -> dict[str, Any]:
     try:
-        return dict(flatten(read_parameters(folder / "parameters.json")))
+        return parameters_of(read_parameters(folder / "parameters.json"))
     except ConfigError:
         return {}
 

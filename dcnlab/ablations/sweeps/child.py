@@ -18,7 +18,7 @@ from dcnlab.training.distributed import parent_death
 
 _THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMBA_NUM_THREADS")
 _OF_ONE_RUN = (
-    *("WANDB_RUN_ID", "DCNLAB_RUN_ID", "WANDB_SWEEP_PARAM_PATH"),
+    *("WANDB_RUN_ID", "DCNLAB_RUN_ID", "WANDB_SWEEP_ID", "WANDB_SWEEP_PARAM_PATH"),
     # The trial itself starts its ranks, not srun.
     *(f"SLURM_{name}" for name in ("NTASKS", "NPROCS", "NTASKS_PER_NODE", "PROCID", "LOCALID", "NODEID")),
 )

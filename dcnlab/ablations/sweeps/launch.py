@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from dcnlab.ablations.sweeps.sweep_file import Sweep
 from dcnlab.ablations.sweeps.trial import Trial
 from dcnlab.io.atomic import write_whole
+from dcnlab.training.loggers import wandb_run
 
 
 def command(sweep: Sweep, trial: Trial, arguments: Sequence[str], threads: int | None) -> list[str]:
@@ -25,4 +26,4 @@ def command(sweep: Sweep, trial: Trial, arguments: Sequence[str], threads: int |
 def variables(sweep: Sweep) -> dict[str, str]:
     """Environment variables of the trials: wandb's, and those that the sweep's command sets."""
     mode = {"WANDB_MODE": os.environ.get("WANDB_MODE") or "offline"}
-    return {**mode, **dict(sweep.environment), "WANDB_SWEEP_ID": sweep.id}
+    return {**mode, **dict(sweep.environment), wandb_run.SWEEP: sweep.id}

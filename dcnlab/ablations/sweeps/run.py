@@ -6,7 +6,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from dcnlab.ablations.sweeps import local, sweep_file
+from dcnlab.ablations.sweeps import local, sweep_command, sweep_file
 from dcnlab.ablations.sweeps.display import Display, results_of
 from dcnlab.ablations.sweeps.pace import Pace
 from dcnlab.ablations.sweeps.slurm import queue_all
@@ -14,6 +14,7 @@ from dcnlab.ablations.sweeps.slurm_jobs import SlurmJobs
 from dcnlab.ablations.sweeps.trial import Trial, trials_of
 from dcnlab.config.path_checks import check_paths
 from dcnlab.io import machine
+from dcnlab.io.errors import ConfigError
 from dcnlab.io.file_lock import lock
 from dcnlab.io.text import say
 
@@ -51,6 +52,10 @@ def run(
         Stopped: by a signal; no trial is left running.
     """
     sweep = sweep_file.read(name)
+    try:
+        sweep_command.check_runnable(sweep.before)
+    except ConfigError as error:
+        raise ConfigError(f"{sweep.path}: {error}") from error
     arguments = [*overrides, *([f"out={out}"] if out is not None else [])]
     trials = trials_of(sweep, arguments, limit)
     for trial in trials:

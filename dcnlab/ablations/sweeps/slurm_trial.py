@@ -20,6 +20,6 @@ def become(arguments: list[str], log: str, variables: dict[str, str]) -> None:
     for stream in (1, 2):
         os.dup2(output, stream)
     os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
-    foreign = (parent_death.PARENT, "WANDB_RUN_ID", "DCNLAB_RUN_ID")
+    foreign = (parent_death.PARENT, "WANDB_RUN_ID", "DCNLAB_RUN_ID", "WANDB_SWEEP_ID", "WANDB_SWEEP_PARAM_PATH")
     inherited = {name: value for name, value in os.environ.items() if name not in foreign}
     os.execve(sys.executable, [sys.executable, "-P", "-m", "dcnlab", *arguments], inherited | variables)

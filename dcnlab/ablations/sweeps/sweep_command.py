@@ -1,7 +1,8 @@
-"""The command of a sweep file: its experiment, its key=value, and how wandb's agent would run it differently."""
+"""The command of a sweep file: its experiment, its key=value, and the words before `dcnlab fit`."""
 
 from __future__ import annotations
 
+import os
 import re
 import shlex
 from collections.abc import Sequence
@@ -10,7 +11,9 @@ from typing import Any
 from dcnlab.config.overrides import parse_override
 from dcnlab.io.errors import ConfigError
 
-MACROS = ("env", "interpreter", "program", "args_json_file", "args_no_hyphens")
+PARAMETERS = ("${args_json_file}", "${args_no_hyphens}", "${args}")
+"""Macros of wandb for the sweep's parameters, of which a command needs one."""
+MACROS = ("env", "interpreter", "program", "args_json_file", "args_no_hyphens", "args")
 """Macros of wandb that `dcnlab fit` can use."""
 USUAL = '["${env}", dcnlab, fit, "${program}", "${args_json_file}"]'
 """As YAML that can be pasted: a brace in a list needs quotes."""
@@ -20,29 +23,30 @@ _INTERPRETER = re.compile(r"\$\{(env|interpreter)\}|(.*/)?env|(.*/)?python[0-9.]
 """Words before `fit` that say which program runs; here it is this one."""
 
 
+_ENVIRONMENT = re.compile(r"\$\{envvar:([A-Z0-9_]*)\}")
 VARIABLE = re.compile(r"([A-Za-z_][A-Za-z0-9_]*)=(.*)", re.DOTALL)
 
 
-def notes(tree: dict[str, Any], before: Sequence[str]) -> list[str]:
-    """Notes on what wandb's agent would do differently with the command.
+def check_runnable(before: Sequence[str]) -> None:
+    """Check that the words before `dcnlab fit` are such as `dcnlab sweep` follows: environment variables and Python.
 
     Args:
-        tree: the file.
-        before: the words of its command before `fit`.
+        before: the words.
+
+    Raises:
+        ConfigError: another program is to start the trial, or Python is given an option.
     """
-    if "command" not in tree:
-        return [
-            f"command is missing; trials run by dcnlab fit here, but wandb's agent would run `/usr/bin/env python "
-            f"{tree.get('program')} --NAME=VALUE`; write command: {USUAL}"
-        ]
-    dropped = [word for word in before if not _INTERPRETER.fullmatch(word) and not VARIABLE.fullmatch(word)]
-    if not dropped:
-        return []
-    words = shlex.join(dropped)
-    return [
-        f"command: {words} before dcnlab fit is left out here; processes and machines of a trial are trainer.devices "
-        "and trainer.num_nodes"
-    ]
+    foreign = [word for word in before if not _INTERPRETER.fullmatch(word) and not VARIABLE.fullmatch(word)]
+    if foreign:
+        raise ConfigError(
+            f"command: dcnlab sweep cannot run {shlex.join(foreign)} before dcnlab fit, as wandb's agent does; "
+            "state the processes and machines of a trial as trainer.devices and trainer.num_nodes instead"
+        )
+
+
+def _with_variables(word: str) -> str:
+    """The word with `${envvar:NAME}` replaced as wandb's agent does: by the value, or by the name where it has none."""
+    return _ENVIRONMENT.sub(lambda match: os.environ.get(match[1], match[1]), word)
 
 
 def parse(tree: dict[str, Any]) -> tuple[str, tuple[str, ...], list[str]]:
@@ -52,16 +56,21 @@ def parse(tree: dict[str, Any]) -> tuple[str, tuple[str, ...], list[str]]:
         ConfigError: the command does not call `dcnlab fit` with the sweep's parameters.
     """
     program = tree.get("program")
-    command = tree.get("command", ["dcnlab", "fit", "${program}", "${args_json_file}"])
+    command = tree.get("command")
+    if command is None:
+        raise ConfigError(
+            f"command is missing, and wandb's agent would run `/usr/bin/env python {program} --NAME=VALUE`; "
+            f"write command: {USUAL}"
+        )
     if not isinstance(command, list) or not command:
         raise ConfigError(f"command is {command!r}; it must be a list: command: {USUAL}")
-    words = [str(word) for word in command]
+    words = [_with_variables(str(word)) for word in command]
     for word in words:
         macro = re.fullmatch(r"\$\{(.*)\}", word)
         if macro and macro[1] not in MACROS:
             raise ConfigError(f"command: {word} is not an argument of dcnlab fit; write command: {USUAL}")
     calls = [at for at in range(1, len(words)) if words[at] == "fit" and words[at - 1].endswith("dcnlab")]
-    if not calls or not {"${args_json_file}", "${args_no_hyphens}"} & set(words):
+    if not calls or not set(PARAMETERS) & set(words):
         raise ConfigError(f"command must call dcnlab fit with the sweep's parameters: command: {USUAL}")
     experiment, *rest = words[calls[0] + 1 :]
     if experiment == "${program}":

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,6 +12,7 @@ from dcnlab.ablations.sweeps import search, sweep_command
 from dcnlab.ablations.sweeps.distributions import distribution
 from dcnlab.ablations.sweeps.hashing import digest
 from dcnlab.config import packaged
+from dcnlab.config.keys import ARM
 from dcnlab.config.value_checks import choose
 from dcnlab.io import yaml_file
 from dcnlab.io.errors import ConfigError
@@ -45,11 +46,13 @@ class Sweep:
     goal: str | None
     """Of the metric, as the file says it: maximize | minimize."""
     notes: tuple[str, ...]
-    """Keys that have no effect here, or another effect under wandb's agent."""
+    """Keys that have no effect here."""
     logger: tuple[str, ...] = ()
     """Its `project` and `entity`, as key=value of the trials."""
     environment: tuple[tuple[str, str], ...] = ()
     """Names and values of environment variables that its command sets."""
+    before: tuple[str, ...] = ()
+    """The words of its command before `dcnlab fit`."""
 
     @property
     def name(self) -> str:
@@ -58,7 +61,7 @@ class Sweep:
 
     @property
     def id(self) -> str:
-        """The sweep's ID in its offline wandb runs: a hash of the file's content."""
+        """A digest of the file's content, which its runs carry on wandb; no ID that wandb's server would know."""
         return digest([self.name, self.program, self.overrides, self.method, self.parameters])[:8]
 
     @property
@@ -69,6 +72,13 @@ class Sweep:
             for name, spec in self.parameters.items()
             if spec["distribution"] != "constant" and len(spec.get("values", (0, 1))) > 1
         ]
+
+    def sets(self, key: str, names: Iterable[str]) -> bool:
+        """Whether a dotted key of a trial is set by one of the parameters `names`."""
+        others = [name for name in self.parameters if name != ARM]
+        if any(f"{key}.".startswith(f"{name}.") for name in names if name != ARM):
+            return True
+        return ARM in names and not any(f"{key}.".startswith(f"{name}.") for name in others)
 
 
 def _holds_macros(path: Path) -> bool:
@@ -134,12 +144,10 @@ def _sweep(path: Path, tree: dict[str, Any]) -> Sweep:
         run_cap=run_cap,
         metric=metric.get("name"),
         goal=metric.get("goal"),
-        notes=(
-            *(f"{path}: {key} has no effect without wandb's server" for key in ignored),
-            *(f"{path}: {note}" for note in sweep_command.notes(tree, before)),
-        ),
+        notes=tuple(f"{path}: {key} has no effect without wandb's server" for key in ignored),
         logger=_logger(tree),
         environment=variables,
+        before=tuple(before),
     )
     if method == "grid":
         search.grid_size(parameters)  # a distribution that a grid cannot list is an error of the file

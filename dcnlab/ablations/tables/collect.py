@@ -31,6 +31,8 @@ class Collection:
     rows: list[Row]
     notes: list[str] = field(default_factory=list)
     """Lines to print below the table."""
+    of_arms: list[str] = field(default_factory=list)
+    """Those of them that an `arm` of the sweep sets together, see `keys.parameters_of`."""
     ranked: bool = False
     """Whether the rows have no natural order, as a random search's."""
 

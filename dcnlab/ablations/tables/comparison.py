@@ -25,6 +25,8 @@ class Options:
     """Consecutive test images that the bootstrap draws together."""
     power: bool = False
     """Whether to add how many seeds would show a difference of one point."""
+    against: tuple[tuple[str, Any], ...] = ()
+    """Keys and values of the row that the others are compared with; empty: see `section`."""
 
 
 PLAIN = Options()

@@ -11,6 +11,7 @@ from dcnlab.ablations.tables.collect import CODE, WEIGHTS, Collection
 from dcnlab.ablations.tables.comparison import Comparison
 from dcnlab.ablations.tables.counterpart import Counterpart, beside
 from dcnlab.ablations.tables.paper import Label
+from dcnlab.io.errors import ConfigError
 from dcnlab.metrics import names as metric_names
 
 
@@ -55,7 +56,9 @@ def section(
     shown_metrics = [key for key in only if key in present] or [key for key in metrics if metric_names.is_headline(key)]
     counterpart = None if table is None else beside(table, collection.rows[0].settings)
     labels = [None if table is None else paper_rows.label(table, row.settings) for row in collection.rows]
-    bases: list[int | None] = [None] * len(labels) if collection.ranked else _bases(collection)
+    bases: list[int | None] = (
+        [None] * len(labels) if collection.ranked else _bases(collection, comparison.options.against)
+    )
     rows = []
     for row, label, base in zip(collection.rows, labels, bases, strict=True):
         other = None if base is None or collection.rows[base] is row else collection.rows[base]
@@ -75,15 +78,23 @@ def section(
     return Section(title, collection.swept, metrics, shown_metrics, rows, counterpart)
 
 
-def _bases(collection: Collection) -> list[int | None]:
-    """For each row the index of the row that it is compared with: `none`, else the first; of the same code and weights.
+def _bases(collection: Collection, against: Sequence[tuple[str, Any]]) -> list[int | None]:
+    """For each row the index of the row that it is compared with, of the same code and weights.
 
-    Both rows share all other swept parameters, such as the learning rate.
+    That is the row of the settings `against`; else `none`, else the first. Both rows share all other swept parameters,
+    such as the learning rate, but for those of a sweep's arms.
     """
     rows, modules = collection.rows, paper.VARIED["table3"]
-    others = [key for key in collection.swept if key not in (*modules, CODE, WEIGHTS)]
+    chosen = [key for key, _ in against]
+    others = [k for k in collection.swept if k not in (*modules, *chosen, *collection.of_arms, CODE, WEIGHTS)]
     asked = any(key in modules for key in collection.swept)
     plain = [row for row in rows if asked and paper_rows.is_none(row.settings, collection.swept)]
+    if against:
+        plain = [row for row in rows if all(row.settings.get(key) == value for key, value in against)]
+        if not plain:
+            stated = ", ".join(f"{key}={value}" for key, value in against)
+            known = sorted({f"{key}={row.settings.get(key)}" for row in rows for key in chosen})
+            raise ConfigError(f"--against {stated}: no row has these settings; there are: {', '.join(known)}")
     bases: list[int | None] = []
     for row in rows:
         like = [other for other in plain if all(other.parameters[key] == row.parameters[key] for key in others)]

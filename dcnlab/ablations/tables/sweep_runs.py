@@ -22,6 +22,7 @@ from dcnlab.ablations.tables.collect import (
 from dcnlab.ablations.tables.rows import Row
 from dcnlab.ablations.tables.run_record import FOLD, Record, differences, of_all_folds
 from dcnlab.config import identity, packaged
+from dcnlab.config.keys import ARM
 from dcnlab.io.errors import ConfigError
 
 _KIND = ("task", "data.name")
@@ -50,8 +51,10 @@ def of_sweep(
     trials = _trials_of_runs(sweep, records, overrides) if drawn else trials_of(sweep, overrides)
     # Values that are mappings set several keys each.
     names = dict.fromkeys(key for trial in trials for key in trial.parameters)
-    swept = [key for key in names if any(f"{key}.".startswith(f"{name}.") for name in sweep.swept)]
+    swept = [key for key in names if sweep.sets(key, sweep.swept)]
     collection = Collection([key for key in swept if key not in REPEATS], [], ranked=drawn)
+    if ARM in sweep.swept:
+        collection.of_arms = [key for key in swept if sweep.sets(key, [ARM])]
     best = newest(_of_trials(collection, sweep, trials, records), collection.notes, any_code)
     groups: dict[str, list[Trial]] = {}
     for trial in trials:
@@ -97,8 +100,8 @@ def _trials_of_runs(sweep: Sweep, records: Sequence[Record], overrides: Sequence
     points: dict[str, dict[str, Any]] = {}
     for record in records:
         parameters = record.results["parameters"]
-        known = [any(f"{key}.".startswith(f"{name}.") for name in sweep.parameters) for key in parameters]
-        if all(known) and all(any(f"{key}.".startswith(f"{n}.") for key in parameters) for n in sweep.parameters):
+        known = [sweep.sets(key, sweep.parameters) for key in parameters]
+        if all(known) and all(any(sweep.sets(key, [name]) for key in parameters) for name in sweep.parameters):
             points[digest(parameters)] = parameters
     trials = []
     for parameters in points.values():

@@ -74,6 +74,14 @@ class FailurePropagation(pl.Callback):
         self._watcher = threading.Thread(target=self._watch, args=(store.clone(),), daemon=True, name="peers")
         self._watcher.start()
 
+    def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Learn the ranks' process numbers while rank 0, which has the store, is alive; all ranks have set theirs."""
+        self._learn_processes(self._store)
+
+    def on_test_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Learn the ranks' process numbers, as at the start of a fit."""
+        self._learn_processes(self._store)
+
     def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
         """Find a loader's death now, before Lightning ends all loaders."""
         self.dead_loader = dead_loader(exception, trainer.global_rank)
@@ -138,16 +146,20 @@ class FailurePropagation(pl.Callback):
 
     def _dead_rank(self, store: Any) -> End | None:
         """The end where a rank of this machine died without reporting one."""
-        for rank in range(self._world_size):
-            key = f"{self._run_key}/process/{rank}"
-            if rank not in self._processes and store.check([key]):
-                self._processes[rank] = ProcessId(**json.loads(store.get(key)))
+        self._learn_processes(store)
         machine = self._processes[self._rank].machine
         for rank, process in list(self._processes.items()):
             dead = process.machine == machine and not process.alive
             if dead and not store.check([f"{self._run_key}/out/{rank}"]):
                 return self._killed(rank)
         return None
+
+    def _learn_processes(self, store: Any) -> None:
+        """Read the processes of the ranks that have set theirs."""
+        for rank in range(self._world_size if store is not None else 0):
+            key = f"{self._run_key}/process/{rank}"
+            if rank not in self._processes and store.check([key]):
+                self._processes[rank] = ProcessId(**json.loads(store.get(key)))
 
     def _killed(self, rank: int) -> End:
         process = self._processes.get(rank)

@@ -1,23 +1,20 @@
-"""The console of a run: Lightning's messages silenced, ours on stderr, a progress bar; and wandb's logger."""
+"""The console of a run: Lightning's messages silenced, ours on stderr, a progress bar; and TensorBoard's logger."""
 
 from __future__ import annotations
 
 import importlib.util
 import logging
-import os
 import warnings
 from pathlib import Path
 from typing import Any
 
 from pytorch_lightning.callbacks import RichProgressBar
-from pytorch_lightning.loggers import TensorBoardLogger, WandbLogger
+from pytorch_lightning.loggers import TensorBoardLogger
 
 from dcnlab.config.schema import Config, LoggerConfig
-from dcnlab.config.value_checks import choose
 from dcnlab.io.errors import ConfigError
 from dcnlab.io.text import VisibleFormatter
 from dcnlab.training.distributed.rank import is_rank_0
-from dcnlab.training.loggers import wandb_run
 
 _NOISE = (
     r".*does not have many workers.*",
@@ -79,50 +76,3 @@ def tensorboard_loggers(config: Config, folder: Path) -> list[TensorBoardLogger]
     if not uses(config.logger, "tensorboard"):
         return []
     return [TensorBoardLogger(folder, name="", version="tensorboard", default_hp_metric=False)]
-
-
-def wandb_mode() -> str:
-    """The mode of wandb: offline, unless WANDB_MODE says otherwise or a wandb agent started the run.
-
-    Raises:
-        ConfigError: WANDB_MODE is none of wandb's modes, or is online without a key; nothing here asks for one.
-    """
-    mode = os.environ.get("WANDB_MODE") or ("online" if "WANDB_SWEEP_ID" in os.environ else "offline")
-    choose("WANDB_MODE", mode, ("online", "offline", "shared", "disabled", "dryrun", "run"))
-    mode = {"dryrun": "offline", "run": "online"}.get(mode, mode)
-    if mode in ("online", "shared"):
-        import wandb
-
-        if not wandb.login(prompt=False, verify=False):
-            raise ConfigError(f"WANDB_MODE is {mode}, and there is no key: run `wandb login`, or unset WANDB_MODE")
-    return mode
-
-
-def wandb_logger(config: Config, folder: Path) -> WandbLogger | None:
-    """The logger to Weights & Biases, on rank 0; None where the config or WANDB_MODE disables it.
-
-    Args:
-        config: of the run.
-        folder: of the run, for wandb's files.
-    """
-    mode: Any = wandb_mode() if uses(config.logger, "wandb") else "disabled"
-    if mode == "disabled" or not is_rank_0():
-        return None
-    if mode == "offline":  # the run's mode alone does not stop wandb's telemetry
-        os.environ.setdefault("WANDB_MODE", mode)
-        os.environ["WANDB_ERROR_REPORTING"] = "false"
-    import wandb
-
-    # WandbLogger's call of init passes options that wandb warns about.
-    run = wandb.init(
-        project=config.logger.project,
-        entity=config.logger.entity,
-        name=f"{config.name}/{config.id}",
-        group=config.name,
-        dir=folder,
-        config=wandb_run.config(config),
-        mode=mode,
-        settings=wandb.Settings(silent=True, console="off", disable_git=True, x_disable_stats=mode == "offline"),
-    )
-    wandb_run.define(run)
-    return WandbLogger(experiment=run)

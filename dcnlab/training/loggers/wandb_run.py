@@ -5,32 +5,50 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import json
+import logging
 import os
 from collections.abc import Iterator
 from typing import Any
 
+from dcnlab.config import overrides
 from dcnlab.config.load import to_yaml
 from dcnlab.config.schema import Config
+from dcnlab.io.text import one_line
 from dcnlab.metrics.names import is_headline
 from dcnlab.training.run_folder import RunFolder
 
-CONFIG, RESULTS = "dcnlab_config", "dcnlab_results"
+CONFIG, RESULTS = overrides.RECORDED, "dcnlab_results"
 """Keys of the text of config.yaml in a run's config, and of results.json in its summary. They are text, because wandb
 lets a sweep's parameters replace whole sections of the config, and changes the format of numbers."""
 
+SWEEP = "DCNLAB_SWEEP"
+"""Environment variable with the digest of the sweep that `dcnlab sweep` runs, and its key in a run's config. It is no
+sweep ID of wandb's: a server refuses runs of a sweep that it does not know."""
+STEP = "trainer/global_step"
+"""The x axis of every curve: steps of the optimizer."""
+
 _BEST = {"train/loss": "min", "val/*": "max", "test/*": "max"}
+FAMILIES = ("train/*", "offsets/*", "pictures/*", "tables/*", "figures/*", "val/*", "test/*")
+"""Names that `define` gives their x axis."""
 _AGGREGATES = ("max", "min")
 
 
-def config(config: Config) -> dict[str, Any]:
-    """The run's config on wandb."""
-    return {**dataclasses.asdict(config), CONFIG: to_yaml(config)}
+def config(config: Config, sweep: str | None = None) -> dict[str, Any]:
+    """The run's config on wandb.
+
+    Args:
+        config: of the run.
+        sweep: digest of the sweep that `dcnlab sweep` runs.
+    """
+    digest = {} if sweep is None else {SWEEP.lower(): sweep}
+    return {**dataclasses.asdict(config), CONFIG: to_yaml(config), **digest}
 
 
 def define(run: Any) -> None:
-    """Declare for each logged metric whether its minimum or maximum is the run's summary."""
-    for name, summary in _BEST.items():
-        run.define_metric(name, summary=summary)
+    """Declare the x axis of the curves, and for each metric whether its minimum or maximum is the run's summary."""
+    run.define_metric(STEP)
+    for name in (*FAMILIES, *_BEST):  # not "*", which would win over the names of _BEST
+        run.define_metric(name, summary=_BEST.get(name), step_metric=STEP, step_sync=True)
 
 
 def finish(run: Any, config: Config, folder: RunFolder, results: dict[str, Any]) -> None:
@@ -45,12 +63,16 @@ def finish(run: Any, config: Config, folder: RunFolder, results: dict[str, Any])
     import wandb
 
     with _staged_in(folder):
-        _log_tables_and_plots(run, folder, results)
-        if config.logger.artifacts and results["status"] == "finished":
-            artifact = wandb.Artifact(f"{config.name}-{config.id}", "model", metadata=results["metrics"])
-            # In place, without a copy. An absolute path, as `wandb sync` may be called from anywhere.
-            artifact.add_file(str(folder.checkpoint.resolve()), policy="immutable")
-            run.log_artifact(artifact)
+        try:
+            _log_tables_and_plots(run, folder, results)
+            if config.logger.artifacts and results["status"] == "finished":
+                artifact = wandb.Artifact(f"{config.name}-{config.id}", "model", metadata=results["metrics"])
+                # In place, without a copy. An absolute path, as `wandb sync` may be called from anywhere.
+                artifact.add_file(str(folder.checkpoint.resolve()), policy="immutable")
+                run.log_artifact(artifact)
+        except wandb.Error as error:  # wandb asks the server for the artifact's name at once
+            text = f"wandb's server did not take tables, plots or the checkpoint ({one_line(error)})"
+            logging.getLogger("dcnlab").warning(text)
         run.summary.update(_best(dict(run.summary)))
         costs = {key: value for key, value in results["cost"].items() if value is not None}
         tested = {f"test/{key}": value for key, value in results["metrics"].items()}

@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 import yaml
 
-from dcnlab.ablations.sweeps import distributions, sweep_file
+from dcnlab.ablations.sweeps import distributions, sweep_command, sweep_file
+from dcnlab.ablations.sweeps import run as sweeps
 from dcnlab.ablations.sweeps.trial import trials_of
 from dcnlab.config import identity
 from dcnlab.io.errors import ConfigError
@@ -158,8 +159,8 @@ def test_the_command_may_name_the_experiment(write):
         ({"program": None}, "program is missing"),
         ({"program": "on.yaml"}, "no such file: on.yaml; nearest: one.yaml"),
         (
-            {"command": ["python", "train.py", "${args}"]},
-            '${args} is not an argument of dcnlab fit; write command: ["${env}", dcnlab, fit',
+            {"command": ["python", "train.py", "${args_no_equals}"]},
+            '${args_no_equals} is not an argument of dcnlab fit; write command: ["${env}", dcnlab, fit',
         ),
         ({"command": ["python", "train.py", "${args_json_file}"]}, "command must call dcnlab fit"),
         ({"command": ["dcnlab", "fit", "${program}"]}, "command must call dcnlab fit with the sweep's parameters"),
@@ -196,11 +197,13 @@ def test_the_command_an_error_suggests_is_valid_yaml(write, wrong):
     assert sweep_file.read("ablation.yaml").notes == ()
 
 
-def test_a_sweep_file_without_a_command_gets_a_note(write):
-    """The note holds a command that can be pasted, as wandb's agent would call plain Python."""
-    [note] = sweep_file.read(write(command=None)).notes
-    assert "wandb's agent would run `/usr/bin/env python one.yaml --NAME=VALUE`; write command: [" in note
-    assert yaml.safe_load(note.partition("write ")[2]) == {"command": SWEEP["command"]}
+def test_a_sweep_file_without_a_command_is_refused(write):
+    """wandb's agent would call plain Python; the command that the error suggests can be pasted."""
+    with pytest.raises(ConfigError) as caught:
+        sweep_file.read(write(command=None))
+    text = str(caught.value)
+    assert "wandb's agent would run `/usr/bin/env python one.yaml --NAME=VALUE`; write command: [" in text
+    assert yaml.safe_load(text.partition("write ")[2]) == {"command": SWEEP["command"]}
 
 
 def test_project_and_entity_reach_the_trials_but_not_their_ids(write):
@@ -215,7 +218,7 @@ def test_project_and_entity_reach_the_trials_but_not_their_ids(write):
 
 
 @pytest.mark.parametrize(
-    ("before", "noted"),
+    ("before", "refused"),
     [
         (["${env}"], None),
         (["/usr/bin/env", "python3.11", "-m"], None),
@@ -226,12 +229,18 @@ def test_project_and_entity_reach_the_trials_but_not_their_ids(write):
         (["python", "-u", "-m"], "-u"),
     ],
 )
-def test_words_before_fit_are_used_or_noted(write, before, noted):
-    """Environment variables are set; launchers such as torchrun are left out with a note."""
-    sweep = sweep_file.read(write(command=[*before, "dcnlab", "fit", "${program}", "${args_json_file}"]))
+def test_words_before_fit_are_followed_or_refused(write, before, refused):
+    """Environment variables are set; launchers such as torchrun are refused, but the file's table can be made."""
+    path = write(command=[*before, "dcnlab", "fit", "${program}", "${args_json_file}"])
+    sweep = sweep_file.read(path)
     assert sweep.environment == ((("DCNLAB_FUSED", "never"),) if "DCNLAB_FUSED=never" in before else ())
-    said = [note.partition("command: ")[2].partition(" before dcnlab fit is left out here")[0] for note in sweep.notes]
-    assert said == ([noted] if noted else [])
+    if refused is None:
+        sweep_command.check_runnable(sweep.before)
+        return
+    says = rf"\Aablation.yaml: command: dcnlab sweep cannot run {re.escape(refused)} before dcnlab fit, .*devices"
+    with pytest.raises(ConfigError, match=says):
+        sweeps.run(path)
+    assert not Path("runs").exists()
 
 
 @pytest.mark.parametrize(
@@ -262,3 +271,15 @@ def test_run_cap_takes_the_first_points_of_a_huge_grid(write):
     assert [trial.parameters for trial in all_trials(path)] == [
         {"model.deform_layers": 1, "seed": seed} for seed in (7, 8, 9)
     ]
+
+
+@pytest.mark.parametrize("macro", ["${args_json_file}", "${args_no_hyphens}", "${args}"])
+def test_macros_of_the_environment_are_wandbs(write, monkeypatch, macro):
+    """`${envvar:NAME}` becomes the variable's value, or its name; wandb's own code says the same."""
+    from wandb.sdk.launch.sweeps.utils import create_sweep_command
+
+    monkeypatch.setenv("DCNLAB_VOC", "/voc")
+    monkeypatch.delenv("DCNLAB_COCO", raising=False)
+    words = ["name=${envvar:DCNLAB_COCO}", "data.root=${envvar:DCNLAB_VOC}/2012"]
+    sweep = sweep_file.read(write(command=["dcnlab", "fit", "${program}", macro, *words]))
+    assert list(sweep.overrides) == create_sweep_command(words) == ["name=DCNLAB_COCO", "data.root=/voc/2012"]

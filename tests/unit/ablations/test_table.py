@@ -16,6 +16,7 @@ from locations import SHARED
 from dcnlab.ablations.sweeps.sweep_file import read
 from dcnlab.ablations.sweeps.trial import trials_of
 from dcnlab.ablations.tables import table as tables
+from dcnlab.ablations.tables.comparison import Options
 from dcnlab.cli.ablate import tabulate
 from dcnlab.config.load import to_yaml
 from dcnlab.io.errors import ConfigError
@@ -432,3 +433,56 @@ def test_class_ious_and_recalls_are_only_in_json(sweep):
     assert "ap_small (%)" in header
     assert not [name for name in ("iou/Sky", "ar100", "ar_small") if name in header]
     assert json.loads(tables.render(table, "json"))[0]["iou/Sky"] == 80.0
+
+
+@pytest.fixture
+def arms(sweep):
+    """A sweep whose rows differ in settings of several sections: dilations, and deformable layers at another rate."""
+    tree = yaml.safe_load(Path(sweep).read_text())
+    values = [
+        {"model": {"deform_layers": layers, "dilation": dilation}, "optim": {"lr": rate}}
+        for layers, dilation, rate in ((0, 1, 0.1), (0, 4, 0.1), (2, 1, 0.4))
+    ]
+    tree["parameters"] = {"arm": {"values": values}, "seed": {"values": [0, 1]}}
+    Path(sweep).write_text(yaml.safe_dump(tree))
+    scores = {(0, 1): (70, 72), (0, 4): (74, 74), (2, 1): (75, 79)}
+    for trial in trials_of(read(sweep)):
+        row = (trial.config.model.deform_layers, trial.config.model.dilation)
+        assert trial.config.optim.lr == (0.4 if row[0] else 0.1)
+        assert set(trial.parameters) == {"model.deform_layers", "model.dilation", "optim.lr", "seed"}
+        write_run(trial, scores[row][trial.config.seed])
+    return sweep
+
+
+def test_an_arm_sets_keys_of_several_sections(arms):
+    """Rows are told apart by the arms' keys, and compared though their rates differ."""
+    found = assemble(arms)
+    assert found.swept == ["model.deform_layers", "model.dilation", "optim.lr"]
+    assert [(row["top1"], row["top1_difference"]) for row in found.rows] == [(71, None), (74, 3), (77, 6)]
+
+
+def test_rows_are_compared_against_the_row_asked_for(arms):
+    """--against names the row by its settings; a value that no row has is refused with those that rows have."""
+    options = Options(against=(("model.deform_layers", 0), ("model.dilation", 4)))
+    found = tables.assemble(arms, [Path("runs")], options=options)
+    assert [row["top1_difference"] for row in found.rows] == [-3, None, 3]
+    assert [row["base"] for row in found.rows] == [False, True, False]
+    with pytest.raises(ConfigError, match=r"--against model.dilation=8: no row .*; there are: model.dilation=1, "):
+        tables.assemble(arms, [Path("runs")], options=Options(against=(("model.dilation", 8),)))
+
+
+@pytest.mark.parametrize(
+    ("parameters", "line"),
+    [
+        ({"arm": {"values": [4]}}, "parameter arm is 4; it must be a mapping"),
+        ({"arm": {"values": [{"seed": 1}]}, "seed": {"values": [0]}}, "parameter arm sets seed, which another"),
+        ({"arm": {"values": [{"model": {"dilatio": 1}}]}}, "no such key model.dilatio; nearest: model.dilation"),
+    ],
+)
+def test_a_wrong_arm_is_refused(sweep, parameters, line):
+    """One line says what is wrong with the arm, before any trial starts."""
+    tree = yaml.safe_load(Path(sweep).read_text()) | {"parameters": parameters}
+    Path(sweep).write_text(yaml.safe_dump(tree))
+    with pytest.raises(ConfigError, match=r"^[^\n]*$") as error:
+        trials_of(read(sweep))
+    assert line in str(error.value)

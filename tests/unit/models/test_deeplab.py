@@ -99,3 +99,24 @@ def test_a_deterministic_training_step_runs_on_a_gpu():
         DeepLab.loss(logits, torch.randint(0, 3, (2, 8, 8), device="cuda")).backward()
     finally:
         torch.use_deterministic_algorithms(False)
+
+
+def test_a_loss_stride_takes_the_middle_of_each_square():
+    """In training a logit stands for a 4x4 square and meets the label of its middle; in evaluation for a pixel."""
+    torch.manual_seed(0)
+    model = DeepLab(backbone("resnet18"), 3, 8, loss_stride=4)
+    images = torch.rand(1, 3, 38, 64)
+    logits = model(images)
+    assert logits.shape == (1, 3, 10, 16)
+    assert model.eval()(images).shape == (1, 3, 38, 64)
+    labels = torch.randint(3, (1, 38, 64))
+    labels[0, 2, 6] = 255
+    expected, count = 0.0, 0
+    for row in range(10):
+        for column in range(16):
+            label = int(labels[0, min(4 * row + 2, 37), 4 * column + 2])
+            if label != 255:
+                expected -= logits[0, :, row, column].log_softmax(0)[label].item()
+                count += 1
+    assert count == 159
+    assert DeepLab.loss(logits, labels).item() == pytest.approx(expected / count, rel=1e-5)

@@ -42,9 +42,29 @@ REGISTERS = {
 IN_DOUBLE = {"input_backward": 128}
 """The same where coordinates and sums are double."""
 
-SAMPLE = (75, 90, 120)
-"""For which architectures each variant compiles in the suite; the main ones compile for all. DCNLAB_ALL_VARIANTS=1 and
-benchmarks/kernels.py compile all for all."""
+EVERY = 90
+"""The architecture for which every variant compiles: that of the GPU on which the suite runs."""
+
+
+def _values(variant: Variant) -> set[tuple[str, str, object]]:
+    """What decides a variant's code: each value of its prelude, in its file."""
+    return {(variant.source_file, name, value) for name, value in variant.prelude.items()}
+
+
+def _cover(variants: list[Variant]) -> list[Variant]:
+    """Few of the variants that have every value of every file's preludes; main ones and wide vectors come first."""
+    missing = set().union(*map(_values, variants))
+    chosen = []
+    while missing:
+        chosen.append(max(variants, key=lambda v: (len(_values(v) & missing), v.main, v.prelude["VEC"])))
+        missing -= _values(chosen[-1])
+    return chosen
+
+
+def _compiled_for(arch: int) -> list[Variant]:
+    """The variants that the suite compiles for an architecture."""
+    able = [variant for variant in VARIANTS if variant.least_architecture <= arch]
+    return able if arch == EVERY or "DCNLAB_ALL_VARIANTS" in os.environ else _cover(able)
 
 
 @needs_nvrtc
@@ -52,14 +72,16 @@ benchmarks/kernels.py compile all for all."""
     ("variant", "arch"),
     [
         pytest.param(variant, arch, id=f"{variant.label}-{arch}")
-        for variant in VARIANTS
         for arch in ARCHITECTURES
-        if arch >= variant.least_architecture
-        and (variant.main or arch in SAMPLE or "DCNLAB_ALL_VARIANTS" in os.environ)
+        for variant in _compiled_for(arch)
     ],
 )
 def test_every_variant_compiles_and_stays_in_registers(variant, arch):
-    """No kernel of any variant uses local memory or more registers than REGISTERS allows."""
+    """No kernel of any variant uses local memory or more registers than REGISTERS allows.
+
+    Every variant compiles for sm_90; for the others each kernel does, with each value of its prelude.
+    DCNLAB_ALL_VARIANTS=1 and benchmarks/kernels.py compile all for all.
+    """
     report = compile_cubin(source_text(variant.source_file, variant.prelude), arch)
     assert report.cubin.startswith(b"\x7fELF")
     assert not report.warnings
@@ -76,6 +98,14 @@ def test_every_kernel_file_has_a_variant_on_the_main_path():
     assert files
     assert {variant.source_file for variant in VARIANTS} == files
     assert {variant.source_file for variant in VARIANTS if variant.main} == files
+
+
+@pytest.mark.parametrize("arch", ARCHITECTURES)
+def test_each_architecture_gets_every_value_of_a_prelude(arch):
+    """Every type, vector width and tile of every kernel file that the GPU can run compiles for it."""
+    able = [variant for variant in VARIANTS if variant.least_architecture <= arch]
+    compiled = {(v.source_file, *item) for v in _compiled_for(arch) for item in v.prelude.items()}
+    assert compiled == {(v.source_file, *item) for v in able for item in v.prelude.items()}
 
 
 def test_variants_are_listed_once():

@@ -120,3 +120,36 @@ def test_the_schedule_scales_every_group():
         schedule.step()
     assert [rates[0] for rates in seen] == pytest.approx([0.5, 1.0, 0.1, 0.1])
     assert [rates[2] for rates in seen] == pytest.approx([0.25, 0.5, 0.05, 0.05])
+
+
+def test_the_head_learns_at_a_rate_apart():
+    """All but backbone and offsets gets head_lr_scale; reduce and biases multiply it; by default nothing changes."""
+    net = nn.ModuleDict({"backbone": Offsets(), "reduce": nn.Conv2d(4, 4, 1), "classify": nn.Conv2d(4, 2, 1)})
+    optim = OptimConfig(lr=0.1, weight_decay=0.01, head_lr_scale=10, reduce_lr_scale=3, bias_lr_scale=2)
+    told = {
+        g["name"]: (pytest.approx(g["lr"]), [tuple(p.shape) for p in g["params"]]) for g in parameter_groups(net, optim)
+    }
+    assert told == {
+        "weights": (0.1, [(4, 4, 3, 3)]),
+        "biases and norms": (0.1, [(4,)]),
+        "offset weights": (0.1, [(18, 4, 3, 3)]),
+        "offset biases and norms": (0.1, [(18,)]),
+        "head weights": (1.0, [(2, 4, 1, 1)]),
+        "head biases": (2.0, [(2,)]),
+        "reduce weights": (3.0, [(4, 4, 1, 1)]),
+        "reduce head biases": (6.0, [(4,)]),
+    }
+    names = [group["name"] for group in parameter_groups(net, OptimConfig())]
+    assert names == ["weights", "biases and norms", "offset weights", "offset biases and norms", *names[4:]]
+    assert not any("head" in name for name in names)
+
+
+def test_poly_falls_to_zero_by_its_power():
+    """DeepLab's schedule: (1 - t) to the power 0.9, from the end of the warm-up on."""
+    optim = OptimConfig(schedule="poly", warmup=10)
+    assert rate_factor(4, 110, optim) == pytest.approx(0.5)
+    assert rate_factor(10, 110, optim) == 1
+    assert rate_factor(60, 110, optim) == pytest.approx(0.5**0.9)
+    assert rate_factor(110, 110, optim) == 0
+    optim.poly_power = 2
+    assert rate_factor(60, 110, optim) == pytest.approx(0.25)

@@ -1,10 +1,7 @@
 """A run that stands still says so, with its phase, and is left alone."""
 
-import subprocess
-import sys
-
 import pytest
-from command_line import environment
+from command_line import start_python
 
 STANDS = """
 import sys, time
@@ -36,9 +33,7 @@ def test_a_slow_step_is_reported_but_not_stopped(tiny):
     runs = {}
     for phase, slowed in WHERES.items():  # all at once: they mostly wait
         words = [tiny, f"id={phase.replace(' ', '_')}", "logger.wandb=false", "data.val=null"]
-        command = [sys.executable, "-P", "-c", STANDS.replace("WHERE", slowed), "fit", *words]
-        pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
-        runs[phase] = subprocess.Popen(command, text=True, env=environment(), **pipes)
+        runs[phase] = start_python("-P", "-c", STANDS.replace("WHERE", slowed), "fit", *words)
     for phase, run in runs.items():
         printed, warned = run.communicate(timeout=200)
         assert (run.returncode, printed) == (0, f"runs/tiny/{phase.replace(' ', '_')}\n"), warned

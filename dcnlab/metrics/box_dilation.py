@@ -1,4 +1,4 @@
-"""Effective dilation of each annotated box, in its image and in another image, and their file."""
+"""Effective dilation of each annotated box, in its image and in other images, and their file."""
 
 from __future__ import annotations
 
@@ -15,6 +15,8 @@ from dcnlab.io.files import read_bytes
 from dcnlab.io.text import one_line
 
 FILE = "dilation_boxes.npz"
+HOSTS = 20
+"""Number of other images that a box is laid on; their mean hardly depends on which images these are."""
 _MAX_BYTES = 2**30
 
 
@@ -36,21 +38,26 @@ class BoxDilation:
     real: np.ndarray
     """(L, B) mean over the filters in the box; NaN where the box contains no centre."""
     moved: np.ndarray
-    """(L, B) mean over the filters in the same box, scaled to another image and laid there; NaN likewise."""
+    """(L, B) the same box laid on other images, scaled to their size: mean over them; NaN where none has a centre."""
     background: np.ndarray
     """(L, images) mean over the filters in no box; NaN where there are none."""
 
 
 def other_images(count: int, seed: int = 0) -> np.ndarray:
-    """The image that takes the boxes of each image: (count,) positions, none of which is its own; one cycle by `seed`.
+    """The images that take the boxes of each image: (n, count) positions, n at most `HOSTS`; none is its own.
+
+    Each line is a permutation, so that every image takes boxes equally often. No image is given twice to another.
 
     Args:
-        count: of images, at least two.
-        seed: of the cycle.
+        count: of images; n is 0 for a single one.
+        seed: of the permutations.
     """
-    cycle = np.random.default_rng(seed).permutation(count)
-    others = np.empty(count, dtype=np.int64)
-    others[cycle] = np.roll(cycle, 1)
+    generator = np.random.default_rng(seed)
+    cycle = generator.permutation(count)
+    steps = 1 + generator.permutation(max(count - 1, 0))[:HOSTS]
+    others = np.empty((len(steps), count), dtype=np.int64)
+    for line, step in zip(others, steps, strict=True):
+        line[cycle] = np.roll(cycle, step)
     return others
 
 

@@ -56,43 +56,47 @@ def place(layer: DeformedLayer, image: Tensor, truth: Truth, index: int) -> Plac
 
 
 def boxes_of(maps: Mapping[str, list[PlacedMap]], truth: Sequence[Truth]) -> box_dilation.BoxDilation:
-    """Each box's mean effective dilation in its image, and in the image that `other_images` gives it to."""
-    others = box_dilation.other_images(len(truth)) if len(truth) > 1 else np.zeros(len(truth), dtype=np.int64)
+    """Each box's mean effective dilation in its image, and over the images that `other_images` gives it to."""
+    hosts = box_dilation.other_images(len(truth)).T
     image = np.array([at for at, of_image in enumerate(truth) for _ in range(int((~of_image.crowd).sum()))], dtype=int)
     area = np.concatenate([np.zeros(0), *(of_image.areas[~of_image.crowd].double().numpy() for of_image in truth)])
     real, moved, background = [], [], []
     for of_layer in maps.values():
-        real.append([mean for at, own in enumerate(truth) for mean in _means(of_layer[at], own, own)])
-        moved.append([mean for at, own in enumerate(truth) for mean in _moved(of_layer, truth, at, int(others[at]))])
-        background.append([_background(placed, own) for placed, own in zip(of_layer, truth, strict=True)])
-    shape = (len(maps), len(image))
+        real.append([_means(of_layer[at], of_image, of_image) for at, of_image in enumerate(truth)])
+        moved.append([_moved(of_layer, truth, at, hosts[at]) for at in range(len(truth))])
+        background.append([_background(placed, of_image) for placed, of_image in zip(of_layer, truth, strict=True)])
     plain = np.array([of_layer[0].plain for of_layer in maps.values()])
     return box_dilation.BoxDilation(
         np.array(list(maps)),
         plain,
         image,
         area,
-        np.array(real, dtype=np.float64).reshape(shape),
-        np.array(moved, dtype=np.float64).reshape(shape),
+        np.array([np.concatenate(of_layer) for of_layer in real]),
+        np.array([np.concatenate(of_layer) for of_layer in moved]),
         np.array(background, dtype=np.float64),
     )
 
 
-def _moved(maps: Sequence[PlacedMap], truth: Sequence[Truth], at: int, other: int) -> list[float]:
-    """The boxes of an image laid on another image; NaN for an image alone."""
-    if at == other:
-        return [float("nan")] * int((~truth[at].crowd).sum())
-    return _means(maps[other], truth[at], truth[other])
+def _moved(maps: Sequence[PlacedMap], truth: Sequence[Truth], at: int, hosts: np.ndarray) -> np.ndarray:
+    """The boxes of an image laid on other images, and averaged: (boxes,); NaN where no image has a centre in it."""
+    total = np.zeros(int((~truth[at].crowd).sum()))
+    count = np.zeros_like(total)
+    for host in hosts.tolist():
+        means = _means(maps[host], truth[at], truth[host])
+        total += np.nan_to_num(means)
+        count += ~np.isnan(means)
+    return np.divide(total, count, out=np.full_like(total, np.nan), where=count > 0)
 
 
-def _means(placed: PlacedMap, boxes: Truth, image: Truth) -> list[float]:
-    """Mean over the filters in each box except crowds, scaled from its image to the image of the map."""
+def _means(placed: PlacedMap, boxes: Truth, image: Truth) -> np.ndarray:
+    """Mean over the filters in each box except crowds, scaled from its image to the image of the map; NaN if none."""
     scale = torch.tensor([image.width / boxes.width, image.height / boxes.height] * 2, dtype=torch.float64)
-    means = []
-    for x1, y1, x2, y2 in (boxes.boxes[~boxes.crowd].double() * scale).tolist():
-        rows, columns = (placed.y >= y1) & (placed.y < y2), (placed.x >= x1) & (placed.x < x2)
-        means.append(float(placed.values[rows][:, columns].double().mean()))  # NaN without a centre
-    return means
+    x1, y1, x2, y2 = (boxes.boxes[~boxes.crowd].double() * scale).T[:, :, None]
+    rows = ((placed.y >= y1) & (placed.y < y2)).double()
+    columns = ((placed.x >= x1) & (placed.x < x2)).double()
+    total = ((rows @ placed.values.double()) * columns).sum(1)
+    count = rows.sum(1) * columns.sum(1)
+    return torch.where(count > 0, total / count, torch.nan).numpy()
 
 
 def _background(placed: PlacedMap, truth: Truth) -> float:

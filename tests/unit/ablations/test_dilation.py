@@ -102,6 +102,22 @@ def test_boxes_get_means_here_and_on_another_image():
     assert boxes.background[0].tolist() == [3, 6.5]
 
 
+def test_boxes_on_other_images_give_the_mean_over_them():
+    """Of four images, each box's null is the mean of the three others' means; a box without a centre gives NaN."""
+    layer = DeformedLayer(
+        "x", (3, 3), (1, 1), (1, 1), (1, 1), torch.zeros(1, 18, 2, 2), Grid((8, 8)), (2, 2), Grid((8, 8)), ()
+    )
+    two = torch.tensor([[0.0, 0.0, 16.0, 8.0], [1.0, 1.0, 2.0, 2.0]])
+    truth = [Truth(16, 16, two, torch.tensor([128.0, 1.0]), torch.tensor([False, False])) for _ in range(4)]
+    maps = [place(layer, torch.zeros(3, 16, 16), image, index) for index, image in enumerate(truth)]
+    for value, placed in zip((1.0, 2.0, 4.0, 8.0), maps, strict=True):
+        placed.values.copy_(torch.tensor([[value, value + 2], [99, 99]]))
+    boxes = boxes_of({"x": maps}, truth)
+    assert boxes.real[0, ::2].tolist() == [2, 3, 5, 9]
+    assert boxes.moved[0, ::2].tolist() == pytest.approx([17 / 3, 16 / 3, 14 / 3, 10 / 3])
+    assert torch.tensor(boxes.moved[0, 1::2]).isnan().all()
+
+
 def test_claims_of_constant_offsets_have_no_conclusion(run, set_offsets):
     """A grid of 5 in units of 2 gives size 0; depth is 5/2 - 2/2 without width. Without its file, a run is refused."""
     set_offsets([value for i in (-1, 0, 1) for j in (-1, 0, 1) for value in (i * 2 * 1.5, j * 2 * 1.5)])

@@ -81,11 +81,15 @@ def test_runs_of_other_boxes_and_equal_areas_are_refused():
 
 
 def test_no_image_keeps_its_boxes_and_all_get_some():
-    """The images' exchange is a permutation without a fixed point."""
-    for count in (2, 3, 50):
-        others = other_images(count)
-        assert sorted(others) == list(range(count))
-        assert (others != np.arange(count)).all()
+    """Each of at most 20 lines is a permutation without a fixed point; no two lines agree anywhere."""
+    for count in (1, 2, 3, 50):
+        lines = other_images(count)
+        assert lines.shape == (min(20, count - 1), count)
+        for number, line in enumerate(lines):
+            assert sorted(line) == list(range(count))
+            assert all((line != other).all() for other in (np.arange(count), *lines[:number]))
+    assert (other_images(50) == other_images(50)).all()
+    assert (other_images(50) != other_images(50, seed=1)).any()
 
 
 def test_file_of_boxes_is_read_as_written(tmp_path):

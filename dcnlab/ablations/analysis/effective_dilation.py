@@ -16,7 +16,7 @@ from torch import Tensor
 
 from dcnlab.ablations.analysis.placed_maps import PlacedMap, Truth, boxes_of, place
 from dcnlab.ablations.analysis.tracing import DeformedLayer, observe_image
-from dcnlab.ablations.tables import dilation_claims, dilation_table
+from dcnlab.ablations.tables import dilation_table
 from dcnlab.ablations.tables.dilation_file import FILE
 from dcnlab.ablations.tables.render import Block
 from dcnlab.config.schema import Config
@@ -173,26 +173,3 @@ def table(dilation: Dilation) -> tuple[list[dict[str, Any]], list[Block]]:
     keys = ("layer", "dilation")
     rows = dilation_table.of_run(dilation.rows, keys)
     return rows, [dilation_table.layout(rows, keys, caption)]
-
-
-def claims(folders: Sequence[Path]) -> tuple[list[dict[str, Any]], list[Block], list[str]]:
-    """Tests of the paper's claims on measured runs of different seeds: rows, a block, and notes.
-
-    Args:
-        folders: run folders with a dilation_boxes.npz.
-
-    Raises:
-        ConfigError: a run was not measured, or the runs differ in more than the seed.
-    """
-    runs = []
-    for folder in folders:
-        boxes = box_dilation.read(folder / box_dilation.FILE)
-        if boxes is None:
-            raise ConfigError(f"{folder} has no {box_dilation.FILE}; measure it with: dcnlab dilation {folder}")
-        runs.append(boxes)
-    rows = dilation_claims.rows(runs)
-    drawn = "images" if len(runs) == 1 else f"images and {len(runs)} seeds"
-    notes = [f"95% intervals from draws of whole {drawn}; p by Holm over the layers of a claim"]
-    if len(runs) == 1:
-        notes.append("one run: the intervals do not cover what another seed would give; add runs with --with RUN")
-    return rows, [dilation_claims.block(rows)], notes

@@ -16,7 +16,7 @@ _NULL, _BACKGROUND, _PLAIN = "0.55", "C1", "0.8"
 
 
 class Panel(NamedTuple):
-    """One layer's effective dilation, in units of its own dilation; each list has an entry for each bin of boxes."""
+    """One layer's effective dilation over its dilation without offsets; lists have an entry for each bin of boxes."""
 
     layer: str
     sides: list[float]

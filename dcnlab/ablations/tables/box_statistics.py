@@ -61,13 +61,13 @@ def slopes(run: BoxDilation, layer: int) -> tuple[np.ndarray, np.ndarray]:
 
 
 def deeper(run: BoxDilation, layer: int) -> np.ndarray:
-    """Mean over boxes of a layer minus the layer before, each in units of its own dilation: (1 + `DRAWS`,)."""
+    """Mean over boxes of a layer minus the layer before, each in units of the layer's dilation: (1 + `DRAWS`,)."""
     gain = run.real[layer] / run.plain[layer] - run.real[layer - 1] / run.plain[layer - 1]
     return mean(run, gain, ~np.isnan(gain))
 
 
 def above_background(run: BoxDilation, layer: int, kept: np.ndarray) -> np.ndarray:
-    """Mean over some boxes minus the background of their own images, in units of the layer's dilation: (1 + `DRAWS`,).
+    """Mean over some boxes minus the background of their images, in units of the layer's dilation: (1 + `DRAWS`,).
 
     Args:
         run: of one seed.

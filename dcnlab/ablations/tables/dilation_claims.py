@@ -33,10 +33,10 @@ def rows(runs: Sequence[BoxDilation]) -> list[dict[str, Any]]:
     """The claims' rows of each layer.
 
     size is the slope of a box's mean dilation against its area. null is the slope of the same boxes on other images.
-    A slope that the null has too comes from where boxes lie, and is no evidence that filters adapt to objects. So the
+    A slope that the null has too comes from where boxes lie, and does not show that filters adapt to objects. So the
     verdict on size is that of excess, size minus null. depth is the difference to the layer before. In the paper's
     table background is above medium and below large: `background - medium` and `large - background` take each box
-    and the background of its own image; a size that fewer than ten images hold is left out.
+    and the background in the same image; a size that fewer than ten images hold is left out.
 
     The interval is `box_statistics.interval`'s. p is corrected by Holm over all rows with a verdict, since the claims
     are read together.
@@ -92,7 +92,7 @@ def notes(lines: Sequence[dict[str, Any]]) -> list[str]:
             "[low, high]: the outer bounds of two 95% intervals, a bootstrap over seeds and whole test images and "
             f"Student's t over {seeds} seeds"
         )
-    told = [over, "size is judged by excess: a slope that boxes have on other images too is no evidence"]
+    told = [over, "size is judged by excess: a slope that boxes have on other images too does not count"]
     if seeds < SEEDS:
         told.append(f"{NO_CONCLUSION} with fewer than {SEEDS} seeds; add measured runs of other seeds with --with RUN")
     else:

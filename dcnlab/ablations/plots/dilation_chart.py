@@ -12,7 +12,7 @@ from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 from dcnlab.ablations.plots import style
 
 _COLUMNS = 3
-_NULL, _BACKGROUND, _PLAIN = "0.55", "C1", "0.8"
+_NULL, _BACKGROUND, _PLAIN = "0.55", "C1", "0.2"
 
 
 class Panel(NamedTuple):
@@ -61,7 +61,7 @@ def draw(panels: Sequence[Panel], title: str) -> Figure:
 def _fill(axes: Any, panel: Panel) -> None:
     below = [mean - low for mean, low in zip(panel.mean, panel.low, strict=True)]
     above = [high - mean for mean, high in zip(panel.mean, panel.high, strict=True)]
-    axes.axhline(1, color=_PLAIN, linewidth=0.8, label="without offsets")
+    axes.axhline(1, color=_PLAIN, linestyle=":", linewidth=1, label="without offsets")
     axes.plot(panel.sides, panel.null, color=_NULL, label="boxes on other images")
     if panel.background is not None:
         axes.axhline(panel.background, color=_BACKGROUND, linestyle="--", linewidth=1.2, label="background")

@@ -81,25 +81,58 @@ def measure_dilation(
     run: Annotated[str, typer.Argument(metavar="RUN")],
     overrides: Overrides = None,
     images: Annotated[int | None, typer.Option(min=1, help="Test images.", show_default="all")] = None,
-    areas: Annotated[str, typer.Option(help="Boxes' areas in pixels of the file, original, or resized")] = "original",
-    sides: Annotated[str, typer.Option(metavar="LOW,HIGH", help="Of the squares between small, medium, large")] = (
-        "96,224"
-    ),
+    areas: Annotated[
+        str | None,
+        typer.Option(help="Boxes' areas in pixels of the file, original, or resized.", show_default="original"),
+    ] = None,
+    sides: Annotated[
+        str | None,
+        typer.Option(metavar="LOW,HIGH", help="Of the squares between small, medium, large.", show_default="96,224"),
+    ] = None,
+    claims: Annotated[
+        bool, typer.Option("--claims", help="Test the paper's claims on a measured run instead.")
+    ] = False,
+    more: Annotated[
+        list[str] | None, typer.Option("--with", metavar="RUN", help="Of another seed, measured; for --claims.")
+    ] = None,
+    figure: Annotated[
+        Path | None, typer.Option(metavar="FIGURE.png", help="Draw dilation over box size; for --claims.")
+    ] = None,
     form: Annotated[str, typer.Option("--format", help="rich, markdown, latex, csv or json")] = "rich",
 ) -> None:
-    """Effective dilation by layer and object size, next to the paper's; also writes RUN/dilation.json."""
+    """Effective dilation by layer and object size, next to the paper's; writes RUN/dilation.json, dilation_boxes.npz.
+
+    With --claims: tests with intervals of whether it grows with box size and depth, and where background lies.
+    """
     from dcnlab.ablations.tables import render
     from dcnlab.training import run_folder
 
     choose("--format", form, render.FORMATS)
+    measuring = {"an override": overrides, "--images": images, "--areas": areas, "--sides": sides}
+    testing = {"--with": more, "--figure": figure}
+    for option, value in (measuring if claims else testing).items():
+        if value:
+            takes = "tests what was measured; it does not take" if claims else "is missing; only it takes"
+            raise ConfigError(f"--claims {takes} {option}, here {_shown(value)}")
     folder = run_folder.find(run)
+    if claims:
+        from dcnlab.ablations.analysis import dilation_evidence
+
+        evidence = dilation_evidence.assemble([folder, *map(run_folder.find, more or [])], figure)
+        print_blocks(evidence.rows, evidence.blocks, form)
+        print_notes(evidence.notes)
+        return
     from dcnlab.ablations.analysis import effective_dilation
 
-    limits = values.sides("--sides", sides)
-    measured = effective_dilation.measure(folder, overrides or [], images, areas, limits)
+    limits = values.sides("--sides", sides or "96,224")
+    measured = effective_dilation.measure(folder, overrides or [], images, areas or "original", limits)
     rows, blocks = effective_dilation.table(measured)
     print_blocks(rows, blocks, form)
     print_notes(measured.notes)
+
+
+def _shown(value: object) -> str:
+    return " ".join(map(str, value)) if isinstance(value, list) else str(value)
 
 
 def measure_robustness(

@@ -38,6 +38,7 @@ _WRITTEN = (
     "detections.json",
     "test_images.npz",
     "dilation.json",
+    "dilation_boxes.npz",
     "robustness.json",
     "tests",
     "pictures",

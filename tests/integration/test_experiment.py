@@ -428,7 +428,8 @@ def test_a_folder_that_is_not_a_run_is_never_emptied(tmp_path):
 
 def test_a_restarted_run_removes_old_results_and_pictures(tmp_path):
     """Dilation, robustness, figures and pictures of the last run are gone when the run begins again."""
-    for name in ("config.yaml", "dilation.json", "robustness.json", "figures/0-sampling.png", "pictures/0.png"):
+    files = ("config.yaml", "dilation.json", "dilation_boxes.npz", "robustness.json")
+    for name in (*files, "figures/0-sampling.png", "pictures/0.png"):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).touch()
     RunFolder(tmp_path).create()

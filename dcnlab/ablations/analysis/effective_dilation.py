@@ -14,6 +14,7 @@ from rich.console import Console
 from rich.progress import track
 from torch import Tensor
 
+from dcnlab.ablations.analysis.placed_maps import PlacedMap, Truth, boxes_of, place
 from dcnlab.ablations.analysis.tracing import DeformedLayer, observe_image
 from dcnlab.ablations.tables import dilation_table
 from dcnlab.ablations.tables.block import Block
@@ -24,7 +25,8 @@ from dcnlab.data.detection.annotations import Annotations
 from dcnlab.data.digits.datasets import DigitDetection
 from dcnlab.io.atomic import write_whole
 from dcnlab.io.errors import ConfigError
-from dcnlab.metrics.effective_dilation import SIDES, SIZES, Spread, effective_dilation, size_of_positions
+from dcnlab.metrics import box_dilation
+from dcnlab.metrics.effective_dilation import SIDES, SIZES, Spread, size_of_positions
 from dcnlab.training.build_data import reading_data
 from dcnlab.training.run import restore
 
@@ -51,7 +53,7 @@ def measure(
     areas: str = "original",
     sides: tuple[float, float] = SIDES,
 ) -> Dilation:
-    """Measure a run's deformable layers over its test split, and write FOLDER/dilation.json.
+    """Measure a run's deformable layers over its test split, and write FOLDER/dilation.json and dilation_boxes.npz.
 
     A filter belongs to the smallest annotated box, difficult objects included, that contains the centre of its
     undeformed grid. Mean and std are over all positions of all images. Positions in crowds and in the padding are
@@ -77,6 +79,7 @@ def measure(
         )
     spreads: dict[str, dict[str, Spread]] = {}
     dilations: dict[str, int | str] = {}
+    maps: dict[str, list[PlacedMap]] = {}
     with reading_data():
         truth = _truth(config, data)
         count = len(data.test) if images is None else min(images, len(data.test))
@@ -87,28 +90,20 @@ def measure(
                 of_layer = spreads.setdefault(layer.name, {size: Spread() for size in SIZES})
                 vertical, horizontal = layer.dilation
                 dilations[layer.name] = vertical if vertical == horizontal else f"{vertical}x{horizontal}"
-                _count(of_layer, layer, image, truth[index], areas, sides, index)
+                placed = place(layer, image, truth[index], index)
+                _count(of_layer, placed, truth[index], areas, sides)
+                maps.setdefault(layer.name, []).append(placed)
     rows = [
         {"layer": name, "dilation": dilations[name], **{size: spread.summary() for size, spread in of_layer.items()}}
         for name, of_layer in reversed(spreads.items())
     ]
     dilation = Dilation(rows, count, areas, sides, _notes(count, len(data.test)))
     write_whole(folder / FILE, json.dumps(_file(dilation), indent=2, allow_nan=False) + "\n")
+    box_dilation.write(folder / box_dilation.FILE, boxes_of(maps, truth[:count]))
     return dilation
 
 
-@dataclass(frozen=True)
-class _Truth:
-    """The annotated boxes of one image, in pixels of its file."""
-
-    height: int
-    width: int
-    boxes: Tensor
-    areas: Tensor
-    crowd: Tensor
-
-
-def _truth(config: Config, data: Any) -> list[_Truth]:
+def _truth(config: Config, data: Any) -> list[Truth]:
     """Every test image's boxes."""
     annotations: Annotations
     if config.task == "detection":
@@ -125,7 +120,7 @@ def _truth(config: Config, data: Any) -> list[_Truth]:
         of_image = slice(*annotations.offsets[index : index + 2])
         boxes = torch.from_numpy(annotations.boxes[of_image])
         areas = (boxes[:, 2:] - boxes[:, :2]).prod(1)
-        truth.append(_Truth(height, width, boxes, areas, torch.from_numpy(annotations.crowd[of_image])))
+        truth.append(Truth(height, width, boxes, areas, torch.from_numpy(annotations.crowd[of_image])))
     return truth
 
 
@@ -136,30 +131,14 @@ def _observe(folder: Path, model: Any, image: Tensor) -> list[DeformedLayer]:
         raise ConfigError(f"{folder}: {error}") from error
 
 
-def _count(
-    spreads: dict[str, Spread],
-    layer: DeformedLayer,
-    image: Tensor,
-    truth: _Truth,
-    areas: str,
-    sides: tuple[float, float],
-    index: int,
-) -> None:
+def _count(spreads: dict[str, Spread], placed: PlacedMap, truth: Truth, areas: str, sides: tuple[float, float]) -> None:
     """Add one image's positions of one layer."""
-    values = effective_dilation(layer.offset, layer.kernel_size, layer.dilation)[0].cpu()
-    if not values.isfinite().all():
-        raise ConfigError(f"the training diverged: {layer.name} has offsets that are not finite, in test image {index}")
-    enlarged = (image.shape[1] / truth.height, image.shape[2] / truth.width)
-    y, x = (
-        (layer.output.scale[axis] * torch.arange(size, dtype=torch.float64) + layer.output.shift[axis] + 0.5)
-        / enlarged[axis]
-        for axis, size in enumerate(values.shape)
-    )
-    counted = truth.areas * (enlarged[0] * enlarged[1] if areas == "resized" else 1)
+    y, x = placed.y, placed.x
+    counted = truth.areas * (placed.enlarged[0] * placed.enlarged[1] if areas == "resized" else 1)
     sizes = size_of_positions(y, x, truth.boxes, counted, truth.crowd, sides)
     inside = ((y >= 0) & (y < truth.height))[:, None] & ((x >= 0) & (x < truth.width))
     for number, size in enumerate(SIZES):
-        spreads[size].update(values[inside & (sizes == number)])
+        spreads[size].update(placed.values[inside & (sizes == number)])
 
 
 def _notes(count: int, total: int) -> list[str]:

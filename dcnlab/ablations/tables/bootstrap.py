@@ -45,9 +45,22 @@ def interval(differences: np.ndarray) -> tuple[float, float] | None:
     if seeds < 2:
         return None
     by_draw = np.broadcast_to(differences if differences.ndim == 2 else differences[:, None], (seeds, DRAWS))
-    means = np.einsum("ds,sd->d", seed_counts(seeds), by_draw) / seeds
-    means = means[~np.isnan(means)]
-    if means.size == 0:
-        return None
-    low, high = np.percentile(means, [100 * LEVEL / 2, 100 * (1 - LEVEL / 2)])
+    drawn = means(by_draw)
+    drawn = drawn[~np.isnan(drawn)]
+    return percentiles(drawn) if drawn.size else None
+
+
+def means(by_draw: np.ndarray) -> np.ndarray:
+    """The mean over seeds, drawn again, of each draw of the images: (`DRAWS`,).
+
+    Args:
+        by_draw: (seeds, `DRAWS`), each column of one draw of the images.
+    """
+    seeds = len(by_draw)
+    return np.einsum("ds,sd->d", seed_counts(seeds), by_draw) / seeds
+
+
+def percentiles(drawn: np.ndarray) -> tuple[float, float]:
+    """The limits that hold 95% of drawn values, none of which is NaN."""
+    low, high = np.percentile(drawn, [100 * LEVEL / 2, 100 * (1 - LEVEL / 2)])
     return float(low), float(high)

@@ -27,6 +27,18 @@ def interval(values: Sequence[float]) -> tuple[float, float] | None:
     return mean - half, mean + half
 
 
+def p_of_zero(values: Sequence[float]) -> float:
+    """Two-sided p of the hypothesis that the mean is zero.
+
+    Args:
+        values: one for each seed, at least two, normal by assumption.
+    """
+    mean, std = statistics.fmean(values), statistics.stdev(values)
+    if std == 0:
+        return 1.0 if mean == 0 else 0.0
+    return 2 * tail(abs(mean) * math.sqrt(len(values)) / std, len(values) - 1, 0.0)
+
+
 def pairs_needed(std: float, difference: float = 1.0) -> int:
     """The number of pairs whose two-sided paired t test at 5% shows a difference with 80% power.
 

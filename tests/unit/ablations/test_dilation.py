@@ -10,8 +10,10 @@ import pytest
 import torch
 from command_line import dcnlab
 
-from dcnlab.ablations.analysis.effective_dilation import _count, _Truth, measure, table
+from dcnlab.ablations.analysis.dilation_evidence import assemble
+from dcnlab.ablations.analysis.effective_dilation import _count, measure, table
 from dcnlab.ablations.analysis.grid import Grid
+from dcnlab.ablations.analysis.placed_maps import Truth, boxes_of, place
 from dcnlab.ablations.analysis.tracing import DeformedLayer
 from dcnlab.ablations.tables.render import render
 from dcnlab.config.load import load_experiment
@@ -74,11 +76,60 @@ def test_size_classes_follow_the_chosen_pixel_scale():
         "x", (3, 3), (1, 1), (1, 1), (1, 1), torch.zeros(1, 18, 4, 4), Grid((16, 16)), (4, 4), Grid((16, 16)), ()
     )
     box = torch.tensor([[0.0, 0.0, 20.0, 17.0]])
-    truth = _Truth(24, 32, box, torch.tensor([340.0]), torch.tensor([False]))
+    truth = Truth(24, 32, box, torch.tensor([340.0]), torch.tensor([False]))
     for areas, size in (("original", "small"), ("resized", "medium")):
         spreads = {name: Spread() for name in SIZES}
-        _count(spreads, layer, torch.zeros(3, 48, 64), truth, areas, (20, 50), 0)
+        _count(spreads, place(layer, torch.zeros(3, 48, 64), truth, 0), truth, areas, (20, 50))
         assert {name: spread.count for name, spread in spreads.items() if spread.count} == {size: 9, "background": 3}
+
+
+def test_boxes_get_means_here_and_on_another_image():
+    """Hand-worked: two images of 16x16, the second twice as wide; each box takes the filters whose centres it holds."""
+    layer = DeformedLayer(
+        "x", (3, 3), (1, 1), (1, 1), (2, 2), torch.zeros(1, 18, 2, 2), Grid((8, 8)), (2, 2), Grid((8, 8)), ()
+    )
+    crowd = torch.tensor([False])
+    narrow = Truth(16, 16, torch.tensor([[0.0, 0.0, 4.0, 16.0]]), torch.tensor([64.0]), crowd)
+    wide = Truth(16, 32, torch.tensor([[0.0, 0.0, 1.0, 8.0]]), torch.tensor([8.0]), crowd)
+    maps = [place(layer, torch.zeros(3, 16, 16), truth, index) for index, truth in enumerate((narrow, wide))]
+    assert maps[1].x.tolist() == [1, 17]  # 0.5 and 8.5 of the input, at half the file's width
+    for placed, values in zip(maps, ([[1, 2], [3, 4]], [[5.0, 6], [7, 8]]), strict=True):
+        placed.values.copy_(torch.tensor(values))
+    boxes = boxes_of({"x": maps}, [narrow, wide])
+    assert (boxes.plain.tolist(), boxes.image.tolist(), boxes.area.tolist()) == ([2], [0, 1], [64, 8])
+    assert boxes.real[0].tolist() == pytest.approx([2, float("nan")], nan_ok=True)  # 0 <= x < 4; and 1 is not below 1
+    # The first box, 8 wide there, holds 5 and 7. The second, 0 to 0.5 here, holds no centre: 0.5 is not below 0.5.
+    assert boxes.moved[0].tolist() == pytest.approx([6, float("nan")], nan_ok=True)
+    assert boxes.background[0].tolist() == [3, 6.5]
+
+
+def test_boxes_on_other_images_give_the_mean_over_them():
+    """Of four images, each box's null is the mean of the three others' means; a box without a centre gives NaN."""
+    layer = DeformedLayer(
+        "x", (3, 3), (1, 1), (1, 1), (1, 1), torch.zeros(1, 18, 2, 2), Grid((8, 8)), (2, 2), Grid((8, 8)), ()
+    )
+    two = torch.tensor([[0.0, 0.0, 16.0, 8.0], [1.0, 1.0, 2.0, 2.0]])
+    truth = [Truth(16, 16, two, torch.tensor([128.0, 1.0]), torch.tensor([False, False])) for _ in range(4)]
+    maps = [place(layer, torch.zeros(3, 16, 16), image, index) for index, image in enumerate(truth)]
+    for value, placed in zip((1.0, 2.0, 4.0, 8.0), maps, strict=True):
+        placed.values.copy_(torch.tensor([[value, value + 2], [99, 99]]))
+    boxes = boxes_of({"x": maps}, truth)
+    assert boxes.real[0, ::2].tolist() == [2, 3, 5, 9]
+    assert boxes.moved[0, ::2].tolist() == pytest.approx([17 / 3, 16 / 3, 14 / 3, 10 / 3])
+    assert torch.tensor(boxes.moved[0, 1::2]).isnan().all()
+
+
+def test_claims_of_constant_offsets_have_no_conclusion(run, set_offsets):
+    """A grid of 5 in units of 2 gives size 0; depth is 5/2 - 2/2; one seed allows no verdict."""
+    set_offsets([value for i in (-1, 0, 1) for j in (-1, 0, 1) for value in (i * 2 * 1.5, j * 2 * 1.5)])
+    measure(run)
+    rows, blocks, _ = assemble([run])
+    by_claim = {(row["claim"], row["layer"]): row for row in rows}
+    for claim in ("size", "null", "excess"):
+        assert by_claim[claim, "layer4.0.conv2"]["estimate"] == pytest.approx(0, abs=1e-6)
+    assert by_claim["depth", "layer4.0.conv2"]["estimate"] == pytest.approx(1.5)
+    assert by_claim["depth", "layer4.0.conv2"]["verdict"] == "no conclusion"
+    assert json.loads(render(rows, blocks, "json")) == rows
 
 
 def test_one_moved_point_gives_the_hand_worked_mean(run, set_offsets):

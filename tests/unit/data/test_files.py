@@ -25,7 +25,7 @@ from dcnlab.io.errors import ConfigError
 from dcnlab.io.file_lock import lock
 from dcnlab.io.folders import files_below
 from dcnlab.io.image_file import read_image
-from dcnlab.metrics import image_records
+from dcnlab.metrics import box_dilation, image_records
 from dcnlab.models import weights_file
 from dcnlab.training import checkpoint_file
 from dcnlab.training.run_folder import RunFolder
@@ -59,6 +59,7 @@ READERS = {
     "tensors": torch_file.load,
     "log": files.read_tail,
     "test images": image_records.read,
+    "boxes": box_dilation.read,
     "results": lambda path: RunFolder(path.rename(path.with_name("results.json")).parent).read_results(),
 }
 

@@ -46,7 +46,7 @@ class DataConfig:
     """Images a rank loads at a time."""
     workers: int = 0
     """Loader processes; 0 loads in the training process."""
-    image_size: int = only(56, data=("digits", "imagefolder"))
+    image_size: int = only(56, data=("digits", "imagefolder", "own"))
     """Height and width of the network's input, pixels (digits: of the scene's canvas; imagefolder: of the crop)."""
     ignore: int | None = only(None, tasks=("segmentation",), data=LABELLED)
     """segmentation: value in label files whose pixels are left out; null is the data set's own (255, camvid 11)."""

@@ -95,7 +95,7 @@ def trained(monkeypatch):
     """The step at which each `fit` would begin to train, None for a new run; nothing is trained."""
     steps = []
 
-    def train(config, parts, folder, resumption, same_command_resumes):
+    def train(config, parts, folder, resumption, *more):
         steps.append(resumption and resumption.step)
 
     monkeypatch.setattr("dcnlab.training.run._train", train)

@@ -548,9 +548,9 @@ AGENTS = {
     "optim.lr": 1e-05,
     "logger.entity": None,
     "data.classes": ["1", "7"],
-    "trainer.progress": False,
+    "trainer.keep_best": False,
     "optim.name": "sgd",
-    "model.rpn": {"scales": None, "ratios": [1.0], "hidden_channels": None},
+    "data": {"scale": [1.0, 2.0], "test_length": None},
 }
 
 
@@ -572,7 +572,7 @@ def test_args_no_hyphens_equal_args_json_file(tiny, monkeypatch, file):
     if not file:  # a key of no weight for what is computed may be the command's own
         found.sweep["logger.entity"] = None
     assert found == wanted
-    assert wanted.sweep["model.rpn.ratios"] == [1.0]
+    assert wanted.sweep["data.scale"] == [1.0, 2.0]
 
 
 def test_command_line_keys_are_no_sweep_parameters(tiny, monkeypatch):

@@ -466,7 +466,8 @@ def test_an_api_key_in_an_experiment_is_not_shown(tiny):
 def test_a_tilde_is_the_home_folder(tiny, tmp_path, monkeypatch):
     """In out, data.root, model.backbone.weights and extends."""
     monkeypatch.setenv("HOME", str(tmp_path))
-    found = load_experiment(tiny, ["out=~/results", "data.root=~/pictures", "model.backbone.weights=~/w.pt"])
+    words = ["data.name=imagefolder", "data.root=~/pictures", "out=~/results", "model.backbone.weights=~/w.pt"]
+    found = load_experiment(tiny, words)
     assert (found.out, found.data.root) == (f"{tmp_path}/results", f"{tmp_path}/pictures")
     assert found.model.backbone.weights == f"{tmp_path}/w.pt"
     (tmp_path / "base.yaml").write_text("extends: ~/tiny.yaml\nseed: 4\n")

@@ -287,7 +287,7 @@ command:
 EXPERIMENT = b"""
 extends: base.yaml
 name: tiny
-data: {train_length: 32, test_length: 40, batch_size: 16, image_size: 28, classes: [1, 2], mean: [0, 0, 0.5]}
+data: {train_length: 32, test_length: 40, batch_size: 16, image_size: 28, classes: [1, 2], scale: [1, 2.5]}
 model: {backbone: {name: resnet10_slim}, dilation: 2}
 optim: {lr: 0.1, milestones: [0.5, 20]}
 trainer: {max_steps: 2, accelerator: cpu, threads: 1}

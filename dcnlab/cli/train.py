@@ -11,6 +11,7 @@ import typer
 from dcnlab.cli import values
 from dcnlab.cli.output import Allow, Overrides, print_notes, print_once
 from dcnlab.config.value_checks import choose
+from dcnlab.io import memory
 from dcnlab.io.text import say, visible
 
 
@@ -27,6 +28,7 @@ def fit(
     check_paths(config)
     from dcnlab.training import run as training
 
+    memory.keep_freed_memory()
     folder = training.fit(config)
     print_once(visible(folder))
     _exit_if_missed(_expected_of(folder))
@@ -66,6 +68,7 @@ def resume(
     folder = run_folder.find(run)
     from dcnlab.training import run as training
 
+    memory.keep_freed_memory()
     resumed = training.resume(folder, overrides or [], allow or ())
     print_once(visible(resumed))
     _exit_if_missed(_expected_of(resumed))

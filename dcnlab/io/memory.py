@@ -20,7 +20,8 @@ def keep_freed_memory() -> None:
     """Let glibc reuse the memory of large tensors, up to a gigabyte, in place of giving it back at once.
 
     Each step of a training needs the same tensors again, and the system clears every page that it hands out: half of
-    the time of a segmentation's loss on a CPU. Does nothing without glibc.
+    the time of a segmentation's loss on a CPU. For a process that trains and ends: one that lives on, such as a
+    notebook's, would keep what it no longer needs. Does nothing without glibc.
     """
     with contextlib.suppress(AttributeError, OSError):
         mallopt = ctypes.CDLL(None).mallopt

@@ -13,7 +13,6 @@ from pytorch_lightning.loggers import Logger
 from dcnlab.config import identity
 from dcnlab.config.path_checks import check_paths
 from dcnlab.config.schema import Config
-from dcnlab.io import memory
 from dcnlab.io.errors import ConfigError, DataError
 from dcnlab.io.text import one_line
 from dcnlab.training import compilation, environment, preflight
@@ -100,8 +99,6 @@ def build(
         preflight.check_kernels(config.trainer, task)
         if trains:
             preflight.check_norms(config, data, task, ranks)
-        if trains and config.trainer.accelerator != "gpu" and not torch.cuda.is_available():
-            memory.keep_freed_memory()
         trainer = trainer_of(config, folder.path, [*own_callbacks, *callbacks], data.val is not None, alone)
         return Parts(config, data, task, trainer, cost, saving, failures, loggers)
     except (DataError, OSError) as error:

@@ -594,9 +594,11 @@ def test_variables_of_the_command_reach_its_trials(sweep):
     words = ["${env}", "OMP_NUM_THREADS=3", "DCNLAB_PARENT=1", "dcnlab", "fit", "${program}", "${args_json_file}"]
     path = sweep({"seed": {"value": 1}}, command=words)
     slot = children.Slot("1", 2)
-    child = children.start(["--version"], Path("log.txt"), slot, launch.variables(read(path)))
-    environ = Path(f"/proc/{child.process.pid}/environ").read_bytes().split(b"\0")
-    child.process.wait()
+    environ = [b""]
+    while environ == [b""]:  # the process may have ended before it is looked at
+        child = children.start(["--version"], Path("log.txt"), slot, launch.variables(read(path)))
+        environ = Path(f"/proc/{child.process.pid}/environ").read_bytes().split(b"\0")
+        child.process.wait()
     assert b"OMP_NUM_THREADS=3" in environ
     assert b"MKL_NUM_THREADS=2" in environ
     assert f"DCNLAB_PARENT={os.getpid()}".encode() in environ

@@ -1,0 +1,30 @@
+"""The memory that a training command keeps for its next step."""
+
+import sys
+
+import pytest
+from command_line import python
+
+STEPS = """
+import resource, sys, torch
+from dcnlab.io import memory
+if sys.argv[1] == "keep":
+    memory.keep_freed_memory()
+for step in range(14):
+    if step == 10:
+        begun = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    torch.ones(32 << 20)
+print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - begun)
+"""
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="glibc's malloc")
+def test_large_tensors_are_not_cleared_anew():
+    """Tensors of 128 MiB fault in 32,768 pages each, or none where the memory of ten before them is kept."""
+    faults = {}
+    for way in ("keep", "return"):
+        done = python("-c", STEPS, way)
+        assert done.returncode == 0, done.stderr
+        faults[way] = int(done.stdout)
+    assert faults["keep"] < 1_000
+    assert faults["return"] > 1_000

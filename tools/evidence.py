@@ -46,8 +46,9 @@ def keep(folders: list[Path]) -> list[Path]:
                 if name == "config.yaml":
                     text = yaml.safe_dump(yaml.safe_load(text) | {"out": "evidence"}, sort_keys=False)
                 (target / name).write_text(text)
-        if RunFolder(folder).test_images.is_file():
-            shutil.copyfile(RunFolder(folder).test_images, RunFolder(target).test_images)
+        for name in ("test_images.npz", "dilation_boxes.npz"):
+            if (folder / name).is_file():
+                shutil.copyfile(folder / name, target / name)
         shutil.rmtree(RunFolder(target).tests, ignore_errors=True)
         if RunFolder(folder).tests.is_dir():
             shutil.copytree(RunFolder(folder).tests, RunFolder(target).tests)

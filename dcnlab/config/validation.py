@@ -123,7 +123,8 @@ def _check_frozen_backbone(config: Config) -> None:
         changing["random_scale"] = list(data.random_scale)
     if data.crop_size is not None:
         changing["crop_size"] = list(data.crop_size)
-    for key, value in changing.items():
+    if changing:
+        key, value = next(iter(changing.items()))
         raise ConfigError(
             f"data.cache_features is true, and data.{key} is {value}, which makes other images in every epoch"
         )

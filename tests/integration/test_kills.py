@@ -22,6 +22,8 @@ TIMES = int(os.environ.get("DCNLAB_KILLS", "1"))
 STEPS = 60
 RUN = ["trainer.devices=2", "data.workers=1", "data.batch_size=8", f"trainer.max_steps={STEPS}", "data.val=null"]
 RUN += ["trainer.checkpoint_every=0", "logger.wandb=false", "optim.ema=0.9", "data.train_length=128"]
+FINISHED = "holds a finished run"
+"""What `fit` says where a kill came after the last checkpoint and results.json."""
 VICTIMS = ["rank 0", "rank 1", "loader of rank 0", "loader of rank 1"]
 
 
@@ -70,7 +72,8 @@ def test_a_run_with_killed_processes_ends_with_same_weights(tiny, whole):
                 with contextlib.suppress(ProcessLookupError):  # it has just ended by itself
                     os.kill(number, signal.SIGKILL)
             status = process.wait(240)
-        if status == 0:  # the run was quicker than the kill
+        # The run was quicker than this kill, or than the one before it.
+        if status == 0 or FINISHED in Path("err.txt").read_text():
             shutil.rmtree("runs/tiny/part")
             continue
         victim = victims.pop()
@@ -78,7 +81,7 @@ def test_a_run_with_killed_processes_ends_with_same_weights(tiny, whole):
         if victim != "rank 0":
             assert "was killed by signal 9 (SIGKILL)" in Path("err.txt").read_text()
     done = dcnlab("fit", tiny, "id=part", *RUN)
-    assert done.returncode == 0, done.stderr
+    assert done.returncode == 0 or FINISHED in done.stderr, done.stderr
     part = torch.load("runs/tiny/part/checkpoints/last.ckpt", weights_only=True)
     assert whole["global_step"] == part["global_step"] == STEPS
     torch.testing.assert_close(part["state_dict"], whole["state_dict"], rtol=0, atol=0)

@@ -35,7 +35,7 @@ def same_end_on_all_ranks(parts: Parts, folder: RunFolder, write: Callable[[End]
             yield
         except BaseException as error:
             failures.start_ending()
-            own_end = end_of(error, parts.config, failures.dead_loader)
+            own_end = end_of(error, parts.config, failures.loader_death(error, parts.trainer.global_rank))
             end = failures.agree(own_end)
             try:
                 write(end)

@@ -86,6 +86,16 @@ class FailurePropagation(pl.Callback):
         """Find a loader's death now, before Lightning ends all loaders."""
         self.dead_loader = dead_loader(exception, trainer.global_rank)
 
+    def loader_death(self, error: BaseException, rank: int) -> str | None:
+        """The loader process whose death an exception comes from, see `dead_loader`.
+
+        torch raises it in whatever code runs when the process dies: also between two loops of the Trainer, which then
+        calls no `on_exception`.
+        """
+        if self.dead_loader is None and str(error).startswith("DataLoader worker"):
+            self.dead_loader = dead_loader(error, rank)
+        return self.dead_loader
+
     def start_ending(self) -> None:
         """Have the main thread end the run, and the watcher stop."""
         self._ending.acquire()

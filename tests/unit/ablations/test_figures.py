@@ -228,10 +228,9 @@ def test_segmentation_and_classification_runs_are_drawn_too(tiny, drawn):
         "test.pictures=0",
         "trainer.max_steps=1",
         "data.image_size=56",
-        "data.digits=1",
     ]
     for task, model in (("segmentation", "deeplab"), ("classification", "resnet")):
-        narrow = ["model.head_channels=16"] if task == "segmentation" else []
+        narrow = ["model.head_channels=16", "data.digits=1"] if task == "segmentation" else []
         overrides = [f"task={task}", f"model.name={model}", f"id={task}", *narrow, *common]
         run = fit(load_experiment(tiny, overrides))
         draw(run, "test:0")

@@ -12,6 +12,7 @@ from torch.utils.data.dataloader import _MultiProcessingDataLoaderIter
 
 from dcnlab.config.load import load_experiment
 from dcnlab.io.errors import ConfigError
+from dcnlab.training.distributed.failures import FailurePropagation
 from dcnlab.training.environment import dead_loader
 from dcnlab.training.run import fit
 from dcnlab.training.run_folder import RunFolder
@@ -77,3 +78,11 @@ def test_a_killed_loader_is_named_after_a_broken_connection(tiny, monkeypatch):
     signal.signal(signal.SIGINT, before)
     assert f"loader process {killed[0]} of" in str(caught.value)
     assert RunFolder(Path("runs/tiny/one")).read_results()["status"] == "interrupted"
+
+
+def test_a_death_between_two_loops_is_a_loaders_too():
+    """torch raises it wherever the process is; other errors are no loader's death."""
+    killed = RuntimeError("DataLoader worker (pid 7) is killed by signal: Killed. ")
+    said = FailurePropagation().loader_death(killed, 1)
+    assert said.startswith("loader process 7 of rank 1 was killed by signal 9 (SIGKILL)")
+    assert FailurePropagation().loader_death(RuntimeError("shapes do not fit"), 1) is None

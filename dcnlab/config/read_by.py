@@ -31,7 +31,7 @@ class ReadBy:
 
     tasks: tuple[str, ...] = ()
     data: tuple[str, ...] = ()
-    """Values of `data.name`; a class of the user's own may read whatever it likes."""
+    """Values of `data.name`; a class of the user's own may read any key."""
     networks: tuple[str, ...] = ()
     """Values of `model.name`, likewise."""
     backbones: tuple[str, ...] = ()

@@ -17,7 +17,7 @@ from dcnlab.io.errors import ConfigError
 from dcnlab.io.text import shown
 
 _NAMES = ("data.name", "model.name", "model.backbone.name")
-"""Keys whose classes from outside may read whatever they like."""
+"""Keys whose classes from outside may read any key."""
 
 
 class Stated:

@@ -1,4 +1,4 @@
-"""Boxes of a folder of one's own: annotations from images with objects, whatever file states them."""
+"""Boxes of a folder of one's own: annotations from images with objects, from XML, JSON or text files."""
 
 from __future__ import annotations
 

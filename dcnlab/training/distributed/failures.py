@@ -89,7 +89,7 @@ class FailurePropagation(pl.Callback):
     def loader_death(self, error: BaseException, rank: int) -> str | None:
         """The loader process whose death an exception comes from, see `dead_loader`.
 
-        torch raises it in whatever code runs when the process dies: also between two loops of the Trainer, which then
+        torch raises it in any code that runs when the process dies: also between two loops of the Trainer, which then
         calls no `on_exception`.
         """
         if self.dead_loader is None and str(error).startswith("DataLoader worker"):

@@ -456,7 +456,7 @@ def arms(sweep):
 
 
 def test_an_arm_sets_keys_of_several_sections(arms):
-    """Rows are told apart by the arms' keys, and compared though their rates differ."""
+    """Each arm is a row, named by its keys; rows of different learning rates are compared."""
     found = assemble(arms)
     assert found.swept == ["model.deform_layers", "model.dilation", "optim.lr"]
     assert [(row["top1"], row["top1_difference"]) for row in found.rows] == [(71, None), (74, 3), (77, 6)]

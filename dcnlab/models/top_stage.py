@@ -12,9 +12,18 @@ from dcnlab.models.feature_cache import FeatureCache
 from dcnlab.models.resnet import operate
 
 WIDTH = 96
-"""Channels of the stage's 3x3 convolutions; its map has four times as many."""
+"""Channels of the stage's 3x3 convolutions; its map has twice as many."""
 BLOCKS = 3
 """Bottlenecks of the stage, each with one 3x3 convolution, as in res5 of the paper's ResNet (section 4.1)."""
+
+
+class NarrowBottleneck(Bottleneck):
+    """torchvision's, whose output has twice the channels of its 3x3 convolution, not four times.
+
+    So the 3x3 convolutions, which the ablation is about, do most of the stage's work.
+    """
+
+    expansion = 2
 
 
 class TopStage(nn.Module):
@@ -36,10 +45,10 @@ class TopStage(nn.Module):
         super().__init__()
         self.trunk = trunk
         self.cache: FeatureCache | None = None
-        before, after = trunk.channels["res4"], WIDTH * Bottleneck.expansion
+        before, after = trunk.channels["res4"], WIDTH * NarrowBottleneck.expansion
         shortcut = nn.Sequential(conv1x1(before, after), nn.BatchNorm2d(after))
-        first = Bottleneck(before, WIDTH, downsample=shortcut)
-        self.top = nn.Sequential(first, *(Bottleneck(after, WIDTH) for _ in range(BLOCKS - 1)))
+        first = NarrowBottleneck(before, WIDTH, downsample=shortcut)
+        self.top = nn.Sequential(first, *(NarrowBottleneck(after, WIDTH) for _ in range(BLOCKS - 1)))
         for module in self.top.modules():
             if isinstance(module, nn.Conv2d):
                 nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")

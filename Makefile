@@ -12,7 +12,7 @@ CUPY12 = $(BIN)/python -m pip uninstall --quiet --yes cupy-cuda13x && $(PIP) --f
 endif
 
 .DEFAULT_GOAL := help
-.PHONY: help quickstart evidence ablations-small ablations-gpu bench bench-guard install test gpu-test gpu-check gpu-sanitize lint docs format wheel clean
+.PHONY: help quickstart evidence evidence-check ablations-small ablations-gpu bench bench-guard install test gpu-test gpu-check gpu-sanitize lint docs format wheel clean
 
 help:  ## print this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -61,6 +61,9 @@ evidence: $(VENV)/.installed-pretrained  ## the study on a pretrained backbone w
 	    if ls runs/evidence/$$sweep/*/results.json >/dev/null 2>&1; then \
 	        $(BIN)/dcnlab table $$sweep --runs runs/evidence data.root=$(DATA)/$${sweep##*_} || exit; fi; \
 	done
+
+evidence-check: $(VENV)/.installed-pretrained  ## train one trial of each kept sweep again: it must score the same; SWEEPS=names for these only
+	@$(BIN)/python tools/evidence_check.py $(SWEEPS)
 
 bench: MINUTES = 10
 bench: $(VENV)/.installed  ## measure the CPU beside the peers for MINUTES (10), alone on the machine: the pages' tables of speed

@@ -10,6 +10,7 @@ import pytest
 from command_line import environment
 from loader_growth import BOXES, IMAGES, annotations
 from locations import ROOT
+from processes import GUARD
 
 from dcnlab.data.classification.image_folder import ImageFolderSplit
 from dcnlab.data.detection.split import DetectionSplit
@@ -58,7 +59,7 @@ def test_a_coco_sized_file_loads_within_2_gib(tmp_path):
             )
         file.write("]}")
     done = subprocess.run(
-        [sys.executable, "-c", OPEN], cwd=tmp_path, env=environment(), capture_output=True, text=True, timeout=600
+        [sys.executable, "-c", OPEN], cwd=tmp_path, env=environment(), capture_output=True, text=True, timeout=GUARD
     )
     assert done.returncode == 0, done.stderr
     images, boxes, seconds, peak = json.loads(done.stdout)
@@ -72,7 +73,7 @@ def test_loader_workers_do_not_copy_the_annotations():
     """Python objects are copied when counted; arrays stay shared with the parent."""
     # A new Python: what that of the tests holds would be copied as well, by each collection of garbage.
     command = [sys.executable, ROOT / "tests/helpers/loader_growth.py"]
-    done = subprocess.run(command, env=environment(), capture_output=True, text=True, timeout=600)
+    done = subprocess.run(command, env=environment(), capture_output=True, text=True, timeout=GUARD)
     assert done.returncode == 0, done.stderr
     held, of_arrays, of_objects = json.loads(done.stdout)
     assert held > 70e6

@@ -6,9 +6,7 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from dataclasses import dataclass, field
-from pathlib import Path
 
 import bench
 import growth
@@ -18,6 +16,7 @@ import operators
 import pytest
 import torch
 from command_line import environment
+from processes import GUARD, alive, await_
 
 MIB = 2**20
 
@@ -136,12 +135,12 @@ def test_a_failing_part_does_not_stop_the_others(tmp_path, monkeypatch, capfd):
     monkeypatch.setattr(bench, "HERE", here)
     weights = {"first": 1, "second": 1, "third": 2}
     monkeypatch.setattr(bench, "PARTS", {name: (weight, ["part.py"]) for name, weight in weights.items()})
-    assert bench.measure(list(weights), 4 + bench.KEPT, 2, None) == ["second"]
+    assert bench.measure(list(weights), 400 + bench.KEPT, 2, None) == ["second"]
     assert "AssertionError: broken" in capfd.readouterr().err
     found = {path.stem: json.loads(path.read_text()) for path in (here / "results").glob("*.json")}
     assert found == {
-        "first_cpu": [pytest.approx(1.0, abs=0.01), "2", ""],
-        "third_cpu": [pytest.approx(4.0, abs=0.1), "2", ""],
+        "first_cpu": [pytest.approx(100.0, abs=10), "2", ""],
+        "third_cpu": [pytest.approx(400.0, abs=10), "2", ""],
     }
 
 
@@ -170,28 +169,14 @@ def test_an_interrupted_bench_prints_one_line(how, tmp_path):
     paths = os.pathsep.join((str(bench.HERE), str(bench.HERE.parent)))
     pipes = {"stdout": subprocess.DEVNULL, "stderr": subprocess.PIPE, "text": True}
     process = subprocess.Popen(command, cwd=tmp_path, env=environment(PYTHONPATH=paths, TMPDIR=str(tmp_path)), **pipes)
-    deadline = time.monotonic() + 60
-    while not started.exists():
-        assert process.poll() is None, process.stderr.read()
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
+    await_(lambda: started.exists() or process.poll() is not None)
+    assert process.poll() is None, process.stderr.read()
     process.send_signal(how)
-    _, said = process.communicate(timeout=60)
+    _, said = process.communicate(timeout=GUARD)
     assert (process.returncode, said.strip().count("\n")) == (130, 0)
     assert said.strip().startswith("interrupted: ")
-    while [number for number in started.read_text().split() if alive(number)]:
-        assert time.monotonic() < deadline + 60
-        time.sleep(0.02)
+    await_(lambda: not any(map(alive, started.read_text().split())))
     assert sorted(path.name for path in tmp_path.iterdir()) == ["here", "started"]
-
-
-def alive(number):
-    """Whether a process runs; one that has ended and waits to be noticed does not."""
-    try:
-        status = Path("/proc", number, "stat").read_text()
-    except OSError:
-        return False
-    return status.rpartition(")")[2].split()[0] != "Z"
 
 
 def test_every_part_is_a_script_that_takes_its_options():

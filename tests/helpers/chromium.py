@@ -16,13 +16,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from processes import GUARD
 
 EXECUTABLE = shutil.which("chromium")
 
 needed = pytest.mark.skipif(EXECUTABLE is None, reason="no chromium; on Debian: apt-get install chromium")
 """Marks a test that looks at a page."""
 
-SECONDS = 30.0
 _KEYS = {"Enter": 13, " ": 32, "Tab": 9}
 
 
@@ -94,7 +94,7 @@ class Page:
         path.write_bytes(base64.b64decode(shot["data"]))
 
     def _until(self, wanted: Any) -> dict[str, Any]:
-        end = time.monotonic() + SECONDS
+        end = time.monotonic() + GUARD
         while True:
             while b"\0" not in self._buffer:
                 ready, _, _ = select.select([self._read], [], [], max(0.0, end - time.monotonic()))

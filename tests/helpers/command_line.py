@@ -1,12 +1,13 @@
 """Starts the command line as a user does, in another process."""
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
-import time
 
 from locations import ROOT
+from processes import GUARD, await_
 from warm_python import WarmPopen, can_fork
 
 OTHERS = {"PYTEST_CURRENT_TEST", "PL_GLOBAL_SEED", "PL_SEED_WORKERS", "CUBLAS_WORKSPACE_CONFIG",
@@ -39,7 +40,7 @@ def start(*arguments, stdout=subprocess.PIPE, stderr=subprocess.PIPE, new_sessio
     return popen(command, env=env, stdout=stdout, stderr=stderr, text=True, start_new_session=new_session)
 
 
-def dcnlab(*arguments, timeout=300, **more):
+def dcnlab(*arguments, timeout=GUARD, **more):
     """Run the command line in the current folder to its end."""
     return _ended(start(*arguments, **more), timeout)
 
@@ -61,12 +62,12 @@ def start_python(*arguments, stdout=subprocess.PIPE, stderr=subprocess.PIPE, new
     return WarmPopen(words, env=environment(), **pipes, start_new_session=new_session)
 
 
-def python(*arguments, timeout=300):
+def python(*arguments, timeout=GUARD):
     """Run `python ARGUMENTS`, as `start_python` does, to its end."""
     return _ended(start_python(*arguments), timeout)
 
 
-def dcnlab_anew(*arguments, timeout=300, **more):
+def dcnlab_anew(*arguments, timeout=GUARD, **more):
     """As `dcnlab`, always by a new Python."""
     command = [sys.executable, "-P", "-m", "dcnlab", *map(str, arguments)]
     return subprocess.run(command, capture_output=True, text=True, timeout=timeout, env=environment(**more))
@@ -74,12 +75,12 @@ def dcnlab_anew(*arguments, timeout=300, **more):
 
 def kill_after_its_first_checkpoint(run, *arguments):
     """Start the command line in the current folder, and kill -9 it once `run` has a checkpoint."""
-    process = start(*arguments, stdout=subprocess.DEVNULL)
-    deadline = time.monotonic() + 120
-    while not (run / "checkpoints/last.ckpt").exists():
-        assert process.poll() is None, process.stderr.read()
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
-    process.send_signal(signal.SIGKILL)
-    process.communicate(timeout=60)
-    assert not (run / "results.json").exists()
+    while True:
+        process = start(*arguments, stdout=subprocess.DEVNULL)
+        await_(lambda: (run / "checkpoints/last.ckpt").exists() or process.poll() is not None)  # noqa: B023
+        process.kill()
+        _, err = process.communicate(timeout=GUARD)
+        assert process.returncode in (0, -signal.SIGKILL), err
+        if not (run / "results.json").exists():
+            return
+        shutil.rmtree(run)  # the run was quicker than the look at its folder

@@ -6,6 +6,18 @@ from pathlib import Path
 
 from warm_python import NAME
 
+GUARD = 600
+"""Seconds after which a test stops waiting: they catch a hang, and measure nothing, however busy the machine is."""
+
+GUARD = 600
+"""Seconds after which a test stops waiting: they catch a hang, and measure nothing, however busy the machine is."""
+
+GUARD = 600
+"""Seconds after which a test stops waiting: they catch a hang, and measure nothing, however busy the machine is."""
+
+GUARD = 600
+"""Seconds after which a test stops waiting: they catch a hang, and measure nothing, however busy the machine is."""
+
 
 def processes_of(folder):
     """Command lines of the processes that work in `folder`, but for this one."""
@@ -34,9 +46,17 @@ def name_of(number):
         return None
 
 
-def await_(condition, seconds):
-    """Wait until a condition holds; fail after some seconds."""
-    deadline = time.monotonic() + seconds
+def await_(condition):
+    """Wait until a condition holds; fail after `GUARD` seconds."""
+    deadline = time.monotonic() + GUARD
     while not condition():
         assert time.monotonic() < deadline, "timed out"
-        time.sleep(0.05)
+        time.sleep(0.02)
+
+
+def alive(number):
+    """Whether a process runs; one that has ended and waits to be noticed does not."""
+    try:
+        return Path(f"/proc/{number}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False

@@ -10,6 +10,8 @@ import socket
 import subprocess
 import time
 
+from processes import GUARD
+
 COMMANDS = ("munged", "slurmctld", "slurmd", "sbatch", "srun", "squeue", "scancel", "sinfo")
 WHERE = os.pathsep.join([os.environ.get("PATH", ""), "/usr/sbin", "/sbin"])
 
@@ -37,7 +39,7 @@ SelectTypeParameters=CR_CPU
 SchedulerParameters=batch_sched_delay=0,sched_interval=1,sched_min_interval=0
 SlurmdParameters=config_overrides
 ReturnToService=2
-KillWait=20
+KillWait=300
 NodeName=one NodeHostname={host} NodeAddr=127.0.0.1 Port={ports[1]} CPUs=2
 NodeName=two NodeHostname={host} NodeAddr=127.0.0.1 Port={ports[2]} CPUs=2
 PartitionName=debug Nodes=ALL Default=YES MaxTime=INFINITE State=UP
@@ -99,7 +101,7 @@ def _die_with_parent():
 
 
 def _await(condition, root):
-    deadline = time.monotonic() + 120
+    deadline = time.monotonic() + GUARD
     while not condition():
         logs = "\n".join(path.read_text(errors="replace")[-2000:] for path in root.glob("*.log"))
         assert time.monotonic() < deadline, logs

@@ -161,7 +161,7 @@ def _server() -> _Server:
         process = subprocess.Popen(command, env=command_line.USUAL, cwd="/", **pipes)
         theirs.close()
         _started.append(_Server(ours, command_line.USUAL))
-        atexit.register(lambda: (ours.close(), process.wait(60)))
+        atexit.register(lambda: (ours.close(), process.wait(600)))
     return _started[0]
 
 

@@ -7,7 +7,6 @@ import io
 import json
 import os
 import random
-import resource
 import struct
 import subprocess
 import sys
@@ -20,7 +19,9 @@ import mutations
 import pytest
 from command_line import environment
 from locations import ROOT
+from peak_memory import peak
 from PIL import Image
+from processes import GUARD
 
 SECONDS, MEBIBYTES = 20, 1024
 TIMES = float(os.environ.get("DCNLAB_FUZZ", "1"))
@@ -165,7 +166,7 @@ def main(kind, folder):
     from dcnlab.io.errors import ConfigError, DataError
 
     warnings.simplefilter("ignore")
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    before = peak()
     wrong, slowest = [], 0.0
     for turn in range(round(COUNTS[kind] * TIMES)):
         write(random.Random(turn))
@@ -184,11 +185,11 @@ def main(kind, folder):
                 wrong.append((turn, number, type(error).__name__, str(error)[:200]))
             seconds = time.process_time() - began
             slowest = max(slowest, seconds)
-            grown = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) >> 10
+            grown = (peak() - before) >> 20
             if seconds > SECONDS or grown > MEBIBYTES:
                 wrong.append((turn, number, "bounds", f"{seconds:.1f} s, {grown} MiB"))
-                before += grown << 10
-    grown = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) >> 10
+                before += grown << 20
+    grown = (peak() - before) >> 20
     print(json.dumps({"wrong": wrong, "slowest": slowest, "mebibytes": grown}))
 
 
@@ -199,7 +200,7 @@ def test_no_small_input_takes_a_gibibyte_or_twenty_seconds(tmp_path, kind):
     code = f"import resource; resource.setrlimit(resource.RLIMIT_AS, ({limit}, {limit})); import test_bounded as t; "
     command = [sys.executable, "-c", f"{code}t.main({kind!r}, {str(tmp_path)!r})"]
     path = ":".join(str(ROOT / name) for name in (".", "tests/integration", "tests/helpers"))
-    done = subprocess.run(command, env=environment(PYTHONPATH=path), capture_output=True, text=True, timeout=300)
+    done = subprocess.run(command, env=environment(PYTHONPATH=path), capture_output=True, text=True, timeout=GUARD)
     assert done.returncode == 0, done.stderr[-2000:]
     found = json.loads(done.stdout.splitlines()[-1])
     assert found["wrong"] == []

@@ -4,7 +4,6 @@ import json
 import re
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import own_folders
@@ -116,30 +115,22 @@ def test_table_reads_a_folder_with_an_equals_sign(files):
     assert done.stderr.startswith("dcnlab: no run of sweep.yaml found")
 
 
-def test_help_comes_within_a_second_and_names_every_command():
-    """The quickest of three calls counts, so a busy machine does not fail the test."""
-    times = []
-    for _ in range(3):
-        began = time.monotonic()
-        done = dcnlab_anew("--help")
-        times.append(time.monotonic() - began)
-        assert done.returncode == 0
-    assert min(times) < 1
-    for command in ("fit", "evaluate", "resume", "sweep", "table", "doctor", "data"):
-        assert re.search(rf"\b{command}\b", done.stdout), command
-
-
-def test_help_loads_no_heavy_package():
-    """Loading torch alone would take longer than the second that --help may take."""
+def test_help_is_quick_and_names_every_command():
+    """It loads no heavy package: torch alone would take seconds."""
     heavy = "torch torchvision pytorch_lightning numpy numba cupy pandas matplotlib scipy wandb".split()
     code = (
-        "import atexit, sys; from dcnlab.cli import main as cli\n"
-        f"atexit.register(lambda: print([n for n in {heavy} if n in sys.modules], file=sys.stderr))\n"
+        "import atexit, json, sys, time; from dcnlab.cli import main as cli\n"
+        f"loaded = lambda: [name for name in {heavy} if name in sys.modules]\n"
+        "atexit.register(lambda: print(json.dumps([loaded(), time.process_time()]), file=sys.stderr))\n"
         "sys.argv = ['dcnlab', '--help']; cli.main()"
     )
     done = subprocess.run([sys.executable, "-c", code], env=environment(), capture_output=True, text=True)
     assert "Usage" in done.stdout
-    assert done.stderr == "[]\n"
+    for command in ("fit", "evaluate", "resume", "sweep", "table", "doctor", "data"):
+        assert re.search(rf"\b{command}\b", done.stdout), command
+    loaded, seconds = json.loads(done.stderr)
+    assert loaded == []
+    assert seconds < 5  # of the processor, on a slow machine; it takes a third of a second
 
 
 def test_version_is_that_of_the_package_and_of_the_citation():

@@ -14,6 +14,7 @@ import torch
 from command_line import dcnlab, environment
 from locations import ROOT
 from onnx.reference import ReferenceEvaluator
+from processes import GUARD
 from safetensors import safe_open
 from safetensors.torch import load_file
 from torch import nn
@@ -237,7 +238,7 @@ def test_a_pt2_file_needs_only_our_operators(run):
     images = torch.randn(3, 3, 32, 32)
     torch.save((images, network(images)), "want.pt")
     command = [sys.executable, "-P", "-c", LOADER, str(exported.path), "want.pt"]
-    done = subprocess.run(command, env=environment(PYTHONPATH=str(ROOT)), capture_output=True, text=True, timeout=200)
+    done = subprocess.run(command, env=environment(PYTHONPATH=str(ROOT)), capture_output=True, text=True, timeout=GUARD)
     assert done.returncode == 0, done.stderr
 
 

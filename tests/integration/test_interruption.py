@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 import torch
 from command_line import start_python
+from processes import GUARD
 
 from dcnlab.config import identity
 from dcnlab.config.load import load_experiment
@@ -59,7 +60,7 @@ class Run:
 
     def wait(self):
         """Exit status, and what was printed, errors included."""
-        return self.process.wait(300), Path("out.txt").read_text()
+        return self.process.wait(GUARD), Path("out.txt").read_text()
 
 
 def state(folder):

@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 import torch
 from command_line import dcnlab, start
-from processes import children_of
+from processes import GUARD, children_of
 from small_experiments import TINY
 
 TIMES = int(os.environ.get("DCNLAB_KILLS", "1"))
@@ -59,7 +59,7 @@ def whole(tmp_path_factory):
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(300 + 600 * TIMES)
+@pytest.mark.timeout(1200 * TIMES)
 def test_a_run_with_killed_processes_ends_with_same_weights(tiny, whole):
     """SIGKILL of rank 0, rank 1 or a loader, then the same command: the weights do not change."""
     numbers, victims = random.Random(0), VICTIMS * TIMES
@@ -71,7 +71,7 @@ def test_a_run_with_killed_processes_ends_with_same_weights(tiny, whole):
             if number is not None:
                 with contextlib.suppress(ProcessLookupError):  # it has just ended by itself
                     os.kill(number, signal.SIGKILL)
-            status = process.wait(240)
+            status = process.wait(GUARD)
         # The run was quicker than this kill, or than the one before it.
         if status == 0 or FINISHED in Path("err.txt").read_text():
             shutil.rmtree("runs/tiny/part")

@@ -3,11 +3,11 @@
 import csv
 import json
 import os
-import socket
 from pathlib import Path
 
 import pytest
 import torch
+from ports import free_port
 from ranks import run_ranks
 from small_experiments import COMMON, EXPERIMENTS, MIXED, write_data, write_shapes
 
@@ -59,10 +59,7 @@ def home(request, tmp_path_factory):
         write_data()
         run_all(0, 1, str(home), 0, request.param, True)
         for world in (2, 3):
-            with socket.socket() as free:
-                free.bind(("127.0.0.1", 0))
-                port = free.getsockname()[1]
-            run_ranks(run_all, (world, str(home), port, request.param, world == 2), world)
+            run_ranks(run_all, (world, str(home), free_port(), request.param, world == 2), world)
     finally:
         os.chdir(before)
         torch.backends.cudnn.allow_tf32 = tf32
@@ -129,10 +126,7 @@ def test_mixed_sizes_train_the_same_on_1_2_and_4_ranks(tmp_path, monkeypatch):
     write_shapes(Path("mixed"), [(64, 64), (64, 96), (96, 64), (64, 80)])
     Path("mixed.yaml").write_text(COMMON.replace("max_steps: 20", "max_steps: 8") + MIXED)
     for world in (1, 2, 4):
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            port = free.getsockname()[1]
-        run_ranks(train_mixed, (world, str(tmp_path), port), world)
+        run_ranks(train_mixed, (world, str(tmp_path), free_port()), world)
     one, *others = (
         torch.load(f"runs/mixed/on{world}/checkpoints/last.ckpt", weights_only=True)["state_dict"]
         for world in (1, 2, 4)

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 from command_line import dcnlab, python, start
 from locations import SHARED
+from processes import GUARD
 
 CASES = SHARED / "cases"
 
@@ -267,6 +268,6 @@ def test_two_machines_hang(case):
             else:
                 pytest.fail("it ended without a word")
             process.send_signal(signal.SIGTERM)
-            assert process.wait(timeout=60) == 130
+            assert process.wait(GUARD) == 130
         finally:
             process.kill()

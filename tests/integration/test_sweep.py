@@ -16,7 +16,7 @@ import pytest
 import torch
 import yaml
 from command_line import dcnlab, environment, python
-from processes import await_, children_of, processes_of
+from processes import GUARD, alive, await_, children_of, processes_of
 
 from dcnlab.ablations.report import gather
 from dcnlab.ablations.sweeps import child as children
@@ -72,7 +72,7 @@ def start_and_kill(path, delay):
     """Kill a sweep and nothing else, `delay` seconds after its first trial began."""
     print(f"killed after {delay:.2f} s")
     process = start(path, "--jobs", "2")
-    await_(lambda: process.poll() is not None or len(processes_of(Path.cwd())) > 1, 240)
+    await_(lambda: process.poll() is not None or len(processes_of(Path.cwd())) > 1)
     time.sleep(delay)
     with contextlib.suppress(ProcessLookupError):
         os.killpg(process.pid, signal.SIGKILL)
@@ -86,7 +86,7 @@ def test_a_killed_sweep_runs_only_the_missing_trials(sweep):
     complete = {}
     for delay in [random.uniform(0, 4) for _ in range(2)]:
         start_and_kill(path, delay)
-        await_(lambda: not processes_of(Path.cwd()), 60)
+        await_(lambda: not processes_of(Path.cwd()))
         assert complete.items() <= stamps().items()
         complete = {file: stamp for file, stamp in stamps().items() if json.loads(file.read_text())}
     done = len(results(path))
@@ -106,9 +106,7 @@ def test_a_killed_sweep_runs_only_the_missing_trials(sweep):
     assert {r["wandb"]["sweep"] for r in found} == {read(path).id}
 
     complete = stamps()
-    began = time.monotonic()
     third = dcnlab("sweep", path)
-    assert time.monotonic() - began < 30
     assert (third.returncode, third.stderr) == (0, "")
     assert "4 finished before" in third.stdout
     assert stamps() == complete
@@ -137,10 +135,8 @@ def test_a_failed_trial_resumes_from_its_checkpoint(sweep):
     """A trial killed in training continues at its saved step when the same sweep runs again."""
     path = sweep({"seed": {"values": [0]}})
     longer = ["trainer.max_steps=100", "data.val=null", "trainer.checkpoint_every=0"]
-    process = start(path, "--jobs", "1", *longer)
-    await_(lambda: list(Path("runs").rglob("last.ckpt")), 240)
-    os.kill(trial_of(process), signal.SIGKILL)
-    assert process.wait(60) == 1
+    while not kill_the_trial(start(path, "--jobs", "1", *longer)):
+        shutil.rmtree("runs")
     [checkpoint] = Path("runs").rglob("last.ckpt")
     step = torch.load(checkpoint, weights_only=True)["global_step"]
     assert step < 100
@@ -150,10 +146,13 @@ def test_a_failed_trial_resumes_from_its_checkpoint(sweep):
     assert torch.load(checkpoint, weights_only=True)["global_step"] == 100
 
 
-def trial_of(process):
-    """The process of a sweep's one trial."""
-    [trial] = children_of(process.pid)
-    return trial
+def kill_the_trial(sweep):
+    """Kill a sweep's one trial after its first checkpoint; False where the trial was quicker."""
+    await_(lambda: list(Path("runs").rglob("last.ckpt")) or sweep.poll() is not None)
+    with contextlib.suppress(OSError):  # the sweep or its trial has just ended
+        for trial in children_of(sweep.pid):
+            os.kill(trial, signal.SIGKILL)
+    return sweep.wait(GUARD) == 1
 
 
 @pytest.mark.slow
@@ -161,9 +160,9 @@ def test_a_stopped_sweep_marks_its_trials_as_interrupted(sweep):
     """After SIGTERM the last line says that the same command continues."""
     path = sweep({"seed": {"values": [0, 1]}})
     process = start(path, "--jobs", "1", "trainer.max_steps=1000000")
-    await_(lambda: list(Path("runs").rglob("last.ckpt")), 240)
+    await_(lambda: list(Path("runs").rglob("last.ckpt")))
     process.send_signal(signal.SIGTERM)
-    assert process.wait(60) == 128 + signal.SIGTERM
+    assert process.wait(GUARD) == 128 + signal.SIGTERM
     assert Path("out.txt").read_text().splitlines()[-1] == (
         "stopped by SIGTERM; the same command continues with what is missing"
     )
@@ -198,9 +197,9 @@ def test_removing_the_folder_of_a_trial_spares_the_next(sweep):
     longer = ["trainer.max_steps=60", "data.val=null", "trainer.checkpoint_every=0"]
     lost, kept = trials_of(read(path), longer)
     process = start(path, "--jobs", "2", *longer)
-    await_((lost.folder / "checkpoints/last.ckpt").exists, 240)
+    await_((lost.folder / "checkpoints/last.ckpt").exists)
     shutil.rmtree(lost.folder, ignore_errors=True)
-    process.wait(240)
+    process.wait(GUARD)
     out = Path("out.txt").read_text()
     assert (kept.folder / "results.json").exists(), out
     assert RunFolder(kept.folder).read_results()["status"] == "finished"
@@ -246,33 +245,32 @@ def test_a_trial_that_ignores_signals_is_killed(tmp_path, monkeypatch):
     (tmp_path / "dcnlab/__main__.py").write_text(
         "import signal, subprocess, time\n"
         "for number in (signal.SIGTERM, signal.SIGUSR1): signal.signal(number, signal.SIG_IGN)\n"
-        "loader = subprocess.Popen(['sleep', '60'])\nprint(loader.pid, flush=True)\ntime.sleep(60)\n"
+        "loader = subprocess.Popen(['sleep', '3600'])\nprint(loader.pid, flush=True)\ntime.sleep(3600)\n"
     )
     monkeypatch.setattr(packaged, "PACKAGE", tmp_path / "dcnlab")
     log = tmp_path / "log.txt"
     child = children.start(["fit"], log, children.Slot(None, 1), {})
-    await_(lambda: log.read_text().endswith("\n"), 60)
+    await_(lambda: log.read_text().endswith("\n"))
 
     def gone():
         children.urge(child, patience=0.2)
         return child.process.poll() is not None
 
-    await_(gone, 60)
+    await_(gone)
     assert child.process.returncode == -signal.SIGKILL
-    loader = Path("/proc") / log.read_text().strip() / "stat"
-    await_(lambda: not loader.exists() or loader.read_text().split()[2] == "Z", 60)
+    await_(lambda: not alive(log.read_text().strip()))
 
 
 def test_only_the_end_of_a_log_is_read(tmp_path):
-    """A log of 8 GiB takes less than a second; a missing log or a pipe gives a message."""
+    """A log of 8 GiB is not read whole; a missing log or a pipe gives a message."""
     log = tmp_path / "log.txt"
     with log.open("wb") as file:
         file.truncate(2**33)  # a hole, which takes no room on the disk
         file.seek(2**33)
         file.write(b"".join(b"line %d\n" % number for number in range(50)))
-    began = time.monotonic()
+    began = time.process_time()
     lines = display.log_end(log)
-    assert time.monotonic() - began < 1
+    assert time.process_time() - began < 1  # it takes a millisecond
     assert lines == [f"line {number}" for number in range(38, 50)]
     log.write_bytes(b"\xff" * 10**6)  # one line, and no text
     [line] = display.log_end(log)
@@ -338,7 +336,7 @@ def test_wandbs_agent_and_our_sweep_make_equal_runs(sweep, tmp_path, monkeypatch
     agent._sweep_command = yaml.safe_load(Path(path).read_text())["command"]
     parameters = {"model": {"value": {"deform_layers": 1}}, "seed": {"value": 3}}
     agent._command_run({"type": "run", "run_id": "r1", "program": "tiny.yaml", "args": parameters})
-    assert agent._run_processes["r1"].wait(240) == 0
+    assert agent._run_processes["r1"].wait(GUARD) == 0
     theirs = json.loads(Path("runs/tiny/r1/results.json").read_text())
     assert theirs["wandb"] == {"id": "r1", "sweep": "s1"}
     for key in ("parameters", "metrics", "model", "seed", "status"):
@@ -478,20 +476,20 @@ def test_tables_share_runs_but_separate_tasks(tmp_path, monkeypatch):
 def test_a_trial_dies_with_its_sweep(tmp_path):
     """SIGKILL of the parent ends the child, though it has its own session."""
     module = "from dcnlab.training.distributed import parent_death"
-    child = f"{module}; import time; parent_death.hold(); print('held', flush=True); time.sleep(60)"
+    child = f"{module}; import time; parent_death.hold(); print('held', flush=True); time.sleep(3600)"
     parent = (
         f"import os, subprocess, sys, time; {module}\n"
         "env = {**os.environ, parent_death.PARENT: str(os.getpid())}\n"
         f"p = subprocess.Popen([sys.executable, '-c', {child!r}], env=env, start_new_session=True)\n"
-        "print(p.pid, flush=True); time.sleep(60)"
+        "print(p.pid, flush=True); time.sleep(3600)"
     )
     process = subprocess.Popen([sys.executable, "-c", parent], env=environment(), stdout=subprocess.PIPE, text=True)
     lines = {process.stdout.readline().strip() for _ in range(2)}
     pid = int((lines - {"held"}).pop())
-    assert Path(f"/proc/{pid}").exists()
+    assert alive(pid)
     process.kill()
     process.wait()
-    await_(lambda: not Path(f"/proc/{pid}").exists(), 30)
+    await_(lambda: not alive(pid))
 
 
 def test_a_trial_whose_parent_is_gone_exits_at_once():
@@ -532,7 +530,7 @@ def test_a_trial_gets_its_gpus_threads_and_our_package(tmp_path, monkeypatch):
     for name in ("WANDB_RUN_ID", "WANDB_SWEEP_ID", "WANDB_SWEEP_PARAM_PATH"):
         monkeypatch.setenv(name, "another")
     child = children.start(["fit"], tmp_path / "log.txt", children.Slot("2,3", 5), {"DCNLAB_SWEEP": "s"})
-    assert child.process.wait(60) == 0
+    assert child.process.wait(GUARD) == 0
     found = json.loads((tmp_path / "log.txt").read_text())
     wanted = {"CUDA_VISIBLE_DEVICES": "2,3", "OMP_NUM_THREADS": "5", "NUMBA_NUM_THREADS": "5", "DCNLAB_SWEEP": "s"}
     assert wanted.items() <= found.items()

@@ -5,15 +5,13 @@ import subprocess
 from pathlib import Path
 
 import pytest
+import torch
 import yaml
 from command_line import environment
-from processes import await_, processes_of
+from processes import GUARD, await_, processes_of
 from wandb_server import WandbServer
 
 from dcnlab.ablations.sweeps.sweep_file import read
-
-SECONDS = 240
-"""For a command of wandb's to end, on a loaded machine."""
 
 
 @pytest.fixture
@@ -22,7 +20,7 @@ def server(tiny):
     played = WandbServer()
     yield played
     played.close()
-    await_(lambda: not processes_of(Path.cwd()), 30)
+    await_(lambda: not processes_of(Path.cwd()))
     assert not played.unknown
 
 
@@ -56,7 +54,7 @@ def new_sweep(server, wandb):
 def end(process, status=0):
     """Wait for a process, and give what it printed."""
     try:
-        text = process.communicate(timeout=SECONDS)[0].decode()
+        text = process.communicate(timeout=GUARD)[0].decode()
     except BaseException:
         process.kill()
         raise
@@ -99,23 +97,27 @@ def test_synced_trials_keep_project_group_and_commit(server, wandb):
 
 def test_an_ended_agents_trial_is_resumed_as_the_same_run(server, wandb, new_sweep):
     """SIGTERM to the agent leaves no rank; the next agent resumes the run with its whole config, and steps continue."""
-    long = ["trainer.max_steps=30", "trainer.checkpoint_every=0", "trainer.devices=2"]
+    long = ["trainer.max_steps=100000", "trainer.checkpoint_every=0", "trainer.devices=2"]
     long += ["data.val=null", "test.pictures=0"]
     path = new_sweep({"seed": {"values": [5]}}, *long, macro="${args}")
     agent = wandb("wandb", "agent", path)
-    await_(lambda: list(Path("runs").rglob("last.ckpt")), SECONDS)
+    await_(lambda: list(Path("runs").rglob("last.ckpt")))
     agent.terminate()
-    agent.wait(SECONDS)
-    await_(lambda: not processes_of(Path.cwd()), 60)
+    agent.wait(GUARD)
+    await_(lambda: not processes_of(Path.cwd()))
     [run] = server.runs.values()
     assert (run.state, run.preempting) == ("preempted", True)
     assert server.sweeps[run.latest("sweep")].waiting[0]["args"].keys() > {"trainer", "dcnlab_config", "_wandb"}
+    [checkpoint] = Path("runs").rglob("last.ckpt")
+    last = torch.load(checkpoint, weights_only=True)["global_step"] + 1
+    sweep = server.sweeps[run.latest("sweep")]
+    sweep.text = sweep.text.replace("trainer.max_steps=100000", f"trainer.max_steps={last + 1}")
     text = end(wandb("wandb", "agent", path))
-    assert "resuming from step" in text
+    assert f"resuming from step {last - 1}" in text
     assert [one.name for one in server.runs.values()] == [run.name]
     assert run.state == "finished"
     results = json.loads(run.summary["dcnlab_results"])
     assert (results["parameters"], results["environment"]["world_size"]) == ({"seed": 5}, 2)
     steps = [row["_step"] for row in run.history]
     assert steps == sorted(set(steps))
-    assert [row for row in run.history if row.get("trainer/global_step") == 29]
+    assert [row for row in run.history if row.get("trainer/global_step") == last]

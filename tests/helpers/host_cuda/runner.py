@@ -52,7 +52,7 @@ _COUNTED = (
 )
 _FLAGS_OF = {"plain": _PLAIN, "sanitized": _SANITIZED, "counted": _COUNTED}
 _SANITIZER_SETTINGS = {"ASAN_OPTIONS": "detect_leaks=0", "UBSAN_OPTIONS": "print_stacktrace=1"}
-_TIMEOUT_SECONDS = 300
+_TIMEOUT_SECONDS = 600
 
 _KERNEL = re.compile(
     r'extern\s+"C"\s+__global__\s+void\s+(?:__launch_bounds__\s*\((?:[^()]|\([^()]*\))*\)\s*)?(\w+)\s*\(',

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import yaml
+from processes import GUARD
 
 from dcnlab.ablations.tables import table as tables
 from dcnlab.io.errors import ConfigError
@@ -305,7 +306,7 @@ def test_latex_compiles(rfcn, tmp_path, name):
     document = "\\documentclass{article}\\usepackage{booktabs}\\begin{document}\\tiny\n" + body + "\n\\end{document}\n"
     (tmp_path / "table.tex").write_text(document)
     command = ["pdflatex", "-interaction=nonstopmode", "-halt-on-error", "table.tex"]
-    subprocess.run(command, cwd=tmp_path, check=True, capture_output=True, timeout=60)
+    subprocess.run(command, cwd=tmp_path, check=True, capture_output=True, timeout=GUARD)
 
 
 def measured(folder, *rows):

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import yaml
 from locations import SHARED
+from processes import GUARD
 
 from dcnlab.ablations.sweeps.sweep_file import read
 from dcnlab.ablations.sweeps.trial import trials_of
@@ -179,7 +180,7 @@ def test_latex_compiles(finished, tmp_path):
     document = "\\documentclass{article}\\usepackage{booktabs}\\begin{document}\\tiny\n" + body + "\n\\end{document}\n"
     (tmp_path / "table.tex").write_text(document)
     command = ["pdflatex", "-interaction=nonstopmode", "-halt-on-error", "table.tex"]
-    subprocess.run(command, cwd=tmp_path, check=True, capture_output=True, timeout=60)
+    subprocess.run(command, cwd=tmp_path, check=True, capture_output=True, timeout=GUARD)
 
 
 def test_latex_escapes_what_latex_reads_otherwise(finished):

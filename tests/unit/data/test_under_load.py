@@ -1,27 +1,20 @@
 """Data sets of COCO's size: memory that opening takes, and that loader processes do not take again."""
 
 import json
-import re
 import subprocess
 import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 from command_line import environment
-from PIL import Image
-from torch.utils.data import DataLoader, Dataset
+from loader_growth import BOXES, IMAGES, annotations
+from locations import ROOT
+from processes import GUARD
 
 from dcnlab.data.classification.image_folder import ImageFolderSplit
-from dcnlab.data.detection import split as detection_split
-from dcnlab.data.detection.annotations import Annotations, starts
 from dcnlab.data.detection.split import DetectionSplit
-from dcnlab.data.photographs import strings
 from dcnlab.data.segmentation.split import SegmentationSplit
-
-IMAGES, BOXES = 118_287, 860_001
-"""Of COCO's train2017."""
 
 MEASURED = Path("/proc/self/smaps_rollup").exists()
 
@@ -66,105 +59,28 @@ def test_a_coco_sized_file_loads_within_2_gib(tmp_path):
             )
         file.write("]}")
     done = subprocess.run(
-        [sys.executable, "-c", OPEN], cwd=tmp_path, env=environment(), capture_output=True, text=True, timeout=600
+        [sys.executable, "-c", OPEN], cwd=tmp_path, env=environment(), capture_output=True, text=True, timeout=GUARD
     )
     assert done.returncode == 0, done.stderr
     images, boxes, seconds, peak = json.loads(done.stdout)
     assert (images, boxes) == (IMAGES, BOXES)
     assert peak < 2 * 2**30
-    assert seconds < 60  # a guard; it takes about 8, which benchmarks/under_load.py measures
+    assert seconds < 240  # a guard; it takes about 8, which benchmarks/under_load.py measures
 
 
-def annotations():
-    """Boxes of as many images as COCO has."""
-    random = np.random.default_rng(0)
-    boxes = random.uniform(0, 8, (BOXES, 4))
-    boxes[:, 2:] += boxes[:, :2] + 1
-    counts = np.bincount(random.integers(0, IMAGES, BOXES), minlength=IMAGES)
-    return Annotations(
-        root=Path("nowhere"),
-        classes=tuple(f"class {number}" for number in range(80)),
-        files=strings([f"train2017/{number:012}.jpg" for number in range(IMAGES)]),
-        image_ids=np.arange(IMAGES),
-        sizes=np.full((IMAGES, 2), 24),
-        offsets=starts(counts),
-        boxes=boxes,
-        labels=random.integers(1, 81, BOXES),
-        areas=np.ones(BOXES),
-        difficult=np.zeros(BOXES, np.bool_),
-        crowd=np.zeros(BOXES, np.bool_),
-        category_ids=np.arange(1, 81),
-    )
-
-
-class Some(Dataset):
-    """Every n-th image of a data set: often enough to come by each page of its memory."""
-
-    def __init__(self, whole, step):
-        self.whole, self.step = whole, step
-
-    def __len__(self):
-        return len(self.whole) // self.step
-
-    def __getitem__(self, index):
-        return self.whole[self.step * index]
-
-
-class Objects(Dataset):
-    """What many data sets are: a list with a dictionary of lists for each image."""
-
-    def __init__(self, count):
-        self.entries = [
-            {"name": f"{number:012}.jpg", "box": [number + at / 8 for at in range(4)]} for number in range(count)
-        ]
-
-    def __len__(self):
-        return len(self.entries)
-
-    def __getitem__(self, index):
-        return [self.entries[index]["name"], *self.entries[index]["box"]]
-
-
-def private_memory(items):
-    """The process that loaded a batch, and the bytes that are its own, for a collate function."""
-    text = Path("/proc/self/smaps_rollup").read_text()
-    kilobytes = sum(map(int, re.findall(r"^Private_\w+: +(\d+) kB$", text, re.M)))
-    worker = torch.utils.data.get_worker_info()
-    return (-1 if worker is None else worker.id), 1024 * kilobytes
-
-
-def growth(dataset):
-    """By how much each of four loader processes grows from its second batch to its last."""
-    seen = {}
-    loader = DataLoader(
-        dataset,
-        len(dataset) // 32,
-        num_workers=4,
-        collate_fn=private_memory,
-        multiprocessing_context="fork",
-        shuffle=False,
-    )
-    for worker, own in loader:
-        seen.setdefault(worker, []).append(own)
-    assert sorted(seen) == [0, 1, 2, 3]
-    return [sizes[-1] - sizes[1] for sizes in seen.values()]
-
-
-@pytest.mark.filterwarnings("ignore:This DataLoader will create")
 @pytest.mark.skipif(not MEASURED, reason="needs Linux's /proc/self/smaps_rollup")
-def test_loader_workers_do_not_copy_the_annotations(monkeypatch):
+def test_loader_workers_do_not_copy_the_annotations():
     """Python objects are copied when counted; arrays stay shared with the parent."""
-    monkeypatch.setattr(
-        detection_split, "read_photograph", lambda path, height, width, *_: Image.new("RGB", (width, height))
-    )
-    split = DetectionSplit(annotations(), shorter_side=16)
-    held = sum(
-        value.nbytes for value in (*vars(split).values(), *vars(split.annotations).values()) if hasattr(value, "nbytes")
-    )
+    # A new Python: what that of the tests holds would be copied as well, by each collection of garbage.
+    command = [sys.executable, ROOT / "tests/helpers/loader_growth.py"]
+    done = subprocess.run(command, env=environment(), capture_output=True, text=True, timeout=GUARD)
+    assert done.returncode == 0, done.stderr
+    held, of_arrays, of_objects = json.loads(done.stdout)
     assert held > 70e6
-    assert max(growth(Some(split, 32))) < 4e6
-    # What the measurement would show of Python's own objects, whose counts of references are written to.
-    assert min(growth(Objects(IMAGES))) > 5e6
+    # It takes 1 MB, and at times 6 MB once, where Python's table of interned strings grows.
+    assert of_arrays < held / 5
+    # What the measurement would show of Python's own objects, whose counts of references are written to: 40 MB.
+    assert of_objects > 2 * held / 5
 
 
 def test_data_sets_hold_arrays_not_one_object_per_image(tmp_path):

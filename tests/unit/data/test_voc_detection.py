@@ -2,7 +2,6 @@
 
 import random
 import re
-import time
 import xml.etree.ElementTree as ElementTree
 from pathlib import Path
 
@@ -259,13 +258,11 @@ BOMB = "".join(f'<!ENTITY l{n + 1} "{f"&l{n};" * 10}">' for n in range(9))
     [f'[<!ENTITY l0 "lol">{BOMB}]', '[<!ENTITY l9 SYSTEM "file:///etc/passwd">]', 'SYSTEM "file:///etc/passwd"'],
 )
 def test_entities_are_refused_before_they_expand(root, inside, encoding):
-    """The billion-laughs attack, in several encodings, in less than a second."""
+    """The billion-laughs attack, in several encodings."""
     text = f"<!DOCTYPE annotation {inside}><annotation><folder>&l9;</folder></annotation>"
     add(root, "two", "")
     (root / "Annotations/two.xml").write_bytes(text.encode(encoding))
-    start = time.monotonic()
     message = error_of(lambda: read_voc(root, "train"))
-    assert time.monotonic() - start < 1
     assert "two.xml" in message
     assert "DOCTYPE" in message
 

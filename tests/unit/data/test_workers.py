@@ -8,6 +8,7 @@ import types
 import pytest
 import torch
 from command_line import dcnlab, environment
+from processes import GUARD
 from torch.utils.data import Dataset
 
 from dcnlab.data import workers
@@ -89,7 +90,7 @@ def test_a_small_shared_memory_loads_in_the_main_process(tiny):
         ["unshare", "-m", "sh", "-c", f"{command} data.workers=2 logger.wandb=false"],
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=GUARD,
         env=environment(),
     )
     assert (done.returncode, done.stdout) == (0, "runs/tiny/one\n"), done.stderr

@@ -13,6 +13,7 @@ import pytest
 import torch
 from command_line import environment
 from numba import carray
+from processes import GUARD
 
 from dcnlab.ops.cpu import openmp
 from dcnlab.ops.cpu.loop_table import NUMBER, Table
@@ -107,7 +108,6 @@ def test_a_loop_has_one_part_per_thread_of_a_minimum_size(monkeypatch, number, w
 
 
 @pytest.mark.usefixtures("_either_way")
-@pytest.mark.timeout(60)
 def test_parts_run_at_the_same_time(monkeypatch):
     """Two parts that wait for each other would hang if they ran in turn."""
     monkeypatch.setattr(torch, "get_num_threads", lambda: 2)
@@ -197,7 +197,7 @@ def test_operators_do_not_hang_in_a_forked_process(before):
         start_new_session=True,
     )
     try:
-        out, err = process.communicate(timeout=90)
+        out, err = process.communicate(timeout=GUARD)
     finally:
         with contextlib.suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGKILL)

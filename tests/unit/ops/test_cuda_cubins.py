@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from processes import GUARD
 
 from dcnlab.ops.cuda import cache, cubins
 from dcnlab.ops.cuda.compile import nvrtc_problem
@@ -129,7 +130,7 @@ def test_processes_that_compile_at_once_write_whole_files(tmp_path):
         subprocess.Popen([sys.executable, "-W", "error", "-c", TWO_KERNELS], env=environment, stdout=subprocess.DEVNULL)
         for _ in range(3)
     ]
-    assert [process.wait(120) for process in running] == [0, 0, 0]
+    assert [process.wait(GUARD) for process in running] == [0, 0, 0]
     assert len(files(tmp_path)) == 2
     for file in files(tmp_path):
         assert cubins._checked(file.read_bytes()) is not None

@@ -19,6 +19,7 @@ from driver_cases import (
     poolings,
 )
 from operators import SHAPES
+from processes import GUARD
 
 DTYPES = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
 
@@ -30,7 +31,7 @@ def on_driver():
     if problem:
         pytest.skip(problem)
     with driver.stand_in() as pool:
-        yield lambda function, *args: pool.submit(function, *args).result(timeout=300)
+        yield lambda function, *args: pool.submit(function, *args).result(timeout=GUARD)
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)

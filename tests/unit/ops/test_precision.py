@@ -5,6 +5,7 @@ import threading
 
 import pytest
 import torch
+from processes import GUARD
 from torch.nn import functional
 
 from dcnlab.ops import chunk_sizes, deform_conv2d
@@ -65,13 +66,13 @@ def test_an_inherited_switch_inherits_again_afterwards(device):
 def test_threads_share_and_restore_one_setting():
     """The first call to leave must not restore the switch under the second."""
     CONV["cpu"].fp32_precision, MATMUL["cpu"].fp32_precision = "ieee", "bf16"
-    both_inside, first_is_out, seen = threading.Barrier(2, timeout=20), threading.Event(), []
+    both_inside, first_is_out, seen = threading.Barrier(2, timeout=GUARD), threading.Event(), []
 
     def call(first: bool) -> None:
         with convolution_precision("cpu", torch.float32):
             both_inside.wait()
             if not first:
-                first_is_out.wait(20)
+                first_is_out.wait(GUARD)
             seen.append(MATMUL["cpu"].fp32_precision)
         if first:
             first_is_out.set()

@@ -1,12 +1,11 @@
 """A classifier learns, and its scores count every image once, in one process or two."""
 
-import socket
-
 import pytest
 import pytorch_lightning as pl
 import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
+from ports import free_port
 from ranks import run_ranks
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
@@ -81,12 +80,9 @@ def score_share(rank, port, answers):
 
 def test_two_ranks_with_unequal_shares_score_as_one():
     """2 of 4 images is 50%; the mean of the two ranks' own scores would be 66.7."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
     with mp.Manager() as manager:
         answers = manager.dict()
-        run_ranks(score_share, (port, answers), 2)
+        run_ranks(score_share, (free_port(), answers), 2)
         assert dict(answers) == {0: 50.0, 1: 50.0}
 
 

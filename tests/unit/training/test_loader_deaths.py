@@ -7,11 +7,13 @@ import time
 from pathlib import Path
 
 import pytest
+from processes import GUARD
 from torch.utils.data import DataLoader
 from torch.utils.data.dataloader import _MultiProcessingDataLoaderIter
 
 from dcnlab.config.load import load_experiment
 from dcnlab.io.errors import ConfigError
+from dcnlab.training import environment
 from dcnlab.training.distributed.failures import FailurePropagation
 from dcnlab.training.environment import dead_loader
 from dcnlab.training.run import fit
@@ -19,7 +21,19 @@ from dcnlab.training.run_folder import RunFolder
 
 
 def nothing_for_long(items):
-    time.sleep(60)
+    time.sleep(3600)
+
+
+@pytest.fixture
+def patient(monkeypatch):
+    """A death that is late, on a busy machine, is waited for; by default three seconds."""
+    monkeypatch.setattr(environment, "_DEATH_SECONDS", GUARD)
+
+
+@pytest.fixture
+def hasty(monkeypatch):
+    """Waiting fails the test."""
+    monkeypatch.setattr(environment.time, "sleep", lambda seconds: pytest.fail("it waits"))
 
 
 @pytest.fixture
@@ -33,8 +47,8 @@ def loader():
 
 
 @pytest.mark.parametrize("error", [ConnectionResetError(104, "Connection reset by peer"), EOFError()])
-def test_a_loader_that_dies_after_its_pipe_is_named(loader, error):
-    """The connection breaks first; the death is found within half a second."""
+def test_a_loader_that_dies_after_its_pipe_is_named(loader, error, patient):
+    """The connection breaks half a second before the process is dead."""
     timer = threading.Timer(0.5, os.kill, (loader, signal.SIGKILL))
     timer.start()
     try:
@@ -47,21 +61,17 @@ def test_a_loader_that_dies_after_its_pipe_is_named(loader, error):
     )
 
 
-def test_other_errors_do_not_wait_for_loaders(loader):
+def test_other_errors_do_not_wait_for_loaders(loader, hasty):
     """A full disk is reported at once, though loaders are alive."""
-    began = time.monotonic()
     assert dead_loader(OSError(28, "No space left on device"), 0) is None
-    assert time.monotonic() - began < 1
 
 
-def test_a_broken_connection_without_loaders_returns_at_once():
+def test_a_broken_connection_without_loaders_returns_at_once(hasty):
     """There is no process whose death could be waited for."""
-    began = time.monotonic()
     assert dead_loader(ConnectionResetError(104, "Connection reset by peer"), 0) is None
-    assert time.monotonic() - began < 1
 
 
-def test_a_killed_loader_is_named_after_a_broken_connection(tiny, monkeypatch):
+def test_a_killed_loader_is_named_after_a_broken_connection(tiny, monkeypatch, patient):
     """Lightning takes the loaders down before the run's end is written, so that they are looked at before."""
     killed = []
 

@@ -17,7 +17,7 @@ from dcnlab.cli import ablate, analyse, completion, listing, predict, score, tra
 from dcnlab.io import memory
 from dcnlab.io.errors import ConfigError
 from dcnlab.io.text import nearest, one_line, say, show_warnings_visibly
-from dcnlab.training.distributed import parent_death
+from dcnlab.training.distributed import parent_death, slurm_variables
 from dcnlab.training.outcome import Interrupted, PeerFailed
 
 app = typer.Typer(
@@ -84,6 +84,7 @@ def main() -> None:
     # Set before torch is imported: the run reports a dead rank itself, so torch's store need not warn of it.
     os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
     parent_death.hold()
+    slurm_variables.forget_task()
     show_warnings_visibly()
     usage_error = typer.BadParameter.__mro__[1]  # typer brings its own click, or takes the installed one
     try:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytorch_lightning as pl
-from lightning_fabric.plugins.environments import LightningEnvironment, SLURMEnvironment
+from lightning_fabric.plugins.environments import LightningEnvironment
 from pytorch_lightning.callbacks import EMAWeightAveraging
 from pytorch_lightning.profilers import AdvancedProfiler, PyTorchProfiler, SimpleProfiler
 from pytorch_lightning.strategies import DDPStrategy
@@ -18,8 +18,9 @@ from dcnlab.config.schema import Config, TrainerConfig
 from dcnlab.io.errors import ConfigError
 from dcnlab.io.text import one_line
 from dcnlab.training.checkpoint_file import WholeFiles
-from dcnlab.training.distributed import slurm_requeue
+from dcnlab.training.distributed import rank_checks
 from dcnlab.training.distributed.rendezvous import watch_rendezvous
+from dcnlab.training.distributed.slurm_tasks import SlurmTasks
 from dcnlab.training.loggers import console
 
 _PROFILERS: dict[str, Any] = {"simple": SimpleProfiler, "advanced": AdvancedProfiler, "pytorch": PyTorchProfiler}
@@ -50,11 +51,10 @@ def trainer_of(
     run = config.trainer
     averaging = [] if config.optim.ema is None else [_Averaging(decay=config.optim.ema)]
     plugins: list[Any] = [WholeFiles()]
-    if alone:
+    if alone or rank_checks.starts_own_ranks_in_slurm():
         plugins.append(LightningEnvironment())
-    elif slurm_requeue.under_srun():
-        # Lightning would requeue the job with another checkpoint file, which `dcnlab resume` does not know.
-        plugins.append(SLURMEnvironment(auto_requeue=False))
+    elif rank_checks.under_srun():
+        plugins.append(SlurmTasks())
     bar = console.ProgressBar() if run.progress and sys.stdout.isatty() else None
     try:
         trainer = pl.Trainer(

@@ -13,7 +13,7 @@ from dcnlab.config.schema import Config, TrainerConfig
 from dcnlab.data import census
 from dcnlab.io.errors import ConfigError
 from dcnlab.io.text import one_line
-from dcnlab.training.distributed import slurm_requeue
+from dcnlab.training.distributed import rank_checks
 from dcnlab.training.distributed.rank import is_rank_0
 
 
@@ -42,10 +42,7 @@ def check_devices(run: TrainerConfig, alone: bool) -> int:
         raise ConfigError("trainer.precision is '16-mixed', which needs a GPU; on a CPU take bf16-mixed or 32-true")
     devices = run.devices if isinstance(run.devices, int) else 1 if on_cpu else max(gpus, other)
     if not alone:
-        if slurm_requeue.under_srun():
-            slurm_requeue.check_tasks(devices, run.num_nodes)
-        else:
-            slurm_requeue.check_world_size(devices, run.num_nodes)
+        rank_checks.check_ranks(devices, run.num_nodes)
     return devices * run.num_nodes
 
 

@@ -20,6 +20,7 @@ from dcnlab.io.errors import ConfigError
 from dcnlab.io.file_lock import lock
 from dcnlab.io.text import nearest
 from dcnlab.training import results_file
+from dcnlab.training.distributed import rank_checks
 from dcnlab.training.distributed.rank import is_rank_0
 
 LAST = "last.ckpt"
@@ -71,7 +72,7 @@ class RunFolder:
         """
         if config.id is None:
             # Lightning starts the other ranks of this machine with the same arguments and our environment.
-            several = int(os.environ.get("WORLD_SIZE", os.environ.get("SLURM_NTASKS", "1"))) > 1
+            several = rank_checks.several_processes()
             agents = os.environ.get("WANDB_RUN_ID") or None  # the same on all ranks that a launcher starts
             if several and agents is None and "DCNLAB_RUN_ID" not in os.environ:
                 raise ConfigError("id is null, and several processes share the run; state one for all of them: id=NAME")

@@ -183,9 +183,8 @@ SRUN = {"SLURM_JOB_ID": "7", "SLURM_JOB_NAME": "train", "SLURM_PROCID": "0", "SL
     [
         (["data.batch_size=1", "data.image_size=32", "model.backbone.name=resnet18"], {}),
         (["data.batch_size=8", "id=x"], SRUN | {"SLURM_NTASKS": "2"}),
-        (["trainer.devices=2", "id=x"], SRUN | {"SLURM_NTASKS": "1", "SLURM_NTASKS_PER_NODE": "1"}),
-    ],
-    ids=["batch norm on one value", "SLURM's tasks", "SLURM's tasks of a node"],
+    ],  # the third case of the README, one task for two devices, starts both ranks now: see test_slurm.py
+    ids=["batch norm on one value", "SLURM's tasks"],
 )
 def test_errors_of_libraries(case, words, environment):
     """Mistakes that Lightning or torch would report with a traceback are one line."""

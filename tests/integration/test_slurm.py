@@ -2,9 +2,11 @@
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
+import textwrap
 from pathlib import Path
 
 import pytest
@@ -12,6 +14,7 @@ import slurm_cluster
 import torch
 import yaml
 from command_line import dcnlab, environment
+from locations import ROOT
 from processes import GUARD, await_, processes_of
 from small_experiments import write_data
 
@@ -141,25 +144,62 @@ def rank_of(number):
 @needs_slurm
 def test_srun_settings_are_complained_about_by_one_task(cluster, tiny):
     """Two tasks with a wrong setting print one line, not one each."""
-    command = [
-        "srun",
-        "--nodes=1",
-        "--ntasks=2",
-        sys.executable,
-        "-P",
-        "-m",
-        "dcnlab",
-        "fit",
-        tiny,
-        "id=one",
-        "trainer.devices=2",
-    ]
+    process = srun("fit", tiny, "id=one", "trainer.devices=3")
+    _, err = process.communicate(timeout=GUARD)
+    assert process.returncode == 2
+    [line] = [line for line in err.splitlines() if not line.startswith("srun: ")]
+    assert line.startswith("dcnlab: srun started 2 tasks (SLURM_NTASKS) on 1 machine (SLURM_NNODES), and trainer.devi")
+    assert not Path("runs").exists()
+
+
+def test_one_process_of_a_batch_script_starts_its_ranks(tiny):
+    """In a script with one task a run on two devices has two ranks; its variables are those that sbatch sets."""
+    names = {"JOB_ID": "7", "JOB_NAME": "job.sh", "NNODES": "1", "NTASKS": "1", "NTASKS_PER_NODE": "1"}
+    names |= {"PROCID": "0", "LOCALID": "0", "NODEID": "0", "TASKS_PER_NODE": "1"}
+    batch = {f"SLURM_{name}": value for name, value in names.items()}
+    done = dcnlab("fit", tiny, *ON_TWO, "trainer.max_steps=1", **batch)
+    assert (done.returncode, done.stderr) == (0, "")
+    [result] = results_of_all()
+    assert (result["status"], result["environment"]["world_size"]) == ("finished", 2)
+
+
+SCRIPTS = [
+    textwrap.dedent(block)
+    for block in re.findall(r"^    #!.*\n(?:    .*\n)+", (ROOT / "docs/clusters.md").read_text(), re.MULTILINE)
+]
+"""Batch scripts that docs/clusters.md prints: without srun, and with it on two machines."""
+
+
+@needs_slurm
+@pytest.mark.parametrize(("script", "devices"), list(zip(SCRIPTS, (2, 1), strict=True)), ids=["alone", "srun"])
+def test_the_documented_batch_scripts_start_all_ranks(cluster, tiny, script, devices):
+    """Each makes one run with a rank for each device, here of a smaller experiment and fewer devices."""
+    python = f"{sys.executable} -P -m dcnlab"
+    words = {"=8": f"={devices}", "dcnlab": python, "detection/rfcn_coco data.root=COCO": f"{tiny} {' '.join(QUICK)}"}
+    for documented, here in {f" --gpus-per-node={devices}": "", **words}.items():
+        assert documented in script or documented.startswith(" --gpus")
+        script = script.replace(documented, here)
+    Path("job.sh").write_text(script.replace(f" --gpus-per-node={devices}", ""))
+    command = ["sbatch", "--wait", "--output=out.txt", "job.sh"]
     done = subprocess.run(command, env=environment(), capture_output=True, text=True, timeout=GUARD)
-    assert done.returncode == 2
-    [line] = [line for line in done.stderr.splitlines() if not line.startswith("srun: ")]
-    assert line.startswith("dcnlab: SLURM_NTASKS is 2 and SLURM_NTASKS_PER_NODE is not set; ")
+    lines = Path("out.txt").read_text().splitlines()
+    assert (done.returncode, lines[-1]) == (0, "runs/tiny/NAME"), lines
+    [result] = results_of_all()
+    assert (result["status"], result["environment"]["world_size"]) == ("finished", 2)
 
 
+@needs_slurm
+def test_tasks_of_a_users_shell_share_one_run(cluster, tiny):
+    """srun within salloc has the job name `interactive`, by which Lightning takes each task for a run."""
+    command = ["salloc", "--nodes=1", "--ntasks=2", "srun", sys.executable, "-P", "-m", "dcnlab", "fit", tiny]
+    words = [*command, *QUICK, "trainer.devices=2", "id=one"]
+    done = subprocess.run(words, env=environment(), capture_output=True, text=True, timeout=GUARD)
+    assert (done.returncode, done.stdout) == (0, "runs/tiny/one\n"), done.stderr
+    [result] = results_of_all()
+    assert result["environment"]["world_size"] == 2
+
+
+QUICK = ["data.batch_size=8", "logger.wandb=false", "data.val=null", "trainer.max_steps=1"]
 ON_TWO = ["id=one", "trainer.devices=2", "data.batch_size=8", "logger.wandb=false", "data.val=null"]
 
 

@@ -1,11 +1,14 @@
 """What torch, Lightning and SLURM would refuse with a traceback is one line, before the run has a folder."""
 
 import re
+import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 import torch
+from lightning_fabric.plugins.environments import LightningEnvironment
+from lightning_fabric.utilities import rank_zero
 from small_experiments import write_data
 
 from dcnlab.config.load import load_experiment
@@ -13,12 +16,15 @@ from dcnlab.io.errors import ConfigError
 from dcnlab.training import environment
 from dcnlab.training import run as runs
 from dcnlab.training.build_network import task_module
+from dcnlab.training.distributed import slurm_variables
 from dcnlab.training.parts import build
 from dcnlab.training.preflight import check_kernels
 from dcnlab.training.run import restore
 from dcnlab.training.run_folder import RunFolder
 
-SRUN = {"SLURM_JOB_ID": "7", "SLURM_JOB_NAME": "train", "SLURM_PROCID": "0", "SLURM_LOCALID": "0", "SLURM_NODEID": "0"}
+BATCH = {"SLURM_JOB_ID": "7", "SLURM_JOB_NAME": "train", "SLURM_PROCID": "0", "SLURM_LOCALID": "0", "SLURM_NODEID": "0"}
+"""Variables of a batch script, to which its #SBATCH options add."""
+SRUN = {**BATCH, "SLURM_STEP_ID": "0"}
 TORCHRUN = {"LOCAL_RANK": "0", "RANK": "0"}
 
 
@@ -67,37 +73,88 @@ def test_two_values_are_enough_for_batch_norm(tiny, overrides):
     )
 
 
+def srun(count, layout, **more):
+    """Variables of the first of `count` tasks of an srun."""
+    nodes = str(layout.count(",") + 1 if "x" not in layout else 2)
+    step = {"NTASKS": count, "STEP_NUM_TASKS": count, "STEP_NUM_NODES": nodes, "STEP_TASKS_PER_NODE": layout}
+    return {**SRUN, **{f"SLURM_{name}": value for name, value in {**step, **more}.items()}}
+
+
+ONE_PROCESS = "and trainer.devices 1 x trainer.num_nodes 1 are 1 process; state "
+
+
 @pytest.mark.parametrize(
     ("variables", "overrides", "says"),
     [
-        ({"NTASKS": "2"}, [], "SLURM_NTASKS is 2 and SLURM_NTASKS_PER_NODE is not set; state --ntasks-per-node=2"),
-        ({"NTASKS": "2", "NTASKS_PER_NODE": "2"}, [], "SLURM_NTASKS_PER_NODE is 2 and trainer.devices is 1; state"),
-        ({"NTASKS": "1", "NTASKS_PER_NODE": "1"}, ["trainer.devices=2"], "SLURM_NTASKS_PER_NODE is 1 and trainer.dev"),
-        ({"NTASKS": "2", "NTASKS_PER_NODE": "1", "NNODES": "2"}, [], "SLURM_NNODES is 2 and trainer.num_nodes is 1"),
-        ({"NTASKS": "2", "NTASKS_PER_NODE": "1"}, [], "SLURM_NTASKS is 2, and trainer.devices 1 x trainer.num_nodes 1"),
-        ({"NTASKS": "1"}, ["trainer.devices=2"], "SLURM_NTASKS is 1, and trainer.devices 2 x trainer.num_nodes 1 are"),
-        ({"NTASKS": "two"}, [], "SLURM_NTASKS is 'two'; SLURM sets it to a whole number"),
-        ({"NTASKS": "1", "PROCID": None}, [], "SLURM_NTASKS is 1 and SLURM_PROCID is not set; start the command by s"),
+        (srun("2", "2"), [], f"srun started 2 tasks (SLURM_NTASKS) on 1 machine (SLURM_NNODES), {ONE_PROCESS}"),
+        (srun("2", "1(x2)"), [], "state trainer.devices=1 trainer.num_nodes=2, or srun --nodes=1 --ntasks-per-node=1"),
+        (srun("2", "1(x2)"), ["trainer.devices=2"], "are 2 processes; state trainer.devices=1 trainer.num_nodes=2"),
+        (srun("3", "2,1"), ["trainer.devices=3"], "SLURM_STEP_TASKS_PER_NODE is 2,1; each machine needs the same"),
+        (srun("two", "1", STEP_NUM_TASKS="two"), [], "SLURM_STEP_NUM_TASKS is 'two'; SLURM sets it to a whole number"),
+        (srun("2", "2", LOCALID="x"), ["trainer.devices=2"], "SLURM_LOCALID is 'x'; SLURM sets it to a whole number"),
+        ({**BATCH, "SLURM_NTASKS": "2"}, [], f"SLURM_NTASKS is 2, {ONE_PROCESS}trainer.devices=2, or ask sbatch"),
+        ({**BATCH, "SLURM_NTASKS": "x"}, [], "SLURM_NTASKS is 'x'; SLURM sets it to a whole number"),
+        (BATCH, ["trainer.num_nodes=2"], "one process of SLURM job 7 started, and trainer.devices 1 x trainer.num_nod"),
+        (
+            {**BATCH, "SLURM_NTASKS": "4", "SLURM_NNODES": "2"},
+            ["trainer.devices=2"],
+            "state trainer.devices=2 trainer.num_nodes=2 and start it by srun, or ask sbatch for --ntasks=1",
+        ),
     ],
 )
-def test_srun_tasks_must_match_devices_and_nodes(tiny, monkeypatch, variables, overrides, says):
-    """One line names the SLURM variable, its value and the trainer key that differs."""
-    for name, value in {**SRUN, **{f"SLURM_{name}": value for name, value in variables.items()}}.items():
-        monkeypatch.delenv(name, raising=False) if value is None else monkeypatch.setenv(name, value)
+def test_slurm_tasks_must_match_devices_and_nodes(tiny, monkeypatch, variables, overrides, says):
+    """One line names what SLURM started and what the config asks for."""
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
     assert_refused(tiny, overrides, says)
 
 
-def test_an_interactive_job_of_slurm_is_not_checked(tiny, monkeypatch):
-    """In a shell of salloc, SLURM_NTASKS says nothing about this command."""
-    monkeypatch.setenv("SLURM_NTASKS", "8")
-    monkeypatch.setenv("SLURM_JOB_NAME", "interactive")
-    assert RunFolder(fit(tiny)).read_results()["status"] == "finished"
+BY_HAND = {"SLURM_JOB_ID": "7", "SLURM_NTASKS": "8"}
+
+
+@pytest.mark.parametrize(
+    "variables",
+    [
+        {**BY_HAND, "SLURM_JOB_NAME": "train"},
+        {**SRUN, **BY_HAND, "SLURM_JOB_NAME": "bash"},
+        {**SRUN, **BY_HAND, "SLURM_STEP_NUM_TASKS": "1"},
+        {**SRUN, **BY_HAND, "SLURM_STEP_NUM_TASKS": "8", "SLURM_PROCID": "3", "WANDB_SWEEP_ID": "abc"},
+    ],
+    ids=["salloc", "srun --pty bash", "salloc's shell on a machine", "an agent as task 3"],
+)
+def test_a_jobs_tasks_are_not_those_of_every_command(tiny, monkeypatch, variables):
+    """In a user's shell, and under an agent that is a task itself, one process starts its ranks, as rank 0."""
+    with subprocess.Popen(["sleep", "60"]) as task:  # the task that srun started, not at a terminal
+        for name, value in {**variables, "SLURM_TASK_PID": str(task.pid)}.items():
+            monkeypatch.setenv(name, value)
+        slurm_variables.forget_task()
+        config = load_experiment(tiny, ["trainer.devices=2", "data.batch_size=8", "logger.wandb=false"])
+        trainer = build(config, RunFolder.of(config)).trainer
+        assert (trainer.world_size, trainer.global_rank) == (2, 0)
+        assert isinstance(trainer.strategy.cluster_environment, LightningEnvironment)
+        assert rank_zero._get_rank() in (None, 0)
+        task.kill()
+
+
+def test_srun_tasks_of_an_agents_trial_are_ranks(tiny, monkeypatch):
+    """An agent's command may begin with srun, whose tasks then share the trial."""
+    with subprocess.Popen(["sleep", "60"], env={"WANDB_SWEEP_ID": "abc"}) as task:
+        monkeypatch.setattr(rank_zero.rank_zero_only, "rank", 0)  # restored after the test
+        for name, value in srun("2", "2", PROCID="1", LOCALID="1", TASK_PID=str(task.pid)).items():
+            monkeypatch.setenv(name, value)
+        monkeypatch.setenv("WANDB_SWEEP_ID", "abc")
+        monkeypatch.setenv("WANDB_RUN_ID", "trial")
+        slurm_variables.forget_task()
+        config = load_experiment(tiny, ["trainer.devices=2", "data.batch_size=8", "logger.wandb=false"])
+        trainer = build(config, RunFolder.of(config)).trainer
+        assert (trainer.world_size, trainer.global_rank, config.id) == (2, 1, "trial")
+        task.kill()
 
 
 def test_restoring_ignores_the_jobs_task_count(tiny, monkeypatch):
     """Inside a job of eight tasks a run can still be loaded in one process."""
     folder = fit(tiny)
-    for name, value in {**SRUN, "SLURM_NTASKS": "8"}.items():
+    for name, value in srun("8", "8").items():
         monkeypatch.setenv(name, value)
     restore(folder, [])
 
@@ -118,6 +175,7 @@ def test_a_rank_left_over_from_another_launcher_is_refused(tiny, monkeypatch, na
     ("variables", "says"),
     [
         ({**TORCHRUN, "WORLD_SIZE": "2"}, "WORLD_SIZE is 2, and trainer.devices 1 x trainer.num_nodes 1 are 1 process"),
+        ({**TORCHRUN, "WORLD_SIZE": "1", "LOCAL_WORLD_SIZE": "2"}, "LOCAL_WORLD_SIZE is 2, and trainer.devices 1 x"),
         ({**TORCHRUN, "WORLD_SIZE": "x"}, "WORLD_SIZE is 'x'; a launcher sets it to a whole number"),
         ({"MASTER_PORT": "70000"}, "MASTER_PORT is 70000; it must be between 1 and 65535"),
     ],

@@ -14,13 +14,13 @@ from pathlib import Path
 
 from dcnlab.config import packaged
 from dcnlab.io.files import open_regular
-from dcnlab.training.distributed import parent_death
+from dcnlab.training.distributed import parent_death, slurm_variables
 
 _THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMBA_NUM_THREADS")
 _OF_ONE_RUN = (
     *("WANDB_RUN_ID", "DCNLAB_RUN_ID", "WANDB_SWEEP_ID", "WANDB_SWEEP_PARAM_PATH"),
     # The trial itself starts its ranks, not srun.
-    *(f"SLURM_{name}" for name in ("NTASKS", "NPROCS", "NTASKS_PER_NODE", "PROCID", "LOCALID", "NODEID")),
+    *("SLURM_NTASKS", "SLURM_NPROCS", "SLURM_NTASKS_PER_NODE", *slurm_variables.OF_TASK),
 )
 
 

@@ -10,6 +10,7 @@ import os
 import time
 from collections.abc import Callable
 
+from dcnlab.training.distributed import slurm_variables
 from dcnlab.training.distributed.rendezvous_store import (
     FAILED,
     LISTEN_SECONDS,
@@ -34,7 +35,7 @@ def report(text: str, status: int, say: Callable[[], None]) -> None:
     where = None if Rendezvous.met else _meeting_point()
     if where is None:
         # A mistake in SLURM's variables is the same for all of its tasks, so one of them prints it.
-        one_task = os.environ.get("SLURM_NTASKS", "1") == "1" or os.environ.get("SLURM_PROCID", "0") == "0"
+        one_task = "SLURM_STEP_ID" not in os.environ or os.environ.get("SLURM_PROCID", "0") == "0"
         if one_task or Rendezvous.met:
             say()
         return
@@ -75,10 +76,10 @@ def _meeting_point() -> tuple[int, int | None, str, int] | None:
     if "TORCHELASTIC_RUN_ID" in os.environ:  # its agents end the other ranks
         return None
     try:
-        if "SLURM_STEP_ID" in os.environ and int(os.environ.get("SLURM_NTASKS", "1")) > 1:
-            from lightning_fabric.plugins.environments import SLURMEnvironment
+        if slurm_variables.srun_tasks() > 1:
+            from dcnlab.training.distributed.slurm_tasks import SlurmTasks
 
-            slurm = SLURMEnvironment(auto_requeue=False)
+            slurm = SlurmTasks()
             return slurm.global_rank(), slurm.world_size(), slurm.main_address, slurm.main_port
         address, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
         world_size = int(os.environ["WORLD_SIZE"]) if "WORLD_SIZE" in os.environ else None

@@ -29,6 +29,8 @@ from dcnlab.training.outcome import End, RankDied
 
 _SAY_SECONDS = {"machines": 5.0, "processes": 60.0}
 """After which a rank says that it waits; processes of the same machine may just be slow to start."""
+_REPEAT_SECONDS = 60.0
+"""Between two such lines."""
 
 
 def watch_rendezvous(strategy: DDPStrategy, minutes: float) -> None:
@@ -102,7 +104,7 @@ def _all_ranks_present(strategy: DDPStrategy, minutes: float) -> Iterator[None]:
 
 
 def _wait_for(meeting: _Meeting, strategy: DDPStrategy, minutes: float) -> None:
-    began, warned = time.monotonic(), strategy.local_rank != 0
+    began, say_after = time.monotonic(), _SAY_SECONDS[meeting.what]
     death_seen: float | None = None
     while meeting.is_alive():
         meeting.join(POLL_SECONDS)  # unlike torch's own wait, this lets Python's signal handlers run
@@ -118,8 +120,8 @@ def _wait_for(meeting: _Meeting, strategy: DDPStrategy, minutes: float) -> None:
                 f"{meeting.missing()} did not come within {minutes:g} minutes "
                 f"(trainer.rendezvous_minutes){meeting.hint()}"
             )
-        if waited > _SAY_SECONDS[meeting.what] and not warned and meeting.is_alive():
-            warned = True
+        if waited > say_after and strategy.local_rank == 0 and meeting.is_alive():
+            say_after = waited + _REPEAT_SECONDS
             say(f"waiting for {meeting.missing()}{meeting.hint()}", file=sys.stderr, flush=True)
     if meeting.error is not None:
         raise meeting.error

@@ -72,6 +72,12 @@ DATA_SETS = {
         protocol="coco",
         usual_size=(480, 640),
     ),
+    "yolo": DataSet(
+        ("detection",),
+        "detection, images/ and labels/ with .txt and a data.yaml, as Roboflow and Ultralytics write them",
+        protocol="coco",
+        usual_size=(640, 640),
+    ),
     "cityscapes": DataSet(("segmentation",), "segmentation, leftImg8bit/ and gtFine/", usual_size=(1024, 2048)),
     "camvid": DataSet(("segmentation",), "segmentation, SegNet's lists, images and labels", usual_size=(360, 480)),
     "imagelist": DataSet(("segmentation",), 'segmentation of any folder with SPLIT.txt of lines "image label"'),

@@ -9,13 +9,13 @@ from typing import Any
 
 OWN = "package.module:Class"
 """Stands for every class of the user's own in the place of a name."""
-FILES = ("own", "imagefolder", "voc", "coco", "cityscapes", "camvid", "imagelist")
+FILES = ("own", "imagefolder", "voc", "coco", "yolo", "cityscapes", "camvid", "imagelist")
 """Data sets that are read from a folder."""
 DENSE = ("segmentation", "detection")
 """Tasks whose networks keep a map of the image."""
 LABELLED = ("own", "voc", "cityscapes", "camvid", "imagelist")
 """Data sets of segmentation."""
-BOXED = ("own", "voc", "coco")
+BOXED = ("own", "voc", "coco", "yolo")
 """Data sets of detection."""
 POOLING = ("faster_rcnn", "faster_rcnn_fpn", "rfcn")
 """Networks that pool RoIs."""

@@ -18,7 +18,7 @@ class DataConfig:
     name: str = "digits"
     """digits | own, a folder of yours, whose layout is looked for | imagefolder (classification) | voc (segmentation,
     detection) | cityscapes | camvid | imagelist, any folder of images and label PNGs with a list (segmentation) | coco
-    (detection) | package.module:Class, your own."""
+    | yolo (detection) | package.module:Class, your own."""
     root: str | None = only(None, data=FILES)
     """Folder of the data set; none for the embedded digits."""
     layout: str | None = only(None, data=("own",))
@@ -70,7 +70,7 @@ class DataConfig:
     """All but digits: red, green and blue that images are divided by after that; ImageNet's."""
     protocol: str | None = only(None, tasks=("detection",))
     """detection: coco | voc07, 11 points as VOC's evaluator counts them | voc07_exact, 11 points as fractions | voc
-    (area); null is coco for coco, voc07 for voc, voc for digits."""
+    (area); null is coco for coco, yolo and own, voc07 for voc, voc for digits."""
     digits: int = only(4, tasks=DENSE, data=("digits",))
     """digits: maximum number of digits in a scene of segmentation or detection."""
     train_length: int | None = only(None, data=("digits",), training_only=True)

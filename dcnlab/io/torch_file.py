@@ -6,7 +6,7 @@ import os
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import torch
 from torch import Tensor
@@ -19,8 +19,23 @@ MOST_UNPACKED = 64
 """Times a file's own length that its parts may unpack to; torch's are stored as they are, weights hardly compress."""
 
 
-def load(path: Path) -> Any:
+class _StandIn:
+    """Takes the place of an object of another program's class, whose code does not run."""
+
+    def __init__(self, *_: Any) -> None:
+        pass
+
+    def __setstate__(self, _: Any) -> None:
+        pass
+
+
+def load(path: Path, foreign: bool = False) -> Any:
     """What `torch.save` wrote: tensors and plain containers, on the CPU.
+
+    Args:
+        path: of the file.
+        foreign: accept objects of other classes too, such as a training script's arguments or mmengine's logs; an
+            empty object stands for each.
 
     Raises:
         ValueError: it is not such a file, is damaged, holds other objects, or unpacks to far more than itself; the
@@ -29,9 +44,22 @@ def load(path: Path) -> Any:
     try:
         with open_regular(path) as file:
             check_archive(path)
-            return torch.load(file, map_location="cpu", weights_only=True)
+            names = _classes(file) if foreign else []
+            with torch.serialization.safe_globals([(_StandIn, name) for name in names]):
+                return torch.load(file, map_location="cpu", weights_only=True)
     except Exception as error:  # a damaged file, and every kind of file that is not torch's, raises something else
         raise ValueError(reason(error)) from error
+
+
+def _classes(file: BinaryIO) -> list[str]:
+    """Names of the classes and functions in an archive of torch's that `weights_only` refuses; none are imported."""
+    if file.read(len(_ARCHIVE)) != _ARCHIVE:  # older files: torch lists none of them
+        names = ["argparse.Namespace"]
+    else:
+        file.seek(0)
+        names = torch.serialization.get_unsafe_globals_in_checkpoint(file)
+    file.seek(0)
+    return names
 
 
 def check_archive(path: Path) -> None:

@@ -14,8 +14,10 @@ from dcnlab.io import torch_file
 from dcnlab.io.errors import ConfigError
 from dcnlab.io.text import one_line
 from dcnlab.models.library_network import whole_network
-from dcnlab.models.weights import downloaded, of_offsets, report, shape_text, some
-from dcnlab.models.weights_file import read
+from dcnlab.models.peer_names import without_wrappers
+from dcnlab.models.weights import downloaded
+from dcnlab.models.weights_file import read, with_our_offsets
+from dcnlab.models.weights_report import of_offsets, offset_hint, report, shape_text, some
 
 _log = logging.getLogger(__name__)
 
@@ -37,7 +39,7 @@ def load_library(model: nn.Module, name: str, library: tuple[str, str], weights:
     """
     if weights == "none":
         return
-    state = _imagenet(name, library, weights) if weights in IMAGENET else read(Path(weights))
+    state = _imagenet(name, library, weights) if weights in IMAGENET else _of_file(Path(weights))
     wanted = model.state_dict()
     head = _last_layer(model)
     loaded = _matched(list(wanted), state)
@@ -52,13 +54,18 @@ def load_library(model: nn.Module, name: str, library: tuple[str, str], weights:
     new = [key for key in absent if key in head or of_offsets(key)]
     for kind, keys in (("of another shape", wrong), ("missing", [key for key in absent if key not in new])):
         if keys:
-            raise ConfigError(f"model.backbone.weights {weights!r} does not fit {name}; {kind}: {some(keys)}")
+            hint = offset_hint(model, loaded) if keys is wrong else ""
+            raise ConfigError(f"model.backbone.weights {weights!r} does not fit {name}; {kind}: {some(keys)}{hint}")
     if spoilt := torch_file.not_finite(loaded):
         raise ConfigError(f"model.backbone.weights {weights!r} holds NaN or infinity in {some(spoilt)}")
     model.load_state_dict(loaded, strict=False)
     taken = {id(value) for value in loaded.values()}
     unused = [key for key, value in state.items() if id(value) not in taken and not key.endswith("tracked")]
-    _log.info("%s", report(weights, len(loaded), [some(unused)] if unused else [], new))
+    _log.info("%s", report(weights, list(loaded), [some(unused)] if unused else [], new))
+
+
+def _of_file(path: Path) -> dict[str, Tensor]:
+    return with_our_offsets(path, without_wrappers(read(path)))
 
 
 def _imagenet(name: str, library: tuple[str, str], weights: str) -> dict[str, Tensor]:

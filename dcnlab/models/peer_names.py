@@ -8,7 +8,9 @@ deformable layers' of mmcv (`conv2.conv_offset`) and detectron2 (`conv2_offset`)
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Iterator, Mapping
+from itertools import takewhile
 from typing import Any
 
 from torch import Tensor
@@ -41,15 +43,15 @@ def unwrap(contents: Any) -> tuple[Any, str]:
     Of several it is the first with a residual network, in the order of `WRAPPERS`.
 
     Returns:
-        The state dict, and the keys that lead to it, joined by dots. Where none has a network, what `state_dict` holds,
-        else all of the contents.
+        The state dict, and the keys that lead to it, joined by dots. Where none has a residual network, the first; all
+        of the contents where there is no state dict.
     """
+    first = None
     for state, path in _states(contents, [], set()):
         if network(state)[2] or caffe_resnet.recognises(state):
             return state, ".".join(path)
-    if isinstance(contents, dict) and isinstance(contents.get("state_dict"), dict):
-        return contents["state_dict"], "state_dict"
-    return contents, ""
+        first = first or (state, ".".join(path))
+    return first or (contents, "")
 
 
 def _states(contents: Any, path: list[str], seen: set[int]) -> Iterator[tuple[dict[str, Tensor], list[str]]]:
@@ -69,6 +71,11 @@ def _rank(key: str) -> int:
     return len(WRAPPERS) + (key in _COPIES)
 
 
+def without_wrappers(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The tensors by their names, without what torch.compile and FSDP insert into them."""
+    return {_INSERTED.sub(r"\1", key): value for key, value in state.items()}
+
+
 def network(state: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], list[str], list[str]]:
     """Take the residual network out of a state dict, without the prefix of its names.
 
@@ -77,10 +84,10 @@ def network(state: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], list[str], 
     then the first in the file.
 
     Returns:
-        The network's tensors, all of the file's where there is no such block; `NAME.*` for the file's other parts; and
-        the prefixes of all its networks, that of the one taken first.
+        The network's tensors, all of the file's where there is no such block; `NAME.* (COUNT)` for the file's other
+        parts; and the prefixes of all its networks, that of the one taken first.
     """
-    state = {_INSERTED.sub(r"\1", key): value for key, value in state.items()}
+    state = without_wrappers(state)
     all_prefixes = dict.fromkeys(match["prefix"] for match in map(_MARK.fullmatch, state) if match)
     prefixes = sorted(all_prefixes, key=lambda prefix: (not _COPIES.isdisjoint(prefix.split(".")), prefix.count(".")))
     if not prefixes:
@@ -88,15 +95,16 @@ def network(state: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], list[str], 
     prefix = prefixes[0]
     within = tuple(other for other in prefixes[1:] if other.startswith(prefix))
     tensors = {key: state[key] for key in state if key.startswith(prefix) and not key.startswith(within)}
-    others = dict.fromkeys(f"{_beyond(key, prefix)}.*" for key in state if key not in tensors)
+    others = Counter(_part(key, prefix) for key in state if key not in tensors)
     taken = {key.removeprefix(prefix): value for key, value in tensors.items()}
-    return taken, list(others), prefixes
+    return taken, [f"{part}.* ({count})" for part, count in others.items()], prefixes
 
 
-def _beyond(key: str, prefix: str) -> str:
-    """The first part of a name that differs from a prefix."""
-    differing = (a for a, b in zip(key.split("."), prefix.split("."), strict=False) if a != b)
-    return next(differing, key)
+def _part(key: str, prefix: str) -> str:
+    """A name up to the first word that differs from a prefix."""
+    names = key.split(".")
+    same = takewhile(lambda pair: pair[0] == pair[1], zip(names, prefix.split("."), strict=False))
+    return ".".join(names[: len(list(same)) + 1])
 
 
 def is_detectron2(state: Mapping[str, Tensor]) -> bool:

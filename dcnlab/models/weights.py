@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Collection, Sequence
 from pathlib import Path
 from pickle import UnpicklingError
 from typing import Any
@@ -19,6 +18,7 @@ from dcnlab.io import torch_file
 from dcnlab.io.errors import ConfigError
 from dcnlab.models import caffe_resnet
 from dcnlab.models.weights_file import read, renamed
+from dcnlab.models.weights_report import of_offsets, offset_hint, plain_here, report, shape_text, some
 
 _log = logging.getLogger(__name__)
 
@@ -70,23 +70,17 @@ def load(model: nn.Module, name: str, weights: str) -> None:
     unexpected = [key for key in surplus if key not in unused]
     for kind, names in (("of another shape", wrong), ("missing", missing), ("unexpected", unexpected)):
         if names:
-            raise ConfigError(f"model.backbone.weights {weights!r} does not fit {name}; {kind}: {some(names)}")
+            hint = offset_hint(model, state) if names is wrong else ""
+            raise ConfigError(f"model.backbone.weights {weights!r} does not fit {name}; {kind}: {some(names)}{hint}")
     spoilt = torch_file.not_finite({key: value for key, value in state.items() if key in network_state})
     if spoilt:
         raise ConfigError(f"model.backbone.weights {weights!r} holds NaN or infinity in {some(spoilt)}")
     model.load_state_dict(state, strict=False)
     unused = [key for key in [*head, *unused, *others] if not key.endswith("num_batches_tracked")]
-    _log.info("%s", report(weights, sum(key in network_state for key in state), unused, new))
-
-
-def report(source: str, loaded: int, unused: Collection[str], new: Collection[str]) -> str:
-    """One line: how many tensors were loaded, which of the file were not used, which of the network stay new."""
-    parts = [f"weights {source}: {loaded} tensors loaded"]
-    if unused:
-        parts.append(f"not used: {', '.join(unused)}")
-    if new:
-        parts.append(f"not in the file and new: {', '.join(new)}")
-    return "; ".join(parts)
+    _log.info("%s", report(weights, [key for key in state if key in network_state], unused, new))
+    if plain := plain_here(model, state):
+        text = "weights %s: %d layers are deformable in the file and plain here: %s; model.deform_layers counts them"
+        _log.warning(text, weights, len(plain), some(plain))
 
 
 def torchvisions(name: str, weights: str) -> Any:
@@ -122,19 +116,3 @@ def _wants(model: Any, weights: str) -> str:
     if isinstance(block, Bottleneck) and max(block.conv1.stride) < max(block.conv2.stride):
         line += " and strides on 1x1 convolutions: model.backbone.stride_on_1x1=true (dense tasks), which is false here"
     return line
-
-
-def of_offsets(key: str) -> bool:
-    """Whether a tensor is an offset convolution's, an active layer's offsets, or what adds a control's maps."""
-    names = key.split(".")
-    return "offset_conv" in names or names[-1] in ("offset", "added")
-
-
-def some(names: Sequence[str]) -> str:
-    """The first names of a list, and how many follow."""
-    return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
-
-
-def shape_text(value: Tensor) -> str:
-    """A tensor's sizes, as in 64x3x7x7."""
-    return "x".join(map(str, value.shape)) or "a scalar"

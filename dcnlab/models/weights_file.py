@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-from argparse import Namespace
 from pathlib import Path
 from typing import Any
 
@@ -70,8 +69,7 @@ def _contents(path: Path, ending: str | None = None) -> Any:
         torch_file.check_archive(path)
         with np.load(path, allow_pickle=False) as arrays:
             return {name: torch.from_numpy(arrays[name]) for name in arrays.files}
-    with torch.serialization.safe_globals([Namespace]):  # training scripts save their arguments; it runs no code
-        return torch_file.load(path)
+    return torch_file.load(path, foreign=True)
 
 
 def renamed(path: Path, state: dict[str, Tensor]) -> tuple[dict[str, Tensor], list[str]]:
@@ -95,9 +93,14 @@ def renamed(path: Path, state: dict[str, Tensor]) -> tuple[dict[str, Tensor], li
             "to 255: weights, data.mean and data.std are used as they are",
             path,
         )
+    return with_our_offsets(path, state), others
+
+
+def with_our_offsets(path: Path, state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """A state dict whose offset convolutions have our names, with modulated layers made equal; logs what changed."""
     state, renamed, halved = peer_names.rename_offsets(state)
     if renamed:
         _log.info("weights %s: renamed %s", path, ", ".join(f"{old} to {new}" for old, new in renamed.items()))
     if halved:
         _log.info("weights %s: halved %s, for a factor of twice a sigmoid, not of one", path, ", ".join(halved))
-    return state, others
+    return state

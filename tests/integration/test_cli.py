@@ -196,7 +196,7 @@ def test_doctor_lists_what_works_and_what_is_missing():
             for name in ("deform_conv2d", "deform_ps_roi_pool", "deform_roi_pool")
         ),
         r"ok     digits \(embedded\): 7000 train, 1000 val, 2000 test",
-        *(rf"--     {name}: " for name in ("imagefolder", "voc", "coco", "cityscapes", "camvid", "imagelist")),
+        *(rf"--     {name}: " for name in ("imagefolder", "voc", "coco", "yolo", "cityscapes", "camvid", "imagelist")),
         r"ok     sweeps: .*quickstart",
         r"ok     mode: offline",
     ):

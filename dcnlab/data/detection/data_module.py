@@ -55,7 +55,7 @@ class DetectionDataModule(SplitsDataModule):
     """Three splits of VOC, COCO or a folder laid out like one of them.
 
     Args:
-        name: voc | coco, the form of the annotations | own, which looks for it.
+        name: voc | coco | yolo, the form of the annotations | own, which looks for it.
         root: see `read_voc` and `read_coco`.
         train: split, or splits, that the network learns on: `train`, `[2007/trainval, 2012/trainval]`.
         val: scored during training; None scores none.
@@ -109,7 +109,8 @@ class DetectionDataModule(SplitsDataModule):
         layout: str | None = None,
     ) -> None:
         orientation = Orientation(exif)
-        own = own_boxes(root, classes, layout, exif) if name == "own" else None
+        is_own = name in ("own", "yolo")  # yolo is the layout of that name, not looked for
+        own = own_boxes(root, classes, layout if name == "own" else name, exif, name) if is_own else None
         reader = reader_of(name, READERS, "boxes") if own is None else None
         templates = {"annotations": annotations, "images": images}
 

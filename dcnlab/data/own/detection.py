@@ -19,7 +19,9 @@ from dcnlab.io.orientation import Orientation
 _WORDS = {"voc": "boxes in VOC's XML", "coco": "boxes in COCO's JSON", "yolo": "boxes in YOLO's text files"}
 
 
-def own_boxes(root: str | Path, classes: Sequence[str] | None, layout: str | None, exif: str) -> Own[Annotations]:
+def own_boxes(
+    root: str | Path, classes: Sequence[str] | None, layout: str | None, exif: str, data: str = "own"
+) -> Own[Annotations]:
     """Recognise a folder's layout, read its boxes and make three splits.
 
     Args:
@@ -27,12 +29,13 @@ def own_boxes(root: str | Path, classes: Sequence[str] | None, layout: str | Non
         classes: names in the order of their labels; None takes the folder's.
         layout: voc, coco or yolo; None looks.
         exif: see `Orientation`.
+        data: `data.name`, for messages.
 
     Raises:
         DataError: the layout is not known, or a file is not right; one line.
     """
     folder = Path(root)
-    name, found, also = recognise(folder, "detection", layout)
+    name, found, also = recognise(folder, "detection", layout, data)
     sources = _read(name, folder, found, classes, Orientation(exif))
     dealt = deal({split: part.files.tolist() for split, part in sources.items()}, folder)
     splits = {
@@ -42,6 +45,7 @@ def own_boxes(root: str | Path, classes: Sequence[str] | None, layout: str | Non
     first = splits["train"]
     check_same_classes(folder, ("train", first.classes), *((role, part.classes) for role, part in splits.items()))
     counts = {role: len(part) for role, part in splits.items()}
+    also = also if data == "own" else []
     return Own(name, line_of(folder, _WORDS[name], first.classes, counts, dealt, also), splits)
 
 

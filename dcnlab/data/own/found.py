@@ -34,7 +34,7 @@ class Own(Generic[Images]):
             DataError: it is none of them.
         """
         if name not in self.splits:
-            raise DataError(f"data.name own has the splits {', '.join(self.splits)}, not {name!r}")
+            raise DataError(f"a folder of one's own has the splits {', '.join(self.splits)}, not {name!r}")
         return self.splits[name]
 
 

@@ -31,13 +31,14 @@ FINDERS: dict[str, dict[str, Finder]] = {
 """By task and layout, in the order in which they are asked."""
 
 
-def recognise(root: Path, task: str, layout: str | None) -> tuple[str, Any, list[str]]:
+def recognise(root: Path, task: str, layout: str | None, data: str = "own") -> tuple[str, Any, list[str]]:
     """Find the layout of a folder.
 
     Args:
         root: of the folder.
         task: that networks learn there.
         layout: `data.layout`; None takes the first that fits.
+        data: `data.name`: own, or a layout's name, for messages.
 
     Returns:
         The layout, what its finder found, and other layouts that fit as well.
@@ -49,8 +50,9 @@ def recognise(root: Path, task: str, layout: str | None) -> tuple[str, Any, list
         raise DataError(f"data.root {root} is not a folder")
     fitting = {name: found for name, find in FINDERS[task].items() if (found := find(root)) is not None}
     if layout is not None and layout not in fitting:
-        has = f"; it has {', '.join(fitting)}" if fitting else ""
-        raise DataError(f"data.layout is {layout!r}: data.root {root} has no {OWN_LAYOUTS[task][layout]}{has}")
+        has = f"; it has {', '.join(fitting)}" if fitting else f"; {_nearest(root, task)}"
+        key = "data.layout" if data == "own" else "data.name"
+        raise DataError(f"{key} is {layout!r}: data.root {root} has no {OWN_LAYOUTS[task][layout]}{has}")
     if not fitting:
         looked = "; ".join(f"{name}: {text}" for name, text in OWN_LAYOUTS[task].items())
         raise DataError(f"data.root {root} has no known layout of {task} ({looked}); {_nearest(root, task)}")

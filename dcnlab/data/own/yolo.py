@@ -6,6 +6,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from dcnlab.data.detection.annotations import Annotations, check_names
 from dcnlab.data.image_list import read_lines
@@ -21,6 +22,7 @@ from dcnlab.io.yaml_file import read_yaml
 _TEXT = (".txt",)
 _NAMES = ("classes.txt", "obj.names", "labels/classes.txt")
 _CORNERS_MOST = 10_000
+_CLASSES_MOST = 100_000
 
 
 @dataclass(frozen=True)
@@ -48,7 +50,10 @@ def _is_pair(images: Path, labels: Path) -> bool:
 def read_yolo(
     root: Path, found: YoloFolders, classes: Sequence[str] | None, orientation: Orientation
 ) -> dict[str, Annotations]:
-    """Read all boxes of a folder by split; an image without a .txt has none.
+    """Read all boxes of a folder by split; an image without a .txt, or with an empty one, has none.
+
+    A line is a class number, and a box or the corners of a polygon; where data.yaml states `kpt_shape`, keypoints
+    follow the box.
 
     Args:
         root: of the folder.
@@ -59,12 +64,15 @@ def read_yolo(
     Raises:
         DataError: a file is missing or not right; one line.
     """
-    names = _names(root)
+    content = _yaml(root)
+    names = _names(root, content) or (None if classes is None else list(classes))
+    has_keypoints = "kpt_shape" in content
     images: dict[str, list[BoxedImage]] = {}
     for split, (pictures, labels) in found.folders.items():
         files = NamedFiles(pictures)
         images[split] = [
-            _image(root, files, name, labels / f"{name}.txt", names, orientation) for name in files.names()
+            _image(root, files, name, labels / f"{name}.txt", names, has_keypoints, orientation)
+            for name in files.names()
         ]
     chosen = list(classes) if classes is not None else names
     if chosen is None:
@@ -76,19 +84,33 @@ def read_yolo(
     return {split: annotations_of(root, group, chosen) for split, group in images.items()}
 
 
-def _names(root: Path) -> list[str] | None:
-    """The classes' names by number: of the .yaml with `names`, or of a list; None: the folder does not tell."""
-    for path in sorted(root.glob("*.y*ml")):
+def _yaml(root: Path) -> dict[str, Any]:
+    """The first .yaml of a folder with `names`; empty where there is none."""
+    for path in sorted(root.glob("*.y*ml"), key=lambda path: (path.stem != "data", path.name)):
         try:
-            names = read_yaml(path).get("names")
+            content = read_yaml(path)
         except ConfigError as error:
             raise DataError(str(error)) from error
-        if isinstance(names, dict):
-            by_number = {str(number): name for number, name in names.items()}
-            names = [by_number.get(str(number), str(number)) for number in range(len(names))]
-        if isinstance(names, list) and names:
-            check_names([str(name) for name in names], str(path))
-            return [str(name) for name in names]
+        names = content.get("names")
+        if isinstance(names, dict | list) and names:
+            return content | {"names": _numbered(names, path) if isinstance(names, dict) else list(map(str, names))}
+    return {}
+
+
+def _numbered(names: dict[Any, Any], path: Path) -> list[str]:
+    """The names of a dict by number; a number without a name is its own."""
+    by_number = {int(number): str(name) for number, name in names.items() if str(number).isdecimal()}
+    if len(by_number) < len(names) or max(by_number) >= _CLASSES_MOST:
+        wrong = next((number for number in names if not str(number).isdecimal()), max(by_number, default=0))
+        raise DataError(f"{path} names has the key {shown(wrong)}; a class number is 0 to {_CLASSES_MOST - 1}")
+    return [by_number.get(number, str(number)) for number in range(max(by_number) + 1)]
+
+
+def _names(root: Path, content: dict[str, Any]) -> list[str] | None:
+    """The classes' names by number: of the .yaml, or of a list; None: the folder does not tell."""
+    if "names" in content:
+        check_names(content["names"], f"the .yaml of {root}")
+        return content["names"]
     for name in _NAMES:
         if (root / name).is_file():
             return [line for _, line in read_lines(root / name)]
@@ -96,23 +118,33 @@ def _names(root: Path) -> list[str] | None:
 
 
 def _image(
-    root: Path, files: NamedFiles, name: str, label: Path, names: list[str] | None, orientation: Orientation
+    root: Path,
+    files: NamedFiles,
+    name: str,
+    label: Path,
+    names: list[str] | None,
+    has_keypoints: bool,
+    orientation: Orientation,
 ) -> BoxedImage:
     picture = files.find(name)
     assert picture is not None
     height, width = image_size(picture, orientation)
     lines = read_lines(label) if label.is_file() else []
-    objects = [_object(line, f"{label} line {number}", names, height, width) for number, line in lines]
+    objects = [_object(line, f"{label} line {number}", names, has_keypoints, height, width) for number, line in lines]
     return BoxedImage(picture.relative_to(root).as_posix(), (height, width), objects)
 
 
-def _object(line: str, source: str, names: list[str] | None, height: int, width: int) -> tuple[str, list[float], bool]:
+def _object(
+    line: str, source: str, names: list[str] | None, has_keypoints: bool, height: int, width: int
+) -> tuple[str, list[float], bool]:
     """An object's class, box in pixels, and that it is not difficult; a polygon becomes the box around it."""
     fields = line.split()
     try:
-        number, values = int(fields[0]), [float(field) for field in fields[1:_CORNERS_MOST]]
+        label, values = float(fields[0]), [float(field) for field in fields[1:_CORNERS_MOST]]
+        number = int(label) if label.is_integer() else -1  # some tools write 0.0
     except ValueError:
         number, values = -1, []
+    values = values[:4] if has_keypoints else values
     is_polygon = len(values) >= 6 and len(values) % 2 == 0
     if number < 0 or not (len(values) == 4 or is_polygon) or not all(map(math.isfinite, values)):
         raise DataError(f"{source} is {shown(line)}; it must be a class number, and x, y, width, height as fractions")

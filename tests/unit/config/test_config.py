@@ -328,7 +328,7 @@ def test_every_data_set_of_the_table_has_a_reader():
     from dcnlab.data.segmentation import data_module as segmentation
 
     assert {"digits", "own", *segmentation.READERS} == set(names.data_sets("segmentation"))
-    assert {"digits", "own", *detection.READERS} == set(names.data_sets("detection"))
+    assert {"digits", "own", "yolo", *detection.READERS} == set(names.data_sets("detection"))
 
 
 @pytest.mark.parametrize("ability", ["deform_pooling", "ohem", "spatial_transformer"])

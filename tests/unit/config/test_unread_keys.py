@@ -25,7 +25,7 @@ def experiment(tmp_path):
 
 
 REFUSED = [
-    ("detection/quickstart", "data.root=MINE", "data.name is digits; data.name own or voc or coco reads it"),
+    ("detection/quickstart", "data.root=MINE", "data.name is digits; data.name own or voc or coco or yolo reads it"),
     ("segmentation/quickstart", "data.root=MINE", "data.name own or voc or cityscapes or camvid or imagelist reads it"),
     ("classification/quickstart", "model.backbone.freeze_at=5", "task segmentation or detection reads it"),
     ("classification/quickstart", "model.backbone.freeze_norm=true", "task segmentation or detection reads it"),

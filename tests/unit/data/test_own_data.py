@@ -2,16 +2,20 @@
 
 import hashlib
 import json
+import pathlib
 import shutil
 
 import own_folders
 import pytest
+from PIL import Image
 
+from dcnlab.data.detection.data_module import DetectionDataModule
 from dcnlab.data.own.classification import own_class_folders
 from dcnlab.data.own.detection import own_boxes
 from dcnlab.data.own.segmentation import own_labels
 from dcnlab.data.own.splits import by_role, hold_out
 from dcnlab.io.errors import DataError
+from dcnlab.io.image_file import read_image
 
 
 def boxes(root, layout=None, classes=None):
@@ -213,3 +217,114 @@ def test_images_of_a_json_are_found_where_exports_put_them(tmp_path):
         image["file_name"] = f"data/{image['file_name']}"
     (root / "labels.json").write_text(json.dumps(content))
     assert len(boxes(root).splits["train"]) == 7
+
+
+def object_lists(part):
+    """The boxes of each image, by its file, as (class, x1, y1, x2, y2)."""
+    rows = zip(part.labels.tolist(), part.boxes.tolist(), strict=True)
+    objects = [(part.classes[label - 1], *box) for label, box in rows]
+    bounds = part.offsets.tolist()
+    return {file: objects[bounds[at] : bounds[at + 1]] for at, file in enumerate(part.files.tolist())}
+
+
+def test_a_roboflow_export_is_read_without_conversion(tmp_path):
+    """A data.yaml, train, valid and test, polygons, an empty and a missing label file, and names with dots."""
+    for split in ("train", "valid", "test"):
+        for number, ending in enumerate(("jpg", "JPG", "png", "webp")):
+            own_folders.draw(tmp_path / split / "images" / f"a{number}_jpg.rf.12ab.{ending}", "ball")
+        (tmp_path / split / "labels").mkdir()
+        (tmp_path / split / "labels" / "a0_jpg.rf.12ab.txt").write_text("1 0.5 0.5 0.25 0.5\n0 0.25 0.25 0.5 0.5\n")
+        (tmp_path / split / "labels" / "a1_jpg.rf.12ab.txt").write_text("0 0.25 0.5 0.5 0.5 0.5 0.75 0.25 0.75")
+        (tmp_path / split / "labels" / "a2_jpg.rf.12ab.txt").write_text("")
+    (tmp_path / "data.yaml").write_text(
+        "train: ../train/images\nval: ../valid/images\ntest: ../test/images\n\nnc: 2\nnames: ['ball', 'box']\n\n"
+        "roboflow:\n  workspace: mine\n  version: 1\n"
+    )
+    data = DetectionDataModule("yolo", tmp_path)
+    for part, folder in ((data.train, "train"), (data.val, "valid"), (data.test, "test")):
+        assert object_lists(part.annotations) == {
+            f"{folder}/images/a0_jpg.rf.12ab.jpg": [("box", 18, 12, 30, 36), ("ball", 0, 0, 24, 24)],
+            f"{folder}/images/a1_jpg.rf.12ab.JPG": [("ball", 12, 24, 24, 36)],
+            f"{folder}/images/a2_jpg.rf.12ab.png": [],
+            f"{folder}/images/a3_jpg.rf.12ab.webp": [],
+        }
+    assert data.train[(0, 1)][0].shape[0] == 3
+
+
+def test_an_ultralytics_folder_is_read_without_conversion(tmp_path):
+    """images/train2017 next to labels/train2017, names by number with a gap, classes written as 2.0."""
+    for split in ("train2017", "val2017"):
+        own_folders.draw(tmp_path / "images" / split / "7.bmp", "box")
+        (tmp_path / "labels" / split).mkdir(parents=True)
+        (tmp_path / "labels" / split / "7.txt").write_text("2.0 0.5 0.5 0.25 0.25\n")
+    (tmp_path / "args.yaml").write_text("epochs: 3\n")
+    (tmp_path / "coco8.yaml").write_text("path: ../datasets/coco8\nnames:\n  0: ball\n  2: box\n")
+    data = DetectionDataModule("yolo", tmp_path)
+    assert data.classes == ["ball", "1", "box"]
+    assert object_lists(data.train.annotations) == {"images/train2017/7.bmp": [("box", 18, 18, 30, 30)]}
+    assert object_lists(data.test.annotations) == {"images/val2017/7.bmp": [("box", 18, 18, 30, 30)]}
+
+
+def test_keypoints_of_yolo_are_not_taken_for_corners(tmp_path):
+    """Where data.yaml states kpt_shape, the first four numbers are the box, however many follow."""
+    own_folders.yolo(tmp_path, 4, yaml="names: [ball, box]\nkpt_shape: [3, 2]\n")
+    for path in (tmp_path / "labels").glob("*.txt"):
+        path.write_text("1 0.5 0.5 0.25 0.25 0.0 0.0 1.0 1.0 0.5 0.5\n")
+    assert boxes(tmp_path).splits["train"].boxes[0].tolist() == [18, 18, 30, 30]
+
+
+def test_data_classes_names_the_numbers_of_a_folder_without_names(tmp_path):
+    """Without data.yaml the labels are numbers: data.classes names them, and too few names are refused."""
+    (own_folders.yolo(tmp_path, 4) / "data.yaml").unlink()
+    assert boxes(tmp_path).splits["train"].classes == ("0", "1")
+    named = boxes(tmp_path, classes=["ball", "box"]).splits
+    assert sorted({name for part in named.values() for rows in object_lists(part).values() for name, *_ in rows}) == [
+        "ball", "box"
+    ]  # fmt: skip
+    with pytest.raises(DataError, match=r"has the class 1; there are 1 names"):
+        boxes(tmp_path, classes=["ball"])
+
+
+def test_a_folder_without_yolos_form_names_the_nearest(tmp_path):
+    """data.name yolo of VOC's folder, of a folder one too high and of bad names ends in one line."""
+    own_folders.voc(tmp_path / "a")
+    with pytest.raises(DataError, match=r"\Adata.name is 'yolo': [^\n]*it has voc\Z"):
+        DetectionDataModule("yolo", tmp_path / "a")
+    own_folders.yolo(tmp_path / "b" / "inner", 4)
+    with pytest.raises(DataError, match=r"\Adata.name is 'yolo': [^\n]*nearest: [^\n]*b/inner, which has yolo\Z"):
+        DetectionDataModule("yolo", tmp_path / "b")
+    own_folders.yolo(tmp_path / "c", 4, yaml="names: {zero: ball}\n")
+    with pytest.raises(DataError, match=r"data.yaml names has the key 'zero'; a class number is 0 to"):
+        DetectionDataModule("yolo", tmp_path / "c")
+
+
+ENDINGS = ("JPG", "jpeg", "Png", "webp", "BMP", "TIFF")
+
+
+def named_anew(root):
+    """Save each photograph of a folder in another format, in upper or lower case."""
+    photographs = sorted(path for path in root.rglob("*.png") if path.parent.name != "masks")
+    for path, ending in zip(photographs, ENDINGS, strict=True):
+        Image.open(path).save(path.with_suffix(f".{ending}"))
+        path.unlink()
+    for path in root.glob("*.json"):
+        content = json.loads(path.read_text())
+        for image, ending in zip(content["images"], ENDINGS, strict=True):
+            image["file_name"] = f"{image['file_name'].removesuffix('.png')}.{ending}"
+        path.write_text(json.dumps(content))
+    return root
+
+
+def test_images_of_every_ending_are_read_in_every_layout(tmp_path):
+    """Boxes in each form, masks and class folders find images of each ending, in either case."""
+    found = {}
+    for name, make in ONE_BOX.items():
+        parts = boxes(named_anew(make(tmp_path / name, 6))).splits.values()
+        found[name] = [tmp_path / name / file for part in parts for file in part.files.tolist()]
+    masks = own_labels(named_anew(own_folders.masks(tmp_path / "masks", 6)), None, None, None)
+    found["masks"] = [image for part in masks.splits.values() for image, _ in part.pairs]
+    classes = own_class_folders(named_anew(own_folders.class_folders(tmp_path / "classes", 6)), None, None)
+    found["classes"] = [file for part in classes.splits.values() for file, _ in part[0]]
+    for name, paths in found.items():
+        assert sorted(str(path).rpartition(".")[2] for path in paths) == sorted(ENDINGS), name
+        assert {read_image(path).size for path in map(pathlib.Path, paths)} == {(48, 48)}, name

@@ -64,6 +64,9 @@ class DataConfig:
     """segmentation: height and width of the random crop in training; null trains on whole images."""
     flip: bool = only(True, tasks=DENSE, data=FILES, training_only=True)
     """segmentation, detection: mirror half of the training images."""
+    color_jitter: tuple[float, float, float, float] = only((0.0, 0.0, 0.0, 0.0), data=FILES, training_only=True)
+    """Random colours of training images, as torchvision's ColorJitter: of brightness, contrast and saturation b for a
+    factor in 1 - b to 1 + b, of hue h, at most 0.5, for a rotation by -h to h; [0.4, 0.4, 0.4, 0.1] is usual."""
     mean: tuple[float, float, float] = only((0.485, 0.456, 0.406), data=FILES)
     """All but digits: red, green and blue subtracted from images in [0, 1]; ImageNet's."""
     std: tuple[float, float, float] = only((0.229, 0.224, 0.225), data=FILES)

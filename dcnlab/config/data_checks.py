@@ -43,6 +43,11 @@ def check_data(data: DataConfig) -> None:
         raise ConfigError(f"data.mean is {list(data.mean)}; it must be three numbers")
     if not all(0 < value < math.inf for value in data.std):
         raise ConfigError(f"data.std is {list(data.std)}; all three must be above 0")
+    if not all(0 <= value < math.inf for value in data.color_jitter) or data.color_jitter[3] > 0.5:
+        raise ConfigError(
+            f"data.color_jitter is {list(data.color_jitter)}; brightness, contrast and saturation must be at least 0, "
+            "and hue 0 to 0.5"
+        )
     within("data.train_length", data.train_length, 1)
     within("data.test_length", data.test_length, 1)
     within("data.rotation", data.rotation, 0, 180)

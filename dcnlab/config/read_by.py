@@ -21,6 +21,8 @@ POOLING = ("faster_rcnn", "faster_rcnn_fpn", "rfcn")
 """Networks that pool RoIs."""
 REDUCING = ("deeplab", "class_aware_rpn", "faster_rcnn", "rfcn")
 """Networks with a 1x1 convolution on res5."""
+WARMED = ("step", "cosine", "poly")
+"""Values of `optim.schedule` that a warm-up may precede."""
 
 _METADATA = "read_by"
 

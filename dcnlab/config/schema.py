@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
-from dcnlab.config.read_by import BOXED, DENSE, FILES, LABELLED, OWN, POOLING, REDUCING, only
+from dcnlab.config.read_by import BOXED, DENSE, FILES, LABELLED, OWN, POOLING, REDUCING, WARMED, only
 
 
 @dataclass
@@ -64,6 +64,9 @@ class DataConfig:
     """segmentation: height and width of the random crop in training; null trains on whole images."""
     flip: bool = only(True, tasks=DENSE, data=FILES, training_only=True)
     """segmentation, detection: mirror half of the training images."""
+    color_jitter: tuple[float, float, float, float] = only((0.0, 0.0, 0.0, 0.0), data=FILES, training_only=True)
+    """Random colours of training images, as torchvision's ColorJitter: of brightness, contrast and saturation b for a
+    factor in 1 - b to 1 + b, of hue h, at most 0.5, for a rotation by -h to h; [0.4, 0.4, 0.4, 0.1] is usual."""
     mean: tuple[float, float, float] = only((0.485, 0.456, 0.406), data=FILES)
     """All but digits: red, green and blue subtracted from images in [0, 1]; ImageNet's."""
     std: tuple[float, float, float] = only((0.229, 0.224, 0.225), data=FILES)
@@ -226,16 +229,19 @@ class OptimConfig:
     reduce_lr_scale: float = only(1.0, networks=REDUCING, training_only=True)
     """The rate of a head's 1x1 convolution on res5 over the base one (the authors' code has 3 in R-FCN)."""
     schedule: str = only("step", training_only=True)
-    """step, at the milestones | cosine or poly, from the end of the warm-up down to zero."""
+    """step, at the milestones | cosine or poly, from the end of the warm-up down to zero | one_cycle, torch's
+    OneCycleLR at constant momentum: from lr / 25 to lr in three tenths of the steps, then to lr / 250000."""
     poly_power: float = only(0.9, when={"optim.schedule": ("poly",)}, training_only=True)
     """poly: the rate is the fraction of the training that is left, to this power (0.9 in DeepLab)."""
     milestones: list[float] = only(factory=lambda: [2 / 3], when={"optim.schedule": ("step",)}, training_only=True)
     """Where the rate drops tenfold: fractions of the training below 1, or steps from 1 up."""
-    warmup: int = only(0, training_only=True)
-    """Steps of warm-up."""
-    warmup_kind: str = only("linear", training_only=True)
+    warmup: int = only(0, when={"optim.schedule": WARMED}, training_only=True)
+    """Steps of warm-up; one_cycle has its rise."""
+    warmup_kind: str = only("linear", when={"optim.schedule": WARMED}, training_only=True)
     """linear, growing to the full rate | constant, at warmup_factor times the rate (authors' code)."""
-    warmup_factor: float = only(0.1, when={"optim.warmup_kind": ("constant",)}, training_only=True)
+    warmup_factor: float = only(
+        0.1, when={"optim.warmup_kind": ("constant",), "optim.schedule": WARMED}, training_only=True
+    )
     """Rate of a constant warm-up over the rate after it."""
     head_lr_scale: float = only(1.0, tasks=DENSE, training_only=True)
     """The rate of all that is not the backbone, and not offsets, over the base one (dense tasks). reduce_lr_scale and

@@ -28,7 +28,7 @@ def check_optim(optim: OptimConfig) -> None:
         ConfigError: a value is out of its range, or two values do not fit each other; names the key.
     """
     choose("optim.name", optim.name, ("sgd", "adamw"))
-    choose("optim.schedule", optim.schedule, ("step", "cosine", "poly"))
+    choose("optim.schedule", optim.schedule, ("step", "cosine", "poly", "one_cycle"))
     within("optim.poly_power", optim.poly_power, 0)
     within("optim.lr", optim.lr, 0)
     within("optim.momentum", optim.momentum, 0, 1)

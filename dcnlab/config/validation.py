@@ -121,6 +121,8 @@ def _check_frozen_backbone(config: Config) -> None:
         changing["name"] = data.name
     if tuple(data.random_scale) != (1.0, 1.0):
         changing["random_scale"] = list(data.random_scale)
+    if any(data.color_jitter):
+        changing["color_jitter"] = list(data.color_jitter)
     if data.crop_size is not None:
         changing["crop_size"] = list(data.crop_size)
     if changing:

@@ -57,6 +57,20 @@ class PhotographSplit(ABC, Dataset[Item]):
         """Read and transform an image with its labels; transforms that draw random numbers run in `randomness`."""
 
 
+NO_JITTER = (0.0, 0.0, 0.0, 0.0)
+"""Colours stay as they are."""
+
+
+def colour_jitter(color_jitter: Sequence[float]) -> list[v2.Transform]:
+    """Torchvision's ColorJitter as a list of one transform, of images alone; empty where nothing changes.
+
+    Args:
+        color_jitter: of brightness, contrast and saturation, each b for a factor in max(0, 1 - b) to 1 + b; and of
+            hue, h for a rotation by -h to h of the colour wheel.
+    """
+    return [v2.ColorJitter(*color_jitter)] if any(color_jitter) else []
+
+
 def flip_and_normalise(flip: bool, mean: Sequence[float], std: Sequence[float]) -> list[v2.Transform]:
     """The last transforms of an image and its labels.
 

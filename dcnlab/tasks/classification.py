@@ -11,11 +11,12 @@ from PIL.Image import Image
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 from torchmetrics import MetricCollection
-from torchmetrics.classification import MulticlassAccuracy
+from torchmetrics.classification import MulticlassAccuracy, MulticlassConfusionMatrix
 
 from dcnlab.config.schema import Config, OptimConfig, TestConfig
 from dcnlab.data.classification.rotation import turn
 from dcnlab.data.photographs import IMAGENET_MEAN, IMAGENET_STD
+from dcnlab.metrics import confusion
 from dcnlab.metrics.classification_record import ClassificationRecord
 from dcnlab.tasks.by_image import ByImage
 from dcnlab.tasks.optim import optimizer_and_schedule
@@ -82,6 +83,7 @@ class Classification(Task):
         self._test_images, self._tops = ByImage(), {f"top{k}": k for k in ks}
         scores = MetricCollection({f"top{k}": TopK(len(classes), k) for k in ks}, compute_groups=False)
         self.val_scores, self.test_scores = scores.clone(prefix="val/"), scores.clone(prefix="test/")
+        self._confusion = MulticlassConfusionMatrix(len(classes), validate_args=False)
 
     @classmethod
     def _arguments(cls, config: Config) -> dict[str, Any]:
@@ -116,6 +118,7 @@ class Classification(Task):
         rotated = turn(images, self.testing.rotation, self.testing.magnification, self.background)
         logits = self._score(self.test_scores, (rotated, labels))
         if logits is not None:
+            self._confusion.update(logits.argmax(1), labels)
             correct = torch.stack([is_among_top(logits, labels, k) for k in self._tops.values()], 1)
             for number, image in enumerate(correct.cpu().numpy()):
                 if len(rotated[number]) == 3 and self._is_drawn(len(self._test_images)):
@@ -129,7 +132,9 @@ class Classification(Task):
         self._drawn.append((to_picture(image, self.mean, self.std), f"{self.classes[label]}{wrong} {probability:.2f}"))
 
     def on_test_epoch_end(self) -> None:
-        """Keep which images were right, gathered from all ranks, and the pictures of some."""
+        """Keep which images were right and what was found, gathered from all ranks, and the pictures of some."""
+        self.confusion = confusion.of(self.classes, self._confusion.compute().cpu(), "images")
+        self._confusion.reset()
         self.pictures = [class_panel(self._drawn)] if self._drawn else []
         self._drawn = []
         by_image = self._test_images.take()

@@ -1,4 +1,4 @@
-"""Optimizer and schedule: SGD or AdamW; by steps, cosine or polynomial; separate rates for offsets and the head."""
+"""Optimizer and schedule: SGD or AdamW; by steps, cosine, poly or one cycle; separate rates of offsets and the head."""
 
 from __future__ import annotations
 
@@ -94,6 +94,10 @@ def _kind(names: list[str], head_is_apart: bool) -> str:
     return "head " if head_is_apart and names[0] != "backbone" else ""
 
 
+_RISE, _START, _END = 0.3, 1 / 25, 1 / 25 / 1e4
+"""Of one cycle: fraction of the steps, and its first and last rate over its largest; torch's defaults."""
+
+
 def rate_factor(step: int, total_steps: float, optim: OptimConfig) -> float:
     """Learning rate of a step over the base rate.
 
@@ -103,8 +107,12 @@ def rate_factor(step: int, total_steps: float, optim: OptimConfig) -> float:
         optim: `warmup` steps of linear growth (step 0 gets 1 / warmup of the rate, step warmup - 1 all of it), or of
             `warmup_factor` times the rate where it is constant; times the schedule: tenfold drops at `milestones`,
             fractions of total_steps below 1 and steps from 1 up; or, from the end of the warm-up to total_steps,
-            half a cosine or the fraction that is left to the power `poly_power` (DeepLab's schedule).
+            half a cosine or the fraction that is left to the power `poly_power` (DeepLab's schedule). one_cycle has
+            no warm-up: it is torch's OneCycleLR, which starts at 1/25, is 1 after three tenths of the steps, and ends
+            at 1/250000.
     """
+    if optim.schedule == "one_cycle":
+        return _one_cycle(step, total_steps)
     grown = 1.0
     if step < optim.warmup:
         grown = optim.warmup_factor if optim.warmup_kind == "constant" else (step + 1) / optim.warmup
@@ -114,6 +122,19 @@ def rate_factor(step: int, total_steps: float, optim: OptimConfig) -> float:
             return float(grown * (1 - passed) ** optim.poly_power)
         return grown * (1 + math.cos(math.pi * passed)) / 2
     return grown * 0.1 ** sum(step >= (m * total_steps if m < 1 else m) for m in optim.milestones)
+
+
+def _one_cycle(step: int, total_steps: float) -> float:
+    """Up by half a cosine, and down by another; the last step of a training has the smallest rate."""
+    top, last = _RISE * total_steps - 1, total_steps - 1
+    if step <= top:
+        return _between(_START, 1.0, step / top if top else 0.0)
+    return _between(1.0, _END, min(1.0, (step - top) / (last - top)))
+
+
+def _between(first: float, last: float, passed: float) -> float:
+    """The value after a fraction of the way between two values, by half a cosine."""
+    return last + (first - last) / 2 * (1 + math.cos(math.pi * passed))
 
 
 def optimizer_and_schedule(model: nn.Module, optim: OptimConfig, total_steps: float) -> tuple[Optimizer, LambdaLR]:

@@ -12,6 +12,7 @@ from torch.nn.functional import interpolate
 
 from dcnlab.config.schema import Config, OptimConfig, TestConfig
 from dcnlab.data.photographs import IMAGENET_MEAN, IMAGENET_STD
+from dcnlab.metrics import confusion
 from dcnlab.metrics.miou import MeanIoU, confusion_matrix
 from dcnlab.metrics.segmentation_record import SegmentationRecord, sums_of
 from dcnlab.models.deeplab import DeepLab
@@ -110,6 +111,7 @@ class Segmentation(Task):
         by_image = self._test_images.take()
         if self.trainer.is_global_zero:
             self.test_record = SegmentationRecord.of(self.classes, by_image)
+        self.confusion = confusion.of(self.classes, self.test_scores.total().cpu(), "pixels")
         miou, each = self.test_scores.compute(), self.test_scores.per_class()
         scores = {"test/miou": miou, **{f"test/iou/{name}": iou for name, iou in zip(self.classes, each, strict=True)}}
         known = {name: value.float() for name, value in scores.items() if not value.isnan()}

@@ -16,6 +16,7 @@ from dcnlab.config.schema import Config, OptimConfig, TestConfig
 from dcnlab.data.digits.scenes import MEAN, STD
 from dcnlab.io import torch_file
 from dcnlab.io.errors import ConfigError
+from dcnlab.metrics.confusion import Confusion
 from dcnlab.metrics.image_records import ImageRecord
 from dcnlab.models.build import build_network
 
@@ -38,6 +39,8 @@ class Task(LightningModule):
     """The config that the task was built from; None: its network was given."""
     test_record: ImageRecord | None
     """After a test, on rank 0: what the scores were made of; its images are positions in the test split."""
+    confusion: Confusion | None
+    """After a test of classes: how often each was found as which, over all ranks."""
 
     def __init__(
         self,
@@ -48,7 +51,8 @@ class Task(LightningModule):
         **others: Any,
     ) -> None:
         super().__init__()
-        self.model, self.classes, self.config, self.test_record = model, list(classes), None, None
+        self.model, self.classes, self.config = model, list(classes), None
+        self.test_record, self.confusion = None, None
         self.optim, self.testing = optim or OptimConfig(), test or TestConfig()
         plain = {key: list(value) if isinstance(value, tuple) else value for key, value in others.items()}
         sections = {"optim": dataclasses.asdict(self.optim), "test": dataclasses.asdict(self.testing)}

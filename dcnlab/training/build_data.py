@@ -63,9 +63,11 @@ def _data_module(config: Config) -> Any:
             exif=data.exif,
             own=data.name == "own",
             layout=data.layout,
+            color_jitter=data.color_jitter,
             **common,
         )
-    pictures = {key: getattr(data, key) for key in ("root", "shorter_side", "flip", "mean", "std", "exif")}
+    shared = ("root", "shorter_side", "flip", "mean", "std", "exif", "color_jitter")
+    pictures = {key: getattr(data, key) for key in shared}
     if config.task == "detection":
         return DetectionDataModule(
             data.name,

@@ -17,7 +17,7 @@ from dcnlab.config.schema import Config
 from dcnlab.io.atomic import write_whole
 from dcnlab.models import weights_source
 from dcnlab.models.counting import count_macs, count_parameters
-from dcnlab.training import environment, expected, own_record, results_file, scored_images
+from dcnlab.training import confusion_files, environment, expected, own_record, results_file, scored_images
 from dcnlab.training.distributed import slurm_requeue
 from dcnlab.training.distributed.rank import is_rank_0
 from dcnlab.training.loggers import wandb_run
@@ -130,11 +130,16 @@ class Results:
             write_whole(self._folder.detections, json.dumps(self._parts.data.test.own_names(detections)))
 
     def _write_pictures(self) -> None:
-        for number, picture in enumerate(getattr(self._parts.task, "pictures", [])):
+        pictures = {str(at): picture for at, picture in enumerate(getattr(self._parts.task, "pictures", []))}
+        for name, picture in pictures.items():
             self._folder.pictures.mkdir(exist_ok=True)
-            picture.save(self._folder.pictures / f"{number}.png")
-            if self._wandb_logger is not None:  # one at a time: wandb warns of lists whose pictures differ in size
-                self._wandb_logger.log_image(f"pictures/{number}", [picture])
+            picture.save(self._folder.pictures / f"{name}.png")
+        confusion = confusion_files.write(self._parts.task, self._folder)
+        if confusion is not None:
+            pictures["confusion"] = confusion
+        if self._wandb_logger is not None:
+            for name, picture in pictures.items():  # one at a time: wandb warns of lists whose pictures differ in size
+                self._wandb_logger.log_image(f"pictures/{name}", [picture])
 
 
 def score_test_split(parts: Parts, checkpoint: Path | None = None) -> dict[str, float]:

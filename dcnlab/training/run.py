@@ -122,7 +122,8 @@ def evaluate(path: Path, overrides: list[str], allow: Sequence[outside.Allowed] 
 
     Under another `test.offsets` than the run's, the scores of a finished run are kept in its folder's tests/.
 
-    An earlier release's run without test_images.npz gets one if the scores are those of its results.json.
+    An earlier release's run without test_images.npz or confusion.json gets them if the scores are those of its
+    results.json.
 
     Args:
         path: of the run folder.

@@ -38,6 +38,7 @@ _WRITTEN = (
     "results.json",
     "detections.json",
     "test_images.npz",
+    "confusion.json",
     "dilation.json",
     "dilation_boxes.npz",
     "robustness.json",
@@ -123,6 +124,16 @@ class RunFolder:
     def test_images(self) -> Path:
         """What the scores were made of for each test image; absent in the folders of earlier releases."""
         return self.path / "test_images.npz"
+
+    @property
+    def confusion(self) -> Path:
+        """How often each class of the test split was found as which; classification and segmentation."""
+        return self.path / "confusion.json"
+
+    @property
+    def confusion_picture(self) -> Path:
+        """The same as a picture."""
+        return self.pictures / "confusion.png"
 
     @property
     def tests(self) -> Path:

@@ -1,4 +1,4 @@
-"""Writes a run's test_images.npz: what its scores were made of for each test image."""
+"""Writes a run's test_images.npz: what its scores were made of for each test image; and what an old run lacks."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from dcnlab.config.schema import Config
 from dcnlab.io.errors import ConfigError
 from dcnlab.io.text import one_line
 from dcnlab.metrics import image_records
+from dcnlab.training import confusion_files
 from dcnlab.training.distributed.rank import is_rank_0
 from dcnlab.training.parts import Parts
 from dcnlab.training.run_folder import RunFolder
@@ -37,7 +38,7 @@ def write(parts: Parts, config: Config, folder: RunFolder) -> None:
 
 
 def write_missing(parts: Parts, config: Config, folder: RunFolder, metrics: Mapping[str, float]) -> None:
-    """Write the record of an earlier release's run, where `evaluate` found the scores of its results.json.
+    """Write what an earlier release's run lacks, where `evaluate` found the scores of its results.json.
 
     Args:
         parts: of the run.
@@ -45,7 +46,9 @@ def write_missing(parts: Parts, config: Config, folder: RunFolder, metrics: Mapp
         folder: of the run.
         metrics: that `evaluate` found.
     """
-    if folder.test_images.exists() or not is_rank_0():
+    lacks_record = not folder.test_images.exists()
+    lacks_confusion = not folder.confusion.exists() and getattr(parts.task, "confusion", None) is not None
+    if not (lacks_record or lacks_confusion) or not is_rank_0():
         return
     try:
         recorded = (folder.read_results() or {}).get("metrics", {})
@@ -53,9 +56,12 @@ def write_missing(parts: Parts, config: Config, folder: RunFolder, metrics: Mapp
             math.isclose(metrics.get(name, math.nan), value, rel_tol=0, abs_tol=TOLERANCE)
             for name, value in recorded.items()
         ):
-            write(parts, config, folder)
+            if lacks_record:
+                write(parts, config, folder)
+            if lacks_confusion:
+                confusion_files.write(parts.task, folder)
     except (OSError, ConfigError) as error:  # the folder may be another user's
-        logging.getLogger("dcnlab").info(f"{folder.test_images} is not written: {one_line(error)}")
+        logging.getLogger("dcnlab").info(f"{folder} lacks files that are not written: {one_line(error)}")
 
 
 def image_names(dataset: Any, root: str | None, positions: list[int]) -> tuple[str, ...]:

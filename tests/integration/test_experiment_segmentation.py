@@ -68,7 +68,7 @@ def test_a_run_learns_and_draws_its_predictions(scenes):
     assert results["metrics"]["miou"] > 80
     assert results["model"]["params"] > 0
     pictures = sorted((folder / "pictures").iterdir())
-    assert [picture.name for picture in pictures] == ["0.png", "1.png", "2.png", "3.png"]
+    assert [picture.name for picture in pictures] == ["0.png", "1.png", "2.png", "3.png", "confusion.png"]
     assert Image.open(pictures[0]).width > 3 * 48
     again = evaluate(folder, ["test.flip=true", "test.scales=[0.75,1,1.25]"])
     assert again["miou"] > 80
@@ -231,7 +231,7 @@ def test_pictures_of_several_sizes_reach_wandb(scenes):
     done = dcnlab("fit", "tiny.yaml", "id=one", "trainer.max_steps=2", "logger.wandb=true")
     assert (done.returncode, done.stdout, done.stderr) == (0, "runs/tiny/one\n", "")
     mirrored = list(Path("runs/tiny/one/wandb").glob("offline-run-*/files/media/images/**/*.png"))
-    assert len(mirrored) == len(list(Path("runs/tiny/one/pictures").iterdir())) == 4
+    assert len(mirrored) == len(list(Path("runs/tiny/one/pictures").iterdir())) == 5
 
 
 FROZEN = [

@@ -102,6 +102,39 @@ def test_wide_tables_scroll_and_the_page_does_not(page, width):
         assert max(wider for wider, _ in frames) > 0
 
 
+def test_a_phone_shows_differences_and_folds_details(page, address):
+    """At 390 pixels the difference of each row is on the screen, and runs and costs are one line each."""
+    page.resize(390, 844)
+    page.open(address)
+    cells = "[...document.querySelectorAll('#group-1 td[data-label^=difference]')].filter(e => e.textContent)"
+    edges = page.run(f"{cells}.map(e => {{ const box = e.getBoundingClientRect(); return [box.left, box.right] }})")
+    assert edges
+    assert all(0 <= left and right <= 390 for left, right in edges)
+    label = page.run(f"getComputedStyle({cells}[0], '::before').content")
+    assert "difference" in label
+    assert page.run("[...document.querySelectorAll('details')].every(one => !one.open)")
+    assert page.run("document.documentElement.scrollHeight") < 10_000
+
+
+def test_a_large_screen_opens_details_and_cues_what_scrolls(page):
+    """At 1280 pixels runs are shown; a table says that it scrolls exactly where it is wider than its frame."""
+    assert page.run("[...document.querySelectorAll('details.fold')].every(one => one.open)")
+    page.resize(500)
+    page.run("new Promise(done => setTimeout(done, 100))")
+    frames = page.run(
+        "[...document.querySelectorAll('.scroll')].filter(e => e.checkVisibility()).map(e => [e.scrollWidth - 1 > "
+        "e.clientWidth, getComputedStyle(e.querySelector('caption span'), '::after').content.includes('Scroll')])"
+    )
+    assert all(wider == cued for wider, cued in frames)
+    assert any(wider for wider, _ in frames)
+
+
+def test_the_first_screen_has_a_chart_and_a_picture(page):
+    """The overview's chart and a run's picture are in the first 900 pixels of a large screen."""
+    tops = page.run("['svg.chart', 'img'].map(name => document.querySelector(name).getBoundingClientRect().bottom)")
+    assert max(tops) < 900
+
+
 def violations(page):
     """What axe-core finds wrong, with the element."""
     page.run(resources.files("axe_core_python").joinpath("axe.min.js").read_text() + "; true")

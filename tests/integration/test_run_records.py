@@ -9,7 +9,7 @@ import small_experiments
 
 from dcnlab.config.load import load_experiment, load_run
 from dcnlab.io.errors import ConfigError
-from dcnlab.metrics import image_records
+from dcnlab.metrics import confusion, image_records
 from dcnlab.training.run import evaluate, fit
 from dcnlab.training.run_folder import RunFolder
 
@@ -22,6 +22,7 @@ def copied(trained_tasks, task, tmp_path, monkeypatch):
     shutil.copytree(f"runs/{task}/run", tmp_path / "run")
     folder = RunFolder(tmp_path / "run")
     folder.test_images.unlink()
+    folder.confusion.unlink(missing_ok=True)
     return folder
 
 
@@ -42,10 +43,27 @@ def test_a_runs_record_gives_its_own_scores(task, trained_tasks):
 
 @pytest.mark.parametrize("task", TASKS)
 def test_evaluate_adds_a_record_to_a_run_without_one(task, trained_tasks, tmp_path, monkeypatch):
-    """The same bytes as the run wrote."""
-    folder = copied(trained_tasks, task, tmp_path, monkeypatch)
+    """The same bytes as the run wrote, and the same confusion matrix."""
+    folder, trained = copied(trained_tasks, task, tmp_path, monkeypatch), RunFolder(Path(f"runs/{task}/run"))
     evaluate(folder.path, [])
-    assert folder.test_images.read_bytes() == Path(f"runs/{task}/run/test_images.npz").read_bytes()
+    assert folder.test_images.read_bytes() == trained.test_images.read_bytes()
+    for path, first in ((folder.confusion, trained.confusion), (folder.confusion_picture, trained.confusion_picture)):
+        assert path.exists() == (task != "detection")
+        assert task == "detection" or path.read_bytes() == first.read_bytes()
+
+
+def test_a_confusion_matrix_gives_the_scores_of_its_run(trained_tasks):
+    """The diagonal over all images is the accuracy; over a class's union of pixels its IoU."""
+    folders = {task: RunFolder(trained_tasks / "runs" / task / "run") for task in ("classification", "segmentation")}
+    counted = {task: confusion.read(folder.confusion) for task, folder in folders.items()}
+    counts = counted["classification"].counts
+    assert counts.sum() == 7
+    top1 = folders["classification"].read_results()["metrics"]["top1"]
+    assert 100 * counts.diagonal().sum() / 7 == pytest.approx(top1, abs=1e-5)
+    counts, metrics = counted["segmentation"].counts, folders["segmentation"].read_results()["metrics"]
+    union = counts.sum(0) + counts.sum(1) - counts.diagonal()
+    for name, hits, pixels in zip(counted["segmentation"].classes, counts.diagonal(), union, strict=True):
+        assert pixels == 0 or 100 * hits / pixels == pytest.approx(metrics[f"iou/{name}"], abs=1e-4)
 
 
 def test_evaluate_on_other_images_writes_no_record(trained_tasks, tmp_path, monkeypatch):

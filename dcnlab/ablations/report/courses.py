@@ -10,6 +10,7 @@ from dcnlab.ablations.plots.charts import Chart, Curve, Shape
 from dcnlab.ablations.report import curves, measured
 from dcnlab.ablations.report.contents import Group, Row
 from dcnlab.io.errors import ConfigError
+from dcnlab.metrics.names import spoken
 
 _CAPTIONS = {"train/loss": "Training loss by step", "val/loss": "Validation loss by step"}
 _CHANGES = {"rotation": ("under rotation", "angle, degrees"), "scale": ("under scaling", "factor")}
@@ -39,10 +40,14 @@ def learning_curves(group: Group, rows: Sequence[Row]) -> Charted:
     if not by_metric:
         return Charted(notes=notes)
     learning_charts = [
-        charts.lines(name, _CAPTIONS.get(name, f"{name.partition('/')[2]} in validation by step"), lines, "step")
+        charts.lines(name, _CAPTIONS.get(name) or _of_validation(name), lines, "step")
         for name, lines in by_metric.items()
     ]
     return _charted(group, rows, learning_charts, notes)
+
+
+def _of_validation(name: str) -> str:
+    return f"{spoken(name.partition('/')[2])} in validation (%) by step"
 
 
 def robustness(group: Group, rows: Sequence[Row]) -> Charted:
@@ -70,7 +75,7 @@ def robustness(group: Group, rows: Sequence[Row]) -> Charted:
                     courses.append(curve[1])
             lines.append(curves.envelope(row.label, courses, 1000))
         if any(lines):
-            metric = ", ".join(dict.fromkeys(metrics))
+            metric = ", ".join(map(spoken, dict.fromkeys(metrics)))
             robustness_charts.append(charts.lines(f"{metric} {words}", f"{metric} (%) {words}", lines, axis))
     return _charted(group, rows, robustness_charts, notes) if robustness_charts or notes else Charted()
 

@@ -8,6 +8,7 @@ from dcnlab.ablations.tables import statistics
 from dcnlab.ablations.tables.collect import CODE, WEIGHTS
 from dcnlab.ablations.tables.comparison import bounds
 from dcnlab.metrics import names as metric_names
+from dcnlab.metrics.names import spoken
 
 
 def metric_of(group: Group) -> str | None:
@@ -23,10 +24,10 @@ def finding(group: Group) -> str:
         return "No run of it has a score."
     if len(scored) == 1:
         only = f"{scored[0].label}, " if group.section.swept else ""
-        return f"{metric} is {figure(scored[0], metric)}: {only}{_count(scored[0].figures['seeds'], 'seed')}."
+        return f"{spoken(metric)} is {figure(scored[0], metric)}: {only}{_count(scored[0].figures['seeds'], 'seed')}."
     top = min(scored, key=lambda row: rank(row, metric))
     word = "lowest" if metric_names.goal(metric) == "minimize" else "highest"
-    text = f"{metric} is {word} at {top.label}: {figure(top, metric)}"
+    text = f"{spoken(metric)} is {word} at {top.label}: {figure(top, metric)}"
     compared = [row for row in group.rows if row.figures.get(f"{metric}_difference") is not None]
     if top.figures[f"{metric}_difference"] is None:
         if top.figures["base"] and compared:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from dcnlab.ablations.report.contents import Group, Report, Row
-from dcnlab.ablations.report.settings import differing_settings, kinds_of_settings, trials_of_other_sweeps
+from dcnlab.ablations.report.settings import differing_settings, join_fits, kinds_of_settings, trials_of_other_sweeps
 from dcnlab.ablations.report.unfinished import unfinished_runs
 from dcnlab.ablations.tables import collect, paper, run_record
 from dcnlab.ablations.tables import table as tables
@@ -38,7 +38,7 @@ def report(root: Path, any_code: bool = False) -> Report:
         raise ConfigError(f"{root}: no runs in it" + (f" that can be read; {notes[0]}" if notes else ""))
     groups: list[Group] = []
     for name in dict.fromkeys(record.name for record in finished):
-        kinds = kinds_of_settings(name, [record for record in finished if record.name == name])
+        kinds = join_fits(kinds_of_settings(name, [record for record in finished if record.name == name]))
         if len(kinds) > 1:
             notes.append(
                 f"{name}: the runs are of {len(kinds)} sets of settings, which one table cannot mix; each has a table"

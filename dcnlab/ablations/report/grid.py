@@ -11,6 +11,7 @@ _NUMBER = re.compile(
 )
 _WIDE = 9
 """Columns that fit a printed page without breaking words."""
+_INTERVAL = re.compile(r"(\S+) (\[[^]]*\]) ([a-z ]+)")
 _ABSENT = ("", "missing", "–")
 
 
@@ -36,6 +37,12 @@ class Cell:
     value: str | None
     """The sort key of a cell with a number; None: it holds none."""
 
+    @property
+    def parts(self) -> list[str]:
+        """The parts of a difference with its interval, between which a line may end; others are one part."""
+        match = _INTERVAL.fullmatch(self.text)
+        return [self.text] if match is None else list(match.groups())
+
 
 @dataclass(frozen=True)
 class Grid:
@@ -45,26 +52,30 @@ class Grid:
     header: list[tuple[str, bool]]
     """Names of the columns, and whether they hold numbers."""
     lines: list[list[Cell]]
+    stacks: bool = True
+    """Whether a phone shows each row as a block, value by value; else the table scrolls sideways."""
 
     @property
     def classes(self) -> str | None:
         """For the style sheet."""
-        names = [*(["sortable"] if len(self.lines) > 1 else []), *(["wide"] if len(self.header) > _WIDE else [])]
+        wanted = {"sortable": len(self.lines) > 1, "wide": len(self.header) > _WIDE, "stack": self.stacks}
+        names = [name for name, is_wanted in wanted.items() if is_wanted]
         return " ".join(names) or None
 
 
-def arrange(caption: str, header: Sequence[str], lines: Sequence[Sequence[Value]]) -> Grid:
+def arrange(caption: str, header: Sequence[str], lines: Sequence[Sequence[Value]], stacks: bool = True) -> Grid:
     """A table of values.
 
     Args:
         caption: what it shows.
         header: a name for each column.
         lines: the rows; columns of numbers are right-aligned and sort by the number at the start of a cell.
+        stacks: see `Grid`.
     """
     columns = list(zip(*lines, strict=True)) if lines else [() for _ in header]
     numeric = [_is_numeric(column) for column in columns]
     cells = [[_cell(value, number) for value, number in zip(line, numeric, strict=True)] for line in lines]
-    return Grid(caption, list(zip(header, numeric, strict=True)), cells)
+    return Grid(caption, list(zip(header, numeric, strict=True)), cells, stacks)
 
 
 def _cell(value: Value, numeric: bool) -> Cell:

@@ -36,7 +36,7 @@ def dilations(rows: Sequence[Row]) -> Measured:
                 continue
             if block is not None:
                 caption = f"{row.label}, {record.folder}: {block.caption}"
-                measured.tables.append(arrange(caption, block.header, block.lines))
+                measured.tables.append(arrange(caption, block.header, block.lines, stacks=False))
     return measured
 
 

@@ -9,7 +9,7 @@ from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
-from dcnlab.ablations.report import gather, sections
+from dcnlab.ablations.report import gather, overview, sections
 from dcnlab.ablations.report.contents import Report, Unfinished
 from dcnlab.ablations.report.grid import Command, Grid, Value, arrange
 from dcnlab.ablations.report.pictures import Album
@@ -60,6 +60,7 @@ def render(report: Report) -> str:
             root=str(report.root),
             counted=", ".join(counted),
             trained=_duration(seconds),
+            overview=overview.of_groups(report.groups, album),
             groups=[sections.of_group(group, album) for group in report.groups],
             report_notes=report.notes,
             kinds=[sections.kinds(name, report.groups) for name in _several(report)],
@@ -109,7 +110,7 @@ def _environment(report: Report) -> Grid | None:
         values = Counter(_text(record.results["environment"].get(name)) for record in report.records)
         shown = [f"{value} ({count} {'run' if count == 1 else 'runs'})" for value, count in values.most_common()]
         lines.append([_ENVIRONMENT.get(name, name), "; ".join(shown) if len(values) > 1 else next(iter(values))])
-    return arrange("What the finished runs were made with", ["item", "value"], lines) if lines else None
+    return arrange("What the finished runs were made with", ["item", "value"], lines, stacks=False) if lines else None
 
 
 def _text(value: object) -> str:

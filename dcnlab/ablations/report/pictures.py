@@ -50,8 +50,13 @@ class Album:
     def __init__(self, budget: int = BUDGET) -> None:
         self._left = budget
 
-    def take(self, path: Path) -> Picture:
-        """A PNG as a data URI, no larger than `LARGEST`.
+    def take(self, path: Path, largest: int = LARGEST, drawn: bool = False) -> Picture:
+        """A PNG as a data URI.
+
+        Args:
+            path: of the file.
+            largest: longer side in the page, pixels; a larger picture is made smaller.
+            drawn: whether it is a drawing with text, at two pixels for one of the page, and not a photograph.
 
         Raises:
             ValueError: the page is full, or the file is not a picture.
@@ -66,12 +71,19 @@ class Album:
             small = read_image(path)
         except ValueError as error:
             raise ValueError(f"no picture: {error}") from error
-        small.thumbnail((LARGEST, LARGEST), Image.Resampling.LANCZOS)
+        small.thumbnail((largest, largest), Image.Resampling.LANCZOS)
         stream = io.BytesIO()
-        small.save(stream, "WEBP", quality=82, method=4)
+        small.save(stream, "WEBP", quality=82, method=4, lossless=drawn)
         data = base64.b64encode(stream.getvalue()).decode()
         self._left -= len(data)
-        return Picture(f"data:image/webp;base64,{data}", *small.size)
+        width, height = (side // 2 for side in small.size) if drawn else small.size
+        return Picture(f"data:image/webp;base64,{data}", width, height)
+
+
+def names_in(folder: Path) -> list[str]:
+    """Names of the pictures in a folder of a run, the shortest first; a confusion matrix has another section."""
+    names = {path.name for path in folder.glob("*.png")} - {"confusion.png"}
+    return sorted(names, key=lambda name: (len(name), name))
 
 
 def of_rows(rows: Sequence[Row], album: Album) -> Pictures:
@@ -86,8 +98,8 @@ def of_rows(rows: Sequence[Row], album: Album) -> Pictures:
     for folder in ("pictures", "figures"):
         by_name: dict[str, list[tuple[Row, Path]]] = {}
         for row in rows:
-            for path in (row.records[0].folder / folder).glob("*.png") if row.records else ():
-                by_name.setdefault(path.name, []).append((row, path))
+            for name in names_in(row.records[0].folder / folder) if row.records else ():
+                by_name.setdefault(name, []).append((row, row.records[0].folder / folder / name))
         names = sorted(by_name, key=lambda name: (len(name), name))
         for name in names[:_OF_A_RUN]:
             picture_row = PictureRow(f"{folder}/{name}", [])

@@ -28,6 +28,19 @@ function compare(one, other, ascending) {
   return sign * one.textContent.localeCompare(other.textContent, undefined, { numeric: true });
 }
 
+// A large screen has room for what a phone folds.
+if (matchMedia("(min-width: 48rem)").matches) {
+  for (const fold of document.querySelectorAll("details.fold")) fold.open = true;
+}
+
+const frames = [...document.querySelectorAll(".scroll")];
+function cue() {
+  for (const frame of frames) frame.classList.toggle("more", frame.scrollWidth > frame.clientWidth + 1);
+}
+addEventListener("resize", cue);
+document.addEventListener("toggle", cue, true);
+cue();
+
 const said = document.getElementById("said");
 for (const command of document.querySelectorAll(".command")) {
   const code = command.querySelector("code");

@@ -17,6 +17,7 @@ from dcnlab.ablations.tables.row_names import label
 from dcnlab.ablations.tables.run_record import Record
 from dcnlab.io import yaml_file
 from dcnlab.io.files import read_bytes
+from dcnlab.metrics.names import spoken
 
 
 @dataclass(frozen=True)
@@ -62,7 +63,7 @@ def each_run(group: Group) -> Grid:
     """A table with a line for each run: its settings, seed, metrics and seconds."""
     metrics = group.section.shown
     named = CODE in group.section.swept  # the settings name it then
-    header = ["run", *_swept(group), "seed", *(f"{metric} (%)" for metric in metrics), "seconds"]
+    header = ["run", *_swept(group), "seed", *(f"{spoken(metric)} (%)" for metric in metrics), "seconds"]
     lines: list[list[Value]] = []
     for row in group.rows:
         for record in row.records:

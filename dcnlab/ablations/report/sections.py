@@ -1,4 +1,4 @@
-"""The section of the report on one table's runs, ready for the template."""
+"""The sections of the report on tables' runs, ready for the template."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from dcnlab.ablations.numbers import MISSING, mean_and_std
 from dcnlab.ablations.plots import charts
 from dcnlab.ablations.plots.charts import Chart
 from dcnlab.ablations.report import findings
+from dcnlab.ablations.report.confused import Confused, of_confusion
 from dcnlab.ablations.report.contents import Group, Row
 from dcnlab.ablations.report.courses import Charted, learning_curves, robustness
 from dcnlab.ablations.report.grid import Grid, Value, arrange
@@ -18,8 +19,10 @@ from dcnlab.ablations.report.pictures import Album, Pictures, of_rows
 from dcnlab.ablations.report.runs import Repeat, costs, each_run, how_to_repeat
 from dcnlab.ablations.tables import table as tables
 from dcnlab.ablations.tables.table import Table
+from dcnlab.metrics.names import spoken
 
 _METRIC_CHARTS = 3
+_PERCENT = " (%)"
 _SETTINGS = 6
 """Settings that are named, at most, if runs of one name differ."""
 
@@ -36,6 +39,7 @@ class GroupSection:
     tables: list[Grid]
     notes: list[str]
     curves: Charted
+    confusion: Confused
     classes: list[Grid]
     dilation: Measured
     robustness: Charted
@@ -69,11 +73,12 @@ def of_group(group: Group, album: Album) -> GroupSection:
         apart=_named(group.apart),
         charts=_charts(group, rows),
         tables=[
-            arrange(block.caption, block.header, block.lines)
+            arrange(block.caption, spoken_header(block.header), block.lines)
             for block in tables.blocks(group.table, f"{group.title}: mean and spread over seeds")
         ],
         notes=group.table.notes,
         curves=learning_curves(group, rows),
+        confusion=of_confusion(group.title, rows, album),
         classes=_classes(group, rows),
         dilation=dilations(group.rows),
         robustness=robustness(group, rows),
@@ -95,9 +100,10 @@ def kinds(name: str, groups: Sequence[Group]) -> Grid:
         top = min(group.rows, key=lambda row: findings.rank(row, metric))
         scored = metric is not None and top.figures.get(metric) is not None
         score = findings.figure(top, str(metric)).removesuffix(" %") if scored else MISSING
-        lines.append([group.title, *(group.apart.get(key, "") for key in keys), metric, score])
+        spoken_metric = None if metric is None else spoken(metric)
+        lines.append([group.title, *(group.apart.get(key, "") for key in keys), spoken_metric, score])
     more = len(named[0].apart) - len(keys)
-    caption = f"{name}: runs that no one table can hold, and their best score"
+    caption = f"{name}: one table for each set of settings, and the best score of each"
     caption += f" ({more} more settings differ)" if more > 0 else ""
     return arrange(caption, ["table", *keys, "metric", "score (%)"], lines)
 
@@ -106,8 +112,13 @@ def of_paper(table: Table) -> PaperSection:
     """One of the paper's tables, filled in from the runs."""
     name = table.title.partition(":")[0]
     blocks = tables.blocks(table, "")
-    grids = [arrange(f"{name}: {block.caption}", block.header, block.lines) for block in blocks]
+    grids = [arrange(f"{name}: {block.caption}", spoken_header(block.header), block.lines) for block in blocks]
     return PaperSection(table.title, grids, table.notes)
+
+
+def spoken_header(header: Sequence[str]) -> list[str]:
+    """The header of a table of results with metrics as people write them: top-1 accuracy (%)."""
+    return [f"{spoken(name.removesuffix(_PERCENT))}{_PERCENT}" if name.endswith(_PERCENT) else name for name in header]
 
 
 def _named(apart: dict[str, str]) -> str:
@@ -131,12 +142,13 @@ def _charts(group: Group, rows: Sequence[Row]) -> list[Chart]:
     for metric in group.section.shown[:_METRIC_CHARTS]:
         scored = [row for row in rows if row.figures.get(metric) is not None]
         if len(scored) > 1 or (scored and len(_values(scored[0], metric)) > 1):
-            caption = f"{metric}: a circle a run, the bar their mean"
+            caption = f"{spoken(metric)}: a circle for each run, a bar at their mean"
             bases = [row.figures[metric] for row in scored if row.figures["base"]]
             if len(bases) == 1:
                 caption += "; the dashed line is the mean of the row that others are compared with"
             points = [(row.label, _values(row, metric)) for row in scored]
-            charts_of_metrics.append(charts.dots(metric, caption, points, bases[0] if len(bases) == 1 else None))
+            base = bases[0] if len(bases) == 1 else None
+            charts_of_metrics.append(charts.dots(spoken(metric), caption, points, base))
     return charts_of_metrics
 
 
@@ -155,7 +167,8 @@ def _classes(group: Group, rows: Sequence[Row]) -> list[Grid]:
     grids = []
     for family, metrics in families.items():
         lines = [[metric.partition("/")[2], *(_in_class(row.figures, metric) for row in rows)] for metric in metrics]
-        grids.append(arrange(f"{group.title}: {family} of each class (%), and the difference as above", header, lines))
+        caption = f"{group.title}: {spoken(family)} of each class (%), and the difference as above"
+        grids.append(arrange(caption, header, lines, stacks=False))
     return grids
 
 

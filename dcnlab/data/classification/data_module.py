@@ -13,7 +13,7 @@ from dcnlab.data.folds import Fold, stratified, validated_on
 from dcnlab.data.labels import check_same_classes
 from dcnlab.data.module import SplitsDataModule
 from dcnlab.data.own.classification import own_class_folders
-from dcnlab.data.photographs import IMAGENET_MEAN, IMAGENET_STD, strings
+from dcnlab.data.photographs import IMAGENET_MEAN, IMAGENET_STD, NO_JITTER, strings
 from dcnlab.io.orientation import Orientation
 
 
@@ -37,6 +37,7 @@ class ImageFolderDataModule(SplitsDataModule):
         fold: the test split, cut from the images of all three; None takes the splits as they are.
         own: whether the folder is of any layout, which is looked for: SPLIT/CLASS/IMAGE or CLASS/IMAGE.
         layout: that it must be of; None takes any.
+        color_jitter: training: largest changes of brightness, contrast, saturation and hue, see `colour_jitter`.
 
     Raises:
         DataError: a folder is missing or empty, or classes differ between splits; one line that says what and where.
@@ -59,6 +60,7 @@ class ImageFolderDataModule(SplitsDataModule):
         fold: Fold | None = None,
         own: bool = False,
         layout: str | None = None,
+        color_jitter: Sequence[float] = NO_JITTER,
     ) -> None:
         common: dict[str, Any] = {"classes": classes, "image_size": image_size, "mean": mean, "std": std}
         common["orientation"] = Orientation(exif, upright=False)
@@ -71,7 +73,9 @@ class ImageFolderDataModule(SplitsDataModule):
         validated = val if fold is None else val or train
         if folders is not None:
             validated = val or "val"
-        training = ImageFolderSplit(root, train, holdout=holdout, augment=True, seed=seed, **listed(train), **common)
+        training = ImageFolderSplit(
+            root, train, holdout=holdout, augment=True, seed=seed, color_jitter=color_jitter, **listed(train), **common
+        )
         validation = ImageFolderSplit(root, validated, train, **listed(validated or ""), **common)
         testing = ImageFolderSplit(root, test, **listed(test), **common)
         others = ((val, validation.classes), (test, testing.classes))

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torchvision.transforms import v2
 
-from dcnlab.data.photographs import IMAGENET_MEAN, IMAGENET_STD, PhotographSplit, strings
+from dcnlab.data.photographs import IMAGENET_MEAN, IMAGENET_STD, NO_JITTER, PhotographSplit, colour_jitter, strings
 from dcnlab.data.resize import resized
 from dcnlab.io.errors import DataError
 from dcnlab.io.folders import files_below
@@ -24,14 +24,18 @@ HELD_OUT = 10
 
 
 def training_transform(
-    image_size: int, mean: Sequence[float] = IMAGENET_MEAN, std: Sequence[float] = IMAGENET_STD
+    image_size: int,
+    mean: Sequence[float] = IMAGENET_MEAN,
+    std: Sequence[float] = IMAGENET_STD,
+    color_jitter: Sequence[float] = NO_JITTER,
 ) -> v2.Transform:
-    """Random crop, 8 to 100% of the area, aspect 3/4 to 4/3, resized to image_size squared; flip; normalisation."""
+    """Random crop, 8 to 100% of the area, aspect 3/4 to 4/3, to image_size squared; flip; colours; mean and std."""
     return v2.Compose(
         [
             v2.PILToTensor(),
             v2.RandomResizedCrop(image_size, antialias=True),
             v2.RandomHorizontalFlip(),
+            *colour_jitter(color_jitter),
             v2.ToDtype(torch.float32, scale=True),
             v2.Normalize(list(mean), list(std)),
         ]
@@ -106,6 +110,7 @@ class ImageFolderSplit(PhotographSplit[tuple[Tensor, int]]):
         seed: of the augmentation.
         mean: of red, green and blue, in 0..1.
         std: likewise.
+        color_jitter: training: largest changes of brightness, contrast, saturation and hue, see `colour_jitter`.
         orientation: says which images are turned as their EXIF orientation says; None leaves all as stored, as
             torchvision's ImageFolder does, with a warning at the first that has one.
         listed: files with their labels, and the classes, in place of those of the folder.
@@ -127,6 +132,7 @@ class ImageFolderSplit(PhotographSplit[tuple[Tensor, int]]):
         seed: int = 0,
         mean: Sequence[float] = IMAGENET_MEAN,
         std: Sequence[float] = IMAGENET_STD,
+        color_jitter: Sequence[float] = NO_JITTER,
         orientation: Orientation | None = None,
         listed: tuple[Sequence[tuple[str, int]], Sequence[str]] | None = None,
     ) -> None:
@@ -141,8 +147,8 @@ class ImageFolderSplit(PhotographSplit[tuple[Tensor, int]]):
             if split is None or holdout:
                 samples = _held_or_kept(folder, samples, held=split is None)
         self.files, self.labels = strings([path for path, _ in samples]), np.array([label for _, label in samples])
-        make = training_transform if augment else evaluation_transform
-        self.transform = make(image_size, mean, std)
+        transform = training_transform(image_size, mean, std, color_jitter) if augment else None
+        self.transform = transform or evaluation_transform(image_size, mean, std)
         self.image_size = image_size
 
     def __len__(self) -> int:

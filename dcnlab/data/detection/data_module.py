@@ -16,7 +16,7 @@ from dcnlab.data.folds import Fold, all_names, interleaved, validated_on
 from dcnlab.data.labels import check_same_classes, names_of
 from dcnlab.data.module import SplitsDataModule, collate_lists, reader_of
 from dcnlab.data.own.detection import joined, own_boxes
-from dcnlab.data.photographs import IMAGENET_MEAN, IMAGENET_STD
+from dcnlab.data.photographs import IMAGENET_MEAN, IMAGENET_STD, NO_JITTER
 from dcnlab.data.resize import longer_limits
 from dcnlab.io.errors import DataError
 from dcnlab.io.orientation import Orientation
@@ -78,6 +78,7 @@ class DetectionDataModule(SplitsDataModule):
         exif: auto, apply or ignore: which images are turned as their EXIF orientation says, see `Orientation`.
         fold: the test split, cut from the images of all three; None takes the splits as they are.
         layout: own: that the folder must be of; None looks.
+        color_jitter: training: largest changes of brightness, contrast, saturation and hue, see `colour_jitter`.
 
     Raises:
         DataError: files are missing or not right, or classes differ between splits; one line that says what and where.
@@ -107,6 +108,7 @@ class DetectionDataModule(SplitsDataModule):
         exif: str = "auto",
         fold: Fold | None = None,
         layout: str | None = None,
+        color_jitter: Sequence[float] = NO_JITTER,
     ) -> None:
         orientation = Orientation(exif)
         is_own = name in ("own", "yolo")  # yolo is the layout of that name, not looked for
@@ -124,7 +126,8 @@ class DetectionDataModule(SplitsDataModule):
         def split(chosen: Annotations, augment: bool = False, tested_at: Sequence[int] | None = None) -> DetectionSplit:
             sides = (shorter_side, longer_side) if tested_at is None else (None, None)
             limits = longer_limits(tested_at or (), test_longer_sides, shorter_side, longer_side)
-            return DetectionSplit(chosen, *sides, flip, mean, std, augment, seed, orientation, tested_at, limits)
+            shown = (flip, mean, std, augment, seed, orientation, tested_at, limits, color_jitter)
+            return DetectionSplit(chosen, *sides, *shown)
 
         if fold is None:
             learnt, validated, tested = (

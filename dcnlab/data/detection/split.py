@@ -18,7 +18,14 @@ from torchvision.transforms.v2 import functional as F
 
 from dcnlab.data.census import Census
 from dcnlab.data.detection.annotations import Annotations, BoxesWithScores, starts
-from dcnlab.data.photographs import IMAGENET_MEAN, IMAGENET_STD, PhotographSplit, flip_and_normalise
+from dcnlab.data.photographs import (
+    IMAGENET_MEAN,
+    IMAGENET_STD,
+    NO_JITTER,
+    PhotographSplit,
+    colour_jitter,
+    flip_and_normalise,
+)
 from dcnlab.data.resize import resized
 from dcnlab.io.errors import DataError
 from dcnlab.io.image_file import Made, read_image
@@ -64,6 +71,7 @@ class DetectionSplit(PhotographSplit[tuple[Tensor, Target]]):
         orientation: says which images are turned as their EXIF orientation says; None is `auto`.
         test_sides: shorter sides that a test resizes these images to later; None resizes them no more.
         test_longer_sides: limit on the longer side at each of them; None: no limits.
+        color_jitter: training: largest changes of brightness, contrast, saturation and hue, see `colour_jitter`.
 
     Raises:
         DataError: on taking an item: the image is broken, too large to be decoded or resized safely, or not of the
@@ -83,6 +91,7 @@ class DetectionSplit(PhotographSplit[tuple[Tensor, Target]]):
         orientation: Orientation | None = None,
         test_sides: Sequence[int] | None = None,
         test_longer_sides: Sequence[int | None] | None = None,
+        color_jitter: Sequence[float] = NO_JITTER,
     ) -> None:
         for name, value in (("shorter_side", shorter_side), ("longer_side", longer_side)):
             if value is not None and value < 1:
@@ -107,7 +116,8 @@ class DetectionSplit(PhotographSplit[tuple[Tensor, Target]]):
                 stacklevel=2,
             )
         limit = LimitSides(shorter_side, longer_side)
-        self.transform = v2.Compose([limit, *flip_and_normalise(augment and flip, mean, std)])
+        colours = colour_jitter(color_jitter if augment else NO_JITTER)
+        self.transform = v2.Compose([limit, *colours, *flip_and_normalise(augment and flip, mean, std)])
 
     def __len__(self) -> int:
         return len(self.annotations)

@@ -13,7 +13,7 @@ from dcnlab.data.image_list import imagelist_pairs
 from dcnlab.data.labels import LabelledImages
 from dcnlab.data.module import SplitsDataModule, reader_of
 from dcnlab.data.own.segmentation import joined, own_labels
-from dcnlab.data.photographs import IMAGENET_MEAN, IMAGENET_STD
+from dcnlab.data.photographs import IMAGENET_MEAN, IMAGENET_STD, NO_JITTER
 from dcnlab.data.segmentation.camvid import camvid_pairs
 from dcnlab.data.segmentation.cityscapes import cityscapes_pairs
 from dcnlab.data.segmentation.padding import pad_collate
@@ -56,6 +56,7 @@ class SegmentationDataModule(SplitsDataModule):
         test_scale: the largest factor of those that the test resizes its images by.
         fold: the test split, cut from the images of all three; None takes the splits as they are.
         layout: own: that the folder must be of; None looks.
+        color_jitter: training: largest changes of brightness, contrast, saturation and hue, see `colour_jitter`.
 
     Raises:
         DataError: data are missing or not right; one line that says what is expected where.
@@ -83,6 +84,7 @@ class SegmentationDataModule(SplitsDataModule):
         test_scale: float = 1.0,
         fold: Fold | None = None,
         layout: str | None = None,
+        color_jitter: Sequence[float] = NO_JITTER,
     ) -> None:
         orientation = Orientation(exif)
         own = own_labels(root, classes, ignore, layout) if name == "own" else None
@@ -110,6 +112,7 @@ class SegmentationDataModule(SplitsDataModule):
                 read=images.read,
                 orientation=orientation,
                 test_scale=scale,
+                color_jitter=color_jitter,
             )
 
         if fold is None:

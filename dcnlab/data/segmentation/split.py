@@ -24,7 +24,15 @@ from dcnlab.data.labels import (
     counted_lookup,
     read_label,
 )
-from dcnlab.data.photographs import IMAGENET_MEAN, IMAGENET_STD, PhotographSplit, flip_and_normalise, strings
+from dcnlab.data.photographs import (
+    IMAGENET_MEAN,
+    IMAGENET_STD,
+    NO_JITTER,
+    PhotographSplit,
+    colour_jitter,
+    flip_and_normalise,
+    strings,
+)
 from dcnlab.data.resize import resized
 from dcnlab.io.errors import DataError
 from dcnlab.io.image_file import read_image
@@ -93,6 +101,7 @@ class SegmentationSplit(PhotographSplit[tuple[Tensor, Tensor]]):
         orientation: says which images are turned as their EXIF orientation says, by the size of the label, which is
             taken as stored; None is `auto`.
         test_scale: the largest factor that a test resizes these images by later.
+        color_jitter: training: largest changes of brightness, contrast, saturation and hue, see `colour_jitter`.
 
     Raises:
         DataError: on taking an item: a file is broken, too large to be decoded or resized safely, the sizes of image
@@ -116,6 +125,7 @@ class SegmentationSplit(PhotographSplit[tuple[Tensor, Tensor]]):
         read: Callable[[Path], NDArray[np.integer]] = read_label,
         orientation: Orientation | None = None,
         test_scale: float = 1.0,
+        color_jitter: Sequence[float] = NO_JITTER,
     ) -> None:
         super().__init__(augment, seed)
         self.files = strings([str(path) for pair in pairs for path in pair]).reshape(-1, 2)
@@ -128,6 +138,7 @@ class SegmentationSplit(PhotographSplit[tuple[Tensor, Tensor]]):
         steps: list[v2.Transform] = []
         if shorter_side is not None or (augment and random_scale is not None):
             steps.append(self.rescale)
+        steps += colour_jitter(color_jitter if augment else NO_JITTER)  # first, so that padding keeps the mean colour
         if self.crop_size is not None:
             colour = {tv_tensors.Image: [round(255 * value) for value in mean], tv_tensors.Mask: IGNORE}
             steps.append(v2.RandomCrop(self.crop_size, pad_if_needed=True, fill=colour))

@@ -13,13 +13,15 @@ import pytest
 from command_line import dcnlab
 from report_runs import SCRIPT, write_curve, write_everything, write_run
 
-from dcnlab.ablations.plots import chart_shapes
+from dcnlab.ablations.plots import chart_shapes, charts
 from dcnlab.ablations.report import curves, gather, page, template
 from dcnlab.ablations.report.pictures import Album
 from dcnlab.cli import main
 from dcnlab.config.load import to_yaml
 from dcnlab.io.errors import ConfigError
+from dcnlab.metrics import confusion, names
 from dcnlab.metrics.effective_dilation import SIZES
+from dcnlab.tasks import confusion_picture
 from dcnlab.training import run_folder
 from dcnlab.training.run_folder import RunFolder
 
@@ -92,7 +94,7 @@ def table(read, words):
 def test_report_table_equals_hand_worked_means_and_std(read):
     """Three seeds of two settings give 73.00 ± 3.61 and 75.50 ± 0.50, difference +2.50."""
     header, none, three = table(read, "layers: mean and spread")
-    assert header[:4] == ["deform_layers", "top1 (%)", "difference [low, high]", "seeds"]
+    assert header[:4] == ["deform_layers", "top-1 accuracy (%)", "difference [low, high]", "seeds"]
     assert none[:4] == ["0", "73.00 ± 3.61", "", "3"]
     assert three[:4] == ["3", "75.50 ± 0.50", "+2.50 [-5.26, +10.26] no conclusion", "3"]
 
@@ -101,7 +103,7 @@ def test_overview_states_the_gain_and_its_interval(read):
     """The seeds differ by 5, 3.5 and -1: Student's t interval is 2.5 ± 4.3027 x 3.1225 / sqrt(3), which covers zero."""
     text = " ".join("".join(read.words).split())
     assert (
-        "layers: top1 is highest at 3 deformable: 75.50 ± 0.50 %, +2.50 against plain [-5.26, +10.26] "
+        "layers: top-1 accuracy is highest at 3 deformable: 75.50 ± 0.50 %, +2.50 against plain [-5.26, +10.26] "
         "over 3 seeds that both have: no conclusion." in text
     )
     assert "Runs: 8 finished, 1 failed, 2 unfinished, 1 interrupted." in text
@@ -109,7 +111,7 @@ def test_overview_states_the_gain_and_its_interval(read):
 
 def test_class_table_shows_differences_to_the_first_column(read):
     """Each class has one row; a class named like a script is shown as text."""
-    header, sky, script = table(read, "iou of each class")
+    header, sky, script = table(read, "IoU of each class")
     assert header == ["class", "plain", "3 deformable"]
     assert sky == ["Sky", "81.0 ± 1.0", "84.0 ± 1.0 (+3.0)"]
     assert script == [SCRIPT, "10.0 ± 10.0", "10.0 ± 10.0 (+0.0)"]
@@ -123,6 +125,67 @@ def test_measured_dilation_stands_next_to_the_papers(read):
     assert row[5:] == ["res5c", "5.3 ± 3.3", "5.8 ± 3.5", "8.4 ± 4.5", "6.2 ± 3.0"]
 
 
+def test_the_overview_draws_gains_and_a_picture(read):
+    """The chart holds each table's best row with its interval; the picture is of the best row."""
+    [chart] = [svg["aria-label"] for svg in read.all("svg") if svg.get("aria-label", "").startswith("difference.")]
+    assert chart == "difference. layers: 3 deformable: +2.50, -5.26 to +10.26; mixed: lr 0.2: +1.00"
+    first = read.all("img")[0]
+    assert first["alt"] == "test images of layers: 3 deformable, seed 0"
+
+
+def test_confusion_is_summed_over_a_rows_runs(tmp_path, monkeypatch):
+    """Of 4 + 4 dogs of plain 1 + 3 are found as cats, 50%; pictures are of the first seed, at half their pixels."""
+    monkeypatch.chdir(tmp_path)
+    counts = {(0, 0): [[4, 0], [1, 3]], (0, 1): [[4, 0], [3, 1]], (3, 0): [[4, 0], [0, 4]]}
+    for (layers, seed), matrix in counts.items():
+        folder = RunFolder(write_run(f"runs/pets/{layers}{seed}", 50, {"model.deform_layers": layers}, seed=seed))
+        counted = confusion.of(["cat", "dog"], matrix, "images")
+        confusion.write(folder.confusion, counted)
+        folder.pictures.mkdir()
+        confusion_picture.draw(counted).save(folder.confusion_picture)
+    read = Reader(page.render(gather.report(Path("runs"))))
+    assert table(read, "classes confused most") == [
+        ["label as found", "plain", "3 deformable"],
+        ["dog as cat", "50.0", "0.0"],
+    ]
+    shown = [image for image in read.all("img") if image["alt"].startswith("confusion matrix of")]
+    assert [image["alt"] for image in shown] == [
+        f"confusion matrix of {row}, seed 0" for row in ("plain", "3 deformable")
+    ]
+    first = confusion_picture.draw(confusion.of(["cat", "dog"], counts[0, 0], "images"))
+    assert int(shown[0]["width"]) == first.width // 2
+
+
+def test_a_broken_confusion_matrix_is_named(runs_folder):
+    """The rest of the page is shown, and a note names the file."""
+    (runs_folder / "layers" / "l0s0" / "confusion.json").write_text("[]")
+    text = page.render(gather.report(runs_folder))
+    assert "l0s0/confusion.json holds no confusion matrix" in text
+
+
+def test_long_labels_are_wrapped_and_never_cut():
+    """Each word of a long name is in the chart, on lines of at most 38 letters, and rows keep their distance."""
+    label = "3 deformable modulated, dilation 4, offset_lr_scale 0.1, effective_batch 64"
+    chart = charts.dots("AP50", "caption", [(label, [1.0, 2.0]), ("plain", [1.5])])
+    words = [(shape.text, float(shape.attributes["y"])) for shape in chart.shapes if is_label(shape)]
+    lines = [text for text, _ in words[:-3]]
+    assert " ".join(lines) == label
+    assert max(map(len, lines)) <= 38
+    assert [text for text, _ in words[-3:]] == ["1.50 ± 0.71", "plain", "1.50"]
+    assert words[-2][1] - words[-3][1] > 30
+    assert float(chart.height) > words[-1][1] + 40
+
+
+def is_label(shape):
+    return shape.attributes.get("class") == "label"
+
+
+def test_metrics_are_written_as_people_say_them():
+    """Names of results.json stay in files; captions have words."""
+    spoken = [names.spoken(name) for name in ("top1", "miou", "ap", "ap50", "iou/road", "ap/cat", "mine")]
+    assert spoken == ["top-1 accuracy", "mean IoU", "AP", "AP50", "IoU of road", "AP of cat", "mine"]
+
+
 def test_costs_are_means_over_the_runs_of_a_row(read):
     """Parameters, MACs, seconds, throughput and memory of a row's runs."""
     header, none, _ = table(read, "layers: costs")
@@ -130,17 +193,38 @@ def test_costs_are_means_over_the_runs_of_a_row(read):
     assert header[-1] == "peak memory (MiB)"
 
 
-def test_mixed_settings_get_separate_tables(read):
-    """The page names the setting that differs and lists which run stands in which table."""
-    assert table(read, "mixed (1 of 2): mean and spread")[1][0] == "50.00"
-    assert table(read, "mixed (2 of 2): mean and spread")[1][0] == "51.00"
+def test_single_fits_share_a_table_of_their_settings(read):
+    """Two fits of different rates are two rows of one section, named by the setting in which they differ."""
+    header, slow, fast = table(read, "mixed: mean and spread")
+    assert header[:3] == ["lr", "top-1 accuracy (%)", "difference [low, high]"]
+    assert (slow[:3], fast[:3]) == (["0.1", "50.00", ""], ["0.2", "51.00", "+1.00"])
+    assert not [words for words in read.words if "of 2)" in words]
+
+
+def test_sweeps_of_other_settings_get_separate_tables(tmp_path, monkeypatch):
+    """Trials that differ in more than their sweep set are two tables; the page names the setting that differs."""
+    monkeypatch.chdir(tmp_path)
+    for number, lr in enumerate((0.1, 0.2)):
+        write_run(f"runs/mixed/{number}", 50.0 + number, {"model.deform_layers": 1}, settings=[f"optim.lr={lr}"])
+    read = Reader(page.render(gather.report(Path("runs"))))
+    assert table(read, "mixed (1 of 2): mean and spread")[1][1] == "50.00"
+    assert table(read, "mixed (2 of 2): mean and spread")[1][1] == "51.00"
     assert any("mixed: the runs are of 2 sets of settings, which one table cannot mix" in word for word in read.words)
     assert "Of the runs of this name, those with optim.lr 0.2." in read.words
-    assert table(read, "mixed: runs that no one table can hold") == [
+    assert table(read, "mixed: one table for each set of settings") == [
         ["table", "optim.lr", "metric", "score (%)"],
-        ["mixed (1 of 2)", "0.1", "top1", "50.00"],
-        ["mixed (2 of 2)", "0.2", "top1", "51.00"],
+        ["mixed (1 of 2)", "0.1", "top-1 accuracy", "50.00"],
+        ["mixed (2 of 2)", "0.2", "top-1 accuracy", "51.00"],
     ]
+
+
+def test_fits_of_two_tasks_do_not_share_a_table(tmp_path, monkeypatch):
+    """An experiment called quickstart exists for each task; their runs have one name and no common metric."""
+    monkeypatch.chdir(tmp_path)
+    write_run("runs/quickstart/a", 50.0)
+    write_run("runs/quickstart/b", settings=["task=segmentation", "model.name=deeplab"], metrics={"miou": 40.0})
+    groups = gather.report(Path("runs")).groups
+    assert [group.section.shown for group in groups] == [["top1"], ["miou"]]
 
 
 def test_runs_without_a_score_show_reason_and_next_command(read):
@@ -188,8 +272,8 @@ def test_the_report_refers_to_no_other_file_or_address(read, everything):
 
 
 def test_pictures_are_embedded_small_with_alt_text(read):
-    """Each picture is 640 pixels wide, and its text names the run's setting and seed."""
-    pictures = read.all("img")
+    """Each picture is 640 pixels wide below the overview's, and its text names the run's setting and seed."""
+    pictures = read.all("img")[1:]
     assert [(one["width"], one["height"]) for one in pictures] == [("640", "160")] * 2
     assert [one["alt"] for one in pictures] == [
         f"pictures/0.png of {name}, seed 0" for name in ("plain", "3 deformable")

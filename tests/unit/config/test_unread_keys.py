@@ -54,6 +54,14 @@ def test_an_override_that_nothing_reads_is_refused(name, override, says):
     assert "\n" not in text
 
 
+def test_one_cycle_refuses_a_warm_up():
+    """The cycle rises by itself; an experiment's own warm-up is without effect under it, as its milestones are."""
+    with pytest.raises(ConfigError, match=r"optim\.warmup is 9, which nothing reads where optim\.schedule is one"):
+        load_experiment("classification/quickstart", ["optim.schedule=one_cycle", "optim.warmup=9"])
+    config = load_experiment("detection/quickstart", ["optim.schedule=one_cycle"])
+    assert config.optim.schedule == "one_cycle"
+
+
 def test_files_and_sweeps_are_held_to_the_same_rule(experiment):
     """An experiment file and a sweep's parameters may not state such a key either; the line names the source."""
     path = experiment("data: {root: MINE}\n" + DIGITS)
@@ -119,7 +127,7 @@ def test_every_condition_names_what_exists():
         "data.name": names.DATA_SETS,
         "model.name": names.NETWORKS,
         "model.backbone.name": names.BACKBONES,
-        "optim.schedule": ("step", "cosine", "poly", "onecycle"),
+        "optim.schedule": ("step", "cosine", "poly", "one_cycle"),
         "optim.warmup_kind": ("linear", "constant"),
     }
     keys = [key for key in all_keys() if not dataclasses.is_dataclass(type_of(key))]

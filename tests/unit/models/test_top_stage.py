@@ -138,6 +138,10 @@ def test_a_damaged_file_is_computed_again(tmp_path, trunk):
             {"data": DataConfig("camvid", "x", cache_features=True, random_scale=(0.5, 2))},
             "data.random_scale is [0.5, 2]",
         ),
+        (
+            {"data": DataConfig("camvid", "x", cache_features=True, color_jitter=(0.4, 0, 0, 0))},
+            "data.color_jitter is [0.4, 0, 0, 0]",
+        ),
         ({"data": DataConfig(cache_features=True)}, "data.name is digits"),
         ({"model": ModelConfig("deeplab", BackboneConfig(freeze_at="all"), deform_layers=3)}, "learn no offsets"),
         ({"data": DataConfig("camvid", "x", cache_features=True), "model": ModelConfig("deeplab")}, "it needs"),

@@ -68,6 +68,18 @@ def test_scores_are_percentages_of_images_not_of_batches():
     assert scores == {"test/top1": pytest.approx(600 / 11), "test/top5": pytest.approx(900 / 11)}
 
 
+def test_a_test_counts_which_class_is_found_as_which():
+    """Rows are labels: of three 0 two are found, of the 2 none; a second test begins anew."""
+    found, labels = torch.tensor([0, 0, 1, 1, 0]), torch.tensor([0, 0, 0, 1, 2])
+    logits = torch.nn.functional.one_hot(found, 3).float()
+    loader = DataLoader(TensorDataset(logits.view(5, 3, 1, 1), labels), 2)
+    task = Classification(Lookup(), list("abc"), OptimConfig())
+    for _ in range(2):
+        trainer().test(task, loader, verbose=False)
+        assert task.confusion.counts.tolist() == [[2, 1, 0], [0, 1, 0], [1, 0, 0]]
+        assert (task.confusion.classes, task.confusion.unit) == (("a", "b", "c"), "images")
+
+
 def score_share(rank, port, answers):
     dist.init_process_group("gloo", init_method=f"tcp://127.0.0.1:{port}", rank=rank, world_size=2)
     metric = TopK(3)

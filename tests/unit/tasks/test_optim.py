@@ -111,6 +111,56 @@ def test_the_cosine_starts_after_warm_up_and_ends_at_zero():
     assert rates == pytest.approx([0.05, 1, 1, 0.5, 0], abs=1e-12)
 
 
+def rates_of(schedule, optimizer, steps):
+    """The rate of every group at each step."""
+    rates = []
+    for _ in range(steps):
+        rates.append([group["lr"] for group in optimizer.param_groups])
+        optimizer.step()
+        schedule.step()
+    return rates
+
+
+@pytest.mark.parametrize("steps", [1, 2, 3, 4, 10, 97])
+def test_one_cycle_equals_torchs_in_every_group(steps):
+    """The oracle is OneCycleLR with the groups' rates as peaks; warm-up and milestones have no part."""
+    optim = OptimConfig(lr=0.2, schedule="one_cycle", offset_lr_scale=0.1, milestones=[0.5], warmup=5)
+    ours = rates_of(*optimizer_and_schedule(small_net(), optim, steps)[::-1], steps)
+    optimizer = torch.optim.SGD(parameter_groups(small_net(), optim), lr=0.2)
+    peaks = [group["lr"] for group in optimizer.param_groups]
+    torchs = torch.optim.lr_scheduler.OneCycleLR(optimizer, peaks, total_steps=steps, cycle_momentum=False)
+    rates = [[group["lr"] for group in optimizer.param_groups]]
+    for _ in range(steps - 1):
+        optimizer.step()
+        torchs.step()
+        rates.append([group["lr"] for group in optimizer.param_groups])
+    assert [pytest.approx(row, rel=1e-9) for row in rates] == ours
+    assert len({round(row[0] / row[2], 6) for row in ours}) == 1
+
+
+def test_one_cycle_resumes_at_the_rate_it_stopped_at():
+    """The states of step 4, loaded into a new optimizer and schedule, give the rates of an uninterrupted training."""
+    optim = OptimConfig(lr=0.2, schedule="one_cycle", offset_lr_scale=0.1)
+    optimizer, schedule = optimizer_and_schedule(small_net(), optim, 10)
+    rates_of(schedule, optimizer, 4)
+    states = optimizer.state_dict(), schedule.state_dict()
+    rest = rates_of(schedule, optimizer, 6)
+    resumed, resumed_schedule = optimizer_and_schedule(small_net(), optim, 10)
+    resumed.load_state_dict(states[0])
+    resumed_schedule.load_state_dict(states[1])
+    assert rates_of(resumed_schedule, resumed, 6) == rest
+    assert rest[0][0] != pytest.approx(rest[1][0])
+
+
+def test_poly_equals_torchs_polynomial_rate():
+    """The oracle is PolynomialLR of DeepLab's power 0.9."""
+    optim = OptimConfig(lr=0.2, schedule="poly")
+    optimizer = torch.optim.SGD(small_net().parameters(), lr=1.0)
+    torchs = torch.optim.lr_scheduler.PolynomialLR(optimizer, total_iters=50, power=0.9)
+    rates = [row[0] for row in rates_of(torchs, optimizer, 51)]
+    assert [rate_factor(step, 50, optim) for step in range(51)] == pytest.approx(rates, abs=1e-9)
+
+
 def test_adamw_uses_the_sgd_groups_and_momentum_as_beta1():
     """Biases and norms get no weight decay; the first beta is optim.momentum."""
     optimizer, _ = optimizer_and_schedule(small_net(), OptimConfig(name="adamw", momentum=0.8, weight_decay=0.01), 4)

@@ -20,13 +20,34 @@ from dcnlab.io.text import one_line
 from dcnlab.training.checkpoint_file import WholeFiles
 from dcnlab.training.distributed import slurm_requeue
 from dcnlab.training.distributed.rendezvous import watch_rendezvous
+from dcnlab.training.epoch_loop import EpochLoop
 from dcnlab.training.loggers import console
 
 _PROFILERS: dict[str, Any] = {"simple": SimpleProfiler, "advanced": AdvancedProfiler, "pytorch": PyTorchProfiler}
 
 
 class _Averaging(EMAWeightAveraging):
-    """Puts the average in place after a fit without a step too: a run resumed at the end of its training."""
+    """Puts the average in place after a fit without a step too: a run resumed at the end of its training.
+
+    In a validation the average is in the place of the weights, which a checkpoint needs.
+    """
+
+    _validates = False
+
+    def on_validation_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        super().on_validation_epoch_start(trainer, pl_module)
+        self._validates = self._average_model is not None
+
+    def on_validation_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self._validates = False
+        super().on_validation_epoch_end(trainer, pl_module)
+
+    def on_save_checkpoint(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        if self._validates:  # the run ends within it; the checkpoint's tensors are those of the network
+            self.on_validation_epoch_end(trainer, pl_module)
+        super().on_save_checkpoint(trainer, pl_module, checkpoint)
 
     def on_fit_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         self._copy_average_to_current(pl_module)
@@ -88,8 +109,7 @@ def trainer_of(
         watch_rendezvous(trainer.strategy, run.rendezvous_minutes)
     # Lightning's handler of SIGTERM calls a collective, wherever the ranks are at that moment.
     trainer._signal_connector.register_signal_handlers = lambda: None  # type: ignore[method-assign]
-    # Where max_steps is set, Lightning takes each checkpoint for one within an epoch, and skips the next epoch.
-    trainer.fit_loop._iteration_based_training = lambda: False  # type: ignore[method-assign]
+    EpochLoop.put_into(trainer)
     trainer.accumulate_grad_batches = accumulation(config, trainer.world_size)
     return trainer
 

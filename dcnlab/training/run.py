@@ -137,7 +137,7 @@ def evaluate(path: Path, overrides: list[str], allow: Sequence[outside.Allowed] 
     parts, checkpoint, _ = _build_for_checkpoint(config, RunFolder(path), overrides)
     check_labels(parts.data, ("test",))
     check_while_restoring(parts.trainer, checkpoint)
-    with same_end_on_all_ranks(parts, RunFolder(path), lambda end: None):
+    with same_end_on_all_ranks(parts, RunFolder(path), lambda end: None, trains=False):
         metrics = results.metrics_of(results.score_test_split(parts, checkpoint))
         if config.test.offsets == run_config.test.offsets:
             scored_images.write_missing(parts, config, RunFolder(path), metrics)

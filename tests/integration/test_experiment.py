@@ -278,7 +278,7 @@ def catches(process, number):
 
 
 def test_a_run_stopped_before_any_checkpoint_restarts(tiny):
-    """SIGTERM before the first checkpoint prints that the same command begins again, not a resume."""
+    """SIGTERM before the training prints the command that begins again, not a resume."""
     longer = ["trainer.max_steps=100000", "data.train_length=1000"]
     process = start("fit", tiny, "id=one", *longer)
     deadline = time.monotonic() + 120
@@ -289,7 +289,8 @@ def test_a_run_stopped_before_any_checkpoint_restarts(tiny):
     process.send_signal(signal.SIGTERM)
     out, err = process.communicate(timeout=60)
     assert not Path("runs/tiny/one/checkpoints/last.ckpt").exists()
-    said = "interrupted before the first checkpoint; the same command begins again\n"
+    words = f"fit {tiny} id=one trainer.max_steps=100000 data.train_length=1000"
+    said = f"interrupted, nothing is saved; begin again with: dcnlab {words}\n"
     # Before it, Python may print an exception that it drops: the signal can come while numba compiles, in a callback.
     assert (process.returncode, out) == (130, ""), err
     assert err.endswith(said)

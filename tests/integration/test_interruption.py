@@ -195,7 +195,7 @@ def test_a_job_whose_test_exceeds_its_time_stops_requeuing(tiny, monkeypatch):
 
     class Cost(cost.Cost):
         def on_test_start(self, *arguments):
-            raise outcome.TimeLimit
+            raise outcome.Stopped(signal.SIGUSR1)
 
     asked = []
     monkeypatch.setattr("dcnlab.training.parts.Cost", Cost)

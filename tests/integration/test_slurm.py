@@ -2,6 +2,7 @@
 
 import json
 import os
+import shlex
 import signal
 import subprocess
 import sys
@@ -116,7 +117,7 @@ def test_a_restarted_launcher_finds_its_jobs_again(cluster, sweep):
     assert Path("out.txt").read_text().splitlines() == [
         "ablation: 2 trials in runs/ablation, 0 finished before",
         "1 of them are already in SLURM's queue",
-        "stopped by SIGTERM; the same command continues with what is missing",
+        f"stopped by SIGTERM; continue with: {shlex.join(['dcnlab', *command[4:]])}",
     ]
     assert not processes_of(Path.cwd())
     assert [result["status"] for result in results_of_all()] == ["interrupted"]

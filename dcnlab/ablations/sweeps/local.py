@@ -33,7 +33,7 @@ def run_all(
     waiting, free = deque(trials), list(slots)
     running: dict[int, tuple[Trial, Child]] = {}
     ended = failed = 0
-    with stoppable():
+    with stoppable() as haste:
         try:
             while waiting or running:
                 while waiting and free:
@@ -62,7 +62,7 @@ def run_all(
                         ended += 1
                         failed += not display.ended(trial, child.seconds, _how(child, trial_minutes))
         finally:
-            children.stop([child for _, child in running.values()])
+            children.stop([child for _, child in running.values()], haste)
     return ended, failed
 
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 import math
 from typing import Any
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 from torch.optim import SGD, AdamW, Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
@@ -114,6 +115,29 @@ def rate_factor(step: int, total_steps: float, optim: OptimConfig) -> float:
             return float(grown * (1 - passed) ** optim.poly_power)
         return grown * (1 + math.cos(math.pi * passed)) / 2
     return grown * 0.1 ** sum(step >= (m * total_steps if m < 1 else m) for m in optim.milestones)
+
+
+MOST_RATES = 4
+"""That are logged in addition to the base rate; of more groups only the base rate is."""
+
+
+def rates_of(optimizer: Optimizer) -> dict[str, Tensor]:
+    """The learning rates by name: `lr`, the base rate, and `lr/GROUP` of groups of another rate, if they are few.
+
+    Args:
+        optimizer: whose first group learns at the base rate.
+
+    Returns:
+        Scalars in double precision, so that they are logged as they are.
+    """
+    base = float(optimizer.param_groups[0]["lr"])
+    others: dict[str, float] = {}
+    for number, group in enumerate(optimizer.param_groups):
+        name = str(group.get("name", number)).removesuffix(" weights").removesuffix(" biases and norms")
+        if group["lr"] != base:
+            others.setdefault(f"lr/{name}", float(group["lr"]))
+    rates = {"lr": base, **(others if len(others) <= MOST_RATES else {})}
+    return {name: torch.tensor(rate, dtype=torch.float64) for name, rate in rates.items()}
 
 
 def optimizer_and_schedule(model: nn.Module, optim: OptimConfig, total_steps: float) -> tuple[Optimizer, LambdaLR]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +20,6 @@ from dcnlab.training.checkpoint_file import WholeFiles
 from dcnlab.training.distributed import slurm_requeue
 from dcnlab.training.distributed.rendezvous import watch_rendezvous
 from dcnlab.training.epoch_loop import EpochLoop
-from dcnlab.training.loggers import console
 
 _PROFILERS: dict[str, Any] = {"simple": SimpleProfiler, "advanced": AdvancedProfiler, "pytorch": PyTorchProfiler}
 
@@ -61,7 +59,7 @@ def trainer_of(
     Args:
         config: of the run.
         folder: of the run.
-        callbacks: of the run; weight averaging and the progress bar are added.
+        callbacks: of the run; weight averaging is added.
         validates: whether there is a validation split.
         alone: whether this process works by itself, whatever launcher started it.
 
@@ -76,7 +74,6 @@ def trainer_of(
     elif slurm_requeue.under_srun():
         # Lightning would requeue the job with another checkpoint file, which `dcnlab resume` does not know.
         plugins.append(SLURMEnvironment(auto_requeue=False))
-    bar = console.ProgressBar() if run.progress and sys.stdout.isatty() else None
     try:
         trainer = pl.Trainer(
             accelerator=run.accelerator,
@@ -98,8 +95,8 @@ def trainer_of(
             log_every_n_steps=config.logger.every,
             logger=False,
             plugins=plugins,
-            callbacks=[*averaging, *callbacks, *([bar] if bar else [])],
-            enable_progress_bar=bar is not None,
+            callbacks=[*averaging, *callbacks],
+            enable_progress_bar=False,
             enable_model_summary=False,
             default_root_dir=folder,
         )

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from command_line import dcnlab, start
+from command_line import complaints, dcnlab, start
 from processes import await_, processes_of
 
 from dcnlab.config import outside
@@ -131,7 +131,7 @@ def test_ctrl_c_prints_a_command_that_resumes(tiny, devices):
     await_(lambda: Path("runs/tiny/part/checkpoints/last.ckpt").exists() or process.poll() is not None, 240)
     os.killpg(process.pid, signal.SIGINT)  # as a terminal does
     out, err = process.communicate(timeout=120)
-    said, advice = err.splitlines()
+    said, advice = complaints(err)
     assert said == "Ctrl-C: the run saves after this step and ends; a second one ends it at once"
     assert (process.returncode, out, advice) == (130, "", "interrupted; resume with: dcnlab resume runs/tiny/part")
     await_(lambda: not processes_of(Path.cwd()), 30)

@@ -51,6 +51,7 @@ def run_all(
                     running[child.process.pid] = trial, child
                     del free[0]
                 time.sleep(0.1)
+                display.refresh()
                 for pid, (trial, child) in list(running.items()):
                     pace.note(child.seconds)
                     if trial_minutes is not None and child.seconds > 60 * trial_minutes:

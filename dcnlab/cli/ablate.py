@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import sys
 from pathlib import Path
 from typing import Annotated
@@ -49,7 +50,7 @@ def run_sweep(
     try:
         status = trials.run(sweep, out, jobs, limit, minutes, overrides or [], launcher, slurm or [], trial_minutes)
     except Stopped as stopped:
-        say(f"stopped by {stopped}; the same command continues with what is missing", file=sys.stderr)
+        say(f"stopped by {stopped}; continue with: {shlex.join(['dcnlab', *sys.argv[1:]])}", file=sys.stderr)
         raise typer.Exit(128 + stopped.number) from stopped
     raise typer.Exit(status)
 

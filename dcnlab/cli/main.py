@@ -18,7 +18,7 @@ from dcnlab.io import memory
 from dcnlab.io.errors import ConfigError
 from dcnlab.io.text import nearest, one_line, say, show_warnings_visibly
 from dcnlab.training.distributed import parent_death, slurm_variables
-from dcnlab.training.outcome import Interrupted, PeerFailed
+from dcnlab.training.outcome import Interrupted, PeerFailed, begin_again
 
 app = typer.Typer(
     help="Deformable convolutional networks: train, sweep and compare ablations.",
@@ -32,6 +32,8 @@ app.add_typer(data, name="data")
 app.add_typer(score.app, name="score")
 
 _AGENT_FLAG = re.compile(r"--(?!allow=)[A-Za-z_][A-Za-z0-9_.]*=")
+_BEGIN_AGAIN = ("fit", "resume", "evaluate", "sweep")
+"""Commands that take so long that an interrupted one names itself again."""
 OTHERS_SECONDS = 10.0
 """That a rank waits for rank 0 to report an error, before it reports it itself."""
 
@@ -102,15 +104,15 @@ def main() -> None:
         detail = str(error).partition("\n")[0]
         detail = f" ({detail})" if detail else ""
         _fail(f"there is not enough memory{detail}; smaller images or batches need less")
-    except typer.Abort:
+    except (typer.Abort, KeyboardInterrupt):  # before a run began
+        if sys.argv[1:2] and sys.argv[1] in _BEGIN_AGAIN:
+            say(begin_again(sys.argv[1:]), file=sys.stderr)
         sys.exit(130)
     except usage_error as error:  # type: ignore[misc]
         _fail(_usage(error))
     except Interrupted as error:
-        say(error.advice(), file=sys.stderr)
+        say(error.advice(sys.argv[1:]), file=sys.stderr)
         _end_as_agents_want(error.number)
-        sys.exit(130)
-    except KeyboardInterrupt:
         sys.exit(130)
     except Exception as error:  # a bug, whose traceback is to come
         if _is_rank():

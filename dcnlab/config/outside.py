@@ -101,6 +101,13 @@ def names_in(layer: dict[str, Any]) -> list[str]:
     return [layer[key] for key in KEYS if isinstance(layer.get(key), str) and is_outside(layer[key])]
 
 
+def modules_of(config: Config) -> list[str]:
+    """The modules of the classes that a config names, each once: what `--allow` has to name."""
+    values = [value for value in (getattr(*_section(config, key)) for key in KEYS) if is_outside(value)]
+    named = [value if isinstance(value, str) else name_of(value) for value in values]
+    return list(dict.fromkeys(name.partition(":")[0] for name in named))
+
+
 def name_of(value: Any) -> str:
     """The name under which a class, or a function, is written into a config."""
     return f"{value.__module__}:{value.__qualname__}"

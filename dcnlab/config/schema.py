@@ -329,7 +329,7 @@ class TrainerConfig:
     threads: int | None = None
     """CPU threads a rank computes with; null is torch's own choice."""
     progress: bool = True
-    """Show a progress bar where there is a terminal."""
+    """Show a progress bar where standard error is a terminal, elsewhere a line every `logger.every` steps."""
     strategy: str = "auto"
     """How several ranks train together: auto, ddp where there are several | ddp | ddp_find_unused_parameters_true, for
     a network of your own that does not use all of its parameters in each step."""

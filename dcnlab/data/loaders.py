@@ -1,4 +1,4 @@
-"""Folder of the loader processes' sockets, which is removed even after a run was killed.
+"""Loader processes: the folder of their sockets, which is removed even after a kill, and the signals they ignore.
 
 multiprocessing makes such a folder itself (`pymp-*`), and leaves it where a process is killed. Ours is locked by every
 process that may use it. The system releases the locks of dead processes, so an unlocked folder belongs to no run.
@@ -11,10 +11,14 @@ import fcntl
 import multiprocessing.process
 import os
 import shutil
+import signal
 import tempfile
+import threading
 from multiprocessing.util import Finalize
 from pathlib import Path
 from typing import Any
+
+from lightning_fabric.utilities.seed import pl_worker_init_function
 
 PREFIX = "dcnlab-sockets-"
 
@@ -32,6 +36,30 @@ def claim_folder() -> Path:
         Finalize(None, shutil.rmtree, args=(path,), kwargs={"ignore_errors": True}, exitpriority=-100)
         config["tempdir"] = path
     return Path(config["tempdir"])
+
+
+def begin(worker: int) -> None:
+    """Begin a loader process: seeded as Lightning does it, and deaf to signals that end the run.
+
+    A terminal and most schedulers send a signal to all processes of a run. The training needs its loaders to finish the
+    step, and ends them itself.
+
+    Args:
+        worker: number of the process.
+    """
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGUSR1})
+    if hasattr(signal, "sigwaitinfo"):
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+        threading.Thread(target=_end_when_the_run_asks, args=(os.getppid(),), daemon=True, name="signals").start()
+    if os.environ.get("PL_SEED_WORKERS", "0") != "0":
+        pl_worker_init_function(worker)
+
+
+def _end_when_the_run_asks(run: int) -> None:
+    """End this process at a SIGTERM of the run's process, and drop those of others."""
+    while signal.sigwaitinfo({signal.SIGTERM}).si_pid != run:
+        pass
+    os._exit(0)
 
 
 def _locked() -> str:

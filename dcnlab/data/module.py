@@ -12,8 +12,8 @@ import torch
 from pytorch_lightning import LightningDataModule
 from torch.utils.data import DataLoader, Dataset, default_collate
 
+from dcnlab.data import loaders
 from dcnlab.data import workers as loader_processes
-from dcnlab.data.loaders import claim_folder
 from dcnlab.data.own.found import Own
 from dcnlab.data.samplers import EvaluationSampler, TrainingSampler
 from dcnlab.io.errors import DataError
@@ -102,7 +102,7 @@ class SplitsDataModule(LightningDataModule):
         if note is not None:
             self._tell(note)
         if workers:
-            claim_folder()
+            loaders.claim_folder()
         return DataLoader(
             dataset,
             batch_size,
@@ -111,6 +111,7 @@ class SplitsDataModule(LightningDataModule):
             drop_last=drop_last,
             num_workers=workers,
             persistent_workers=workers > 0,
+            worker_init_fn=loaders.begin if workers else None,
             pin_memory=torch.cuda.is_available(),
         )
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import difflib
 import logging
+import os
 import sys
 import unicodedata
 import warnings
@@ -60,6 +62,12 @@ def say(text: object, file: TextIO | None = None, flush: bool = False, block: bo
     shown = visible(text, keep="\n" if block else "")
     encoding = getattr(stream, "encoding", None) or "utf-8"
     print(shown.encode(encoding, "backslashreplace").decode(encoding), file=stream, flush=flush)
+
+
+def say_at_once(text: str) -> None:
+    """Print a line to standard error from a handler of a signal, which may have interrupted another print."""
+    with contextlib.suppress(OSError):
+        os.write(2, f"{visible(text)}\n".encode(errors="backslashreplace"))
 
 
 def markdown(text: str) -> str:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import math
 from typing import Any
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 from torch.optim import SGD, AdamW, Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
@@ -135,6 +136,29 @@ def _one_cycle(step: int, total_steps: float) -> float:
 def _between(first: float, last: float, passed: float) -> float:
     """The value after a fraction of the way between two values, by half a cosine."""
     return last + (first - last) / 2 * (1 + math.cos(math.pi * passed))
+
+
+MOST_RATES = 4
+"""That are logged in addition to the base rate; of more groups only the base rate is."""
+
+
+def rates_of(optimizer: Optimizer) -> dict[str, Tensor]:
+    """The learning rates by name: `lr`, the base rate, and `lr/GROUP` of groups of another rate, if they are few.
+
+    Args:
+        optimizer: whose first group learns at the base rate.
+
+    Returns:
+        Scalars in double precision, so that they are logged as they are.
+    """
+    base = float(optimizer.param_groups[0]["lr"])
+    others: dict[str, float] = {}
+    for number, group in enumerate(optimizer.param_groups):
+        name = str(group.get("name", number)).removesuffix(" weights").removesuffix(" biases and norms")
+        if group["lr"] != base:
+            others.setdefault(f"lr/{name}", float(group["lr"]))
+    rates = {"lr": base, **(others if len(others) <= MOST_RATES else {})}
+    return {name: torch.tensor(rate, dtype=torch.float64) for name, rate in rates.items()}
 
 
 def optimizer_and_schedule(model: nn.Module, optim: OptimConfig, total_steps: float) -> tuple[Optimizer, LambdaLR]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -21,13 +20,33 @@ from dcnlab.training.checkpoint_file import WholeFiles
 from dcnlab.training.distributed import rank_checks
 from dcnlab.training.distributed.rendezvous import watch_rendezvous
 from dcnlab.training.distributed.slurm_tasks import SlurmTasks
-from dcnlab.training.loggers import console
+from dcnlab.training.epoch_loop import EpochLoop
 
 _PROFILERS: dict[str, Any] = {"simple": SimpleProfiler, "advanced": AdvancedProfiler, "pytorch": PyTorchProfiler}
 
 
 class _Averaging(EMAWeightAveraging):
-    """Puts the average in place after a fit without a step too: a run resumed at the end of its training."""
+    """Puts the average in place after a fit without a step too: a run resumed at the end of its training.
+
+    In a validation the average is in the place of the weights, which a checkpoint needs.
+    """
+
+    _validates = False
+
+    def on_validation_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        super().on_validation_epoch_start(trainer, pl_module)
+        self._validates = self._average_model is not None
+
+    def on_validation_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self._validates = False
+        super().on_validation_epoch_end(trainer, pl_module)
+
+    def on_save_checkpoint(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        if self._validates:  # the run ends within it; the checkpoint's tensors are those of the network
+            self.on_validation_epoch_end(trainer, pl_module)
+        super().on_save_checkpoint(trainer, pl_module, checkpoint)
 
     def on_fit_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         self._copy_average_to_current(pl_module)
@@ -41,7 +60,7 @@ def trainer_of(
     Args:
         config: of the run.
         folder: of the run.
-        callbacks: of the run; weight averaging and the progress bar are added.
+        callbacks: of the run; weight averaging is added.
         validates: whether there is a validation split.
         alone: whether this process works by itself, whatever launcher started it.
 
@@ -55,7 +74,6 @@ def trainer_of(
         plugins.append(LightningEnvironment())
     elif rank_checks.under_srun():
         plugins.append(SlurmTasks())
-    bar = console.ProgressBar() if run.progress and sys.stdout.isatty() else None
     try:
         trainer = pl.Trainer(
             accelerator=run.accelerator,
@@ -77,8 +95,8 @@ def trainer_of(
             log_every_n_steps=config.logger.every,
             logger=False,
             plugins=plugins,
-            callbacks=[*averaging, *callbacks, *([bar] if bar else [])],
-            enable_progress_bar=bar is not None,
+            callbacks=[*averaging, *callbacks],
+            enable_progress_bar=False,
             enable_model_summary=False,
             default_root_dir=folder,
         )
@@ -88,8 +106,7 @@ def trainer_of(
         watch_rendezvous(trainer.strategy, run.rendezvous_minutes)
     # Lightning's handler of SIGTERM calls a collective, wherever the ranks are at that moment.
     trainer._signal_connector.register_signal_handlers = lambda: None  # type: ignore[method-assign]
-    # Where max_steps is set, Lightning takes each checkpoint for one within an epoch, and skips the next epoch.
-    trainer.fit_loop._iteration_based_training = lambda: False  # type: ignore[method-assign]
+    EpochLoop.put_into(trainer)
     trainer.accumulate_grad_batches = accumulation(config, trainer.world_size)
     return trainer
 

@@ -194,6 +194,16 @@ def describe(world_size: int, device: Any) -> dict[str, Any]:
     }
 
 
+def device_name(device: Any) -> str:
+    """A torch.device in words, such as `cuda:0 (NVIDIA H200)`, or the CPU with its threads."""
+    import torch
+
+    if device.type == "cuda":
+        return f"{device} ({torch.cuda.get_device_name(device)})"
+    threads = torch.get_num_threads()
+    return f"{device}, {threads} thread{'s' * (threads > 1)}" if device.type == "cpu" else str(device)
+
+
 def _processor() -> str:
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shlex
 import signal
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -70,27 +71,48 @@ class Interrupted(BaseException):
 
     Args:
         folder: the run folder.
-        resumable: whether it holds a checkpoint.
+        resume: the words after `dcnlab` that resume the run; None: nothing was saved, so it begins again.
         number: of the signal that stopped it.
     """
 
-    def __init__(self, folder: Path, resumable: bool, number: int | None = None) -> None:
+    def __init__(self, folder: Path, resume: Sequence[str] | None, number: int | None = None) -> None:
         super().__init__(str(folder))
-        self.folder, self.resumable, self.number = folder, resumable, number
+        self.folder, self.resume, self.number = folder, resume, number
 
-    def advice(self) -> str:
-        """How to continue the run."""
-        if not self.resumable:
-            return "interrupted before the first checkpoint; the same command begins again"
-        return f"interrupted; resume with: dcnlab resume {shlex.quote(str(self.folder))}"
+    def advice(self, words: Sequence[str]) -> str:
+        """How to continue the run.
+
+        Args:
+            words: of the command line, after `dcnlab`.
+        """
+        if self.resume is None:
+            return begin_again(words)
+        return f"interrupted; resume with: {shlex.join(['dcnlab', *self.resume])}"
 
 
-class Terminated(BaseException):
-    """SIGTERM arrived."""
+def begin_again(words: Sequence[str]) -> str:
+    """The line of a command that was interrupted and saved nothing.
+
+    Args:
+        words: of the command line, after `dcnlab`.
+    """
+    return f"interrupted, nothing is saved; begin again with: {shlex.join(['dcnlab', *words])}"
 
 
-class TimeLimit(BaseException):
-    """The time limit is near and the checkpoint is saved, so the training ends."""
+STOPPING = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
+"""Signals that end a run: Ctrl-C, the system's, and the one by which SLURM announces the time limit."""
+
+
+class Stopped(BaseException):
+    """A signal of `STOPPING` ends the run.
+
+    Args:
+        number: of the signal.
+    """
+
+    def __init__(self, number: int) -> None:
+        super().__init__(signal.Signals(number).name)
+        self.number = number
 
 
 class Diverged(ConfigError):
@@ -117,12 +139,10 @@ def end_of(error: BaseException, config: Config, dead_loader: str | None) -> End
         config: of the run.
         dead_loader: the loader process whose death is the cause, as `environment.dead_loader` describes it.
     """
-    if isinstance(error, TimeLimit):
-        return End("time limit", signal=signal.SIGUSR1)
+    if isinstance(error, Stopped):
+        return End("time limit" if error.number == signal.SIGUSR1 else "interrupted", signal=error.number)
     if isinstance(error, RankDied):
         return error.end
-    if isinstance(error, Terminated):
-        return End("interrupted", signal=signal.SIGTERM)
     if isinstance(error, KeyboardInterrupt | SystemExit):  # Lightning turns Ctrl-C into SystemExit
         return End("interrupted", signal=signal.SIGINT)
     reason = f"{type(error).__name__}: {one_line(error)}"

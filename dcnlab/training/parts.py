@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -26,6 +28,7 @@ from dcnlab.training.callbacks.cost import Cost
 from dcnlab.training.callbacks.divergence import StopOnDivergence
 from dcnlab.training.callbacks.feature_cache import CacheFeatures
 from dcnlab.training.callbacks.finite_outputs import FiniteOutputs
+from dcnlab.training.callbacks.progress import ShowProgress
 from dcnlab.training.callbacks.watchdog import Watchdog
 from dcnlab.training.distributed.failures import FailurePropagation
 from dcnlab.training.loggers import console, wandb_start
@@ -85,6 +88,7 @@ def build(
         folder.checkpoint, identity.settings(config), config.trainer.checkpoint_every, check=divergence.check
     )
     own_callbacks: list[pl.Callback] = [failures, cost, divergence, FiniteOutputs(), saving, Watchdog()]
+    own_callbacks.append(_progress(config))
     if config.data.cache_features:
         own_callbacks.append(CacheFeatures(folder.path.parents[1] / ".features"))
     if config.trainer.keep_best or config.trainer.early_stop:
@@ -107,3 +111,13 @@ def build(
         if environment.is_out_of_memory(error):
             raise ConfigError("the network does not fit into memory; see the widths in model") from error
         raise
+
+
+def _progress(config: Config) -> ShowProgress:
+    """The callback that shows the progress: by a bar where standard error is a terminal, elsewhere by lines."""
+    every, metric = config.logger.every, monitored(config)
+    if not config.trainer.progress:
+        return ShowProgress(every, metric)
+    if sys.stderr.isatty():
+        return ShowProgress(every, metric, bar=console.ProgressBar())
+    return ShowProgress(every, metric, tell=logging.getLogger("dcnlab.run").info)

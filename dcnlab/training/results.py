@@ -61,6 +61,12 @@ class Results:
             "model": {},
         }
 
+    @property
+    def metrics(self) -> dict[str, float]:
+        """Of the test, percent."""
+        metrics: dict[str, float] = self._content["metrics"]
+        return metrics
+
     def count_network(self) -> None:
         """Count parameters and multiply-adds, on rank 0."""
         if self._parts.trainer.is_global_zero:

@@ -20,10 +20,12 @@ from dcnlab.io.errors import ConfigError
 from dcnlab.training import (
     checkpoint_file,
     compilation,
+    environment,
     other_tests,
     own_record,
     results,
     resume_checks,
+    run_lines,
     scored_images,
 )
 from dcnlab.training.callbacks.layer_hooks import network_of
@@ -41,6 +43,7 @@ from dcnlab.training.resuming import Resumption, resumption_of_fit, resumption_o
 from dcnlab.training.run_folder import RunFolder
 
 _LOG = logging.getLogger("dcnlab")
+_COURSE = logging.getLogger("dcnlab.run")
 
 
 def fit(
@@ -138,7 +141,7 @@ def evaluate(path: Path, overrides: list[str], allow: Sequence[outside.Allowed] 
     parts, checkpoint, _ = _build_for_checkpoint(config, RunFolder(path), overrides)
     check_labels(parts.data, ("test",))
     check_while_restoring(parts.trainer, checkpoint)
-    with same_end_on_all_ranks(parts, RunFolder(path), lambda end: None):
+    with same_end_on_all_ranks(parts, RunFolder(path), lambda end: None, trains=False):
         metrics = results.metrics_of(results.score_test_split(parts, checkpoint))
         if config.test.offsets == run_config.test.offsets:
             scored_images.write_missing(parts, config, RunFolder(path), metrics)
@@ -210,12 +213,24 @@ def _train(
     run_results = results.Results(config, parts, folder, resumption, wandb_logger, same_command_resumes)
     checkpoint = None if resumption is None else resumption.checkpoint
     with same_end_on_all_ranks(parts, folder, run_results.write):
+        _tell_start(config, parts, folder)
         run_results.count_network()
         compilation.compile_network(network_of(parts.task), config)
         parts.trainer.fit(parts.task, datamodule=parts.data, ckpt_path=checkpoint, weights_only=True)
         best = folder.best_checkpoint if folder.best_checkpoint.is_file() else None
         run_results.take_scores(results.score_test_split(parts, best))
     run_results.write(FINISHED)
+    if is_rank_0():
+        for line in run_lines.end_lines(config, parts.task, run_results.metrics, str(folder)):
+            _COURSE.info(line)
+
+
+def _tell_start(config: Config, parts: Parts, folder: RunFolder) -> None:
+    """Say, on rank 0, what the run is made of."""
+    if is_rank_0():
+        device, ranks = environment.device_name(parts.trainer.strategy.root_device), parts.trainer.world_size
+        for line in run_lines.start_lines(config, parts.data, parts.task, device, ranks, str(folder)):
+            _COURSE.info(line)
 
 
 def _prepare_to_resume(config: Config, parts: Parts, resumption: Resumption) -> None:

@@ -45,6 +45,15 @@ def dcnlab(*arguments, timeout=GUARD, **more):
     return _ended(start(*arguments, **more), timeout)
 
 
+COURSE = ("data: ", "classes: ", "network: ", "device: ", "run: ", "step ", "test: ", "next: ", "      dcnlab ")
+"""How the lines begin that every run prints to standard error, about what it is made of and how far it is."""
+
+
+def complaints(text):
+    """The other lines of a run's standard error: warnings, notes, errors and tracebacks."""
+    return [line for line in text.splitlines() if not line.startswith(COURSE)]
+
+
 def _ended(process, timeout):
     with process:
         try:

@@ -169,7 +169,7 @@ def test_a_finished_run_only_trains_longer(run, tiny, trained, monkeypatch, capl
 
 ENDS = {
     "interrupted": KeyboardInterrupt(),
-    "time limit": outcome.TimeLimit(),
+    "time limit": outcome.Stopped(signal.SIGUSR1),
     "mend": OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "last.ckpt"),
     "bug": RuntimeError("CUDA error: an illegal memory access was encountered"),
     "diverged": Diverged("the training diverged in step 5"),

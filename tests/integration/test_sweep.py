@@ -157,18 +157,21 @@ def kill_the_trial(sweep):
 
 @pytest.mark.slow
 def test_a_stopped_sweep_marks_its_trials_as_interrupted(sweep):
-    """After SIGTERM the last line says that the same command continues."""
+    """After Ctrl-C the trial has saved its last step, and the last line is the command that continues."""
     path = sweep({"seed": {"values": [0, 1]}})
-    process = start(path, "--jobs", "1", "trainer.max_steps=1000000")
-    await_(lambda: list(Path("runs").rglob("last.ckpt")))
-    process.send_signal(signal.SIGTERM)
-    assert process.wait(GUARD) == 128 + signal.SIGTERM
-    assert Path("out.txt").read_text().splitlines()[-1] == (
-        "stopped by SIGTERM; the same command continues with what is missing"
-    )
+    longer = ["trainer.max_steps=1000000", "data.train_length=100000", "data.val=null"]  # its first epoch never ends
+    process = start(path, "--jobs", "1", *longer)
+    await_(lambda: list(Path("runs").rglob("metrics.csv")))
+    process.send_signal(signal.SIGINT)
+    assert process.wait(GUARD) == 128 + signal.SIGINT
+    said = Path("out.txt").read_text().splitlines()
+    assert said[-2] == "Ctrl-C: the trials save and end; a second one ends them at once"
+    words = f"sweep ablation.yaml --jobs 1 {' '.join(longer)}"
+    assert said[-1] == f"stopped by SIGINT; continue with: dcnlab {words}"
     assert not processes_of(Path.cwd())
     [file] = stamps()
     assert json.loads(file.read_text())["status"] == "interrupted"
+    assert torch.load(file.parent / "checkpoints/last.ckpt", weights_only=True)["global_step"] > 0
 
 
 @pytest.mark.slow

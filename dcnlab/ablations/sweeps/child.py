@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from dcnlab.ablations.sweeps.stopping import Haste
 from dcnlab.config import packaged
 from dcnlab.io.files import open_regular
 from dcnlab.training.distributed import parent_death, slurm_variables
@@ -96,14 +97,24 @@ def urge(child: Child, patience: float = 20.0) -> None:
         _signal_group(child, signal.SIGTERM)
 
 
-def stop(children: Sequence[Child], patience: float = 20.0) -> None:
-    """End the children and all that they started: asked first, so that they note the interruption, then killed."""
+def stop(children: Sequence[Child], haste: Haste, patience: float = 60.0, hasty_patience: float = 10.0) -> None:
+    """End the children and all that they started: asked first, so that they finish a step and save, then killed.
+
+    Args:
+        children: running trials.
+        haste: where it is asked for, they are asked again, which ends them without saving.
+        patience: seconds until they are killed.
+        hasty_patience: seconds until they are killed after the haste.
+    """
     for child in children:
         _signal_group(child, signal.SIGTERM)
-    deadline = time.monotonic() + patience
-    for child in children:
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            child.process.wait(max(0.0, deadline - time.monotonic()))
+    deadline, hurried = time.monotonic() + patience, False
+    while time.monotonic() < deadline and any(child.process.poll() is None for child in children):
+        if haste.asked and not hurried:
+            deadline, hurried = time.monotonic() + hasty_patience, True
+            for child in children:
+                _signal_group(child, signal.SIGTERM)
+        time.sleep(0.05)
     for child in children:
         clear(child)
         child.process.wait()

@@ -17,7 +17,7 @@ def command(sweep: Sweep, trial: Trial, arguments: Sequence[str], threads: int |
     trial.folder.mkdir(parents=True, exist_ok=True)
     parameters = trial.folder / "parameters.json"
     write_whole(parameters, json.dumps(trial.parameters) + "\n")
-    where = [f"name={trial.config.name}", f"out={trial.config.out}", f"id={trial.id}", "trainer.progress=false"]
+    where = [f"name={trial.config.name}", f"out={trial.config.out}", f"id={trial.id}"]
     if trial.config.trainer.threads is None and threads is not None:
         where.append(f"trainer.threads={threads}")
     return ["fit", sweep.program, str(parameters), *sweep.logger, *sweep.overrides, *arguments, *where]

@@ -33,7 +33,7 @@ def run_all(
     waiting, free = deque(trials), list(slots)
     running: dict[int, tuple[Trial, Child]] = {}
     ended = failed = 0
-    with stoppable():
+    with stoppable() as haste:
         try:
             while waiting or running:
                 while waiting and free:
@@ -51,6 +51,7 @@ def run_all(
                     running[child.process.pid] = trial, child
                     del free[0]
                 time.sleep(0.1)
+                display.refresh()
                 for pid, (trial, child) in list(running.items()):
                     pace.note(child.seconds)
                     if trial_minutes is not None and child.seconds > 60 * trial_minutes:
@@ -62,7 +63,7 @@ def run_all(
                         ended += 1
                         failed += not display.ended(trial, child.seconds, _how(child, trial_minutes))
         finally:
-            children.stop([child for _, child in running.values()])
+            children.stop([child for _, child in running.values()], haste)
     return ended, failed
 
 

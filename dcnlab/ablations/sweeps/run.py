@@ -77,7 +77,11 @@ def run(
         if not chosen:
             return 0
         pace = Pace(minutes, [seconds for _, seconds in finished.values()])
-        with Display(len(trials), len(finished)) as display:
+        with Display(len(trials), len(finished), len(chosen)) as display:
+            for trial in trials:
+                if trial.id in finished:
+                    results, _ = results_of(finished[trial.id][0])
+                    display.standing.take(trial, (results or {}).get("metrics", {}))
             if launcher == "slurm":
                 queue = SlurmJobs(sweep.name, home, slurm, jobs)
                 ended, failed = len(chosen), queue_all(sweep, chosen, queue, arguments, display)

@@ -39,6 +39,7 @@ def queue_all(
             queue.submit([trial for trial in others if trial.id in commands], commands, launch.variables(sweep))
             while queue.waiting:
                 time.sleep(POLL_SECONDS)
+                display.refresh()
                 began, ended = queue.poll()
                 for trial in began:
                     display.started(trial)

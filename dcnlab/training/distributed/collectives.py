@@ -1,4 +1,4 @@
-"""Collectives that the callbacks need: an `or` over ranks, and every rank's text."""
+"""Collectives that the callbacks need: an `or` and the least over ranks, and every rank's text."""
 
 from __future__ import annotations
 
@@ -19,6 +19,15 @@ def true_on_any_rank(trainer: pl.Trainer, *flags: bool) -> list[bool]:
     numbers = torch.tensor(flags, dtype=torch.int32, device=trainer.strategy.root_device)
     dist.all_reduce(numbers, dist.ReduceOp.MAX)
     return [bool(number) for number in numbers.tolist()]
+
+
+def least_of_all_ranks(trainer: pl.Trainer, number: int) -> int:
+    """The least of the ranks' numbers; every rank has to call this."""
+    if trainer.world_size == 1 or not dist.is_initialized():
+        return number
+    least = torch.tensor(number, device=trainer.strategy.root_device)
+    dist.all_reduce(least, dist.ReduceOp.MIN)
+    return int(least)
 
 
 def texts_of_all_ranks(trainer: pl.Trainer, text: str | None) -> list[str | None]:

@@ -48,6 +48,8 @@ class FailurePropagation(pl.Callback):
         """Writes results.json where the main thread cannot."""
         self.dead_loader: str | None = None
         """The loader process whose death an exception comes from."""
+        self.peer_ended = False
+        """Whether the watcher interrupts the main thread, because another rank ended the run."""
         self._store: Any = None
         self._is_rank_0 = True
         self._ending = threading.Lock()  # held, for good, by the thread that ends the run: main or watcher
@@ -199,6 +201,7 @@ class FailurePropagation(pl.Callback):
 
     def _end_main_thread(self, end: End) -> None:
         """Interrupt the main thread; where a collective blocks it, end the process from here."""
+        self.peer_ended = True
         os.kill(os.getpid(), signal.SIGTERM)  # interrupts Python code, but no collective
         if self._main_ends.wait(_PATIENCE_SECONDS) or not self._ending.acquire(blocking=False):
             return

@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import importlib.util
 import logging
+import sys
 import warnings
 from pathlib import Path
 from typing import Any
 
-from pytorch_lightning.callbacks import RichProgressBar
 from pytorch_lightning.loggers import TensorBoardLogger
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn
 
 from dcnlab.config.schema import Config, LoggerConfig
 from dcnlab.io.errors import ConfigError
 from dcnlab.io.text import VisibleFormatter
 from dcnlab.training.distributed.rank import is_rank_0
+from dcnlab.training.run_lines import Standing, duration
 
 _NOISE = (
     r".*does not have many workers.*",
@@ -34,7 +37,7 @@ def quiet() -> None:
     """Silence Lightning's hints for developers, not its errors and other warnings; our messages go to stderr."""
     ours = logging.getLogger("dcnlab")
     if not ours.handlers and is_rank_0():
-        handler = logging.StreamHandler()
+        handler = _Stderr()
         handler.setFormatter(VisibleFormatter())
         ours.addHandler(handler)
         ours.setLevel(logging.INFO)
@@ -44,15 +47,75 @@ def quiet() -> None:
         warnings.filterwarnings("ignore", message)
 
 
-class ProgressBar(RichProgressBar):
-    """Lightning's bar, without the logger's version number."""
+class _Stderr(logging.StreamHandler[Any]):
+    """Writes to what standard error is at the moment: above a bar that is shown."""
 
-    def get_metrics(self, trainer: Any, pl_module: Any) -> dict[str, Any]:
-        """Metrics next to the bar."""
-        return {key: value for key, value in super().get_metrics(trainer, pl_module).items() if key != "v_num"}
+    def __init__(self) -> None:
+        logging.Handler.__init__(self)
 
-    def _get_train_description(self, current_epoch: int) -> str:
-        return f"epoch {current_epoch + 1}"
+    @property
+    def stream(self) -> Any:
+        """Standard error."""
+        return sys.stderr
+
+
+class ProgressBar:
+    """A bar on standard error: the steps of the training, and below it the batches of an evaluation."""
+
+    def __init__(self) -> None:
+        self._progress: Progress | None = None
+        self._training: TaskID | None = None
+        self._evaluation: TaskID | None = None
+
+    def _started(self) -> Progress:
+        if self._progress is None:
+            self._progress = Progress(
+                TextColumn("{task.description}", markup=False),
+                BarColumn(bar_width=12),
+                MofNCompleteColumn(),
+                TextColumn("{task.fields[measures]}", markup=False),
+                console=Console(stderr=True),
+                refresh_per_second=4,
+            )
+            self._progress.start()
+        return self._progress
+
+    def start(self, steps: int | None, done: int) -> None:
+        """Begin a training of so many steps."""
+        self._training = self._started().add_task("step", total=steps, completed=done, measures="")
+
+    def step(self, step: int) -> None:
+        """Show a step."""
+        if self._training is not None:
+            self._started().update(self._training, completed=step)
+
+    def show(self, standing: Standing) -> None:
+        """Show epoch, loss, score and the time left."""
+        if self._training is None:
+            return
+        epochs = "" if standing.epochs is None else f"/{standing.epochs}"
+        left = "" if standing.left is None else f", {duration(standing.left)} left"
+        description, measures = f"epoch {standing.epoch}{epochs}", f"{standing.measures()}{left}"
+        self._started().update(self._training, description=description, measures=measures)
+
+    def evaluate(self, what: str, batch: int, batches: int | float) -> None:
+        """Show a batch of a validation or a test."""
+        if self._evaluation is None:
+            self._evaluation = self._started().add_task(what, total=batches, measures="")
+        self._started().update(self._evaluation, completed=batch)
+
+    def end_evaluation(self) -> None:
+        """Remove the batches of an evaluation."""
+        if self._progress is not None and self._evaluation is not None:
+            self._progress.remove_task(self._evaluation)
+        self._evaluation = None
+
+    def stop(self) -> None:
+        """Leave the terminal to others; the last state stays."""
+        self.end_evaluation()
+        if self._progress is not None:
+            self._progress.stop()
+        self._progress = self._training = None
 
 
 def uses(loggers: LoggerConfig, name: str) -> bool:

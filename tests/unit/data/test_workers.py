@@ -7,7 +7,7 @@ import types
 
 import pytest
 import torch
-from command_line import dcnlab, environment
+from command_line import complaints, dcnlab, environment
 from processes import GUARD
 from torch.utils.data import Dataset
 
@@ -94,7 +94,7 @@ def test_a_small_shared_memory_loads_in_the_main_process(tiny):
         env=environment(),
     )
     assert (done.returncode, done.stdout) == (0, "runs/tiny/one\n"), done.stderr
-    [line] = done.stderr.splitlines()
+    [line] = complaints(done.stderr)
     assert line.startswith("warning: data.workers is 2, and /dev/shm has 64.0 KiB free of the ")
     assert "loading in the training process" in line
 

@@ -75,8 +75,9 @@ def test_only_rank_0_of_a_two_machine_trial_writes(cluster, sweep):
     assert (done.returncode, done.stderr) == (0, ""), done.stdout + done.stderr
     lines = done.stdout.splitlines()
     assert lines[0] == "ablation: 2 trials in runs/ablation, 0 finished before"
-    assert sorted(line.split()[1] for line in lines[1:3]) == ["model.deform_layers=0:", "model.deform_layers=1:"]
-    assert lines[3] == "2 finished now, 0 failed"
+    ended = sorted(line.split()[1] for line in lines if line.startswith("["))
+    assert ended == ["model.deform_layers=0:", "model.deform_layers=1:"]
+    assert lines[-1] == "2 finished now, 0 failed"
     folders = [trial.folder for trial in trials_of(read(sweep), shape)]
     found = [json.loads((folder / "results.json").read_text()) for folder in folders]
     assert [result["parameters"] for result in found] == [{"model.deform_layers": 0}, {"model.deform_layers": 1}]

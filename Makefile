@@ -50,7 +50,7 @@ ablations-gpu: install  ## the same on DATA's camvid, cards and flowers12 with R
 	done
 
 # Each call trains for MINUTES, and the next one continues; two of the minutes are kept for the tables.
-EVIDENCE := pretrained_rates_camvid pretrained_rates_deformable_camvid
+EVIDENCE := $(foreach part,rates rates_deformable rates_controls,pretrained_$(part)_camvid)
 
 evidence: $(VENV)/.installed-pretrained  ## the study on a pretrained backbone with DATA's camvid, for MINUTES (25); again: the rest
 	@end=$$(( $$(date +%s) + 60 * $(MINUTES) )); \

@@ -84,7 +84,7 @@ def test_a_killed_sweep_runs_only_the_missing_trials(sweep):
     """After two SIGKILLs at random times, finished trials stay as they are and no process is left."""
     path = sweep({"model.deform_layers": {"values": [0, 1]}, "seed": {"values": [0, 1]}})
     complete = {}
-    for delay in [random.uniform(0, 4) for _ in range(2)]:
+    for delay in [random.SystemRandom().uniform(0, 4) for _ in range(2)]:
         start_and_kill(path, delay)
         await_(lambda: not processes_of(Path.cwd()))
         assert complete.items() <= stamps().items()
@@ -463,17 +463,17 @@ def test_tables_share_runs_but_separate_tasks(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     names = [f"{table}_{task}_small" for task in ("classification", "segmentation") for table in ("table1", "table3")]
     for name in names:  # as `make ablations-small` runs them
-        for trial in trials_of(read(name)):
+        for trial in trials_of(read(name), ["seed=0"]):
             if ablation._finished(trial) is None:
                 finish(trial, 1.0)
     for name in names:
-        table = tables.assemble(name, [Path("runs")])
-        assert [row["seeds"] for section in table.sections for row in section.rows] == [3] * (5 if "1" in name else 4)
+        table = tables.assemble(name, [Path("runs")], ["seed=0"])
+        assert [row["seeds"] for section in table.sections for row in section.rows] == [1] * (5 if "1" in name else 4)
         assert not [note for note in table.notes if "left out" in note], table.notes
     report = gather.report(Path("runs"))
     seeds = {group.name: [row["seeds"] for row in group.section.rows] for group in report.groups}
-    assert seeds == {name: [3] * (5 if "1" in name else 4) for name in names}
-    assert len(report.records) == 2 * (5 + 2) * 3
+    assert seeds == {name: [1] * (5 if "1" in name else 4) for name in names}
+    assert len(report.records) == 2 * (5 + 2)
 
 
 def test_a_trial_dies_with_its_sweep(tmp_path):

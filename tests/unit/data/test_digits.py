@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from torch.utils.data import DataLoader
 
@@ -28,7 +28,7 @@ def scenes():
     return DigitScenes("test")
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(st.lists(st.integers(0, 1999), min_size=1, max_size=12), st.integers(1, 3))
 def test_a_scene_does_not_depend_on_its_batch(indices, digits):
     """Hypothesis draws batches; each scene equals the one drawn alone."""

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from functools import cache
 
 import numpy as np
+from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
 from dcnlab.metrics.confusion import Confusion
@@ -93,7 +94,7 @@ def draw(confusion: Confusion) -> Image.Image | None:
     return sheet
 
 
-def _draw_cells(pen: ImageDraw.ImageDraw, place: Layout, fractions: np.ndarray) -> None:
+def _draw_cells(pen: ImageDraw.ImageDraw, place: Layout, fractions: NDArray[np.float64]) -> None:
     for row, values in enumerate(fractions.tolist()):
         for column, fraction in enumerate(values):
             x, y = place.left + column * place.cell, place.top + row * place.cell

@@ -78,7 +78,7 @@ def of_group(group: Group, album: Album) -> GroupSection:
         ],
         notes=group.table.notes,
         curves=learning_curves(group, rows),
-        confusion=of_confusion(group.title, rows, album),
+        confusion=of_confusion(group.title, rows, _compared(group, rows), album),
         classes=_classes(group, rows),
         dilation=dilations(group.rows),
         robustness=robustness(group, rows),
@@ -134,6 +134,14 @@ def _shown(group: Group) -> list[Row]:
     metric = findings.metric_of(group)
     ranked = sorted(range(1, len(group.rows)), key=lambda at: findings.rank(group.rows[at], metric))
     return [group.rows[at] for at in sorted([0, *ranked[: charts.LINES - 1]])]
+
+
+def _compared(group: Group, rows: Sequence[Row]) -> list[Row]:
+    """The row that others are compared with, and the best; the same one is there once."""
+    metric = findings.metric_of(group)
+    base = next((row for row in rows if row.figures["base"]), rows[0])
+    top = min(rows, key=lambda row: findings.rank(row, metric))
+    return [base] if top is base else [base, top]
 
 
 def _charts(group: Group, rows: Sequence[Row]) -> list[Chart]:

@@ -138,7 +138,8 @@ def test_confusion_is_summed_over_a_rows_runs(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     counts = {(0, 0): [[4, 0], [1, 3]], (0, 1): [[4, 0], [3, 1]], (3, 0): [[4, 0], [0, 4]]}
     for (layers, seed), matrix in counts.items():
-        folder = RunFolder(write_run(f"runs/pets/{layers}{seed}", 50, {"model.deform_layers": layers}, seed=seed))
+        parameters = {"model.deform_layers": layers}
+        folder = RunFolder(write_run(f"runs/pets/{layers}{seed}", 50 + layers, parameters, seed=seed))
         counted = confusion.of(["cat", "dog"], matrix, "images")
         confusion.write(folder.confusion, counted)
         folder.pictures.mkdir()

@@ -144,8 +144,8 @@ def _draw_bar(pen: ImageDraw.ImageDraw, place: Layout, classes: int) -> None:
     for y in range(height):
         pen.line((left, place.top + y, left + ZOOM * _BAR, place.top + y), colour((1 - y / (height - 1)) ** 2))
     for mark in _MARKS:
-        y = place.top + (1 - math.sqrt(mark)) * (height - 1)
-        pen.text((left + ZOOM * (_BAR + 4), y), f"{100 * mark:.0f}%", _SOFT, _font(_NAME - 2), anchor="lm")
+        level = place.top + (1 - math.sqrt(mark)) * (height - 1)
+        pen.text((left + ZOOM * (_BAR + 4), level), f"{100 * mark:.0f}%", _SOFT, _font(_NAME - 2), anchor="lm")
 
 
 def _title(confusion: Confusion) -> str:

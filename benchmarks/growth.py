@@ -38,6 +38,7 @@ AXES: dict[str, list[tuple[int, Shape]]] = {
 ROIS = (8, 32, 128, 512)
 KINDS = ("ours", "torchvision", "plain")
 LABELS = {"batch": "batch, images", "pixels": "pixels of the map", "RoIs": "number of RoIs"}
+NAMES = {"ours": "dcnlab", "torchvision": "torchvision (RoIs: roi_align)", "plain": "plain convolution"}
 LOOKS = {"ours": ("C0", "o"), "torchvision": ("C1", "s"), "plain": ("0.5", "^")}
 
 
@@ -112,7 +113,14 @@ def _slope(points: list[tuple[float, float]]) -> float:
 
 
 def draw(rows: list[dict[str, Any]]) -> bytes:
-    """A PNG: a panel for each axis, time above and memory below, both logarithmic, the slopes in the legends."""
+    """A PNG: a panel for each axis, time above and memory below, both logarithmic, under one legend."""
+    file = io.BytesIO()
+    figure_of(rows).savefig(file, dpi=150, metadata={"Software": None})
+    return file.getvalue()
+
+
+def figure_of(rows: list[dict[str, Any]]) -> Any:
+    """The figure that `draw` writes."""
     from matplotlib.figure import Figure
 
     axes = list(dict.fromkeys(row["axis"] for row in rows))
@@ -126,9 +134,9 @@ def draw(rows: list[dict[str, Any]]) -> bytes:
             _panel(panel, points, unit)
             panel.set_xlabel(LABELS.get(axis, axis))
         panels[line][0].set_ylabel(label)
-    file = io.BytesIO()
-    figure.savefig(file, dpi=100, metadata={"Software": None})
-    return file.getvalue()
+    handles, labels = panels[0][0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside lower center", ncols=len(labels), frameon=False)
+    return figure
 
 
 def _panel(panel: Any, points: list[dict[str, Any]], unit: str) -> None:
@@ -138,20 +146,14 @@ def _panel(panel: Any, points: list[dict[str, Any]], unit: str) -> None:
     for kind, (colour, marker) in LOOKS.items():
         if f"{kind}_{unit}" in points[0]:
             values = [row[f"{kind}_{unit}"] for row in points]
-            peer = "roi_align" if points[0]["axis"] == "RoIs" else "torchvision"
-            name = {"ours": "dcnlab", "plain": "plain conv.", "torchvision": peer}[kind]
-            slope = f", slope {_slope(list(zip(at, values, strict=True))):.2f}" if len(at) > 1 else ""
-            panel.plot(at, values, color=colour, marker=marker, label=f"{name}{slope}", markersize=4)
+            panel.plot(at, values, color=colour, marker=marker, label=NAMES[kind], markersize=4)
     panel.set_xscale("log", base=2)
     panel.set_yscale("log")
-    low, high = panel.get_ylim()
-    panel.set_ylim(low, high * (high / low) ** 0.45)  # room for the legend
     panel.yaxis.set_major_locator(LogLocator(subs=(1.0, 3.0)))
     panel.yaxis.set_major_formatter("{x:g}")
     panel.set_xticks(at, [str(value) for value in at])
     panel.minorticks_off()
     panel.grid(alpha=0.3)
-    panel.legend(frameon=False, fontsize=8, loc="upper left")
 
 
 def main() -> None:

@@ -226,8 +226,8 @@ def write_preview(
         return
     task = task or "classification"
     choose("--task", task, ("classification", "detection", "segmentation"))
-    from dcnlab.data.digits.preview import contact_sheet
     from dcnlab.data.digits.scenes import DigitScenes
+    from dcnlab.tasks.scene_sheet import contact_sheet
 
     scenes = DigitScenes(split, digits=1 if task == "classification" else 4)
     out.parent.mkdir(parents=True, exist_ok=True)

@@ -88,11 +88,10 @@ def _is_matrix(tree: dict[str, Any]) -> bool:
     names, counts = tree.get("classes"), tree.get("counts")
     if not isinstance(names, list) or not names or not all(isinstance(name, str) for name in names):
         return False
-    return _are(counts, len(names)) and all(_are(row, len(names)) and all(map(_is_count, row)) for row in counts)
-
-
-def _are(values: Any, count: int) -> bool:
-    return isinstance(values, list) and len(values) == count
+    if not isinstance(counts, list) or len(counts) != len(names):
+        return False
+    rows = [row for row in counts if isinstance(row, list) and len(row) == len(names)]
+    return len(rows) == len(names) and all(_is_count(value) for row in rows for value in row)
 
 
 def _is_count(value: Any) -> bool:

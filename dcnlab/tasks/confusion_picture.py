@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from functools import cache
 
 import numpy as np
+from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
 from dcnlab.metrics.confusion import Confusion
@@ -93,7 +94,7 @@ def draw(confusion: Confusion) -> Image.Image | None:
     return sheet
 
 
-def _draw_cells(pen: ImageDraw.ImageDraw, place: Layout, fractions: np.ndarray) -> None:
+def _draw_cells(pen: ImageDraw.ImageDraw, place: Layout, fractions: NDArray[np.float64]) -> None:
     for row, values in enumerate(fractions.tolist()):
         for column, fraction in enumerate(values):
             x, y = place.left + column * place.cell, place.top + row * place.cell
@@ -143,8 +144,8 @@ def _draw_bar(pen: ImageDraw.ImageDraw, place: Layout, classes: int) -> None:
     for y in range(height):
         pen.line((left, place.top + y, left + ZOOM * _BAR, place.top + y), colour((1 - y / (height - 1)) ** 2))
     for mark in _MARKS:
-        y = place.top + (1 - math.sqrt(mark)) * (height - 1)
-        pen.text((left + ZOOM * (_BAR + 4), y), f"{100 * mark:.0f}%", _SOFT, _font(_NAME - 2), anchor="lm")
+        level = place.top + (1 - math.sqrt(mark)) * (height - 1)
+        pen.text((left + ZOOM * (_BAR + 4), level), f"{100 * mark:.0f}%", _SOFT, _font(_NAME - 2), anchor="lm")
 
 
 def _title(confusion: Confusion) -> str:

@@ -6,10 +6,8 @@ from typing import Any
 
 from PIL.Image import Image
 
-from dcnlab.io.atomic import write_whole
 from dcnlab.metrics import confusion
 from dcnlab.tasks import confusion_picture
-from dcnlab.tasks.pictures import png
 from dcnlab.training.run_folder import RunFolder
 
 
@@ -30,5 +28,5 @@ def write(task: Any, folder: RunFolder) -> Image | None:
     picture = confusion_picture.draw(counted)
     if picture is not None:
         folder.pictures.mkdir(exist_ok=True)
-        write_whole(folder.confusion_picture, png(picture))
+        picture.save(folder.confusion_picture)
     return picture

@@ -136,10 +136,13 @@ def _rois(subject: Subject, model: Any, score: float, classes: Sequence[str], no
     rois = pooled_rois(model, subject.image, score, _ROIS)
     if not rois:
         raise ConfigError(f"{subject.name}: the network proposes no RoI")
+    unsure = ""
     if rois[0].score < score:
         notes.append(f"no RoI scores {score:g} or more; the best one is shown")
+        unsure = f"no RoI of score {score:g} or more; "
     panels = [
-        (f"{classes[roi.label - 1]} ({roi.score:.2f})", roi.box.double().numpy(), roi.bins.numpy()) for roi in rois
+        (f"{unsure}{classes[roi.label - 1]}, score {roi.score:.2f}", roi.box.double().numpy(), roi.bins.numpy())
+        for roi in rois
     ]
     return drawing.rois(subject.picture, panels)
 

@@ -9,6 +9,7 @@ from typing import Any
 
 from dcnlab.ablations.numbers import mean_and_std
 from dcnlab.ablations.tables.block import Block
+from dcnlab.ablations.tables.row_names import row_names
 
 
 @dataclass
@@ -22,12 +23,12 @@ class Robustness:
     labels: list[str]
     """A short name of each group, in the order of the rows."""
     base: str
-    """Settings of the first group if its label is `base`; else empty."""
+    """Settings of the first group if several are varied; else empty."""
     notes: list[str]
 
 
 def labels_of(settings: Sequence[dict[str, Any]]) -> tuple[list[str], str]:
-    """A label for each group, by the settings in which it differs from the first, and the settings of the first."""
+    """A short name of each group, as in tables, and the settings of the first where several are varied."""
 
     def in_words(pairs: dict[str, Any]) -> str:
         return ", ".join(f"{key.rpartition('.')[2]} {json.dumps(value).strip(chr(34))}" for key, value in pairs.items())
@@ -35,11 +36,9 @@ def labels_of(settings: Sequence[dict[str, Any]]) -> tuple[list[str], str]:
     first = settings[0]
     if list(first) == ["run"]:
         return [group["run"] for group in settings], ""
-    if len(first) < 2:
-        return [in_words(group) or "all" for group in settings], ""
-    return [in_words({k: v for k, v in group.items() if v != first[k]}) or "base" for group in settings], in_words(
-        first
-    )
+    if not first:
+        return ["all"] * len(settings), ""
+    return row_names(list(first), settings), in_words(first) if len(first) > 1 else ""
 
 
 def blocks(robustness: Robustness) -> list[Block]:
@@ -49,7 +48,7 @@ def blocks(robustness: Robustness) -> list[Block]:
         amounts, lines = _rows_of(robustness, change)
         if amounts:
             caption = f"{robustness.title}: top1 (%) against {what}" + (
-                f"; base: {robustness.base}" if robustness.base else ""
+                f"; {robustness.labels[0]}: {robustness.base}" if robustness.base else ""
             )
             cells = [
                 [label + _missing_seeds(line[0]), *(mean_and_std(row["top1"], row["top1_std"], 1) for row in line)]

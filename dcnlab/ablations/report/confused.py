@@ -17,8 +17,8 @@ from dcnlab.training.run_folder import RunFolder
 
 LARGEST = 2200
 """Longer side of a picture, its own pixels, of which the page shows two as one."""
-_PAIRS = 5
-"""Pairs of each row, at most."""
+_PAIRS, _LINES = 5, 8
+"""Pairs of each row, and of the table, at most."""
 
 
 class Confused(NamedTuple):
@@ -30,19 +30,20 @@ class Confused(NamedTuple):
     notes: list[str]
 
 
-def of_confusion(title: str, rows: Sequence[Row], album: Album) -> Confused:
-    """The picture of each row's first run, and a table of what all of its runs confuse.
+def of_confusion(title: str, rows: Sequence[Row], drawn: Sequence[Row], album: Album) -> Confused:
+    """Pictures of some rows' first runs, and a table of what all runs confuse.
 
     Args:
         title: of the table.
         rows: those that the page has room for.
+        drawn: those of them whose pictures are shown.
         album: of the page's pictures.
     """
     notes: list[str] = []
     summed = {row.label: _sum(row, notes) for row in rows}
     counted = {label: matrix for label, matrix in summed.items() if matrix is not None}
     pictures = []
-    for row in rows:
+    for row in drawn:
         path = RunFolder(row.records[0].folder).confusion_picture if row.records else None
         if row.label not in counted or path is None or not path.is_file():
             continue
@@ -84,7 +85,7 @@ def _pairs(title: str, counted: dict[str, Confusion]) -> Grid | None:
         return None
     lines = [
         [f"{label} as {found}", *(_percent(matrix, label, found) for matrix in counted.values())]
-        for label, found in sorted(pairs, key=lambda names: -pairs[names])
+        for label, found in sorted(pairs, key=lambda names: -pairs[names])[:_LINES]
     ]
     unit = next(iter(counted.values())).unit
     caption = f"{title}: classes confused most, percent of the {unit} of a class, all runs of a row together"

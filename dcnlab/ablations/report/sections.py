@@ -18,6 +18,8 @@ from dcnlab.ablations.report.measured import Measured, dilations
 from dcnlab.ablations.report.pictures import Album, Pictures, of_rows
 from dcnlab.ablations.report.runs import Repeat, costs, each_run, how_to_repeat
 from dcnlab.ablations.tables import table as tables
+from dcnlab.ablations.tables.block import Block
+from dcnlab.ablations.tables.layout import COSTS
 from dcnlab.ablations.tables.table import Table
 from dcnlab.metrics.names import spoken
 
@@ -73,12 +75,12 @@ def of_group(group: Group, album: Album) -> GroupSection:
         apart=_named(group.apart),
         charts=_charts(group, rows),
         tables=[
-            arrange(block.caption, spoken_header(block.header), block.lines)
+            results(block.caption, block)
             for block in tables.blocks(group.table, f"{group.title}: mean and spread over seeds")
         ],
         notes=group.table.notes,
         curves=learning_curves(group, rows),
-        confusion=of_confusion(group.title, rows, album),
+        confusion=of_confusion(group.title, rows, _compared(group, rows), album),
         classes=_classes(group, rows),
         dilation=dilations(group.rows),
         robustness=robustness(group, rows),
@@ -112,13 +114,16 @@ def of_paper(table: Table) -> PaperSection:
     """One of the paper's tables, filled in from the runs."""
     name = table.title.partition(":")[0]
     blocks = tables.blocks(table, "")
-    grids = [arrange(f"{name}: {block.caption}", spoken_header(block.header), block.lines) for block in blocks]
+    grids = [results(f"{name}: {block.caption}", block) for block in blocks]
     return PaperSection(table.title, grids, table.notes)
 
 
-def spoken_header(header: Sequence[str]) -> list[str]:
-    """The header of a table of results with metrics as people write them: top-1 accuracy (%)."""
-    return [f"{spoken(name.removesuffix(_PERCENT))}{_PERCENT}" if name.endswith(_PERCENT) else name for name in header]
+def results(caption: str, block: Block) -> Grid:
+    """A table of results: metrics as people write them, without the costs, which have a table."""
+    dropped = len(COSTS) - 1 if block.header[-len(COSTS) :] == COSTS else 0
+    header = block.header[: len(block.header) - dropped]
+    words = [f"{spoken(name.removesuffix(_PERCENT))}{_PERCENT}" if name.endswith(_PERCENT) else name for name in header]
+    return arrange(caption, words, [line[: len(header)] for line in block.lines])
 
 
 def _named(apart: dict[str, str]) -> str:
@@ -134,6 +139,14 @@ def _shown(group: Group) -> list[Row]:
     metric = findings.metric_of(group)
     ranked = sorted(range(1, len(group.rows)), key=lambda at: findings.rank(group.rows[at], metric))
     return [group.rows[at] for at in sorted([0, *ranked[: charts.LINES - 1]])]
+
+
+def _compared(group: Group, rows: Sequence[Row]) -> list[Row]:
+    """The row that others are compared with, and the best; the same one is there once."""
+    metric = findings.metric_of(group)
+    base = next((row for row in rows if row.figures["base"]), rows[0])
+    top = min(rows, key=lambda row: findings.rank(row, metric))
+    return [base] if top is base else [base, top]
 
 
 def _charts(group: Group, rows: Sequence[Row]) -> list[Chart]:

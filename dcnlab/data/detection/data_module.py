@@ -126,8 +126,9 @@ class DetectionDataModule(SplitsDataModule):
         def split(chosen: Annotations, augment: bool = False, tested_at: Sequence[int] | None = None) -> DetectionSplit:
             sides = (shorter_side, longer_side) if tested_at is None else (None, None)
             limits = longer_limits(tested_at or (), test_longer_sides, shorter_side, longer_side)
-            shown = (flip, mean, std, augment, seed, orientation, tested_at, limits, color_jitter)
-            return DetectionSplit(chosen, *sides, *shown)
+            return DetectionSplit(
+                chosen, *sides, flip, mean, std, augment, seed, orientation, tested_at, limits, color_jitter
+            )
 
         if fold is None:
             learnt, validated, tested = (

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+import math
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +13,9 @@ from dcnlab.config.schema import Config
 from dcnlab.io.errors import ConfigError
 from dcnlab.io.text import nearest_and_all
 from dcnlab.metrics.names import goal
+from dcnlab.training.distributed.rank import is_rank_0
 
+_LOG = logging.getLogger("dcnlab")
 KEY = "dcnlab.best"
 """Of its state in the checkpoint."""
 
@@ -72,12 +76,18 @@ class WatchBest(pl.Callback):
                 f"{nearest_and_all(self.metric, known)}"
             )
         value = float(metrics[self.metric])
-        if self.best is None or self._sign * value > self._sign * self.best:
+        if not math.isnan(value) and (self.best is None or self._sign * value > self._sign * self.best):
             self.best, self.waited = value, 0
             if self.path is not None:
                 trainer.save_checkpoint(self.path)
         else:
             self.waited += 1
+            if self.waited == self.patience and is_rank_0():
+                best = "no value" if self.best is None else f"{self.best:.4g}"
+                _LOG.info(
+                    f"the training ends at step {trainer.global_step}: {self.metric} was not better than {best} in "
+                    f"{self.patience} validations (trainer.early_stop)"
+                )
         self._end(trainer)
 
     def _end(self, trainer: pl.Trainer) -> None:

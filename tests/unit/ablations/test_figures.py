@@ -1,6 +1,7 @@
 """`dcnlab visualize`: what is drawn where, of which units, and into which files."""
 
 import io
+import re
 from pathlib import Path
 
 import numpy as np
@@ -169,8 +170,8 @@ def test_figure_files_are_deterministic_in_each_format(run, tmp_path):
     assert {path.name for path in tmp_path.iterdir()} == {"run", *(f"a.{ending}" for ending in starts)}
 
 
-def test_figures_are_saved_in_the_run_folder_by_default(run, tmp_path):
-    """A photo of any size can be drawn; the best RoI is shown where none reaches the score."""
+def test_figures_are_saved_in_the_run_folder_by_default(run, tmp_path, monkeypatch):
+    """A photo of any size can be drawn; a figure of an RoI below the score says so above it."""
     Image.fromarray(np.random.default_rng(0).integers(0, 255, (60, 90), np.uint8)).save(tmp_path / "photo.png")
     drawn = draw(run, str(tmp_path / "photo.png"))
     path = run / "figures" / "photo-sampling.png"
@@ -178,7 +179,16 @@ def test_figures_are_saved_in_the_run_folder_by_default(run, tmp_path):
     assert "the network's own output is shown" in drawn.notes[0]
     with Image.open(io.BytesIO(path.read_bytes())) as picture:
         assert picture.width > 400
+    titles, drawing = [], image_panels.rois
+
+    def noted(picture, regions):
+        titles.extend(title for title, _, _ in regions)
+        return drawing(picture, regions)
+
+    monkeypatch.setattr(image_panels, "rois", noted)
     drawn = draw(run, "test:2", kind="rois", score=1.0)
+    assert len(titles) == 1
+    assert re.fullmatch(r"no RoI of score 1 or more; \w+, score 0\.\d\d", titles[0])
     assert drawn.paths == [run / "figures" / "test-2-rois.png"]
     assert drawn.notes == ["no RoI scores 1 or more; the best one is shown"]
 

@@ -16,6 +16,7 @@ from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
 from dcnlab.ablations.analysis import robustness, robustness_file, robustness_table, rotated_views
+from dcnlab.ablations.plots import robustness_curves
 from dcnlab.ablations.sweeps.sweep_file import read
 from dcnlab.ablations.sweeps.trial import trials_of
 from dcnlab.ablations.tables import render
@@ -203,17 +204,17 @@ def test_robustness_rows_equal_hand_worked_means_and_std(sweep):
 
 
 def test_robustness_tables_name_only_what_differs(sweep):
-    """The caption lists the base group's settings once; rows name the changed ones."""
+    """The caption lists the first group's settings; rows have the short names of tables."""
     found = robustness.assemble([sweep], [Path("runs")], [0, 90], [2])
     rotation, scale = robustness_table.blocks(found)
     assert rotation.caption == (
         "ablation: top1 (%) against rotation of the test images; "
-        "base: deform_layers 0, dilation 2, modulated false, spatial_transformer false"
+        "plain: deform_layers 0, dilation 2, modulated false, spatial_transformer false"
     )
     assert rotation.header == ["", "0°", "90°"]
     assert rotation.lines == [
-        ["base", "72.0 ± 2.8", "35.0 ± 7.1"],
-        ["deform_layers 3, modulated true (1 of 2 seeds!)", "80.0", "41.0"],
+        ["plain", "72.0 ± 2.8", "35.0 ± 7.1"],
+        ["3 deformable modulated (1 of 2 seeds!)", "80.0", "41.0"],
     ]
     assert (scale.header, scale.lines[0][1]) == (["", "2x"], "55.0 ± 7.1")
     assert "72.0 ± 2.8" in render.render(found.rows, [rotation], "markdown")
@@ -225,11 +226,18 @@ def test_robustness_of_a_sweep_trains_nothing(sweep):
         "robustness", sweep, "--runs", "runs", "--angles", "0,90", "--scales", "2", "--out", "o", "--format", "markdown"
     )
     assert (done.returncode, done.stderr) == (0, "")
-    assert "| base " in done.stdout
+    assert "| plain " in done.stdout
     assert len(json.loads(Path("o/robustness.json").read_text())) == 6
     with Image.open("o/robustness.png") as picture:
         assert picture.format == "PNG"
-        assert picture.width == 1000  # two panels
+        assert picture.width == 1400  # two panels
+
+
+def test_the_figures_title_says_what_it_shows():
+    """The metric and the changes stand there, and not the name of a sweep alone."""
+    title = robustness_curves.heading("related_work", ["rotation", "scale"])
+    assert title == "Top-1 accuracy under rotation and scaling of the test images: related_work"
+    assert "scaling" not in robustness_curves.heading("runs", ["rotation"])
 
 
 def test_robustness_plots_allow_missing_groups_and_odd_names(sweep):
@@ -240,7 +248,7 @@ def test_robustness_plots_allow_missing_groups_and_odd_names(sweep):
         if row["model.deform_layers"] == 3:
             row["top1"] = None
     with Image.open(io.BytesIO(robustness_table.draw(found))) as picture:
-        assert picture.width == 550
+        assert picture.width == 770
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,7 @@ CUPY12 = $(BIN)/python -m pip uninstall --quiet --yes cupy-cuda13x && $(PIP) --f
 endif
 
 .DEFAULT_GOAL := help
-.PHONY: help quickstart evidence evidence-check ablations-small ablations-gpu bench bench-guard install test gpu-test gpu-check gpu-sanitize lint docs format wheel clean
+.PHONY: help quickstart evidence evidence-check ablations-small ablations-gpu bench bench-guard install test test-newest gpu-test gpu-check gpu-sanitize lint docs format wheel clean
 
 help:  ## print this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -76,6 +76,11 @@ install: $(VENV)/.installed  ## make a virtual environment in .venv and install 
 
 test: $(VENV)/.installed-test  ## run the whole test-suite
 	$(BIN)/python -m pytest --numprocesses 2 --dist worksteal
+
+NEWEST := .venv-newest
+test-newest:  ## run it with Python 3.13 and the newest torch, constraints-newest.txt, in .venv-newest
+	$(MAKE) test PYTHON=python3.13 VENV=$(NEWEST) \
+	    PIP='$(NEWEST)/bin/python -m pip install --quiet --constraint constraints-newest.txt'
 
 gpu-test: $(VENV)/.installed-test  ## run the tests that need a CUDA GPU
 	$(BIN)/python -m pytest -m gpu

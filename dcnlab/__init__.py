@@ -23,6 +23,8 @@ _PUBLIC = {
 
 def __getattr__(name: str) -> Any:
     if name in _PUBLIC:
+        if importlib.util.find_spec("dcnlab.training") is None:
+            raise ImportError(f"dcnlab.{name} needs the whole suite; dcnlab-ops is installed: pip install dcnlab")
         return getattr(importlib.import_module(_PUBLIC[name]), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 

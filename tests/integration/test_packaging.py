@@ -1,8 +1,10 @@
 """What a wheel brings along, and what its metadata promise."""
 
+import os
 import shutil
 import subprocess
 import sys
+import sysconfig
 import tomllib
 import zipfile
 from pathlib import Path
@@ -13,16 +15,35 @@ from locations import ROOT
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
 
 
+OPERATORS = ROOT / "distributions" / "ops" / "pyproject.toml"
+
+
 @pytest.fixture(scope="module")
-def wheel(tmp_path_factory) -> zipfile.ZipFile:
-    folder = tmp_path_factory.mktemp("wheel")
-    source = folder / "source"
+def source(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("source")
     for name in tracked():  # not the folder itself: building there would leave files behind
-        (source / name).parent.mkdir(parents=True, exist_ok=True)
-        shutil.copy(ROOT / name, source / name)
-    command = [sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", str(folder), str(source)]
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(ROOT / name, folder / name)
+    return folder
+
+
+def built(source: Path, out: Path) -> zipfile.ZipFile:
+    command = [sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", str(out), str(source)]
     subprocess.run(command, check=True, capture_output=True)
-    return zipfile.ZipFile(next(folder.glob("*.whl")))
+    return zipfile.ZipFile(next(out.glob("*.whl")))
+
+
+@pytest.fixture(scope="module")
+def wheel(source, tmp_path_factory) -> zipfile.ZipFile:
+    return built(source, tmp_path_factory.mktemp("wheel"))
+
+
+@pytest.fixture(scope="module")
+def operators(source, tmp_path_factory) -> Path:
+    """The wheel of the operators alone, unpacked."""
+    folder = tmp_path_factory.mktemp("operators")
+    built(source / "distributions" / "ops", folder).extractall(folder / "installed")
+    return folder / "installed"
 
 
 def tracked(*patterns: str) -> set[str]:
@@ -93,3 +114,89 @@ def test_make_installs_the_cupy_of_the_chosen_cuda(tmp_path, words, extra):
     )
     assert f"--editable '.[{extra}]'" in done.stdout
     assert ("uninstall --quiet --yes cupy-cuda13x" in done.stdout) is (extra == "cuda12")
+
+
+def required(project: dict) -> set[str]:
+    from packaging.requirements import Requirement
+
+    return {Requirement(text).name for text in project["project"]["dependencies"]}
+
+
+WITHOUT_THE_SUITE = """
+import importlib, pkgutil, sys
+blocked = set({blocked!r})
+
+class Installed:
+    finders = list(sys.meta_path)
+
+    def find_spec(self, name, path=None, target=None):
+        if name.partition(".")[0] not in blocked:
+            return next((spec for finder in self.finders if (spec := finder.find_spec(name, path, target))), None)
+
+sys.meta_path[:] = [Installed()]
+import torch
+import dcnlab, dcnlab.nn, dcnlab.ops, dcnlab.surgery
+assert dcnlab.__file__.startswith({installed!r}), dcnlab.__file__
+for package in (dcnlab.nn, dcnlab.ops):
+    for module in pkgutil.walk_packages(package.__path__, package.__name__ + "."):
+        if ".cuda." not in module.name:  # which need CuPy
+            importlib.import_module(module.name)
+with torch.device("meta"):  # shapes alone: nothing is compiled
+    model = torch.nn.Sequential(torch.nn.Conv2d(3, 4, 3), torch.nn.Conv2d(4, 5, 3))
+    dcnlab.surgery.deform(model, 1)
+    assert type(model[1]).__name__ == "DeformConv2d"
+    assert model(torch.empty(1, 3, 9, 9)).shape == (1, 5, 5, 5)
+try:
+    dcnlab.fit
+except ImportError as error:
+    print(error)
+"""
+
+
+def alone(operators: Path, *words: str) -> subprocess.CompletedProcess[str]:
+    """Run Python with the unpacked wheel and the installed packages, but without the checkout that `site` adds."""
+    path = os.pathsep.join([str(operators), sysconfig.get_path("purelib")])
+    command = [sys.executable, "-S", "-P", *words]
+    environment = {**os.environ, "PYTHONPATH": path}
+    return subprocess.run(command, capture_output=True, text=True, env=environment, cwd=operators.parent)
+
+
+def test_the_operators_work_without_the_suite(operators):
+    """In the wheel of dcnlab-ops, ops, nn and surgery import and compute without what only the suite requires."""
+    modules = {"faster-coco-eval": "faster_coco_eval", "pytorch-lightning": "pytorch_lightning"}
+    only_the_suite = required(PROJECT) - required(tomllib.loads(OPERATORS.read_text()))
+    blocked = {modules.get(name, name) for name in only_the_suite} | {"lightning", "yaml", "PIL", "pandas"}
+    assert {"wandb", "torchmetrics", "pycocotools", "omegaconf", "torchvision"} <= blocked
+    done = alone(operators, "-c", WITHOUT_THE_SUITE.format(installed=str(operators), blocked=blocked))
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout == "dcnlab.fit needs the whole suite; dcnlab-ops is installed: pip install dcnlab\n"
+
+
+def test_the_commands_without_the_suite_end_in_one_line(operators):
+    """python -m dcnlab of dcnlab-ops names the distribution that has the commands."""
+    done = alone(operators, "-m", "dcnlab", "list")
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr.endswith("dcnlab-ops is installed: pip install dcnlab\n")
+    assert done.stderr.count("\n") == 1
+
+
+def test_both_distributions_agree():
+    """dcnlab-ops asks for the same versions as dcnlab, and its packages are dcnlab's."""
+    whole, part = PROJECT, tomllib.loads(OPERATORS.read_text())
+    assert set(part["project"]["dependencies"]) < set(whole["project"]["dependencies"])
+    assert part["project"]["requires-python"] == whole["project"]["requires-python"]
+    packages = [
+        name for name in whole["tool"]["setuptools"]["packages"] if name in part["tool"]["setuptools"]["packages"]
+    ]
+    assert packages == part["tool"]["setuptools"]["packages"]
+    assert {
+        name for name in whole["tool"]["setuptools"]["packages"] if name.startswith(("dcnlab.ops", "dcnlab.nn"))
+    } <= (set(packages))
+
+
+@pytest.mark.parametrize("extra", ["slurm", "tensorboard", "onnx", "pretrained"])
+def test_a_line_names_each_missing_extra(extra):
+    """Where a package of an extra is missing, the message says which extra installs it."""
+    assert extra in PROJECT["project"]["optional-dependencies"]
+    texts = [(ROOT / name).read_text() for name in tracked("dcnlab/*.py")]
+    assert any(f"pip install 'dcnlab[{extra}]'" in text for text in texts)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import csv
 import io
 import json
+import math
 import os
 from collections.abc import Sequence
 from typing import Any
@@ -28,11 +30,7 @@ def render(rows: list[dict[str, Any]], blocks: Sequence[Block], form: str) -> st
     if form == "json":
         return json.dumps(rows, indent=2)
     if form == "csv":
-        import pandas as pd
-
-        # Object columns keep whole numbers whole where a row is missing.
-        flat = [{csv_cell(key): _flat(value) for key, value in row.items()} for row in rows]
-        return pd.DataFrame(flat, dtype=object).to_csv(index=False).rstrip("\n")
+        return _csv(rows)
     if form == "latex":
         return "\n\n".join(latex.table(block.caption, block.header, block.lines) for block in blocks)
     from tabulate import tabulate
@@ -47,7 +45,19 @@ def render(rows: list[dict[str, Any]], blocks: Sequence[Block], form: str) -> st
     return "\n\n".join(parts)
 
 
+def _csv(rows: list[dict[str, Any]]) -> str:
+    """Rows under the names of all their columns, in the order in which these first occur; what is missing is empty."""
+    flat = [{csv_cell(key): _flat(value) for key, value in row.items()} for row in rows]
+    text = io.StringIO(newline="")
+    writer = csv.DictWriter(text, list(dict.fromkeys(key for row in flat for key in row)), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(flat)
+    return text.getvalue().rstrip("\n")
+
+
 def _flat(value: Any) -> Any:
+    if isinstance(value, float) and math.isnan(value):
+        return ""
     return json.dumps(value) if isinstance(value, dict | list) else csv_cell(value)
 
 

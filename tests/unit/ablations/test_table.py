@@ -3,6 +3,7 @@
 import csv
 import io
 import json
+import math
 import os
 import shutil
 import subprocess
@@ -16,6 +17,7 @@ from processes import GUARD
 
 from dcnlab.ablations.sweeps.sweep_file import read
 from dcnlab.ablations.sweeps.trial import trials_of
+from dcnlab.ablations.tables import render
 from dcnlab.ablations.tables import table as tables
 from dcnlab.ablations.tables.comparison import Options
 from dcnlab.cli.ablate import tabulate
@@ -488,3 +490,11 @@ def test_a_wrong_arm_is_refused(sweep, parameters, line):
     with pytest.raises(ConfigError, match=r"^[^\n]*$") as error:
         trials_of(read(sweep))
     assert line in str(error.value)
+
+
+def test_csv_holds_every_value_in_full():
+    """Columns stand in the order of their first occurrence; text is quoted, and missing values and NaN are empty."""
+    rows = [{"run": "a,b", "ap": 0.1 + 0.2, "seed": 1}, {"run": 'say "hi"', "ap": math.nan, "parts": [1, {"z": 2}]}, {}]
+    assert render.render(rows, [], "csv") == (
+        'run,ap,seed,parts\n"a,b",0.30000000000000004,1,\n"say ""hi""",,,"[1, {""z"": 2}]"\n,,,'
+    )

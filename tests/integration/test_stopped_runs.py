@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from command_line import complaints, dcnlab, start
+from command_line import complaints, dcnlab, python, start
 from processes import await_, processes_of
 
 from dcnlab.config import outside
@@ -140,3 +140,30 @@ def test_ctrl_c_prints_a_command_that_resumes(tiny, devices):
     done = dcnlab(*words, f"trainer.max_steps={step + 2}")
     assert (done.returncode, done.stdout) == (0, "runs/tiny/part\n"), done.stderr
     assert state(Path("runs/tiny/part"))["global_step"] == step + 2
+
+
+IN_VALIDATION = """
+import os, signal, sys
+from dcnlab.cli import main as cli
+from dcnlab.training import parts
+from dcnlab.training.callbacks import cost
+class Cost(cost.Cost):
+    def on_validation_batch_start(self, trainer, module, batch, number, *more):
+        if (trainer.global_rank, trainer.global_step, number) == (1, 2, 1):
+            os.kill(os.getpid(), signal.SIGTERM)
+parts.Cost = Cost
+cli.main()
+"""
+
+
+@pytest.mark.slow
+def test_two_ranks_save_together_within_a_validation(tiny):
+    """A signal to rank 1 alone stops both; the resumed run validates first, and equals the one nobody stopped."""
+    words = [*FOUR, "data.batch_size=16", "trainer.max_steps=4", "trainer.devices=2", "data.train_length=64"]
+    Path("stop.py").write_text(IN_VALIDATION)
+    stopped = python("stop.py", "fit", tiny, "id=part", *words)
+    assert (stopped.returncode, state(Path("runs/tiny/part"))["global_step"]) == (130, 2), stopped.stderr
+    assert complaints(stopped.stderr) == ["interrupted; resume with: dcnlab resume runs/tiny/part"]
+    for done in (dcnlab("fit", tiny, "id=whole", *words), dcnlab("resume", "runs/tiny/part")):
+        assert done.returncode == 0, done.stderr
+    assert_same_run(Path("runs/tiny/whole"), Path("runs/tiny/part"))

@@ -10,6 +10,7 @@ import torch
 from command_line import complaints, dcnlab, python, start
 from processes import await_, processes_of
 
+from dcnlab.cli.main import main
 from dcnlab.config import outside
 from dcnlab.config.load import load_experiment
 from dcnlab.training import interruption, outcome
@@ -167,3 +168,18 @@ def test_two_ranks_save_together_within_a_validation(tiny):
     for done in (dcnlab("fit", tiny, "id=whole", *words), dcnlab("resume", "runs/tiny/part")):
         assert done.returncode == 0, done.stderr
     assert_same_run(Path("runs/tiny/whole"), Path("runs/tiny/part"))
+
+
+def test_an_early_ctrl_c_names_the_command_again(tiny, monkeypatch, capsys):
+    """Ctrl-C while the config is read ends with status 130, and with the words of the command line."""
+
+    def interrupted(*arguments, **options):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("dcnlab.config.load.load_experiment", interrupted)
+    monkeypatch.setattr("sys.argv", ["dcnlab", "fit", tiny, "data.classes=[1, 7]"])
+    with pytest.raises(SystemExit) as ended:
+        main()
+    assert ended.value.code == 130
+    said = f"interrupted, nothing is saved; begin again with: dcnlab fit {tiny} 'data.classes=[1, 7]'\n"
+    assert capsys.readouterr() == ("", said)

@@ -99,7 +99,7 @@ def test_a_broken_image_of_rank_1_stops_both_ranks(experiments):
     said = [process.communicate(timeout=120) for process in (first, second)]
     assert [process.returncode for process in (first, second)] == [2, 2]
     assert sum("dcnlab: " in err for _, err in said) == 1, said
-    [line] = "".join(err for _, err in said).splitlines()
+    [line] = complaints("".join(err for _, err in said))
     assert line.startswith(f"dcnlab: {broken} ")
     assert results("classification/one")["status"] == "failed"
 
@@ -124,7 +124,7 @@ def test_a_rank_that_fails_before_rendezvous_stops_both(tiny, failing):
     said = [process.communicate(timeout=120) for process in ranks]
     assert time.monotonic() - began < 60
     assert [process.returncode for process in ranks] == [2, 2]
-    [line] = "".join(err for _, err in said).splitlines()
+    [line] = complaints("".join(err for _, err in said))
     assert line.startswith(f"dcnlab: {'rank 1: ' if failing else ''}data.root is ")
     assert "missing" in line
 
@@ -175,7 +175,7 @@ def test_rank_1_reports_the_sigkill_of_rank_0(tiny):
     first.kill()
     out, err = second.communicate(timeout=60)
     died = f"rank 0 (process {first.pid}) was killed by signal 9 (SIGKILL), often the kernel's for want of memory"
-    said = f"dcnlab: {died}; a smaller data.batch_size or fewer data.workers need less\n"
+    said = f"dcnlab: {died}; a smaller data.batch_size or fewer data.workers need less"
     assert (second.returncode, out, complaints(err)) == (2, "", [said])
     first.communicate(timeout=60)
     assert not Path("runs/tiny/one/results.json").exists()  # so that the same command, and resume, go on

@@ -51,7 +51,7 @@ def run_sweep(
         status = trials.run(sweep, out, jobs, limit, minutes, overrides or [], launcher, slurm or [], trial_minutes)
     except Stopped as stopped:
         say(f"stopped by {stopped}; continue with: {shlex.join(['dcnlab', *sys.argv[1:]])}", file=sys.stderr)
-        raise typer.Exit(128 + stopped.number) from stopped
+        sys.exit(128 + stopped.number)
     raise typer.Exit(status)
 
 

@@ -34,6 +34,8 @@ app.add_typer(score.app, name="score")
 _AGENT_FLAG = re.compile(r"--(?!allow=)[A-Za-z_][A-Za-z0-9_.]*=")
 _BEGIN_AGAIN = ("fit", "resume", "evaluate", "sweep")
 """Commands that take so long that an interrupted one names itself again."""
+_INTERRUPTED = 130
+"""What typer makes of Ctrl-C; commands themselves leave with it by `SystemExit`."""
 OTHERS_SECONDS = 10.0
 """That a rank waits for rank 0 to report an error, before it reports it itself."""
 
@@ -104,10 +106,8 @@ def main() -> None:
         detail = str(error).partition("\n")[0]
         detail = f" ({detail})" if detail else ""
         _fail(f"there is not enough memory{detail}; smaller images or batches need less")
-    except (typer.Abort, KeyboardInterrupt):  # before a run began
-        if sys.argv[1:2] and sys.argv[1] in _BEGIN_AGAIN:
-            say(begin_again(sys.argv[1:]), file=sys.stderr)
-        sys.exit(130)
+    except (typer.Abort, KeyboardInterrupt):
+        status = _INTERRUPTED
     except usage_error as error:  # type: ignore[misc]
         _fail(_usage(error))
     except Interrupted as error:
@@ -118,6 +118,8 @@ def main() -> None:
         if _is_rank():
             _fail_as_rank(f"{type(error).__name__}: {one_line(error)}", 1, lambda: None)
         raise
+    if status == _INTERRUPTED and sys.argv[1] in _BEGIN_AGAIN:  # before a run began
+        say(begin_again(sys.argv[1:]), file=sys.stderr)
     sys.exit(status)
 
 

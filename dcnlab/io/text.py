@@ -67,7 +67,8 @@ def say(text: object, file: TextIO | None = None, flush: bool = False, block: bo
 def say_at_once(text: str) -> None:
     """Print a line to standard error from a handler of a signal, which may have interrupted another print."""
     with contextlib.suppress(OSError):
-        os.write(2, f"{visible(text)}\n".encode(errors="backslashreplace"))
+        begin = "\n" if os.isatty(2) else ""  # a terminal shows ^C, often behind a bar
+        os.write(2, f"{begin}{visible(text)}\n".encode(errors="backslashreplace"))
 
 
 def markdown(text: str) -> str:

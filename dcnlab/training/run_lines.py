@@ -14,7 +14,8 @@ from dcnlab.config import outside
 from dcnlab.config.schema import Config
 from dcnlab.data.own.found import listed
 from dcnlab.metrics.names import is_headline
-from dcnlab.nn.offset_statistics import learns_offsets
+from dcnlab.nn import DeformConv2d
+from dcnlab.nn.offset_statistics import POOLINGS
 
 _STEP = re.compile(r"step (\d+) of (\d+), ")
 
@@ -112,6 +113,13 @@ def _name(value: Any) -> str:
     return value if isinstance(value, str) else outside.name_of(value)
 
 
+def _drawn_kind(task: nn.Module) -> list[str] | None:
+    """The options with which `dcnlab visualize` draws a network; None: it has nothing to draw."""
+    if any(isinstance(module, DeformConv2d) for module in task.modules()):
+        return []
+    return ["--kind", "rois"] if any(isinstance(module, POOLINGS) for module in task.modules()) else None
+
+
 def end_lines(config: Config, task: nn.Module, metrics: Mapping[str, float], folder: str) -> list[str]:
     """The scores of a finished run, and the commands that may follow.
 
@@ -124,8 +132,9 @@ def end_lines(config: Config, task: nn.Module, metrics: Mapping[str, float], fol
     scores = [f"{key} {value:.2f}" for key, value in metrics.items() if is_headline(key)]
     allow = [f"--allow={module}" for module in outside.modules_of(config)]
     commands = [["evaluate", folder, *allow]]
-    if any(map(learns_offsets, task.modules())) and not allow:
-        commands.append(["visualize", folder, "test:0"])
+    drawn = _drawn_kind(task)
+    if drawn is not None and not allow:
+        commands.append(["visualize", folder, "test:0", *drawn])
     commands.append(["report", config.out])
     lines = [f"test: {', '.join(scores)}"] if scores else []
     for number, words in enumerate(commands):

@@ -96,7 +96,7 @@ def test_a_broken_image_of_rank_1_stops_both_ranks(experiments):
     said = [process.communicate(timeout=GUARD) for process in (first, second)]
     assert [process.returncode for process in (first, second)] == [2, 2]
     assert sum("dcnlab: " in err for _, err in said) == 1, said
-    [line] = "".join(err for _, err in said).splitlines()
+    [line] = complaints("".join(err for _, err in said))
     assert line.startswith(f"dcnlab: {broken} ")
     assert results("classification/one")["status"] == "failed"
 
@@ -117,7 +117,7 @@ def test_a_rank_that_fails_before_rendezvous_stops_both(tiny, failing):
     ]
     said = [process.communicate(timeout=GUARD) for process in ranks]
     assert [process.returncode for process in ranks] == [2, 2]
-    [line] = "".join(err for _, err in said).splitlines()
+    [line] = complaints("".join(err for _, err in said))
     assert line.startswith(f"dcnlab: {'rank 1: ' if failing else ''}data.root is ")
     assert "missing" in line
 
@@ -166,7 +166,7 @@ def test_rank_1_reports_the_sigkill_of_rank_0(tiny):
     first.kill()
     out, err = second.communicate(timeout=GUARD)
     died = f"rank 0 (process {first.pid}) was killed by signal 9 (SIGKILL), often the kernel's for want of memory"
-    said = f"dcnlab: {died}; a smaller data.batch_size or fewer data.workers need less\n"
+    said = f"dcnlab: {died}; a smaller data.batch_size or fewer data.workers need less"
     assert (second.returncode, out, complaints(err)) == (2, "", [said])
     first.communicate(timeout=GUARD)
     assert not Path("runs/tiny/one/results.json").exists()  # so that the same command, and resume, go on

@@ -7,9 +7,10 @@ from pathlib import Path
 
 import pytest
 import torch
-from command_line import complaints, dcnlab, start
+from command_line import complaints, dcnlab, python, start
 from processes import await_, processes_of
 
+from dcnlab.cli.main import main
 from dcnlab.config import outside
 from dcnlab.config.load import load_experiment
 from dcnlab.training import interruption, outcome
@@ -139,4 +140,47 @@ def test_ctrl_c_prints_a_command_that_resumes(tiny, devices):
     words = shlex.split(advice.partition("dcnlab ")[2])
     done = dcnlab(*words, f"trainer.max_steps={step + 2}")
     assert (done.returncode, done.stdout) == (0, "runs/tiny/part\n"), done.stderr
-    assert state(Path("runs/tiny/part"))["global_step"] == step + 2
+    trained = [line.partition(",")[0] for line in done.stderr.splitlines() if line.startswith("step ")]
+    assert trained == [f"step {step + 1} of {step + 2}", f"step {step + 2} of {step + 2}"]
+
+
+IN_VALIDATION = """
+import os, signal, sys
+from dcnlab.cli import main as cli
+from dcnlab.training import parts
+from dcnlab.training.callbacks import cost
+class Cost(cost.Cost):
+    def on_validation_batch_start(self, trainer, module, batch, number, *more):
+        if (trainer.global_rank, trainer.global_step, number) == (1, 2, 1):
+            os.kill(os.getpid(), signal.SIGTERM)
+parts.Cost = Cost
+cli.main()
+"""
+
+
+@pytest.mark.slow
+def test_two_ranks_save_together_within_a_validation(tiny):
+    """A signal to rank 1 alone stops both; the resumed run validates first, and equals the one nobody stopped."""
+    words = [*FOUR, "data.batch_size=16", "trainer.max_steps=4", "trainer.devices=2", "data.train_length=64"]
+    Path("stop.py").write_text(IN_VALIDATION)
+    stopped = python("stop.py", "fit", tiny, "id=part", *words)
+    assert (stopped.returncode, state(Path("runs/tiny/part"))["global_step"]) == (130, 2), stopped.stderr
+    assert complaints(stopped.stderr) == ["interrupted; resume with: dcnlab resume runs/tiny/part"]
+    for done in (dcnlab("fit", tiny, "id=whole", *words), dcnlab("resume", "runs/tiny/part")):
+        assert done.returncode == 0, done.stderr
+    assert_same_run(Path("runs/tiny/whole"), Path("runs/tiny/part"))
+
+
+def test_an_early_ctrl_c_names_the_command_again(tiny, monkeypatch, capsys):
+    """Ctrl-C while the config is read ends with status 130, and with the words of the command line."""
+
+    def interrupted(*arguments, **options):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("dcnlab.config.load.load_experiment", interrupted)
+    monkeypatch.setattr("sys.argv", ["dcnlab", "fit", tiny, "data.classes=[1, 7]"])
+    with pytest.raises(SystemExit) as ended:
+        main()
+    assert ended.value.code == 130
+    said = f"interrupted, nothing is saved; begin again with: dcnlab fit {tiny} 'data.classes=[1, 7]'\n"
+    assert capsys.readouterr() == ("", said)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import time
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
@@ -25,7 +26,9 @@ class ShowProgress(pl.Callback):
         bar: to show in place of lines.
     """
 
-    def __init__(self, every: int, metric: str, tell: Any = None, bar: ProgressBar | None = None) -> None:
+    def __init__(
+        self, every: int, metric: str, tell: Callable[[Standing], None] | None = None, bar: ProgressBar | None = None
+    ) -> None:
         self.every, self.metric, self.tell, self.bar = every, metric, tell, bar
         self._rate, self._step = 0.0, 0
         self._steps: int | None = None

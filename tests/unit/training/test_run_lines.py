@@ -9,6 +9,8 @@ from torch import nn
 
 from dcnlab.ablations.sweeps.standing import SweepStanding
 from dcnlab.config.load import load_experiment
+from dcnlab.nn import DeformConv2d, DeformRoIPool
+from dcnlab.nn.active_conv2d import ActiveConv2d
 from dcnlab.tasks.optim import rates_of
 from dcnlab.training.loggers.console import ProgressBar
 from dcnlab.training.loggers.metrics_csv import read
@@ -90,13 +92,19 @@ def test_many_groups_of_other_rates_are_not_logged():
         assert {name: float(rate) for name, rate in rates.items()} == {"lr": 1.0, **others}
 
 
-def test_a_plain_network_is_not_offered_for_drawing(tiny):
-    """`visualize` needs offsets; a run without a test has no scores."""
-    config = load_experiment(tiny)
-    assert end_lines(config, nn.Linear(1, 1), {}, "runs/a/b c") == [
-        "next: dcnlab evaluate 'runs/a/b c'",
-        "      dcnlab report runs",
-    ]
+@pytest.mark.parametrize(
+    ("network", "drawn"),
+    [
+        (nn.Linear(1, 1), None),
+        (DeformConv2d(2, 2, 3), "      dcnlab visualize 'runs/a/b c' test:0"),
+        (DeformRoIPool(2, 3), "      dcnlab visualize 'runs/a/b c' test:0 --kind rois"),
+        (ActiveConv2d(2, 2, 3), None),
+    ],
+)
+def test_only_what_can_be_drawn_is_offered_for_drawing(tiny, network, drawn):
+    """`visualize` draws deformable layers or RoI bins; a run without a test has no scores."""
+    lines = ["next: dcnlab evaluate 'runs/a/b c'", drawn, "      dcnlab report runs"]
+    assert end_lines(load_experiment(tiny), network, {}, "runs/a/b c") == [line for line in lines if line is not None]
 
 
 def test_a_folder_of_ones_own_is_described_once(tiny):

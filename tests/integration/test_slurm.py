@@ -292,8 +292,16 @@ def test_a_cluster_that_does_not_answer_is_one_line(monkeypatch, tmp_path):
         slurm_jobs.SlurmJobs("ablation", tmp_path)
 
 
-def test_slurm_options_without_its_launcher_are_refused(sweep):
-    """--slurm without --launcher slurm would have no effect."""
-    done = dcnlab("sweep", sweep, "--slurm", "partition=debug")
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (["--slurm", "partition=debug"], "--slurm partition=debug: there are no jobs to give it to"),
+        (["trainer.num_nodes=2"], "trainer.num_nodes is 2, and trials run on this machine"),
+    ],
+)
+def test_what_takes_slurm_is_refused_without_it(sweep, words, says):
+    """Options of jobs would have no effect, and trials on two machines would wait for each other."""
+    done = dcnlab("sweep", sweep, *words)
     assert (done.returncode, done.stdout) == (2, "")
-    assert done.stderr == "dcnlab: --slurm partition=debug: there are no jobs to give it to; state --launcher slurm\n"
+    assert done.stderr == f"dcnlab: {says}; state --launcher slurm\n"
+    assert not Path("runs").exists()

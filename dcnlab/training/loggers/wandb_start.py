@@ -24,6 +24,8 @@ from dcnlab.training.run_folder import RunFolder
 
 SERVER_SECONDS = 5.0
 """For wandb's server to answer before the run is kept offline."""
+FINISH_SECONDS, CHECKPOINT_SECONDS = 300.0, 3600.0
+"""For wandb's server to take what is left at the end of a run; the second where it takes the checkpoint too."""
 
 
 def mode() -> str:
@@ -67,7 +69,7 @@ def start(config: Config, folder: RunFolder, kept: str | None = None) -> WandbLo
     # Under an agent the run's ID is the agent's; otherwise a resumed run continues the one that it was.
     number = None if under_agent() and os.environ.get("WANDB_RUN_ID") else kept
     advice = f"the run is kept offline, and `wandb sync {shlex.quote(str(folder.wandb))}/offline-run-*` sends it later"
-    if name != "offline" and (reason := _unreachable()):
+    if name != "offline" and (reason := unreachable()):
         _warn(f"wandb's server does not answer ({reason}); {advice}")
         name = "offline"
     try:
@@ -91,6 +93,7 @@ def _init(config: Config, folder: RunFolder, number: str | None, name: Any) -> A
         os.environ.setdefault("WANDB_MODE", name)
         os.environ["WANDB_ERROR_REPORTING"] = "false"
     sweep = os.environ.get(wandb_run.SWEEP)
+    seconds = CHECKPOINT_SECONDS if config.logger.artifacts else FINISH_SECONDS
     tags = [tag.strip() for tag in os.environ.get("WANDB_TAGS", "").split(",") if tag.strip()]
     return wandb.init(
         id=number,
@@ -109,12 +112,14 @@ def _init(config: Config, folder: RunFolder, number: str | None, name: Any) -> A
             disable_git=True,  # wandb would look into the current folder; the commit is that of this code
             git_commit=environment.git_commit(),
             x_disable_stats=name == "offline",
+            finish_timeout=float(os.environ.get("WANDB_FINISH_TIMEOUT") or seconds),
+            finish_timeout_raises=True,
         ),
     )
 
 
-def _unreachable() -> str | None:
-    """Why wandb's server cannot be reached; None where something answers."""
+def unreachable() -> str | None:
+    """Why wandb's server cannot be reached; None where something answers, if only with a refusal."""
     import wandb
 
     address = wandb.setup(wandb.Settings(silent=True)).settings.base_url

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import os
 import shlex
 import ssl
@@ -32,8 +33,10 @@ def mode() -> str:
     """The mode of wandb: offline, unless WANDB_MODE says otherwise or a wandb agent started the run.
 
     Raises:
-        ConfigError: WANDB_MODE is none of wandb's modes, or is online without a key; nothing here asks for one.
+        ConfigError: WANDB_MODE is none of wandb's modes, or is online without a key; nothing here asks for one. Or
+            WANDB_FINISH_TIMEOUT is not a number.
     """
+    finish_seconds(FINISH_SECONDS)
     name = os.environ.get("WANDB_MODE") or ("online" if under_agent() else "offline")
     choose("WANDB_MODE", name, ("online", "offline", "shared", "disabled", "dryrun", "run"))
     name = {"dryrun": "offline", "run": "online"}.get(name, name)
@@ -43,6 +46,22 @@ def mode() -> str:
         if not wandb.login(prompt=False, verify=False):
             raise ConfigError(f"WANDB_MODE is {name}, and there is no key: run `wandb login`, or unset WANDB_MODE")
     return name
+
+
+def finish_seconds(usual: float) -> float:
+    """How long the end of a run waits for wandb's server: WANDB_FINISH_TIMEOUT, or the usual time.
+
+    Raises:
+        ConfigError: the variable is not a positive number.
+    """
+    text = os.environ.get("WANDB_FINISH_TIMEOUT") or str(usual)
+    try:
+        seconds = float(text)
+    except ValueError:
+        seconds = -1.0
+    if not 0 < seconds < math.inf:
+        raise ConfigError(f"WANDB_FINISH_TIMEOUT is {text!r}; it must be a positive number of seconds")
+    return seconds
 
 
 def under_agent() -> bool:
@@ -93,7 +112,6 @@ def _init(config: Config, folder: RunFolder, number: str | None, name: Any) -> A
         os.environ.setdefault("WANDB_MODE", name)
         os.environ["WANDB_ERROR_REPORTING"] = "false"
     sweep = os.environ.get(wandb_run.SWEEP)
-    seconds = CHECKPOINT_SECONDS if config.logger.artifacts else FINISH_SECONDS
     tags = [tag.strip() for tag in os.environ.get("WANDB_TAGS", "").split(",") if tag.strip()]
     return wandb.init(
         id=number,
@@ -112,7 +130,7 @@ def _init(config: Config, folder: RunFolder, number: str | None, name: Any) -> A
             disable_git=True,  # wandb would look into the current folder; the commit is that of this code
             git_commit=environment.git_commit(),
             x_disable_stats=name == "offline",
-            finish_timeout=float(os.environ.get("WANDB_FINISH_TIMEOUT") or seconds),
+            finish_timeout=finish_seconds(CHECKPOINT_SECONDS if config.logger.artifacts else FINISH_SECONDS),
             finish_timeout_raises=True,
         ),
     )

@@ -22,6 +22,9 @@ EQUAL_METRICS = (
 )
 """Computed keys that leave the metrics of a run as they are, except for rounding."""
 
+REPEATS = ("seed", "data.fold")
+"""Parameters that repeat a row of a table and never tell two rows apart."""
+
 
 def is_computed(key: str) -> bool:
     """Whether a dotted key has a part in what a run computes."""

@@ -20,7 +20,7 @@ from dcnlab.models.counting import count_macs, count_parameters
 from dcnlab.training import confusion_files, environment, expected, own_record, results_file, scored_images
 from dcnlab.training.distributed import slurm_requeue
 from dcnlab.training.distributed.rank import is_rank_0
-from dcnlab.training.loggers import wandb_run
+from dcnlab.training.loggers import wandb_run, wandb_start
 from dcnlab.training.outcome import Diverged, End
 from dcnlab.training.parts import Parts
 from dcnlab.training.resuming import Resumption
@@ -122,11 +122,20 @@ class Results:
                 self._content["resumed"] = resumed
             write_whole(self._folder.config, to_yaml(self._resumption.config))
             self._folder.write_results(self._content)
-        if self._wandb_logger is not None:
+        self._close_mirror_and_requeue(end)
+
+    def _close_mirror_and_requeue(self, end: End) -> None:
+        """Close the mirror, then requeue, which ends this process; a server that does not answer waits until then."""
+        run = None if self._wandb_logger is None else self._wandb_logger.experiment
+        unreachable = None if run is None or run.offline else wandb_start.unreachable()
+        requeue = end.kind == "time limit"
+        if requeue and unreachable is not None:
+            slurm_requeue.requeue(self._same_command_resumes, self._parts.saving.progressed)
+        if run is not None:
             if end.preempted:
-                self._wandb_logger.experiment.mark_preempting()
-            wandb_run.finish(self._wandb_logger.experiment, self._config, self._folder, self._content)
-        if end.kind == "time limit":
+                run.mark_preempting()
+            wandb_run.finish(run, self._config, self._folder, self._content, unreachable)
+        if requeue and unreachable is None:
             slurm_requeue.requeue(self._same_command_resumes, self._parts.saving.progressed)
 
     def _write_detections(self) -> None:

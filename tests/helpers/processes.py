@@ -9,15 +9,6 @@ from warm_python import NAME
 GUARD = 600
 """Seconds after which a test stops waiting: they catch a hang, and measure nothing, however busy the machine is."""
 
-GUARD = 600
-"""Seconds after which a test stops waiting: they catch a hang, and measure nothing, however busy the machine is."""
-
-GUARD = 600
-"""Seconds after which a test stops waiting: they catch a hang, and measure nothing, however busy the machine is."""
-
-GUARD = 600
-"""Seconds after which a test stops waiting: they catch a hang, and measure nothing, however busy the machine is."""
-
 
 def processes_of(folder):
     """Command lines of the processes that work in `folder`, but for this one."""

@@ -24,12 +24,15 @@ import yaml
 KEY = "0123456789" * 4
 """Of the form that wandb's key has; the server takes any."""
 ENTITY = "team"
-PROGRAMS = {
-    "dcnlab": '#!/bin/sh\nexec "{python}" -P -m dcnlab "$@"\n',
-    "wandb": "#!{python} -P\nfrom wandb import wandb_agent\nfrom wandb.cli.cli import cli\n"
-    "wandb_agent.Agent.POLL_INTERVAL = 0.5\ncli()\n",
-}
-"""This checkout's command, and wandb's own with an agent that looks ten times as often."""
+PROGRAM = '#!/bin/sh\nexec "{python}" -P -m dcnlab "$@"\n'
+"""This checkout's command, for agents that find it in PATH."""
+CLI = """
+from wandb import wandb_agent
+from wandb.cli.cli import cli
+wandb_agent.Agent.POLL_INTERVAL = 0.5
+cli()
+"""
+"""wandb's own command, with an agent that looks ten times as often."""
 
 
 @dataclass
@@ -143,9 +146,8 @@ class WandbServer:
         """Variables for wandb's commands; they write below the folder, and `dcnlab` is this checkout's."""
         programs = folder / "bin"
         programs.mkdir(exist_ok=True)
-        for name, text in PROGRAMS.items():
-            (programs / name).write_text(text.format(python=sys.executable))
-            (programs / name).chmod(0o755)
+        (programs / "dcnlab").write_text(PROGRAM.format(python=sys.executable))
+        (programs / "dcnlab").chmod(0o755)
         return {
             "WANDB_BASE_URL": self.url,
             "WANDB_API_KEY": KEY,

@@ -3,8 +3,8 @@
 The process is as fresh as one that has just imported dcnlab: nothing has run in it, its environment, folder and pipes
 are the caller's, and it is the caller's child. `subprocess.Popen` starts it, waits for it and signals it as any other.
 
-A command that starts commands, as a sweep starts trials and rank 0 the other ranks, gets a warm Python as its child:
-forked before the command runs, it forks those commands.
+A command that starts commands, as a sweep or wandb's agent starts trials and rank 0 the other ranks, gets a warm
+Python as its child: forked before the command runs, it forks those commands.
 """
 
 from __future__ import annotations
@@ -100,7 +100,8 @@ class WarmPopen(subprocess.Popen):
         request = parse(words[1:])
         assert request is not None, words
         env = dict(os.environ if env is None else env)
-        request |= {"folder": str(cwd or Path.cwd()), "environment": env, "new_session": more[20]}
+        alone = more[20] or more[21:22] == (0,)  # a new session is a new group of processes too
+        request |= {"folder": str(cwd or Path.cwd()), "environment": env, "new_session": alone}
         try:
             self.pid = _server().fork(request, pipes)
         finally:
@@ -113,6 +114,8 @@ class _NestedPopen(WarmPopen):
 
     def _execute_child(self, args, *more):
         words = [args] if isinstance(args, str | bytes | os.PathLike) else [os.fsdecode(word) for word in args]
+        if words[:2] == ["/usr/bin/env", "dcnlab"]:  # as an agent starts a trial
+            words[:2] = [sys.executable, "-P", "-m", "dcnlab"]
         env = os.environ if more[5] is None else more[5]
         if words[0] == sys.executable and parse(words[1:]) and can_fork(env, _server().environment):
             super()._execute_child(words, *more)
@@ -192,8 +195,13 @@ def _serve(connection: socket.socket) -> None:
             os.close(pipe)
 
 
-def _keep_warm(pipes: list[int]) -> None:
-    """Fork a warm Python that serves this process and ends with it."""
+def _keep_warm(pipes: list[int], environment: dict[str, str]) -> None:
+    """Fork a warm Python that serves this process and ends with it.
+
+    Args:
+        pipes: that it does not keep.
+        environment: of this process, from which that of its commands differs little.
+    """
     ours, theirs = socket.socketpair()
     if os.fork() == 0:
         _prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
@@ -202,7 +210,7 @@ def _keep_warm(pipes: list[int]) -> None:
         _serve(theirs)
         os._exit(0)
     theirs.close()
-    _started.append(_Server(ours, dict(os.environ)))
+    _started.append(_Server(ours, environment))
     subprocess.Popen = _NestedPopen
 
 
@@ -214,8 +222,9 @@ def _become(request: dict, pipes: list[int]) -> None:
     """Turn this process into the one of the request, and end it."""
     if request["new_session"]:
         os.setsid()
-    if request["arguments"][1:2] == ["sweep"] or re.search(r" trainer\.devices=[2-9]", " ".join(request["arguments"])):
-        _keep_warm(pipes)
+    words = request["arguments"]
+    if words[1:2] in (["sweep"], ["agent"]) or re.search(r" trainer\.devices=[2-9]", " ".join(words)):
+        _keep_warm(pipes, request["environment"])
     _prctl(PR_SET_NAME, b"python")
     for standard, pipe in enumerate(pipes):
         os.dup2(pipe, standard)

@@ -601,6 +601,9 @@ def test_wandb_is_offline_by_default(monkeypatch):
     monkeypatch.setenv("WANDB_MODE", "onlin")
     with pytest.raises(ConfigError, match="WANDB_MODE is 'onlin'; nearest: online"):
         wandb_start.mode()
+    monkeypatch.setenv("WANDB_FINISH_TIMEOUT", "5 min")
+    with pytest.raises(ConfigError, match="WANDB_FINISH_TIMEOUT is '5 min'; it must be a positive number of seconds"):
+        wandb_start.mode()
 
 
 def test_wandb_online_without_a_key_is_refused(tiny):

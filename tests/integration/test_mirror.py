@@ -44,7 +44,7 @@ def test_an_offline_wandb_file_holds_config_and_results(tiny):
     config, summary = wandb_file.config(found), wandb_file.summary(found)
     results = json.loads((folder / "results.json").read_text())
     assert json.loads(summary[wandb_run.RESULTS]) == results
-    assert config["seed"] == 3
+    assert (config["seed"], config[wandb_run.ROW]) == (3, "tiny")
     kept = from_yaml(config[wandb_run.CONFIG], "wandb")
     assert identity.settings(kept) == identity.settings(load_run(folder))
     for key, value in {**results["metrics"], **results["model"]}.items():

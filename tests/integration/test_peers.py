@@ -61,22 +61,6 @@ def test_sigterm_to_rank_0_interrupts_all_ranks(experiments):
     await_(lambda: not processes_of(Path.cwd()))
 
 
-@pytest.mark.slow
-def test_torchrun_makes_one_run_and_its_ranks_die_with_it(experiments):
-    """SIGKILL of torchrun ends both ranks, which it would otherwise leave behind."""
-    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-    command = [*torchrun, "-m", "dcnlab", "fit", "classification.yaml", "trainer.devices=2", "id=one"]
-    process = subprocess.Popen([*command, "trainer.max_steps=100000"], env=environment())
-    checkpoint = Path("runs/classification/one/checkpoints/last.ckpt")
-    await_(checkpoint.exists)
-    assert len(processes_of(Path.cwd())) == 3
-    process.kill()
-    process.wait()
-    await_(lambda: not processes_of(Path.cwd()))
-    assert torch.load(checkpoint, weights_only=True)["dcnlab"]["processes"] == 2
-    assert [folder.name for folder in Path("runs/classification").iterdir()] == ["one"]
-
-
 LONG = ["logger.wandb=false", "data.val=null", "trainer.max_steps=100000", "trainer.checkpoint_every=0"]
 
 

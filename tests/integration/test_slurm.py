@@ -165,6 +165,42 @@ def test_one_process_of_a_batch_script_starts_its_ranks(tiny):
     assert (result["status"], result["environment"]["world_size"]) == ("finished", 2)
 
 
+COUNT = """
+import os
+from dcnlab.training.distributed import slurm_variables
+print("tasks", slurm_variables.srun_tasks(), flush=True)
+"""
+AGENT = """
+import os, subprocess, sys
+os.environ["WANDB_SWEEP_ID"] = "abc"
+subprocess.run([sys.executable, "count.py"], check=True)
+"""
+
+
+@needs_slurm
+@pytest.mark.parametrize(
+    ("command", "counts"),
+    [
+        (["srun", "-n2", "-N1", sys.executable, "agent.py"], [1, 1]),
+        (["env", "WANDB_SWEEP_ID=abc", "srun", "-n2", "-N1", sys.executable, "count.py"], [2, 2]),
+        (["srun", "-n2", "-N1", "--job-name=train", "--pty", "sh", "shell.sh"], [1, 2, 2]),
+    ],
+    ids=["agents are tasks", "an agent's trial has tasks", "a shell, then srun in it"],
+)
+def test_only_tasks_that_share_a_command_are_counted(cluster, tmp_path, monkeypatch, command, counts):
+    """What an agent or a user's shell starts is alone, even where srun started several of them."""
+    monkeypatch.chdir(tmp_path)
+    Path("count.py").write_text(COUNT)
+    Path("agent.py").write_text(AGENT)
+    Path("shell.sh").write_text(f"{sys.executable} count.py\nsrun --overlap {sys.executable} count.py\n")
+    terminal = [sys.executable, "-c", "import pty, sys; sys.exit(pty.spawn(sys.argv[1:]) >> 8)", *command]
+    done = subprocess.run(
+        terminal, env=environment(), stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=120
+    )
+    found = [int(line.split()[-1]) for line in done.stdout.splitlines() if line.startswith("tasks ")]
+    assert (done.returncode, sorted(found)) == (0, counts), done.stdout
+
+
 SCRIPTS = [
     textwrap.dedent(block)
     for block in re.findall(r"^    #!.*\n(?:    .*\n)+", (ROOT / "docs/clusters.md").read_text(), re.MULTILINE)
@@ -287,8 +323,16 @@ def test_a_cluster_that_does_not_answer_is_one_line(monkeypatch, tmp_path):
         slurm_jobs.SlurmJobs("ablation", tmp_path)
 
 
-def test_slurm_options_without_its_launcher_are_refused(sweep):
-    """--slurm without --launcher slurm would have no effect."""
-    done = dcnlab("sweep", sweep, "--slurm", "partition=debug")
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (["--slurm", "partition=debug"], "--slurm partition=debug: there are no jobs to give it to"),
+        (["trainer.num_nodes=2"], "trainer.num_nodes is 2, and trials run on this machine"),
+    ],
+)
+def test_what_takes_slurm_is_refused_without_it(sweep, words, says):
+    """Options of jobs would have no effect, and trials on two machines would wait for each other."""
+    done = dcnlab("sweep", sweep, *words)
     assert (done.returncode, done.stdout) == (2, "")
-    assert done.stderr == "dcnlab: --slurm partition=debug: there are no jobs to give it to; state --launcher slurm\n"
+    assert done.stderr == f"dcnlab: {says}; state --launcher slurm\n"
+    assert not Path("runs").exists()

@@ -129,13 +129,13 @@ def test_ctrl_c_prints_a_command_that_resumes(tiny, devices):
     """Ctrl-C reaches all ranks and loaders; the printed command continues at the saved step."""
     words = ["id=part", *FOUR, f"trainer.devices={devices}", "trainer.max_steps=100000", "data.workers=1"]
     process = start("fit", tiny, *words, new_session=True)
-    await_(lambda: Path("runs/tiny/part/checkpoints/last.ckpt").exists() or process.poll() is not None, 240)
+    await_(lambda: Path("runs/tiny/part/checkpoints/last.ckpt").exists() or process.poll() is not None)
     os.killpg(process.pid, signal.SIGINT)  # as a terminal does
     out, err = process.communicate(timeout=120)
     said, advice = complaints(err)
     assert said == "Ctrl-C: the run saves after this step and ends; a second one ends it at once"
     assert (process.returncode, out, advice) == (130, "", "interrupted; resume with: dcnlab resume runs/tiny/part")
-    await_(lambda: not processes_of(Path.cwd()), 30)
+    await_(lambda: not processes_of(Path.cwd()))
     step = state(Path("runs/tiny/part"))["global_step"]
     words = shlex.split(advice.partition("dcnlab ")[2])
     done = dcnlab(*words, f"trainer.max_steps={step + 2}")

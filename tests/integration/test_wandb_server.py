@@ -1,15 +1,21 @@
 """Sweeps, agents and runs of wandb's own commands, against a server that the tests play."""
 
 import json
+import os
+import shlex
+import signal
 import subprocess
+import sys
+import time
 from pathlib import Path
 
 import pytest
 import torch
 import yaml
-from command_line import environment
-from processes import GUARD, await_, processes_of
-from wandb_server import WandbServer
+from command_line import complaints, environment
+from processes import GUARD, await_, children_of, name_of, processes_of
+from wandb_server import CLI, WandbServer
+from warm_python import WarmPopen
 
 from dcnlab.ablations.sweeps.sweep_file import read
 
@@ -26,12 +32,13 @@ def server(tiny):
 
 @pytest.fixture
 def wandb(server):
-    """A function that starts wandb's command, and gives its process."""
+    """A function that starts wandb's command or ours, and gives its process."""
 
-    def start(*words, **more):
+    def start(program, *words, **more):
         variables = environment(**server.environment(Path.cwd()), **more)
-        program = Path.cwd() / "bin" / words[0]
-        return subprocess.Popen([program, *words[1:]], env=variables, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+        command = {"wandb": ["-P", "-c", CLI], "dcnlab": ["-P", "-m", "dcnlab"]}[program]
+        pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT}
+        return WarmPopen([sys.executable, *command, *words], env=variables, **pipes)
 
     return start
 
@@ -40,8 +47,8 @@ def wandb(server):
 def new_sweep(server, wandb):
     """A function that creates a sweep of the tiny experiment by `wandb sweep`, and gives its path."""
 
-    def create(parameters, *words, macro="${args_json_file}", **changes):
-        command = ["${env}", "dcnlab", "fit", "${program}", *words, macro]
+    def create(parameters, *words, start=("dcnlab",), macro="${args_json_file}", **changes):
+        command = ["${env}", *start, "fit", "${program}", *words, macro]
         tree = {"program": "tiny.yaml", "command": command, "method": "grid", "project": "ours", **changes}
         Path("sweep.yaml").write_text(yaml.safe_dump({**tree, "parameters": parameters}))
         end(wandb("wandb", "sweep", "sweep.yaml"))
@@ -62,16 +69,75 @@ def end(process, status=0):
     return text
 
 
-def test_an_agent_trains_every_trial_of_a_sweep(server, wandb, new_sweep):
-    """Two trials, of one nested parameter: each is a run of the sweep, in its project, with its results."""
-    path = new_sweep({"model": {"parameters": {"deform_layers": {"values": [0, 1]}}}})
-    text = end(wandb("wandb", "agent", path))
-    assert [run.values["sweep"] for run in server.runs.values()] == [
-        {"model.deform_layers": layers} for layers in (0, 1)
-    ], text
-    for run in server.runs.values():
-        assert (run.state, run.project, run.latest("sweep")) == ("finished", "ours", path.rpartition("/")[2])
-        assert json.loads(run.summary["dcnlab_results"])["status"] == "finished"
+def set_trainer(**values):
+    """Change the trainer's keys for trials that start from now on."""
+    tree = yaml.safe_load(Path("tiny.yaml").read_text())
+    tree["trainer"] |= values
+    Path("tiny.yaml").write_text(yaml.safe_dump(tree))
+
+
+def checkpoint(run):
+    """The last checkpoint of a trial."""
+    return Path("runs/tiny") / run / "checkpoints/last.ckpt"
+
+
+def ranks_of(agent):
+    """Numbers of the processes that train an agent's trial; rank 0 has started the others."""
+    [rank_0] = [child for child in children_of(agent.pid) if name_of(child) == "python"]
+    return [rank_0, *(child for child in children_of(rank_0) if name_of(child) == "python")]
+
+
+@pytest.mark.timeout(1800)
+def test_two_agents_bring_eight_trials_through_every_end(server, wandb, new_sweep):
+    """Trials end by their agent's SIGTERM, a stop, kill -9 and by themselves: one wandb run each, with its results."""
+    set_trainer(max_steps=100000, checkpoint_every=0, devices=2)
+    words = ["data.batch_size=8", "data.val=null", "test.pictures=0"]
+    path = new_sweep(
+        {"model": {"parameters": {"deform_layers": {"values": [0, 1]}}}, "seed": {"values": [0, 1, 2, 3]}}, *words
+    )
+    trials = [f"{path.rpartition('/')[2]}-{number}" for number in range(8)]
+    first = wandb("wandb", "agent", path)
+    await_(checkpoint(trials[0]).exists)
+    ranks = ranks_of(first)
+    assert len(ranks) == 2
+    for rank in ranks:  # so that the trial has few steps when it is resumed
+        os.kill(rank, signal.SIGSTOP)
+    set_trainer(devices=1)
+    second = wandb("wandb", "agent", path)
+    await_(checkpoint(trials[1]).exists)
+    server.stop(trials[1])
+    await_(checkpoint(trials[2]).exists)
+
+    for rank in ranks:
+        os.kill(rank, signal.SIGCONT)
+    first.terminate()
+    first.communicate(timeout=GUARD)
+    await_(lambda: server.runs[trials[0]].state == "preempted")
+    await_(lambda: not any(Path(f"/proc/{rank}").exists() for rank in ranks))
+    step = torch.load(checkpoint(trials[0]), weights_only=True)["global_step"]
+    set_trainer(max_steps=step + 2, devices=2)
+    [killed] = ranks_of(second)
+    os.kill(killed, signal.SIGKILL)
+    await_(lambda: server.runs[trials[0]].state == "running")
+    set_trainer(devices=1)
+    with server.away():
+        time.sleep(3)
+    text = end(second)
+
+    step = torch.load(checkpoint(trials[2]), weights_only=True)["global_step"]
+    online = {"WANDB_MODE": "online"}
+    end(wandb("dcnlab", "resume", f"runs/tiny/{trials[2]}", f"trainer.max_steps={step + 1}", **online))
+    assert sorted(server.runs) == trials, text
+    assert {run.project for run in server.runs.values()} == {"ours"}
+    assert [server.runs[name].state for name in trials] == ["finished", "failed", *["finished"] * 6], text
+    for number, name in enumerate(trials):
+        results = json.loads(server.runs[name].summary["dcnlab_results"])
+        assert results["status"] == ("interrupted" if number == 1 else "finished")
+        assert results["parameters"] == {"model.deform_layers": number // 4, "seed": number % 4}
+        assert server.runs[name].values["dcnlab_row"] == f"model.deform_layers={number // 4}"  # of every seed
+        steps = [row["_step"] for row in server.runs[name].history]
+        assert steps == sorted(set(steps))
+    assert "resuming from step" in text
 
 
 def test_synced_trials_keep_project_group_and_commit(server, wandb):
@@ -95,29 +161,35 @@ def test_synced_trials_keep_project_group_and_commit(server, wandb):
     assert any("top1" in line for line in run.lines["output.log"])
 
 
-def test_an_ended_agents_trial_is_resumed_as_the_same_run(server, wandb, new_sweep):
-    """SIGTERM to the agent leaves no rank; the next agent resumes the run with its whole config, and steps continue."""
-    long = ["trainer.max_steps=100000", "trainer.checkpoint_every=0", "trainer.devices=2"]
-    long += ["data.val=null", "test.pictures=0"]
-    path = new_sweep({"seed": {"values": [5]}}, *long, macro="${args}")
-    agent = wandb("wandb", "agent", path)
-    await_(lambda: list(Path("runs").rglob("last.ckpt")))
-    agent.terminate()
-    agent.wait(GUARD)
-    await_(lambda: not processes_of(Path.cwd()))
-    [run] = server.runs.values()
-    assert (run.state, run.preempting) == ("preempted", True)
-    assert server.sweeps[run.latest("sweep")].waiting[0]["args"].keys() > {"trainer", "dcnlab_config", "_wandb"}
-    [checkpoint] = Path("runs").rglob("last.ckpt")
-    last = torch.load(checkpoint, weights_only=True)["global_step"] + 1
-    sweep = server.sweeps[run.latest("sweep")]
-    sweep.text = sweep.text.replace("trainer.max_steps=100000", f"trainer.max_steps={last + 1}")
-    text = end(wandb("wandb", "agent", path))
-    assert f"resuming from step {last - 1}" in text
-    assert [one.name for one in server.runs.values()] == [run.name]
-    assert run.state == "finished"
-    results = json.loads(run.summary["dcnlab_results"])
-    assert (results["parameters"], results["environment"]["world_size"]) == ({"seed": 5}, 2)
-    steps = [row["_step"] for row in run.history]
-    assert steps == sorted(set(steps))
-    assert [row for row in run.history if row.get("trainer/global_step") == last]
+def test_torchrun_under_an_agent_makes_one_run(server, wandb, new_sweep):
+    """Both ranks take the agent's run ID, and SIGKILL of torchrun ends them, which it would otherwise leave behind."""
+    set_trainer(max_steps=100000, checkpoint_every=0, devices=2)
+    torchrun = ["torchrun", "--standalone", "--nproc-per-node", "2", "-m", "dcnlab"]
+    words = ["data.batch_size=8", "data.val=null"]
+    trial = new_sweep({"seed": {"values": [5]}}, *words, start=torchrun, macro="${args}").rpartition("/")[2] + "-0"
+    agent = wandb("wandb", "agent", "/".join(["team", "ours", trial[:-2]]))
+    await_(checkpoint(trial).exists)
+    [started] = [child for child in children_of(agent.pid) if name_of(child) != "wandb-core"]
+    os.kill(started, signal.SIGKILL)
+    end(agent)
+    assert torch.load(checkpoint(trial), weights_only=True)["dcnlab"]["processes"] == 2
+    assert [list(server.runs), os.listdir("runs/tiny")] == [[trial], [trial]]
+
+
+def test_a_server_that_stays_away_gets_the_run_later(server, wandb):
+    """One line names the command that sends the rest; the run keeps its results and ends with 0."""
+    set_trainer(max_steps=20, checkpoint_every=0)
+    online = {"WANDB_MODE": "online", "WANDB_FINISH_TIMEOUT": "1"}
+    run = wandb("dcnlab", "fit", "tiny.yaml", "id=one", "data.val=null", "test.pictures=0", **online)
+    await_(Path("runs/tiny/one/metrics.csv").exists)
+    server.close()
+    text = end(run)
+    server.start()
+    [line, folder] = [line for line in complaints(text) if not line.startswith("wandb: ")]
+    assert (line[:32], folder) == ("wandb's server does not answer (", "runs/tiny/one")
+    end(wandb(*shlex.split(line.split("`")[1])))
+    [arrived] = server.runs.values()
+    assert arrived.state == "finished"
+    results = json.loads(Path("runs/tiny/one/results.json").read_text())
+    assert json.loads(arrived.summary["dcnlab_results"]) == results
+    assert results["status"] == "finished"

@@ -60,6 +60,9 @@ def run(
     trials = trials_of(sweep, arguments, limit)
     for trial in trials:
         check_paths(trial.config)
+        if launcher == "local" and trial.config.trainer.num_nodes > 1:
+            nodes = trial.config.trainer.num_nodes
+            raise ConfigError(f"trainer.num_nodes is {nodes}, and trials run on this machine; state --launcher slurm")
     for note in sweep.notes:
         say(note, file=sys.stderr)
     home = trials[0].folder.parent

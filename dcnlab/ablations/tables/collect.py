@@ -10,15 +10,14 @@ from typing import Any
 
 from dcnlab.ablations.sweeps.hashing import digest
 from dcnlab.ablations.tables.rows import Row
-from dcnlab.ablations.tables.run_record import FOLD, Record, differences
+from dcnlab.ablations.tables.run_record import Record, differences
+from dcnlab.config.identity import REPEATS
 from dcnlab.io.errors import ConfigError
 
 CODE = "code"
 """The column that a table has where its runs are of different code."""
 WEIGHTS = "weights"
 """The column that a table has where its runs began with different weights."""
-REPEATS = ("seed", FOLD)
-"""Parameters that repeat a row and never tell two rows apart."""
 _WEIGHTS_KEY = "model.backbone.weights"
 
 

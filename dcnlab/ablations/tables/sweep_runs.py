@@ -11,7 +11,6 @@ from dcnlab.ablations.sweeps.hashing import digest
 from dcnlab.ablations.sweeps.sweep_file import Sweep
 from dcnlab.ablations.sweeps.trial import Trial, trial_at, trials_of
 from dcnlab.ablations.tables.collect import (
-    REPEATS,
     Collection,
     key_of,
     newest,
@@ -22,6 +21,7 @@ from dcnlab.ablations.tables.collect import (
 from dcnlab.ablations.tables.rows import Row
 from dcnlab.ablations.tables.run_record import FOLD, Record, differences, of_all_folds
 from dcnlab.config import identity, packaged
+from dcnlab.config.identity import REPEATS
 from dcnlab.config.keys import ARM
 from dcnlab.io.errors import ConfigError
 

@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import io
 import json
 import logging
 import os
+import shlex
+import sys
 from collections.abc import Iterator
 from typing import Any
 
-from dcnlab.config import overrides
+from dcnlab.config import identity, overrides
 from dcnlab.config.load import to_yaml
 from dcnlab.config.schema import Config
-from dcnlab.io.text import one_line
+from dcnlab.io.text import one_line, say
 from dcnlab.metrics.names import is_headline
 from dcnlab.training.run_folder import RunFolder
 
@@ -24,6 +27,8 @@ lets a sweep's parameters replace whole sections of the config, and changes the 
 SWEEP = "DCNLAB_SWEEP"
 """Environment variable with the digest of the sweep that `dcnlab sweep` runs, and its key in a run's config. It is no
 sweep ID of wandb's: a server refuses runs of a sweep that it does not know."""
+ROW = "dcnlab_row"
+"""Key in a run's config of its row in the sweep's table. Grouped by it, wandb's pages show the means of the table."""
 STEP = "trainer/global_step"
 """The x axis of every curve: steps of the optimizer."""
 
@@ -41,7 +46,8 @@ def config(config: Config, sweep: str | None = None) -> dict[str, Any]:
         sweep: digest of the sweep that `dcnlab sweep` runs.
     """
     digest = {} if sweep is None else {SWEEP.lower(): sweep}
-    return {**dataclasses.asdict(config), CONFIG: to_yaml(config), **digest}
+    row = ", ".join(f"{key}={value}" for key, value in config.sweep.items() if key not in identity.REPEATS)
+    return {**dataclasses.asdict(config), CONFIG: to_yaml(config), ROW: row or config.name, **digest}
 
 
 def define(run: Any) -> None:
@@ -51,7 +57,9 @@ def define(run: Any) -> None:
         run.define_metric(name, summary=_BEST.get(name), step_metric=STEP, step_sync=True)
 
 
-def finish(run: Any, config: Config, folder: RunFolder, results: dict[str, Any]) -> None:
+def finish(
+    run: Any, config: Config, folder: RunFolder, results: dict[str, Any], unreachable: str | None = None
+) -> None:
     """Close the mirror: tables, plots, final metrics in the summary; the checkpoint where `logger.artifacts` is set.
 
     Args:
@@ -59,25 +67,56 @@ def finish(run: Any, config: Config, folder: RunFolder, results: dict[str, Any])
         config: the run's.
         folder: the run folder.
         results: what results.json holds.
+        unreachable: why wandb's server does not answer; tables, plots and the checkpoint then stay here.
     """
-    import wandb
-
     with _staged_in(folder):
-        try:
-            _log_tables_and_plots(run, folder, results)
-            if config.logger.artifacts and results["status"] == "finished":
-                artifact = wandb.Artifact(f"{config.name}-{config.id}", "model", metadata=results["metrics"])
-                # In place, without a copy. An absolute path, as `wandb sync` may be called from anywhere.
-                artifact.add_file(str(folder.checkpoint.resolve()), policy="immutable")
-                run.log_artifact(artifact)
-        except wandb.Error as error:  # wandb asks the server for the artifact's name at once
-            text = f"wandb's server did not take tables, plots or the checkpoint ({one_line(error)})"
-            logging.getLogger("dcnlab").warning(text)
+        if unreachable is None:
+            _log_files(run, config, folder, results)
         run.summary.update(_best(dict(run.summary)))
         costs = {key: value for key, value in results["cost"].items() if value is not None}
         tested = {f"test/{key}": value for key, value in results["metrics"].items()}
         run.summary.update({**results["metrics"], **tested, **results["model"], **costs, RESULTS: json.dumps(results)})
-        run.finish(exit_code=0 if results["status"] == "finished" else 1)
+        _close(run, folder, 0 if results["status"] == "finished" else 1, unreachable)
+
+
+def _log_files(run: Any, config: Config, folder: RunFolder, results: dict[str, Any]) -> None:
+    """Log tables, plots, and the checkpoint where `logger.artifacts` is set."""
+    import wandb
+
+    try:
+        _log_tables_and_plots(run, folder, results)
+        if config.logger.artifacts and results["status"] == "finished":
+            artifact = wandb.Artifact(f"{config.name}-{config.id}", "model", metadata=results["metrics"])
+            # In place, without a copy. An absolute path, as `wandb sync` may be called from anywhere.
+            artifact.add_file(str(folder.checkpoint.resolve()), policy="immutable")
+            run.log_artifact(artifact)
+    except wandb.Error as error:  # wandb asks the server for the artifact's name at once
+        _warn(f"wandb's server did not take tables, plots or the checkpoint ({one_line(error)})")
+
+
+def _close(run: Any, folder: RunFolder, status: int, unreachable: str | None) -> None:
+    """Wait until the server has the run; after `finish_timeout` leave the rest to `wandb sync`, and say so once.
+
+    wandb's own lines about that are left out.
+    """
+    seconds, later = run.settings.finish_timeout, f"`wandb sync --include-online {shlex.quote(run.settings.sync_dir)}`"
+    if unreachable is not None:
+        gone = f"wandb's server does not answer ({unreachable})"
+        _warn(f"{gone}; the results are in {folder}, and {later} sends what it does not take within {seconds:g} s")
+    printed = io.StringIO()
+    try:
+        with contextlib.redirect_stderr(printed):
+            run.finish(exit_code=status)
+    except TimeoutError:
+        if unreachable is None:
+            _warn(f"wandb's server did not take all of the run within {seconds:g} s; {later} sends the rest")
+    else:
+        if printed.getvalue():
+            say(printed.getvalue().rstrip(), sys.stderr, block=True)
+
+
+def _warn(text: str) -> None:
+    logging.getLogger("dcnlab").warning(text)
 
 
 @contextlib.contextmanager

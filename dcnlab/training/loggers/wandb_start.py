@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import os
 import shlex
 import ssl
@@ -24,14 +25,18 @@ from dcnlab.training.run_folder import RunFolder
 
 SERVER_SECONDS = 5.0
 """For wandb's server to answer before the run is kept offline."""
+FINISH_SECONDS, CHECKPOINT_SECONDS = 300.0, 3600.0
+"""For wandb's server to take what is left at the end of a run; the second where it takes the checkpoint too."""
 
 
 def mode() -> str:
     """The mode of wandb: offline, unless WANDB_MODE says otherwise or a wandb agent started the run.
 
     Raises:
-        ConfigError: WANDB_MODE is none of wandb's modes, or is online without a key; nothing here asks for one.
+        ConfigError: WANDB_MODE is none of wandb's modes, or is online without a key; nothing here asks for one. Or
+            WANDB_FINISH_TIMEOUT is not a number.
     """
+    finish_seconds(FINISH_SECONDS)
     name = os.environ.get("WANDB_MODE") or ("online" if under_agent() else "offline")
     choose("WANDB_MODE", name, ("online", "offline", "shared", "disabled", "dryrun", "run"))
     name = {"dryrun": "offline", "run": "online"}.get(name, name)
@@ -41,6 +46,22 @@ def mode() -> str:
         if not wandb.login(prompt=False, verify=False):
             raise ConfigError(f"WANDB_MODE is {name}, and there is no key: run `wandb login`, or unset WANDB_MODE")
     return name
+
+
+def finish_seconds(usual: float) -> float:
+    """How long the end of a run waits for wandb's server: WANDB_FINISH_TIMEOUT, or the usual time.
+
+    Raises:
+        ConfigError: the variable is not a positive number.
+    """
+    text = os.environ.get("WANDB_FINISH_TIMEOUT") or str(usual)
+    try:
+        seconds = float(text)
+    except ValueError:
+        seconds = -1.0
+    if not 0 < seconds < math.inf:
+        raise ConfigError(f"WANDB_FINISH_TIMEOUT is {text!r}; it must be a positive number of seconds")
+    return seconds
 
 
 def under_agent() -> bool:
@@ -67,7 +88,7 @@ def start(config: Config, folder: RunFolder, kept: str | None = None) -> WandbLo
     # Under an agent the run's ID is the agent's; otherwise a resumed run continues the one that it was.
     number = None if under_agent() and os.environ.get("WANDB_RUN_ID") else kept
     advice = f"the run is kept offline, and `wandb sync {shlex.quote(str(folder.wandb))}/offline-run-*` sends it later"
-    if name != "offline" and (reason := _unreachable()):
+    if name != "offline" and (reason := unreachable()):
         _warn(f"wandb's server does not answer ({reason}); {advice}")
         name = "offline"
     try:
@@ -109,12 +130,14 @@ def _init(config: Config, folder: RunFolder, number: str | None, name: Any) -> A
             disable_git=True,  # wandb would look into the current folder; the commit is that of this code
             git_commit=environment.git_commit(),
             x_disable_stats=name == "offline",
+            finish_timeout=finish_seconds(CHECKPOINT_SECONDS if config.logger.artifacts else FINISH_SECONDS),
+            finish_timeout_raises=True,
         ),
     )
 
 
-def _unreachable() -> str | None:
-    """Why wandb's server cannot be reached; None where something answers."""
+def unreachable() -> str | None:
+    """Why wandb's server cannot be reached; None where something answers, if only with a refusal."""
     import wandb
 
     address = wandb.setup(wandb.Settings(silent=True)).settings.base_url

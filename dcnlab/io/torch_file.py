@@ -15,6 +15,8 @@ from dcnlab.io.files import open_regular
 from dcnlab.io.text import one_line, shown
 
 _ARCHIVE = b"PK\x03\x04"
+_FIRST = (b"P", b"\x80", b"")
+"""First bytes of what torch.save writes, an archive or a pickle; of an empty file torch says itself that it is."""
 MOST_UNPACKED = 64
 """Times a file's own length that its parts may unpack to; torch's are stored as they are, weights hardly compress."""
 
@@ -28,6 +30,9 @@ def load(path: Path) -> Any:
     """
     try:
         with open_regular(path) as file:
+            if file.read(1) not in _FIRST:
+                raise ValueError("it is no file that torch.save writes")
+            file.seek(0)
             check_archive(path)
             return torch.load(file, map_location="cpu", weights_only=True)
     except Exception as error:  # a damaged file, and every kind of file that is not torch's, raises something else

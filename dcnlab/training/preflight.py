@@ -16,6 +16,9 @@ from dcnlab.io.text import one_line
 from dcnlab.training.distributed import slurm_requeue
 from dcnlab.training.distributed.rank import is_rank_0
 
+LARGEST_DILATION = 8
+"""Of the paper's table 3; it may reach beyond the maps of small images."""
+
 
 def check_devices(run: TrainerConfig, alone: bool) -> int:
     """Check that the devices exist, and that the launcher started one rank for each.
@@ -95,6 +98,25 @@ def check_norms(config: Config, data: Any, task: Any, ranks: int) -> None:
         f"{shape[-2]}x{shape[-1]}: one value a channel, which it cannot train on; take two images at a time, "
         f"or larger ones{frozen}"
     )
+
+
+def check_dilation(config: Config, data: Any, task: Any) -> None:
+    """Check that a layer of more than the paper's largest dilation has taps on its map.
+
+    Raises:
+        ConfigError: all of them but the central one fall outside; names the largest dilation that has some on it.
+    """
+    if (config.model.dilation or 1) <= LARGEST_DILATION:
+        return
+    from dcnlab.models.norms import layer_beyond_its_map
+
+    layer = layer_beyond_its_map(task.model, data.train[0, 0][0][None])
+    if layer is not None:
+        name, _, shape = layer
+        raise ConfigError(
+            f"model.dilation is {config.model.dilation}, and the map of {name} is {shape[-2]}x{shape[-1]}: all of its "
+            f"taps but the central one fall outside; nearest: {max(shape[-2:]) - 1}"
+        )
 
 
 def check_labels(data: Any, splits: Sequence[str]) -> None:

@@ -13,7 +13,8 @@ from typing import Annotated
 import typer
 
 from dcnlab import __version__
-from dcnlab.cli import ablate, analyse, completion, listing, predict, score, train, usage
+from dcnlab.cli import ablate, analyse, completion, config_keys, listing, predict, score, train, usage
+from dcnlab.cli.examples import epilog
 from dcnlab.io import memory
 from dcnlab.io.errors import ConfigError
 from dcnlab.io.text import one_line, say, show_warnings_visibly
@@ -22,12 +23,13 @@ from dcnlab.training.outcome import Interrupted, PeerFailed
 
 app = typer.Typer(
     help="Deformable convolutional networks: train, sweep and compare ablations.",
+    epilog=epilog(""),
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-data = typer.Typer(help="Look at what networks are trained on.", no_args_is_help=True)
+data = typer.Typer(help="Look at what networks are trained on.", epilog=epilog("data"), no_args_is_help=True)
 app.add_typer(data, name="data")
 app.add_typer(score.app, name="score")
 
@@ -70,13 +72,14 @@ for name, command in (
     ("visualize", analyse.visualize),
     ("export", train.export_weights),
     ("list", listing.list_names),
+    ("config", config_keys.print_keys),
     ("convert", train.convert_weights),
     ("recipe", analyse.print_recipe),
     ("doctor", check_machine),
     ("completion", completion.print_script),
 ):
-    app.command(name)(command)
-data.command("preview")(analyse.write_preview)
+    app.command(name, epilog=epilog(name))(command)
+data.command("preview", epilog=epilog("data preview"))(analyse.write_preview)
 
 
 def main() -> None:

@@ -31,7 +31,7 @@ def load(path: Path) -> Any:
     try:
         with open_regular(path) as file:
             if file.read(1) not in _FIRST:
-                raise ValueError("it is no file that torch.save writes")
+                raise ValueError("it is not a file that torch.save writes")
             file.seek(0)
             check_archive(path)
             return torch.load(file, map_location="cpu", weights_only=True)

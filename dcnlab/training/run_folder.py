@@ -283,7 +283,7 @@ def containing(path: Path) -> Path | None:
 
 
 def _runs_inside(folder: Path) -> str:
-    """The end of an error about a folder that is no run: the newest runs in it."""
+    """The end of an error about a folder of runs: the newest of them."""
     marks = [mark for depth in ("*", "*/*") for mark in folder.glob(f"{depth}/config.yaml")]
     runs = [str(mark.parent) for mark in sorted(marks, key=lambda mark: mark.stat().st_mtime, reverse=True)]
     if not runs:

@@ -94,7 +94,7 @@ def ended(monkeypatch, capsys, command):
         ("fit classification/own data.root=MIME", "data.root is 'MIME', and there is no such folder; nearest: MINE"),
         ("fit tiny.yaml model.backbone.weights=notes.text", "a file that is there; nearest: notes.txt"),
         ("fit tiny.yaml model.backbone.weights=/nope.pt", "or a file that is there"),
-        ("fit tiny.yaml model.backbone.weights=notes.txt", "(ValueError: it is no file that torch.save writes)"),
+        ("fit tiny.yaml model.backbone.weights=notes.txt", "(ValueError: it is not a file that torch.save writes)"),
         ("fit tiny.yaml data.name=imagefolder data.root=MINE", "data.name=own takes ROOT/CLASS/IMAGE and holds the"),
         ("train tiny.yaml", "No such command 'train'; nearest: fit; see"),
         ("help", "No such command 'help'; nearest: --help; see"),

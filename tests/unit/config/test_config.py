@@ -67,6 +67,27 @@ def test_extends_is_relative_to_the_file_that_says_it(experiment):
     assert load_experiment(experiment("extends: ../bases/base.yaml\n", "leaves/leaf.yaml")).seed == 5
 
 
+@pytest.mark.parametrize("base", ["detection/rfcn_cards_small", "detection/rfcn_cards_small.yaml"])
+def test_extends_finds_packaged_experiments_from_anywhere(experiment, tmp_path, monkeypatch, base):
+    """A name of `dcnlab list` is found from a folder outside the checkout; a file next to the experiment wins."""
+    monkeypatch.chdir(tmp_path)
+    path = experiment(f"extends: {base}\ndata: {{root: MINE}}\n", "elsewhere/mine.yaml")
+    assert load_experiment(path).model.name == "rfcn"
+    experiment("seed: 5\n" + STEPS, "elsewhere/detection/rfcn_cards_small.yaml")
+    nearer = load_experiment(experiment("extends: detection/rfcn_cards_small.yaml\n", "elsewhere/other.yaml"))
+    assert (nearer.seed, nearer.model.name) == (5, "resnet")
+
+
+def test_extends_finds_experiments_inside_an_installed_wheel(experiment, tmp_path, monkeypatch):
+    """A wheel has its experiments in dcnlab/_files: names and files that these extend are found there."""
+    monkeypatch.setattr(packaged, "PACKAGE", tmp_path / "site-packages/dcnlab")
+    (tmp_path / "site-packages/dcnlab/_files/sweeps").mkdir(parents=True)
+    experiment("seed: 7\n" + STEPS, "site-packages/dcnlab/_files/experiments/task/base.yaml")
+    experiment("extends: base.yaml\n", "site-packages/dcnlab/_files/experiments/task/small.yaml")
+    assert load_experiment(experiment("extends: task/small\n", "home/mine.yaml")).seed == 7
+    assert "nearest: task/small" in message(load_experiment, experiment("extends: task/smal\n", "home/mine.yaml"))
+
+
 def test_an_extends_circle_is_named(experiment):
     experiment("extends: b.yaml\n", "a.yaml")
     text = message(load_experiment, experiment("extends: a.yaml\n", "b.yaml"))

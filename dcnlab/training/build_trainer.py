@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytorch_lightning as pl
+import torch
 from lightning_fabric.plugins.environments import LightningEnvironment, SLURMEnvironment
 from pytorch_lightning.callbacks import EMAWeightAveraging
 from pytorch_lightning.profilers import AdvancedProfiler, PyTorchProfiler, SimpleProfiler
@@ -30,6 +31,11 @@ class _Averaging(EMAWeightAveraging):
 
     def on_fit_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         self._copy_average_to_current(pl_module)
+
+
+def _accelerator(run: TrainerConfig) -> str:
+    """The accelerator for Lightning, whose own auto would take an Apple GPU: the operators have no kernels for it."""
+    return "cpu" if run.accelerator == "auto" and not torch.cuda.is_available() else run.accelerator
 
 
 def trainer_of(
@@ -58,7 +64,7 @@ def trainer_of(
     bar = console.ProgressBar() if run.progress and sys.stdout.isatty() else None
     try:
         trainer = pl.Trainer(
-            accelerator=run.accelerator,
+            accelerator=_accelerator(run),
             devices=run.devices,
             num_nodes=run.num_nodes,
             precision=run.precision,  # type: ignore[arg-type]  # checked against training_checks.PRECISIONS

@@ -33,17 +33,18 @@ def check_devices(run: TrainerConfig, alone: bool) -> int:
     Raises:
         ConfigError: a device or a rank is missing; names the key.
     """
-    gpus, other = torch.cuda.device_count(), int(torch.backends.mps.is_available())
-    on_cpu = run.accelerator == "cpu" or not gpus + other
+    gpus = torch.cuda.device_count()
+    on_cpu = run.accelerator == "cpu" or not gpus
     if on_cpu and run.accelerator == "gpu":
+        apples = "; on Apple's, the operators have no kernels" if torch.backends.mps.is_available() else ""
         raise ConfigError(
-            "trainer.accelerator is 'gpu', and torch finds no GPU here (see dcnlab doctor); take cpu or auto"
+            f"trainer.accelerator is 'gpu', and torch finds no GPU here (see dcnlab doctor){apples}; take cpu or auto"
         )
-    if not on_cpu and isinstance(run.devices, int) and run.devices > max(gpus, other):
-        raise ConfigError(f"trainer.devices is {run.devices}, and torch finds {max(gpus, other)} GPUs here")
+    if not on_cpu and isinstance(run.devices, int) and run.devices > gpus:
+        raise ConfigError(f"trainer.devices is {run.devices}, and torch finds {gpus} GPUs here")
     if on_cpu and run.precision == "16-mixed" and not alone:
         raise ConfigError("trainer.precision is '16-mixed', which needs a GPU; on a CPU take bf16-mixed or 32-true")
-    devices = run.devices if isinstance(run.devices, int) else 1 if on_cpu else max(gpus, other)
+    devices = run.devices if isinstance(run.devices, int) else 1 if on_cpu else gpus
     if not alone:
         if slurm_requeue.under_srun():
             slurm_requeue.check_tasks(devices, run.num_nodes)

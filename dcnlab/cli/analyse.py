@@ -144,7 +144,7 @@ def measure_robustness(
     out: Annotated[Path | None, typer.Option(metavar="DIR", help="Folder for robustness.json and .png.")] = None,
     form: Annotated[str, typer.Option("--format", help="rich, markdown, latex, csv or json")] = "rich",
 ) -> None:
-    """Accuracy of finished classifiers on test images rotated and scaled; keeps it in each run folder."""
+    """Accuracy of finished classifiers on test images rotated and scaled; saves the curves in each run folder."""
     from dcnlab.ablations.tables import render
     from dcnlab.config.overrides import is_override
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from dcnlab.config import other_words
-from dcnlab.config.keys import suggestion, type_of
+from dcnlab.config.keys import all_keys, suggestion, type_of
 from dcnlab.io.text import nearest
 
 
@@ -38,11 +38,14 @@ def line(error: BaseException) -> str:
 
 def _hint(option: str, parameters: list[Any]) -> str:
     """The end of an error about an unknown option: the nearest one, or the setting that may be meant."""
+    takes_settings = any("KEY=VALUE" in (parameter.metavar or "") for parameter in parameters)
+    word = option.lstrip("-").replace("-", "_")
+    if takes_settings and word in {*other_words.KEYS, *(key.rpartition(".")[2] for key in all_keys())}:
+        return _as_setting(option)
     options = [name for parameter in parameters for name in parameter.opts if name.startswith("--")]
     near = nearest(option, options) or next((name for name in options if name.startswith(option)), None)
     if near is not None:
         return f"; nearest: {near}"
-    takes_settings = any("KEY=VALUE" in (parameter.metavar or "") for parameter in parameters)
     return _as_setting(option) if takes_settings else ""
 
 

@@ -98,5 +98,6 @@ def find(kind: str, name: str) -> Path:
         wrong_kind(name, other, kind)
     beside = [str(path.parent / other.name) for other in path.parent.glob("*.yaml")] if path.parent.is_dir() else []
     near = nearest(name, [*beside, *names(kind)]) or nearest(path.stem, [Path(known).stem for known in names(kind)])
-    hint = f"nearest: {near}" if near else f"packaged {kind}: {', '.join(names(kind)) or 'none'}"
-    raise ConfigError(f"no such file: {name}; {hint}")
+    hint = f"nearest: {near}" if near else f"`dcnlab list {kind}` prints the packaged ones"
+    missing = f"{name} is a folder, not {COMMANDS[kind][0]}" if path.is_dir() else f"no such file: {name}"
+    raise ConfigError(f"{missing}; {hint}")

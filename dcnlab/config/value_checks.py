@@ -25,7 +25,7 @@ def choose(name: str, value: str, choices: Iterable[str], others: Mapping[str, s
     """
     choices = list(choices)
     if value not in choices:
-        near = (others or {}).get(value.lower()) or nearest(value, choices)
+        near = (others or {}).get(str(value).lower()) or nearest(value, choices)
         hint = f"nearest: {near}; " if near else ""
         raise ConfigError(f"{name} is {value!r}; {hint}choose from: {', '.join(choices)}")
 

@@ -73,6 +73,8 @@ def ended(monkeypatch, capsys, command):
         ("fit tiny.yaml --lr 0.1", "No such option: --lr; a setting has no dashes: optim.lr=0.1"),
         ("fit tiny.yaml --optim.lr=0.1", "No such option: --optim.lr; a setting has no dashes: optim.lr=0.1"),
         ("fit tiny.yaml --epochs", "No such option: --epochs; a setting has no dashes: trainer.max_epochs=VALUE"),
+        ("sweep sweep.yaml --lr 0.1", "No such option: --lr; a setting has no dashes: optim.lr=0.1; see"),
+        ("fit MINE", "MINE is a folder, not an experiment; `dcnlab list experiments` prints the packaged ones"),
         ("sweep sweep.yaml --job 2", "No such option: --job; nearest: --jobs; see"),
         ("fit optim.lr=0.1", "optim.lr=0.1 is a setting; an experiment comes before it, such as classification/"),
         ("fit", "Missing argument 'EXPERIMENT.yaml'; `dcnlab list experiments` names them; see `dcnlab fit --help`"),

@@ -5,9 +5,23 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 PIP    := $(BIN)/python -m pip install --quiet --constraint constraints.txt
 
+# TORCH=cpu takes torch's wheels without CUDA, from torch's own index, and no CuPy: a CPU needs neither. A local version
+# such as 2.11.0+cpu is newer to pip than 2.11.0, and equal to the constraint.
 # The CUDA that torch is built for: 13 of torch's own wheels, or 12. pip cannot leave out the CuPy for 13, so it is removed.
+TORCH  ?= cuda
 CUDA   ?= 13
-ifeq ($(CUDA),12)
+ifeq ($(TORCH),cpu)
+ADD    := $(BIN)/python tools/pip_install.py --extra-index-url https://download.pytorch.org/whl/cpu --without cupy
+SIZES  := about 0.7 GB to download, 2.5 GB on the disk, 3 to 10 minutes
+else ifeq ($(TORCH),cuda)
+ADD    := $(BIN)/python tools/pip_install.py
+SIZES  := about 3 GB to download, 6 GB on the disk, 5 to 15 minutes; without CUDA: make install TORCH=cpu
+CUPY   := cuda$(CUDA)
+else
+$(error TORCH is $(TORCH); it must be cuda or cpu)
+endif
+ADD    += --constraint constraints.txt --extras
+ifeq ($(TORCH)$(CUDA),cuda12)
 CUPY12 = $(BIN)/python -m pip uninstall --quiet --yes cupy-cuda13x && $(PIP) --force-reinstall --no-deps cupy-cuda12x
 endif
 
@@ -21,6 +35,8 @@ quickstart: MINUTES = 5
 quickstart: install  ## train the first ablation on embedded digits for MINUTES (5; all ten seeds take 12), print its table
 	$(BIN)/dcnlab sweep sweeps/quickstart.yaml --out runs --minutes $(MINUTES)
 	$(BIN)/dcnlab table sweeps/quickstart.yaml --runs runs
+	@printf '%s\n' '' 'dcnlab is in $(BIN). In each new shell, and then for example:' '  . $(BIN)/activate' \
+	    '  dcnlab list experiments' '  dcnlab report runs' '  dcnlab fit detection/own data.root=FOLDER'
 
 # Sweeps share the trials that they have in common, because their runs lie below one folder.
 SMALL := $(foreach table,table1 table3,$(foreach task,classification segmentation detection,$(table)_$(task)_small))
@@ -119,32 +135,35 @@ wheel: $(VENV)/.installed-test  ## build a wheel into dist/
 clean:  ## remove the environment and what was built; runs/ stays
 	rm -rf $(VENV) build dist site *.egg-info .pytest_cache .mypy_cache .ruff_cache
 
-$(VENV)/.installed: pyproject.toml constraints.txt | $(VENV)/bin/python
-	$(PIP) --editable '.[cuda$(CUDA)]'
+$(VENV)/.installed: pyproject.toml constraints.txt | $(VENV)/.made
+	@echo 'installing into $(VENV): $(SIZES)'
+	$(ADD) '$(CUPY)'
 	$(CUPY12)
 	@touch $@
 
-$(VENV)/.installed-test: pyproject.toml constraints.txt | $(VENV)/bin/python
-	$(PIP) --editable '.[test,cuda$(CUDA)]'
+$(VENV)/.installed-test: pyproject.toml constraints.txt | $(VENV)/.made
+	$(ADD) 'test,$(CUPY)'
 	$(CUPY12)
 	@touch $@ $(VENV)/.installed
 
-$(VENV)/.installed-pretrained: pyproject.toml constraints.txt | $(VENV)/bin/python
-	$(PIP) --editable '.[pretrained,cuda$(CUDA)]'
+$(VENV)/.installed-pretrained: pyproject.toml constraints.txt | $(VENV)/.made
+	$(ADD) 'pretrained,$(CUPY)'
 	$(CUPY12)
 	@touch $@ $(VENV)/.installed
 
-$(VENV)/.installed-docs: pyproject.toml constraints.txt | $(VENV)/bin/python
-	$(PIP) --editable '.[docs,cuda$(CUDA)]'
+$(VENV)/.installed-docs: pyproject.toml constraints.txt | $(VENV)/.made
+	$(ADD) 'docs,$(CUPY)'
 	$(CUPY12)
 	@touch $@ $(VENV)/.installed
 
 # What `make lint`, `make docs` and `make test` need, by one call of pip.
-$(VENV)/.installed-all: pyproject.toml constraints.txt | $(VENV)/bin/python
-	$(PIP) --editable '.[docs,test,cuda$(CUDA)]'
+$(VENV)/.installed-all: pyproject.toml constraints.txt | $(VENV)/.made
+	$(ADD) 'docs,test,$(CUPY)'
 	$(CUPY12)
 	@touch $@ $(VENV)/.installed $(VENV)/.installed-test $(VENV)/.installed-docs
 
-$(VENV)/bin/python:
+# A folder without pip is what a killed `python -m venv` leaves: it is made again.
+$(VENV)/.made:
 	@$(PYTHON) -c 'import sys; sys.exit(f"dcnlab needs Python 3.11 or newer, this is {sys.version.split()[0]}: make PYTHON=python3.12" if sys.version_info < (3, 11) else 0)'
-	@$(PYTHON) -m venv $(VENV) || { rm -rf $(VENV); echo 'Python lacks venv or pip: on Debian and Ubuntu, apt-get install python3-venv' >&2; exit 2; }
+	@$(BIN)/python -m pip --version >/dev/null 2>&1 || { rm -rf $(VENV); $(PYTHON) -m venv $(VENV); } || { rm -rf $(VENV); echo 'Python lacks venv or pip: on Debian and Ubuntu, apt-get install python3-venv' >&2; exit 2; }
+	@touch $@

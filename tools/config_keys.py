@@ -5,16 +5,13 @@ A field's type and default are those of the class; the text below the field says
 
 from __future__ import annotations
 
-import ast
 import dataclasses
 import inspect
 import sys
 from pathlib import Path
 from typing import Any
 
-import yaml
-
-from dcnlab.config import keys, schema, unread
+from dcnlab.config import key_texts, keys, schema
 from dcnlab.io.atomic import write_whole
 
 PAGE = Path(__file__).resolve().parents[1] / "docs" / "config.md"
@@ -53,51 +50,26 @@ def _sections(kind: type, prefix: str = "") -> list[tuple[str, type]]:
 
 
 def _section(kind: Any, prefix: str, title: str) -> str:
-    texts = field_texts(kind)
+    texts = key_texts.field_texts(kind)
     lines = [f"## {title}", "", " ".join(inspect.getdoc(kind).split()), ""]
     for field in dataclasses.fields(kind):
         key = f"{prefix}{field.name}"
         hint = keys.type_of(key)
         if dataclasses.is_dataclass(hint):
             continue
-        kind_of_value = f"{keys.describe_type(hint).capitalize()}; default `{_default(field)}`"
+        kind_of_value = f"{keys.describe_type(hint).capitalize()}; default `{key_texts.as_yaml(keys.default_of(key))}`"
         lines += [f"`{key}`", f":   {_markdown(texts[field.name])}<br>", f"    *{kind_of_value}*{_readers(key)}", ""]
     return "\n".join(lines)
 
 
 def _readers(key: str) -> str:
     """The conditions under which a key is read, as the end of its line; empty for a key that always is."""
-    conditions = [f"`{other}` is {_either(values)}" for other, values in unread.readers(key).items()]
-    parts = [f"where {' and '.join(conditions)}"] if conditions else []
-    if unread.is_of_training(key):
-        parts.append("in training only")
-    return f"<br>\n    Read {', '.join(parts)}." if parts else ""
-
-
-def _either(values: tuple[Any, ...]) -> str:
-    *others, last = (f"`{value}`" for value in values)
-    return f"{', '.join(others)} or {last}" if others else last
-
-
-def field_texts(kind: type) -> dict[str, str]:
-    """The text below each field of a dataclass, by the field's name."""
-    (body,) = ast.parse(inspect.getsource(kind)).body
-    texts = {}
-    for field, text in zip(body.body, body.body[1:], strict=False):
-        if isinstance(field, ast.AnnAssign) and isinstance(text, ast.Expr):
-            texts[field.target.id] = " ".join(text.value.value.split())
-    return texts
+    text = key_texts.readers_text(key, quote="`")
+    return f"<br>\n    Read {text}." if text else ""
 
 
 def _markdown(text: str) -> str:
     return text.replace("|", r"\|").replace("<", r"\<").replace("*", r"\*").replace("_", r"\_")
-
-
-def _default(field: dataclasses.Field[Any]) -> str:
-    missing = field.default is dataclasses.MISSING
-    value = field.default_factory() if missing else field.default  # type: ignore[misc]
-    value = list(value) if isinstance(value, tuple) else value
-    return yaml.safe_dump(value, default_flow_style=True, width=1000).removesuffix("\n...\n").strip()
 
 
 def main() -> int:

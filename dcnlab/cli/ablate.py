@@ -80,7 +80,7 @@ def tabulate(
     ] = False,
     form: Annotated[str, typer.Option("--format", help="rich, markdown, latex, csv or json")] = "rich",
 ) -> None:
-    """Compare runs: mean and spread over seeds, differences to the row `none`, next to the paper's values; cost.
+    """Compare runs: mean and spread over seeds, differences from the plain network, next to the paper's values; cost.
 
     A difference has a 95% interval, drawn over seeds and test images, and says "no conclusion" where it covers zero.
     NAME is the name of runs, or table1, table2, table3, table5: the paper's tables, filled from your runs.

@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from dcnlab.cli import values
-from dcnlab.cli.output import Overrides, print_blocks, print_notes
+from dcnlab.cli.output import Overrides, note_repeated, print_blocks, print_notes
 from dcnlab.config.value_checks import choose
 from dcnlab.io.errors import ConfigError
 from dcnlab.io.text import say, visible
@@ -17,7 +17,8 @@ from dcnlab.io.text import say, visible
 
 def count_cost(
     words: Annotated[
-        list[str] | None, typer.Argument(metavar="[EXPERIMENT.yaml]... [KEY=VALUE]...", show_default=False)
+        list[str] | None,
+        typer.Argument(metavar="[EXPERIMENT.yaml]... [KEY=VALUE]...", show_default=False, callback=note_repeated),
     ] = None,
     size: Annotated[str | None, typer.Option(metavar="HxW", help="Image, pixels.", show_default="data's")] = None,
     timed: Annotated[bool, typer.Option("--time/--no-time", help="Take forward times.")] = True,
@@ -143,7 +144,7 @@ def measure_robustness(
     out: Annotated[Path | None, typer.Option(metavar="DIR", help="Folder for robustness.json and .png.")] = None,
     form: Annotated[str, typer.Option("--format", help="rich, markdown, latex, csv or json")] = "rich",
 ) -> None:
-    """Accuracy of finished classifiers on test images rotated and scaled; keeps it in each run folder."""
+    """Accuracy of finished classifiers on test images rotated and scaled; saves the curves in each run folder."""
     from dcnlab.ablations.tables import render
     from dcnlab.config.overrides import is_override
 
@@ -200,7 +201,8 @@ def visualize(
 
 def write_preview(
     words: Annotated[
-        list[str] | None, typer.Argument(metavar="[EXPERIMENT.yaml] [KEY=VALUE]...", show_default=False)
+        list[str] | None,
+        typer.Argument(metavar="[EXPERIMENT.yaml] [KEY=VALUE]...", show_default=False, callback=note_repeated),
     ] = None,
     out: Annotated[Path, typer.Option(help="The PNG to write.")] = Path("preview.png"),
     split: Annotated[str, typer.Option(help="train, val or test")] = "train",

@@ -15,7 +15,7 @@ import typer
 
 from dcnlab import __version__
 from dcnlab.cli.listing import LISTS
-from dcnlab.config import keys
+from dcnlab.config import key_texts
 from dcnlab.config.value_checks import choose
 from dcnlab.io.text import say
 
@@ -76,8 +76,7 @@ def words_of(variable: str) -> list[str]:
     """The words of one of KINDS; of keys, those that a user can set, each with its equals sign."""
     if variable != KINDS["KEY=VALUE"]:
         return list(LISTS[variable.removeprefix("$_dcnlab_")]())
-    settable = [key for key in keys.all_keys() if not dataclasses.is_dataclass(keys.type_of(key))]
-    return [f"{key}=" for key in settable if key != "sweep"]
+    return [f"{key}=" for key in key_texts.settable()]
 
 
 def bash(listed: list[Command]) -> str:

@@ -13,21 +13,23 @@ from typing import Annotated
 import typer
 
 from dcnlab import __version__
-from dcnlab.cli import ablate, analyse, completion, listing, predict, score, train
+from dcnlab.cli import ablate, analyse, completion, config_keys, listing, predict, score, train, usage
+from dcnlab.cli.examples import epilog
 from dcnlab.io import memory
 from dcnlab.io.errors import ConfigError
-from dcnlab.io.text import nearest, one_line, say, show_warnings_visibly
+from dcnlab.io.text import one_line, say, show_warnings_visibly
 from dcnlab.training.distributed import parent_death, slurm_variables
 from dcnlab.training.outcome import Interrupted, PeerFailed, begin_again
 
 app = typer.Typer(
     help="Deformable convolutional networks: train, sweep and compare ablations.",
+    epilog=epilog(""),
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-data = typer.Typer(help="Look at what networks are trained on.", no_args_is_help=True)
+data = typer.Typer(help="Look at what networks are trained on.", epilog=epilog("data"), no_args_is_help=True)
 app.add_typer(data, name="data")
 app.add_typer(score.app, name="score")
 
@@ -74,13 +76,14 @@ for name, command in (
     ("visualize", analyse.visualize),
     ("export", train.export_weights),
     ("list", listing.list_names),
+    ("config", config_keys.print_keys),
     ("convert", train.convert_weights),
     ("recipe", analyse.print_recipe),
     ("doctor", check_machine),
     ("completion", completion.print_script),
 ):
-    app.command(name)(command)
-data.command("preview")(analyse.write_preview)
+    app.command(name, epilog=epilog(name))(command)
+data.command("preview", epilog=epilog("data preview"))(analyse.write_preview)
 
 
 def main() -> None:
@@ -99,7 +102,7 @@ def main() -> None:
         _fail(str(error), 1)
     except OSError as error:  # a path that cannot be read or written, a full disk
         where = f"{error.filename}: " if error.filename is not None else ""
-        _fail(f"{where}{error.strerror or error}")
+        _fail(f"{where}{error.strerror or error}{usage.after_room(error)}")
     except (MemoryError, RuntimeError) as error:
         if not memory.is_out(error):
             raise
@@ -109,7 +112,7 @@ def main() -> None:
     except (typer.Abort, KeyboardInterrupt):
         status = _INTERRUPTED
     except usage_error as error:  # type: ignore[misc]
-        _fail(_usage(error))
+        _fail(usage.line(error))
     except Interrupted as error:
         say(error.advice(sys.argv[1:]), file=sys.stderr)
         _end_as_agents_want(error.number)
@@ -141,20 +144,6 @@ def _end_as_agents_want(number: int | None) -> None:
     sys.stderr.flush()
     signal.signal(number, signal.SIG_DFL)
     os.kill(os.getpid(), number)
-
-
-def _usage(error: BaseException) -> str:
-    """The error of a wrong command line, with the nearest right word."""
-    text = " ".join(error.format_message().split())  # type: ignore[attr-defined]
-    if not text:  # a group without a command has printed its help
-        sys.exit(0)
-    context = getattr(error, "ctx", None)
-    words = text.split("'")
-    if context is not None and text.startswith("No such command") and len(words) > 1:
-        near = nearest(words[1], context.command.list_commands(context))
-        text = f"No such command {words[1]!r}" + (f"; nearest: {near}" if near else "")
-    path = context.command_path if context is not None else "dcnlab"
-    return f"{text.rstrip('.')}; see `{path} --help`"
 
 
 def _fail(text: str, status: int = 2) -> None:

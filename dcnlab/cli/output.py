@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Sequence
 from typing import Annotated, Any
 
 import typer
 
+from dcnlab.config.overrides import repeated
 from dcnlab.io.text import say
-
-Overrides = Annotated[list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", show_default=False)]
 
 Allow = Annotated[
     list[str] | None,
@@ -22,12 +22,28 @@ Allow = Annotated[
 ]
 
 
+def note_repeated(words: list[str] | None) -> list[str] | None:
+    """Note keys that a command line sets to several values, of which the last one counts.
+
+    A wandb agent writes a sweep's parameters before the words of the sweep's own command, which may overrule them.
+    """
+    if not os.environ.get("WANDB_SWEEP_ID"):
+        for key, values in repeated(words or []).items():
+            say(f"note: {key} is set {len(values)} times, {', '.join(values)}: the last one counts", file=sys.stderr)
+    return words
+
+
 def print_once(text: object) -> None:
     """Print lines on rank 0 only."""
     from dcnlab.training.distributed.rank import is_rank_0
 
     if is_rank_0():
         say(text, block=True)
+
+
+Overrides = Annotated[
+    list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", show_default=False, callback=note_repeated)
+]
 
 
 def print_notes(notes: Sequence[str]) -> None:

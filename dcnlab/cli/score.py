@@ -7,13 +7,16 @@ from typing import Annotated
 
 import typer
 
+from dcnlab.cli.examples import epilog
 from dcnlab.config.value_checks import choose
 from dcnlab.io.text import say
 
-app = typer.Typer(help="Score anyone's predictions: all figures in percent.", no_args_is_help=True)
+app = typer.Typer(
+    help="Score anyone's predictions: all figures in percent.", epilog=epilog("score"), no_args_is_help=True
+)
 
 
-@app.command()
+@app.command(epilog=epilog("score detection"))
 def detection(
     detections: Annotated[
         Path,
@@ -42,7 +45,7 @@ def detection(
     say(scoring.render(scoring.detection(detections, annotations, protocol, split, backend, figure), form), block=True)
 
 
-@app.command()
+@app.command(epilog=epilog("score segmentation"))
 def segmentation(
     predictions: Annotated[Path, typer.Option(metavar="DIR", help="PNGs whose values are classes, grey or palette.")],
     labels: Annotated[Path, typer.Option(metavar="DIR", help="PNGs of the same names, sub-folders included.")],

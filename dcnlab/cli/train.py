@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from dcnlab.cli import values
-from dcnlab.cli.output import Allow, Overrides, print_notes, print_once
+from dcnlab.cli.output import Allow, Overrides, note_repeated, print_notes, print_once
 from dcnlab.config.value_checks import choose
 from dcnlab.io import memory
 from dcnlab.io.text import say, visible
@@ -17,7 +17,10 @@ from dcnlab.io.text import say, visible
 
 def fit(
     experiment: Annotated[str, typer.Argument(metavar="EXPERIMENT.yaml")],
-    args: Annotated[list[str] | None, typer.Argument(metavar="[KEY=VALUE | ARGS.json]...", show_default=False)] = None,
+    args: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="[KEY=VALUE | ARGS.json]...", show_default=False, callback=note_repeated),
+    ] = None,
     allow: Allow = None,
 ) -> None:
     """Train, then score; prints the run folder last. Exit status 1: the test missed a metric of test.expected."""

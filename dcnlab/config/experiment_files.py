@@ -6,6 +6,8 @@ import os
 from pathlib import Path
 from typing import Any
 
+from dcnlab.config import packaged
+from dcnlab.config.keys import type_of
 from dcnlab.io import json_file, yaml_file
 from dcnlab.io.errors import ConfigError
 from dcnlab.io.text import nearest, one_line, shown
@@ -31,21 +33,34 @@ def extends_chain(path: Path) -> list[tuple[Path, dict[str, Any]]]:
             raise ConfigError(f"{layers[-1][0]}: extends {current.name}, which extends it in turn")
         seen.append(current.resolve())
         layer = read_yaml(current)
+        packaged.check_kind("experiments", str(current), layer)
+        if current == path and not layer:
+            raise ConfigError(f"{path} is empty; an experiment states at least extends: classification/quickstart")
         base = layer.pop("extends", None)
         layers.append((current, layer))
-        current = None if base is None else _base(layers[-1][0], base)
+        current = None if base is None else base_of(layers[-1][0], base)
     return layers[::-1]
 
 
-def _base(file: Path, base: Any) -> Path:
+def base_of(file: Path, base: Any) -> Path:
+    """The file that `extends:` names: a path from the folder of the file that says it, or a packaged experiment.
+
+    Args:
+        file: that says it.
+        base: the value of `extends`.
+
+    Raises:
+        ConfigError: there is none; names the nearest.
+    """
     if not isinstance(base, str):
-        raise ConfigError(f"{file}: extends is {shown(base)}; it must be the path of one file")
+        raise ConfigError(f"{file}: extends is {shown(base)}; it must be the path of one file, or a packaged name")
     path = file.parent / os.path.expanduser(base)
-    if not os.path.isfile(path):  # Path.is_file raises where the name is too long for a file
-        siblings = path.parent.glob("*.yaml") if os.path.isdir(path.parent) else ()
-        near = nearest(base, [other.name for other in siblings])
-        raise ConfigError(f"{file}: extends {base}, and there is no such file" + (f"; nearest: {near}" if near else ""))
-    return path
+    known = path if os.path.isfile(path) else packaged.packaged("experiments", base)
+    if known is not None:
+        return known
+    siblings = [other.name for other in path.parent.glob("*.yaml")] if os.path.isdir(path.parent) else []
+    near = nearest(base, [*siblings, *packaged.names("experiments")])
+    raise ConfigError(f"{file}: extends {base}, and there is no such file" + (f"; nearest: {near}" if near else ""))
 
 
 def read_parameters(path: str | Path) -> dict[str, Any]:
@@ -54,6 +69,8 @@ def read_parameters(path: str | Path) -> dict[str, Any]:
     Raises:
         ConfigError: it is not such a file.
     """
+    if type_of(str(path)) is not None:
+        raise ConfigError(f"{path} is a key; write {path}=VALUE, without spaces")
     if not Path(path).is_file():
         raise ConfigError(f"{path}: no such file; after the experiment come key=value and JSON files of parameters")
     try:

@@ -9,6 +9,7 @@ import typing
 from collections.abc import Iterator
 from typing import Any
 
+from dcnlab.config import other_words
 from dcnlab.config.schema import Config
 from dcnlab.io.errors import ConfigError
 from dcnlab.io.text import nearest, shown
@@ -41,6 +42,11 @@ def type_of(key: str) -> Any:
     return hint
 
 
+def default_of(key: str) -> Any:
+    """The default of a dotted key of the schema."""
+    return functools.reduce(getattr, key.split("."), Config())
+
+
 @functools.cache
 def _hints(section: Any) -> dict[str, Any]:
     return typing.get_type_hints(section) if dataclasses.is_dataclass(section) else {}
@@ -49,10 +55,11 @@ def _hints(section: Any) -> dict[str, Any]:
 def suggestion(key: str) -> str:
     """The end of an error about an unknown key: the nearest key, or those at the top."""
     known = all_keys()
-    near = nearest(key, known)
-    if near is None:  # the right name in the wrong section, or without one
-        last = nearest(_last(key), map(_last, known))
-        near = next((name for name in known if _last(name) == last), None)
+    near = other_words.KEYS.get(_last(key)) or nearest(key, known)
+    if near is None or dataclasses.is_dataclass(type_of(near)):  # the right name in the wrong section, or without one
+        settable = [name for name in known if not dataclasses.is_dataclass(type_of(name))]
+        last = nearest(_last(key), map(_last, settable))
+        near = next((name for name in settable if _last(name) == last), near)
     return f"; nearest: {near}" if near else f"; there are: {', '.join(name for name in known if '.' not in name)}"
 
 

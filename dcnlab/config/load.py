@@ -13,7 +13,14 @@ from omegaconf import DictConfig, OmegaConf
 from dcnlab.config import outside, packaged
 from dcnlab.config.experiment_files import extends_chain, read_parameters
 from dcnlab.config.keys import flatten, parameters_of
-from dcnlab.config.overrides import is_override, parse_override, set_keys, split_agent_parameters, sweeps_own
+from dcnlab.config.overrides import (
+    COMMAND_LINE,
+    is_override,
+    parse_override,
+    set_keys,
+    split_agent_parameters,
+    sweeps_own,
+)
 from dcnlab.config.schema import Config
 from dcnlab.config.tree import checked, drop_expected_of_another_run, new_tree
 from dcnlab.config.unread import Stated, check_overrides
@@ -71,8 +78,8 @@ def load_experiment(
     before = copy.deepcopy(tree) if words else None
     overrides = dict(map(parse_override, words))
     for key, value in overrides.items():
-        set_keys(tree, {key: value}, "command line")
-    stated.note(tree, overrides, "command line")
+        set_keys(tree, {key: value}, COMMAND_LINE)
+    stated.note(tree, overrides, COMMAND_LINE)
     if default_root is not None and tree.data.root is None and tree.data.name != "digits":
         tree.data.root = default_root
     # A parameter that the command line overrules is recorded as it was used.
@@ -123,7 +130,7 @@ def read_run(folder: Path, overrides: Sequence[str] = ()) -> Config:
     set_keys(tree, read_yaml(path), str(path))
     before = copy.deepcopy(tree) if overrides else None
     for key, value in map(parse_override, overrides):
-        set_keys(tree, {key: value}, "command line")
+        set_keys(tree, {key: value}, COMMAND_LINE)
     if before is not None:
         drop_expected_of_another_run(tree, before)
     return checked(tree, str(path), before)

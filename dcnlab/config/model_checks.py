@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import math
+
 from dcnlab.config import names, outside
 from dcnlab.config.schema import BackboneConfig, ModelConfig, RPNConfig
 from dcnlab.config.value_checks import choose, choose_or_outside, within
 from dcnlab.io.errors import ConfigError
+
+TOP_STAGE_LAYERS = 3
+"""3x3 convolutions of `model.top_stage` dense."""
 
 
 def check_model(model: ModelConfig) -> None:
@@ -21,6 +26,7 @@ def check_model(model: ModelConfig) -> None:
         within(f"model.{key}", getattr(model, key), 1)
     choose("model.top_stage", model.top_stage, ("none", "dense"))
     within("model.deform_layers", model.deform_layers, 0)
+    _check_layers(model)
     choose_or_outside("model.deform_kind", model.deform_kind, ("deformable", "active", "added"))
     if model.modulated and model.deform_kind in ("active", "added"):
         kind = model.deform_kind
@@ -35,6 +41,17 @@ def check_model(model: ModelConfig) -> None:
     within("model.least_negative_iou", model.least_negative_iou, 0, 0.5)
     choose("model.plain_pooling", model.plain_pooling, ("mean", "authors"))
     choose("model.roi_far_edge", model.roi_far_edge, ("added", "exact"))
+
+
+def _check_layers(model: ModelConfig) -> None:
+    """Check that a backbone of ours has as many layers as are to be deformable."""
+    where = "model.top_stage dense" if model.top_stage == "dense" else model.backbone.name
+    known = names.BACKBONES.get(str(model.backbone.name))
+    count = TOP_STAGE_LAYERS if model.top_stage == "dense" else known.layers if known is not None else None
+    if count is not None and model.deform_kernel_size == 3 and model.deform_layers > count:
+        raise ConfigError(
+            f"model.deform_layers is {model.deform_layers}; {where} has {count} 3x3 convolutions; nearest: {count}"
+        )
 
 
 def _check_backbone(backbone: BackboneConfig) -> None:
@@ -70,7 +87,7 @@ def check_imagenet(name: str, weights: str) -> None:
 def _check_rpn(rpn: RPNConfig) -> None:
     for key in ("scales", "ratios"):
         numbers = getattr(rpn, key)
-        if numbers is not None and (not numbers or min(numbers) <= 0):
+        if numbers is not None and not (numbers and all(0 < number < math.inf for number in numbers)):
             raise ConfigError(f"model.rpn.{key} is {numbers}; it must hold numbers above 0")
     for key in ("hidden_channels", "sampled", "candidates", "proposals"):
         within(f"model.rpn.{key}", getattr(rpn, key), 1)

@@ -51,6 +51,8 @@ class Backbone:
 
     imagenet: tuple[str, ...] = ()
     """Torchvision's weights of ImageNet, by their names here; see `IMAGENET`."""
+    layers: int | None = None
+    """How many 3x3 convolutions it has, all of which can be deformable; None: only the library knows."""
 
 
 DATA_SETS = {
@@ -119,13 +121,13 @@ IMAGENET = {"imagenet": "IMAGENET1K_V1", "imagenet_v2": "IMAGENET1K_V2"}
 """Values of `model.backbone.weights` that torchvision serves, and its names for them."""
 
 BACKBONES = {
-    "resnet10_slim": Backbone(),
-    "resnet18": Backbone(("imagenet",)),
-    "resnet34": Backbone(("imagenet",)),
-    "resnet50": Backbone(("imagenet", "imagenet_v2")),
-    "resnet101": Backbone(("imagenet", "imagenet_v2")),
-    "resnet152": Backbone(("imagenet", "imagenet_v2")),
-    "aligned_inception_resnet": Backbone(),
+    "resnet10_slim": Backbone(layers=9),
+    "resnet18": Backbone(("imagenet",), layers=16),
+    "resnet34": Backbone(("imagenet",), layers=32),
+    "resnet50": Backbone(("imagenet", "imagenet_v2"), layers=16),
+    "resnet101": Backbone(("imagenet", "imagenet_v2"), layers=33),
+    "resnet152": Backbone(("imagenet", "imagenet_v2"), layers=50),
+    "aligned_inception_resnet": Backbone(layers=99),
     **dict.fromkeys(libraries.PACKAGED, Backbone(("imagenet",))),
 }
 """By `model.backbone.name`; each of them stands under the networks of every task. Others are of torchvision or timm."""

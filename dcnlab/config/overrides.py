@@ -15,13 +15,19 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from dcnlab.config.identity import is_computed
-from dcnlab.config.keys import describe_type, suggestion, type_of
+from dcnlab.config.keys import default_of, describe_type, suggestion, type_of
 from dcnlab.io import yaml_file
 from dcnlab.io.errors import ConfigError
 from dcnlab.io.text import check_encodable, shown
 
+COMMAND_LINE = "command line"
+"""The source of `key=value`, in messages."""
+
 RECORDED = "dcnlab_config"
 """Key of the text of config.yaml in a run's config on wandb."""
+
+NULLS = ("null", "None", "~")
+"""How YAML and Python write that there is no value."""
 
 # OmegaConf's resolvers, such as oc.env, would put the environment's secrets into config.yaml and onto wandb.
 _REFERENCE = re.compile(r"\$\{[A-Za-z_][A-Za-z0-9_.]*\}")
@@ -30,6 +36,24 @@ _REFERENCE = re.compile(r"\$\{[A-Za-z_][A-Za-z0-9_.]*\}")
 def is_override(word: str) -> bool:
     """Whether a word of the command line is key=value; an existing file is none, even with "=" in its path."""
     return "=" in word and not os.path.isfile(word)
+
+
+def repeated(words: Sequence[str]) -> dict[str, list[str]]:
+    """The keys that several `key=value` set to different values, with these in their order.
+
+    Args:
+        words: of a command line; those that are not key=value are left out.
+    """
+    values: dict[str, list[str]] = {}
+    for word in filter(is_override, words):
+        key, _, value = word.partition("=")
+        values.setdefault(key, []).append(value)
+    return {key: given for key, given in values.items() if len(set(given)) > 1}
+
+
+def last_of_each(words: Sequence[str]) -> list[str]:
+    """The words `key=value` that count: the last one of each key, in the order of the keys."""
+    return list({word.partition("=")[0]: word for word in words}.values())
 
 
 def parse_override(word: str) -> tuple[str, Any]:
@@ -42,11 +66,11 @@ def parse_override(word: str) -> tuple[str, Any]:
     if not equals or not key:
         raise ConfigError(f"{word}: not of the form key=value")
     hint = type_of(key)
-    if hint == str | None and value in ("", "null"):
+    if (hint == str | None and value in ("", "null")) or (hint is str and value in NULLS):
         return key, None
     if hint in (str, str | None):
         return key, value
-    if value == "None" and type(None) in typing.get_args(hint):  # as Python writes null
+    if value in NULLS and type(None) in typing.get_args(hint):  # as Python writes null
         return key, None
     try:
         return key, yaml_file.parse_value(value)
@@ -118,8 +142,8 @@ def set_keys(tree: DictConfig, layer: dict[str, Any], source: str) -> None:
     """
     for key, value in _leaves(layer, source):
         hint = type_of(key)
-        if dataclasses.is_dataclass(hint) and value is None:  # a section of which every key is commented out
-            continue
+        if dataclasses.is_dataclass(hint) and value is None and source != COMMAND_LINE:
+            continue  # a section of which every key is commented out
         _check_texts(key, value, source)
         try:
             # OmegaConf takes a list of lists or mappings, whatever the type of its elements should be.
@@ -127,7 +151,15 @@ def set_keys(tree: DictConfig, layer: dict[str, Any], source: str) -> None:
                 raise ValueError(f"{key} is nested")
             OmegaConf.update(tree, key, value, merge=not isinstance(value, dict))  # one mapping replaces the other
         except (OmegaConfBaseException, ValueError, OverflowError) as error:
-            raise ConfigError(f"{source}: {key} is {shown(value)}; it must be {describe_type(hint)}") from error
+            raise ConfigError(f"{source}: {key} is {shown(value)}; it must be {_wanted(key, value, hint)}") from error
+
+
+def _wanted(key: str, value: Any, hint: Any) -> str:
+    """What a key takes, and its default where it was given no value."""
+    wanted = describe_type(hint)
+    if value is not None or dataclasses.is_dataclass(hint):
+        return wanted
+    return f"{wanted}, such as its default {shown(default_of(key))}"
 
 
 def _leaves(layer: dict[str, Any], source: str, prefix: str = "") -> Iterator[tuple[str, Any]]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 
+from dcnlab.config import other_words
 from dcnlab.config.schema import LoggerConfig, OptimConfig, TestConfig, TrainerConfig
 from dcnlab.config.value_checks import choose, within
 from dcnlab.io.errors import ConfigError
@@ -28,7 +29,7 @@ def check_optim(optim: OptimConfig) -> None:
         ConfigError: a value is out of its range, or two values do not fit each other; names the key.
     """
     choose("optim.name", optim.name, ("sgd", "adamw"))
-    choose("optim.schedule", optim.schedule, ("step", "cosine", "poly", "one_cycle"))
+    choose("optim.schedule", optim.schedule, ("step", "cosine", "poly", "one_cycle"), other_words.SCHEDULES)
     within("optim.poly_power", optim.poly_power, 0)
     within("optim.lr", optim.lr, 0)
     within("optim.momentum", optim.momentum, 0, 1)
@@ -43,7 +44,7 @@ def check_optim(optim: OptimConfig) -> None:
     within("optim.label_smoothing", optim.label_smoothing, 0, 1)
     within("optim.ema", optim.ema, 0, 1)
     within("optim.clip_norm", optim.clip_norm, 0)
-    if any(step <= 0 for step in optim.milestones) or sorted(set(optim.milestones)) != optim.milestones:
+    if not all(0 < step < math.inf for step in optim.milestones) or sorted(set(optim.milestones)) != optim.milestones:
         raise ConfigError(f"optim.milestones is {optim.milestones}; the numbers must be above 0 and grow")
 
 
@@ -108,8 +109,8 @@ def check_trainer(trainer: TrainerConfig) -> None:
     Raises:
         ConfigError: a value is out of its range, or two values do not fit each other; names the key.
     """
-    choose("trainer.accelerator", trainer.accelerator, ("auto", "cpu", "gpu"))
-    choose("trainer.precision", trainer.precision, PRECISIONS)
+    choose("trainer.accelerator", trainer.accelerator, ("auto", "cpu", "gpu"), other_words.ACCELERATORS)
+    choose("trainer.precision", trainer.precision, PRECISIONS, other_words.PRECISIONS)
     if isinstance(trainer.devices, int):
         within("trainer.devices", trainer.devices, 1)
     else:

@@ -13,7 +13,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from dcnlab.config import data_roots, identity, validation
 from dcnlab.config.keys import flatten
-from dcnlab.config.overrides import texts
+from dcnlab.config.overrides import COMMAND_LINE, texts
 from dcnlab.config.schema import Config
 from dcnlab.io.errors import ConfigError
 from dcnlab.io.text import one_line
@@ -49,7 +49,7 @@ def checked(tree: DictConfig, source: str, before: DictConfig | None = None) -> 
     try:
         config = _converted(tree)
     except (ConfigError, OmegaConfBaseException) as error:
-        culprit = "command line" if before is not None and _is_valid(before) else source
+        culprit = COMMAND_LINE if before is not None and _is_valid(before) else source
         raise ConfigError(f"{culprit}: {one_line(error)}") from error
     config.out, config.model.backbone.weights = map(os.path.expanduser, (config.out, config.model.backbone.weights))
     if config.data.root is not None:

@@ -9,7 +9,7 @@ import warnings
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 
 from dcnlab.io import image_heads
 from dcnlab.io.errors import DataError
@@ -113,6 +113,9 @@ def opened(path: str | Path, kind: str = "an image") -> Iterator[Image.Image]:
                         f"{MOST_PIXELS}"
                     )
                 yield image
+    except UnidentifiedImageError as error:
+        reason = f"it is none of {', '.join(FORMATS)}"
+        raise DataError(f"{path} cannot be read as {kind} ({reason}); replace or remove it") from error
     except Exception as error:  # a damaged file makes the decoders raise any exception
         raise DataError(f"{path} cannot be read as {kind} ({one_line(error)}); replace or remove it") from error
 

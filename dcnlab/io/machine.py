@@ -8,7 +8,7 @@ from pathlib import Path
 
 def cpus() -> int:
     """Cores that this process may use: its affinity, and a container's quota."""
-    cores = len(os.sched_getaffinity(0))
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1  # not on macOS
     try:
         quota, period = Path("/sys/fs/cgroup/cpu.max").read_text().split()
     except (OSError, ValueError):

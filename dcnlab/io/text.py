@@ -130,6 +130,8 @@ def nearest_and_all(word: str, known: Iterable[str]) -> str:
 
 def shown(value: object) -> str:
     """Write a value for an error: on one line, however long it is."""
+    if value is None or isinstance(value, bool):  # as files and the command line write them
+        return {None: "null", True: "true", False: "false"}[value]
     try:
         text = repr(value)
     except RecursionError:

@@ -15,6 +15,8 @@ from dcnlab.io.files import open_regular
 from dcnlab.io.text import one_line, shown
 
 _ARCHIVE = b"PK\x03\x04"
+_FIRST = (b"P", b"\x80", b"")
+"""First bytes of what torch.save writes, an archive or a pickle; of an empty file torch says itself that it is."""
 MOST_UNPACKED = 64
 """Times a file's own length that its parts may unpack to; torch's are stored as they are, weights hardly compress."""
 
@@ -43,6 +45,9 @@ def load(path: Path, foreign: bool = False) -> Any:
     """
     try:
         with open_regular(path) as file:
+            if file.read(1) not in _FIRST:
+                raise ValueError("it is not a file that torch.save writes")
+            file.seek(0)
             check_archive(path)
             names = _classes(file) if foreign else []
             with torch.serialization.safe_globals([(_StandIn, name) for name in names]):

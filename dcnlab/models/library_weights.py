@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
+import sys
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -79,7 +81,8 @@ def _imagenet(name: str, library: tuple[str, str], weights: str) -> dict[str, Te
     if library[0] == "torchvision":
         return downloaded(library[1], weights)
     try:
-        return libraries.timm().create_model(library[1], pretrained=True).state_dict()
+        with contextlib.redirect_stdout(sys.stderr):  # a command's own output is its result alone
+            return libraries.timm().create_model(library[1], pretrained=True).state_dict()
     except Exception as error:  # timm, huggingface_hub and its clients have no one error
         raise ConfigError(
             f"model.backbone.weights is {weights!r}, but {name}'s weights cannot be downloaded ({one_line(error)}); "

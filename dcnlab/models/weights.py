@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
+import sys
 from pathlib import Path
 from pickle import UnpicklingError
 from typing import Any
@@ -99,7 +101,8 @@ def downloaded(name: str, weights: str) -> dict[str, Tensor]:
     try:
         # By default neither hashed, so that a download cut short would be read, nor kept from running code in a cache
         # that others can write to.
-        state = member.get_state_dict(check_hash=True, weights_only=True)
+        with contextlib.redirect_stdout(sys.stderr):  # torch's notice: a command's own output is its result alone
+            state = member.get_state_dict(check_hash=True, weights_only=True)
     except (URLError, OSError, RuntimeError, UnpicklingError) as error:
         reason = torch_file.reason(error)
         raise ConfigError(

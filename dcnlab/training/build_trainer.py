@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytorch_lightning as pl
+import torch
 from lightning_fabric.plugins.environments import LightningEnvironment
 from pytorch_lightning.callbacks import EMAWeightAveraging
 from pytorch_lightning.profilers import AdvancedProfiler, PyTorchProfiler, SimpleProfiler
@@ -52,6 +53,11 @@ class _Averaging(EMAWeightAveraging):
         self._copy_average_to_current(pl_module)
 
 
+def _accelerator(run: TrainerConfig) -> str:
+    """The accelerator for Lightning, whose own auto would take an Apple GPU: the operators have no kernels for it."""
+    return "cpu" if run.accelerator == "auto" and not torch.cuda.is_available() else run.accelerator
+
+
 def trainer_of(
     config: Config, folder: Path, callbacks: list[pl.Callback], validates: bool, alone: bool = False
 ) -> pl.Trainer:
@@ -76,7 +82,7 @@ def trainer_of(
         plugins.append(SlurmTasks())
     try:
         trainer = pl.Trainer(
-            accelerator=run.accelerator,
+            accelerator=_accelerator(run),
             devices=run.devices,
             num_nodes=run.num_nodes,
             precision=run.precision,  # type: ignore[arg-type]  # checked against training_checks.PRECISIONS

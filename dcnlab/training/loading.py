@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from dcnlab.config import outside
-from dcnlab.config.load import load_run
+from dcnlab.config.load import RUN_CONFIG, load_run
 from dcnlab.config.schema import Config
 from dcnlab.io.errors import ConfigError, DataError
 from dcnlab.io.text import one_line
@@ -91,8 +91,10 @@ def check_same_network(
         if key not in fresh or key not in weights or fresh[key].shape != weights[key].shape
     ]
     if differing:
+        of_network = [word for word in overrides if word.startswith(("model.", "data.classes="))]
+        asking = " ".join(of_network or [str(path.parents[1] / RUN_CONFIG), *(f"with {word}" for word in overrides)])
         raise ConfigError(
-            f"{' '.join(overrides)} asks for another network than {path} holds: {differing[0]} and "
+            f"{asking} asks for another network than {path} holds: {differing[0]} and "
             f"{len(differing) - 1} more differ; classes and model must stay as they were trained"
         )
 

@@ -71,7 +71,7 @@ def build(
     Raises:
         ConfigError: the data, the weights or the device are missing or do not fit.
     """
-    check_paths(config)
+    check_paths(config, of_run=folder.config.is_file())
     if console.uses(config.logger, "wandb"):
         wandb_start.mode()
     console.check_tensorboard(config.logger)
@@ -103,6 +103,7 @@ def build(
         preflight.check_kernels(config.trainer, task)
         if trains:
             preflight.check_norms(config, data, task, ranks)
+            preflight.check_dilation(config, data, task)
         trainer = trainer_of(config, folder.path, [*own_callbacks, *callbacks], data.val is not None, alone)
         return Parts(config, data, task, trainer, cost, saving, failures, loggers)
     except (DataError, OSError) as error:

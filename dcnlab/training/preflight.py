@@ -16,6 +16,9 @@ from dcnlab.io.text import one_line
 from dcnlab.training.distributed import rank_checks
 from dcnlab.training.distributed.rank import is_rank_0
 
+LARGEST_DILATION = 8
+"""Of the paper's table 3; it may reach beyond the maps of small images."""
+
 
 def check_devices(run: TrainerConfig, alone: bool) -> int:
     """Check that the devices exist, and that the launcher started one rank for each.
@@ -30,17 +33,18 @@ def check_devices(run: TrainerConfig, alone: bool) -> int:
     Raises:
         ConfigError: a device or a rank is missing; names the key.
     """
-    gpus, other = torch.cuda.device_count(), int(torch.backends.mps.is_available())
-    on_cpu = run.accelerator == "cpu" or not gpus + other
+    gpus = torch.cuda.device_count()
+    on_cpu = run.accelerator == "cpu" or not gpus
     if on_cpu and run.accelerator == "gpu":
+        apples = "; on Apple's, the operators have no kernels" if torch.backends.mps.is_available() else ""
         raise ConfigError(
-            "trainer.accelerator is 'gpu', and torch finds no GPU here (see dcnlab doctor); take cpu or auto"
+            f"trainer.accelerator is 'gpu', and torch finds no GPU here (see dcnlab doctor){apples}; take cpu or auto"
         )
-    if not on_cpu and isinstance(run.devices, int) and run.devices > max(gpus, other):
-        raise ConfigError(f"trainer.devices is {run.devices}, and torch finds {max(gpus, other)} GPUs here")
+    if not on_cpu and isinstance(run.devices, int) and run.devices > gpus:
+        raise ConfigError(f"trainer.devices is {run.devices}, and torch finds {gpus} GPUs here")
     if on_cpu and run.precision == "16-mixed" and not alone:
         raise ConfigError("trainer.precision is '16-mixed', which needs a GPU; on a CPU take bf16-mixed or 32-true")
-    devices = run.devices if isinstance(run.devices, int) else 1 if on_cpu else max(gpus, other)
+    devices = run.devices if isinstance(run.devices, int) else 1 if on_cpu else gpus
     if not alone:
         rank_checks.check_ranks(devices, run.num_nodes)
     return devices * run.num_nodes
@@ -92,6 +96,25 @@ def check_norms(config: Config, data: Any, task: Any, ranks: int) -> None:
         f"{shape[-2]}x{shape[-1]}: one value a channel, which it cannot train on; take two images at a time, "
         f"or larger ones{frozen}"
     )
+
+
+def check_dilation(config: Config, data: Any, task: Any) -> None:
+    """Check that a layer of more than the paper's largest dilation has taps on its map.
+
+    Raises:
+        ConfigError: all of them but the central one fall outside; names the largest dilation that has some on it.
+    """
+    if (config.model.dilation or 1) <= LARGEST_DILATION:
+        return
+    from dcnlab.models.norms import layer_beyond_its_map
+
+    layer = layer_beyond_its_map(task.model, data.train[0, 0][0][None])
+    if layer is not None:
+        name, _, shape = layer
+        raise ConfigError(
+            f"model.dilation is {config.model.dilation}, and the map of {name} is {shape[-2]}x{shape[-1]}: all of its "
+            f"taps but the central one fall outside; nearest: {max(shape[-2:]) - 1}"
+        )
 
 
 def check_labels(data: Any, splits: Sequence[str]) -> None:

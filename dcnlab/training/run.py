@@ -12,7 +12,7 @@ from typing import Any
 import pytorch_lightning as pl
 from pytorch_lightning.loggers import Logger
 
-from dcnlab.config import outside, validation
+from dcnlab.config import outside, validation, value_types
 from dcnlab.config.load import load_experiment, load_run, read_run, to_yaml
 from dcnlab.config.schema import Config
 from dcnlab.io.atomic import write_whole
@@ -68,6 +68,7 @@ def fit(
         Interrupted: the run was stopped; results.json says so.
     """
     config = copy.deepcopy(config) if isinstance(config, Config) else load_experiment(os.fspath(config))
+    value_types.check_types(config)
     outside.admit(config, None, "the config")
     validation.check(config)
     id_given = "DCNLAB_RUN_ID" in os.environ

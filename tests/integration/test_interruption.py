@@ -258,7 +258,8 @@ def test_a_full_disk_keeps_the_last_whole_checkpoint(tiny):
     status, text = Run("resume", "runs/tiny/part", before=before, after=after).wait()
     skip_unless_mounted(status, text)
     assert complaints(text) == [
-        "dcnlab: runs/tiny/part/checkpoints/last.ckpt: No space left on device",
+        "dcnlab: runs/tiny/part/checkpoints/last.ckpt: No space left on device; once there is room, "
+        "dcnlab resume runs/tiny/part continues",
         "status 2",
         "runs/tiny/part",
     ]

@@ -9,6 +9,7 @@ import tomllib
 import zipfile
 from pathlib import Path
 
+import pip_install
 import pytest
 from locations import ROOT
 
@@ -103,17 +104,94 @@ def test_a_plain_install_requires_cupy_only_with_wheels(system, machine, cupys):
     assert [name for name in names if name.startswith("cupy")] == ["cupy-cuda13x"] * cupys
 
 
+@pytest.fixture
+def checkout(tmp_path):
+    """A folder with what `make install` reads."""
+    for name in ("Makefile", "pyproject.toml", "constraints.txt", "tools/pip_install.py"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        shutil.copy(ROOT / name, tmp_path / name)
+    return tmp_path
+
+
+def made(checkout, *words):
+    """What make prints in the folder."""
+    return subprocess.run(["make", *words], cwd=checkout, capture_output=True, text=True, check=True).stdout
+
+
 @pytest.mark.parametrize(("words", "extra"), [([], "cuda13"), (["CUDA=12"], "cuda12")])
-def test_make_installs_the_cupy_of_the_chosen_cuda(tmp_path, words, extra):
+def test_make_installs_the_cupy_of_the_chosen_cuda(checkout, words, extra):
     """CUDA 13 is the default; CUDA=12 removes cupy-cuda13x first, since pip cannot leave it out."""
-    shutil.copy(ROOT / "Makefile", tmp_path)
-    for name in ("pyproject.toml", "constraints.txt"):
-        (tmp_path / name).touch()
-    done = subprocess.run(
-        ["make", "--dry-run", "install", *words], cwd=tmp_path, capture_output=True, text=True, check=True
-    )
-    assert f"--editable '.[{extra}]'" in done.stdout
-    assert ("uninstall --quiet --yes cupy-cuda13x" in done.stdout) is (extra == "cuda12")
+    lines = made(checkout, "--dry-run", "install", *words)
+    assert f"tools/pip_install.py --constraint constraints.txt --extras '{extra}'" in lines
+    assert ("uninstall --quiet --yes cupy-cuda13x" in lines) is (extra == "cuda12")
+    assert "about 3 GB to download, 6 GB on the disk" in lines
+
+
+def test_make_with_torch_cpu_asks_for_no_cuda(checkout):
+    """TORCH=cpu adds torch's index of CPU wheels and leaves CuPy out; the end says what to type next."""
+    lines = made(checkout, "--dry-run", "quickstart", "TORCH=cpu")
+    (command,) = [line for line in lines.splitlines() if "tools/pip_install.py" in line]
+    assert "--extra-index-url https://download.pytorch.org/whl/cpu --without cupy " in command
+    assert "cuda" not in lines.lower()
+    assert lines.rstrip().splitlines()[-1].count("'  dcnlab ") == 3
+    assert "'  . .venv/bin/activate'" in lines
+    assert "test," in made(checkout, "--dry-run", "test", "TORCH=cpu")
+
+
+def test_requirements_without_cupy_are_all_the_others():
+    """Of the project and its extras, nothing but CuPy is left out."""
+    wanted = pip_install.requirements(ROOT / "pyproject.toml", "cupy", ["slurm", "tensorboard"])
+    extras = PROJECT["project"]["optional-dependencies"]
+    stated = PROJECT["project"]["dependencies"] + extras["slurm"] + extras["tensorboard"]
+    assert [name for name in stated if name not in wanted] == [name for name in stated if name.startswith("cupy")]
+
+
+def test_of_pips_lines_the_long_ones_are_shown():
+    """Large downloads with their sizes, and the installing; small files and what is kept already are not."""
+    lines = [
+        "Collecting torch>=2.11",
+        "  Downloading torch-2.11.0-cp311-cp311-manylinux_2_28_x86_64.whl (821.0 MB)",
+        "Downloading idna-3.10-py3-none-any.whl (70 kB)",
+        "Downloading https://host/whl/nvidia_cublas-13.1-py3-none-any.whl (1.1 GB)",
+        "Requirement already satisfied: numpy in /x",
+        "Installing collected packages: idna, nvidia-cublas, torch",
+    ]
+    assert list(pip_install.shown(lines)) == [
+        "  downloading torch, 821.0 MB",
+        "  downloading nvidia_cublas, 1.1 GB",
+        "  installing 3 packages",
+    ]
+
+
+def test_a_pip_that_fails_shows_its_last_lines(capfd):
+    """The exit status is pip's, and the reason stands before what to do."""
+    code = "import sys; print('Collecting x'); print('ERROR: no such host', file=sys.stderr); sys.exit(3)"
+    assert pip_install.run([sys.executable, "-c", code]) == 3
+    assert "ERROR: no such host\npip failed; the same command continues\n" in capfd.readouterr().err
+
+
+PYTHON = """#!/bin/sh
+case "$*" in
+*"-m venv"*) mkdir -p .venv/bin; cp "$0" .venv/bin/python; touch .venv/whole ;;
+*"-m pip"*) test -e .venv/whole ;;
+esac
+"""
+"""Stands for a Python whose `-m venv` makes a folder with pip, and for the one in that folder."""
+
+
+def test_an_interrupted_environment_mends_itself(checkout):
+    """A folder without pip, as a kill during ensurepip leaves it, is made again; a whole one stays."""
+    (checkout / "python").write_text(PYTHON)
+    (checkout / ".venv/bin").mkdir(parents=True)
+    shutil.copy(checkout / "python", checkout / ".venv/bin/python")
+    for program in (checkout / "python", checkout / ".venv/bin/python"):
+        program.chmod(0o755)
+    made(checkout, ".venv/.made", "PYTHON=./python")
+    assert (checkout / ".venv/whole").exists()
+    (checkout / ".venv/.made").unlink()  # as environments of earlier releases
+    (checkout / ".venv/kept").touch()
+    made(checkout, ".venv/.made", "PYTHON=./python")
+    assert (checkout / ".venv/kept").exists()
 
 
 def required(project: dict) -> set[str]:

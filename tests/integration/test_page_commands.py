@@ -83,6 +83,8 @@ def check(words):
     name, parameters = parsed(words)
     if name == "fit" and not parameters["experiment"].startswith("runs/"):
         load(parameters["experiment"], *(parameters["args"] or []))
+    elif name == "config" and parameters["experiment"] is not None:
+        load(parameters["experiment"])
     elif name == "complexity":
         for word in parameters["words"] or []:
             load(word)
@@ -108,6 +110,8 @@ def test_python_of_a_page_runs_from_top_to_bottom(page, tmp_path, monkeypatch, c
 def test_commands_of_a_page_are_accepted(page, tmp_path, monkeypatch):
     """Options, experiments, sweeps and keys exist; make's targets and scripts too."""
     monkeypatch.chdir(tmp_path)
+    for name, text in re.findall(r"^```yaml\n# (\w+\.yaml)\n(.*?)^```", page.read_text(), re.DOTALL | re.MULTILINE):
+        (tmp_path / name).write_text(text)  # the page's own experiments
     targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
     for words in commands_of(page):
         ours = dcnlab_words(words)

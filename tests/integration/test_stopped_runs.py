@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 from command_line import complaints, dcnlab, python, start
-from processes import await_, processes_of
+from processes import GUARD, await_, processes_of
 
 from dcnlab.cli.main import main
 from dcnlab.config import outside
@@ -131,7 +131,7 @@ def test_ctrl_c_prints_a_command_that_resumes(tiny, devices):
     process = start("fit", tiny, *words, new_session=True)
     await_(lambda: Path("runs/tiny/part/checkpoints/last.ckpt").exists() or process.poll() is not None)
     os.killpg(process.pid, signal.SIGINT)  # as a terminal does
-    out, err = process.communicate(timeout=120)
+    out, err = process.communicate(timeout=GUARD)
     said, advice = complaints(err)
     assert said == "Ctrl-C: the run saves after this step and ends; a second one ends it at once"
     assert (process.returncode, out, advice) == (130, "", "interrupted; resume with: dcnlab resume runs/tiny/part")

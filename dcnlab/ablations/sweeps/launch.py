@@ -8,6 +8,7 @@ from collections.abc import Sequence
 
 from dcnlab.ablations.sweeps.sweep_file import Sweep
 from dcnlab.ablations.sweeps.trial import Trial
+from dcnlab.config.overrides import last_of_each
 from dcnlab.io.atomic import write_whole
 from dcnlab.training.loggers import wandb_run
 
@@ -20,7 +21,8 @@ def command(sweep: Sweep, trial: Trial, arguments: Sequence[str], threads: int |
     where = [f"name={trial.config.name}", f"out={trial.config.out}", f"id={trial.id}"]
     if trial.config.trainer.threads is None and threads is not None:
         where.append(f"trainer.threads={threads}")
-    return ["fit", sweep.program, str(parameters), *sweep.logger, *sweep.overrides, *arguments, *where]
+    settings = last_of_each([*sweep.logger, *sweep.overrides, *arguments, *where])
+    return ["fit", sweep.program, str(parameters), *settings]
 
 
 def variables(sweep: Sweep) -> dict[str, str]:

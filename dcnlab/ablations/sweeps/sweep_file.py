@@ -104,6 +104,7 @@ def read(name: str) -> Sweep:
         raise ConfigError(
             f"{error}; ${{...}} in a list needs quotes: {sweep_command.USUAL}" if _holds_macros(path) else str(error)
         ) from error
+    packaged.check_kind("sweeps", name, tree)
     try:
         return _sweep(path, tree)
     except ConfigError as error:

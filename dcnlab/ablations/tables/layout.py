@@ -115,4 +115,6 @@ def _paper(counterpart: Counterpart | None) -> str:
     text = f"paper: {counterpart.title}"
     if not counterpart.differs:
         return text
-    return f"{text}, another {' and another '.join(counterpart.differs)} than ours: compare differences, not levels"
+    *others, last = counterpart.differs
+    differs = f"{', '.join(others)} and {last}" if others else last
+    return f"{text}; its {differs} {'differ' if others else 'differs'} from ours: compare differences, not levels"

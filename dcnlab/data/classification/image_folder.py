@@ -184,7 +184,11 @@ def _split_folder(root: Path, split: str) -> Path:
         raise DataError(f"data.root {root} is not a folder; expected one that holds SPLIT/CLASS/IMAGE")
     if not (root / split).is_dir():
         folders = ", ".join(_folders(root)) or "none"
-        raise DataError(f"data.root {root} has no split {split!r}; its folders are {folders} (data.val may be null)")
+        raise DataError(
+            f"data.root {root} has no split {split!r}; its folders are {folders}, and images must be at "
+            f"{root}/{split}/CLASS/IMAGE; data.name=own takes ROOT/CLASS/IMAGE and holds the splits out "
+            "(data.val may be null)"
+        )
     return root / split
 
 

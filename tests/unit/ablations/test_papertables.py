@@ -157,7 +157,7 @@ def test_table3_separates_atrous_deformable_and_pooling(write):
     assert found.rows[6]["ap50_difference"] == 5.0
     assert found.rows[6]["paper_ap50_difference"] == pytest.approx(2.6)
     [block] = tables.blocks(found, "")
-    assert "another data and another metric than ours: compare differences, not levels" in block.caption
+    assert "its data and metric differ from ours: compare differences, not levels" in block.caption
     assert any("2 runs of no row of table3" in note for note in found.notes)
 
 

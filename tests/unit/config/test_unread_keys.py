@@ -67,7 +67,7 @@ def test_files_and_sweeps_are_held_to_the_same_rule(experiment):
     path = experiment("data: {root: MINE}\n" + DIGITS)
     with pytest.raises(ConfigError, match=r"mine\.yaml: data\.root is 'MINE', which nothing reads"):
         load_experiment(path)
-    with pytest.raises(ConfigError, match=r"^sweep: test\.flip is True"):
+    with pytest.raises(ConfigError, match=r"^sweep: test\.flip is true"):
         load_experiment("classification/quickstart", parameters={"test.flip": True})
 
 
@@ -91,7 +91,7 @@ def test_the_keys_of_a_replaced_data_set_may_stay(experiment):
 def test_a_class_from_outside_may_read_every_key(experiment):
     """Nobody knows which keys a data set of the user's own reads."""
     path = experiment("data: {name: 'json:loads', root: MINE, options: {depth: 3}, flip: false}\n" + DIGITS)
-    with pytest.raises(ConfigError, match=r"data\.flip is False, which nothing reads where task"):
+    with pytest.raises(ConfigError, match=r"data\.flip is false, which nothing reads where task"):
         load_experiment(path)
     assert load_experiment(path, ["data.flip=true"]).data.root == "MINE"
 
@@ -105,7 +105,7 @@ def test_scoring_refuses_what_only_a_training_reads(tmp_path):
         ("optim.lr=3", "optim.lr is 3.0, which only a training reads"),
         ("trainer.max_steps=9", "trainer.max_steps is 9, which only a training reads"),
         ("seed=4", "seed is 4, which only a training reads"),
-        ("test.flip=true", "test.flip is True, which nothing reads where task is classification"),
+        ("test.flip=true", "test.flip is true, which nothing reads where task is classification"),
     ):
         with pytest.raises(ConfigError, match=f"^command line: {says}"):
             load_run(tmp_path, [override])

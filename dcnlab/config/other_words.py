@@ -77,4 +77,4 @@ PRECISIONS = {
 }
 """Values of trainer.precision: numbers of another precision train in mixed form, unless the user says otherwise."""
 ACCELERATORS = {"cuda": "gpu"}
-SCHEDULES = {"multistep": "step", "onecycle": "cosine", "polynomial": "poly"}
+SCHEDULES = {"multistep": "step", "onecycle": "one_cycle", "polynomial": "poly"}

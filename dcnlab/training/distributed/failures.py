@@ -174,7 +174,12 @@ class FailurePropagation(pl.Callback):
                 self._processes[rank] = ProcessId(**json.loads(store.get(key)))
 
     def _killed(self, rank: int) -> End:
+        """The end of a rank that died without reporting one; how it died may show a moment after its sockets closed."""
         process = self._processes.get(rank)
+        here = process is not None and process.machine == ProcessId.current().machine
+        deadline = time.monotonic() + _DEATH_SECONDS
+        while here and process is not None and process.alive and time.monotonic() < deadline:
+            time.sleep(_POLL_SECONDS / 5)
         number = process.signal if process is not None else None
         how = f"was {ending(-number)}" if number else f"is gone, as if {ending(-signal.SIGKILL)}"
         return killed(rank, process.number if process is not None else None, how)

@@ -84,7 +84,7 @@ def test_a_mistake_is_one_line_and_exit_status_two(files, command, says):
 
 def test_a_value_that_fails_in_building_is_one_line_too(files):
     """A layer count that only the network can refuse gives exit status 2 and no run folder."""
-    done = dcnlab("fit", "tiny.yaml", "model.deform_layers=99")
+    done = dcnlab("fit", "tiny.yaml", "model.deform_layers=99", "model.deform_kernel_size=5")
     assert (done.returncode, done.stdout) == (2, "")
     assert re.fullmatch(r"dcnlab: .*99.*\n", done.stderr)
     assert not Path("runs").exists()

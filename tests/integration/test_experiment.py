@@ -445,11 +445,11 @@ def test_files_of_the_sweep_do_not_block_the_run_folder(tmp_path):
 def test_a_failed_run_does_not_leave_its_id_behind(tiny, monkeypatch):
     """DCNLAB_RUN_ID is unset again after a failed run, unless the user had set it."""
     with pytest.raises(ConfigError, match="99"):
-        fit(tiny, "model.deform_layers=99")
+        fit(tiny, "model.deform_layers=99", "model.deform_kernel_size=5")
     assert "DCNLAB_RUN_ID" not in os.environ
     monkeypatch.setenv("DCNLAB_RUN_ID", "given")
     with pytest.raises(ConfigError, match="99"):
-        fit(tiny, "model.deform_layers=99")
+        fit(tiny, "model.deform_layers=99", "model.deform_kernel_size=5")
     assert os.environ["DCNLAB_RUN_ID"] == "given"
 
 
@@ -558,7 +558,7 @@ def test_an_accumulated_step_counts_as_one(tiny):
 @pytest.mark.parametrize(
     ("overrides", "says"),
     [
-        (["model.deform_layers=99"], "99"),
+        (["model.deform_layers=99", "model.deform_kernel_size=5"], "99"),
         (["data.classes=[cat]"], "cat"),
         (["data.train=trian"], "trian"),
         (["data.train=[train,val]"], "digits takes the name of one split"),

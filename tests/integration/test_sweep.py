@@ -119,14 +119,16 @@ def test_a_killed_sweep_runs_only_the_missing_trials(sweep):
 @pytest.mark.slow
 def test_a_failed_trial_shows_its_log_and_others_run(sweep):
     """The sweep prints the failed trial's last log line, runs the rest and exits with status 1."""
-    path = sweep({"model.deform_layers": {"values": [99, 0]}})
+    path = sweep({"model.deform_layers": {"values": [99, 0]}, "model.deform_kernel_size": {"value": 5}})
     done = dcnlab("sweep", path, "--jobs", "1")
     assert (done.returncode, done.stderr) == (1, "")
     [log] = [line.rpartition(" ")[2] for line in done.stdout.splitlines() if line.startswith("FAILED")]
     assert Path(log).read_text().splitlines()[-1] in done.stdout
     assert "99" in Path(log).read_text()
     assert "1 finished now, 1 failed; the same command runs the 1 missing" in done.stdout
-    assert [r["parameters"] for r in results(path).values()] == [{"model.deform_layers": 0}]
+    assert [r["parameters"] for r in results(path).values()] == [
+        {"model.deform_layers": 0, "model.deform_kernel_size": 5}
+    ]
     assert "\x1b" not in done.stdout
 
 

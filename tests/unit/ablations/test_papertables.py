@@ -373,7 +373,7 @@ def test_a_sweep_of_modules_is_compared_with_table3(write):
     ]
     assert found.rows[0]["paper_ap50_difference"] == pytest.approx(2.6)
     [block] = tables.blocks(found, "")
-    assert block.caption.startswith("paper: R-FCN, resnet101, VOC 2007 test, another data")
+    assert block.caption.startswith("paper: R-FCN, resnet101, VOC 2007 test; its data")
 
 
 def test_a_random_search_table_ranks_its_trials(write):

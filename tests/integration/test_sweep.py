@@ -527,20 +527,22 @@ def test_gpus_and_cores_are_divided_among_the_jobs(monkeypatch, jobs, devices, a
 
 
 def test_a_trial_gets_its_gpus_threads_and_our_package(tmp_path, monkeypatch):
-    """A trial's environment has its own GPUs, threads and sweep, and no run or sweep of wandb's."""
+    """A trial's environment has its own GPUs, threads and sweep, no run or sweep of wandb's, and no task of srun's."""
     (tmp_path / "dcnlab").mkdir()
     (tmp_path / "dcnlab/__init__.py").touch()  # or a PYTHONPATH of the user's with a whole package would come first
     (tmp_path / "dcnlab/__main__.py").write_text("import json, os; print(json.dumps(dict(os.environ)))")
     monkeypatch.setattr(packaged, "PACKAGE", tmp_path / "dcnlab")
     for name in ("WANDB_RUN_ID", "WANDB_SWEEP_ID", "WANDB_SWEEP_PARAM_PATH"):
         monkeypatch.setenv(name, "another")
+    for name in ("JOB_ID", "NTASKS", "NTASKS_PER_NODE", "PROCID", "STEP_ID", "STEP_NUM_TASKS", "TASK_PID"):
+        monkeypatch.setenv(f"SLURM_{name}", "7")
     child = children.start(["fit"], tmp_path / "log.txt", children.Slot("2,3", 5), {"DCNLAB_SWEEP": "s"})
     assert child.process.wait(GUARD) == 0
     found = json.loads((tmp_path / "log.txt").read_text())
     wanted = {"CUDA_VISIBLE_DEVICES": "2,3", "OMP_NUM_THREADS": "5", "NUMBA_NUM_THREADS": "5", "DCNLAB_SWEEP": "s"}
     assert wanted.items() <= found.items()
     assert found[parent_death.PARENT] == str(os.getpid())
-    assert not [name for name in found if name.startswith("WANDB_")]
+    assert [name for name in found if name.startswith(("WANDB_", "SLURM_"))] == ["SLURM_JOB_ID"]  # it is no task
     assert os.getpgid(0) != child.process.pid
 
 

@@ -118,7 +118,8 @@ def test_two_agents_bring_eight_trials_through_every_end(server, wandb, new_swee
     set_trainer(max_steps=step + 2, devices=2)
     [killed] = ranks_of(second)
     os.kill(killed, signal.SIGKILL)
-    await_(lambda: server.runs[trials[0]].state == "running")
+    resumed = checkpoint(trials[0]).stat().st_mtime_ns
+    await_(lambda: checkpoint(trials[0]).stat().st_mtime_ns > resumed)  # both ranks have read their settings
     set_trainer(devices=1)
     with server.away():
         time.sleep(3)

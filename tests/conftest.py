@@ -1,8 +1,11 @@
 """What tests of several folders share: an experiment that takes seconds, and the operators' oracle."""
 
 import os
+import random
+import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 from locations import SHARED
 from small_experiments import TINY, write_data
@@ -43,6 +46,15 @@ def goldens() -> Path:
     if not GOLDENS.is_dir():
         pytest.skip("the golden arrays are not part of the project: ../shared/goldens is absent")
     return GOLDENS
+
+
+@pytest.fixture(autouse=True)
+def same_random_numbers():
+    """Draw the same numbers in a test that seeds nothing, whatever ran before it in this process."""
+    random.seed(0)
+    np.random.seed(0)  # noqa: NPY002
+    if "torch" in sys.modules:
+        sys.modules["torch"].manual_seed(0)
 
 
 @pytest.fixture(autouse=True)

@@ -3,7 +3,8 @@
 PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
-PIP    := $(BIN)/python -m pip install --quiet --constraint constraints.txt
+CONSTRAINTS := constraints.txt
+PIP    := $(BIN)/python -m pip install --quiet --constraint $(CONSTRAINTS)
 
 # TORCH=cpu takes torch's wheels without CUDA, from torch's own index, and no CuPy: a CPU needs neither. A local version
 # such as 2.11.0+cpu is newer to pip than 2.11.0, and equal to the constraint.
@@ -20,7 +21,7 @@ CUPY   := cuda$(CUDA)
 else
 $(error TORCH is $(TORCH); it must be cuda or cpu)
 endif
-ADD    += --constraint constraints.txt --extras
+ADD    += --constraint $(CONSTRAINTS) --extras
 ifeq ($(TORCH)$(CUDA),cuda12)
 CUPY12 = $(BIN)/python -m pip uninstall --quiet --yes cupy-cuda13x && $(PIP) --force-reinstall --no-deps cupy-cuda12x
 endif
@@ -95,8 +96,7 @@ test: $(VENV)/.installed-test  ## run the whole test-suite
 
 NEWEST := .venv-newest
 test-newest:  ## run it with Python 3.13 and the newest torch, constraints-newest.txt, in .venv-newest
-	$(MAKE) test PYTHON=python3.13 VENV=$(NEWEST) \
-	    PIP='$(NEWEST)/bin/python -m pip install --quiet --constraint constraints-newest.txt'
+	$(MAKE) test PYTHON=python3.13 VENV=$(NEWEST) CONSTRAINTS=constraints-newest.txt
 
 gpu-test: $(VENV)/.installed-test  ## run the tests that need a CUDA GPU
 	$(BIN)/python -m pytest -m gpu
@@ -135,29 +135,29 @@ wheel: $(VENV)/.installed-test  ## build a wheel into dist/
 clean:  ## remove the environment and what was built; runs/ stays
 	rm -rf $(VENV) build dist site *.egg-info .pytest_cache .mypy_cache .ruff_cache
 
-$(VENV)/.installed: pyproject.toml constraints.txt | $(VENV)/.made
+$(VENV)/.installed: pyproject.toml $(CONSTRAINTS) | $(VENV)/.made
 	@echo 'installing into $(VENV): $(SIZES)'
 	$(ADD) '$(CUPY)'
 	$(CUPY12)
 	@touch $@
 
-$(VENV)/.installed-test: pyproject.toml constraints.txt | $(VENV)/.made
+$(VENV)/.installed-test: pyproject.toml $(CONSTRAINTS) | $(VENV)/.made
 	$(ADD) 'test,$(CUPY)'
 	$(CUPY12)
 	@touch $@ $(VENV)/.installed
 
-$(VENV)/.installed-pretrained: pyproject.toml constraints.txt | $(VENV)/.made
+$(VENV)/.installed-pretrained: pyproject.toml $(CONSTRAINTS) | $(VENV)/.made
 	$(ADD) 'pretrained,$(CUPY)'
 	$(CUPY12)
 	@touch $@ $(VENV)/.installed
 
-$(VENV)/.installed-docs: pyproject.toml constraints.txt | $(VENV)/.made
+$(VENV)/.installed-docs: pyproject.toml $(CONSTRAINTS) | $(VENV)/.made
 	$(ADD) 'docs,$(CUPY)'
 	$(CUPY12)
 	@touch $@ $(VENV)/.installed
 
 # What `make lint`, `make docs` and `make test` need, by one call of pip.
-$(VENV)/.installed-all: pyproject.toml constraints.txt | $(VENV)/.made
+$(VENV)/.installed-all: pyproject.toml $(CONSTRAINTS) | $(VENV)/.made
 	$(ADD) 'docs,test,$(CUPY)'
 	$(CUPY12)
 	@touch $@ $(VENV)/.installed $(VENV)/.installed-test $(VENV)/.installed-docs

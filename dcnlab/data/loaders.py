@@ -18,8 +18,6 @@ from multiprocessing.util import Finalize
 from pathlib import Path
 from typing import Any
 
-from lightning_fabric.utilities.seed import pl_worker_init_function
-
 PREFIX = "dcnlab-sockets-"
 
 
@@ -52,6 +50,8 @@ def begin(worker: int) -> None:
         signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
         threading.Thread(target=_end_when_the_run_asks, args=(os.getppid(),), daemon=True, name="signals").start()
     if os.environ.get("PL_SEED_WORKERS", "0") != "0":
+        from lightning_fabric.utilities.seed import pl_worker_init_function
+
         pl_worker_init_function(worker)
 
 

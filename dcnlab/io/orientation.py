@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import logging
-import mmap
+import multiprocessing
 import warnings
+from multiprocessing.synchronize import Semaphore
 from pathlib import Path
 from typing import Any
 
@@ -47,14 +48,16 @@ class Orientation:
         if exif not in MODES:
             raise DataError(f"data.exif is {exif!r}; choose from: {', '.join(MODES)}")
         self.exif, self.upright = exif, upright
-        self._warned = _shared_byte()
+        self._warnings = _shared_counter(1)
 
     def __getstate__(self) -> dict[str, Any]:
-        return {"exif": self.exif, "upright": self.upright, "_warned": self._warned[:]}
+        left = self._warnings.acquire(block=False)
+        if left:
+            self._warnings.release()
+        return {"exif": self.exif, "upright": self.upright, "_warnings": int(left)}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        self.__dict__.update(state, _warned=_shared_byte())
-        self._warned[:] = state["_warned"]
+        self.__dict__.update(state, _warnings=_shared_counter(state["_warnings"]))
 
     def turns(self, path: Path, orientation: int, stored: tuple[int, int], annotated: tuple[int, int] | None) -> bool:
         """Decide for one image.
@@ -76,9 +79,8 @@ class Orientation:
         return self.upright
 
     def _warn(self, path: Path, orientation: int) -> None:
-        if self._warned[:] != b"\0":
+        if not self._warnings.acquire(block=False):
             return
-        self._warned[:] = b"\1"
         done = "turned upright, as viewers show it" if self.upright else "taken as stored, as torchvision does"
         logging.getLogger("dcnlab").warning(
             f"warning: {path} has the EXIF orientation {orientation}, and no size in an annotation says whether it is "
@@ -113,6 +115,6 @@ def turn_back(image: Image.Image, orientation: int) -> Image.Image:
     return image.transpose(_TURNS_BACK[orientation])
 
 
-def _shared_byte() -> mmap.mmap:
-    """A byte that forked loader processes share, so that all of them warn once."""
-    return mmap.mmap(-1, 1)
+def _shared_counter(left: int) -> Semaphore:
+    """The number of warnings that are left to forked loader processes together; two never take the same one."""
+    return multiprocessing.get_context("fork").Semaphore(left)

@@ -95,7 +95,7 @@ def test_make_test_newest_installs_these_constraints():
         env={key: value for key, value in os.environ.items() if not key.startswith("MAKE")},
     )  # fmt: skip
     lines = done.stdout.splitlines()
-    assert any(re.fullmatch(r"python3\.13 -m venv \.venv-newest .*", line) for line in lines)
-    assert any("--constraint constraints-newest.txt --editable '.[test,cuda13]'" in line for line in lines)
+    assert any("python3.13 -m venv .venv-newest;" in line for line in lines)
+    assert any("pip_install.py --constraint constraints-newest.txt --extras 'test,cuda13'" in line for line in lines)
     assert any(line.startswith(".venv-newest/bin/python -m pytest") for line in lines)
     assert not any("constraint constraints.txt" in line for line in lines)

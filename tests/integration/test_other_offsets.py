@@ -135,7 +135,7 @@ def test_networks_without_deformable_layers_are_refused(tiny):
         training.fit(load_experiment(tiny, words))
     with pytest.raises(ConfigError, match=r"test\.offsets is 'zeros'.*zero"):
         load_experiment(tiny, ["test.offsets=zeros"])
-    with pytest.raises(ConfigError, match=r"test\.flip is True; test\.offsets mean takes False, each image as it is"):
+    with pytest.raises(ConfigError, match=r"test\.flip is true; test\.offsets mean takes false, each image as it is"):
         load_experiment(tiny, ["test.offsets=mean", "test.flip=true"])
     assert not Path("runs").exists()
 

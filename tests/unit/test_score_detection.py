@@ -185,7 +185,7 @@ def test_a_wrong_entry_is_exit_status_2_and_one_line(voc, tmp_path):
     assert done.returncode == 2
     assert done.stdout == ""
     assert len(done.stderr.splitlines()) == 1
-    assert "D.json: entry 0, counted from 0, has the score None" in done.stderr
+    assert "D.json: entry 0, counted from 0, has the score null" in done.stderr
 
 
 @pytest.mark.parametrize("name", ["pr.png", "new/pr.svg"])

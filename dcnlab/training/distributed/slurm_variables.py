@@ -83,10 +83,10 @@ def forget_task() -> None:
 
 def _is_below_terminal_or_agent() -> bool:
     """Whether srun's task is a shell at a terminal, or a wandb agent: the commands of such a task share no run."""
-    task = Path("/proc") / (os.environ.get("SLURM_TASK_PID") or "none")
+    task = os.environ.get("SLURM_TASK_PID") or "none"
     try:
-        terminal = (task / "stat").read_text().rpartition(")")[2].split()[4]
-        variables = (task / "environ").read_bytes().split(b"\0")
+        terminal = Path(f"/proc/{task}/stat").read_text().rpartition(")")[2].split()[4]
+        variables = Path(f"/proc/{task}/environ").read_bytes().split(b"\0")
     except OSError:  # such as in a container with another numbering of processes
         return False
     agent_started_srun = any(variable.startswith(b"WANDB_SWEEP_ID=") for variable in variables)

@@ -166,7 +166,7 @@ WRONG = [
     (("categories", 0, "id", 4), "category 4 is there twice"),
     (("categories", 0, "name", 3), "category 9 has the name 3"),
     (("images", 0, "id", 7), "image 7 is there twice"),
-    (("images", 0, "id", None), "image 0, counted from 0, has the id None"),
+    (("images", 0, "id", None), "image 0, counted from 0, has the id null"),
     (("images", 0, "file_name", "c.jpg"), "c.jpg, which"),
     (("images", 0, "file_name", "../a.jpg"), "'../a.jpg'; it must be a relative path that stays inside"),
     (("images", 0, "file_name", "/etc/passwd"), "inside the folder"),

@@ -46,7 +46,7 @@ def test_no_entries_give_empty_arrays_of_the_right_shape():
         ({"score": "high"}, "has the score 'high'; it must be a finite number"),
         ({"score": float("inf")}, "has the score inf"),
         ({"score": 10**400}, "has the score 1000"),
-        ({"score": True}, "has the score True"),
+        ({"score": True}, "has the score true"),
     ],
 )
 def test_a_wrong_detection_is_named_by_its_index_and_value(spoilt, words):
@@ -73,7 +73,7 @@ def test_an_entry_that_is_not_an_object_is_shown():
     [
         ({"annotations": None}, "no list of objects 'annotations'"),
         ({"images": [{"id": 7}, {"id": 7}]}, "image 7 is there twice"),
-        ({"images": [{}]}, "image 0, counted from 0, has the id None"),
+        ({"images": [{}]}, "image 0, counted from 0, has the id null"),
         ({"categories": [{"id": 3, "name": "cat"}, {"id": 4, "name": "cat"}]}, "category name 'cat' is there twice"),
         ({"annotations": [{"image_id": 7, "category_id": 3}]}, "annotation 0, counted from 0, has no bbox"),
         (

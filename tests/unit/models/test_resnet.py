@@ -150,9 +150,11 @@ def test_foreign_weight_files_are_refused(tmp_path):
     for content in (b"no weights here", b"hello", b"", b"PK\x03\x04", b"<html>", b"\x80\x02]q\x00."):
         path.write_bytes(content)
         assert "state dict" in complaint("resnet18", 10, weights=str(path)), content
-    for other in ([1, 2], {1: torch.zeros(1)}, {"model": {"fc.weight": torch.zeros(1)}}):
+    for other in ([1, 2], {1: torch.zeros(1)}, {"model": [torch.zeros(1)]}):
         torch.save(other, path)
         assert "is not a state dict" in complaint("resnet18", 10, weights=str(path)), other
+    torch.save({"model": {"fc.weight": torch.zeros(1)}}, path)  # a trainer's file, of another network
+    assert "does not fit resnet18; missing: conv1.weight" in complaint("resnet18", 10, weights=str(path))
 
 
 class Malicious:

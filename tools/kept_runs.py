@@ -50,13 +50,19 @@ def settings(records: Sequence[Record]) -> str:
         members = list(runs)
         seeds = {record.seed for record in members}
         images = sum(record.images is not None for record in members)
-        shown = [_values(record.settings[key] for record in members) for key in SETTINGS.values()]
+        shown = [_values(_shown(record, key) for record in members) for key in SETTINGS.values()]
         lines.append([name, len(members), len(seeds), *shown, images])
     return _table(["runs", "trainings", "seeds", *SETTINGS, "with test images"], lines)
 
 
 def _by_name(record: Record) -> str:
     return record.name
+
+
+def _shown(record: Record, key: str) -> Any:
+    """The value of a setting; of a training whose length is stated in epochs, these."""
+    value = record.settings[key]
+    return f"{record.settings['trainer.max_epochs']} epochs" if (key, value) == ("trainer.max_steps", None) else value
 
 
 def _values(values: Any) -> str:

@@ -1,6 +1,7 @@
 """Starts the command line as a user does, in another process."""
 
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -48,10 +49,13 @@ def dcnlab(*arguments, timeout=GUARD, **more):
 COURSE = ("data: ", "classes: ", "network: ", "device: ", "run: ", "step ", "test: ", "next: ", "      dcnlab ")
 """How the lines begin that every run prints to standard error, about what it is made of and how far it is."""
 
+TWICE = re.compile(r"note: \S+ is set \d+ times, ")
+"""Of a test's own settings, given after those of its experiment."""
+
 
 def complaints(text):
-    """The other lines of a run's standard error: warnings, notes, errors and tracebacks."""
-    return [line for line in text.splitlines() if not line.startswith(COURSE)]
+    """The other lines of a run's standard error: warnings, errors, tracebacks, notes but of a key that is set twice."""
+    return [line for line in text.splitlines() if not line.startswith(COURSE) and not TWICE.match(line)]
 
 
 def _ended(process, timeout):

@@ -13,6 +13,11 @@ from small_experiments import TINY, write_data
 GOLDENS = SHARED / "goldens"
 
 
+def pytest_collection_modifyitems(items):
+    """Put first what waits longest, for wandb's agents, so that the other worker has work meanwhile."""
+    items.sort(key=lambda item: item.path.name != "test_wandb_server.py")
+
+
 @pytest.fixture
 def tiny(tmp_path, monkeypatch):
     """An experiment file whose run takes seconds, in an empty current folder."""

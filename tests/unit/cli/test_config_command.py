@@ -36,7 +36,7 @@ def chain(tmp_path, monkeypatch):
 
 
 def test_each_value_names_the_last_place_that_states_it(chain, capsys):
-    """Packaged file, own files, the command line, the file's name and the default are told apart."""
+    """Each value names its source: a packaged file, a user's file, the command line, the file's name or the default."""
     shown = entries(printed(capsys, chain, "seed=4"))
     assert shown["seed"][0] == "seed: 4"
     assert shown["seed"][-2:] == ["    A whole number; default 0. From the command line.", "    Read in training only."]

@@ -90,12 +90,20 @@ def check_archive(path: Path) -> None:
 
 
 def not_finite(tensors: Mapping[str, Tensor]) -> list[str]:
-    """Names of the tensors that hold NaN or infinity; waits for the GPU once."""
+    """Names of the tensors that hold NaN or infinity; waits for the GPU once where all are finite.
+
+    A sum reads a tensor once and writes nothing; `isfinite` of all values takes ten times as long on a CPU.
+    """
     floats = {name: tensor for name, tensor in tensors.items() if tensor.is_floating_point() and tensor.numel()}
     if not floats:
         return []
-    fine = torch.stack([torch.isfinite(tensor).all() for tensor in floats.values()]).tolist()
-    return [name for name, is_fine in zip(floats, fine, strict=True) if not is_fine]
+    fine = torch.stack([torch.isfinite(_sum(tensor)) for tensor in floats.values()]).tolist()
+    suspects = [name for name, is_fine in zip(floats, fine, strict=True) if not is_fine]
+    return [name for name in suspects if not torch.isfinite(floats[name]).all()]  # a sum of finite values can overflow
+
+
+def _sum(tensor: Tensor) -> Tensor:
+    return tensor.sum(dtype=torch.promote_types(tensor.dtype, torch.float32))
 
 
 def reason(error: BaseException) -> str:

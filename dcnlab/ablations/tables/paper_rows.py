@@ -56,6 +56,8 @@ def label(table: str, settings: Mapping[str, Any]) -> paper.Label | None:
     layers, pooling = settings[paper.LAYERS], settings[paper.POOLING]
     if (layers or pooling) and (settings["model.deform_kind"] != "deformable" or settings["model.modulated"]):
         return None
+    if (layers or pooling) and not settings["optim.offset_lr_scale"]:  # offsets that stay zero: the noise floor
+        return None
     if settings["model.spatial_transformer"] or settings.get(OFFSETS, "predicted") != "predicted":
         return None
     if table == "table1":

@@ -28,7 +28,7 @@ from dcnlab.ablations.tables import table as tables
 from dcnlab.config import packaged
 from dcnlab.config.load import load_experiment, to_yaml
 from dcnlab.io.errors import ConfigError
-from dcnlab.training import environment as environment_of_runs
+from dcnlab.training import process_death
 from dcnlab.training.distributed import parent_death
 from dcnlab.training.run_folder import RunFolder
 
@@ -288,7 +288,7 @@ def test_only_the_end_of_a_log_is_read(tmp_path):
 
 def test_a_killed_trial_reports_the_signal_and_its_cause():
     """The message of SIGKILL adds that the kernel often sends it for want of memory."""
-    assert [environment_of_runs.ending(status) for status in (2, -9, -15)] == [
+    assert [process_death.ending(status) for status in (2, -9, -15)] == [
         "exit status 2",
         "killed by signal 9 (SIGKILL), often the kernel's for want of memory",
         "killed by signal 15 (SIGTERM)",

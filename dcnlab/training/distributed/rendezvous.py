@@ -15,7 +15,6 @@ from pytorch_lightning.strategies import DDPStrategy
 
 from dcnlab.io.errors import ConfigError
 from dcnlab.io.text import one_line, say
-from dcnlab.training.distributed.failures import killed
 from dcnlab.training.distributed.rendezvous_store import (
     FAILED,
     LISTEN_SECONDS,
@@ -24,8 +23,8 @@ from dcnlab.training.distributed.rendezvous_store import (
     connect,
     open_store,
 )
-from dcnlab.training.environment import ending
-from dcnlab.training.outcome import End, RankDied
+from dcnlab.training.outcome import End, RankDied, killed
+from dcnlab.training.process_death import ending
 
 _SAY_SECONDS = {"machines": 5.0, "processes": 60.0}
 """After which a rank says that it waits; processes of the same machine may just be slow to start."""

@@ -22,6 +22,7 @@ from typing import Any
 
 import measure
 import numpy as np
+import record
 import torch
 import torchvision
 from PIL import Image
@@ -188,7 +189,7 @@ def main() -> None:
     print(tabulate(rows, "keys", floatfmt=".3f"))
     settings = {"rounds": options.rounds, "steps": options.steps, "left_out": budget.left_out}
     if options.out:
-        measure.write(options.out, options.device, settings, rows)
+        record.write(options.out, options.device, settings, rows)
 
 
 if __name__ == "__main__":

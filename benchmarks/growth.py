@@ -19,7 +19,9 @@ from pathlib import Path
 from typing import Any
 
 import measure
+import memory
 import operators
+import record
 import torch
 import torchvision
 from operators import Shape
@@ -78,7 +80,7 @@ def run(options: argparse.Namespace, budget: measure.Budget) -> list[dict[str, A
         row: dict[str, Any] = {"axis": axis, "at": at}
         row |= measure.timed(kinds, [make(kind, *rest) for kind in kinds], options.rounds, device, limit=limit * 0.6)
         if not options.no_memory:
-            row |= {f"{kind}_mib": measure.peak_bytes(make, (kind, *rest), device) / 2**20 for kind in kinds}
+            row |= {f"{kind}_mib": memory.peak_bytes(make, (kind, *rest), device) / 2**20 for kind in kinds}
         rows.append(row)
         print(".", end="", flush=True)
     print()
@@ -173,7 +175,7 @@ def main() -> None:
     print("slopes:\n" + tabulate(slopes(rows), "keys", floatfmt=".2f"))
     settings = {"dtype": "float32", "rounds": options.rounds, "left_out": budget.left_out}
     if options.out and not options.draw:
-        measure.write(options.out, options.device, settings, rows)
+        record.write(options.out, options.device, settings, rows)
     if options.figure:
         options.figure.parent.mkdir(parents=True, exist_ok=True)
         write_whole(options.figure, draw(rows))

@@ -23,7 +23,7 @@ from importlib.metadata import PackageNotFoundError, files
 from pathlib import Path
 from typing import Any
 
-import measure
+import record
 from tabulate import tabulate
 
 import dcnlab.ops.cuda
@@ -139,7 +139,7 @@ def main() -> None:
     columns = list(dict.fromkeys(key for row in rows for key in row))
     print(tabulate([[row.get(key, 0) for key in columns] for row in rows], columns, floatfmt=".2f"))
     if options.out:
-        measure.write(options.out, "cpu", {"threads_of_a_block": options.threads}, rows)
+        record.write(options.out, "cpu", {"threads_of_a_block": options.threads}, rows)
 
 
 if __name__ == "__main__":

@@ -18,6 +18,8 @@ from pathlib import Path
 from typing import Any
 
 import measure
+import memory
+import record
 import torch
 import torchvision
 from tabulate import tabulate
@@ -110,9 +112,9 @@ def make(
     return step
 
 
-def run(options: argparse.Namespace, size: tuple[int, int], budget: measure.Budget) -> measure.Rows:
+def run(options: argparse.Namespace, size: tuple[int, int], budget: measure.Budget) -> record.Rows:
     """Measure every network, in training and in inference."""
-    rows = measure.Rows(options.rows)
+    rows = record.Rows(options.rows)
     pieces = {f"{name} {kind}": (name, kind) for name in options.networks for kind in options.passes}
     costs = {piece: 3.0 if kind == "training" else 1.0 for piece, (_, kind) in pieces.items()}
     for piece, limit in budget.share(costs):
@@ -126,7 +128,7 @@ def run(options: argparse.Namespace, size: tuple[int, int], budget: measure.Budg
         row["images_per_second"] = 1e3 / row["ours_ms"]
         if not options.no_memory:
             for contender in KINDS:
-                peak = measure.peak_bytes(make, (name, contender, *settings), options.device)
+                peak = memory.peak_bytes(make, (name, contender, *settings), options.device)
                 row[f"{contender}_mib"] = peak / 2**20
         rows.append(row)
         print(f"{piece}: {row['times_plain']:.2f} times the plain network's time", flush=True)
@@ -175,7 +177,7 @@ def main() -> None:
     settings = {"backbone": options.backbone, "size": text, "precision": options.precision, "rounds": options.rounds}
     settings["left_out"] = budget.left_out
     if options.out:
-        measure.write(options.out, options.device, settings, rows)
+        record.write(options.out, options.device, settings, rows)
 
 
 if __name__ == "__main__":

@@ -20,6 +20,8 @@ from pathlib import Path
 from typing import Any
 
 import measure
+import memory
+import record
 import torch
 import torchvision
 from tabulate import tabulate
@@ -114,12 +116,12 @@ def measured(
     works = measure.in_mode(mode, {kind: make(kind, *settings) for kind in KINDS}, device)
     ratios = {name: pair for name, pair in RATIOS.items() if works.keys() >= set(pair)}
     row |= measure.timed(list(works), list(works.values()), rounds, device, limit=limit, ratios=ratios)
-    return row | {f"{k}_mib": measure.peak_bytes(make, (k, *settings), device) / 2**20 for k in memory_of}
+    return row | {f"{k}_mib": memory.peak_bytes(make, (k, *settings), device) / 2**20 for k in memory_of}
 
 
-def run(options: argparse.Namespace, budget: measure.Budget) -> measure.Rows:
+def run(options: argparse.Namespace, budget: measure.Budget) -> record.Rows:
     """Measure every shape, in every mode."""
-    dtype, device, rows = getattr(torch, options.dtype), options.device, measure.Rows(options.rows)
+    dtype, device, rows = getattr(torch, options.dtype), options.device, record.Rows(options.rows)
     ceilings = measure.ceilings(dtype) if device == "cuda" else (0.0, 0.0)
     shapes = [shape for name in options.shapes for shape in SHAPES[name]]
     pieces = {
@@ -170,7 +172,7 @@ def main() -> None:
     headers = [name.replace("times_faster_than_", "x faster ").replace("_", " ") for name in columns]
     print(tabulate([[row.get(name) for name in columns] for row in rows], headers, floatfmt=".2f"))
     if options.out:
-        measure.write(options.out, options.device, settings, rows)
+        record.write(options.out, options.device, settings, rows)
 
 
 if __name__ == "__main__":

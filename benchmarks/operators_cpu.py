@@ -15,6 +15,7 @@ from pathlib import Path
 
 import measure
 import operators
+import record
 import torch
 from tabulate import tabulate
 
@@ -46,7 +47,7 @@ def main() -> None:
     print(tabulate([[row[key] for key in columns] for row in rows], columns, floatfmt=".2f"))
     settings = {"dtype": "float32", "rounds": options.rounds, "left_out": budget.left_out}
     if options.out:
-        measure.write(options.out, "cpu", settings, rows)
+        record.write(options.out, "cpu", settings, rows)
 
 
 if __name__ == "__main__":

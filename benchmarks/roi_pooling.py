@@ -17,6 +17,8 @@ from pathlib import Path
 from typing import Any
 
 import measure
+import memory
+import record
 import torch
 import torchvision
 from scalar_psroi import ScalarPool
@@ -98,9 +100,9 @@ def _scalar(pool: Pooling, input: Tensor, boxes: Tensor, offset: Tensor, grad: T
     return work
 
 
-def run(options: argparse.Namespace, budget: measure.Budget) -> measure.Rows:
+def run(options: argparse.Namespace, budget: measure.Budget) -> record.Rows:
     """Measure every pooling, forward and both passes, in every mode."""
-    dtype, rows = getattr(torch, options.dtype), measure.Rows(options.rows)
+    dtype, rows = getattr(torch, options.dtype), record.Rows(options.rows)
     pieces = {
         " ".join((str(pool), "both" if both else "forward", *([mode] if mode != "eager" else []))): (pool, both, mode)
         for pool in POOLINGS
@@ -124,7 +126,7 @@ def run(options: argparse.Namespace, budget: measure.Budget) -> measure.Rows:
         limit, contenders = 0.5 * limit, list(works.values())
         row |= measure.timed(list(works), contenders, options.rounds, options.device, limit=limit, ratios=ratios)
         if mode == "eager" and not options.no_memory:
-            row |= {f"{k}_mib": measure.peak_bytes(make, (k, *settings), options.device) / 2**20 for k in works}
+            row |= {f"{k}_mib": memory.peak_bytes(make, (k, *settings), options.device) / 2**20 for k in works}
         rows.append(row)
         faster = row.get("times_faster_than_torchvision", float("nan"))
         print(f"{name}: {faster:.1f} times faster than torchvision's", flush=True)
@@ -148,7 +150,7 @@ def main() -> None:
     print(tabulate(rows, "keys", floatfmt=".2f"))
     if options.out:
         settings = {"dtype": options.dtype, "rounds": options.rounds, "left_out": budget.left_out}
-        measure.write(options.out, options.device, settings, rows)
+        record.write(options.out, options.device, settings, rows)
 
 
 if __name__ == "__main__":

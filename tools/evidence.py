@@ -31,10 +31,10 @@ def keep(folders: list[Path]) -> list[Path]:
     """Copy the finished runs below some folders to evidence/NAME/ID; the copies do not name where the runs were."""
     import yaml
 
-    from dcnlab.training import run_folder
+    from dcnlab.training import run_search
 
     kept = []
-    for folder in run_folder.discover(folders):
+    for folder in run_search.discover(folders):
         found = RunFolder(folder).read_results()
         if found is None or found["status"] != "finished":
             continue

@@ -20,10 +20,11 @@ from dcnlab.metrics.coco_ap import coco_ap
 from dcnlab.metrics.detection_matches import detection_record
 from dcnlab.metrics.voc_ap import voc_ap, voc_metrics
 from dcnlab.models.multi_scale import detect
+from dcnlab.tasks.box_pictures import detection_panel
 from dcnlab.tasks.box_truth import matched, scaled_boxes, taken_from
 from dcnlab.tasks.by_image import gathered
 from dcnlab.tasks.optim import optimizer_and_schedule
-from dcnlab.tasks.pictures import detection_panel, to_picture
+from dcnlab.tasks.pictures import to_picture
 from dcnlab.tasks.step_means import StepMeans
 from dcnlab.tasks.task import Task, normalisation
 

@@ -17,8 +17,8 @@ from dcnlab.io.errors import ConfigError
 from dcnlab.io.folders import files_below
 from dcnlab.io.image_file import ENDINGS
 from dcnlab.io.text import csv_cell
-from dcnlab.tasks.pictures import label_image
-from dcnlab.training.prediction import Boxes, LabelMap, Prediction, Probabilities
+from dcnlab.tasks.label_pictures import label_image
+from dcnlab.training.prediction_types import Boxes, LabelMap, Prediction, Probabilities
 
 TOP = 5
 """Classes of an image in classes.csv."""

@@ -11,9 +11,11 @@ from dataclasses import dataclass, field
 import bench
 import growth
 import measure
+import memory
 import numpy as np
 import operators
 import pytest
+import record
 import torch
 from command_line import environment
 from processes import GUARD, alive, await_
@@ -53,10 +55,10 @@ def test_rows_have_medians_rounds_and_ratios(monkeypatch):
 def test_an_empty_measurement_keeps_the_old_file(tmp_path):
     """Without rows nothing is written, and the program exits with a message."""
     path = tmp_path / "part_cpu.json"
-    measure.write(path, "cpu", {}, [{"a": 1}])
+    record.write(path, "cpu", {}, [{"a": 1}])
     before = path.read_text()
     with pytest.raises(SystemExit, match=f"nothing was measured; {path} is as before"):
-        measure.write(path, "cpu", {}, [])
+        record.write(path, "cpu", {}, [])
     assert path.read_text() == before
 
 
@@ -96,7 +98,7 @@ def held(mebibytes, small=False):
 def test_peak_memory_is_that_of_the_call_alone():
     """Memory held before the call does not count; 32 and 96 MiB are measured to 3 MiB."""
     for mebibytes in (32, 96):
-        assert measure.peak_bytes(held, (mebibytes,), "cpu") / MIB == pytest.approx(mebibytes, abs=3)
+        assert memory.peak_bytes(held, (mebibytes,), "cpu") / MIB == pytest.approx(mebibytes, abs=3)
 
 
 def test_a_measured_layer_has_the_columns_of_its_table():

@@ -17,7 +17,7 @@ from dcnlab.config import packaged
 from dcnlab.config.overrides import parse_override
 from dcnlab.io.atomic import write_whole
 from dcnlab.io.errors import ConfigError
-from dcnlab.training import run_folder
+from dcnlab.training import run_search
 
 FIGURE = "robustness.png"
 """In --out."""
@@ -137,7 +137,7 @@ def _groups(
         other = [word for word in overrides if word not in here]
         if other:
             raise ConfigError(f"{other[0]}: of a run's settings, robustness takes {', '.join(HERE)}")
-        folders = dict.fromkeys(run_folder.find(word) for word in words)
+        folders = dict.fromkeys(run_search.find(word) for word in words)
         return "runs", [Group({"run": str(folder)}, [folder], 1) for folder in folders], []
     if len(words) > 1:
         raise ConfigError(f"{' '.join(words)}: robustness takes one sweep file, or run folders")

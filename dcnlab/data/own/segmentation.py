@@ -29,7 +29,7 @@ from dcnlab.data.own.splits import deal
 from dcnlab.data.segmentation.cityscapes import cityscapes_pairs
 from dcnlab.data.segmentation.voc import CLASSES as VOC_CLASSES
 from dcnlab.data.voc_lists import read_names
-from dcnlab.io.image_file import NamedFiles
+from dcnlab.io.named_files import NamedFiles
 
 _WORDS = {
     "cityscapes": "Cityscapes' leftImg8bit and gtFine",

@@ -14,7 +14,8 @@ from dcnlab.data.own.boxes import BoxedImage, annotations_of
 from dcnlab.data.own.folders import holds, split_folders
 from dcnlab.data.own.splits import WHOLE
 from dcnlab.io.errors import ConfigError, DataError
-from dcnlab.io.image_file import NamedFiles, image_size
+from dcnlab.io.image_file import image_size
+from dcnlab.io.named_files import NamedFiles
 from dcnlab.io.orientation import Orientation
 from dcnlab.io.text import shown
 from dcnlab.io.yaml_file import read_yaml

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from dcnlab.ablations.analysis.robustness_file import FILE, Curves, read
+from dcnlab.ablations.analysis.robustness_file import FILE, METRIC, Curves, read
 from dcnlab.ablations.analysis.robustness_table import Robustness, labels_of
 from dcnlab.ablations.sweeps import sweep_file
 from dcnlab.ablations.tables import run_record, sweep_runs
@@ -120,7 +120,7 @@ def measure(
         known.scale |= {scale: top1[angle, scale] for angle, scale in top1 if angle == 0 and scale in scales}
         tree = {
             "schema": 1,
-            "metric": "top1",
+            "metric": METRIC,
             "rotation": [list(pair) for pair in sorted(known.rotation.items())],
             "scale": [list(pair) for pair in sorted(known.scale.items())],
         }

@@ -1,7 +1,7 @@
-"""Surgery: makes layers of any CNN deformable, "readily replace their plain counterparts" (paper, section 2).
+"""Surgery: replaces convolutions of any CNN by deformable ones around the same weights (paper, section 2).
 
-And dilated, or active, or their input transformed: what the paper compares with (section 3).
-`add_maps` makes their control, of equal parameters.
+It also makes what the paper compares with (section 3): active or dilated layers, and transformed inputs. `add_maps`
+makes the control of deformable layers, with as many parameters.
 """
 
 from __future__ import annotations
@@ -192,7 +192,7 @@ def dilate(model: Model, layers: int | str | Iterable[str], rate: int) -> Model:
 
 
 def dilate_offsets(model: Model, rate: int) -> Model:
-    """Set the dilation of the convolutions that predict offsets; what they predict them for keeps its own.
+    """Set the dilation of the convolutions that predict offsets; the deformable layers keep their dilation.
 
     Args:
         model: changed in place.

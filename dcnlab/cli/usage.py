@@ -68,7 +68,7 @@ def _given(option: str) -> str | None:
 
 
 def after_room(error: OSError) -> str:
-    """The end of the error of a full disk: the command that continues once there is room."""
+    """The end of a full disk's error: the command that continues the run once there is space."""
     if error.errno not in (errno.ENOSPC, errno.EDQUOT):
         return ""
     from dcnlab.training import run_folder, run_search

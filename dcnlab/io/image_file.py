@@ -81,7 +81,7 @@ def decode(image: Image.Image) -> None:
 
 
 def _too_large_made(path: str | Path, height: int, width: int, made: Made) -> str | None:
-    """Why an image is refused: resizing would make more than `MOST_PIXELS` of it, as of a strip; None: accepted."""
+    """Why an image is refused: resized, it has more than `MOST_PIXELS`, as a long strip has; None: accepted."""
     large_height, large_width, how = made(height, width)
     if large_height * large_width <= MOST_PIXELS:
         return None

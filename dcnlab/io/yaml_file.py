@@ -88,7 +88,7 @@ def _steps(text: str) -> Iterator[int]:
 
 
 def parse_value(text: str) -> Any:
-    """What the right side of `key=value` says, by the same rules.
+    """Parse the value of `key=value`, by the same rules.
 
     Raises:
         ValueError: see `parse`.

@@ -93,7 +93,7 @@ def convolution_precision(device: str, dtype: torch.dtype) -> Iterator[None]:
 
 
 def _set_reduction(name: str, held: _Held) -> None:
-    """Splitting a sum of half precision is allowed, rounding its parts to it is not."""
+    """Allow that a sum in half precision is split, but not that its parts are rounded to half precision."""
     matmul = _MATMUL["cuda"]
     if getattr(matmul, name):
         held.before = True, getattr(matmul, f"{name}_split_k")

@@ -64,7 +64,7 @@ def build(
         config: of the run.
         folder: of the run.
         trains: whether the run is trained, not only scored or looked at.
-        alone: whether this process works by itself, whatever launcher started it.
+        alone: whether this process works alone, even if a launcher started several.
         callbacks: of the caller, called after dcnlab's.
         loggers: of the caller.
 

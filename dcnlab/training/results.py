@@ -1,4 +1,4 @@
-"""The results of a run in the making: network, scores and cost, written to results.json however the run ends."""
+"""Results: collects network, scores and cost of a run, and writes results.json however the run ends."""
 
 from __future__ import annotations
 

@@ -82,7 +82,7 @@ def fit(
             elif not resumption.complete:
                 _LOG.info(f"{folder} {resumption}")
             elif slurm_requeue.was_requeued():
-                _LOG.info(f"{folder} is finished; the job that is back has nothing left to do")
+                _LOG.info(f"{folder} is finished; the requeued job has nothing left to do")
                 return folder.path
             else:
                 raise folder.finished_error()

@@ -42,7 +42,7 @@ class Record:
 
     @property
     def id(self) -> str:
-        """The id of the trial that it is a run of, whatever its folder."""
+        """The id of its trial, which does not depend on its folder."""
         return digest([self.results["parameters"], identity.changed(self.settings)])[:12]
 
     @property

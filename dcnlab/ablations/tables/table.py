@@ -32,7 +32,7 @@ class Table:
 
     @property
     def swept(self) -> list[str]:
-        """The columns that tell rows apart."""
+        """The settings in which the rows differ, a column each."""
         return list(dict.fromkeys(name for section in self.sections for name in section.swept))
 
     @property

@@ -74,7 +74,7 @@ def draw(
 
 @njit()
 def _paste(image: Any, owner: Any, patch: Any, box: Any, top: int, left: int, brightness: float, number: int) -> None:
-    """Lay the patch's box over the canvas with its corner at (top, left); number 0 owns no pixel."""
+    """Draw the patch's box on the canvas, its corner at (top, left); number 0 leaves the owners as they are."""
     for y in range(max(box[0], box[0] - top), min(box[1], box[0] - top + image.shape[0])):
         for x in range(max(box[2], box[2] - left), min(box[3], box[2] - left + image.shape[1])):
             ink, at_y, at_x = patch[y, x], top + y - box[0], left + x - box[2]
@@ -88,7 +88,7 @@ def _paste(image: Any, owner: Any, patch: Any, box: Any, top: int, left: int, br
 def _draw_clutter(
     state: Any, index: int, inks: Any, spreads: Any, magnification: float, image: Any, owner: Any, work: Any
 ) -> None:
-    """Lay one piece of a digit other than the scene's first one anywhere on the canvas."""
+    """Draw a piece of another digit than the scene's first one, at a random place on the canvas."""
     patch, _, _, matrix, waves, window, box = work
     size, count = image.shape[0], inks.shape[0]
     other = (index + 1 + int(uniform(state, 0, count - 1))) % count
@@ -129,7 +129,7 @@ def _draw_digit(
     owner: Any,
     work: Any,
 ) -> bool:
-    """Lay a digit wholly on the canvas, apart from the earlier ones; False where none of 20 places is free."""
+    """Draw a whole digit where it hardly overlaps the earlier ones; False if 20 random places all overlap."""
     patch, _, _, matrix, waves, window, box = work
     size = image.shape[0]
     window[0], window[1], window[2], window[3] = 0, CELL, 0, CELL

@@ -1,4 +1,4 @@
-"""Reads the class folders of a folder of one's own, in three splits."""
+"""Reads the class folders of a user's folder, in three splits."""
 
 from __future__ import annotations
 

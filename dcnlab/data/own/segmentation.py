@@ -1,4 +1,4 @@
-"""Reads the labelled images of a folder of one's own, in three splits; the classes are those of its files."""
+"""Reads the labelled images of a user's folder, in three splits; the classes are those of its files."""
 
 from __future__ import annotations
 

@@ -99,7 +99,7 @@ def _yaml(root: Path) -> dict[str, Any]:
 
 
 def _numbered(names: dict[Any, Any], path: Path) -> list[str]:
-    """The names of a dict by number; a number without a name is its own."""
+    """The names of a dict by number; a number without a name is named by itself."""
     by_number = {int(number): str(name) for number, name in names.items() if str(number).isdecimal()}
     if len(by_number) < len(names) or max(by_number) >= _CLASSES_MOST:
         wrong = next((number for number in names if not str(number).isdecimal()), max(by_number, default=0))

@@ -101,14 +101,14 @@ def check_comparable(before: Mapping[str, Any], now: Mapping[str, Any], path: Pa
     Raises:
         Unusable: they are not; names each that differs.
     """
-    found = [
+    differences = [
         f"{name} is {now[group].get(name)}, was {before[group].get(name)}"
         for group in now
         for name in sorted({*now[group], *before[group]})
         if now[group].get(name) != before[group].get(name)
     ]
-    if found:
-        raise Unusable(f"not comparable with {path}: {'; '.join(found)}; `--out {path}` writes it anew")
+    if differences:
+        raise Unusable(f"not comparable with {path}: {'; '.join(differences)}; `--out {path}` writes it anew")
 
 
 def kernels(parts: Mapping[str, int]) -> int:

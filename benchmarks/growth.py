@@ -96,14 +96,14 @@ def _cost(at: int, what: Shape | int) -> float:
 
 def slopes(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """Exponent of each axis, by least squares on the logarithms; none where an axis has a single point."""
-    found = []
+    lines = []
     for axis in dict.fromkeys(row["axis"] for row in rows):
         points = [row for row in rows if row["axis"] == axis]
         line: dict[str, Any] = {"axis": axis}
         for key in [key for key in points[0] if key.endswith(("_ms", "_mib")) and len(points) > 1]:
             line[key] = _slope([(row["at"], row[key]) for row in points])
-        found.append(line)
-    return found
+        lines.append(line)
+    return lines
 
 
 def _slope(points: list[tuple[float, float]]) -> float:

@@ -20,11 +20,11 @@ def instruction_sets() -> dict[str, str]:
             torch.ops.mkldnn._linear_pointwise(torch.zeros(64, 64), torch.zeros(64, 64), None, "none", [], "")
         with torch.backends.mkl.verbose(torch.backends.mkl.VERBOSE_ON):
             torch.zeros(64, 64, dtype=torch.float64) @ torch.zeros(64, 64, dtype=torch.float64)
-    said = {"oneDNN": re.search(r"cpu,isa:(.*)", text[0]), "MKL": re.search(r"architecture (.*) enabled", text[0])}
+    matches = {"oneDNN": re.search(r"cpu,isa:(.*)", text[0]), "MKL": re.search(r"architecture (.*) enabled", text[0])}
     return {
         "numba": " ".join(cpu_target.target_context.codegen().magic_tuple()[1:]),
         "torch": torch.backends.cpu.get_cpu_capability(),
-        **{name: match[1].strip() if match else "unknown" for name, match in said.items()},
+        **{name: match[1].strip() if match else "unknown" for name, match in matches.items()},
     }
 
 

@@ -159,7 +159,7 @@ def coco_scoring() -> Work:
     """360 detections in 20 images, by faster-coco-eval."""
     truth = ground_truth(images=20)
     random = np.random.default_rng(0)
-    found = [
+    detections = [
         {
             "image_id": entry["image_id"],
             "category_id": entry["category_id"],
@@ -169,7 +169,7 @@ def coco_scoring() -> Work:
         for entry in truth["annotations"]
         for _ in range(3)
     ]
-    return lambda: coco_ap(truth, found)
+    return lambda: coco_ap(truth, detections)
 
 
 def sample() -> Work:

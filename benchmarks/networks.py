@@ -91,8 +91,8 @@ def make(
         @torch.no_grad()
         def infer() -> object:
             with autocast():
-                found: Any = network([image]) if isinstance(network, Detector) else network(image[None])
-            return found if isinstance(network, Detector) else found.argmax(1)
+                outputs: Any = network([image]) if isinstance(network, Detector) else network(image[None])
+            return outputs if isinstance(network, Detector) else outputs.argmax(1)
 
         return infer
     optim = load_experiment(EXPERIMENTS[name], ["data.root=not-needed"]).optim

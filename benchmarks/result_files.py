@@ -41,15 +41,15 @@ def load(name: str) -> Result | None:
         Unreadable: the file is not such a result.
     """
     try:
-        found = json.loads((RESULTS / f"{name}_cpu.json").read_text())
+        result = json.loads((RESULTS / f"{name}_cpu.json").read_text())
     except FileNotFoundError:
         return None
     except (OSError, ValueError) as error:
         why = str(error).partition("\n")[0]
         raise Unreadable(f"{path_of(name)} cannot be read: {why}; make bench writes it anew") from None
-    if not isinstance(found, dict) or found.get("schema") != 1 or not found.get("rows"):
+    if not isinstance(result, dict) or result.get("schema") != 1 or not result.get("rows"):
         raise Unreadable(f"{path_of(name)} is not a result of schema 1 with rows; make bench writes it anew")
-    return found
+    return result
 
 
 def drawn(name: str, text: Callable[[Result], Text]) -> Text | None:
@@ -58,9 +58,9 @@ def drawn(name: str, text: Callable[[Result], Text]) -> Text | None:
     Raises:
         Unreadable: the result lacks something, or holds something of another kind.
     """
-    found = load(name)
+    result = load(name)
     try:
-        return None if found is None else text(found)
+        return None if result is None else text(result)
     except KeyError as error:
         raise Unreadable(f"{path_of(name)} lacks {error}; make bench writes it anew") from None
     except (AttributeError, TypeError, ValueError, ZeroDivisionError) as error:

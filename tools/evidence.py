@@ -35,8 +35,8 @@ def keep(folders: list[Path]) -> list[Path]:
 
     kept = []
     for folder in run_search.discover(folders):
-        found = RunFolder(folder).read_results()
-        if found is None or found["status"] != "finished":
+        results = RunFolder(folder).read_results()
+        if results is None or results["status"] != "finished":
             continue
         target = HERE / "evidence" / folder.parent.name / folder.name
         target.mkdir(parents=True, exist_ok=True)

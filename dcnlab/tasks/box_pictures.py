@@ -38,9 +38,9 @@ def detection_panel(
         corners = (boxes["boxes"].float().cpu() * zoom).tolist()
         drawn += draw_boxes(picture, corners, boxes["labels"].tolist(), scores, classes, min_score)
         pictures.append(picture)
-    found = _found(detections, classes, min_score)
+    title = _found(detections, classes, min_score)
     return side_by_side(
-        pictures, ["annotated" if len(target["labels"]) else "annotated: nothing", found], _legend(drawn, classes)
+        pictures, ["annotated" if len(target["labels"]) else "annotated: nothing", title], _legend(drawn, classes)
     )
 
 

@@ -47,7 +47,7 @@ def write_preview(
 
     scenes = DigitScenes(split, digits=1 if task == "classification" else 4)
     out.parent.mkdir(parents=True, exist_ok=True)
-    out.touch()  # its error names the path, which that of the PNG's writer does not
+    out.touch()  # its error names the path; the PNG writer's does not
     say(contact_sheet(scenes, scenes.classes, out, rows, columns or 8))
 
 

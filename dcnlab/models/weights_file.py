@@ -40,7 +40,7 @@ def read(path: Path, ending: str | None = None) -> dict[str, Tensor]:
         )
     try:
         contents = _contents(path, ending)
-    except Exception as error:  # safetensors and numpy have no one error for files that are not theirs
+    except Exception as error:  # safetensors and numpy raise many kinds of errors for other files
         if path.suffix in (".pkl", ".pickle"):
             raise ConfigError(
                 f"model.backbone.weights {str(path)!r} is a pickle, which can run code and is not read; where you "

@@ -54,6 +54,6 @@ def _only_convolves(conv: nn.Conv2d) -> bool:
 def _replace(model: nn.Module, old: nn.Module, new: nn.Module) -> None:
     """Put a layer in another's place, under every name that a model has for it."""
     for parent in list(model.modules()):
-        for child, module in list(parent._modules.items()):  # named_children leaves second names out
+        for child, module in list(parent._modules.items()):  # named_children skips a module's second name
             if module is old:
                 setattr(parent, child, new)

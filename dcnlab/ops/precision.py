@@ -111,12 +111,12 @@ def _set_float32(device: str, held: _Held) -> None:
         held.before = _float32()
     if held.before.older is not None and device == "cuda":
         if wanted == "ieee":
-            torch.set_float32_matmul_precision("highest")  # on the CPU too, for whose sake it would else disagree
+            torch.set_float32_matmul_precision("highest")  # sets the CPU's too, so that both agree
         else:
             matmul.allow_tf32 = True
     elif held.before.older is not None and wanted != "ieee" and not torch.cuda.is_available():
         torch.set_float32_matmul_precision(_OLDER[wanted])
-    else:  # with a GPU, whose products must not become less precise for the sake of the CPU's
+    else:  # the older switch would make a GPU's products less precise too
         matmul.fp32_precision = wanted
 
 
@@ -135,6 +135,6 @@ def _put_back_float32(before: _Float32) -> None:
     for device, value in (("cuda", before.cuda), ("cpu", before.cpu)):
         matmul = _MATMUL[device]
         if matmul.fp32_precision != value:
-            matmul.fp32_precision = "none"  # where the value came from a more general switch, let it come from there
+            matmul.fp32_precision = "none"  # inherits the value of a more general switch, if it had
             if matmul.fp32_precision != value:
                 matmul.fp32_precision = value

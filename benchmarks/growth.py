@@ -25,6 +25,7 @@ import record
 import torch
 import torchvision
 from operators import Shape
+from shared_options import parser_of
 from tabulate import tabulate
 
 from dcnlab.io.atomic import write_whole
@@ -160,12 +161,7 @@ def _panel(panel: Any, points: list[dict[str, Any]], unit: str) -> None:
 
 def main() -> None:
     """Parse, measure, print, write, draw."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
-    parser.add_argument("--rounds", type=int, default=5, help="the most turns of a contender")
-    parser.add_argument("--minutes", type=measure.minutes, help="time limit; what no time is left for is left out")
-    parser.add_argument("--no-memory", action="store_true")
-    parser.add_argument("--out", type=Path, help="JSON file")
+    parser = parser_of(__doc__, 5, "--device", "--no-memory")
     parser.add_argument("--draw", type=Path, metavar="JSON", help="measure nothing, draw what was measured")
     parser.add_argument("--figure", type=Path, help="PNG file")
     options = parser.parse_args()

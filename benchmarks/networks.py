@@ -14,7 +14,6 @@ from __future__ import annotations
 import argparse
 from dataclasses import replace
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import measure
@@ -22,6 +21,7 @@ import memory
 import record
 import torch
 import torchvision
+from shared_options import parser_of
 from tabulate import tabulate
 from torch import Tensor, nn
 from torch.nn import functional
@@ -150,20 +150,14 @@ def profile(options: argparse.Namespace, size: tuple[int, int]) -> str:
 
 def main() -> None:
     """Parse, measure, print, write."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
+    parser = parser_of(__doc__, 3, "--device", "--no-memory", "--rows")
     parser.add_argument("--precision", choices=("float32", "bf16"), default="float32")
     parser.add_argument("--backbone", default="resnet101")
     parser.add_argument("--networks", nargs="+", choices=tuple(EXPERIMENTS), default=list(EXPERIMENTS))
     passes = ("training", "inference")
     parser.add_argument("--passes", nargs="+", choices=passes, default=list(passes))
     parser.add_argument("--size", metavar="HxW", help="image; 320x480 on a CPU, 608x800 on a GPU")
-    parser.add_argument("--rounds", type=int, default=3, help="the most turns of a contender")
-    parser.add_argument("--minutes", type=measure.minutes, help="time limit; what no time is left for is left out")
-    parser.add_argument("--no-memory", action="store_true")
-    parser.add_argument("--rows", type=Path, help="file of JSON lines, to which each row is appended when it comes")
     parser.add_argument("--profile", action="store_true", help="print where a training step's time goes, and end")
-    parser.add_argument("--out", type=Path, help="JSON file")
     options = parser.parse_args()
     text = options.size or ("608x800" if options.device == "cuda" else "320x480")
     height, _, width = text.partition("x")

@@ -16,7 +16,6 @@ import argparse
 import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
-from pathlib import Path
 from typing import Any
 
 import measure
@@ -24,6 +23,7 @@ import memory
 import record
 import torch
 import torchvision
+from shared_options import parser_of
 from tabulate import tabulate
 from torch.nn import functional
 
@@ -146,18 +146,10 @@ def run(options: argparse.Namespace, budget: measure.Budget) -> record.Rows:
 
 def main() -> None:
     """Parse, measure, print, write."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
-    parser.add_argument("--dtype", choices=("float32", "float16", "bfloat16"), default="float32")
+    parser = parser_of(__doc__, 7, "--device", "--dtype", "--modes", "--no-memory", "--rows")
     parser.add_argument("--tf32", action="store_true", help="let float32 convolutions use TF32")
     parser.add_argument("--shapes", nargs="+", choices=tuple(SHAPES), default=["paper"])
-    parser.add_argument("--modes", nargs="+", choices=measure.MODES, default=["eager"])
-    parser.add_argument("--rounds", type=int, default=7)
-    parser.add_argument("--minutes", type=measure.minutes, help="time limit; what no time is left for is left out")
     parser.add_argument("--threads", type=int, help="CPU threads")
-    parser.add_argument("--no-memory", action="store_true")
-    parser.add_argument("--rows", type=Path, help="file of JSON lines, to which each row is appended when it comes")
-    parser.add_argument("--out", type=Path, help="JSON file")
     options = parser.parse_args()
     if options.threads:
         torch.set_num_threads(options.threads)

@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import argparse
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import measure
@@ -22,6 +21,7 @@ import record
 import torch
 import torchvision
 from scalar_psroi import ScalarPool
+from shared_options import parser_of
 from tabulate import tabulate
 from torch import Tensor
 
@@ -135,15 +135,7 @@ def run(options: argparse.Namespace, budget: measure.Budget) -> record.Rows:
 
 def main() -> None:
     """Parse, measure, print, write."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
-    parser.add_argument("--dtype", choices=("float32", "float16", "bfloat16"), default="float32")
-    parser.add_argument("--modes", nargs="+", choices=measure.MODES, default=["eager"])
-    parser.add_argument("--rounds", type=int, default=7, help="the most turns of a contender")
-    parser.add_argument("--minutes", type=measure.minutes, help="time limit; what no time is left for is left out")
-    parser.add_argument("--no-memory", action="store_true")
-    parser.add_argument("--rows", type=Path, help="file of JSON lines, to which each row is appended when it comes")
-    parser.add_argument("--out", type=Path, help="JSON file")
+    parser = parser_of(__doc__, 7, "--device", "--dtype", "--modes", "--no-memory", "--rows")
     options = parser.parse_args()
     budget = measure.Budget(options.minutes)
     rows = run(options, budget)

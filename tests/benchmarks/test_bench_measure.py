@@ -1,5 +1,6 @@
 """How the benchmarks share time and turns, and count memory; `make bench` gives every part its turn."""
 
+import importlib
 import json
 import math
 import os
@@ -181,9 +182,12 @@ def test_an_interrupted_bench_prints_one_line(how, tmp_path):
     assert sorted(path.name for path in tmp_path.iterdir()) == ["here", "started"]
 
 
-def test_every_part_is_a_script_that_takes_its_options():
+def test_every_part_is_a_script_that_takes_its_options(monkeypatch, capsys):
+    """The help of each script that `make bench` runs names --minutes and --out."""
     assert set(bench.PARTS) >= {"operators", "networks", "growth", "feeding", "scoring", "startup"}
-    for _, (script, *_) in bench.PARTS.values():
-        text = (bench.HERE / script).read_text()
-        assert '"--minutes"' in text
-        assert '"--out"' in text
+    for script in {script for _, (script, *_) in bench.PARTS.values()}:
+        monkeypatch.setattr(sys, "argv", [script, "--help"])
+        with pytest.raises(SystemExit, match=r"\A0\Z"):
+            importlib.import_module(script.removesuffix(".py")).main()
+        words = capsys.readouterr().out.split()
+        assert {"--minutes", "--out"} <= set(words), script

@@ -22,6 +22,7 @@ from typing import Any
 
 import measure
 import numpy as np
+import record
 import torch
 import torchvision
 from PIL import Image
@@ -181,14 +182,14 @@ def main() -> None:
         for what, limit in budget.share({"waiting": 3.0, "decode": 1.0}):
             root = folders[what]
             if what == "waiting":
-                found = waiting(root, options.workers, options.steps, options.device, limit)
+                measured = waiting(root, options.workers, options.steps, options.device, limit)
             else:
-                found = decode(root, SPLIT, options.rounds, limit)
-            rows += [row | {"photographs": SETS[what] if what in given else "made"} for row in found]
+                measured = decode(root, SPLIT, options.rounds, limit)
+            rows += [row | {"photographs": SETS[what] if what in given else "made"} for row in measured]
     print(tabulate(rows, "keys", floatfmt=".3f"))
     settings = {"rounds": options.rounds, "steps": options.steps, "left_out": budget.left_out}
     if options.out:
-        measure.write(options.out, options.device, settings, rows)
+        record.write(options.out, options.device, settings, rows)
 
 
 if __name__ == "__main__":

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import measure
+import record
 import torch
 from tabulate import tabulate
 
@@ -48,7 +49,7 @@ def make(way: str, channels: int, size: tuple[int, int, int], dtype: torch.dtype
     return graph
 
 
-def run(dtype: torch.dtype, rounds: int, budget: measure.Budget, rows: measure.Rows) -> None:
+def run(dtype: torch.dtype, rounds: int, budget: measure.Budget, rows: record.Rows) -> None:
     """Measure both ways at every shape, in turns; fewest channels first."""
     for name, _ in budget.share({f"{dtype} {channels} channels": float(channels) for channels in CHANNELS}):
         channels = int(name.split()[1])
@@ -106,7 +107,7 @@ def main() -> None:
     if not torch.cuda.is_available() or torch.cuda.get_device_capability() < (8, 0):
         parser.error("this needs a CUDA GPU of compute capability 8.0 or more")
     torch.backends.cudnn.conv.fp32_precision = "tf32"  # type: ignore[attr-defined]
-    rows = measure.Rows(options.rows)
+    rows = record.Rows(options.rows)
     share = options.minutes and options.minutes / len(options.dtype)
     for name in options.dtype:
         run(getattr(torch, name), options.rounds, measure.Budget(share), rows)
@@ -120,7 +121,7 @@ def main() -> None:
             keep(torch.cuda.get_device_name(), {dtype: limits})
     print(tabulate(rows, headers="keys", floatfmt=".3f"))
     if options.out:
-        measure.write(options.out, options.device, {"rounds": options.rounds, "gain": GAIN}, rows)
+        record.write(options.out, options.device, {"rounds": options.rounds, "gain": GAIN}, rows)
 
 
 if __name__ == "__main__":

@@ -11,7 +11,7 @@ import argparse
 import sys
 from pathlib import Path
 
-import measure
+import record
 import torch
 
 from dcnlab.cli import doctor
@@ -30,8 +30,8 @@ def main() -> None:
     if options.device == "cuda" and not torch.cuda.is_available():
         print("there is no CUDA GPU here", file=sys.stderr)
         sys.exit(NO_GPU)
-    rows = measure.Rows(options.rows)
-    machine = measure.machine(options.device)
+    rows = record.Rows(options.rows)
+    machine = record.machine(options.device)
     if options.device == "cuda":
         properties = torch.cuda.get_device_properties(0)
         machine |= {"capability": f"{properties.major}.{properties.minor}", "gib": properties.total_memory / 2**30}

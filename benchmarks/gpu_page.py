@@ -44,8 +44,8 @@ def page(result: dict[str, Any]) -> str:
     for name, part in parts.items():
         table = _table(name, part["rows"])
         lines += ["", name, *table] if table else []
-    found = look_at(result)
-    return "\n".join([*lines, "", "Look at:" if found else "Nothing to look at.", *(f"- {line}" for line in found)])
+    faults = look_at(result)
+    return "\n".join([*lines, "", "Look at:" if faults else "Nothing to look at.", *(f"- {line}" for line in faults)])
 
 
 def look_at(result: dict[str, Any]) -> list[str]:
@@ -115,21 +115,21 @@ def _measured(parts: dict[str, Any]) -> Iterator[tuple[str, Row]]:
 
 
 def _slow(parts: dict[str, Any]) -> Iterator[str]:
-    found = []
+    slow = []
     for label, row in _measured(parts):
         for column, value in row.items():
             if column.startswith("times_faster") and value < 1:
-                found.append((value, f"{label}: {column.replace('_', ' ')} {value:.2f}"))
+                slow.append((value, f"{label}: {column.replace('_', ' ')} {value:.2f}"))
         if row.get("times_plain", 0) > (STEP if "network" in row else PLAIN):
-            found.append((1 / row["times_plain"], f"{label}: {row['times_plain']:.2f} times the plain one's time"))
+            slow.append((1 / row["times_plain"], f"{label}: {row['times_plain']:.2f} times the plain one's time"))
         if row.get("share_of_floor", 1) < FLOOR and row["mode"] == "replay":
-            found.append((row["share_of_floor"], f"{label}: {row['share_of_floor']:.0%} of what the GPU could do"))
+            slow.append((row["share_of_floor"], f"{label}: {row['share_of_floor']:.0%} of what the GPU could do"))
         if row.get("ours_mib", 0) > 1.05 * row.get("torchvision_mib", float("inf")):
             memory = row["torchvision_mib"] / row["ours_mib"]
-            found.append((memory, f"{label}: {row['ours_mib']:.0f} MiB, torchvision's {row['torchvision_mib']:.0f}"))
-    yield from (line for _, line in sorted(found)[: 2 * SHOWN])
-    if len(found) > 2 * SHOWN:
-        yield f"{len(found) - 2 * SHOWN} more that are slow or large"
+            slow.append((memory, f"{label}: {row['ours_mib']:.0f} MiB, torchvision's {row['torchvision_mib']:.0f}"))
+    yield from (line for _, line in sorted(slow)[: 2 * SHOWN])
+    if len(slow) > 2 * SHOWN:
+        yield f"{len(slow) - 2 * SHOWN} more that are slow or large"
 
 
 def _waiting(parts: dict[str, Any]) -> Iterator[str]:

@@ -89,13 +89,13 @@ PARTS = (
 
 def missing(names: tuple[str, ...] = WHEELS) -> list[str]:
     """Those of some packages that are not installed."""
-    found = []
+    absent = []
     for name in names:
         try:
             version(name)
         except PackageNotFoundError:
-            found.append(name)
-    return found
+            absent.append(name)
+    return absent
 
 
 def pinned() -> list[str]:

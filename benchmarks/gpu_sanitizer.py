@@ -43,11 +43,11 @@ def main() -> None:
     for tool in TOOLS:
         begun = time.monotonic()
         done = subprocess.run(command(sanitizer, tool), cwd=ROOT, capture_output=True, text=True, check=False)
-        said = [line for line in done.stdout.splitlines() if line.startswith("=========")]
-        summary = next((line.strip("= ") for line in reversed(said) if re.search("SUMMARY", line)), "no summary")
+        lines = [line for line in done.stdout.splitlines() if line.startswith("=========")]
+        summary = next((line.strip("= ") for line in reversed(lines) if re.search("SUMMARY", line)), "no summary")
         row = {"tool": tool, "status": done.returncode, "summary": summary, "seconds": time.monotonic() - begun}
         if done.returncode:
-            row["output"] = (said or done.stdout.splitlines())[:40]
+            row["output"] = (lines or done.stdout.splitlines())[:40]
             status = 1
         with options.rows.open("a", encoding="utf-8") as file:
             file.write(json.dumps(row) + "\n")

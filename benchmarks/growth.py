@@ -19,10 +19,13 @@ from pathlib import Path
 from typing import Any
 
 import measure
+import memory
 import operators
+import record
 import torch
 import torchvision
 from operators import Shape
+from shared_options import parser_of
 from tabulate import tabulate
 
 from dcnlab.io.atomic import write_whole
@@ -78,7 +81,7 @@ def run(options: argparse.Namespace, budget: measure.Budget) -> list[dict[str, A
         row: dict[str, Any] = {"axis": axis, "at": at}
         row |= measure.timed(kinds, [make(kind, *rest) for kind in kinds], options.rounds, device, limit=limit * 0.6)
         if not options.no_memory:
-            row |= {f"{kind}_mib": measure.peak_bytes(make, (kind, *rest), device) / 2**20 for kind in kinds}
+            row |= {f"{kind}_mib": memory.peak_bytes(make, (kind, *rest), device) / 2**20 for kind in kinds}
         rows.append(row)
         print(".", end="", flush=True)
     print()
@@ -94,14 +97,14 @@ def _cost(at: int, what: Shape | int) -> float:
 
 def slopes(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """Exponent of each axis, by least squares on the logarithms; none where an axis has a single point."""
-    found = []
+    lines = []
     for axis in dict.fromkeys(row["axis"] for row in rows):
         points = [row for row in rows if row["axis"] == axis]
         line: dict[str, Any] = {"axis": axis}
         for key in [key for key in points[0] if key.endswith(("_ms", "_mib")) and len(points) > 1]:
             line[key] = _slope([(row["at"], row[key]) for row in points])
-        found.append(line)
-    return found
+        lines.append(line)
+    return lines
 
 
 def _slope(points: list[tuple[float, float]]) -> float:
@@ -158,12 +161,7 @@ def _panel(panel: Any, points: list[dict[str, Any]], unit: str) -> None:
 
 def main() -> None:
     """Parse, measure, print, write, draw."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
-    parser.add_argument("--rounds", type=int, default=5, help="the most turns of a contender")
-    parser.add_argument("--minutes", type=measure.minutes, help="time limit; what no time is left for is left out")
-    parser.add_argument("--no-memory", action="store_true")
-    parser.add_argument("--out", type=Path, help="JSON file")
+    parser = parser_of(__doc__, 5, "--device", "--no-memory")
     parser.add_argument("--draw", type=Path, metavar="JSON", help="measure nothing, draw what was measured")
     parser.add_argument("--figure", type=Path, help="PNG file")
     options = parser.parse_args()
@@ -173,7 +171,7 @@ def main() -> None:
     print("slopes:\n" + tabulate(slopes(rows), "keys", floatfmt=".2f"))
     settings = {"dtype": "float32", "rounds": options.rounds, "left_out": budget.left_out}
     if options.out and not options.draw:
-        measure.write(options.out, options.device, settings, rows)
+        record.write(options.out, options.device, settings, rows)
     if options.figure:
         options.figure.parent.mkdir(parents=True, exist_ok=True)
         write_whole(options.figure, draw(rows))

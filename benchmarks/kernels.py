@@ -23,7 +23,7 @@ from importlib.metadata import PackageNotFoundError, files
 from pathlib import Path
 from typing import Any
 
-import measure
+import record
 from tabulate import tabulate
 
 import dcnlab.ops.cuda
@@ -54,11 +54,11 @@ INSTRUCTION = re.compile(
 
 def main_variants() -> list[Variant]:
     """The variants on the operators' main path."""
-    found = []
+    chosen = []
     for info in pkgutil.iter_modules(dcnlab.ops.cuda.__path__):
         room = importlib.import_module(f"dcnlab.ops.cuda.{info.name}")
-        found += [variant for variant in (room.variants() if hasattr(room, "variants") else []) if variant.main]
-    return found
+        chosen += [variant for variant in (room.variants() if hasattr(room, "variants") else []) if variant.main]
+    return chosen
 
 
 def disassembler() -> Path:
@@ -67,10 +67,10 @@ def disassembler() -> Path:
         package = files("nvidia-cuda-nvdisasm") or []
     except PackageNotFoundError:
         package = []
-    found = [str(path.locate()) for path in package if path.name == "nvdisasm"] or [shutil.which("nvdisasm")]
-    if found[0] is None:
+    programs = [str(path.locate()) for path in package if path.name == "nvdisasm"] or [shutil.which("nvdisasm")]
+    if programs[0] is None:
         sys.exit("no nvdisasm: pip install nvidia-cuda-nvdisasm")
-    return Path(found[0])
+    return Path(programs[0])
 
 
 def listings(cubin: bytes) -> dict[str, str]:
@@ -139,7 +139,7 @@ def main() -> None:
     columns = list(dict.fromkeys(key for row in rows for key in row))
     print(tabulate([[row.get(key, 0) for key in columns] for row in rows], columns, floatfmt=".2f"))
     if options.out:
-        measure.write(options.out, "cpu", {"threads_of_a_block": options.threads}, rows)
+        record.write(options.out, "cpu", {"threads_of_a_block": options.threads}, rows)
 
 
 if __name__ == "__main__":

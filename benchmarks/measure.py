@@ -3,26 +3,13 @@
 from __future__ import annotations
 
 import argparse
-import datetime
-import json
 import math
-import multiprocessing
-import os
-import platform
 import statistics
-import sys
 import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from importlib.metadata import PackageNotFoundError, version
-from pathlib import Path
-from typing import Any
 
 import torch
-
-from dcnlab.io.atomic import write_whole
-from dcnlab.ops.cuda import toolkit
-from dcnlab.training.callbacks.cost import peak_resident_bytes
 
 Work = Callable[[], object]
 
@@ -185,102 +172,6 @@ def in_mode(mode: str, works: dict[str, Work], device: str) -> dict[str, Work]:
         return works
     graphs = {kind: captured(work, device) for kind, work in works.items()}
     return {kind: graph for kind, graph in graphs.items() if graph is not None}
-
-
-class Rows(list[dict[str, Any]]):
-    """A benchmark's rows; each is appended to a file of JSON lines when it comes, so that a time limit loses none.
-
-    Args:
-        path: of the file; None keeps no file.
-    """
-
-    def __init__(self, path: Path | None = None) -> None:
-        super().__init__()
-        self._path = path
-
-    def append(self, row: dict[str, Any]) -> None:
-        """Add a row."""
-        super().append(row)
-        if self._path is not None:
-            with self._path.open("a", encoding="utf-8") as file:
-                file.write(json.dumps(row) + "\n")
-
-
-def peak_bytes(make: Callable[..., Work], args: tuple[Any, ...], device: str) -> int:
-    """Most memory that one call holds above what it was given.
-
-    Args:
-        make: a module-level function that builds the work from `args`.
-        args: picklable.
-        device: on cuda torch's own count; on cpu the growth of a fresh process's largest resident set, after a call on
-            the smallest arguments that `make` takes with `small=True` has loaded and compiled all code.
-    """
-    if device == "cuda":
-        work = make(*args)
-        work()
-        torch.cuda.reset_peak_memory_stats()
-        before = torch.cuda.memory_allocated()
-        work()
-        return torch.cuda.max_memory_allocated() - before
-    os.environ["MALLOC_MMAP_THRESHOLD_"] = "65536"  # in the child, what is freed leaves the process at once
-    # Children come from a process that has only imported: as fresh as if started anew, without the seconds of imports.
-    processes = multiprocessing.get_context("forkserver")
-    processes.set_forkserver_preload(["torch", "torchvision", "numba", "pytorch_lightning"])
-    with processes.Pool(1) as pool:
-        return pool.apply(_resident_growth, (make, args))
-
-
-def _resident_growth(make: Callable[..., Work], args: tuple[Any, ...]) -> int:
-    make(*args, small=True)()
-    work = make(*args)
-    Path("/proc/self/clear_refs").write_text("5")  # the peak starts anew from what is resident now
-    before = peak_resident_bytes()
-    work()
-    return peak_resident_bytes() - before
-
-
-def machine(device: str) -> dict[str, Any]:
-    """What a result must name: device, versions, threads and the day."""
-    return {
-        "date": datetime.datetime.now(tz=datetime.UTC).date().isoformat(),
-        "device": torch.cuda.get_device_name() if device == "cuda" else _cpu_name(),
-        "threads": torch.get_num_threads(),
-        "python": platform.python_version(),
-        "cuda": torch.version.cuda if device == "cuda" else None,
-        "cupy": _cupy() if device == "cuda" else None,
-        **{name: _version(name) for name in ("torch", "torchvision", "numba", "numpy", "dcnlab")},
-    }
-
-
-def _version(package: str) -> str | None:
-    """None for what runs from a checkout."""
-    try:
-        return version(package)
-    except PackageNotFoundError:
-        return None
-
-
-def _cupy() -> str:
-    """CuPy's version, and that of the compiler in it, which makes the kernels."""
-    cupy = toolkit.import_cupy()
-    from cupy_backends.cuda.libs import nvrtc
-
-    return f"{cupy.__version__}, NVRTC {'.'.join(map(str, nvrtc.getVersion()))}"
-
-
-def write(path: Path, device: str, settings: dict[str, Any], rows: list[dict[str, Any]]) -> None:
-    """Keep a benchmark's outcome, whole, with the machine and the day that it is of; nothing is no outcome."""
-    if not rows:
-        sys.exit(f"nothing was measured; {path} is as before")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    result = {"schema": 1, "machine": machine(device), "settings": settings, "rows": rows}
-    write_whole(path, json.dumps(result, indent=1) + "\n")
-
-
-def _cpu_name() -> str:
-    lines = Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").exists() else []
-    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return f"{names[0] if names else platform.processor()}, {len(names)} cores"
 
 
 def ceilings(dtype: torch.dtype) -> tuple[float, float]:

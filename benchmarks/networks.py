@@ -14,12 +14,14 @@ from __future__ import annotations
 import argparse
 from dataclasses import replace
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import measure
+import memory
+import record
 import torch
 import torchvision
+from shared_options import parser_of
 from tabulate import tabulate
 from torch import Tensor, nn
 from torch.nn import functional
@@ -89,8 +91,8 @@ def make(
         @torch.no_grad()
         def infer() -> object:
             with autocast():
-                found: Any = network([image]) if isinstance(network, Detector) else network(image[None])
-            return found if isinstance(network, Detector) else found.argmax(1)
+                outputs: Any = network([image]) if isinstance(network, Detector) else network(image[None])
+            return outputs if isinstance(network, Detector) else outputs.argmax(1)
 
         return infer
     optim = load_experiment(EXPERIMENTS[name], ["data.root=not-needed"]).optim
@@ -110,9 +112,9 @@ def make(
     return step
 
 
-def run(options: argparse.Namespace, size: tuple[int, int], budget: measure.Budget) -> measure.Rows:
+def run(options: argparse.Namespace, size: tuple[int, int], budget: measure.Budget) -> record.Rows:
     """Measure every network, in training and in inference."""
-    rows = measure.Rows(options.rows)
+    rows = record.Rows(options.rows)
     pieces = {f"{name} {kind}": (name, kind) for name in options.networks for kind in options.passes}
     costs = {piece: 3.0 if kind == "training" else 1.0 for piece, (_, kind) in pieces.items()}
     for piece, limit in budget.share(costs):
@@ -126,7 +128,7 @@ def run(options: argparse.Namespace, size: tuple[int, int], budget: measure.Budg
         row["images_per_second"] = 1e3 / row["ours_ms"]
         if not options.no_memory:
             for contender in KINDS:
-                peak = measure.peak_bytes(make, (name, contender, *settings), options.device)
+                peak = memory.peak_bytes(make, (name, contender, *settings), options.device)
                 row[f"{contender}_mib"] = peak / 2**20
         rows.append(row)
         print(f"{piece}: {row['times_plain']:.2f} times the plain network's time", flush=True)
@@ -148,20 +150,14 @@ def profile(options: argparse.Namespace, size: tuple[int, int]) -> str:
 
 def main() -> None:
     """Parse, measure, print, write."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
+    parser = parser_of(__doc__, 3, "--device", "--no-memory", "--rows")
     parser.add_argument("--precision", choices=("float32", "bf16"), default="float32")
     parser.add_argument("--backbone", default="resnet101")
     parser.add_argument("--networks", nargs="+", choices=tuple(EXPERIMENTS), default=list(EXPERIMENTS))
     passes = ("training", "inference")
     parser.add_argument("--passes", nargs="+", choices=passes, default=list(passes))
     parser.add_argument("--size", metavar="HxW", help="image; 320x480 on a CPU, 608x800 on a GPU")
-    parser.add_argument("--rounds", type=int, default=3, help="the most turns of a contender")
-    parser.add_argument("--minutes", type=measure.minutes, help="time limit; what no time is left for is left out")
-    parser.add_argument("--no-memory", action="store_true")
-    parser.add_argument("--rows", type=Path, help="file of JSON lines, to which each row is appended when it comes")
     parser.add_argument("--profile", action="store_true", help="print where a training step's time goes, and end")
-    parser.add_argument("--out", type=Path, help="JSON file")
     options = parser.parse_args()
     text = options.size or ("608x800" if options.device == "cuda" else "320x480")
     height, _, width = text.partition("x")
@@ -175,7 +171,7 @@ def main() -> None:
     settings = {"backbone": options.backbone, "size": text, "precision": options.precision, "rounds": options.rounds}
     settings["left_out"] = budget.left_out
     if options.out:
-        measure.write(options.out, options.device, settings, rows)
+        record.write(options.out, options.device, settings, rows)
 
 
 if __name__ == "__main__":

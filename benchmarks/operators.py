@@ -16,12 +16,14 @@ import argparse
 import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
-from pathlib import Path
 from typing import Any
 
 import measure
+import memory
+import record
 import torch
 import torchvision
+from shared_options import parser_of
 from tabulate import tabulate
 from torch.nn import functional
 
@@ -114,12 +116,12 @@ def measured(
     works = measure.in_mode(mode, {kind: make(kind, *settings) for kind in KINDS}, device)
     ratios = {name: pair for name, pair in RATIOS.items() if works.keys() >= set(pair)}
     row |= measure.timed(list(works), list(works.values()), rounds, device, limit=limit, ratios=ratios)
-    return row | {f"{k}_mib": measure.peak_bytes(make, (k, *settings), device) / 2**20 for k in memory_of}
+    return row | {f"{k}_mib": memory.peak_bytes(make, (k, *settings), device) / 2**20 for k in memory_of}
 
 
-def run(options: argparse.Namespace, budget: measure.Budget) -> measure.Rows:
+def run(options: argparse.Namespace, budget: measure.Budget) -> record.Rows:
     """Measure every shape, in every mode."""
-    dtype, device, rows = getattr(torch, options.dtype), options.device, measure.Rows(options.rows)
+    dtype, device, rows = getattr(torch, options.dtype), options.device, record.Rows(options.rows)
     ceilings = measure.ceilings(dtype) if device == "cuda" else (0.0, 0.0)
     shapes = [shape for name in options.shapes for shape in SHAPES[name]]
     pieces = {
@@ -144,18 +146,10 @@ def run(options: argparse.Namespace, budget: measure.Budget) -> measure.Rows:
 
 def main() -> None:
     """Parse, measure, print, write."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
-    parser.add_argument("--dtype", choices=("float32", "float16", "bfloat16"), default="float32")
+    parser = parser_of(__doc__, 7, "--device", "--dtype", "--modes", "--no-memory", "--rows")
     parser.add_argument("--tf32", action="store_true", help="let float32 convolutions use TF32")
     parser.add_argument("--shapes", nargs="+", choices=tuple(SHAPES), default=["paper"])
-    parser.add_argument("--modes", nargs="+", choices=measure.MODES, default=["eager"])
-    parser.add_argument("--rounds", type=int, default=7)
-    parser.add_argument("--minutes", type=measure.minutes, help="time limit; what no time is left for is left out")
     parser.add_argument("--threads", type=int, help="CPU threads")
-    parser.add_argument("--no-memory", action="store_true")
-    parser.add_argument("--rows", type=Path, help="file of JSON lines, to which each row is appended when it comes")
-    parser.add_argument("--out", type=Path, help="JSON file")
     options = parser.parse_args()
     if options.threads:
         torch.set_num_threads(options.threads)
@@ -170,7 +164,7 @@ def main() -> None:
     headers = [name.replace("times_faster_than_", "x faster ").replace("_", " ") for name in columns]
     print(tabulate([[row.get(name) for name in columns] for row in rows], headers, floatfmt=".2f"))
     if options.out:
-        measure.write(options.out, options.device, settings, rows)
+        record.write(options.out, options.device, settings, rows)
 
 
 if __name__ == "__main__":

@@ -9,13 +9,13 @@ get fewer. Memory is measured of ours and of torchvision's.
 
 from __future__ import annotations
 
-import argparse
 from dataclasses import asdict
-from pathlib import Path
 
 import measure
 import operators
+import record
 import torch
+from shared_options import parser_of
 from tabulate import tabulate
 
 
@@ -26,12 +26,8 @@ def cost(shape: operators.Shape, backward: bool) -> float:
 
 def main() -> None:
     """Parse, measure, print, write."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = parser_of(__doc__, 7, "--no-memory")
     parser.add_argument("--shapes", nargs="+", choices=tuple(operators.SHAPES), default=["paper", "resnet"])
-    parser.add_argument("--rounds", type=int, default=7, help="the most turns of a contender")
-    parser.add_argument("--minutes", type=measure.minutes, help="time limit; what no time is left for is left out")
-    parser.add_argument("--no-memory", action="store_true")
-    parser.add_argument("--out", type=Path, help="JSON file")
     options = parser.parse_args()
     shapes = sorted((shape for name in options.shapes for shape in operators.SHAPES[name]), key=lambda s: s.batch)
     pieces = {f"{shape} {'both' if both else 'forward'}": (shape, both) for shape in shapes for both in (False, True)}
@@ -46,7 +42,7 @@ def main() -> None:
     print(tabulate([[row[key] for key in columns] for row in rows], columns, floatfmt=".2f"))
     settings = {"dtype": "float32", "rounds": options.rounds, "left_out": budget.left_out}
     if options.out:
-        measure.write(options.out, "cpu", settings, rows)
+        record.write(options.out, "cpu", settings, rows)
 
 
 if __name__ == "__main__":

@@ -13,13 +13,15 @@ from __future__ import annotations
 
 import argparse
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import measure
+import memory
+import record
 import torch
 import torchvision
 from scalar_psroi import ScalarPool
+from shared_options import parser_of
 from tabulate import tabulate
 from torch import Tensor
 
@@ -98,9 +100,9 @@ def _scalar(pool: Pooling, input: Tensor, boxes: Tensor, offset: Tensor, grad: T
     return work
 
 
-def run(options: argparse.Namespace, budget: measure.Budget) -> measure.Rows:
+def run(options: argparse.Namespace, budget: measure.Budget) -> record.Rows:
     """Measure every pooling, forward and both passes, in every mode."""
-    dtype, rows = getattr(torch, options.dtype), measure.Rows(options.rows)
+    dtype, rows = getattr(torch, options.dtype), record.Rows(options.rows)
     pieces = {
         " ".join((str(pool), "both" if both else "forward", *([mode] if mode != "eager" else []))): (pool, both, mode)
         for pool in POOLINGS
@@ -124,7 +126,7 @@ def run(options: argparse.Namespace, budget: measure.Budget) -> measure.Rows:
         limit, contenders = 0.5 * limit, list(works.values())
         row |= measure.timed(list(works), contenders, options.rounds, options.device, limit=limit, ratios=ratios)
         if mode == "eager" and not options.no_memory:
-            row |= {f"{k}_mib": measure.peak_bytes(make, (k, *settings), options.device) / 2**20 for k in works}
+            row |= {f"{k}_mib": memory.peak_bytes(make, (k, *settings), options.device) / 2**20 for k in works}
         rows.append(row)
         faster = row.get("times_faster_than_torchvision", float("nan"))
         print(f"{name}: {faster:.1f} times faster than torchvision's", flush=True)
@@ -133,22 +135,14 @@ def run(options: argparse.Namespace, budget: measure.Budget) -> measure.Rows:
 
 def main() -> None:
     """Parse, measure, print, write."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
-    parser.add_argument("--dtype", choices=("float32", "float16", "bfloat16"), default="float32")
-    parser.add_argument("--modes", nargs="+", choices=measure.MODES, default=["eager"])
-    parser.add_argument("--rounds", type=int, default=7, help="the most turns of a contender")
-    parser.add_argument("--minutes", type=measure.minutes, help="time limit; what no time is left for is left out")
-    parser.add_argument("--no-memory", action="store_true")
-    parser.add_argument("--rows", type=Path, help="file of JSON lines, to which each row is appended when it comes")
-    parser.add_argument("--out", type=Path, help="JSON file")
+    parser = parser_of(__doc__, 7, "--device", "--dtype", "--modes", "--no-memory", "--rows")
     options = parser.parse_args()
     budget = measure.Budget(options.minutes)
     rows = run(options, budget)
     print(tabulate(rows, "keys", floatfmt=".2f"))
     if options.out:
         settings = {"dtype": options.dtype, "rounds": options.rounds, "left_out": budget.left_out}
-        measure.write(options.out, options.device, settings, rows)
+        record.write(options.out, options.device, settings, rows)
 
 
 if __name__ == "__main__":

@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 import measure
+import record
 from tabulate import tabulate
 
 COMMANDS = {
@@ -104,7 +105,7 @@ def main() -> None:
             rows += first_call_rows(options.rounds, limit)
     print(tabulate(rows, "keys", floatfmt=".2f"))
     if options.out:
-        measure.write(options.out, "cpu", {"rounds": options.rounds, "left_out": budget.left_out}, rows)
+        record.write(options.out, "cpu", {"rounds": options.rounds, "left_out": budget.left_out}, rows)
 
 
 if __name__ == "__main__":

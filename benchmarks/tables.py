@@ -8,16 +8,13 @@ A file that is not there yet is one line in the page; one that cannot be read is
 from __future__ import annotations
 
 import argparse
-import json
 import sys
-from collections.abc import Callable, Iterable
-from functools import partial
-from pathlib import Path
-from typing import Any, TypeVar
+from collections.abc import Callable
 
-from tabulate import tabulate
+from around_table import around
+from result_files import NETWORKS, VERSIONS, Goals, Result, Unreadable, listed, markdown, measured_on, section
+from summary_table import summary
 
-RESULTS = Path(__file__).resolve().parent / "results"
 FIGURE = "images/growth_cpu.png"
 """As a page in docs/ names it."""
 FASTER = {"forward": 2.5, "both": 6.0}
@@ -28,102 +25,6 @@ DEPTHWISE = 10.0
 """The same of a layer with as many groups as channels."""
 SLOWER = 0.6
 """Most that a deformable network may cost beyond the plain one."""
-WAITING, IMPORT_SECONDS, HELP_SECONDS = 0.05, 0.3, 1.0
-VERSIONS = ("torch", "torchvision", "numba")
-LISTED = 4
-"""Most measurements to name that were left out."""
-NETWORKS = {"deeplab": "DeepLab", "rfcn": "R-FCN"}
-
-Result = dict[str, Any]
-Text = TypeVar("Text")
-
-
-class Unreadable(Exception):
-    """A file holds something else than its benchmark writes; the message is one line."""
-
-
-def path_of(name: str) -> str:
-    """A result's file as the pages name it."""
-    return f"benchmarks/results/{name}_cpu.json"
-
-
-def load(name: str) -> Result | None:
-    """A benchmark's result; null where it has not been measured.
-
-    Raises:
-        Unreadable: the file is not such a result.
-    """
-    try:
-        found = json.loads((RESULTS / f"{name}_cpu.json").read_text())
-    except FileNotFoundError:
-        return None
-    except (OSError, ValueError) as error:
-        why = str(error).partition("\n")[0]
-        raise Unreadable(f"{path_of(name)} cannot be read: {why}; make bench writes it anew") from None
-    if not isinstance(found, dict) or found.get("schema") != 1 or not found.get("rows"):
-        raise Unreadable(f"{path_of(name)} is not a result of schema 1 with rows; make bench writes it anew")
-    return found
-
-
-def drawn(name: str, text: Callable[[Result], Text]) -> Text | None:
-    """What `text` makes of a benchmark's result; null where it has not been measured.
-
-    Raises:
-        Unreadable: the result lacks something, or holds something of another kind.
-    """
-    found = load(name)
-    try:
-        return None if found is None else text(found)
-    except KeyError as error:
-        raise Unreadable(f"{path_of(name)} lacks {error}; make bench writes it anew") from None
-    except (AttributeError, TypeError, ValueError, ZeroDivisionError) as error:
-        raise Unreadable(f"{path_of(name)} holds what is not a result: {error}; make bench writes it anew") from None
-
-
-def section(name: str, text: Callable[[Result], str]) -> str:
-    """A part of the page, or a line that it has not been measured yet."""
-    return drawn(name, text) or _not_yet(name)
-
-
-def _not_yet(name: str) -> str:
-    return f"{NAMES[name]}: not measured yet; `make bench` writes `{path_of(name)}`."
-
-
-class Goals:
-    """Puts figures beside their goals, and counts."""
-
-    def __init__(self) -> None:
-        self.asked = self.missed = 0
-
-    def cell(self, value: float | None, form: str, most: float | None = None, least: float | None = None) -> str:
-        """The figure; bold, closer and with its goal in brackets where it missed it. Null is an empty cell."""
-        if value is None:
-            return ""
-        if most is None and least is None:
-            return form.format(value)
-        self.asked += 1
-        if (most is None or value <= most) and (least is None or value >= least):
-            return form.format(value)
-        self.missed += 1
-        goal = f"≥ {least:g}" if most is None else f"≤ {most:g}"
-        return f"**{value:.3g}** ({goal})"
-
-    def line(self) -> str:
-        """How many were met."""
-        met = f"{self.asked - self.missed} of {self.asked} figures meet their goals"
-        return f"{met}; bold ones miss those in brackets." if self.missed else f"{met}."
-
-
-def measured_on(result: Result, name: str, packages: Iterable[str] = ()) -> str:
-    """The machine, the day, the versions and the file, and what had to be left out."""
-    machine, left_out = result["machine"], result["settings"].get("left_out")
-    threads = f"{machine['threads']} thread{'s' if machine['threads'] != 1 else ''}"
-    versions = ", ".join(f"{package} {machine[package]}" for package in packages)
-    line = f"{machine['device']}, {threads}, {machine['date']}{', ' + versions if versions else ''}; `{path_of(name)}`."
-    if not left_out:
-        return line
-    names = ", ".join(left_out) if len(left_out) <= LISTED else f"{len(left_out)} measurements"
-    return f"{line} Left out for lack of time: {names}."
 
 
 def operators(result: Result) -> str:
@@ -134,7 +35,7 @@ def operators(result: Result) -> str:
 
 Memory is the share of torchvision's; "times plain" our time over the plain convolution's; "both" forward and backward.
 Goals: {FASTER["forward"]:g} and {FASTER["both"]:g} times faster than torchvision, less memory, and at most \
-{_listed(f"{times:g}" for times in PLAIN.values())} times plain at {_listed(map(str, PLAIN))} channels. {goals.line()}
+{listed(f"{times:g}" for times in PLAIN.values())} times plain at {listed(map(str, PLAIN))} channels. {goals.line()}
 {measured_on(result, "operators", VERSIONS)}"""
 
 
@@ -181,7 +82,7 @@ def _layers_table(result: Result, goals: Goals, title: str, name: str, most: Cal
     head += [
         f"{kind}: {what}" for kind in FASTER for what in ("times faster than torchvision", "times plain", "memory")
     ]
-    return _table(head, lines)
+    return markdown(head, lines)
 
 
 def roi_pooling(result: Result) -> str:
@@ -206,7 +107,7 @@ def roi_pooling(result: Result) -> str:
             lines.append(line)
     head = ["float32, 300 boxes, 7x7 bins of 4x4 samples", "torchvision's peer"]
     head += [f"{kind}: {what}" for kind in FASTER for what in ("times faster", "memory")]
-    return f"""{_table(head, lines)}
+    return f"""{markdown(head, lines)}
 
 The peers pool the same boxes without shifts and return no gradient of any; memory is the share of theirs.
 {measured_on(result, "roi_pooling", VERSIONS)}"""
@@ -229,7 +130,7 @@ def networks(result: Result) -> str:
     head = [f"{name}, {settings['size']}, batch 1", "plain", "deformable", "with torchvision's operator", "images/s"]
     head += ["MiB: plain", "deformable", "torchvision's"] if with_memory else []
     memory = ", MiB what a step takes above the network" if with_memory else ""
-    return f"""{_table(head, lines)}
+    return f"""{markdown(head, lines)}
 
 Three deformable layers, and deformable RoI pooling in R-FCN; images/s of ours{memory}.
 Goal: at most {100 * SLOWER:g}% more time than the plain network. {goals.line()}
@@ -246,134 +147,13 @@ def growth(result: Result) -> str:
     lines = [[line["axis"], *(f"{line[key]:.2f}" if key in line else "" for key in columns)] for line in slopes]
     return f"""![Time and memory against batch, pixels, channels, offset groups and RoIs]({FIGURE})
 
-{_table(["slope on log axes", *columns.values()], lines)}
+{markdown(["slope on log axes", *columns.values()], lines)}
 
 One is growth in proportion. RoI pooling's peer is roi_align, which pools without shifts.
 {measured_on(result, "growth", VERSIONS)}"""
 
 
-def feeding(result: Result) -> list[list[str]]:
-    """Waiting for batches; decoding and resizing."""
-    lines, goals = [], Goals()
-    for row in result["rows"]:
-        if row["what"] == "waiting":
-            share = goals.cell(100 * row["share_waiting"], "{:.1f}", most=100 * WAITING)
-            what = f"DeepLab, ResNet-18, training: time waiting for data ({row['workers']} loader processes)"
-            lines.append([what, f"{share}%", "", f"below {100 * WAITING:g}%"])
-        else:
-            figures = [f"{row[f'{kind}_images_per_second']:.0f} images/s" for kind in ("ours", "torchvision")]
-            what = f"{row['images']} {row['photographs'].partition('/')[0]} photographs decoded and resized, one thread"
-            lines.append([what, figures[0], f"torchvision: {figures[1]}", ""])
-    return lines
-
-
-def scoring(result: Result) -> list[list[str]]:
-    """Ours beside the tool alone."""
-    seconds = {row["work"]: row["seconds"] for row in result["rows"]}
-    alone = seconds["faster-coco-eval alone"]
-    what = f"COCO scoring, {result['settings']['scored_images']:,} images of 100 detections"
-    ours = Goals().cell(seconds["dcnlab coco"], "{:.2f}", most=alone)
-    return [[what, f"{ours} s", f"faster-coco-eval: {alone:.2f} s", "at most as long"]]
-
-
-def startup(result: Result) -> list[list[str]]:
-    """Imports, the command line, and the first call."""
-    rows, goals = {row["command"]: row for row in result["rows"]}, Goals()
-    torch, ops, asked = (rows[name]["seconds"] for name in ("import torch", "import dcnlab.ops", "dcnlab --help"))
-    more = goals.cell(ops - torch, "{:+.2f}", most=IMPORT_SECONDS)
-    help_seconds = goals.cell(asked, "{:.2f}", most=HELP_SECONDS)
-    lines = [
-        ["`import dcnlab.ops`", f"{more} s", f"`import torch`: {torch:.2f} s", f"at most {IMPORT_SECONDS:+g} s"],
-        ["`dcnlab --help`", f"{help_seconds} s", "", f"below {HELP_SECONDS:g} s"],
-    ]
-    for name, row in rows.items():
-        if "empty_cache_seconds" in row:
-            first = f"{row['empty_cache_seconds']:.2f} s"
-            beside = f"cached on disk: {row['cached_seconds']:.2f} s; second call: {row['second_seconds']:.3f} s"
-            lines.append([f"{name}: numba imported and loops compiled", first, beside, ""])
-    return lines
-
-
-def around() -> str:
-    """What surrounds the network: feeding, scoring, start-up."""
-    lines, notes = [], []
-    for name, text in AROUND.items():
-        lines += drawn(name, text) or []
-        where = drawn(name, partial(measured_on, name=name))
-        notes.append(_not_yet(name) if where is None else f"{NAMES[name]}: {where}")
-    return "\n\n".join([*([_table(["", "ours", "beside", "goal"], lines)] if lines else []), "\n".join(notes)])
-
-
-def summary() -> str:
-    """README's short table: ours and torchvision's operator, each line from one benchmark."""
-    parts = {"operators": _layers, "networks": _steps, "roi_pooling": _poolings}
-    lines = [line for name, text in parts.items() for line in drawn(name, text) or []]
-    notes = [drawn(name, partial(measured_on, name=name, packages=("torch", "torchvision"))) for name in parts]
-    missing = [_not_yet(name) for name, note in zip(parts, notes, strict=True) if note is None]
-    machines = {note.rpartition("; ")[0] for note in notes if note is not None}
-    table = _table(["float32, CPU", "dcnlab", "memory"], lines) if lines else ""
-    return "\n\n".join(filter(None, [table, "\n".join([*sorted(machines), *missing])]))
-
-
-def _layers(result: Result) -> list[list[str]]:
-    lines = []
-    for kind, text in {"forward": "forward", "both": "forward and backward"}.items():
-        rows = [row for row in result["rows"] if row["pass"] == kind]
-        faster = [row["times_faster_than_torchvision"] for row in rows]
-        memory = [row["ours_mib"] / row["torchvision_mib"] for row in rows]
-        what = f"3x3 deformable layer, {text}, {len(rows)} shapes"
-        speed = f"{_range(faster, '.1f')} times faster than torchvision's"
-        lines.append([what, speed, f"{_range(memory, '.2f')} of torchvision's"])
-    return lines
-
-
-def _steps(result: Result) -> list[list[str]]:
-    backbone = result["settings"]["backbone"].replace("resnet", "ResNet-")
-    return [
-        [
-            f"{NETWORKS[row['network']]}, {backbone}, training step",
-            f"{row['ours_ms']:,.0f} ms; torchvision's operator in it: {row['torchvision_ms']:,.0f} ms",
-            f"{row['ours_mib'] / row['torchvision_mib']:.2f} of torchvision's",
-        ]
-        for row in result["rows"]
-        if row["pass"] == "training"
-    ]
-
-
-def _poolings(result: Result) -> list[list[str]]:
-    rows = [row for row in result["rows"] if row["pass"] == "both"]
-    faster = [row["times_faster_than_torchvision"] for row in rows]
-    memory = [row["ours_mib"] / row["torchvision_mib"] for row in rows]
-    what = "deformable RoI pooling, forward and backward"
-    peers = "roi_align and ps_roi_align, which shift no bins"
-    return [[what, f"{_range(faster, '.1f')} times faster than {peers}", f"{_range(memory, '.2f')} of theirs"]]
-
-
-def _range(values: list[float], form: str) -> str:
-    return f"{min(values):{form}} to {max(values):{form}}"
-
-
-def _table(head: list[str], lines: list[list[str]]) -> str:
-    return tabulate(lines, head, tablefmt="github", disable_numparse=True)
-
-
-def _listed(words: Iterable[str]) -> str:
-    *rest, last = words
-    return f"{', '.join(rest)} and {last}"
-
-
 _UNITS = {"ms": "time", "mib": "memory"}
-NAMES = {
-    "operators": "Operators",
-    "depthwise": "Depthwise",
-    "roi_pooling": "RoI pooling",
-    "networks": "Networks",
-    "growth": "Growth",
-    "feeding": "Data",
-    "scoring": "Scoring",
-    "startup": "Start-up",
-}
-AROUND: dict[str, Callable[[Result], list[list[str]]]] = {"feeding": feeding, "scoring": scoring, "startup": startup}
 TABLES: dict[str, Callable[[], str]] = {
     "summary": summary,
     "operators": lambda: section("operators", operators),

@@ -27,7 +27,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import measure
+import record
 import torch
 from operators import SHAPES, Shape
 from roi_pooling import BINS, GAMMA, POOLINGS, SAMPLES, SCALE, Pooling
@@ -153,7 +153,7 @@ def main() -> None:
     print()
     print(table(rows))
     if options.out:
-        measure.write(
+        record.write(
             options.out, "cpu", {"bytes_per_second": BYTES_PER_SECOND, "flops_per_second": FLOPS_PER_SECOND}, rows
         )
 

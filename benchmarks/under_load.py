@@ -23,6 +23,7 @@ from typing import Any
 
 import measure
 import numpy as np
+import record
 
 from dcnlab.data.detection.coco import read_coco
 from dcnlab.metrics.coco_ap import coco_ap
@@ -199,7 +200,7 @@ def main() -> None:
         rows += in_fresh_processes(tools[part], *turns, first=scene(2, 2, 2))
         settings |= {"scored_images": options.scored, "detections_an_image": 100, "classes": CLASSES}
     settings |= {name: version(name) for name in ("faster-coco-eval", "pycocotools")}
-    measure.write(options.out, "cpu", settings, rows)
+    record.write(options.out, "cpu", settings, rows)
 
 
 if __name__ == "__main__":

@@ -74,7 +74,7 @@ class _Moved(importlib.abc.MetaPathFinder, importlib.abc.Loader):
         return module
 
     def exec_module(self, module: ModuleType) -> None:
-        """It has run already; give it back what the import system has just replaced."""
+        """Restore the `__spec__` that the import system has just replaced; the module itself has run already."""
         assert module.__spec__ is not None
         module.__spec__ = module.__spec__.loader_state
 

@@ -1,15 +1,14 @@
-"""Surgery: makes layers of any CNN deformable, "readily replace their plain counterparts" (paper, section 2).
+"""Surgery: replaces convolutions of any CNN by deformable ones around the same weights (paper, section 2).
 
-And dilated, or active, or their input transformed: what the paper compares with (section 3).
-`add_maps` makes their control, of equal parameters.
+It also makes what the paper compares with (section 3): active or dilated layers, and transformed inputs. `add_maps`
+makes the control of deformable layers, with as many parameters.
 """
 
 from __future__ import annotations
 
 import warnings
 from collections import OrderedDict
-from collections.abc import Callable, Iterable
-from typing import TypeVar
+from collections.abc import Iterable
 
 import torch
 from torch import nn
@@ -17,8 +16,8 @@ from torch.nn.parameter import is_lazy
 
 from dcnlab.nn import ActiveConv2d, AddedConv2d, DeformConv2d, SpatialTransformer
 from dcnlab.nn.conv_layers import LayerNotFoundError, conv_layers, convs_of, selected_layers
-from dcnlab.nn.offset_branch import OffsetBranch
-from dcnlab.nn.padding import pads_as_tensorflow
+from dcnlab.nn.dilation import check_keeps_size, check_rate, set_dilation
+from dcnlab.nn.exchange import LayerKindError, Model, exchange
 
 __all__ = [
     "LayerKindError",
@@ -31,12 +30,6 @@ __all__ = [
     "dilate_offsets",
     "transform_input",
 ]
-
-Model = TypeVar("Model", bound=nn.Module)
-
-
-class LayerKindError(TypeError):
-    """A layer that computes more than a convolution, which a replacement would lose."""
 
 
 def deform(
@@ -84,7 +77,7 @@ def deform(
 
     before = {id(module) for module in model.modules()}
     parameters = sum(parameter.numel() for parameter in model.parameters() if not is_lazy(parameter))
-    _exchange(model, layers, DeformConv2d, make, kernel_size)
+    exchange(model, layers, DeformConv2d, make, kernel_size)
     if offset_branch == "dense":
         _warn_of_wide_branches([module for module in model.modules() if id(module) not in before], parameters)
     return model
@@ -112,7 +105,7 @@ def activate(
         LayerNotFoundError: as for `deform`.
         LayerKindError: likewise; also a layer that is deformable already.
     """
-    return _exchange(model, layers, ActiveConv2d, lambda conv: ActiveConv2d.from_conv(conv, offset_groups), kernel_size)
+    return exchange(model, layers, ActiveConv2d, lambda conv: ActiveConv2d.from_conv(conv, offset_groups), kernel_size)
 
 
 def add_maps(
@@ -148,7 +141,7 @@ def add_maps(
 
     devices = {parameter.device for parameter in model.parameters() if parameter.is_cuda}
     with torch.random.fork_rng(list(devices)):
-        return _exchange(model, layers, AddedConv2d, make, kernel_size)
+        return exchange(model, layers, AddedConv2d, make, kernel_size)
 
 
 def transform_input(model: nn.Module, in_channels: int = 3) -> nn.Sequential:
@@ -186,27 +179,20 @@ def dilate(model: Model, layers: int | str | Iterable[str], rate: int) -> Model:
         ValueError: a rate below 1; an even kernel, for which no padding keeps the size; or padding that is too small to
             take some away.
     """
-    if not isinstance(rate, int) or rate < 1:
-        raise ValueError(f"rate: must be an int of at least 1, got {rate!r}")
+    check_rate(rate)
     convs = convs_of(model)
     names = selected_layers(model, layers, convs, 3)
     for name in names:
-        if pads_as_tensorflow(convs[name]):
-            continue
-        if any((k - 1) * (rate - d) % 2 for k, d in zip(convs[name].kernel_size, convs[name].dilation, strict=True)):
-            kernel = convs[name].kernel_size
-            raise ValueError(f"rate: {rate} would change the output size of {name}, whose kernel is {kernel}")
-        if min(_padding_for(convs[name], rate)) < 0:
-            raise ValueError(f"rate: {rate} would need a negative padding in {name}: {_padding_for(convs[name], rate)}")
+        check_keeps_size(name, convs[name], rate)
     for name in names:
         conv = convs[name]
         for part in (conv, conv.offset_conv) if isinstance(conv, DeformConv2d | AddedConv2d) else (conv,):
-            _set_dilation(part, rate)
+            set_dilation(part, rate)
     return model
 
 
 def dilate_offsets(model: Model, rate: int) -> Model:
-    """Set the dilation of the convolutions that predict offsets; what they predict them for keeps its own.
+    """Set the dilation of the convolutions that predict offsets; the deformable layers keep their dilation.
 
     Args:
         model: changed in place.
@@ -218,45 +204,11 @@ def dilate_offsets(model: Model, rate: int) -> Model:
     Raises:
         ValueError: a rate below 1.
     """
-    if not isinstance(rate, int) or rate < 1:
-        raise ValueError(f"rate: must be an int of at least 1, got {rate!r}")
+    check_rate(rate)
     for conv in convs_of(model).values():
         if isinstance(conv, DeformConv2d | AddedConv2d):
-            _set_dilation(conv.offset_conv, rate)
+            set_dilation(conv.offset_conv, rate)
     return model
-
-
-def _exchange(
-    model: Model,
-    layers: int | str | Iterable[str],
-    kind: type[nn.Conv2d],
-    make: Callable[[nn.Conv2d], nn.Conv2d],
-    kernel_size: int | tuple[int, int] | None,
-) -> Model:
-    """Put in the place of each plain convolution what is made of it; those of the kind already stay."""
-    convs = convs_of(model)
-    plain = [name for name in selected_layers(model, layers, convs, kernel_size) if not isinstance(convs[name], kind)]
-    for name in plain:
-        conv = convs[name]
-        hooks = (conv._forward_hooks, conv._forward_pre_hooks, conv._backward_hooks, conv._backward_pre_hooks)
-        if not _only_convolves(conv) or any(hooks):
-            what = f"of class {type(conv).__name__}" if not _only_convolves(conv) else "an nn.Conv2d with hooks"
-            raise LayerKindError(f"layers: {name} is {what}, which computes more than a plain nn.Conv2d")
-    # All are made before any is put in place, so that one that cannot be made leaves the model as it was.
-    replacements = [(convs[name], make(convs[name])) for name in plain]
-    for conv, layer in replacements:
-        _replace(model, conv, layer)
-    return model
-
-
-def _only_convolves(conv: nn.Conv2d) -> bool:
-    """Whether a layer computes a convolution of its parameters, and nothing but padding besides."""
-    kind = type(conv)
-    if pads_as_tensorflow(conv):
-        return not isinstance(conv, DeformConv2d | ActiveConv2d | AddedConv2d)
-    inherited = all(getattr(kind, name) is getattr(nn.Conv2d, name) for name in ("forward", "_conv_forward"))
-    inherited = inherited and kind.__call__ is nn.Conv2d.__call__ and "forward" not in vars(conv)
-    return inherited and set(conv._parameters) == {"weight", "bias"} and not conv._buffers and not conv._modules
 
 
 def _warn_of_wide_branches(layers: list[nn.Module], parameters: int) -> None:
@@ -272,30 +224,3 @@ def _warn_of_wide_branches(layers: list[nn.Module], parameters: int) -> None:
             f"{parameters:,}; offset_branch='depthwise' adds {small:,}",
             stacklevel=3,
         )
-
-
-def _padding_for(conv: nn.Conv2d | OffsetBranch, rate: int) -> tuple[int, int]:
-    """The padding with which another dilation leaves the output's size as it is; "same" counts as none, and stays."""
-    if pads_as_tensorflow(conv):
-        return 0, 0
-    padding = (0, 0) if isinstance(conv.padding, str) else conv.padding
-    sizes = zip(padding, conv.kernel_size, conv.dilation, strict=True)
-    height, width = (p + (k - 1) * (rate - d) // 2 for p, k, d in sizes)
-    return (max(height, 0), max(width, 0)) if conv.padding == "same" else (height, width)
-
-
-def _set_dilation(conv: nn.Conv2d | OffsetBranch, rate: int) -> None:
-    if conv.padding != "same":
-        conv.padding = _padding_for(conv, rate)
-    conv.dilation = (rate, rate)
-    # What Conv2d derives from padding and dilation when it is made, for the padding modes that pad beforehand.
-    like = nn.Conv2d(1, 1, conv.kernel_size, padding=conv.padding, dilation=conv.dilation, device="meta")  # type: ignore[arg-type]
-    conv._reversed_padding_repeated_twice = like._reversed_padding_repeated_twice
-
-
-def _replace(model: nn.Module, old: nn.Module, new: nn.Module) -> None:
-    """Put a layer in another's place, under every name that a model has for it."""
-    for parent in list(model.modules()):
-        for child, module in list(parent._modules.items()):  # named_children leaves second names out
-            if module is old:
-                setattr(parent, child, new)

@@ -41,12 +41,12 @@ def page() -> str:
 
 def _sections(kind: type, prefix: str = "") -> list[tuple[str, type]]:
     """The dataclasses below one, each by its dotted key."""
-    found = []
+    sections = []
     for field in dataclasses.fields(kind):
         hint = keys.type_of(f"{prefix}{field.name}")
         if dataclasses.is_dataclass(hint):
-            found += [(f"{prefix}{field.name}", hint), *_sections(hint, f"{prefix}{field.name}.")]
-    return found
+            sections += [(f"{prefix}{field.name}", hint), *_sections(hint, f"{prefix}{field.name}.")]
+    return sections
 
 
 def _section(kind: Any, prefix: str, title: str) -> str:

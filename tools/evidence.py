@@ -31,12 +31,12 @@ def keep(folders: list[Path]) -> list[Path]:
     """Copy the finished runs below some folders to evidence/NAME/ID; the copies do not name where the runs were."""
     import yaml
 
-    from dcnlab.training import run_folder
+    from dcnlab.training import run_search
 
     kept = []
-    for folder in run_folder.discover(folders):
-        found = RunFolder(folder).read_results()
-        if found is None or found["status"] != "finished":
+    for folder in run_search.discover(folders):
+        results = RunFolder(folder).read_results()
+        if results is None or results["status"] != "finished":
             continue
         target = HERE / "evidence" / folder.parent.name / folder.name
         target.mkdir(parents=True, exist_ok=True)

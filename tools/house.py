@@ -26,11 +26,11 @@ FLOORS = [
 
 def modules() -> dict[str, Path]:
     """Every module of the package, by its dotted name."""
-    found = {}
+    paths = {}
     for path in sorted((ROOT / PACKAGE).rglob("*.py")):
         name = ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
-        found[name] = path
-    return found
+        paths[name] = path
+    return paths
 
 
 def imports(path: Path, known: dict[str, Path]) -> Iterator[str]:
@@ -53,12 +53,12 @@ def room(module: str) -> str:
 
 def arrows(known: dict[str, Path]) -> dict[tuple[str, str], list[tuple[str, str]]]:
     """The imports between modules of different rooms, by pairs of rooms."""
-    found = defaultdict(list)
+    pairs = defaultdict(list)
     for module, path in known.items():
         for other in sorted(set(imports(path, known))):
             if room(module) != room(other) and room(module):
-                found[room(module), room(other)].append((module, other))
-    return dict(found)
+                pairs[room(module), room(other)].append((module, other))
+    return dict(pairs)
 
 
 def circle(known: dict[str, Path]) -> list[str]:
@@ -72,26 +72,26 @@ def circle(known: dict[str, Path]) -> list[str]:
         if module in done:
             return []
         for other in sorted(ways[module]):
-            if found := walk(other, [*trail, module]):
-                return found
+            if cycle := walk(other, [*trail, module]):
+                return cycle
         done.add(module)
         return []
 
-    return next((found for module in ways if (found := walk(module, []))), [])
+    return next((cycle for module in ways if (cycle := walk(module, []))), [])
 
 
 def faults(known: dict[str, Path]) -> list[str]:
     """What breaks the plan, a line each."""
     floor = {name: number for number, names in enumerate(FLOORS) for name in names}
     rooms = {room(module) for module in known} - {""}
-    found = [f"{name} is no room of the plan" for name in sorted(rooms - set(floor))]
-    found += [f"room {name} is missing" for name in sorted(set(floor) - rooms)]
+    lines = [f"{name} is no room of the plan" for name in sorted(rooms - set(floor))]
+    lines += [f"room {name} is missing" for name in sorted(set(floor) - rooms)]
     for (one, other), ways in sorted(arrows(known).items()):
         if one in floor and other in floor and floor[other] >= floor[one]:
-            found += [f"{module} imports {name}, which is not below it" for module, name in ways]
+            lines += [f"{module} imports {name}, which is not below it" for module, name in ways]
     if round_trip := circle(known):
-        found.append(f"a circle of imports: {' -> '.join(round_trip)}")
-    return found
+        lines.append(f"a circle of imports: {' -> '.join(round_trip)}")
+    return lines
 
 
 def main() -> int:
@@ -104,10 +104,10 @@ def main() -> int:
             below = sorted(other for one, other in ways if one == name)
             print(f"{number}  {name:<10} {count:>3} modules   imports {', '.join(below) or 'nothing of ours'}")
     print(f"{sum(map(len, FLOORS))} rooms, {len(FLOORS)} floors, {len(ways)} arrows")
-    found = faults(known)
-    for line in found:
+    lines = faults(known)
+    for line in lines:
         print(line, file=sys.stderr)
-    return 1 if found else 0
+    return 1 if lines else 0
 
 
 if __name__ == "__main__":

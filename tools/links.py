@@ -44,17 +44,17 @@ def anchors(page: Path) -> set[str]:
 def faults(page: Path) -> list[str]:
     """The links of a Markdown page within the project that lead nowhere, and its web links that are malformed."""
     text = _CODE.sub("", page.read_text())
-    found = []
+    broken = []
     for link in _MARKDOWN.findall(text):
         if urlsplit(link).scheme:
             continue
         path, _, anchor = link.partition("#")
         target = (page.parent / unquote(path)) if path else page
         if not target.exists():
-            found.append(f"{page.name}: {link}: no such file")
+            broken.append(f"{page.name}: {link}: no such file")
         elif anchor and anchor not in anchors(target):
-            found.append(f"{page.name}: {link}: no such heading")
-    return found + [f"{page.name}: {fault}" for fault in map(web_fault, _WEB.findall(text)) if fault]
+            broken.append(f"{page.name}: {link}: no such heading")
+    return broken + [f"{page.name}: {fault}" for fault in map(web_fault, _WEB.findall(text)) if fault]
 
 
 def web_links() -> dict[str, str]:
@@ -125,14 +125,14 @@ def main(words: list[str] | None = None) -> int:
     parser.add_argument("--site", type=Path, help="also check the pages that mkdocs built here")
     parser.add_argument("--web", action="store_true", help="also open every web link")
     options = parser.parse_args(words)
-    found = [fault for page in pages() for fault in faults(page)]
+    broken = [fault for page in pages() for fault in faults(page)]
     if options.site is not None:
-        found += site_faults(options.site)
+        broken += site_faults(options.site)
     if options.web:
-        found += [f"{page}: {fault}" for link, page in web_links().items() if (fault := open_web(link))]
-    for fault in found:
+        broken += [f"{page}: {fault}" for link, page in web_links().items() if (fault := open_web(link))]
+    for fault in broken:
         print(fault, file=sys.stderr)
-    return 1 if found else 0
+    return 1 if broken else 0
 
 
 if __name__ == "__main__":

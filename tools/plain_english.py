@@ -20,6 +20,8 @@ BANNED = {
     r"\bthe first process\b": "rank 0",
     r"\bwhere there (?:is|are) (?:one|some)\b": "say it straight",
     r"\bno numbers? any more\b": "not finite",
+    r"\b(?:told|tells?) (?:\w+ ){0,2}apart\b": "separate, differ",
+    r"\bin earnest\b|\bof no worth\b": "say it straight",
 }
 """What not to write, and what to write instead."""
 

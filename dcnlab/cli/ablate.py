@@ -85,7 +85,7 @@ def tabulate(
     A difference has a 95% interval, drawn over seeds and test images, and says "no conclusion" where it covers zero.
     NAME is the name of runs, or table1, table2, table3, table5: the paper's tables, filled from your runs.
     """
-    from dcnlab.ablations.tables import table
+    from dcnlab.ablations.tables import build_table, table
     from dcnlab.ablations.tables.comparison import Options
     from dcnlab.config.overrides import parse_override
 
@@ -96,7 +96,7 @@ def tabulate(
     if not roots and wandb is None:
         roots = [Path("runs")]
     options = Options(block, power, tuple(map(parse_override, against or [])))
-    compared = table.assemble(name, roots, overrides, any_code, wandb, options)
+    compared = build_table.assemble(name, roots, overrides, any_code, wandb, options)
     compared.orientation = compared.orientation and not no_paper
     if form == "rich":
         table.show(compared)

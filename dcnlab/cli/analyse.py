@@ -1,4 +1,4 @@
-"""Commands that look into networks and data: complexity, dilation, robustness, visualize, data preview."""
+"""Commands that look into networks and runs: complexity, recipe, dilation, robustness, visualize."""
 
 from __future__ import annotations
 
@@ -106,7 +106,7 @@ def measure_dilation(
     With --claims: tests with intervals of whether it grows with box size and depth, and where background lies.
     """
     from dcnlab.ablations.tables import render
-    from dcnlab.training import run_folder
+    from dcnlab.training import run_search
 
     choose("--format", form, render.FORMATS)
     measuring = {"an override": overrides, "--images": images, "--areas": areas, "--sides": sides}
@@ -115,11 +115,11 @@ def measure_dilation(
         if value:
             takes = "tests what was measured; it does not take" if claims else "is missing; only it takes"
             raise ConfigError(f"--claims {takes} {option}, here {_shown(value)}")
-    folder = run_folder.find(run)
+    folder = run_search.find(run)
     if claims:
         from dcnlab.ablations.analysis import dilation_evidence
 
-        evidence = dilation_evidence.assemble([folder, *map(run_folder.find, more or [])], figure)
+        evidence = dilation_evidence.assemble([folder, *map(run_search.find, more or [])], figure)
         print_blocks(evidence.rows, evidence.blocks, form)
         print_notes(evidence.notes)
         return
@@ -188,62 +188,12 @@ def visualize(
     score: Annotated[float, typer.Option(help="Minimum score of detections and RoIs.")] = 0.5,
 ) -> None:
     """Draw sampling points, shifted RoI bins, offsets or effective dilation over an image; prints the files."""
-    from dcnlab.training import run_folder
+    from dcnlab.training import run_search
 
-    folder = run_folder.find(run)
+    folder = run_search.find(run)
     from dcnlab.ablations.analysis import figures
 
     drawn = figures.draw(folder, image, out, kind, at or [], layers, score, overrides or [])
     print_notes(drawn.notes)
     for path in drawn.paths:
         say(path)
-
-
-def write_preview(
-    words: Annotated[
-        list[str] | None,
-        typer.Argument(metavar="[EXPERIMENT.yaml] [KEY=VALUE]...", show_default=False, callback=note_repeated),
-    ] = None,
-    out: Annotated[Path, typer.Option(help="The PNG to write.")] = Path("preview.png"),
-    split: Annotated[str, typer.Option(help="train, val or test")] = "train",
-    task: Annotated[
-        str | None, typer.Option(help="classification, detection or segmentation; without an experiment")
-    ] = None,
-    rows: Annotated[int, typer.Option(min=1)] = 4,
-    columns: Annotated[int | None, typer.Option(min=1, show_default="4; embedded data: 8")] = None,
-) -> None:
-    """Draw an experiment's images with their boxes, masks or class names, as the network sees them; trains nothing.
-
-    Without an experiment: scenes of the embedded data set. For example:
-    dcnlab data preview detection/own data.root=MINE --split test
-    """
-    choose("--split", split, ("train", "val", "test"))
-    if out.is_dir() or out.suffix.lower() != ".png":
-        wanted = out / "preview.png" if out.is_dir() else out.with_suffix(".png")
-        raise ConfigError(f"--out is {visible(out)}; it must be a file that ends in .png, such as {wanted}")
-    if words:
-        if task is not None:
-            raise ConfigError(f"--task is {task}; the experiment {words[0]} states the task")
-        _preview_experiment(words, split, out, rows, columns or 4)
-        return
-    task = task or "classification"
-    choose("--task", task, ("classification", "detection", "segmentation"))
-    from dcnlab.data.digits.scenes import DigitScenes
-    from dcnlab.tasks.scene_sheet import contact_sheet
-
-    scenes = DigitScenes(split, digits=1 if task == "classification" else 4)
-    out.parent.mkdir(parents=True, exist_ok=True)
-    out.touch()  # its error names the path, which that of the PNG's writer does not
-    say(contact_sheet(scenes, scenes.classes, out, rows, columns or 8))
-
-
-def _preview_experiment(words: list[str], split: str, out: Path, rows: int, columns: int) -> None:
-    from dcnlab.config.load import load_experiment
-
-    config = load_experiment(words[0], words[1:])
-    from dcnlab.training import data_preview
-    from dcnlab.training.loggers import console
-
-    console.quiet()
-    data_preview.write(config, split, out, rows, columns)
-    say(out)

@@ -23,11 +23,11 @@ def gpus() -> Findings:
     built = f"torch is built for CUDA {torch.version.cuda}" if torch.version.cuda else "torch is built without CUDA"
     if not torch.cuda.is_available():
         return [(ABSENT, f"no GPU ({built}); training runs on the CPU"), *_cupy()]
-    found: Findings = [(OK, built), *_cupy()]
+    findings: Findings = [(OK, built), *_cupy()]
     for index in range(torch.cuda.device_count()):
         device = torch.cuda.get_device_properties(index)
-        found.append((OK, f"GPU {index}: {device.name}, {device.total_memory / 2**30:.0f} GiB"))
-    return found
+        findings.append((OK, f"GPU {index}: {device.name}, {device.total_memory / 2**30:.0f} GiB"))
+    return findings
 
 
 def _cupy() -> Findings:
@@ -47,12 +47,12 @@ def operators() -> Findings:
 
     from dcnlab.ops import selftest
 
-    found = [
+    findings = [
         attempt(f"{name}, cpu, forward and backward", partial(_operator, name, "cpu", torch.float64))
         for name in selftest.OPERATORS
     ]
     if _has_gpu():
-        found += [
+        findings += [
             attempt(
                 f"{name}, cuda, {str(dtype).removeprefix('torch.')}, forward and backward",
                 partial(_operator, name, "cuda", dtype),
@@ -60,7 +60,7 @@ def operators() -> Findings:
             for name in selftest.OPERATORS
             for dtype in selftest.TOLERANCES
         ]
-    return found
+    return findings
 
 
 def _operator(name: str, device: str, dtype: torch.dtype) -> str:

@@ -10,7 +10,7 @@ Findings = list[tuple[str, str]]
 
 
 def attempt(what: str, check: Callable[[], str]) -> tuple[str, str]:
-    """Run a check; whatever it raises is a finding, not an end."""
+    """Run a check; an exception becomes a finding and does not end the command."""
     try:
         return OK, f"{what}: {check()}"
     except Exception as error:

@@ -13,7 +13,7 @@ from typing import Annotated
 import typer
 
 from dcnlab import __version__
-from dcnlab.cli import ablate, analyse, completion, config_keys, listing, predict, score, train, usage
+from dcnlab.cli import ablate, analyse, completion, config_keys, listing, predict, preview, score, train, usage
 from dcnlab.cli.examples import epilog
 from dcnlab.io import memory
 from dcnlab.io.errors import ConfigError
@@ -83,7 +83,7 @@ for name, command in (
     ("completion", completion.print_script),
 ):
     app.command(name, epilog=epilog(name))(command)
-data.command("preview", epilog=epilog("data preview"))(analyse.write_preview)
+data.command("preview", epilog=epilog("data preview"))(preview.write_preview)
 
 
 def main() -> None:

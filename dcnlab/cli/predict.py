@@ -30,10 +30,10 @@ def predict(
     Boxes come as detections.json in COCO's result form, segmentations as label PNGs, classes as classes.csv. An image
     that cannot be read is named on standard error and left out; the exit status is 2 where none can.
     """
-    from dcnlab.training import prediction_files, run_folder
+    from dcnlab.training import prediction_files, run_search
     from dcnlab.training.run_folder import RunFolder
 
-    folder = RunFolder(run_folder.find(run)).path
+    folder = RunFolder(run_search.find(run)).path
     within("--score", score, 0, 1)
     if device is not None:
         choose("--device", device, ("cpu", "cuda"))

@@ -12,7 +12,7 @@ from dcnlab.config.value_checks import choose
 from dcnlab.io.text import say
 
 app = typer.Typer(
-    help="Score anyone's predictions: all figures in percent.", epilog=epilog("score"), no_args_is_help=True
+    help="Score anyone's predictions: all values in percent.", epilog=epilog("score"), no_args_is_help=True
 )
 
 

@@ -45,10 +45,10 @@ def evaluate(
 ) -> None:
     """Score a run's checkpoint again. Exit status 1: the test missed a metric of the run's test.expected."""
     from dcnlab.config.load import read_run
-    from dcnlab.training import expected, run_folder
+    from dcnlab.training import expected, run_search
 
     choose("--format", form, ("text", "json"))
-    folder = run_folder.find(run)
+    folder = run_search.find(run)
     from dcnlab.training import run as training
 
     metrics = training.evaluate(folder, overrides or [], allow or ())
@@ -66,9 +66,9 @@ def resume(
     Key=value may change how long, where and how visibly it trains, and how it is scored; results.json records it. A
     learning rate schedule whose length follows max_steps (cosine, milestones below 1) is from there on that of N steps.
     """
-    from dcnlab.training import run_folder
+    from dcnlab.training import run_search
 
-    folder = run_folder.find(run)
+    folder = run_search.find(run)
     from dcnlab.training import run as training
 
     memory.keep_freed_memory()
@@ -85,9 +85,9 @@ def export_weights(
     allow: Allow = None,
 ) -> None:
     """Write a run's last weights for other programs: its state dict, or its network as a graph; prints the file."""
-    from dcnlab.training import run_folder
+    from dcnlab.training import run_search
 
-    folder, pixels = run_folder.find(run), values.size("--size", size)
+    folder, pixels = run_search.find(run), values.size("--size", size)
     from dcnlab.training import export
 
     written = export.export(folder, form, out, pixels, allow or ())

@@ -68,12 +68,12 @@ def _given(option: str) -> str | None:
 
 
 def after_room(error: OSError) -> str:
-    """The end of the error of a full disk: the command that continues once there is room."""
+    """The end of a full disk's error: the command that continues the run once there is space."""
     if error.errno not in (errno.ENOSPC, errno.EDQUOT):
         return ""
-    from dcnlab.training import run_folder
+    from dcnlab.training import run_folder, run_search
 
-    run = run_folder.containing(Path(str(error.filename))) if error.filename is not None else None
+    run = run_search.containing(Path(str(error.filename))) if error.filename is not None else None
     saved = run is not None and run_folder.RunFolder(run).checkpoints()
     again = f"dcnlab resume {shlex.quote(str(run))}" if saved else "the same command"
     return f"; once there is room, {again} continues"

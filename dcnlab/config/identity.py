@@ -23,7 +23,7 @@ EQUAL_METRICS = (
 """Computed keys that leave the metrics of a run as they are, except for rounding."""
 
 REPEATS = ("seed", "data.fold")
-"""Parameters that repeat a row of a table and never tell two rows apart."""
+"""Parameters in which the runs of one row of a table differ."""
 
 
 def is_computed(key: str) -> bool:

@@ -11,16 +11,10 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 
 from dcnlab.config import outside, packaged
+from dcnlab.config.agent_parameters import split_agent_parameters, sweeps_own
 from dcnlab.config.experiment_files import extends_chain, read_parameters
 from dcnlab.config.keys import flatten, parameters_of
-from dcnlab.config.overrides import (
-    COMMAND_LINE,
-    is_override,
-    parse_override,
-    set_keys,
-    split_agent_parameters,
-    sweeps_own,
-)
+from dcnlab.config.overrides import COMMAND_LINE, is_override, parse_override, set_keys
 from dcnlab.config.schema import Config
 from dcnlab.config.tree import checked, drop_expected_of_another_run, new_tree
 from dcnlab.config.unread import Stated, check_overrides

@@ -167,7 +167,7 @@ _OUTSIDE_BACKBONE = Backbone()
 
 
 def data_set(name: str) -> DataSet:
-    """A data set's row of the table; for a class from outside, one that rules out nothing."""
+    """A data set's row of the table; for a class from outside, a row that allows everything."""
     return _OUTSIDE_DATA if is_outside(name) else DATA_SETS[name]
 
 
@@ -182,7 +182,7 @@ def has_squares(task: str, data: str) -> bool:
 
 
 def network(name: str) -> Network:
-    """A network's row of the table; for a class from outside, one that rules out nothing."""
+    """A network's row of the table; for a class from outside, a row that allows everything."""
     return _OUTSIDE_NETWORK if is_outside(name) else NETWORKS[name]
 
 

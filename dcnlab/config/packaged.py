@@ -30,7 +30,7 @@ def folder(name: str) -> Path:
 
 
 def names(kind: str) -> list[str]:
-    """What `find(kind, ...)` knows without a path: names relative to the packaged folder, without `.yaml`."""
+    """Names that `find(kind, ...)` takes without a path: relative to the packaged folder, without `.yaml`."""
     root = folder(kind)
     return sorted(str(path.relative_to(root).with_suffix("")) for path in root.rglob("*.yaml"))
 

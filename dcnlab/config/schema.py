@@ -208,7 +208,7 @@ class ModelConfig:
 
 @dataclass
 class OptimConfig:
-    """The optimizer, and the course of its learning rate."""
+    """The optimizer and its learning rate schedule."""
 
     name: str = only("sgd", training_only=True)
     """sgd, with momentum | adamw."""
@@ -299,7 +299,7 @@ class TestConfig:
 
 @dataclass
 class TrainerConfig:
-    """How long, on what, how precisely."""
+    """Length, devices and precision of the training."""
 
     accelerator: str = "auto"
     """auto | cpu | gpu."""

@@ -116,7 +116,7 @@ def _complaint(key: str, config: Config) -> str:
 
 
 def _sensible(condition: str, wanted: Iterable[Any], config: Config) -> list[Any]:
-    """Those of the wanted names that fit the task; all where none does."""
+    """The wanted names that fit the task, or all of them if none does."""
     of_task = {"data.name": names.data_sets(config.task), "model.name": names.networks(config.task)}.get(condition)
     wanted = list(wanted)
     return [name for name in wanted if of_task is None or name in of_task or name == OWN] or wanted

@@ -58,7 +58,7 @@ class Census:
 
     @property
     def nothing(self) -> str:
-        """Say what an empty split holds."""
+        """Describe an empty split, for a warning."""
         if self.pixels:
             return f"no pixel with a class, only ignored ones, in its {self.labels} labels"
         return f"no box that counts in its {self.images} images"

@@ -33,7 +33,7 @@ def listing(split: Any) -> dict[str, Any]:
 
 def _hash(names: Sequence[str]) -> str:
     """Hash names below the folder that all of them share."""
-    # In order of their text, the first and the last name share what all share.
+    # In sorted order, the prefix that the first and the last name share is shared by all.
     shared = os.path.commonpath([os.path.dirname(min(names)), os.path.dirname(max(names))]) if names else ""
     text = "\n".join(name[len(shared) :] for name in names)
     return hashlib.blake2b(text.encode("utf-8", "surrogateescape"), digest_size=16).hexdigest()

@@ -37,7 +37,7 @@ def claim_folder() -> Path:
 
 
 def begin(worker: int) -> None:
-    """Begin a loader process: seeded as Lightning does it, and deaf to signals that end the run.
+    """Set up a loader process: seed it as Lightning does, and ignore the signals that end the run.
 
     A terminal and most schedulers send a signal to all processes of a run. The training needs its loaders to finish the
     step, and ends them itself.

@@ -35,7 +35,7 @@ class Form:
         return ["image_id", self.class_key, "bbox", *(["score"] if self.scored else [])]
 
     def fault(self, entry: Any) -> str | None:
-        """Say which rule an entry breaks, whatever images and classes there are; None: it breaks none."""
+        """Say which rule an entry breaks, of those that do not depend on known images and classes; None: no rule."""
         if not isinstance(entry, Mapping):
             return f"is {shown(entry)}; it must be an object with {', '.join(self.needed)}"
         for key in self.needed:

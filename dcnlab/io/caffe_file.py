@@ -126,7 +126,7 @@ def _shape(messages: _Messages, message: memoryview) -> list[int]:
 
 
 def _varint(message: memoryview, at: int) -> tuple[int, int]:
-    """The whole number of seven bits a byte at a place, and the place behind it."""
+    """Decode the whole number (seven bits a byte) at a position; also the position after it."""
     number = 0
     for count in range(10):
         if at + count >= len(message):

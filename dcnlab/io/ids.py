@@ -26,7 +26,7 @@ def is_id(value: object) -> bool:
 
 
 def positions(ids: Iterable[Any], kind: str, prefix: str = "") -> dict[Any, int]:
-    """Number ids from 0 in their order, and refuse those that cannot tell entries apart.
+    """Number ids from 0 in their order, and refuse ids that several entries share.
 
     Args:
         ids: of all entries.

@@ -81,7 +81,7 @@ def check_scans(file: BinaryIO) -> None:
     file.seek(0)
     content = file.read()
     file.seek(place)
-    # Two bytes that mark a scan may stand in a thumbnail too: where there are few, none is too many.
+    # The bytes that mark a scan may also be in a thumbnail, so only many of them need to be looked at.
     if content.count(b"\xff\xda") > MOST_SCANS:
         scans = _scans(content)
         if scans > MOST_SCANS:

@@ -26,7 +26,7 @@ MOST_NODES = 10_000
 _Loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 _OPENING = (yaml.SequenceStartEvent, yaml.MappingStartEvent)
 _CLOSING = (yaml.SequenceEndEvent, yaml.MappingEndEvent)
-# What is YAML and no config, such as a date, a set or a number of a thousand digits, raises whatever it runs into.
+# YAML that cannot be a config, such as a date, a set or a number of a thousand digits, raises many kinds of errors.
 _RAISED = (yaml.YAMLError, OmegaConfBaseException, RecursionError, ValueError, TypeError, OSError, AssertionError)
 
 
@@ -88,7 +88,7 @@ def _steps(text: str) -> Iterator[int]:
 
 
 def parse_value(text: str) -> Any:
-    """What the right side of `key=value` says, by the same rules.
+    """Parse the value of `key=value`, by the same rules.
 
     Raises:
         ValueError: see `parse`.

@@ -44,7 +44,7 @@ class BoxDilation:
 
 
 def other_images(count: int, seed: int = 0) -> np.ndarray:
-    """The images that take the boxes of each image: (n, count) positions, n at most `HOSTS`; none is its own.
+    """The other images on which each image's boxes are measured: (n, count) positions, n at most `HOSTS`.
 
     Each line is a permutation, so that every image takes boxes equally often. No image is given twice to another.
 

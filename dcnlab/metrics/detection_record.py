@@ -116,8 +116,8 @@ class DetectionRecord:
         """(B,) recall of a class, mean over the IoUs."""
         surest = detections if most is None else detections[self.number[detections] < most]
         right = (self.state[surest, area][:, ious] == RIGHT).sum(1)
-        found = drawn @ np.bincount(self.image[surest], right, minlength=len(self.images))
-        return np.divide(found, objects * len(ious), out=np.zeros_like(found), where=objects > 0)
+        hits = drawn @ np.bincount(self.image[surest], right, minlength=len(self.images))
+        return np.divide(hits, objects * len(ious), out=np.zeros_like(hits), where=objects > 0)
 
     def _precision(
         self,

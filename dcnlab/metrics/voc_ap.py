@@ -122,7 +122,7 @@ def nearest_objects(
     first = np.searchsorted(object_images[by_image], images, "left")
     counts = np.searchsorted(object_images[by_image], images, "right") - first
     overlap, nearest = np.full(len(images), -1.0), np.zeros(len(images), np.int64)
-    # In each round, every detection meets its image's next object.
+    # Round k compares every detection with object k of its image.
     for number in range(counts.max(initial=0)):
         some = np.flatnonzero(counts > number)
         objects = by_image[first[some] + number]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Unpack
 
 import torch
 from torch import Tensor, nn
@@ -10,7 +10,7 @@ from torchvision.models.resnet import Bottleneck
 from torchvision.ops import FrozenBatchNorm2d
 
 from dcnlab.io.errors import ConfigError
-from dcnlab.models.resnet import operate, residual_network
+from dcnlab.models.resnet import SurgeryOptions, operate, residual_network
 from dcnlab.models.trunk_freezing import FreezableBackbone
 from dcnlab.models.weights import load
 
@@ -70,16 +70,11 @@ def backbone(
     output_stride: int = 16,
     deform_layers: int = 0,
     dilation: int = 2,
-    offset_groups: int = 1,
-    modulated: bool = False,
-    deform_kind: str = "deformable",
-    offset_dilation: int | None = None,
-    kernel_size: int | None = 3,
-    offset_branch: str = "dense",
     stride_on_1x1: bool = False,
     freeze_norm: bool = False,
     freeze_at: int | str = 0,
     last: str = "res5",
+    **layers: Unpack[SurgeryOptions],
 ) -> Backbone:
     """Build a residual network's features.
 
@@ -88,19 +83,14 @@ def backbone(
             aligned_inception_resnet.
         weights: none; imagenet or imagenet_v2, torchvision's; or the path of a state dict or a checkpoint.
         output_stride: of res5: 16, its own stride taken away; or 32, as for classification.
-        deform_layers: how many of the last convolutions of `kernel_size` become deformable.
+        deform_layers: see :func:`.operate`.
         dilation: of all the 3x3 convolutions of res5, deformable or not.
-        offset_groups: groups of input channels that share one set of offsets.
-        modulated: whether deformable layers also learn a weight for every sampling point.
-        deform_kind: deformable; active, for active convolutions; or added, for their control.
-        offset_dilation: of the convolutions that predict offsets; None: their layer's.
-        kernel_size: of the layers that `deform_layers` counts; None: every size above 1x1.
-        offset_branch: dense or depthwise, see `DeformConv2d`.
         stride_on_1x1: let the first 1x1 convolution of a stage take its stride, as in the original ResNet; else the
             3x3 does, as in torchvision's.
         freeze_norm: keep statistics, scale and shift of the batch norms as they are.
         freeze_at: stages that are not trained: 0 none, 1 the stem, 2 res2 too, up to 5; all.
         last: the last stage that is kept: res5, or res4, for another network on it.
+        **layers: further options of :func:`.operate`.
 
     Raises:
         ConfigError: no such network or weights, or they do not fit; one line.
@@ -117,8 +107,7 @@ def backbone(
             if isinstance(module, nn.Conv2d):
                 module.stride = (1, 1)
     model = Backbone(network, has_pool=name != "resnet10_slim")
-    layers = (deform_layers, dilation, offset_groups, modulated, deform_kind, offset_dilation)
-    operate(model, name, *layers, kernel_size, offset_branch)
+    operate(model, name, deform_layers, dilation, **layers)
     load(model, name, weights)
     if last == "res4":
         model.remove_res5()

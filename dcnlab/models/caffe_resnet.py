@@ -88,7 +88,7 @@ def _target(layer: str) -> str | None:
     match = _BLOCK.fullmatch(layer.removesuffix(_OFFSET))
     if match is None or (layer.endswith(_OFFSET) and match["kind"] != "res"):
         return None
-    # Blocks are a, b, c where there are few, and a, b1, b2, ... where the alphabet would not do.
+    # Blocks are a, b, c in short stages, and a, b1, b2, ... in long ones.
     block = int(match["number"]) if match["number"] else ord(match["letter"]) - ord("a")
     prefix = f"layer{int(match['stage']) - 1}.{block}"
     convolution = match["kind"] == "res"

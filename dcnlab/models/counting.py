@@ -26,11 +26,11 @@ def count_macs(model: nn.Module, image: Tensor) -> int:
         model: the network; its mode is restored.
         image: (N, C, H, W); the count is for all N.
     """
-    import dcnlab.ops  # noqa: F401  (registers the operators with torch, and with its counter)
+    from dcnlab.ops.registry import OPERATORS  # importing the operators registers them with torch's counter
 
     training = model.training
     model.eval()
-    poolings = (torch.ops.dcnlab.deform_ps_roi_pool, torch.ops.dcnlab.deform_roi_pool)
+    poolings = [getattr(torch.ops.dcnlab, name) for name, each in OPERATORS.items() if "weight" not in each.fields]
     counter = FlopCounterMode(display=False, custom_mapping=dict.fromkeys(poolings, _nothing))
     with torch.no_grad(), counter:
         model(image)

@@ -1,4 +1,4 @@
-"""DeepLab as the paper has it (section 4.1): class scores on res5, enlarged to the image."""
+"""DeepLab as in the paper (section 4.1): class scores on res5, enlarged to the image."""
 
 from __future__ import annotations
 

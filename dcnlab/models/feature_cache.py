@@ -52,8 +52,8 @@ class FeatureCache:
             (N, channels, ceil(H / stride), ceil(W / stride)), without a gradient.
         """
         height, width = (-(-side // stride) for side in images.shape[-2:])
-        found = [self._map(image) for image in (_without_padding(image, stride) for image in images)]
-        return torch.stack([pad(x, (0, width - x.shape[-1], 0, height - x.shape[-2])) for x in found]).to(images.device)
+        maps = [self._map(image) for image in (_without_padding(image, stride) for image in images)]
+        return torch.stack([pad(x, (0, width - x.shape[-1], 0, height - x.shape[-2])) for x in maps]).to(images.device)
 
     def _map(self, image: Tensor) -> Tensor:
         content = image.detach().float().cpu().contiguous().numpy()

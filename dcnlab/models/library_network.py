@@ -77,7 +77,7 @@ def map_sizes(network: nn.Module) -> dict[str, tuple[int, int]]:
 def _timms(name: str, wanted: tuple[str, ...]) -> tuple[nn.Module, dict[str, Any]]:
     try:
         network = libraries.timm().create_model(name, features_only=True)
-    except Exception as error:  # timm has no one error for networks without features
+    except Exception as error:  # timm raises many kinds of errors for networks without features
         raise _no_maps(name, one_line(error)) from error
     positions = {stride: index for index, stride in enumerate(network.feature_info.reduction())}
     if not set(STAGE_STRIDES.values()) <= set(positions):

@@ -81,9 +81,9 @@ def _imagenet(name: str, library: tuple[str, str], weights: str) -> dict[str, Te
     if library[0] == "torchvision":
         return downloaded(library[1], weights)
     try:
-        with contextlib.redirect_stdout(sys.stderr):  # a command's own output is its result alone
+        with contextlib.redirect_stdout(sys.stderr):  # stdout is for the command's result
             return libraries.timm().create_model(library[1], pretrained=True).state_dict()
-    except Exception as error:  # timm, huggingface_hub and its clients have no one error
+    except Exception as error:  # timm, huggingface_hub and its clients raise many kinds of errors
         raise ConfigError(
             f"model.backbone.weights is {weights!r}, but {name}'s weights cannot be downloaded ({one_line(error)}); "
             "name the path of a state dict, or none"

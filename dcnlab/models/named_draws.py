@@ -143,7 +143,7 @@ def _written(func: Any, args: Any, kwargs: Any) -> list[Tensor]:
 
 
 def _storage(tensor: Tensor) -> int:
-    """What tells a tensor's storage from others; 0 if it has no numbers."""
+    """Identifies a tensor's storage; 0 if it has no numbers."""
     return 0 if tensor.is_meta or tensor.layout != torch.strided else int(tensor.untyped_storage()._cdata)
 
 

@@ -6,7 +6,7 @@ import logging
 import warnings
 from collections import OrderedDict
 from collections.abc import Sequence
-from typing import Any, TypeVar
+from typing import Any, TypedDict, TypeVar, Unpack
 
 import torch
 from torch import Tensor, nn
@@ -74,6 +74,17 @@ def residual_network(name: str, num_classes: int = 1000) -> nn.Module:
     return ours[name](num_classes) if name in ours else models.get_model(name, num_classes=num_classes)
 
 
+class SurgeryOptions(TypedDict, total=False):
+    """Further options of `operate`, which the builders of all networks hand through."""
+
+    offset_groups: int
+    modulated: bool
+    deform_kind: str
+    offset_dilation: int | None
+    kernel_size: int | None
+    offset_branch: str
+
+
 def operate(
     model: _Network,
     name: str,
@@ -139,13 +150,8 @@ def classifier(
     weights: str = "none",
     deform_layers: int = 0,
     dilation: int = 1,
-    offset_groups: int = 1,
-    modulated: bool = False,
-    deform_kind: str = "deformable",
-    offset_dilation: int | None = None,
-    kernel_size: int | None = 3,
-    offset_branch: str = "dense",
     spatial_transformer: bool = False,
+    **layers: Unpack[SurgeryOptions],
 ) -> nn.Module:
     """Build a residual network that classifies.
 
@@ -155,13 +161,8 @@ def classifier(
         weights: none; imagenet or imagenet_v2, torchvision's without their last layer; or the path of a state dict.
         deform_layers: see :func:`operate`.
         dilation: likewise.
-        offset_groups: likewise.
-        modulated: likewise.
-        deform_kind: likewise.
-        offset_dilation: likewise.
-        kernel_size: likewise.
-        offset_branch: likewise.
         spatial_transformer: put one in front; its parts are then `transformer` and `backbone`.
+        **layers: further options of :func:`operate`.
 
     Returns:
         A network from images (N, 3, H, W), normalised, to logits (N, num_classes).
@@ -170,8 +171,7 @@ def classifier(
         ConfigError: no such network or weights, or the weights do not fit; one line.
     """
     model = residual_network(name, num_classes)
-    layers = (deform_layers, dilation, offset_groups, modulated, deform_kind, offset_dilation)
-    operate(model, name, *layers, kernel_size, offset_branch)
+    operate(model, name, deform_layers, dilation, **layers)
     load(model, name, weights)
     if spatial_transformer:
         model = transform_input(model)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Unpack
 
 import torch
 from torch import Tensor, nn
@@ -11,7 +11,7 @@ from torch.nn import functional
 from dcnlab.io.errors import ConfigError
 from dcnlab.models.library_network import SIDE, STAGE_STRIDES, feature_network, map_sizes, whole_network
 from dcnlab.models.library_weights import load_library
-from dcnlab.models.resnet import operate
+from dcnlab.models.resnet import SurgeryOptions, operate
 from dcnlab.models.trunk_freezing import FreezableBackbone, freeze
 from dcnlab.nn.padding import pads_as_tensorflow
 from dcnlab.surgery import transform_input
@@ -89,7 +89,7 @@ def trunk(
     freeze_norm: bool = False,
     freeze_at: int | str = 0,
     last: str = "res5",
-    **layers: Any,
+    **layers: Unpack[SurgeryOptions],
 ) -> Trunk:
     """Build the features of a network of torchvision or timm.
 
@@ -129,7 +129,7 @@ def library_classifier(
     deform_layers: int = 0,
     dilation: int = 1,
     spatial_transformer: bool = False,
-    **layers: Any,
+    **layers: Unpack[SurgeryOptions],
 ) -> nn.Module:
     """Build a whole network of torchvision or timm, with its strides, that classifies.
 

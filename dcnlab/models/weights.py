@@ -99,9 +99,9 @@ def downloaded(name: str, weights: str) -> dict[str, Tensor]:
     """ImageNet's weights from torchvision's cache or its server."""
     member = torchvisions(name, weights)
     try:
-        # By default neither hashed, so that a download cut short would be read, nor kept from running code in a cache
-        # that others can write to.
-        with contextlib.redirect_stdout(sys.stderr):  # torch's notice: a command's own output is its result alone
+        # Not torch's defaults: those accept a truncated download, and run code from a cached file that another user may
+        # have written.
+        with contextlib.redirect_stdout(sys.stderr):  # torch's notice; stdout is for the command's result
             state = member.get_state_dict(check_hash=True, weights_only=True)
     except (URLError, OSError, RuntimeError, UnpicklingError) as error:
         reason = torch_file.reason(error)

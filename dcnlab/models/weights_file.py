@@ -40,14 +40,14 @@ def read(path: Path, ending: str | None = None) -> dict[str, Tensor]:
         )
     try:
         contents = _contents(path, ending)
-    except Exception as error:  # safetensors and numpy have no one error for files that are not theirs
+    except Exception as error:  # safetensors and numpy raise many kinds of errors for other files
         if path.suffix in (".pkl", ".pickle"):
             raise ConfigError(
                 f"model.backbone.weights {str(path)!r} is a pickle, which can run code and is not read; where you "
                 "trust it, write its arrays with torch.save({name: torch.as_tensor(array), ...}, 'FILE.pth')"
             ) from error
-        said = torch_file.reason(error.__cause__ or error)
-        raise ConfigError(f"model.backbone.weights {str(path)!r} cannot be read as a state dict ({said})") from error
+        reason = torch_file.reason(error.__cause__ or error)
+        raise ConfigError(f"model.backbone.weights {str(path)!r} cannot be read as a state dict ({reason})") from error
     state, keys = peer_names.unwrap(contents)
     if not isinstance(state, dict) or not all(isinstance(key, str) and isinstance(state[key], Tensor) for key in state):
         raise ConfigError(f"model.backbone.weights {str(path)!r} is not a state dict: names to tensors")

@@ -77,7 +77,7 @@ class SpatialTransformer(nn.Module):
         )
 
     def reset_map(self) -> None:
-        """Make the map the identity again, whatever the image."""
+        """Make the map the identity again, for every image."""
         zero(self.localisation[-1])
 
     def matrices(self, images: Tensor) -> Tensor:

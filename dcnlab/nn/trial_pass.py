@@ -75,7 +75,7 @@ def without_a_trace(model: nn.Module) -> Iterator[None]:
 
 
 def _single(model: nn.Module) -> list[Tensor]:
-    """Parameters and buffers of one element: torch computes with these in earnest, and changes them in place."""
+    """Parameters and buffers of one element, whose values torch computes in such a pass too, and changes in place."""
     tensors = [tensor for tensor in (*model.parameters(), *model.buffers()) if not is_lazy(tensor)]
     return [tensor for tensor in tensors if tensor.numel() == 1 and not (tensor.is_meta or tensor.is_inference())]
 

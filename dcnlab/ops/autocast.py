@@ -19,7 +19,7 @@ def cast(device_type: str, tensor: Tensor) -> Tensor:
 
 
 def off(device_type: str) -> AbstractContextManager[object]:
-    """Keep autocast away from the products inside an operator, whose arguments are cast already."""
+    """Disable autocast for the products inside an operator, whose arguments are cast already."""
     return torch.autocast(device_type, enabled=False) if is_on(device_type) else nullcontext()
 
 

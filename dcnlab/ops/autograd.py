@@ -1,4 +1,4 @@
-"""Derivatives of the operators, and the choice of the implementation that has those asked for.
+"""Derivatives of the operators: from the kernels where these have them, else from the reference implementation.
 
 The kernels have first derivatives in reverse mode, through a torch.autograd.Function. Forward mode and the transforms
 of torch.func differentiate the reference implementation instead, which consists of torch's own operators.

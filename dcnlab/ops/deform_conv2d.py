@@ -70,7 +70,7 @@ def deform_conv2d(
 
 
 def _compute(kernels: Any, arguments: ConvArguments) -> Tensor:
-    """The output, with the precision that torch sets for convolutions, whatever autocast says of matrix products."""
+    """The output, in the precision that torch sets for convolutions, not in autocast's for matrix products."""
     device = registry.device_of(arguments.input)
     with autocast.off(device), convolution_precision(device, arguments.input.dtype):
         output: Tensor = kernels.forward(arguments)

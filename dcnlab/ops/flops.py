@@ -33,7 +33,7 @@ def register_when_imported() -> None:
 
 
 class _Registering(MetaPathFinder):
-    """Finds torch's counter as others would, and adds the formulas when it has been executed; then steps aside."""
+    """Import hook that adds the formulas once torch's counter has been executed, then removes itself."""
 
     def find_spec(self, name: str, path: Sequence[str] | None, target: ModuleType | None = None) -> ModuleSpec | None:
         if name != _COUNTER:

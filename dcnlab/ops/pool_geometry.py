@@ -10,7 +10,7 @@ from torch import Tensor
 Each = TypeVar("Each")
 
 MAX_SAMPLES = 1 << 20
-"""Samples of one bin along one axis: beyond it, float32 cannot tell neighbouring samples apart.
+"""Samples of one bin along one axis: beyond it, neighbouring samples are equal in float32.
 
 Compiled code on disk holds it: who changes it touches `cpu/roi_bins.py` too.
 """

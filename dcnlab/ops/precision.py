@@ -93,7 +93,7 @@ def convolution_precision(device: str, dtype: torch.dtype) -> Iterator[None]:
 
 
 def _set_reduction(name: str, held: _Held) -> None:
-    """Splitting a sum of half precision is allowed, rounding its parts to it is not."""
+    """Allow that a sum in half precision is split, but not that its parts are rounded to half precision."""
     matmul = _MATMUL["cuda"]
     if getattr(matmul, name):
         held.before = True, getattr(matmul, f"{name}_split_k")
@@ -111,12 +111,12 @@ def _set_float32(device: str, held: _Held) -> None:
         held.before = _float32()
     if held.before.older is not None and device == "cuda":
         if wanted == "ieee":
-            torch.set_float32_matmul_precision("highest")  # on the CPU too, for whose sake it would else disagree
+            torch.set_float32_matmul_precision("highest")  # sets the CPU's too, so that both agree
         else:
             matmul.allow_tf32 = True
     elif held.before.older is not None and wanted != "ieee" and not torch.cuda.is_available():
         torch.set_float32_matmul_precision(_OLDER[wanted])
-    else:  # with a GPU, whose products must not become less precise for the sake of the CPU's
+    else:  # the older switch would make a GPU's products less precise too
         matmul.fp32_precision = wanted
 
 
@@ -135,6 +135,6 @@ def _put_back_float32(before: _Float32) -> None:
     for device, value in (("cuda", before.cuda), ("cpu", before.cpu)):
         matmul = _MATMUL[device]
         if matmul.fp32_precision != value:
-            matmul.fp32_precision = "none"  # where the value came from a more general switch, let it come from there
+            matmul.fp32_precision = "none"  # inherits the value of a more general switch, if it had
             if matmul.fp32_precision != value:
                 matmul.fp32_precision = value

@@ -1,4 +1,4 @@
-"""The register of the operators: from one statement of each, all that torch needs to know of it.
+"""Registers the operators with torch, each from one record: schema, kernels, fakes, derivatives, autocast, FLOPs.
 
 An operator is two torch.library operators, forward and backward, with kernels by device and fakes, and a
 torch.autograd.Function around them, which costs a call a third of what a registered gradient costs.

@@ -81,3 +81,24 @@ def matched(truth: GroundTruth, detections: Detections, seen: Sequence[int]) -> 
     truth = replace(truth, image_ids=list(seen), images=new[truth.images[kept]], **rows)
     numbers = np.array(seen, np.int64)
     return truth, replace(detections, images=np.searchsorted(numbers, detections.images))
+
+
+def in_arrays(by_image: Mapping[int, Mapping[str, Tensor]]) -> Detections:
+    """Put the detections of all images into flat arrays.
+
+    Args:
+        by_image: by position of the image: `boxes` (n, 4) as corners, `labels` (n,) from 1, and `scores` (n,).
+    """
+    parts = list(by_image.values())
+
+    def column(name: str, shape: tuple[int, ...]) -> Tensor:
+        return torch.cat([torch.empty(shape), *(part[name].detach() for part in parts)])
+
+    boxes = column("boxes", (0, 4))
+    boxes[:, 2:] -= boxes[:, :2]
+    return Detections(
+        images=np.repeat(np.array(list(by_image), np.int64), [len(part["labels"]) for part in parts]),
+        classes=column("labels", (0,)).long().numpy() - 1,
+        boxes=boxes.double().numpy(),
+        scores=column("scores", (0,)).double().numpy(),
+    )

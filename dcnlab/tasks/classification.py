@@ -19,8 +19,9 @@ from dcnlab.data.photographs import IMAGENET_MEAN, IMAGENET_STD
 from dcnlab.metrics import confusion
 from dcnlab.metrics.classification_record import ClassificationRecord
 from dcnlab.tasks.by_image import ByImage
+from dcnlab.tasks.class_pictures import class_panel
 from dcnlab.tasks.optim import optimizer_and_schedule
-from dcnlab.tasks.pictures import class_panel, to_picture
+from dcnlab.tasks.pictures import to_picture
 from dcnlab.tasks.step_means import StepMeans
 from dcnlab.tasks.task import Task, normalisation
 

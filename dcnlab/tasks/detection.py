@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-import numpy as np
 import torch
 from PIL.Image import Image
 from torch import Tensor, nn
@@ -20,10 +19,11 @@ from dcnlab.metrics.coco_ap import coco_ap
 from dcnlab.metrics.detection_matches import detection_record
 from dcnlab.metrics.voc_ap import voc_ap, voc_metrics
 from dcnlab.models.multi_scale import detect
-from dcnlab.tasks.box_truth import matched, scaled_boxes, taken_from
+from dcnlab.tasks.box_pictures import detection_panel
+from dcnlab.tasks.box_truth import in_arrays, matched, scaled_boxes, taken_from
 from dcnlab.tasks.by_image import gathered
 from dcnlab.tasks.optim import optimizer_and_schedule
-from dcnlab.tasks.pictures import detection_panel, to_picture
+from dcnlab.tasks.pictures import to_picture
 from dcnlab.tasks.step_means import StepMeans
 from dcnlab.tasks.task import Task, normalisation
 
@@ -187,24 +187,3 @@ class Detection(Task):
         """The optimizer over the groups of `parameter_groups`, its schedule advanced by a step."""
         optimizer, schedule = optimizer_and_schedule(self.model, self.optim, self.trainer.estimated_stepping_batches)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
-
-
-def in_arrays(by_image: Mapping[int, Mapping[str, Tensor]]) -> Detections:
-    """Put the detections of all images into flat arrays.
-
-    Args:
-        by_image: by position of the image: `boxes` (n, 4) as corners, `labels` (n,) from 1, and `scores` (n,).
-    """
-    parts = list(by_image.values())
-
-    def column(name: str, shape: tuple[int, ...]) -> Tensor:
-        return torch.cat([torch.empty(shape), *(part[name].detach() for part in parts)])
-
-    boxes = column("boxes", (0, 4))
-    boxes[:, 2:] -= boxes[:, :2]
-    return Detections(
-        images=np.repeat(np.array(list(by_image), np.int64), [len(part["labels"]) for part in parts]),
-        classes=column("labels", (0,)).long().numpy() - 1,
-        boxes=boxes.double().numpy(),
-        scores=column("scores", (0,)).double().numpy(),
-    )

@@ -16,7 +16,8 @@ from torchvision.utils import draw_segmentation_masks
 from dcnlab.data.digits.scenes import Scene
 from dcnlab.io.atomic import write_whole
 from dcnlab.tasks.box_drawing import class_colours, draw_boxes
-from dcnlab.tasks.pictures import class_panel, grid, png
+from dcnlab.tasks.class_pictures import class_panel
+from dcnlab.tasks.pictures import grid, png
 
 _SIDE = 224
 """Pixels that a scene's shorter side is enlarged to, at least, so that names can be read."""

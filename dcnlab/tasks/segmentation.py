@@ -17,8 +17,9 @@ from dcnlab.metrics.miou import MeanIoU, confusion_matrix
 from dcnlab.metrics.segmentation_record import SegmentationRecord, sums_of
 from dcnlab.models.deeplab import DeepLab
 from dcnlab.tasks.by_image import ByImage
+from dcnlab.tasks.label_pictures import segmentation_panel
 from dcnlab.tasks.optim import optimizer_and_schedule
-from dcnlab.tasks.pictures import segmentation_panel, to_picture
+from dcnlab.tasks.pictures import to_picture
 from dcnlab.tasks.step_means import StepMeans
 from dcnlab.tasks.task import Task, normalisation
 

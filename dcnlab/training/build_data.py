@@ -16,7 +16,7 @@ from dcnlab.training.distributed.rank import is_rank_0
 
 
 def data_module(config: Config) -> Any:
-    """The data module with the three splits that `config.data` names; a line says what a folder of one's own holds.
+    """The data module with the three splits that `config.data` names; a line says what a user's folder holds.
 
     Raises:
         ConfigError: a setting does not fit the data set.

@@ -68,7 +68,7 @@ def trainer_of(
         folder: of the run.
         callbacks: of the run; weight averaging is added.
         validates: whether there is a validation split.
-        alone: whether this process works by itself, whatever launcher started it.
+        alone: whether this process works alone, even if a launcher started several.
 
     Raises:
         ConfigError: Lightning refuses what the config states, or no number of batches gives `effective_batch`.

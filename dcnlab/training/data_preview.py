@@ -13,7 +13,10 @@ from dcnlab.config.path_checks import check_paths
 from dcnlab.config.schema import Config
 from dcnlab.io.atomic import write_whole
 from dcnlab.io.errors import ConfigError
-from dcnlab.tasks.pictures import box_panel, class_panel, grid, label_picture, png, to_picture
+from dcnlab.tasks.box_pictures import box_panel
+from dcnlab.tasks.class_pictures import class_panel
+from dcnlab.tasks.label_pictures import label_picture
+from dcnlab.tasks.pictures import grid, png, to_picture
 from dcnlab.tasks.task import normalisation
 from dcnlab.training.build_data import data_module, reading_data
 

@@ -1,4 +1,4 @@
-"""One context for signals and ranks: whatever ends a run ends all its ranks alike, and results.json says how."""
+"""One context for signals and ranks: all ranks of a run end with the same status, which results.json records."""
 
 from __future__ import annotations
 

@@ -16,7 +16,7 @@ from dcnlab.config.schema import Config
 from dcnlab.io.errors import ConfigError, DataError
 from dcnlab.io.text import one_line
 from dcnlab.tasks.task import Task
-from dcnlab.training import checkpoint_file, resume_checks, run_folder
+from dcnlab.training import checkpoint_file, resume_checks, run_search
 from dcnlab.training.build_data import data_module
 from dcnlab.training.build_network import checked_task_module
 from dcnlab.training.run_folder import RunFolder
@@ -43,7 +43,7 @@ def load(
         ConfigError: there is no such run, its checkpoint is damaged or does not fit its config, or it names a class
             from outside that is not allowed.
     """
-    folder = RunFolder(run_folder.find(os.fspath(run)))
+    folder = RunFolder(run_search.find(os.fspath(run)))
     if device is not None and torch.device(device).type == "cuda" and not torch.cuda.is_available():
         raise ConfigError(f"device is {str(device)!r}, and torch finds no GPU here (see dcnlab doctor); take cpu")
     config = load_run(folder.path, overrides, outside.sequence(allow))

@@ -12,7 +12,7 @@ from dcnlab.config import names
 from dcnlab.config.schema import Config
 from dcnlab.io.errors import ConfigError, DataError
 from dcnlab.io.text import one_line
-from dcnlab.training import environment
+from dcnlab.training import process_death
 
 STATUSES = ("finished", "failed", "interrupted")
 """Values of `status` in results.json."""
@@ -137,7 +137,7 @@ def end_of(error: BaseException, config: Config, dead_loader: str | None) -> End
     Args:
         error: the exception that the training or the test raised.
         config: of the run.
-        dead_loader: the loader process whose death is the cause, as `environment.dead_loader` describes it.
+        dead_loader: the loader process whose death is the cause, as `process_death.dead_loader` describes it.
     """
     if isinstance(error, Stopped):
         return End("time limit" if error.number == signal.SIGUSR1 else "interrupted", signal=error.number)
@@ -168,7 +168,7 @@ def _size_advice(error: BaseException, config: Config) -> str | None:
         sides = ("shorter_side", "longer_side", "crop_size")
         keys = ["batch_size", *(key for key in sides if getattr(data, key) is not None)]
     sizes = ", ".join(f"data.{key} is {getattr(data, key)}" for key in keys)
-    if environment.is_out_of_memory(error):
+    if process_death.is_out_of_memory(error):
         return (
             f"out of memory: {sizes}; smaller ones need less (trainer.effective_batch keeps the images of a step), and "
             "so does trainer.precision=bf16-mixed"
@@ -177,3 +177,15 @@ def _size_advice(error: BaseException, config: Config) -> str | None:
     if isinstance(error, ValueError) and str(error).startswith("Expected more than 1 value per channel when training"):
         return f"an image is too small for batch norm in training: {sizes}; take more or larger images at a time"
     return None
+
+
+def killed(rank: int, process: int | None, how: str) -> End:
+    """The end of a run whose rank `rank` died.
+
+    Args:
+        rank: of the dead process.
+        process: its number, where it is known.
+        how: it died, such as `was killed by signal 9 (SIGKILL)`.
+    """
+    reason = f"rank {rank}{'' if process is None else f' (process {process})'} {how}"
+    return End("killed", f"{reason}; a smaller data.batch_size or fewer data.workers need less", reason)

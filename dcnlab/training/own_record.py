@@ -1,4 +1,4 @@
-"""What a run found in a folder of one's own: recorded in results.json, and compared when the run is scored again."""
+"""What a run found in a user's folder: recorded in results.json, and compared when the run is scored again."""
 
 from __future__ import annotations
 

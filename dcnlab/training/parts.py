@@ -17,7 +17,7 @@ from dcnlab.config.path_checks import check_paths
 from dcnlab.config.schema import Config
 from dcnlab.io.errors import ConfigError, DataError
 from dcnlab.io.text import one_line
-from dcnlab.training import compilation, environment, preflight
+from dcnlab.training import compilation, preflight, process_death
 from dcnlab.training.build_data import data_module
 from dcnlab.training.build_network import checked_task_module
 from dcnlab.training.build_trainer import trainer_of
@@ -64,7 +64,7 @@ def build(
         config: of the run.
         folder: of the run.
         trains: whether the run is trained, not only scored or looked at.
-        alone: whether this process works by itself, whatever launcher started it.
+        alone: whether this process works alone, even if a launcher started several.
         callbacks: of the caller, called after dcnlab's.
         loggers: of the caller.
 
@@ -109,7 +109,7 @@ def build(
     except (DataError, OSError) as error:
         raise ConfigError(one_line(error)) from error
     except (MemoryError, RuntimeError) as error:
-        if environment.is_out_of_memory(error):
+        if process_death.is_out_of_memory(error):
             raise ConfigError("the network does not fit into memory; see the widths in model") from error
         raise
 

@@ -6,7 +6,6 @@ import os
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
 from itertools import islice
 from typing import Any
 
@@ -18,78 +17,16 @@ from dcnlab.config import outside
 from dcnlab.io.errors import ConfigError, DataError
 from dcnlab.models.multi_scale import detect
 from dcnlab.tasks.box_truth import scaled_boxes
-from dcnlab.tasks.pictures import box_picture, class_picture, label_picture
 from dcnlab.tasks.segmentation import segment
 from dcnlab.tasks.task import Task
 from dcnlab.training.loading import load
 from dcnlab.training.prediction_input import Input, InputImage, Preparation
+from dcnlab.training.prediction_types import Boxes, LabelMap, Prediction, Probabilities
 
 READ_AHEAD = 4
 """Images that are read while the network computes."""
 BATCH = 16
 """Images of one size that a classifier takes at a time."""
-
-
-@dataclass(frozen=True)
-class Prediction:
-    """A network's prediction for one image."""
-
-    name: str
-    """The image's path, or `image N`."""
-    image: Image.Image
-    """In RGB."""
-    classes: list[str]
-    """All class names in the order of their labels; a detector's labels count from 1."""
-
-
-@dataclass(frozen=True)
-class Boxes(Prediction):
-    """A detector's boxes, best first."""
-
-    boxes: Tensor
-    """(n, 4) float32: x1, y1, x2, y2 in the image's pixels."""
-    labels: Tensor
-    """(n,) int64, from 1."""
-    scores: Tensor
-    """(n,) float32, 0 to 1."""
-
-    @property
-    def names(self) -> list[str]:
-        """The class of each box."""
-        return [self.classes[label - 1] for label in self.labels.tolist()]
-
-    def draw(self, min_score: float = 0.3) -> Image.Image:
-        """The image with its boxes of at least a score."""
-        return box_picture(self.image, self.boxes, self.labels, self.scores, self.classes, min_score)
-
-
-@dataclass(frozen=True)
-class LabelMap(Prediction):
-    """The class of each pixel."""
-
-    labels: Tensor
-    """(H, W) uint8, the index of the class in `classes`."""
-
-    def draw(self) -> Image.Image:
-        """The image under the colours of its classes."""
-        return label_picture(self.image, self.labels, self.classes)
-
-
-@dataclass(frozen=True)
-class Probabilities(Prediction):
-    """How probable each class is."""
-
-    probabilities: Tensor
-    """(C,) float32; their sum is 1."""
-
-    def top(self, count: int = 5) -> list[tuple[str, float]]:
-        """The most probable classes and their probabilities, the best first."""
-        values, labels = self.probabilities.topk(min(count, len(self.classes)))
-        return [(self.classes[label], value) for label, value in zip(labels.tolist(), values.tolist(), strict=True)]
-
-    def draw(self) -> Image.Image:
-        """The image with its most probable class."""
-        return class_picture(self.image, *self.top(1)[0])
 
 
 def predict(

@@ -17,8 +17,8 @@ from dcnlab.io.errors import ConfigError
 from dcnlab.io.folders import files_below
 from dcnlab.io.image_file import ENDINGS
 from dcnlab.io.text import csv_cell
-from dcnlab.tasks.pictures import label_image
-from dcnlab.training.prediction import Boxes, LabelMap, Prediction, Probabilities
+from dcnlab.tasks.label_pictures import label_image
+from dcnlab.training.prediction_types import Boxes, LabelMap, Prediction, Probabilities
 
 TOP = 5
 """Classes of an image in classes.csv."""
@@ -43,7 +43,7 @@ def images_of(path: Path) -> tuple[Path, list[str]]:
 
 @contextlib.contextmanager
 def new_folder(out: Path) -> Iterator[Path]:
-    """A folder to write into, which becomes `out` at the end; whatever stops the work before leaves nothing.
+    """A folder to write into, which becomes `out` at the end; if the work stops before, nothing is left.
 
     Raises:
         ConfigError: `out` holds something already, or cannot be made.
@@ -62,7 +62,7 @@ def new_folder(out: Path) -> Iterator[Path]:
             os.rename(temporary, out)  # takes the place of an empty folder, and of nothing else
         except OSError as error:
             raise ConfigError(
-                f"--out is {str(out)!r}, where somebody else has written meanwhile; start again"
+                f"--out is {str(out)!r}, where another process has written meanwhile; start again"
             ) from error
     finally:
         shutil.rmtree(temporary, ignore_errors=True)

@@ -39,7 +39,7 @@ class Input:
 
 
 class Preparation:
-    """Makes the network's input of images.
+    """Turns images into the network's input.
 
     Args:
         config: of the run.

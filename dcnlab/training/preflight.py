@@ -25,7 +25,7 @@ def check_devices(run: TrainerConfig, alone: bool) -> int:
 
     Args:
         run: `trainer` of the config.
-        alone: whether this process works by itself, whatever launcher started it.
+        alone: whether this process works alone, even if a launcher started several.
 
     Returns:
         The number of ranks.

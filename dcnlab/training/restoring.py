@@ -12,7 +12,7 @@ import torch
 
 from dcnlab.io.errors import ConfigError
 from dcnlab.io.text import one_line, shown
-from dcnlab.training import environment
+from dcnlab.training import process_death
 
 
 def check_while_restoring(trainer: pl.Trainer, path: Path) -> None:
@@ -37,7 +37,7 @@ def check_while_restoring(trainer: pl.Trainer, path: Path) -> None:
             except ConfigError:
                 raise
             except Exception as error:  # whatever Lightning, an optimizer or a schedule makes of a wrong entry
-                if environment.is_out_of_memory(error):
+                if process_death.is_out_of_memory(error):
                     raise
                 reason = f"{type(error).__name__}: {one_line(error)}"
                 raise ConfigError(f"{path} does not fit its run: {reason}") from error

@@ -1,13 +1,10 @@
-"""The results of a run in the making: network, scores and cost, written to results.json however the run ends."""
+"""Results: collects network, scores and cost of a run, and writes results.json however the run ends."""
 
 from __future__ import annotations
 
 import copy
 import json
-import logging
-import math
 import os
-from pathlib import Path
 from typing import Any
 
 from pytorch_lightning.loggers import WandbLogger
@@ -17,14 +14,14 @@ from dcnlab.config.schema import Config
 from dcnlab.io.atomic import write_whole
 from dcnlab.models import weights_source
 from dcnlab.models.counting import count_macs, count_parameters
-from dcnlab.training import confusion_files, environment, expected, own_record, results_file, scored_images
+from dcnlab.training import confusion_files, environment, own_record, results_file, scored_images
 from dcnlab.training.distributed import slurm_requeue
-from dcnlab.training.distributed.rank import is_rank_0
 from dcnlab.training.loggers import wandb_run, wandb_start
-from dcnlab.training.outcome import Diverged, End
+from dcnlab.training.outcome import End
 from dcnlab.training.parts import Parts
 from dcnlab.training.resuming import Resumption
 from dcnlab.training.run_folder import RunFolder
+from dcnlab.training.scores import classes_in_means, metrics_of, verify, warn_of_left_out_classes
 
 
 class Results:
@@ -155,51 +152,6 @@ class Results:
         if self._wandb_logger is not None:
             for name, picture in pictures.items():  # one at a time: wandb warns of lists whose pictures differ in size
                 self._wandb_logger.log_image(f"pictures/{name}", [picture])
-
-
-def score_test_split(parts: Parts, checkpoint: Path | None = None) -> dict[str, float]:
-    """Score the test split.
-
-    Args:
-        parts: of the run.
-        checkpoint: to load; None keeps the weights as they are.
-    """
-    scores = parts.trainer.test(
-        parts.task, datamodule=parts.data, ckpt_path=checkpoint, verbose=False, weights_only=True
-    )
-    return dict(scores[0])
-
-
-def metrics_of(scores: dict[str, float]) -> dict[str, float]:
-    """Test scores under the names of results.json: `test/top1` is `top1`.
-
-    Raises:
-        Diverged: a score is not finite.
-    """
-    for key, value in scores.items():
-        if not math.isfinite(value):
-            raise Diverged(f"the training diverged: {key} is {value}; a lower optim.lr may help")
-    return {key.removeprefix("test/"): value for key, value in scores.items()}
-
-
-def verify(metrics: dict[str, float], config: Config) -> dict[str, dict[str, Any]]:
-    """Compare metrics with `test.expected`, and log a line for each; the `expected` of results.json."""
-    outcome = expected.compare(metrics, config.test.expected)
-    expected.report(metrics, outcome)
-    return outcome
-
-
-def classes_in_means(parts: Parts) -> dict[str, Any]:
-    """The `metrics_over` of results.json; empty for tasks whose metrics are not means over classes."""
-    classes = getattr(parts.task, "metrics_over", None)
-    return {"metrics_over": classes} if classes else {}
-
-
-def warn_of_left_out_classes(content: dict[str, Any]) -> None:
-    """Say, on rank 0, which classes the means leave out."""
-    text = results_file.means_over(content)
-    if text is not None and is_rank_0():
-        logging.getLogger("dcnlab").warning(f"note: {text}")
 
 
 def _macs(task: Any, data: Any) -> int:

@@ -7,7 +7,6 @@ import logging
 import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import pytorch_lightning as pl
 from pytorch_lightning.loggers import Logger
@@ -16,23 +15,20 @@ from dcnlab.config import outside, validation, value_types
 from dcnlab.config.load import load_experiment, load_run, read_run, to_yaml
 from dcnlab.config.schema import Config
 from dcnlab.io.atomic import write_whole
-from dcnlab.io.errors import ConfigError
 from dcnlab.training import (
-    checkpoint_file,
     compilation,
     environment,
     other_tests,
-    own_record,
     results,
     resume_checks,
     run_lines,
     scored_images,
+    scores,
 )
 from dcnlab.training.callbacks.layer_hooks import network_of
 from dcnlab.training.distributed import slurm_requeue
 from dcnlab.training.distributed.rank import is_rank_0
 from dcnlab.training.interruption import same_end_on_all_ranks
-from dcnlab.training.loading import check_same_network
 from dcnlab.training.loggers import console, wandb_file, wandb_start
 from dcnlab.training.loggers.metrics_csv import MetricsFile
 from dcnlab.training.outcome import FINISHED
@@ -41,6 +37,7 @@ from dcnlab.training.preflight import check_labels
 from dcnlab.training.restoring import check_while_restoring
 from dcnlab.training.resuming import Resumption, resumption_of_fit, resumption_of_resume
 from dcnlab.training.run_folder import RunFolder
+from dcnlab.training.trained_run import build_for_checkpoint
 
 _LOG = logging.getLogger("dcnlab")
 _COURSE = logging.getLogger("dcnlab.run")
@@ -85,7 +82,7 @@ def fit(
             elif not resumption.complete:
                 _LOG.info(f"{folder} {resumption}")
             elif slurm_requeue.was_requeued():
-                _LOG.info(f"{folder} is finished; the job that is back has nothing left to do")
+                _LOG.info(f"{folder} is finished; the requeued job has nothing left to do")
                 return folder.path
             else:
                 raise folder.finished_error()
@@ -139,16 +136,16 @@ def evaluate(path: Path, overrides: list[str], allow: Sequence[outside.Allowed] 
     """
     config, run_config = load_run(path, overrides, allow), read_run(path)
     tested = copy.deepcopy(config)
-    parts, checkpoint, _ = _build_for_checkpoint(config, RunFolder(path), overrides)
+    parts, checkpoint, _ = build_for_checkpoint(config, RunFolder(path), overrides)
     check_labels(parts.data, ("test",))
     check_while_restoring(parts.trainer, checkpoint)
     with same_end_on_all_ranks(parts, RunFolder(path), lambda end: None, trains=False):
-        metrics = results.metrics_of(results.score_test_split(parts, checkpoint))
+        metrics = scores.metrics_of(scores.score_test_split(parts, checkpoint))
         if config.test.offsets == run_config.test.offsets:
             scored_images.write_missing(parts, config, RunFolder(path), metrics)
         other_tests.write(parts, run_config, tested, RunFolder(path), metrics)
-    results.warn_of_left_out_classes(results.classes_in_means(parts))
-    results.verify(metrics, config)
+    scores.warn_of_left_out_classes(scores.classes_in_means(parts))
+    scores.verify(metrics, config)
     return metrics
 
 
@@ -167,7 +164,7 @@ def restore(path: Path, overrides: list[str]) -> tuple[Config, Parts]:
     config = load_run(path, overrides)
     config.trainer.devices, config.trainer.num_nodes = 1, 1
     config.test.shorter_sides, config.test.longer_sides, config.logger.names = None, None, ["csv"]
-    parts, _, weights = _build_for_checkpoint(config, RunFolder(path), overrides, alone=True)
+    parts, _, weights = build_for_checkpoint(config, RunFolder(path), overrides, alone=True)
     parts.task.load_state_dict(weights)
     parts.task.to(parts.trainer.strategy.root_device).eval().requires_grad_(False)
     return config, parts
@@ -219,7 +216,7 @@ def _train(
         compilation.compile_network(network_of(parts.task), config)
         parts.trainer.fit(parts.task, datamodule=parts.data, ckpt_path=checkpoint, weights_only=True)
         best = folder.best_checkpoint if folder.best_checkpoint.is_file() else None
-        run_results.take_scores(results.score_test_split(parts, best))
+        run_results.take_scores(scores.score_test_split(parts, best))
     run_results.write(FINISHED)
     if is_rank_0():
         for line in run_lines.end_lines(config, parts.task, run_results.metrics, str(folder)):
@@ -247,31 +244,3 @@ def _prepare_to_resume(config: Config, parts: Parts, resumption: Resumption) -> 
         _LOG.warning(warning)
     check_while_restoring(parts.trainer, checkpoint)
     parts.data.start = resumption.position
-
-
-def _build_for_checkpoint(
-    config: Config, folder: RunFolder, overrides: list[str], alone: bool = False
-) -> tuple[Parts, Path, dict[str, Any]]:
-    """The parts of a run that is not trained, its checkpoint, and the weights in it.
-
-    Raises:
-        ConfigError: the network is another one than the checkpoint's, or `data.fold` another than the run's.
-    """
-    fold = read_run(folder.path).data.fold
-    if config.data.fold != fold:
-        raise ConfigError(
-            f"data.fold is {config.data.fold or 'null'}, whose test images may be among those that the run was trained "
-            f"on; it must be {fold or 'null'}, as in {folder.config}"
-        )
-    config.model.backbone.weights = "none"  # the checkpoint holds them
-    config.trainer.effective_batch = None  # any number of ranks can score
-    checkpoint, content = checkpoint_file.scored(folder)
-    weights = content["state_dict"]
-    recorded = folder.read_results() if config.data.name == "own" else None
-    own_record.take_layout(config, recorded)
-    parts = build(config, folder, trains=False, alone=alone)
-    changed = own_record.difference(parts.data, recorded)
-    if changed is not None and is_rank_0():
-        _LOG.warning(f"warning: {changed}")
-    check_same_network(parts.task.state_dict(), weights, checkpoint, overrides)
-    return parts, checkpoint, weights

@@ -20,6 +20,7 @@ import measure
 import networks
 import operators
 import pytest
+import record
 import roi_pooling
 import torch
 from command_line import environment
@@ -213,7 +214,7 @@ def test_every_command_is_understood_by_its_script(part, dry, monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: not dry)
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda: (9, 0))
     monkeypatch.setattr(script, "run", called, raising=False)
-    monkeypatch.setattr(measure, "machine", called)
+    monkeypatch.setattr(record, "machine", called)
     monkeypatch.setattr(gpu_sanitizer.shutil, "which", called)
     with pytest.raises(Called):
         script.main()

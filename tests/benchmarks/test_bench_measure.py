@@ -1,5 +1,6 @@
 """How the benchmarks share time and turns, and count memory; `make bench` gives every part its turn."""
 
+import importlib
 import json
 import math
 import os
@@ -11,9 +12,11 @@ from dataclasses import dataclass, field
 import bench
 import growth
 import measure
+import memory
 import numpy as np
 import operators
 import pytest
+import record
 import torch
 from command_line import environment
 from processes import GUARD, alive, await_
@@ -53,10 +56,10 @@ def test_rows_have_medians_rounds_and_ratios(monkeypatch):
 def test_an_empty_measurement_keeps_the_old_file(tmp_path):
     """Without rows nothing is written, and the program exits with a message."""
     path = tmp_path / "part_cpu.json"
-    measure.write(path, "cpu", {}, [{"a": 1}])
+    record.write(path, "cpu", {}, [{"a": 1}])
     before = path.read_text()
     with pytest.raises(SystemExit, match=f"nothing was measured; {path} is as before"):
-        measure.write(path, "cpu", {}, [])
+        record.write(path, "cpu", {}, [])
     assert path.read_text() == before
 
 
@@ -96,7 +99,7 @@ def held(mebibytes, small=False):
 def test_peak_memory_is_that_of_the_call_alone():
     """Memory held before the call does not count; 32 and 96 MiB are measured to 3 MiB."""
     for mebibytes in (32, 96):
-        assert measure.peak_bytes(held, (mebibytes,), "cpu") / MIB == pytest.approx(mebibytes, abs=3)
+        assert memory.peak_bytes(held, (mebibytes,), "cpu") / MIB == pytest.approx(mebibytes, abs=3)
 
 
 def test_a_measured_layer_has_the_columns_of_its_table():
@@ -179,9 +182,12 @@ def test_an_interrupted_bench_prints_one_line(how, tmp_path):
     assert sorted(path.name for path in tmp_path.iterdir()) == ["here", "started"]
 
 
-def test_every_part_is_a_script_that_takes_its_options():
+def test_every_part_is_a_script_that_takes_its_options(monkeypatch, capsys):
+    """The help of each script that `make bench` runs names --minutes and --out."""
     assert set(bench.PARTS) >= {"operators", "networks", "growth", "feeding", "scoring", "startup"}
-    for _, (script, *_) in bench.PARTS.values():
-        text = (bench.HERE / script).read_text()
-        assert '"--minutes"' in text
-        assert '"--out"' in text
+    for script in {script for _, (script, *_) in bench.PARTS.values()}:
+        monkeypatch.setattr(sys, "argv", [script, "--help"])
+        with pytest.raises(SystemExit, match=r"\A0\Z"):
+            importlib.import_module(script.removesuffix(".py")).main()
+        words = capsys.readouterr().out.split()
+        assert {"--minutes", "--out"} <= set(words), script

@@ -7,6 +7,7 @@ import subprocess
 import sys
 
 import pytest
+import result_files
 import tables
 from command_line import environment
 from locations import ROOT
@@ -21,7 +22,7 @@ MACHINE = {"device": "a CPU", "threads": 2, "date": "2026-01-02", "torch": "2", 
 @pytest.fixture
 def results(tmp_path, monkeypatch):
     """An empty folder of results; keeps what it is called with as a benchmark's file."""
-    monkeypatch.setattr(tables, "RESULTS", tmp_path)
+    monkeypatch.setattr(result_files, "RESULTS", tmp_path)
 
     def keep(name, rows, **settings):
         content = {"schema": 1, "machine": MACHINE, "settings": settings, "rows": rows}
@@ -167,10 +168,10 @@ BROKEN = {
 @pytest.mark.parametrize("content", BROKEN.values(), ids=BROKEN)
 def test_a_broken_result_file_is_named_in_one_line(content, tmp_path, monkeypatch):
     """The message says that `make bench` writes the file anew."""
-    monkeypatch.setattr(tables, "RESULTS", tmp_path)
+    monkeypatch.setattr(result_files, "RESULTS", tmp_path)
     (tmp_path / "operators_cpu.json").write_text(content)
     with pytest.raises(
-        tables.Unreadable, match=r"\Abenchmarks/results/operators_cpu\.json .*make bench writes it anew\Z"
+        result_files.Unreadable, match=r"\Abenchmarks/results/operators_cpu\.json .*make bench writes it anew\Z"
     ):
         tables.TABLES["operators"]()
 
@@ -179,7 +180,8 @@ def test_tables_exits_with_status_1_on_a_broken_file(tmp_path):
     """stdout stays empty, so that no half table enters a page."""
     (tmp_path / "results").mkdir()
     (tmp_path / "results/operators_cpu.json").write_text("{")
-    script = shutil.copy(ROOT / "benchmarks/tables.py", tmp_path)
+    for name in ("result_files.py", "around_table.py", "summary_table.py", "tables.py"):
+        script = shutil.copy(ROOT / "benchmarks" / name, tmp_path)
     done = subprocess.run([sys.executable, script, "operators"], env=environment(), capture_output=True, text=True)
     assert (done.returncode, done.stdout, done.stderr.count("\n")) == (1, "", 1)
 

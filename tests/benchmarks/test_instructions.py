@@ -9,6 +9,7 @@ import sys
 from collections import defaultdict
 
 import callgrind
+import count_comparison
 import instructions
 import pytest
 from locations import ROOT
@@ -24,7 +25,7 @@ def kept(tmp_path, monkeypatch):
     monkeypatch.setattr(callgrind, "version", lambda: "valgrind-3.0")
     monkeypatch.setattr(instructions, "known_paths", lambda: ["conv"])
     path = tmp_path / "kept.json"
-    settings = {**instructions.conditions(), "used": USED}
+    settings = {**count_comparison.conditions(), "used": USED}
     path.write_text(json.dumps({"schema": 1, "machine": {"device": "another"}, "settings": settings, "rows": ROWS}))
     return path
 
@@ -71,7 +72,7 @@ def test_a_path_that_grows_beyond_the_tolerances_fails(kept, monkeypatch, capsys
 
 def test_a_change_names_the_kernels_that_caused_it():
     """The line has the total's percentage and the added instructions of each part above its limit."""
-    (line,), paths = instructions.compare(ROWS, grown(numba_sample=60_000, interpreter=20_000, libc=10))
+    (line,), paths = count_comparison.compare(ROWS, grown(numba_sample=60_000, interpreter=20_000, libc=10))
     assert line == ("conv: 1,080,010, +8.00%, kernels +60.00% (numba: sample +60,000; interpreter +20,000), TOO MUCH")
     assert paths == ["conv"]
 
@@ -86,7 +87,7 @@ def test_small_kernels_keep_their_row_and_libraries_do_not():
 
 def test_a_path_without_kept_counts_is_shown_as_new():
     """A new path has nothing to be compared with and cannot fail."""
-    assert instructions.compare([], ROWS) == (["conv: 1,000,000, new"], [])
+    assert count_comparison.compare([], ROWS) == (["conv: 1,000,000, new"], [])
 
 
 def test_counts_of_other_versions_or_pins_are_not_compared(kept, monkeypatch, capsys):
@@ -97,7 +98,7 @@ def test_counts_of_other_versions_or_pins_are_not_compared(kept, monkeypatch, ca
     kept.write_text(json.dumps(content))
     status, out, err = run(monkeypatch, capsys, "--against", kept)
     assert (status, out, err.count("\n")) == (2, "", 1)
-    assert f"torch is {instructions.conditions()['versions']['torch']}, was 1.0" in err
+    assert f"torch is {count_comparison.conditions()['versions']['torch']}, was 1.0" in err
     assert "ONEDNN_MAX_CPU_ISA is AVX, was SSE41" in err
 
 
@@ -142,7 +143,7 @@ def test_the_kept_counts_are_of_every_path():
     """A path without a kept count would never fail."""
     import main_paths
 
-    kept = instructions.read(ROOT / "benchmarks/results/instructions.json")
+    kept = count_comparison.read(ROOT / "benchmarks/results/instructions.json")
     assert [row["path"] for row in kept["rows"]] == list(main_paths.PATHS)
 
 
@@ -226,7 +227,7 @@ def counted(tmp_path_factory):
     (folder / "program.py").write_text(PROGRAM)
     (folder / "spin.c").write_text(SPIN)
     subprocess.run(["cc", "-O1", "-shared", "-fPIC", "spin.c", "-o", "spin.so"], cwd=folder, check=True)
-    environment = {**instructions.PINS, "PATH": os.environ["PATH"], "PYTHONPATH": str(ROOT / "benchmarks")}
+    environment = {**count_comparison.PINS, "PATH": os.environ["PATH"], "PYTHONPATH": str(ROOT / "benchmarks")}
     environment["NUMBA_CACHE_DIR"] = "numba"
     program = [sys.executable, "program.py"]
     subprocess.run([*program, "0"], cwd=folder, env=environment, check=True)

@@ -30,9 +30,9 @@ from dcnlab.training import run as runs
 from dcnlab.training.build_trainer import accumulation
 from dcnlab.training.callbacks import cost
 from dcnlab.training.loggers import wandb_start
-from dcnlab.training.results import metrics_of
 from dcnlab.training.run import evaluate, resume
 from dcnlab.training.run_folder import RunFolder
+from dcnlab.training.scores import metrics_of
 
 
 def fit(path, *overrides):
@@ -187,7 +187,7 @@ def test_a_killed_longer_training_keeps_its_new_length(tiny, monkeypatch):
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr("dcnlab.training.results.score_test_split", stop)
+        patch.setattr("dcnlab.training.scores.score_test_split", stop)
         with pytest.raises(outcome.Interrupted):
             resume(part, ["trainer.max_steps=4"])
     assert there == old  # what kill -9 leaves

@@ -161,7 +161,7 @@ def test_a_finished_run_only_trains_longer(run, tiny, trained, monkeypatch, capl
     monkeypatch.setenv("SLURM_RESTART_COUNT", "1")
     with caplog.at_level("INFO", "dcnlab"):
         assert fit(load_experiment(tiny, BASE)) == run
-    assert caplog.records[-1].getMessage() == f"{run} is finished; the job that is back has nothing left to do"
+    assert caplog.records[-1].getMessage() == f"{run} is finished; the requeued job has nothing left to do"
     assert trained == []
     fit(load_experiment(tiny, [*BASE, "trainer.max_steps=9"]))
     assert trained == [6]

@@ -17,7 +17,7 @@ from report_runs import write_curve, write_run
 
 from dcnlab import score
 from dcnlab.ablations.report import page, template
-from dcnlab.ablations.tables import render, run_record, table
+from dcnlab.ablations.tables import build_table, render, run_record, table
 from dcnlab.ablations.tables.block import Block
 from dcnlab.config.load import load_experiment
 from dcnlab.io import text
@@ -197,7 +197,7 @@ def test_a_table_of_hostile_runs_is_safe_to_look_at(folders, capsys):
     shutil.rmtree("runs/odd")
     for name in ("many", "long", "numbers", "surrogate", "reason"):
         shutil.rmtree(f"runs/evil/{name}")
-    made = table.assemble("evil", [Path("runs")])
+    made = build_table.assemble("evil", [Path("runs")])
     assert len(made.rows) == 1
     for form in ("markdown", "latex", "csv"):
         assert is_safe(table.render(made, form), "\n")
@@ -211,11 +211,11 @@ def test_table2_names_invalid_dilation_files(folders):
     """A dilation.json that is not ours is left out with a note; the others count."""
     found, notes = run_record.records([Path("runs/good")])
     with pytest.raises(ConfigError, match=r"left out: \S*s1/dilation\.json: not what dcnlab dilation writes"):
-        table.of_records("table2", found, notes)
+        build_table.of_records("table2", found, notes)
     measured = {"mean": 2.0, "std": 0.5, "count": 7}
     row = {"layer": "layer4.2.conv2", **dict.fromkeys(("small", "medium", "large", "background"), measured)}
     Path("runs/good/s0/dilation.json").write_text(json.dumps({"rows": [row]}))
-    made = table.of_records("table2", found, notes)
+    made = build_table.of_records("table2", found, notes)
     assert len(made.rows) == 1
     assert [note for note in made.notes if note.startswith("left out: ")]
 

@@ -10,6 +10,7 @@ import torch
 import torchvision
 from small_experiments import EXPERIMENTS
 
+from dcnlab.ablations.tables import build_table
 from dcnlab.ablations.tables import table as tables
 from dcnlab.config.load import load_experiment, load_run
 from dcnlab.io import torch_file
@@ -151,7 +152,7 @@ def test_an_offset_rate_of_zero_keeps_offsets_at_zero(tiny, optimizer):
     branch = [value for name, value in state.items() if "offset_conv" in name]
     assert len(branch) == 2
     assert not any(value.any() for value in branch)
-    text = tables.render(tables.assemble("tiny", [folder.path.parents[1]]), "markdown")
+    text = tables.render(build_table.assemble("tiny", [folder.path.parents[1]]), "markdown")
     assert "| 0 (offsets stay zero) |" in text
 
 
@@ -177,7 +178,7 @@ def test_tables_show_other_offsets_as_rows(offsets_learnt):
     folder = offsets_learnt("segmentation")
     for kind in KINDS:
         training.evaluate(folder.path, [f"test.offsets={kind}"])
-    found = tables.assemble("segmentation", [folder.path.parents[1]])
+    found = build_table.assemble("segmentation", [folder.path.parents[1]])
     assert [row["test.offsets"] for row in found.rows] == ["predicted", *KINDS]
     own = folder.read_results()["metrics"]["miou"]
     for row in found.rows:
@@ -190,6 +191,6 @@ def test_tables_show_other_offsets_as_rows(offsets_learnt):
     text = tables.render(found, "markdown")
     assert text.count("| other_image ") == 1
     (folder.test_under("mean") / "results.json").write_text("{}")
-    found = tables.assemble("segmentation", [folder.path.parents[1]])
+    found = build_table.assemble("segmentation", [folder.path.parents[1]])
     assert [row["test.offsets"] for row in found.rows] == ["predicted", "zero", "other_image"]
     assert any("not what dcnlab evaluate writes" in note for note in found.notes)

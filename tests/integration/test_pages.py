@@ -11,7 +11,7 @@ import typer
 from locations import ROOT
 
 import evidence
-from dcnlab.ablations.tables import run_record
+from dcnlab.ablations.tables import build_table, run_record
 from dcnlab.ablations.tables import table as tables
 from dcnlab.ablations.tables.comparison import Options
 from dcnlab.cli.main import app
@@ -43,7 +43,7 @@ def printed(words):
     with typer.main.get_command(app).commands["table"].make_context("table", words) as context:
         options = context.params
     shown = Options(options["block"], options["power"])
-    table = tables.assemble(options["name"], options["runs"], options["more"] or [], options=shown)
+    table = build_table.assemble(options["name"], options["runs"], options["more"] or [], options=shown)
     table.orientation = table.orientation and not options["no_paper"]
     return tables.render(table, options["form"])
 

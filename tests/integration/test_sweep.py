@@ -24,11 +24,11 @@ from dcnlab.ablations.sweeps import display, launch, local, pace
 from dcnlab.ablations.sweeps import run as ablation
 from dcnlab.ablations.sweeps.sweep_file import read
 from dcnlab.ablations.sweeps.trial import trials_of
-from dcnlab.ablations.tables import table as tables
+from dcnlab.ablations.tables import build_table
 from dcnlab.config import packaged
 from dcnlab.config.load import load_experiment, to_yaml
 from dcnlab.io.errors import ConfigError
-from dcnlab.training import environment as environment_of_runs
+from dcnlab.training import process_death
 from dcnlab.training.distributed import parent_death
 from dcnlab.training.run_folder import RunFolder
 
@@ -288,7 +288,7 @@ def test_only_the_end_of_a_log_is_read(tmp_path):
 
 def test_a_killed_trial_reports_the_signal_and_its_cause():
     """The message of SIGKILL adds that the kernel often sends it for want of memory."""
-    assert [environment_of_runs.ending(status) for status in (2, -9, -15)] == [
+    assert [process_death.ending(status) for status in (2, -9, -15)] == [
         "exit status 2",
         "killed by signal 9 (SIGKILL), often the kernel's for want of memory",
         "killed by signal 15 (SIGTERM)",
@@ -456,7 +456,7 @@ def test_sweeps_share_their_common_trials(sweep, monkeypatch, capsys):
     assert ablation.run(dilation, jobs=1) == 0
     assert "3 trials in runs/ablation, 1 finished before, some of them in runs/layers" in capsys.readouterr().out
     assert len(clock.started) == 2
-    rows = tables.assemble(dilation, [Path("runs")]).sections[0].rows
+    rows = build_table.assemble(dilation, [Path("runs")]).sections[0].rows
     assert [(row["model.dilation"], row["seeds"]) for row in rows] == [(1, 1), (2, 1), (3, 1)]
 
 
@@ -469,7 +469,7 @@ def test_tables_share_runs_but_separate_tasks(tmp_path, monkeypatch):
             if ablation._finished(trial) is None:
                 finish(trial, 1.0)
     for name in names:
-        table = tables.assemble(name, [Path("runs")], ["seed=0"])
+        table = build_table.assemble(name, [Path("runs")], ["seed=0"])
         assert [row["seeds"] for section in table.sections for row in section.rows] == [1] * (5 if "1" in name else 4)
         assert not [note for note in table.notes if "left out" in note], table.notes
     report = gather.report(Path("runs"))

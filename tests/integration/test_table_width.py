@@ -7,7 +7,7 @@ import pytest
 from locations import ROOT
 from rich.cells import cell_len
 
-from dcnlab.ablations.tables import fitting, latex, table
+from dcnlab.ablations.tables import build_table, fitting, latex, table
 from dcnlab.ablations.tables.block import Block
 
 
@@ -16,7 +16,7 @@ def test_kept_tables_fit_80_columns_with_all_their_cells(name, monkeypatch, caps
     """No line is longer, and each cell of the whole table stands in the text, in one piece."""
     monkeypatch.setenv("COLUMNS", "80")
     monkeypatch.chdir(ROOT)
-    whole = table.assemble(name, [Path("evidence")])
+    whole = build_table.assemble(name, [Path("evidence")])
     table.show(whole)
     lines = capsys.readouterr().out.splitlines()
     assert max(map(cell_len, lines)) <= 80

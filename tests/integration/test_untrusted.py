@@ -30,9 +30,9 @@ from dcnlab.io.yaml_file import read_yaml
 from dcnlab.models import weights_file
 from dcnlab.training import checkpoint_file, export
 from dcnlab.training.parts import build
-from dcnlab.training.results import score_test_split
 from dcnlab.training.run import evaluate, fit, resume
 from dcnlab.training.run_folder import RunFolder
+from dcnlab.training.scores import score_test_split
 
 SOURCES = sorted((ROOT / "dcnlab").rglob("*.py"))
 

@@ -13,7 +13,7 @@ from small_experiments import write_data
 
 from dcnlab.config.load import load_experiment
 from dcnlab.io.errors import ConfigError
-from dcnlab.training import environment
+from dcnlab.training import process_death
 from dcnlab.training import run as runs
 from dcnlab.training.build_network import task_module
 from dcnlab.training.distributed import slurm_variables
@@ -226,9 +226,9 @@ def test_torchs_out_of_memory_errors_are_recognized():
     """CPU allocation and CUDA errors count, other RuntimeErrors do not."""
     with pytest.raises(RuntimeError) as caught:
         torch.empty(10**15)
-    assert environment.is_out_of_memory(caught.value)
-    assert environment.is_out_of_memory(torch.OutOfMemoryError("CUDA out of memory"))
-    assert not environment.is_out_of_memory(RuntimeError("mat1 and mat2 shapes cannot be multiplied"))
+    assert process_death.is_out_of_memory(caught.value)
+    assert process_death.is_out_of_memory(torch.OutOfMemoryError("CUDA out of memory"))
+    assert not process_death.is_out_of_memory(RuntimeError("mat1 and mat2 shapes cannot be multiplied"))
 
 
 @pytest.mark.parametrize(

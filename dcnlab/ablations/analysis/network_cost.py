@@ -36,7 +36,7 @@ def measure(config: Config, subject: Subject, device: str | None, repeats: int) 
     real = network
     if two_stage or device is not None:
         real = _network(config, subject.classes)
-    # A two-stage detector's head has no autocast without numbers, and which level it pools from depends on them.
+    # On meta tensors there is no autocast; and the pyramid level that a head pools from depends on values.
     counted = real if two_stage else network
     place = "cpu" if two_stage else "meta"
     macs = count_macs(_Counted(counted), torch.zeros(1, 3, *subject.size, device=place))

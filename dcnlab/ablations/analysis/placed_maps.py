@@ -78,7 +78,7 @@ def boxes_of(maps: Mapping[str, list[PlacedMap]], truth: Sequence[Truth]) -> box
 
 
 def _moved(maps: Sequence[PlacedMap], truth: Sequence[Truth], at: int, hosts: np.ndarray) -> np.ndarray:
-    """The boxes of an image laid on other images, and averaged: (boxes,); NaN where no image has a centre in it."""
+    """Mean dilation of an image's boxes placed on other images: (boxes,); NaN for a box without a filter's centre."""
     total = np.zeros(int((~truth[at].crowd).sum()))
     count = np.zeros_like(total)
     for host in hosts.tolist():
@@ -100,7 +100,7 @@ def _means(placed: PlacedMap, boxes: Truth, image: Truth) -> np.ndarray:
 
 
 def _background(placed: PlacedMap, truth: Truth) -> float:
-    """Mean over the filters of an image in no box, crowds included."""
+    """Mean over the filters of an image that lie in no box; crowds count as boxes."""
     sizes = size_of_positions(placed.y, placed.x, truth.boxes, truth.areas)
     inside = ((placed.y >= 0) & (placed.y < truth.height))[:, None] & ((placed.x >= 0) & (placed.x < truth.width))
     return float(placed.values[inside & (sizes == SIZES.index("background"))].double().mean())

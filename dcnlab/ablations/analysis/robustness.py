@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from dcnlab.ablations.analysis.robustness_file import FILE, Curves, read
+from dcnlab.ablations.analysis.robustness_file import FILE, METRIC, Curves, read
 from dcnlab.ablations.analysis.robustness_table import Robustness, labels_of
 from dcnlab.ablations.sweeps import sweep_file
 from dcnlab.ablations.tables import run_record, sweep_runs
@@ -17,7 +17,7 @@ from dcnlab.config import packaged
 from dcnlab.config.overrides import parse_override
 from dcnlab.io.atomic import write_whole
 from dcnlab.io.errors import ConfigError
-from dcnlab.training import run_folder
+from dcnlab.training import run_search
 
 FIGURE = "robustness.png"
 """In --out."""
@@ -120,7 +120,7 @@ def measure(
         known.scale |= {scale: top1[angle, scale] for angle, scale in top1 if angle == 0 and scale in scales}
         tree = {
             "schema": 1,
-            "metric": "top1",
+            "metric": METRIC,
             "rotation": [list(pair) for pair in sorted(known.rotation.items())],
             "scale": [list(pair) for pair in sorted(known.scale.items())],
         }
@@ -137,7 +137,7 @@ def _groups(
         other = [word for word in overrides if word not in here]
         if other:
             raise ConfigError(f"{other[0]}: of a run's settings, robustness takes {', '.join(HERE)}")
-        folders = dict.fromkeys(run_folder.find(word) for word in words)
+        folders = dict.fromkeys(run_search.find(word) for word in words)
         return "runs", [Group({"run": str(folder)}, [folder], 1) for folder in folders], []
     if len(words) > 1:
         raise ConfigError(f"{' '.join(words)}: robustness takes one sweep file, or run folders")

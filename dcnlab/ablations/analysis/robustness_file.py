@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from pathlib import Path
 
 from dcnlab.config.experiment_files import read_parameters
 from dcnlab.io.errors import ConfigError
+from dcnlab.io.text import one_line
 
 FILE = "robustness.json"
 """In a run folder: its measured curves; in the folder --out: the rows of the table."""
+METRIC = "top1"
+"""What the curves show."""
 
 
 @dataclass
@@ -33,11 +37,21 @@ def read(folder: Path) -> Curves | None:
         return None
     tree = read_parameters(path)
     try:
-        if (tree["schema"], tree["metric"]) != (1, "top1"):
+        if (tree["schema"], tree["metric"]) != (1, METRIC):
             raise ValueError(f"schema {tree['schema']}, metric {tree['metric']}")
-        curves = Curves(
-            *({float(at): float(percent) for at, percent in tree[change]} for change in ("rotation", "scale"))
-        )
-    except (KeyError, TypeError, ValueError) as error:
-        raise ConfigError(f"{path}: not what dcnlab robustness writes ({error}); remove it") from error
-    return curves
+        return Curves(_curve(tree["rotation"]), _curve(tree["scale"]))
+    except (KeyError, TypeError, ValueError, OverflowError) as error:
+        expected = "not a metric with pairs of rotation and percent, and of scale and percent"
+        raise ConfigError(f"{path}: {expected} ({one_line(error)}); remove it") from error
+
+
+def _curve(pairs: list[tuple[float, float]]) -> dict[float, float]:
+    """A curve of its pairs of angle or factor and percent.
+
+    Raises:
+        ValueError: a number is not finite.
+    """
+    curve = {float(at): float(percent) for at, percent in pairs}
+    if not all(map(math.isfinite, (*curve, *curve.values()))):
+        raise ValueError("not finite")
+    return curve

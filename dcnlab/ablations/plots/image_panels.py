@@ -147,7 +147,7 @@ def _series(names: Sequence[str]) -> str:
 
 
 def _thinned(places: Array, shifts: Array) -> tuple[Array, Array]:
-    """Every so many units, that arrows keep room."""
+    """Every n-th unit along both axes, so that the arrows do not overlap."""
     every = max(1, -(-max(places.shape[:2]) // _MOST_ARROWS))
     start = (every - 1) // 2
     return places[start::every, start::every], shifts[start::every, start::every]
@@ -159,7 +159,7 @@ def _spacing(places: Array) -> float:
 
 
 def _round_factor(factor: float) -> float:
-    """A factor that is easily said: 1, 2 or 5 times a power of ten, not above the one given, and 1 from 1/2 to 1."""
+    """Round a factor down to 1, 2 or 5 times a power of ten; from 1/2 to 1 it becomes 1."""
     if 0.5 <= factor < 2:
         return 1.0
     power = 10.0 ** np.floor(np.log10(factor))

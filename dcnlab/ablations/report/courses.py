@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
+from dcnlab.ablations.analysis import robustness_file
 from dcnlab.ablations.plots import charts
-from dcnlab.ablations.plots.charts import Chart, Curve, Shape
-from dcnlab.ablations.report import curves, measured
+from dcnlab.ablations.plots.charts import Chart, Shape
+from dcnlab.ablations.report import curves
 from dcnlab.ablations.report.contents import Group, Row
 from dcnlab.io.errors import ConfigError
 from dcnlab.metrics.names import spoken
@@ -57,27 +58,29 @@ def robustness(group: Group, rows: Sequence[Row]) -> Charted:
         group: the table's runs.
         rows: those that charts have room for.
     """
-    robustness_charts: list[Chart] = []
     notes: list[str] = []
+    measured = [_measured(row, notes) for row in rows]
+    robustness_charts: list[Chart] = []
     for change, (words, axis) in _CHANGES.items():
-        lines: list[Curve | None] = []
-        metrics: list[str] = []
-        for row in rows:
-            courses = []
-            for record in row.records:
-                try:
-                    curve = measured.robustness(record.folder, change)
-                except ConfigError as error:
-                    notes.append(str(error))
-                    continue
-                if curve is not None:
-                    metrics.append(curve[0])
-                    courses.append(curve[1])
-            lines.append(curves.envelope(row.label, courses, 1000))
+        lines = [
+            curves.envelope(row.label, [getattr(run, change) for run in runs], 1000)
+            for row, runs in zip(rows, measured, strict=True)
+        ]
         if any(lines):
-            metric = ", ".join(map(spoken, dict.fromkeys(metrics)))
+            metric = spoken(robustness_file.METRIC)
             robustness_charts.append(charts.lines(f"{metric} {words}", f"{metric} (%) {words}", lines, axis))
     return _charted(group, rows, robustness_charts, notes) if robustness_charts or notes else Charted()
+
+
+def _measured(row: Row, notes: list[str]) -> list[robustness_file.Curves]:
+    """The robustness of a row's runs; a file that cannot be read becomes a note."""
+    measured = []
+    for record in row.records:
+        try:
+            measured.append(robustness_file.read(record.folder))
+        except ConfigError as error:
+            notes.append(str(error))
+    return [run for run in measured if run is not None]
 
 
 def _charted(group: Group, rows: Sequence[Row], drawn_charts: list[Chart], notes: list[str]) -> Charted:

@@ -11,8 +11,7 @@ from typing import Any
 from dcnlab.ablations.report.contents import Group, Report, Row
 from dcnlab.ablations.report.settings import differing_settings, join_fits, kinds_of_settings, trials_of_other_sweeps
 from dcnlab.ablations.report.unfinished import unfinished_runs
-from dcnlab.ablations.tables import collect, paper, run_record
-from dcnlab.ablations.tables import table as tables
+from dcnlab.ablations.tables import build_table, collect, paper, run_record
 from dcnlab.ablations.tables.row_names import label, row_names
 from dcnlab.ablations.tables.run_record import Record
 from dcnlab.ablations.tables.table import Table
@@ -55,8 +54,8 @@ def report(root: Path, any_code: bool = False) -> Report:
 def _table(name: str, overrides: list[str] | None, records: list[Record], any_code: bool) -> Table:
     """The table of runs of one kind; of the trials of a packaged sweep, the sweep's table with missing trials."""
     if overrides is None:
-        return tables.summarise(name, collect.of_name(name, records, any_code))
-    return tables.of_records(name, records, overrides=overrides, any_code=any_code)
+        return build_table.summarise(name, collect.of_name(name, records, any_code))
+    return build_table.of_records(name, records, overrides=overrides, any_code=any_code)
 
 
 def _command(name: str, overrides: list[str] | None, records: list[Record]) -> str | None:
@@ -98,7 +97,7 @@ def _papers(finished: Sequence[Record], any_code: bool) -> list[Table]:
     filled = []
     for name in paper.VARIED:
         try:
-            table = tables.of_records(name, finished, any_code=any_code)
+            table = build_table.of_records(name, finished, any_code=any_code)
         except ConfigError:  # no run is of any of its rows
             continue
         sections = [part for part in table.sections if sum(row["seeds"] > 0 for row in part.rows) > 1]

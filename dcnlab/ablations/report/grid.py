@@ -17,7 +17,7 @@ _ABSENT = ("", "missing", "–")
 
 @dataclass(frozen=True)
 class Command:
-    """A cell, or a paragraph, to copy."""
+    """A command that the reader can copy, in a cell or a paragraph."""
 
     words: str
 
@@ -57,7 +57,7 @@ class Grid:
 
     @property
     def classes(self) -> str | None:
-        """For the style sheet."""
+        """The CSS classes of the cell."""
         wanted = {"sortable": len(self.lines) > 1, "wide": len(self.header) > _WIDE, "stack": self.stacks}
         names = [name for name, is_wanted in wanted.items() if is_wanted]
         return " ".join(names) or None

@@ -1,8 +1,7 @@
-"""The dilation.json and robustness.json of run folders, checked before they are shown."""
+"""Tables of the dilation.json of run folders, which are checked before they are shown."""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -11,10 +10,7 @@ from dcnlab.ablations.report.contents import Row
 from dcnlab.ablations.report.grid import Grid, arrange
 from dcnlab.ablations.tables import dilation_file, dilation_table, paper
 from dcnlab.ablations.tables.block import Block
-from dcnlab.io import json_file
 from dcnlab.io.errors import ConfigError
-from dcnlab.io.text import one_line
-from dcnlab.training import results_file
 
 
 class Measured(NamedTuple):
@@ -52,30 +48,3 @@ def dilation(folder: Path) -> Block | None:
     images = "" if measured.images is None else f"{measured.images} images; "
     caption = f"{images}the paper's table 2 is of {paper.read('table2')['data']}"
     return dilation_table.layout(dilation_table.of_run(measured.layers), caption=caption, missing="–")
-
-
-def robustness(folder: Path, kind: str) -> tuple[str, dict[float, float]] | None:
-    """The metric and the curve of a run's robustness.json; None where it has none.
-
-    Args:
-        folder: the run's.
-        kind: rotation, by degrees, or scale, by factor.
-
-    Raises:
-        ConfigError: it is not of that form.
-    """
-    path = folder / "robustness.json"
-    try:
-        tree = json_file.load(path, results_file.MAX_BYTES)
-        json_file.check_depth(tree)
-    except FileNotFoundError:
-        return None
-    except (OSError, ValueError) as error:
-        raise ConfigError(f"{path}: not JSON ({one_line(error)})") from error
-    try:
-        curve = {float(x): float(y) for x, y in tree[kind]}
-        if not all(map(math.isfinite, (*curve, *curve.values()))):
-            raise ValueError("not finite")
-        return str(tree["metric"]), curve
-    except (KeyError, TypeError, ValueError, OverflowError) as error:
-        raise ConfigError(f"{path}: not a metric with pairs of {kind} and percent") from error

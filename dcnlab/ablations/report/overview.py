@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from dcnlab.ablations.plots import charts
-from dcnlab.ablations.plots.charts import Chart, Gain
+from dcnlab.ablations.plots import row_charts
+from dcnlab.ablations.plots.charts import Chart
+from dcnlab.ablations.plots.row_charts import Gain
 from dcnlab.ablations.report import findings
 from dcnlab.ablations.report.contents import Group, Row
 from dcnlab.ablations.report.pictures import Album, Picture, names_in
@@ -48,7 +49,7 @@ def _chart(groups: Sequence[Group]) -> Chart | None:
     caption = f"Difference to the row that a table compares with, in {', '.join(metrics)}"
     gains = [_gain(group, row, several) for group, row in compared]
     caption += "; the line is the 95% interval" if any(gain.low is not None for gain in gains) else ""
-    return charts.gains(caption, gains)
+    return row_charts.gains(caption, gains)
 
 
 def _compared(group: Group) -> list[Row]:

@@ -41,7 +41,7 @@ def write(root: Path, out: Path | None = None, any_code: bool = False) -> Path:
 def render(report: Report) -> str:
     """The page."""
     css, js = raw("report.css"), raw("report.js")
-    # Only this page's own style and script may load, so that text that escaped the escapes does nothing.
+    # Only this page's own style and script may load, so that text that was not escaped runs nothing.
     policy = (
         f"default-src 'none'; img-src data:; style-src {_hash(css)}; script-src {_hash(js)}; "
         "base-uri 'none'; form-action 'none'"

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from dcnlab.ablations.numbers import MISSING, mean_and_std
-from dcnlab.ablations.plots import charts
+from dcnlab.ablations.plots import charts, row_charts
 from dcnlab.ablations.plots.charts import Chart
 from dcnlab.ablations.report import findings
 from dcnlab.ablations.report.confused import Confused, of_confusion
@@ -161,7 +161,7 @@ def _charts(group: Group, rows: Sequence[Row]) -> list[Chart]:
                 caption += "; the dashed line is the mean of the row that others are compared with"
             points = [(row.label, _values(row, metric)) for row in scored]
             base = bases[0] if len(bases) == 1 else None
-            charts_of_metrics.append(charts.dots(spoken(metric), caption, points, base))
+            charts_of_metrics.append(row_charts.dots(spoken(metric), caption, points, base))
     return charts_of_metrics
 
 

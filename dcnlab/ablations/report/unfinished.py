@@ -14,7 +14,7 @@ from dcnlab.config.experiment_files import read_parameters
 from dcnlab.config.keys import parameters_of
 from dcnlab.io.errors import ConfigError
 from dcnlab.io.files import read_tail
-from dcnlab.training import run_folder
+from dcnlab.training import run_search
 from dcnlab.training.run_folder import RunFolder
 
 
@@ -23,7 +23,7 @@ def unfinished_runs(root: Path, records: Sequence[Record]) -> list[Unfinished]:
     results = {record.folder: record for record in records}
     folders = {path.parent for path in root.glob("**/parameters.json") if "wandb" not in path.relative_to(root).parts}
     broken = []
-    for folder in sorted(folders | set(run_folder.discover([root]))):
+    for folder in sorted(folders | set(run_search.discover([root]))):
         record = results.get(folder)
         if record is None and (folder / "results.json").exists():
             continue  # the notes name files that cannot be read

@@ -80,7 +80,7 @@ def _check_key(where: str, key: str, keys: list[str]) -> None:
 def _check_values(name: str, kind: str, spec: dict[str, Any]) -> None:
     values = spec.get("values")
     if "values" in spec and (not isinstance(values, list) or not values):
-        raise ConfigError(f"parameters.{name}.values is {values!r}; it must be a list with something in it")
+        raise ConfigError(f"parameters.{name}.values is {values!r}; it must be a list of at least one value")
     for key in ("min", "max", "q", "mu", "sigma", "a", "b"):
         value = spec.get(key, 0)
         # Compared, not math.isfinite: a whole number may be larger than any float.

@@ -17,7 +17,7 @@ from dcnlab.ablations.sweeps.stopping import stoppable
 from dcnlab.ablations.sweeps.sweep_file import Sweep
 from dcnlab.ablations.sweeps.trial import Trial
 from dcnlab.io.text import one_line
-from dcnlab.training import environment
+from dcnlab.training import process_death
 
 
 def run_all(
@@ -71,7 +71,7 @@ def _how(child: Child, trial_minutes: float | None) -> str:
     """How a trial's process ended."""
     if child.urged is not None:
         return f"it took longer than --trial-minutes {trial_minutes:g}; the same command resumes it from its checkpoint"
-    return environment.ending(child.process.returncode)
+    return process_death.ending(child.process.returncode)
 
 
 def start(sweep: Sweep, trial: Trial, slot: Slot, arguments: Sequence[str]) -> Child:

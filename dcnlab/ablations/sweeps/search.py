@@ -66,8 +66,8 @@ def _choices(name: str, spec: dict[str, Any]) -> tuple[int, Callable[[int], Any]
         steps = (end - start) / step
         if not steps < MOST_STEPS:
             raise ConfigError(f"parameters.{name} has {steps:.3g} values; allowed are {MOST_STEPS}")
-        # As numpy's arange, to the last bit: one number with a fraction makes all of them such, and the step is that
-        # between the first two.
+        # As numpy's arange, to the last bit: one float makes all values floats, and the step is the difference of the
+        # first two values.
         start = float(start) if isinstance(start + end + step, float) else start
         step = (start + step) - start
         return math.ceil(steps), lambda number: start + number * step

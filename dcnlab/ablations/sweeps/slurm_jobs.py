@@ -15,10 +15,10 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any
 
+from dcnlab.ablations.sweeps.sbatch_options import SbatchOptions
 from dcnlab.ablations.sweeps.slurm_trial import become
 from dcnlab.ablations.sweeps.trial import Trial
 from dcnlab.config import packaged
-from dcnlab.config.schema import TrainerConfig
 from dcnlab.io import json_file
 from dcnlab.io.atomic import write_whole
 from dcnlab.io.errors import ConfigError
@@ -26,19 +26,10 @@ from dcnlab.io.text import one_line
 from dcnlab.training.run_folder import RunFolder
 
 _CANCEL_SECONDS = 120.0
-
-
 _RECORD = ".slurm.json"
-
-
+"""The file in a trial's folder that names its job."""
 _LARGEST_RECORD = 2**16
 """Bytes of it."""
-
-
-_SHAPE = ("nodes", "ntasks_per_node")
-
-
-_OURS = ("array", "output", "error", "job_name", "ntasks", "open_mode", "wrap")
 
 
 class SlurmJobs:
@@ -61,7 +52,7 @@ class SlurmJobs:
             raise ConfigError("--launcher slurm needs submitit: pip install 'dcnlab[slurm]'") from error
         self._submitit = submitit
         self._name, self._home, self._parallel = f"dcnlab-{title}", home, parallel
-        self._options = dict(_option(text) for text in options)
+        self._options = SbatchOptions(options)
         self._jobs: dict[str, Trial] = {}
         self._started: dict[str, float] = {}
         self._missed: set[str] = set()
@@ -94,10 +85,10 @@ class SlurmJobs:
         Raises:
             ConfigError: SLURM does not take them, or an option contradicts a trial's config; none is in the queue.
         """
-        shapes = {trial.id: self._shape(trial.config.trainer) for trial in trials}
+        shapes = {trial.id: self._options.shape(trial.config.trainer) for trial in trials}
         for shape, same in groupby(sorted(trials, key=lambda trial: shapes[trial.id]), lambda trial: shapes[trial.id]):
             group = list(same)
-            executor = self._executor(dict(zip(_SHAPE, shape, strict=True)), group)
+            executor = self._executor(shape, group)
             # A signal waits until it is known which jobs there are to be cancelled.
             before = signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGINT, signal.SIGTERM, signal.SIGHUP))
             try:
@@ -119,8 +110,7 @@ class SlurmJobs:
     @property
     def threads(self) -> int | None:
         """CPU threads of a process, where an option states its cores."""
-        cores = str(self._options.get("cpus_per_task", ""))
-        return int(cores) if cores.isdigit() else None
+        return self._options.threads
 
     @property
     def waiting(self) -> bool:
@@ -182,46 +172,20 @@ class SlurmJobs:
             raise ConfigError(f"SLURM does not answer: {reason}")
         return self._states
 
-    def _shape(self, trainer: TrainerConfig) -> tuple[int, int]:
-        """Nodes, and ranks on each."""
-        gpus = str(self._options.get("gpus_per_node", "")).rpartition(":")[2]
-        auto = int(gpus) if gpus.isdigit() else 1
-        shape = trainer.num_nodes, trainer.devices if isinstance(trainer.devices, int) else auto
-        for name, key, wanted in zip(_SHAPE, ("num_nodes", "devices"), shape, strict=True):
-            given = self._options.get(name, str(wanted))
-            if given != str(wanted):
-                option = f"--slurm {name.replace('_', '-')}={given}"
-                raise ConfigError(f"{option}, but trials take {wanted}; state it as trainer.{key}={given}")
-        return shape
-
-    def _executor(self, shape: dict[str, int], trials: Sequence[Trial]) -> Any:
+    def _executor(self, shape: tuple[int, int], trials: Sequence[Trial]) -> Any:
         executor = self._submitit.SlurmExecutor(self._home / ".slurm", python=f"{shlex.quote(sys.executable)} -P")
         # The nodes run the same code as this process, even from a checkout.
         code = f"export PYTHONPATH={shlex.quote(str(packaged.PACKAGE.parent))}${{PYTHONPATH:+:$PYTHONPATH}}"
-        # 120 s before the time limit a trial gets SIGUSR1, saves a checkpoint and is requeued.
-        flags: dict[str, Any] = {"signal": "USR1@120", "requeue": True, **shape}
-        if any(trial.config.trainer.accelerator == "gpu" for trial in trials):
-            flags["gpus_per_node"] = shape["ntasks_per_node"]
         executor.update_parameters(
             job_name=self._name,
-            time=None,  # the partition's own, where no option states one
+            time=None,  # the partition's default, where no option states one
             setup=[code],
             srun_args=["--kill-on-bad-exit=1"],
             array_parallelism=self._parallel or len(trials),
             stderr_to_stdout=True,
-            additional_parameters=flags | self._options,
+            additional_parameters=self._options.flags(shape, [trial.config.trainer for trial in trials]),
         )
         return executor
-
-
-def _option(text: str) -> tuple[str, Any]:
-    key, equals, value = text.removeprefix("--").partition("=")
-    key = key.replace("-", "_")
-    if not key or (equals and not value):
-        raise ConfigError(f"--slurm {text}: not of the form key=value, with a key of sbatch's long options")
-    if key in _OURS:
-        raise ConfigError(f"--slurm {text}: the sweep sets {key.replace('_', '-')} itself")
-    return key, value if equals else True
 
 
 def _recorded(folder: Path) -> str | None:

@@ -27,7 +27,7 @@ class Running:
     """Loss and time left, as its log says."""
 
     def read(self) -> None:
-        """Look into its log."""
+        """Read the progress from its log."""
         try:
             standing = last_standing(read_tail(self.trial.folder / "log.txt"))
         except OSError:
@@ -38,7 +38,7 @@ class Running:
 
     @property
     def fraction(self) -> float:
-        """Of its training that is done."""
+        """Fraction of its training that is done."""
         return min(1.0, self.step / self.steps)
 
 

@@ -28,7 +28,7 @@ VARIABLE = re.compile(r"([A-Za-z_][A-Za-z0-9_]*)=(.*)", re.DOTALL)
 
 
 def check_runnable(before: Sequence[str]) -> None:
-    """Check that the words before `dcnlab fit` are such as `dcnlab sweep` follows: environment variables and Python.
+    """Check that the words before `dcnlab fit` only set environment variables and start Python.
 
     Args:
         before: the words.

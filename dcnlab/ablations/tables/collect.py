@@ -63,7 +63,7 @@ def of_name(name: str, records: Sequence[Record], any_code: bool = False) -> Col
         counted = [record for record in members if id(record) in best]
         collection.rows.append(Row(parameters, counted, seeds_of(members), members[0].settings))
     collection.rows.sort(key=lambda row: [_order(row.parameters[key]) for key in collection.swept])
-    tell_apart(collection, any_code)
+    separate_rows(collection, any_code)
     return collection
 
 
@@ -93,13 +93,13 @@ def newest(
     return list(best.values())
 
 
-def tell_apart(collection: Collection, any_code: bool = False) -> None:
+def separate_rows(collection: Collection, any_code: bool = False) -> None:
     """Give runs of different weights or code separate rows, or with `any_code` note that codes share rows.
 
     Runs on different hardware keep their rows, with a note: hardware alters costs more than scores.
     """
     used = collection.used
-    _tell_weights_apart(collection)
+    _separate_weights(collection)
     codes = Counter(record.code for record in used)
     if len(codes) > 1:
         shown = ", ".join(f"{code} ({count})" for code, count in codes.items())
@@ -120,7 +120,7 @@ def tell_apart(collection: Collection, any_code: bool = False) -> None:
             collection.notes.append(f"the runs were not made alike: {key} is {counted}")
 
 
-def _tell_weights_apart(collection: Collection) -> None:
+def _separate_weights(collection: Collection) -> None:
     """Give runs whose backbones began with different weights separate rows, where the sweep did not set them."""
     weights = Counter(record.weights for record in collection.used)
     mixed = any(len({record.weights for record in row.records}) > 1 for row in collection.rows)

@@ -54,10 +54,10 @@ def rows(runs: Sequence[BoxDilation]) -> list[dict[str, Any]]:
     _check_alike(runs)
     lines: list[dict[str, Any]] = []
     for claim, layer, drawn in _statistics(runs):
-        found = interval(drawn)
-        if found is None:
+        estimate = interval(drawn)
+        if estimate is None:
             raise ConfigError(f"{layer} has too few boxes with filters in them, or of too few sizes, for an interval")
-        lines.append({"claim": claim, "layer": layer, "seeds": len(runs), **found._asdict()})
+        lines.append({"claim": claim, "layer": layer, "seeds": len(runs), **estimate._asdict()})
     for row in lines:
         row |= {"p_holm": None, "verdict": None} | ({"p": None} if row["claim"] in NOT_JUDGED else {})
     judged = [row for row in lines if row["p"] is not None]

@@ -17,7 +17,7 @@ COSTS = ["seeds", "parameters", "MACs (M)", "seconds"]
 """Headers of what a row's runs cost."""
 
 SETTING = "setting"
-"""Header of the rows' names, where several settings tell them apart."""
+"""Header of the rows' names, where they differ in several settings."""
 
 
 def blocks(sections: Sequence[Section], caption: str, orientation: bool = False) -> list[Block]:

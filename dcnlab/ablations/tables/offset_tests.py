@@ -28,9 +28,9 @@ def with_tests(collection: Collection) -> Collection:
     rows: list[Row] = []
     notes = list(collection.notes)
     for row in collection.rows:
-        own = row.settings.get(OFFSETS, KINDS[0])
+        offsets = row.settings.get(OFFSETS, KINDS[0])
         deforms = row.settings.get("model.deform_layers") and row.settings.get("model.deform_kind") == "deformable"
-        rows.append(replace(row, parameters={**row.parameters, OFFSETS: own if deforms else None}))
+        rows.append(replace(row, parameters={**row.parameters, OFFSETS: offsets if deforms else None}))
         for kind in KINDS:
             records = _tested(row.records, kind, notes)
             if records:
@@ -52,27 +52,27 @@ def notes_on_tests(collection: Collection, metrics: Sequence[str], comparison: C
         comparison: of the table.
     """
     notes: list[str] = []
-    own: Row | None = None
+    tested: Row | None = None
     for row in collection.rows:
-        if own is None or not _same_runs(own, row):
-            own = row
+        if tested is None or not _same_runs(tested, row):
+            tested = row
             continue
         for metric in metrics:
-            cells = comparison.of(row, metric, own, images=True)
+            cells = comparison.of(row, metric, tested, images=True)
             difference, interval = cells[f"{metric}_difference"], bounds(cells, metric)
             if difference is not None:
                 outer = "" if interval is None else f" [{interval[0]:+.2f}, {interval[1]:+.2f}]"
                 conclusion = cells[f"{metric}_conclusion"]
                 notes.append(
                     f"{_name(row, collection.swept)}: {metric} {difference:+.2f}{outer} {conclusion}, against the same "
-                    f"runs under {OFFSETS} {own.parameters[OFFSETS]}"
+                    f"runs under {OFFSETS} {tested.parameters[OFFSETS]}"
                 )
     return notes
 
 
-def _same_runs(own: Row, row: Row) -> bool:
+def _same_runs(tested: Row, row: Row) -> bool:
     """Whether a row is of the runs of another, under other offsets."""
-    folders = {record.folder for record in own.records}
+    folders = {record.folder for record in tested.records}
     return bool(row.records) and all(record.folder.parent.parent in folders for record in row.records)
 
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from dcnlab.ablations.sweeps.hashing import digest
 from dcnlab.ablations.tables import paper, paper_rows
-from dcnlab.ablations.tables.collect import Collection, newest, tell_apart
+from dcnlab.ablations.tables.collect import Collection, newest, separate_rows
 from dcnlab.ablations.tables.rows import Row
 from dcnlab.ablations.tables.run_record import Record
 from dcnlab.config import packaged
@@ -77,7 +77,7 @@ def _collection(table: str, members: Sequence[tuple[Record, paper.Label]], any_c
         runs.sort(key=lambda record: record.seed)
         settings = runs[0].settings if runs else paper_rows.settings_of(table, name, members[0][0].settings)
         collection.rows.append(Row({ROW[table]: name}, runs, wanted, settings))
-    tell_apart(collection, any_code)
+    separate_rows(collection, any_code)
     return collection
 
 
@@ -103,7 +103,7 @@ def titles(firsts: Sequence[Record], table: str) -> list[str]:
 
     Args:
         firsts: a run of each system.
-        table: whose rows do not tell systems apart.
+        table: whose settings may differ within a system.
     """
     short = []
     for record in firsts:

@@ -36,7 +36,7 @@ def _configs() -> list[tuple[str, Config]]:
 
 
 def _kind(name: str) -> str | None:
-    """Whose recipe a file of this name holds; None for those in small, which repeat nobody's."""
+    """Whose recipe a file of this name holds; None for small experiments, which repeat no published recipe."""
     if name.endswith("_authors"):
         return "authors"
     if name.endswith(("_voc", "_cityscapes", "_coco")):

@@ -37,7 +37,7 @@ def row_names(swept: Sequence[str], rows: Sequence[Mapping[str, Any]]) -> list[s
     """Name each row by the settings in which it differs from the others.
 
     Args:
-        swept: the settings that tell the rows apart, dotted.
+        swept: the settings in which the rows differ, dotted.
         rows: a value for each of them; missing ones are not set.
 
     Returns:

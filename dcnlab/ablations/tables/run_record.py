@@ -16,7 +16,7 @@ from dcnlab.config.run_settings import RunSettings
 from dcnlab.io.errors import ConfigError
 from dcnlab.metrics import image_records
 from dcnlab.metrics.image_records import ImageRecord
-from dcnlab.training import results_file, run_folder
+from dcnlab.training import results_file, run_search
 from dcnlab.training.run_folder import RunFolder
 
 FOLD = "data.fold"
@@ -42,7 +42,7 @@ class Record:
 
     @property
     def id(self) -> str:
-        """The id of the trial that it is a run of, whatever its folder."""
+        """The id of its trial, which does not depend on its folder."""
         return digest([self.results["parameters"], identity.changed(self.settings)])[:12]
 
     @property
@@ -128,7 +128,7 @@ def records(roots: Sequence[Path]) -> tuple[list[Record], list[str]]:
             raise ConfigError(f"--runs {root}: no such folder")
     settings = RunSettings()
     readable, notes, aside = [], [], 0
-    for folder in run_folder.discover(list(roots)):
+    for folder in run_search.discover(list(roots)):
         if RunFolder(folder).is_moved_aside():
             aside += 1
             continue

@@ -23,7 +23,7 @@ class Section:
     title: str
     """Which system, where a table has several; may be empty."""
     swept: list[str]
-    """The columns that tell the rows apart."""
+    """The settings in which the rows differ, a column each."""
     metrics: list[str]
     """Metrics that any of its runs has, the sweep's own first."""
     shown: list[str]

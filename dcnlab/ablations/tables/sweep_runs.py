@@ -16,7 +16,7 @@ from dcnlab.ablations.tables.collect import (
     newest,
     refuse_mixture,
     seeds_of,
-    tell_apart,
+    separate_rows,
 )
 from dcnlab.ablations.tables.rows import Row
 from dcnlab.ablations.tables.run_record import FOLD, Record, differences, of_all_folds
@@ -68,7 +68,7 @@ def of_sweep(
         collection.rows.append(Row(parameters, counted, max(len(wanted), seeds_of(counted)), settings))
     if drawn:
         collection.notes.append(_drawn(sweep, len(trials), len(best)))
-    tell_apart(collection, any_code)
+    separate_rows(collection, any_code)
     return collection
 
 

@@ -11,16 +11,11 @@ import torch
 from torch import Tensor
 from torchvision.transforms import v2
 
+from dcnlab.data.classification.class_files import class_folders, held_or_kept, labelled_files, split_folder
 from dcnlab.data.photographs import IMAGENET_MEAN, IMAGENET_STD, NO_JITTER, PhotographSplit, colour_jitter, strings
 from dcnlab.data.resize import resized
-from dcnlab.io.errors import DataError
-from dcnlab.io.folders import files_below
-from dcnlab.io.image_file import ENDINGS, read_image
+from dcnlab.io.image_file import read_image
 from dcnlab.io.orientation import Orientation
-from dcnlab.io.text import check_encodable, closest
-
-HELD_OUT = 10
-"""Without a validation folder, every tenth image of a class is held out of the training folder."""
 
 
 def training_transform(
@@ -55,41 +50,6 @@ def evaluation_transform(
             v2.Normalize(list(mean), list(std)),
         ]
     )
-
-
-def class_folders(folder: Path, chosen: Sequence[str] | None) -> list[str]:
-    """The chosen class folders of a folder, or all of them by name.
-
-    Raises:
-        DataError: there are none, or a chosen one is missing or there twice; one line.
-    """
-    folders = _folders(folder)
-    if not folders:
-        raise DataError(f"{folder} has no class folders; expected {folder}/CLASS/IMAGE")
-    if chosen is not None and len(set(chosen)) < len(chosen):
-        raise DataError(f"data.classes names a class twice: {', '.join(chosen)}")
-    for name in chosen or ():
-        if name not in folders:
-            near = closest(name, folders, cutoff=0)[0]
-            raise DataError(f"data.classes names {name!r}, which {folder} does not have; nearest is {near!r}")
-    return folders if chosen is None else list(chosen)
-
-
-def labelled_files(folder: Path, classes: Sequence[str]) -> list[tuple[str, int]]:
-    """Files and labels of class folders in torchvision's order: by class, folder and name.
-
-    Raises:
-        DataError: a class has no image, or a file is a pipe or the like; one line.
-    """
-    samples: list[tuple[str, int]] = []
-    for label, name in enumerate(classes):
-        files = files_below(folder / name, ENDINGS)
-        if not files:
-            raise DataError(f"{folder / name} holds no image; expected files ending in {', '.join(ENDINGS)}")
-        for path in (folder / name, *files):
-            check_encodable(str(path), "the name of")
-        samples += [(path, label) for path in files]
-    return samples
 
 
 def _resized_side(image_size: int) -> int:
@@ -141,11 +101,11 @@ class ImageFolderSplit(PhotographSplit[tuple[Tensor, int]]):
         if listed is not None:
             samples, self.classes = list(listed[0]), list(listed[1])
         else:
-            folder = _split_folder(Path(root), train if split is None else split)
+            folder = split_folder(Path(root), train if split is None else split)
             self.classes = class_folders(folder, classes)
             samples = labelled_files(folder, self.classes)
             if split is None or holdout:
-                samples = _held_or_kept(folder, samples, held=split is None)
+                samples = held_or_kept(folder, samples, held=split is None)
         self.files, self.labels = strings([path for path, _ in samples]), np.array([label for _, label in samples])
         transform = training_transform(image_size, mean, std, color_jitter) if augment else None
         self.transform = transform or evaluation_transform(image_size, mean, std)
@@ -173,40 +133,3 @@ class ImageFolderSplit(PhotographSplit[tuple[Tensor, int]]):
         """What the resizing of evaluation makes of an image, before it is cropped; see `image_file.Made`."""
         side = _resized_side(self.image_size)
         return *resized(height, width, side, None), f"data.image_size {self.image_size}"
-
-
-def _folders(folder: Path) -> list[str]:
-    return sorted(entry.name for entry in folder.iterdir() if entry.is_dir())
-
-
-def _split_folder(root: Path, split: str) -> Path:
-    if not root.is_dir():
-        raise DataError(f"data.root {root} is not a folder; expected one that holds SPLIT/CLASS/IMAGE")
-    if not (root / split).is_dir():
-        folders = ", ".join(_folders(root)) or "none"
-        raise DataError(
-            f"data.root {root} has no split {split!r}; its folders are {folders}, and images must be at "
-            f"{root}/{split}/CLASS/IMAGE; data.name=own takes ROOT/CLASS/IMAGE and holds the splits out "
-            "(data.val may be null)"
-        )
-    return root / split
-
-
-def _held_or_kept(folder: Path, samples: list[tuple[str, int]], held: bool) -> list[tuple[str, int]]:
-    """The images that are held out of a training folder, or the others."""
-    chosen = [s for s, is_held in zip(samples, _every_tenth(samples), strict=True) if is_held is held]
-    if not chosen:
-        raise DataError(
-            f"no class of {folder} has {HELD_OUT} images, so none is held out to validate on; name a folder as data.val"
-        )
-    return chosen
-
-
-def _every_tenth(samples: Sequence[tuple[str, int]]) -> list[bool]:
-    """Say which images are held out: the tenth, twentieth, ... of each class, in the order of their names."""
-    seen: dict[int, int] = {}
-    held = []
-    for _, label in samples:
-        seen[label] = seen.get(label, 0) + 1
-        held.append(seen[label] % HELD_OUT == 0)
-    return held

@@ -8,7 +8,7 @@ from torchvision.transforms.v2 import functional
 
 
 def turn(images: Tensor, rotation: float = 0.0, magnification: float = 1.0, background: float = 0.0) -> Tensor:
-    """Turn and magnify images about their centre, by torchvision's affine; bilinear, sizes stay.
+    """Rotate and scale images about their centre, by torchvision's affine; bilinear, sizes stay.
 
     Interpolates between pixels without averaging: a magnification far below 1 skips pixels.
 

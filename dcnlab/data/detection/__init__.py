@@ -6,7 +6,7 @@ from typing import Any
 
 
 def __getattr__(name: str) -> Any:
-    """DetectionSplit, imported on first use: other rooms of data take only a file from here."""
+    """DetectionSplit, imported on first use, so that importing another module of this folder stays quick."""
     if name == "DetectionSplit":
         from dcnlab.data.detection.split import DetectionSplit
 

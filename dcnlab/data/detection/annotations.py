@@ -147,7 +147,7 @@ def join(parts: Sequence[Annotations]) -> Annotations:
 
 
 def starts(counts: NDArray[np.integer]) -> NDArray[np.int64]:
-    """Turn boxes an image into offsets."""
+    """Cumulate numbers of boxes for each image into offsets of the flat arrays."""
     return np.concatenate([np.zeros(1, np.int64), np.cumsum(counts, dtype=np.int64)])
 
 

@@ -48,7 +48,7 @@ def _read_coco(
 
 
 READERS: dict[str, Callable[..., Annotations]] = {"voc": _read_voc, "coco": _read_coco}
-"""By `data.name`: takes root, splits, classes, templates and orientation."""
+"""Readers by `data.name`; each takes root, splits, classes, templates and orientation."""
 
 
 class DetectionDataModule(SplitsDataModule):

@@ -14,7 +14,7 @@ from dcnlab.data.image_list import CLASSES_FILE
 from dcnlab.data.photographs import strings
 from dcnlab.data.voc_lists import OBJECTS, listed_objects, read_names, years_of
 from dcnlab.io.errors import DataError
-from dcnlab.io.image_file import NamedFiles
+from dcnlab.io.named_files import NamedFiles
 from dcnlab.io.orientation import Orientation
 from dcnlab.io.text import nearest_and_all
 

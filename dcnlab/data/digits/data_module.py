@@ -27,7 +27,7 @@ class DigitsDataModule(SplitsDataModule):
         train: split names, of train, val and test.
         val: likewise; None scores none during training.
         test: likewise.
-        classes: digits to tell apart, in the order of their labels; None takes all ten.
+        classes: digits to classify, in the order of their labels; None takes all ten.
         train_length: scenes in an epoch; None is one a digit.
         test_length: scenes to score; None is one a digit.
         batch_size: scenes a rank loads at a time.

@@ -1,1 +1,1 @@
-"""Folders of one's own: which layout they have, and their images and labels in three splits."""
+"""Users' folders (`data.name` own): which layout they have, and their images and labels in three splits."""

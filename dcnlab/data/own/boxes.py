@@ -1,4 +1,4 @@
-"""Boxes of a folder of one's own: annotations from images with objects, from XML, JSON or text files."""
+"""Boxes of a user's folder: annotations from images with objects, from XML, JSON or text files."""
 
 from __future__ import annotations
 

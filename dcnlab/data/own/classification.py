@@ -1,11 +1,11 @@
-"""Reads the class folders of a folder of one's own, in three splits."""
+"""Reads the class folders of a user's folder, in three splits."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
 
-from dcnlab.data.classification.image_folder import class_folders, labelled_files
+from dcnlab.data.classification.class_files import class_folders, labelled_files
 from dcnlab.data.labels import check_same_classes
 from dcnlab.data.own.class_folders import classes_in
 from dcnlab.data.own.found import Own, line_of

@@ -1,4 +1,4 @@
-"""Reads the boxes of a folder of one's own: VOC's XML, COCO's JSON or YOLO's text, in three splits."""
+"""Reads the boxes of a user's folder: VOC's XML, COCO's JSON or YOLO's text, in three splits."""
 
 from __future__ import annotations
 

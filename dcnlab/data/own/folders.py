@@ -1,4 +1,4 @@
-"""What the finders of layouts ask of a folder: whether it holds files of some kind, and its sub-folders."""
+"""Helpers that find layouts: whether a folder holds files of some kind, and its sub-folders."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Own: a folder of one's own as it was read, and the line that says what was found."""
+"""Own: a user's folder as it was read, and the line that says what was found."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _NAMED = 6
 
 @dataclass(frozen=True)
 class Own(Generic[Images]):
-    """A folder of one's own, read."""
+    """A user's folder, as it was read."""
 
     layout: str
     """Name of its layout, of `names.OWN_LAYOUTS`."""

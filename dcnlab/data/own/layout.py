@@ -1,4 +1,4 @@
-"""Recognises the layout of a folder of one's own, or names what was looked for and the nearest."""
+"""Recognises the layout of a user's folder, or names what was looked for and the nearest layout."""
 
 from __future__ import annotations
 

@@ -9,7 +9,7 @@ from dcnlab.data.image_list import CLASSES_FILE, read_lines
 from dcnlab.data.own.folders import IMAGE_FOLDERS, first_folder, holds, split_folders, voc_year
 from dcnlab.data.own.splits import WHOLE, role_of
 from dcnlab.io.errors import DataError
-from dcnlab.io.image_file import NamedFiles
+from dcnlab.io.named_files import NamedFiles
 
 LABEL_ENDINGS = (".png", ".bmp", ".tif", ".tiff", ".gif")
 """Of label pictures, without those of formats that change values."""

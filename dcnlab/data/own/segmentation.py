@@ -1,4 +1,4 @@
-"""Reads the labelled images of a folder of one's own, in three splits; the classes are those of its files."""
+"""Reads the labelled images of a user's folder, in three splits; the classes are those of its files."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from dcnlab.data.own.splits import deal
 from dcnlab.data.segmentation.cityscapes import cityscapes_pairs
 from dcnlab.data.segmentation.voc import CLASSES as VOC_CLASSES
 from dcnlab.data.voc_lists import read_names
-from dcnlab.io.image_file import NamedFiles
+from dcnlab.io.named_files import NamedFiles
 
 _WORDS = {
     "cityscapes": "Cityscapes' leftImg8bit and gtFine",

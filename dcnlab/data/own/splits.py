@@ -1,4 +1,4 @@
-"""Splits of a folder of one's own: those that it has, and images held out by a hash of their names."""
+"""Splits of a user's folder: those that it has, and images held out by a hash of their names."""
 
 from __future__ import annotations
 

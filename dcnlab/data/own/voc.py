@@ -15,7 +15,7 @@ from dcnlab.data.own.folders import IMAGE_FOLDERS, first_folder, holds, split_fo
 from dcnlab.data.own.splits import WHOLE
 from dcnlab.data.voc_lists import read_names
 from dcnlab.io.errors import DataError
-from dcnlab.io.image_file import NamedFiles
+from dcnlab.io.named_files import NamedFiles
 from dcnlab.io.orientation import Orientation
 
 _XML = (".xml",)

@@ -14,7 +14,8 @@ from dcnlab.data.own.boxes import BoxedImage, annotations_of
 from dcnlab.data.own.folders import holds, split_folders
 from dcnlab.data.own.splits import WHOLE
 from dcnlab.io.errors import ConfigError, DataError
-from dcnlab.io.image_file import NamedFiles, image_size
+from dcnlab.io.image_file import image_size
+from dcnlab.io.named_files import NamedFiles
 from dcnlab.io.orientation import Orientation
 from dcnlab.io.text import shown
 from dcnlab.io.yaml_file import read_yaml
@@ -98,7 +99,7 @@ def _yaml(root: Path) -> dict[str, Any]:
 
 
 def _numbered(names: dict[Any, Any], path: Path) -> list[str]:
-    """The names of a dict by number; a number without a name is its own."""
+    """The names of a dict by number; a number without a name is named by itself."""
     by_number = {int(number): str(name) for number, name in names.items() if str(number).isdecimal()}
     if len(by_number) < len(names) or max(by_number) >= _CLASSES_MOST:
         wrong = next((number for number in names if not str(number).isdecimal()), max(by_number, default=0))

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from dcnlab.data.labels import IGNORE, LabelledImages, check_files, choose_classes, lookup_of, names_of
 from dcnlab.io.errors import DataError
-from dcnlab.io.image_file import NamedFiles
+from dcnlab.io.named_files import NamedFiles
 from dcnlab.io.text import nearest_and_all
 
 VALUES = {

@@ -25,7 +25,7 @@ from dcnlab.data.voc_lists import OBJECTS, listed_classes, read_names, years_of
 from dcnlab.io import mat_file
 from dcnlab.io.errors import DataError
 from dcnlab.io.files import read_bytes
-from dcnlab.io.image_file import NamedFiles
+from dcnlab.io.named_files import NamedFiles
 from dcnlab.io.paths import inside
 from dcnlab.io.text import nearest_and_all, one_line
 

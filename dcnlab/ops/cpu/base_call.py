@@ -1,4 +1,4 @@
-"""A call of deformable convolution on a CPU: what its ways by columns and without them share."""
+"""A call of deformable convolution on a CPU: what the paths with and without columns share."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def dtype_of(input: Tensor) -> torch.dtype:
 
 
 class BaseCall:
-    """Arguments in the form that the loops take, whichever loops compute the call.
+    """Arguments in the form that all loops take.
 
     Args:
         arguments: checked.

@@ -27,7 +27,7 @@ class Call(BaseCall):
         self.depth = g.taps * (g.channels // g.groups)
 
     def filters(self, transposed: bool) -> Factor:
-        """Each group's filters as (out channels, depth), or the other way round."""
+        """Each group's filters as (out channels, depth), or transposed."""
         g = self.geometry
         filters = self.weight.to(self.dtype)
         filters = filters if self.turns else filters.permute(0, 2, 3, 1)
@@ -43,7 +43,7 @@ class Call(BaseCall):
         return columns.reshape(-1, g.groups, self.depth)
 
     def for_loops(self, columns: Tensor) -> Tensor:
-        """The same backwards, flat."""
+        """The inverse of `for_product`, flat."""
         g = self.geometry
         if self.turns:
             columns = columns.view(-1, g.groups, g.channels // g.groups, g.taps).transpose(2, 3)
@@ -74,7 +74,7 @@ def places_backward(
 
 
 def scatter(call: Call, start: int, stop: int, grad_columns: Tensor, grad_pixels: Tensor) -> None:
-    """Take a chunk's gradient to the input: a thread for each image, or for a band of an image's pixels.
+    """Add a chunk's columns' gradient to the input's: a thread for each image, or for a band of an image's pixels.
 
     Bands, not some of the channels each: measured, two threads on alternating runs of channels are slower than one.
     """

@@ -98,7 +98,7 @@ class Call(BaseCall):
     def backward(
         self, start: int, stop: int, grads: Tensor, grad_pixels: Tensor, grad_filters: Tensor, grad_places: Tensor
     ) -> None:
-        """Take the gradient of output pixels `start` to `stop` back; what has size 0 is skipped."""
+        """Backpropagate the gradient of output pixels `start` to `stop`; arrays of size 0 are skipped."""
         bands = enumerate(self.bands(start, stop))
         pieces = torch.tensor(
             [(*band, *groups, number, slot) for slot, band in bands for number, groups in enumerate(self.runs)]

@@ -136,7 +136,7 @@ def _gradient_of_columns(grad_columns, own, grads, line, filters, of, groups, co
 
 @njit(**OPTIONS)
 def backward(arrays, filters, grads, start, part, grad_columns, columns, own, gradients):
-    """Take the gradient of a part's output pixels back, for its run of groups; scratch begins at `own`.
+    """Backpropagate the gradient of a part's output pixels, for its run of groups; scratch begins at `own`.
 
     Other parts touch other memory, and every sum runs in the order of the output pixels: repeatable without atomics,
     for any number of threads.

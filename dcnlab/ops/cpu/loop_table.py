@@ -1,4 +1,4 @@
-"""The table of numbers that a compiled loop takes: fields by name, for those who fill it and for the loop.
+"""Table: the arguments of a compiled loop as one record of numbers with named fields.
 
 A loop is a function of one address. There lies a record of 64-bit numbers: a counter, how many parts there are, then
 the loop's own fields. An array is its address and its sizes, n0, n1, ..

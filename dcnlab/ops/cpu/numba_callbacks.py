@@ -29,9 +29,10 @@ def pointer(typing: Any, address: Any) -> Any:
 
 @intrinsic
 def next_part(typing: Any, address: Any) -> Any:
-    """The next part of a loop that nobody has taken; as many as there are parts, or more: none is left.
+    """The number of the next part of a loop; at or above the number of parts, none is left.
 
-    The counter is the first number at the loop's address, and is one more afterwards, whoever else counts at once.
+    The counter is the first number at the loop's address. It is incremented atomically, so no two
+    threads get the same part.
     """
 
     def build(context, builder, signature, args):
@@ -43,7 +44,7 @@ def next_part(typing: Any, address: Any) -> Any:
 
 @njit(error_model="numpy", forceinline=True)
 def array1(field, kind):
-    """The array of one axis that a field of a record tells of."""
+    """The one-dimensional array whose address and size a field of a record holds."""
     return carray(pointer(field.address), (field.n0,), kind)
 
 

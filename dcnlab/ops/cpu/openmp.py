@@ -1,4 +1,4 @@
-"""Running compiled loops on torch's own threads.
+"""Runs compiled loops on torch's threads.
 
 Where torch runs on OpenMP, its team of threads takes the parts, through the entry point that GCC's and LLVM's OpenMP
 share. A second set of threads would have to wait: after a product OpenMP's threads keep their processors busy for

@@ -136,7 +136,7 @@ def _axis(sensitive, adaptive, start, bin_size, samples, size, dense, at, weight
 @njit(**EXACT, **INLINE)
 def merge_bin(sensitive, roi, offset, number, class_of, part_y, part_x, row, column, sizes, factors, scratch):
     """Merge both axes of one bin into scratch; returns the numbers of pixel rows and pixel columns."""
-    dense, at, weight, slope = scratch  # unpacked: names would count references, a bin
+    dense, at, weight, slope = scratch  # unpacked, because fields by name count references in each bin
     real = type(roi.x)
     samples_y = _samples(sensitive, sizes.samples, roi.height, sizes.out_height)
     samples_x = _samples(sensitive, sizes.samples, roi.width, sizes.out_width)

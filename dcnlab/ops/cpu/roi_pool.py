@@ -1,4 +1,4 @@
-"""Both deformable RoI poolings on a CPU; the rule is the geometry's."""
+"""Both deformable RoI poolings on a CPU; `PoolGeometry` says which of the two rules applies."""
 
 from __future__ import annotations
 
@@ -118,7 +118,7 @@ def _pool(call: _Call, segments: Tensor, output: Tensor) -> None:
 def _take_back(
     call: _Call, segments: Tensor, blocks: Tensor, grads: Tensor, partial: Tensor, grad_cells: Tensor
 ) -> None:
-    """Take the gradient of each (image, group cell, block of segments) back, wherever it lies in memory."""
+    """Backpropagate by image, group cell and block of segments, for an output gradient of any strides."""
     if len(blocks) == 0 or grads.numel() == 0:
         return
     span = 1 + sum((size - 1) * stride for size, stride in zip(grads.shape, grads.stride(), strict=True))

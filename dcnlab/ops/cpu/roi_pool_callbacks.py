@@ -1,4 +1,4 @@
-"""The loops of the RoI poolings as functions of one address, and the tables that they take."""
+"""numba callbacks of the RoI poolings' loops, and the tables of their arguments."""
 
 # mypy: disable-error-code="no-untyped-def, no-untyped-call, call-arg, var-annotated"
 from __future__ import annotations

@@ -190,7 +190,7 @@ def _return(pixels, grad_pixels, origin, sizes, scratch, rows, columns, grad, le
 
 @njit(**FAST)
 def backward(arrays, segments, image, cell, grad, strides, partial, grad_pixels):
-    """Take the gradient of one group cell of one image back; what has size 0 of `partial`, `grad_pixels` is skipped.
+    """Backpropagate to one group cell of one image; `partial` or `grad_pixels` of size 0 is skipped.
 
     Each bin's gradient is brought together first: a copy of them all, channels last, would be as large as the output.
     Other images, cells or segments touch other memory, and every sum runs in the order of the boxes: repeatable

@@ -1,4 +1,4 @@
-"""The user's cache folder. A folder that fails costs one warning and no run."""
+"""The user's cache folder; if it cannot be used, one warning is printed and the run continues."""
 
 from __future__ import annotations
 

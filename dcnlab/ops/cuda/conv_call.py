@@ -65,7 +65,7 @@ class Call:
 
     @cached_property
     def kernels(self) -> KernelModule:
-        """Those of the chunks, which a fused call does not need."""
+        """The kernels of the chunks; a fused call needs none."""
         if self.is_depthwise:
             return self.modules(depthwise_sizes.SOURCE, depthwise_sizes.prelude(self.plan.prelude))
         return self.modules(conv_variants.SOURCE, self.plan.prelude)
@@ -120,7 +120,7 @@ class Sort:
         self._entries = call.empty(plan.bin_bytes, dtype=torch.uint8)
 
     def bins(self, number: int, chunk: Chunk) -> Bins:
-        """Those of a chunk; entries are the next chunk's too."""
+        """The bins of a chunk; the next chunk reuses the memory of the entries."""
         each, first = self._plan.keys + 1, number * self._plan.most_images * (self._plan.keys + 2)
         begin = self._counters if number == 0 else self._counters[first:]
         return Bins(begin, begin[chunk.images * each :], self._entries)

@@ -75,7 +75,7 @@ class Backward:
             self.pixels = call.empty(g.batch, g.height, g.width, g.channels, dtype=plan.total)
 
     def chunk(self, number: int, chunk: Chunk) -> None:
-        """Add a chunk's share to all results."""
+        """Add a chunk's part to all gradients."""
         call, g, plan, size = self.call, self.call.geometry, self.call.plan, chunk.stop - chunk.start
         assert self.columns is not None
         columns = self.columns if size == plan.most_rows else self.columns[:size]
@@ -116,7 +116,7 @@ class Backward:
         )
 
     def results(self, arguments: ConvArguments) -> ConvGradients[Tensor | None]:
-        """The gradients, in the arguments' dtypes and memory formats; scratch is let go before they are turned."""
+        """The gradients, in the arguments' dtypes and memory formats; scratch is freed before they are converted."""
         g = self.call.geometry
         self.columns = self.sort = None
         weight = None

@@ -49,7 +49,7 @@ def image(source: str, arch: int) -> bytes:
 def _key(source: str, arch: int) -> str:
     """A file's name: a hash of all that the code depends on."""
     compiled_with = options(f"sm_{arch}")
-    import cupy  # after `options`, which sees to CuPy's own cache folder
+    import cupy  # after `options`, which handles errors of CuPy's cache folder
     from cupy_backends.cuda.libs import nvrtc
 
     parts = (source, *compiled_with, f"NVRTC {nvrtc.getVersion()}", f"CuPy {cupy.__version__}")

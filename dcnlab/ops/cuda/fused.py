@@ -79,7 +79,7 @@ def forward(call: Call) -> Tensor:
     """Compute the output's pixels, (N * Ho * Wo, F), of a call that `takes` lets pass."""
     g, pixels, filters, bias = call.geometry, call.pixels, call.filters, call.bias
     output = torch.empty(g.pixels, g.out_channels, dtype=pixels.dtype, device=pixels.device)
-    # The last tile counts on beyond the filters that there are.
+    # The last tile counts beyond the last filter.
     wide = max(pixels.numel(), call.offset.numel(), (g.out_channels + 128) * filters.shape[1], output.numel()) > INT_MAX
     tile = tile_of(g, wide)
     prelude = _prelude(pixels.dtype, tile, wide)

@@ -67,7 +67,7 @@ def check_geometry(kernel: str, grid: tuple[int, ...], block: tuple[int, ...]) -
 
 
 def check_value(kernel: str, position: int, value: Any) -> None:
-    """Take numpy scalars and records, whose width is plain to see.
+    """Accept numpy scalars and records, whose width is known.
 
     Raises:
         TypeError: a bare Python number, which CuPy would pass as 64 bits whatever the kernel declares; or a record

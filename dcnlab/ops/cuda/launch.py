@@ -1,4 +1,4 @@
-"""Launching kernels on torch's tensors, streams and devices through CuPy."""
+"""Launches kernels on torch's tensors, streams and devices through CuPy."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Both deformable RoI poolings on CUDA: the kernels of `cuda_kernels/`, the rule being the geometry's.
+"""Both deformable RoI poolings on CUDA: kernels of `cuda_kernels/`; `PoolGeometry` says which rule applies.
 
 Nothing here asks the GPU for a value, no size depends on one, and all scratch is torch's, so calls can be captured in a
 CUDA graph. The host-run tests call the same functions on CPU tensors with kernels compiled by g++.

@@ -1,4 +1,4 @@
-"""Memory for what kernels write whole, taken from torch's allocator."""
+"""Uninitialised memory from torch's allocator, for tensors that kernels write completely."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
 """The kernels' source texts, and their variants.
 
-A module is one text: a generated prelude (types and constants of the variant), `common.cuh`, what the file shares with
-some others, and one `.cu` file. It includes no file of the project, because the cache on disk is keyed by the text and
-would not see an included file change.
+A module is one text: a generated prelude (types and constants of the variant), `common.cuh`, and one `.cu` file, with
+what it shares with others before and after it. It includes no file of the project: the cache on disk is keyed by the
+text, and would not see an included file change.
 """
 
 from __future__ import annotations
@@ -34,7 +34,10 @@ _SHARED: Mapping[str, tuple[str, ...]] = {
     "deform_ps_roi_pool.cu": ("roi_bins.cuh",),
     "deform_roi_pool.cu": ("roi_bins.cuh",),
 }
-"""Headers that a kernel file includes after `common.cuh`."""
+"""What is put before a kernel file, after `common.cuh`."""
+
+_KERNELS: Mapping[str, str] = {name: "roi_kernels.cuh" for name in ("deform_ps_roi_pool.cu", "deform_roi_pool.cu")}
+"""What is put after a kernel file: kernels that it shares with another."""
 
 _HEADERS = "#include <cuda_fp16.h>\n#include <cuda_bf16.h>\n"
 _INT_MAX = 2**31 - 1
@@ -103,6 +106,7 @@ def source_text(source_file: str, prelude: Prelude) -> str:
     """
     root = kernel_folder()
     parts = [prelude_text(prelude)]
-    for name in ("common.cuh", *_SHARED.get(source_file, ()), source_file):
+    kernels = (_KERNELS[source_file],) if source_file in _KERNELS else ()
+    for name in ("common.cuh", *_SHARED.get(source_file, ()), source_file, *kernels):
         parts.append(f'#line 1 "{name}"\n{(root / name).read_text(encoding="utf-8")}\n')
     return "".join(parts)

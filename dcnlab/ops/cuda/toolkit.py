@@ -92,7 +92,7 @@ def mismatch() -> str | None:
 
 @cache
 def _compare() -> None:
-    """Before the first launch: what cannot work ends here, what may work is a warning."""
+    """Compare CuPy's CUDA with torch's: an error if they cannot work together, a warning if they may."""
     line = mismatch()
     if line is None:
         return

@@ -40,12 +40,12 @@ class StopOnDivergence(pl.Callback):
         self._first_bad: Tensor | None = None
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Check each step where that is no wait for a GPU."""
+        """Check each step on devices where reading a value is cheap."""
         self._checks_each_step = self.checks_each_step(pl_module.device)
 
     @staticmethod
     def checks_each_step(device: torch.device) -> bool:
-        """Whether reading a value there costs next to nothing."""
+        """Whether reading a value from the device is cheap, as on a CPU."""
         return device.type == "cpu"
 
     def on_train_batch_start(

@@ -36,7 +36,7 @@ class FiniteOutputs(pl.Callback):
         self._sum_outputs(pl_module)
 
     def _sum_outputs(self, pl_module: pl.LightningModule) -> None:
-        """Sum the outputs of the layers with products: whatever is not finite before them is not finite after them."""
+        """Sum the outputs of the layers with products; values that are not finite before them are not finite after."""
         self._sums, self._warned = {}, False
 
         def add(name: str, layer: nn.Module, arguments: Any, output: Any) -> None:
@@ -64,7 +64,7 @@ class FiniteOutputs(pl.Callback):
         if names and not self._warned:
             self._warned = True
             logging.getLogger("dcnlab").warning(
-                f"the scores of the validation after step {trainer.global_step} are of no worth: in trainer.precision="
+                f"the scores of the validation after step {trainer.global_step} are worthless: in trainer.precision="
                 f"{trainer.precision} the output of {names[0]} is not finite in batch {batch_idx}"
             )
 

@@ -1,4 +1,4 @@
-"""Collectives that the callbacks need: an `or` and the least over ranks, and every rank's text."""
+"""Collectives for the callbacks: whether any rank has a flag, the minimum over ranks, and every rank's text."""
 
 from __future__ import annotations
 

@@ -20,8 +20,8 @@ from typing import Any
 import pytorch_lightning as pl
 
 from dcnlab.io.text import say
-from dcnlab.training.environment import ProcessId, dead_loader, ending
-from dcnlab.training.outcome import End
+from dcnlab.training.outcome import End, killed
+from dcnlab.training.process_death import ProcessId, dead_loader, ending
 
 _POLL_SECONDS = 0.25
 _PATIENCE_SECONDS = 3.0
@@ -218,15 +218,3 @@ class FailurePropagation(pl.Callback):
         else:
             self.reports()  # waits for rank 0
         os._exit(end.exit_status)
-
-
-def killed(rank: int, process: int | None, how: str) -> End:
-    """The end of a run whose rank `rank` died.
-
-    Args:
-        rank: of the dead process.
-        process: its number, where it is known.
-        how: it died, such as `was killed by signal 9 (SIGKILL)`.
-    """
-    reason = f"rank {rank}{'' if process is None else f' (process {process})'} {how}"
-    return End("killed", f"{reason}; a smaller data.batch_size or fewer data.workers need less", reason)

@@ -13,14 +13,14 @@ import sys
 from collections.abc import Iterator
 from typing import Any
 
-from dcnlab.config import identity, overrides
+from dcnlab.config import agent_parameters, identity
 from dcnlab.config.load import to_yaml
 from dcnlab.config.schema import Config
 from dcnlab.io.text import one_line, say
 from dcnlab.metrics.names import is_headline
 from dcnlab.training.run_folder import RunFolder
 
-CONFIG, RESULTS = overrides.RECORDED, "dcnlab_results"
+CONFIG, RESULTS = agent_parameters.RECORDED, "dcnlab_results"
 """Keys of the text of config.yaml in a run's config, and of results.json in its summary. They are text, because wandb
 lets a sweep's parameters replace whole sections of the config, and changes the format of numbers."""
 

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from dcnlab.ablations.tables import bootstrap, collect
+from dcnlab.ablations.tables import bootstrap, build_table, collect
 from dcnlab.ablations.tables import table as tables
 from dcnlab.ablations.tables.comparison import Options
 from dcnlab.ablations.tables.run_record import Record
@@ -54,7 +54,7 @@ def records(made):
 
 
 def table(records, **options):
-    return tables.summarise("some", collect.of_name("some", records), options=Options(**options))
+    return build_table.summarise("some", collect.of_name("some", records), options=Options(**options))
 
 
 def correct(record):

@@ -11,6 +11,7 @@ import pytest
 import yaml
 from processes import GUARD
 
+from dcnlab.ablations.tables import build_table
 from dcnlab.ablations.tables import table as tables
 from dcnlab.io.errors import ConfigError
 from dcnlab.training.run_folder import RunFolder
@@ -71,7 +72,7 @@ def rfcn(write):
 
 
 def assemble(name, **options):
-    return tables.assemble(name, [Path("runs")], **options)
+    return build_table.assemble(name, [Path("runs")], **options)
 
 
 def grid(block):

@@ -13,7 +13,7 @@ import pytest
 from command_line import dcnlab
 from report_runs import SCRIPT, write_curve, write_everything, write_run
 
-from dcnlab.ablations.plots import chart_shapes, charts
+from dcnlab.ablations.plots import chart_shapes, row_charts
 from dcnlab.ablations.report import curves, gather, page, template
 from dcnlab.ablations.report.pictures import Album
 from dcnlab.cli import main
@@ -22,7 +22,7 @@ from dcnlab.io.errors import ConfigError
 from dcnlab.metrics import confusion, names
 from dcnlab.metrics.effective_dilation import SIZES
 from dcnlab.tasks import confusion_picture
-from dcnlab.training import run_folder
+from dcnlab.training import run_search
 from dcnlab.training.run_folder import RunFolder
 
 
@@ -167,7 +167,7 @@ def test_a_broken_confusion_matrix_is_named(runs_folder):
 def test_long_labels_are_wrapped_and_never_cut():
     """Each word of a long name is in the chart, on lines of at most 38 letters, and rows keep their distance."""
     label = "3 deformable modulated, dilation 4, offset_lr_scale 0.1, effective_batch 64"
-    chart = charts.dots("AP50", "caption", [(label, [1.0, 2.0]), ("plain", [1.5])])
+    chart = row_charts.dots("AP50", "caption", [(label, [1.0, 2.0]), ("plain", [1.5])])
     words = [(shape.text, float(shape.attributes["y"])) for shape in chart.shapes if is_label(shape)]
     lines = [text for text, _ in words[:-3]]
     assert " ".join(lines) == label
@@ -389,7 +389,7 @@ def test_the_command_in_the_page_repeats_the_run(tiny, monkeypatch):
     with pytest.raises(SystemExit) as ended:
         main.main()
     assert ended.value.code is None
-    [again] = [folder for folder in run_folder.discover([Path("runs")]) if folder.name != "first"]
+    [again] = [folder for folder in run_search.discover([Path("runs")]) if folder.name != "first"]
     first, second = (RunFolder(folder).read_results() for folder in (Path("runs/tiny/first"), again))
     assert (first["metrics"], first["parameters"], first["seed"]) == (
         second["metrics"], second["parameters"], second["seed"],

@@ -97,6 +97,15 @@ def test_robustness_json_has_the_form_the_report_reads(reader):
     }
 
 
+@pytest.mark.parametrize("pair", ["[NaN, 50]", "[0, 1e999]", "[0]", '["a", 50]', "0"])
+def test_a_robustness_json_of_wrong_numbers_is_named(tmp_path, pair):
+    """Angles and scores are finite numbers, in pairs; one line names the file."""
+    path = tmp_path / "robustness.json"
+    path.write_text(f'{{"schema": 1, "metric": "top1", "rotation": [[0, 1], {pair}], "scale": []}}')
+    with pytest.raises(ConfigError, match=rf"\A{path}: not a metric with pairs of rotation and percent.*remove it\Z"):
+        robustness_file.read(tmp_path)
+
+
 def test_only_missing_angles_and_scales_are_tested(reader, monkeypatch):
     """Values that robustness.json already has are not computed again."""
     tested = []

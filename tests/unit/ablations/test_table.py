@@ -17,7 +17,7 @@ from processes import GUARD
 
 from dcnlab.ablations.sweeps.sweep_file import read
 from dcnlab.ablations.sweeps.trial import trials_of
-from dcnlab.ablations.tables import render
+from dcnlab.ablations.tables import build_table, render
 from dcnlab.ablations.tables import table as tables
 from dcnlab.ablations.tables.comparison import Options
 from dcnlab.cli.ablate import tabulate
@@ -82,7 +82,7 @@ def finished(sweep):
 
 
 def assemble(name, *overrides, roots=("runs",)):
-    return tables.assemble(name, [Path(root) for root in roots], overrides)
+    return build_table.assemble(name, [Path(root) for root in roots], overrides)
 
 
 def notes(found):
@@ -323,7 +323,7 @@ def test_any_code_joins_runs_of_different_commits(finished):
     """Only --any-code averages runs of two commits, and a note counts the runs of each."""
     [last] = [trial for trial in trials_of(read(finished)) if trial.parameters == {"model.deform_layers": 2, "seed": 2}]
     write_run(last, 72.0, git="def")
-    found = tables.assemble(finished, [Path("runs")], any_code=True)
+    found = build_table.assemble(finished, [Path("runs")], any_code=True)
     assert [row["seeds"] for row in found.rows] == [3, 3, 3]
     assert found.rows[2]["top1"] == pytest.approx((80 + 70 + 72) / 3)
     assert notes(found) == ["the runs are of different code: abc (8), def (1); joined by --any-code"]
@@ -432,7 +432,7 @@ def test_class_ious_and_recalls_are_only_in_json(sweep):
         results = json.loads((folder / "results.json").read_text())
         results["metrics"] |= {"iou/Sky": 80.0, "ar100": 40.0, "ar_small": 30.0, "ap_small": 20.0}
         RunFolder(folder).write_results(results)
-    table = tables.assemble(sweep, [Path("runs")])
+    table = build_table.assemble(sweep, [Path("runs")])
     header = tables.render(table, "markdown").splitlines()[0]
     assert "ap_small (%)" in header
     assert not [name for name in ("iou/Sky", "ar100", "ar_small") if name in header]
@@ -468,11 +468,11 @@ def test_an_arm_sets_keys_of_several_sections(arms):
 def test_rows_are_compared_against_the_row_asked_for(arms):
     """--against names the row by its settings; a value that no row has is refused with those that rows have."""
     options = Options(against=(("model.deform_layers", 0), ("model.dilation", 4)))
-    found = tables.assemble(arms, [Path("runs")], options=options)
+    found = build_table.assemble(arms, [Path("runs")], options=options)
     assert [row["top1_difference"] for row in found.rows] == [-3, None, 3]
     assert [row["base"] for row in found.rows] == [False, True, False]
     with pytest.raises(ConfigError, match=r"--against model.dilation=8: no row .*; there are: model.dilation=1, "):
-        tables.assemble(arms, [Path("runs")], options=Options(against=(("model.dilation", 8),)))
+        build_table.assemble(arms, [Path("runs")], options=Options(against=(("model.dilation", 8),)))
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,7 @@ import yaml
 from command_line import environment
 from processes import GUARD
 
-from dcnlab.ablations.tables import table as tables
+from dcnlab.ablations.tables import build_table
 from dcnlab.config.load import from_yaml, to_yaml
 from dcnlab.io.errors import ConfigError
 from dcnlab.training.loggers import wandb_run
@@ -175,4 +175,4 @@ def test_missing_wandb_objects_are_one_line(server, tmp_path, path, key, says):
 def test_a_wandb_path_must_be_entity_project_sweep(tmp_path, path):
     """Fewer or more parts, or an empty part, are refused before any request."""
     with pytest.raises(ConfigError, match="must be ENTITY/PROJECT/SWEEP"):
-        tables.assemble("table1", [tmp_path], wandb=path)
+        build_table.assemble("table1", [tmp_path], wandb=path)

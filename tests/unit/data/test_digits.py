@@ -7,10 +7,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from torch.utils.data import DataLoader
 
-from dcnlab.data.digits import rendering
 from dcnlab.data.digits.datasets import DigitClassification, DigitDetection, DigitSegmentation
 from dcnlab.data.digits.geometry import Geometry
 from dcnlab.data.digits.mnist_reader import read_digits
+from dcnlab.data.digits.patch import draw_patch
 from dcnlab.data.digits.scenes import DigitScenes
 
 PLAIN = Geometry(image_size=84, rotation=0, scale=(1, 1), shear=0, warp=0, clutter=0, brightness=(1, 1))
@@ -84,7 +84,7 @@ def test_resampling_equals_torchs_grid_sample():
         patch, box = np.zeros((size, size)), np.zeros(4, np.int64)
         window = np.array([0, 28, 0, 28])
         work = (patch, np.empty((30, 30)), np.empty((2 * size, 8)), matrix, waves, window, box)
-        rendering._draw_patch(ink, work)
+        draw_patch(ink, work)
 
         middle = np.arange(size) + 0.5 - size / 2
         canvas = np.stack(np.meshgrid(middle, middle), -1)  # x, y

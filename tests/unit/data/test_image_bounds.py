@@ -21,7 +21,9 @@ from dcnlab.io.errors import ConfigError, DataError
 from dcnlab.io.image_file import MOST_PIXELS, read_image
 from dcnlab.io.memory import enough_memory, is_out
 from dcnlab.models.image_batch import pad_images
-from dcnlab.tasks.pictures import LARGEST, detection_panel, segmentation_panel, shown_size
+from dcnlab.tasks.box_pictures import detection_panel
+from dcnlab.tasks.label_pictures import segmentation_panel
+from dcnlab.tasks.pictures import LARGEST, shown_size
 
 
 def annotations(root, name, height, width):

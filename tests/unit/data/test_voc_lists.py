@@ -10,7 +10,8 @@ from dcnlab.data.classification.image_folder import ImageFolderSplit
 from dcnlab.data.detection.voc import read_voc
 from dcnlab.data.segmentation.voc import voc_pairs
 from dcnlab.data.voc_lists import read_names
-from dcnlab.io.image_file import ENDINGS, FORMATS, NamedFiles
+from dcnlab.io.image_file import ENDINGS, FORMATS
+from dcnlab.io.named_files import NamedFiles
 
 
 def read(tmp_path, text, known):

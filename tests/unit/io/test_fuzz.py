@@ -28,7 +28,7 @@ from safetensors.torch import save
 from dcnlab import score
 from dcnlab.ablations.sweeps import sweep_file
 from dcnlab.ablations.sweeps.trial import trials_of
-from dcnlab.ablations.tables import table
+from dcnlab.ablations.tables import build_table, table
 from dcnlab.ablations.tables.run_record import Record, records
 from dcnlab.config import identity
 from dcnlab.config.keys import all_keys
@@ -370,7 +370,7 @@ def test_mutated_results_give_one_line_or_load(here):
 
     def read():
         found = Record(run, known, RunFolder(run).read_results(), 0.0)
-        made = table.of_records("tiny", [found])
+        made = build_table.of_records("tiny", [found])
         table.cells(made)
         table.render(made, "json")
 
@@ -389,7 +389,7 @@ def test_configs_of_runs(here):
         found, notes = records([here / "runs"])
         if notes:
             raise ValueError(notes[0])
-        table.of_records("tiny", found)
+        build_table.of_records("tiny", found)
 
     fuzz(250, writer(path, lambda numbers: mutations.of_yaml(numbers, content, tree)), read)
 

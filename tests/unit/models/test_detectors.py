@@ -20,7 +20,7 @@ from dcnlab.models.fpn import FPNFasterRCNN
 from dcnlab.models.rfcn import RFCN
 from dcnlab.models.roi_pool import PlainRoIPool
 from dcnlab.models.roi_sampling import RoISampling
-from dcnlab.tasks.detection import in_arrays
+from dcnlab.tasks.box_truth import in_arrays
 
 
 @pytest.fixture(autouse=True)

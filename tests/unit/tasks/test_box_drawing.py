@@ -6,7 +6,10 @@ import torch
 from PIL import Image
 
 from dcnlab.tasks.box_drawing import _free_place, class_colours, draw_boxes
-from dcnlab.tasks.pictures import class_panel, detection_panel, grid, label_picture
+from dcnlab.tasks.box_pictures import detection_panel
+from dcnlab.tasks.class_pictures import class_panel
+from dcnlab.tasks.label_pictures import label_picture
+from dcnlab.tasks.pictures import grid
 
 
 def luminance(colour):
@@ -59,7 +62,7 @@ def found(scores):
 def test_a_panel_without_detections_says_so(monkeypatch):
     """The title names the best box below the score, or says that there is none."""
     titles = []
-    monkeypatch.setattr("dcnlab.tasks.pictures._side_by_side", lambda pictures, names, legend: titles.append(names))
+    monkeypatch.setattr("dcnlab.tasks.box_pictures.side_by_side", lambda pictures, names, legend: titles.append(names))
     target = {"boxes": torch.zeros(0, 4), "labels": torch.zeros(0, dtype=torch.int64)}
     for scores in ([0.11], [], [0.5]):
         detection_panel(Image.new("RGB", (30, 30)), target, found(scores), ["jack"])

@@ -5,7 +5,7 @@ import torch
 from dcnlab.data.digits.datasets import DigitDetection
 from dcnlab.data.digits.geometry import Geometry
 from dcnlab.data.digits.scenes import DigitScenes
-from dcnlab.tasks.detection import in_arrays
+from dcnlab.tasks.box_truth import in_arrays
 
 
 def detected(boxes, labels):

@@ -6,7 +6,8 @@ from PIL import Image
 from torch import nn
 from torch.nn.functional import interpolate
 
-from dcnlab.tasks.pictures import palette, segmentation_panel, to_picture
+from dcnlab.tasks.label_pictures import palette, segmentation_panel
+from dcnlab.tasks.pictures import to_picture
 from dcnlab.tasks.segmentation import segment
 
 

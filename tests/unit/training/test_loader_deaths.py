@@ -13,9 +13,9 @@ from torch.utils.data.dataloader import _MultiProcessingDataLoaderIter
 
 from dcnlab.config.load import load_experiment
 from dcnlab.io.errors import ConfigError
-from dcnlab.training import environment
+from dcnlab.training import process_death
 from dcnlab.training.distributed.failures import FailurePropagation
-from dcnlab.training.environment import dead_loader
+from dcnlab.training.process_death import dead_loader
 from dcnlab.training.run import fit
 from dcnlab.training.run_folder import RunFolder
 
@@ -27,13 +27,13 @@ def nothing_for_long(items):
 @pytest.fixture
 def patient(monkeypatch):
     """A death that is late, on a busy machine, is waited for; by default three seconds."""
-    monkeypatch.setattr(environment, "_DEATH_SECONDS", GUARD)
+    monkeypatch.setattr(process_death, "_DEATH_SECONDS", GUARD)
 
 
 @pytest.fixture
 def hasty(monkeypatch):
     """Waiting fails the test."""
-    monkeypatch.setattr(environment.time, "sleep", lambda seconds: pytest.fail("it waits"))
+    monkeypatch.setattr(process_death.time, "sleep", lambda seconds: pytest.fail("it waits"))
 
 
 @pytest.fixture

@@ -14,7 +14,7 @@ from command_line import environment as environment_of
 from dcnlab.config.schema import TrainerConfig
 from dcnlab.io import machine
 from dcnlab.io.errors import ConfigError
-from dcnlab.training import environment, preflight
+from dcnlab.training import preflight, process_death
 from dcnlab.training.build_trainer import _accelerator
 from dcnlab.training.callbacks.cost import peak_resident_bytes
 
@@ -66,9 +66,9 @@ def test_peak_memory_is_in_bytes_on_every_system(without_proc, monkeypatch, syst
 
 def test_a_process_is_told_alive_without_proc(without_proc):
     """The process itself runs; a number that no process has does not."""
-    this = environment.ProcessId.current()
+    this = process_death.ProcessId.current()
     assert this.alive
-    assert not environment.ProcessId(this.machine, 2**22 + 1, "").alive
+    assert not process_death.ProcessId(this.machine, 2**22 + 1, "").alive
 
 
 @pytest.fixture

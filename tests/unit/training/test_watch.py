@@ -255,7 +255,7 @@ def test_nonfinite_validation_outputs_warn_once_per_epoch(caplog, tmp_path):
         trainer.fit(Overflowing(), loader, loader)
     said = [record.getMessage() for record in caplog.records if record.name == "dcnlab"]
     assert said == [
-        f"the scores of the validation after step {step} are of no worth: "
+        f"the scores of the validation after step {step} are worthless: "
         "in trainer.precision=32-true the output of fc is not finite in batch 1"
         for step in (3, 6)
     ]

@@ -73,7 +73,7 @@ def files(tiny):
 )
 def test_a_mistake_is_one_line_and_exit_status_two(files, command, says):
     """No traceback, nothing on stdout, and no run folder is made."""
-    done = dcnlab_anew(*command.split())
+    done = dcnlab(*command.split())
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr.startswith("dcnlab: ")
     assert says in done.stderr
@@ -156,7 +156,7 @@ def test_an_internal_error_keeps_its_traceback(tiny):
 
 def test_evaluate_prints_the_scores_that_the_run_printed(tiny):
     assert dcnlab("fit", tiny, "id=one", "logger.wandb=false").returncode == 0
-    done = dcnlab_anew("evaluate", "runs/tiny/one", "--format", "json")
+    done = dcnlab("evaluate", "runs/tiny/one", "--format", "json")
     assert (done.returncode, done.stderr) == (0, "")
     assert json.loads(done.stdout) == json.loads(Path("runs/tiny/one/results.json").read_text())["metrics"]
 

@@ -1,6 +1,6 @@
 """A Python that has imported the command line and forks a process for each command: the import is paid once.
 
-The process is as fresh as one that has just imported dcnlab: nothing has run in it, its environment, folder and pipes
+The process is as fresh as one that has just imported dcnlab: nothing of it has run, its environment, folder and pipes
 are the caller's, and it is the caller's child. `subprocess.Popen` starts it, waits for it and signals it as any other.
 It ends after its threads and exit functions, without taking torch's modules apart, which is half a second's work.
 
@@ -34,7 +34,14 @@ PR_SET_CHILD_SUBREAPER = 36
 NAME = "warm python"
 """Name of the warm Pythons in /proc/NUMBER/comm."""
 IMPORTED = (
+    "pandas",
     "wandb",
+    "wandb._analytics",
+    "wandb.apis.public",
+    "wandb.sdk.launch",
+    "wandb.sdk.launch.sweeps.scheduler",
+    "wandb.sdk.lib.gitlib",
+    "wandb.wandb_run",
     "dcnlab.cli.main",
     "dcnlab.training.run",
     "dcnlab.data.classification.data_module",
@@ -289,6 +296,7 @@ if __name__ == "__main__":
     _prctl(PR_SET_NAME, NAME.encode())
     for name in IMPORTED:
         __import__(name)
+    sys.modules["numba"].njit(lambda: 0)()  # numba sets itself up for the first function, for a fifth of a second
     assert len(os.listdir("/proc/self/task")) == 1, "a fork of a process with threads may hang"
     gc.collect()
     _FOLDERS += [thing for thing in gc.get_objects() if type(thing) is tempfile.TemporaryDirectory]

@@ -9,7 +9,7 @@ from pathlib import Path
 import own_folders
 import pytest
 import yaml
-from command_line import dcnlab, dcnlab_anew, environment
+from command_line import dcnlab, dcnlab_anew, environment, python
 from locations import ROOT
 
 from dcnlab import __version__
@@ -149,7 +149,7 @@ def test_an_internal_error_keeps_its_traceback(tiny):
         "import sys; sys.argv = ['dcnlab', 'fit', 'tiny.yaml']\n"
         "cli.main()"
     )
-    done = subprocess.run([sys.executable, "-c", code], env=environment(), capture_output=True, text=True)
+    done = python("-c", code)
     assert done.returncode == 1
     assert "ZeroDivisionError" in done.stderr
 

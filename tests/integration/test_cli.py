@@ -181,7 +181,7 @@ def test_an_experiment_is_previewed_before_any_training(tmp_path, monkeypatch):
 
 def test_doctor_lists_what_works_and_what_is_missing():
     """Each operator is compared with the reference on the CPU; a missing GPU is not a failure."""
-    done = dcnlab_anew("doctor", CUDA_VISIBLE_DEVICES="")
+    done = python("-P", "-m", "dcnlab", "doctor", CUDA_VISIBLE_DEVICES="")
     assert (done.returncode, done.stderr) == (0, ""), done.stdout
     assert "FAILED" not in done.stdout
     for line in (

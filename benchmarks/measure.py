@@ -18,27 +18,50 @@ FEWEST = 2
 """Turns that each contender gets, however slow it is."""
 
 
+def call_seconds(work: Work, repeats: int, device: str) -> float:
+    """Seconds of one call of several; on CUDA by events around them."""
+    if device == "cuda":
+        begin, end = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
+        torch.cuda.synchronize()
+        begin.record()
+        for _ in range(repeats):
+            work()
+        end.record()
+        end.synchronize()
+        return begin.elapsed_time(end) / 1e3 / repeats
+    begun = time.perf_counter()
+    for _ in range(repeats):
+        work()
+    return (time.perf_counter() - begun) / repeats
+
+
 def turns(
-    works: Sequence[Work], rounds: int, device: str, least: float = 0.02, limit: float = math.inf
+    works: Sequence[Work],
+    rounds: int,
+    device: str,
+    least: float = 0.02,
+    limit: float = math.inf,
+    call: Callable[[Work, int, str], float] = call_seconds,
 ) -> list[dict[int, float]]:
     """Times of several pieces of work, taken in turns so that a slow spell of the machine hits all.
 
     Args:
         works: called without arguments; each is warmed up first, so no compilation is timed.
         rounds: turns, the most that any of them gets.
-        device: cpu or cuda; on CUDA, events around the calls.
+        device: cpu or cuda.
         least: calls are repeated within a turn until they take about so long together.
         limit: seconds, of which each of them may use an equal part: the slow ones get fewer turns, FEWEST at least,
             spread evenly over the rounds.
+        call: calls one of them several times, and gives the seconds of one call.
 
     Returns:
         Of each, the seconds of one call, by round.
     """
     share, repeats, wanted = limit / len(works), [], []
     for work in works:
-        took = _once(work, 1, device)
+        took = call(work, 1, device)
         if took < 1 or device == "cuda":  # of a slow one compilation is a small part, and a second call costs too much
-            took = _once(work, 1, device)
+            took = call(work, 1, device)
         repeats.append(max(1, min(200, round(least / max(took, 1e-9)))))
         fitting = share / max(repeats[-1] * took, 1e-9) - 1 / repeats[-1]  # one call is done
         wanted.append(min(rounds, FEWEST) if fitting < FEWEST else min(rounds, int(min(fitting, rounds))))
@@ -46,7 +69,7 @@ def turns(
     for turn in range(rounds):
         for index, work in enumerate(works):
             if (turn + 1) * wanted[index] // rounds > turn * wanted[index] // rounds:
-                taken[index][turn] = _once(work, repeats[index], device)
+                taken[index][turn] = call(work, repeats[index], device)
     return taken
 
 
@@ -71,6 +94,7 @@ def timed(
     least: float = 0.02,
     limit: float = math.inf,
     ratios: Mapping[str, tuple[str, str]] | None = None,
+    call: Callable[[Work, int, str], float] = call_seconds,
 ) -> dict[str, float]:
     """A row's columns: median milliseconds of each kind of work, as KIND_ms, of how many `turns`, as KIND_turns.
 
@@ -82,8 +106,9 @@ def timed(
         least: likewise.
         limit: likewise.
         ratios: further columns, by name: the kinds whose `ratio` they are, over and under.
+        call: as in `turns`.
     """
-    taken = dict(zip(kinds, turns(works, rounds, device, least, limit), strict=True))
+    taken = dict(zip(kinds, turns(works, rounds, device, least, limit, call), strict=True))
     row = {f"{kind}_ms": 1e3 * statistics.median(times.values()) for kind, times in taken.items()}
     row |= {f"{kind}_turns": len(times) for kind, times in taken.items()}
     return row | {name: ratio(taken[over], taken[under]) for name, (over, under) in (ratios or {}).items()}
@@ -120,22 +145,6 @@ class Budget:
                 print(f"left out for lack of time: {name}")
                 self.left_out.append(name)
             to_come -= cost
-
-
-def _once(work: Work, repeats: int, device: str) -> float:
-    if device == "cuda":
-        begin, end = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
-        torch.cuda.synchronize()
-        begin.record()
-        for _ in range(repeats):
-            work()
-        end.record()
-        end.synchronize()
-        return begin.elapsed_time(end) / 1e3 / repeats
-    begun = time.perf_counter()
-    for _ in range(repeats):
-        work()
-    return (time.perf_counter() - begun) / repeats
 
 
 def captured(work: Work, device: str) -> Work | None:

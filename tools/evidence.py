@@ -17,6 +17,7 @@ import shlex
 import shutil
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 from dcnlab.training.run_folder import RunFolder
@@ -56,27 +57,6 @@ def keep(folders: list[Path]) -> list[Path]:
     return kept
 
 
-def fill(page: Path, check: bool = False, only: str = "") -> bool:
-    """Put the output of each command of a page below it; whether the page changed, or with `check` would.
-
-    Args:
-        page: markdown with blocks.
-        check: leave the page as it is.
-        only: how the commands begin that are run; the others' blocks stay.
-    """
-    from dcnlab.io.atomic import write_whole
-
-    def filled(found: re.Match[str]) -> str:
-        asked = found["command"].startswith(only)
-        return f"{found[1]}{_output(found['command'])}\n{found['end']}" if asked else found[0]
-
-    before = page.read_text()
-    after = BLOCK.sub(filled, before)
-    if not check and after != before:
-        write_whole(page, after)
-    return after != before
-
-
 def lacks_runs(command: str) -> bool:
     """Whether a command tabulates kept runs of a sweep that has none."""
     words = shlex.split(command)
@@ -85,7 +65,8 @@ def lacks_runs(command: str) -> bool:
     return (HERE / "sweeps" / f"{words[2]}.yaml").is_file() and not (HERE / "evidence" / words[2]).is_dir()
 
 
-def _output(command: str) -> str:
+def output_of(command: str) -> str:
+    """What a command of a page prints, without the white space around it."""
     if lacks_runs(command):
         return NOT_KEPT
     words = shlex.split(command)
@@ -99,6 +80,28 @@ def _output(command: str) -> str:
     if done.returncode:
         sys.exit(f"{command}: {done.stderr.strip()}")
     return done.stdout.strip()
+
+
+def fill(page: Path, check: bool = False, only: str = "", output: Callable[[str], str] = output_of) -> bool:
+    """Put the output of each command of a page below it; whether the page changed, or with `check` would.
+
+    Args:
+        page: markdown with blocks.
+        check: leave the page as it is.
+        only: how the commands begin that are run; the others' blocks stay.
+        output: runs a command, and gives what it prints.
+    """
+    from dcnlab.io.atomic import write_whole
+
+    def filled(found: re.Match[str]) -> str:
+        asked = found["command"].startswith(only)
+        return f"{found[1]}{output(found['command'])}\n{found['end']}" if asked else found[0]
+
+    before = page.read_text()
+    after = BLOCK.sub(filled, before)
+    if not check and after != before:
+        write_whole(page, after)
+    return after != before
 
 
 def main() -> None:

@@ -19,7 +19,7 @@ import json
 import subprocess
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import torch
@@ -84,13 +84,13 @@ def without_commit(records: Sequence[Record]) -> list[str]:
     ]
 
 
-def check(name: str, records: Sequence[Record]) -> bool:
-    """Train one trial of a sweep again, print both scores, and say whether all of them are equal."""
+def check(name: str, records: Sequence[Record], train: Callable[[Record, Path], dict[str, float]] = scores_now) -> bool:
+    """Train one trial of a sweep again by `train`, print both scores, and say whether all of them are equal."""
     kept = shortest(records)
     trial = " ".join(f"{key}={value}" for key, value in kept.results["parameters"].items()) or kept.folder.name
     print(f"{name}: {trial}", flush=True)
     with tempfile.TemporaryDirectory() as folder:
-        now = scores_now(kept, Path(folder))
+        now = train(kept, Path(folder))
     before = kept.results["metrics"]
     differing = [metric for metric in before if now.get(metric) != before[metric]]
     shown = differing or [next(iter(before))]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
@@ -16,7 +15,7 @@ from dcnlab.config.experiment_files import extends_chain, read_parameters
 from dcnlab.config.keys import flatten, parameters_of
 from dcnlab.config.overrides import COMMAND_LINE, is_override, parse_override, set_keys
 from dcnlab.config.schema import Config
-from dcnlab.config.tree import checked, drop_expected_of_another_run, new_tree
+from dcnlab.config.tree import checked, drop_expected_of_another_run, new_tree, plain
 from dcnlab.config.unread import Stated, check_overrides
 from dcnlab.io import yaml_file
 from dcnlab.io.errors import ConfigError
@@ -54,7 +53,7 @@ def load_experiment(
     chain = extends_chain(path)
     stated = Stated()
     tree = _tree(path, chain, stated)
-    as_stated = copy.deepcopy(tree) if tree.test.expected else None
+    as_stated = plain(tree) if tree.test.expected else None
     # The config.yaml of a sweep's run is an experiment too: a run of it has the same parameters.
     swept = {key: OmegaConf.select(tree, key) for key in tree.sweep}
 
@@ -69,7 +68,13 @@ def load_experiment(
         stated.note(tree, layer, source)
         swept |= layer
 
-    before = copy.deepcopy(tree) if words else None
+    def before() -> DictConfig:
+        """The tree without the command line, made again."""
+        again = _tree(path, chain, Stated())
+        for source, layer in layers:
+            set_keys(again, layer, source)
+        return again
+
     overrides = dict(map(parse_override, words))
     for key, value in overrides.items():
         set_keys(tree, {key: value}, COMMAND_LINE)
@@ -80,7 +85,7 @@ def load_experiment(
     used = dict(flatten(overrides))
     tree.sweep = {key: used.get(key, value) for key, value in swept.items()}
     drop_expected_of_another_run(tree, as_stated)
-    config = checked(tree, str(path), before)
+    config = checked(tree, str(path), before if words else None)
     stated.check(config)
     by_user = [dict(flatten(layer)) for file, layer in chain if file.name != RUN_CONFIG]
     by_user += [used, *(layer for _, layer in layers)]
@@ -120,13 +125,21 @@ def read_run(folder: Path, overrides: Sequence[str] = ()) -> Config:
     path = folder / RUN_CONFIG
     if not path.is_file():
         raise ConfigError(f"{folder} is not a run folder: it has no config.yaml")
-    tree = new_tree()
-    set_keys(tree, read_yaml(path), str(path))
-    before = copy.deepcopy(tree) if overrides else None
+    kept = read_yaml(path)
+
+    def before() -> DictConfig:
+        """The tree without the command line."""
+        tree = new_tree()
+        set_keys(tree, kept, str(path))
+        return tree
+
+    tree = before()
+    if not overrides:
+        return checked(tree, str(path))
+    as_stated = plain(tree)
     for key, value in map(parse_override, overrides):
         set_keys(tree, {key: value}, COMMAND_LINE)
-    if before is not None:
-        drop_expected_of_another_run(tree, before)
+    drop_expected_of_another_run(tree, as_stated)
     return checked(tree, str(path), before)
 
 
@@ -167,8 +180,8 @@ def from_settings(settings: dict[str, Any], source: str, allow: Sequence[outside
 
 def to_yaml(config: Config) -> str:
     """The whole config as YAML that `load_run` and `from_yaml` read back."""
-    plain = dataclasses.asdict(config, dict_factory=_plain_texts)
-    return OmegaConf.to_yaml(OmegaConf.create(plain))
+    settings = dataclasses.asdict(config, dict_factory=_plain_texts)
+    return OmegaConf.to_yaml(OmegaConf.create(settings))
 
 
 def _plain_texts(fields: list[tuple[str, Any]]) -> dict[str, Any]:

@@ -24,10 +24,14 @@ from processes import GUARD, alive, await_
 MIB = 2**20
 
 
-def test_slow_contenders_get_at_least_two_rounds(monkeypatch):
+def stated(work, repeats, device):
+    """Seconds of a call of work that is itself a number of seconds."""
+    return work
+
+
+def test_slow_contenders_get_at_least_two_rounds():
     """Within the time limit the slowest works run twice, spread over the rounds."""
-    monkeypatch.setattr(measure, "_once", lambda work, repeats, device: work)
-    quick, slow, slowest = measure.turns([0.5, 2.0, 9.0], 7, "cpu", limit=3 * 8.1)
+    quick, slow, slowest = measure.turns([0.5, 2.0, 9.0], 7, "cpu", limit=3 * 8.1, call=stated)
     assert (len(quick), len(slow), len(slowest)) == (7, 3, 2)
     assert set(slowest) == {3, 6}, "the turns of a slow one are spread over the rounds"
 
@@ -38,18 +42,22 @@ def test_a_ratio_uses_the_rounds_of_both_contenders():
     assert measure.ratio(slow, quick) == 2.0  # a slow spell in round 3 hit both
 
 
-def test_without_a_limit_all_run_in_every_round(monkeypatch):
+def test_without_a_limit_all_run_in_every_round():
     """The contenders alternate, so that a slow spell hits all of them."""
     seen = []
-    monkeypatch.setattr(measure, "_once", lambda work, repeats, device: seen.append(work) or work)
-    assert [len(times) for times in measure.turns([3.0, 1.0], 3, "cpu")] == [3, 3]
+
+    def call(work, repeats, device):
+        seen.append(work)
+        return work
+
+    assert [len(times) for times in measure.turns([3.0, 1.0], 3, "cpu", call=call)] == [3, 3]
     assert seen[-6:] == [3.0, 1.0] * 3
 
 
-def test_rows_have_medians_rounds_and_ratios(monkeypatch):
+def test_rows_have_medians_rounds_and_ratios():
     """Column names begin with the contender's name; the ratio is of the rounds that both ran."""
-    monkeypatch.setattr(measure, "_once", lambda work, repeats, device: work)
-    row = measure.timed(("a", "b"), [0.5, 2.0], 4, "cpu", limit=2 * 1.4, ratios={"times": ("b", "a")})
+    ratios = {"times": ("b", "a")}
+    row = measure.timed(("a", "b"), [0.5, 2.0], 4, "cpu", limit=2 * 1.4, ratios=ratios, call=stated)
     assert row == {"a_ms": 500.0, "b_ms": 2000.0, "a_turns": 2, "b_turns": 2, "times": 4.0}
 
 

@@ -3,13 +3,11 @@
 import json
 import shlex
 import shutil
-import subprocess
-import sys
 
 import pytest
 import result_files
 import tables
-from command_line import environment
+from command_line import python
 from locations import ROOT
 
 import evidence
@@ -182,22 +180,25 @@ def test_tables_exits_with_status_1_on_a_broken_file(tmp_path):
     (tmp_path / "results/operators_cpu.json").write_text("{")
     for name in ("result_files.py", "around_table.py", "summary_table.py", "tables.py"):
         script = shutil.copy(ROOT / "benchmarks" / name, tmp_path)
-    done = subprocess.run([sys.executable, script, "operators"], env=environment(), capture_output=True, text=True)
+    done = python(script, "operators")
     assert (done.returncode, done.stdout, done.stderr.count("\n")) == (1, "", 1)
 
 
-def test_evidence_fills_only_the_chosen_commands(tmp_path, monkeypatch):
+def test_evidence_fills_only_the_chosen_commands(tmp_path):
     """Blocks of other commands in the page keep their text."""
     page = tmp_path / "page.md"
     page.write_text(
         "<!-- $ dcnlab table x -->\nkept\n<!-- end -->\n<!-- $ python benchmarks/y.py -->\nold\n<!-- end -->\n"
     )
-    monkeypatch.setattr(evidence, "_output", lambda command: f"new of {command}")
-    assert evidence.fill(page, only="python benchmarks/")
+
+    def output(command):
+        return f"new of {command}"
+
+    assert evidence.fill(page, only="python benchmarks/", output=output)
     assert "kept\n" in page.read_text()
     assert "new of python benchmarks/y.py\n" in page.read_text()
     assert "old\n" not in page.read_text()
-    assert not evidence.fill(page, only="python benchmarks/")
+    assert not evidence.fill(page, only="python benchmarks/", output=output)
 
 
 def test_evidence_keeps_the_record_of_test_images(tmp_path, monkeypatch):

@@ -68,16 +68,19 @@ def _ended(process, timeout):
     return subprocess.CompletedProcess(process.args, process.returncode, out, err)
 
 
-def start_python(*arguments, stdout=subprocess.PIPE, stderr=subprocess.PIPE, new_session=False):
-    """Start `python ARGUMENTS`, a script or `-c CODE`, in a process that has imported dcnlab before."""
+def start_python(*arguments, stdout=subprocess.PIPE, stderr=subprocess.PIPE, new_session=False, **more):
+    """Start `python ARGUMENTS` in a process that has imported dcnlab before: a script, `-c CODE` or `-m dcnlab`.
+
+    Further variables of the environment have no effect on what an import has read.
+    """
     words = [sys.executable, *map(str, arguments)]
     pipes = {"stdout": stdout, "stderr": stderr, "text": True}
-    return WarmPopen(words, env=environment(), **pipes, start_new_session=new_session)
+    return WarmPopen(words, env=environment(**more), **pipes, start_new_session=new_session)
 
 
-def python(*arguments, timeout=GUARD):
+def python(*arguments, timeout=GUARD, **more):
     """Run `python ARGUMENTS`, as `start_python` does, to its end."""
-    return _ended(start_python(*arguments), timeout)
+    return _ended(start_python(*arguments, **more), timeout)
 
 
 def dcnlab_anew(*arguments, timeout=GUARD, **more):

@@ -1,4 +1,4 @@
-"""Memory that this process has held; in a child that a test starts, with this folder in its PYTHONPATH."""
+"""Memory that this process has held; for a child that a test starts, with this folder in its path."""
 
 import re
 from pathlib import Path

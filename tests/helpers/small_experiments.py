@@ -8,7 +8,7 @@ from PIL import Image
 TINY = """
 data: {train_length: 32, test_length: 40, batch_size: 16, image_size: 28}
 model: {backbone: {name: resnet10_slim}}
-trainer: {max_steps: 2, accelerator: cpu, threads: 1}
+trainer: {max_steps: 2, limit_val_batches: 3, accelerator: cpu, threads: 1}
 logger: {every: 1}
 """
 """An experiment that trains two steps on the embedded digits."""

@@ -1,7 +1,8 @@
 """A Python that has imported the command line and forks a process for each command: the import is paid once.
 
-The process is as fresh as one that has just imported dcnlab: nothing has run in it, its environment, folder and pipes
+The process is as fresh as one that has just imported dcnlab: nothing of it has run, its environment, folder and pipes
 are the caller's, and it is the caller's child. `subprocess.Popen` starts it, waits for it and signals it as any other.
+It ends after its threads and exit functions, without taking torch's modules apart, which is half a second's work.
 
 A command that starts commands, as a sweep or wandb's agent starts trials and rank 0 the other ranks, gets a warm
 Python as its child: forked before the command runs, it forks those commands.
@@ -10,6 +11,7 @@ Python as its child: forked before the command runs, it forks those commands.
 from __future__ import annotations
 
 import atexit
+import contextlib
 import ctypes
 import gc
 import json
@@ -21,6 +23,7 @@ import socket
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -31,7 +34,14 @@ PR_SET_CHILD_SUBREAPER = 36
 NAME = "warm python"
 """Name of the warm Pythons in /proc/NUMBER/comm."""
 IMPORTED = (
+    "pandas",
     "wandb",
+    "wandb._analytics",
+    "wandb.apis.public",
+    "wandb.sdk.launch",
+    "wandb.sdk.launch.sweeps.scheduler",
+    "wandb.sdk.lib.gitlib",
+    "wandb.wandb_run",
     "dcnlab.cli.main",
     "dcnlab.training.run",
     "dcnlab.data.classification.data_module",
@@ -54,7 +64,7 @@ IMPORTED = (
 
 UNREAD = re.compile(
     "(DCNLAB|MASTER|SLURM|WANDB)_(?!INSECURE).*|(LOCAL_|NODE_)?RANK|WORLD_SIZE|(MKL|NUMBA|OMP|OPENBLAS)_NUM_THREADS"
-    "|CUBLAS_WORKSPACE_CONFIG|PL_GLOBAL_SEED|PL_SEED_WORKERS|PYTORCH_NVML_BASED_CUDA_CHECK|TORCH_CPP_LOG_LEVEL"
+    "|CUBLAS_WORKSPACE_CONFIG|PATH|PL_GLOBAL_SEED|PL_SEED_WORKERS|PYTORCH_NVML_BASED_CUDA_CHECK|TORCH_CPP_LOG_LEVEL"
     "|TORCHINDUCTOR_CACHE_DIR|PYTEST_CURRENT_TEST"
 )
 """Variables that no import reads, or whose value `_become` sets anew; trials state their threads by trainer.threads."""
@@ -240,6 +250,16 @@ def _become(request: dict, pipes: list[int]) -> None:
         folder.__init__()
     sys.argv = request["arguments"]
     sys.path[:0] = [] if request["path"] is None else [request["path"]]
+    try:
+        _run(request)
+        status = None
+    except SystemExit as exit:
+        status = exit.code
+    _end(status)
+
+
+def _run(request: dict) -> None:
+    """Run the module, script or code of a request as a new Python would."""
     if request["kind"] == "module":
         runpy.run_module(request["text"], run_name="__main__", alter_sys=True)
     elif request["kind"] == "script":
@@ -248,7 +268,18 @@ def _become(request: dict, pipes: list[int]) -> None:
         main = type(sys)("__main__")
         sys.modules |= {"__main__": main, "warm_python": sys.modules["__main__"]}
         exec(compile(request["text"], "<string>", "exec"), main.__dict__)
-    sys.exit()
+
+
+def _end(status: object) -> None:
+    """End this process as `sys.exit(status)` does, but leave its modules to the system."""
+    if status is None or isinstance(status, int):
+        threading._shutdown()
+        atexit._run_exitfuncs()
+        with contextlib.suppress(OSError, ValueError):  # Python itself reports a closed pipe, below
+            sys.stdout.flush()
+            sys.stderr.flush()
+            os._exit((status or 0) & 0xFF)
+    sys.exit(status)
 
 
 def _set_ranks() -> None:
@@ -265,6 +296,7 @@ if __name__ == "__main__":
     _prctl(PR_SET_NAME, NAME.encode())
     for name in IMPORTED:
         __import__(name)
+    sys.modules["numba"].njit(lambda: 0)()  # numba sets itself up for the first function, for a fifth of a second
     assert len(os.listdir("/proc/self/task")) == 1, "a fork of a process with threads may hang"
     gc.collect()
     _FOLDERS += [thing for thing in gc.get_objects() if type(thing) is tempfile.TemporaryDirectory]

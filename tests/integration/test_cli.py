@@ -9,7 +9,7 @@ from pathlib import Path
 import own_folders
 import pytest
 import yaml
-from command_line import dcnlab, dcnlab_anew, environment
+from command_line import dcnlab, dcnlab_anew, environment, python
 from locations import ROOT
 
 from dcnlab import __version__
@@ -73,7 +73,7 @@ def files(tiny):
 )
 def test_a_mistake_is_one_line_and_exit_status_two(files, command, says):
     """No traceback, nothing on stdout, and no run folder is made."""
-    done = dcnlab_anew(*command.split())
+    done = dcnlab(*command.split())
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr.startswith("dcnlab: ")
     assert says in done.stderr
@@ -149,14 +149,14 @@ def test_an_internal_error_keeps_its_traceback(tiny):
         "import sys; sys.argv = ['dcnlab', 'fit', 'tiny.yaml']\n"
         "cli.main()"
     )
-    done = subprocess.run([sys.executable, "-c", code], env=environment(), capture_output=True, text=True)
+    done = python("-c", code)
     assert done.returncode == 1
     assert "ZeroDivisionError" in done.stderr
 
 
 def test_evaluate_prints_the_scores_that_the_run_printed(tiny):
     assert dcnlab("fit", tiny, "id=one", "logger.wandb=false").returncode == 0
-    done = dcnlab_anew("evaluate", "runs/tiny/one", "--format", "json")
+    done = dcnlab("evaluate", "runs/tiny/one", "--format", "json")
     assert (done.returncode, done.stderr) == (0, "")
     assert json.loads(done.stdout) == json.loads(Path("runs/tiny/one/results.json").read_text())["metrics"]
 
@@ -181,7 +181,7 @@ def test_an_experiment_is_previewed_before_any_training(tmp_path, monkeypatch):
 
 def test_doctor_lists_what_works_and_what_is_missing():
     """Each operator is compared with the reference on the CPU; a missing GPU is not a failure."""
-    done = dcnlab_anew("doctor", CUDA_VISIBLE_DEVICES="")
+    done = python("-P", "-m", "dcnlab", "doctor", CUDA_VISIBLE_DEVICES="")
     assert (done.returncode, done.stderr) == (0, ""), done.stdout
     assert "FAILED" not in done.stdout
     for line in (

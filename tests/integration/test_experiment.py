@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from command_line import complaints, dcnlab, environment, start
+from command_line import complaints, dcnlab, environment, python, start
 from processes import GUARD, await_
 from torch import nn
 
@@ -608,7 +608,8 @@ def test_wandb_is_offline_by_default(monkeypatch):
 
 def test_wandb_online_without_a_key_is_refused(tiny):
     """wandb's own code would wait for an answer on the terminal."""
-    done = dcnlab("fit", tiny, WANDB_MODE="online", NETRC="/nonexistent", HOME=str(Path.cwd()))
+    variables = {"WANDB_MODE": "online", "NETRC": "/nonexistent", "HOME": str(Path.cwd())}
+    done = python("-P", "-m", "dcnlab", "fit", tiny, **variables)
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr == "dcnlab: WANDB_MODE is online, and there is no key: run `wandb login`, or unset WANDB_MODE\n"
     assert not Path("runs").exists()

@@ -14,7 +14,7 @@ import pytest
 import slurm_cluster
 import torch
 import yaml
-from command_line import complaints, dcnlab, environment
+from command_line import complaints, dcnlab, environment, start
 from locations import ROOT
 from processes import GUARD, await_, processes_of
 from small_experiments import write_data
@@ -101,12 +101,11 @@ def test_only_rank_0_of_a_two_machine_trial_writes(cluster, sweep):
 @pytest.mark.slow
 def test_a_restarted_launcher_finds_its_jobs_again(cluster, sweep):
     """After SIGKILL of the sweep its job is not submitted twice; after SIGTERM the job is cancelled."""
-    command = [sys.executable, "-P", "-m", "dcnlab", "sweep", sweep, "--limit", "1", "--launcher", "slurm"]
-    command += ["trainer.max_steps=1000000"]
+    command = ["sweep", sweep, "--limit", "1", "--launcher", "slurm", "trainer.max_steps=1000000"]
     before, processes = queued(), []
     for stop in (signal.SIGKILL, signal.SIGTERM):
         with Path("out.txt").open("w") as out:
-            process = subprocess.Popen(command, env=environment(), stdout=out, stderr=subprocess.STDOUT)
+            process = start(*command, stdout=out, stderr=subprocess.STDOUT)
         processes.append(process)
         await_(lambda: list(Path("runs").rglob("last.ckpt")) and len(queued() - before) == 1)
         if stop == signal.SIGTERM:
@@ -118,7 +117,7 @@ def test_a_restarted_launcher_finds_its_jobs_again(cluster, sweep):
     assert Path("out.txt").read_text().splitlines() == [
         "ablation: 2 trials in runs/ablation, 0 finished before",
         "1 of them are already in SLURM's queue",
-        f"stopped by SIGTERM; continue with: {shlex.join(['dcnlab', *command[4:]])}",
+        f"stopped by SIGTERM; continue with: {shlex.join(['dcnlab', *command])}",
     ]
     assert not processes_of(Path.cwd())
     assert [result["status"] for result in results_of_all()] == ["interrupted"]
@@ -152,17 +151,6 @@ def test_srun_settings_are_complained_about_by_one_task(cluster, tiny):
     [line] = [line for line in err.splitlines() if not line.startswith("srun: ")]
     assert line.startswith("dcnlab: srun started 2 tasks (SLURM_NTASKS) on 1 machine (SLURM_NNODES), and trainer.devi")
     assert not Path("runs").exists()
-
-
-def test_one_process_of_a_batch_script_starts_its_ranks(tiny):
-    """In a script with one task a run on two devices has two ranks; its variables are those that sbatch sets."""
-    names = {"JOB_ID": "7", "JOB_NAME": "job.sh", "NNODES": "1", "NTASKS": "1", "NTASKS_PER_NODE": "1"}
-    names |= {"PROCID": "0", "LOCALID": "0", "NODEID": "0", "TASKS_PER_NODE": "1"}
-    batch = {f"SLURM_{name}": value for name, value in names.items()}
-    done = dcnlab("fit", tiny, *ON_TWO, "trainer.max_steps=1", **batch)
-    assert (done.returncode, complaints(done.stderr)) == (0, [])
-    [result] = results_of_all()
-    assert (result["status"], result["environment"]["world_size"]) == ("finished", 2)
 
 
 COUNT = """
@@ -222,6 +210,7 @@ def test_the_documented_batch_scripts_start_all_ranks(cluster, tiny, script, dev
     done = subprocess.run(command, env=environment(), capture_output=True, text=True, timeout=GUARD)
     lines = Path("out.txt").read_text().splitlines()
     assert (done.returncode, lines.count("runs/tiny/NAME")) == (0, 1), lines
+    assert not [line for line in lines if line.startswith(("dcnlab: ", "warning: "))]
     [result] = results_of_all()
     assert (result["status"], result["environment"]["world_size"]) == ("finished", 2)
 
@@ -245,7 +234,7 @@ ON_TWO = ["id=one", "trainer.devices=2", "data.batch_size=8", "logger.wandb=fals
 @pytest.mark.slow
 @pytest.mark.parametrize("killed", [0, 1])
 def test_a_killed_srun_task_is_named_and_the_run_resumes(cluster, tiny, killed):
-    """SIGKILL of either rank ends both, and the same command resumes from the checkpoint."""
+    """SIGKILL of either rank ends both; srun of the same command, or `dcnlab` alone, resumes from the checkpoint."""
     longer = ["trainer.max_steps=100000", "trainer.checkpoint_every=0"]
     process = srun("fit", tiny, *ON_TWO, *longer)
     await_(Path("runs/tiny/one/checkpoints/last.ckpt").exists)
@@ -256,7 +245,7 @@ def test_a_killed_srun_task_is_named_and_the_run_resumes(cluster, tiny, killed):
     assert sum(line.startswith(f"dcnlab: rank {killed} (process {number}) ") for line in err.splitlines()) == 1, err
     await_(lambda: not processes_of(Path.cwd()))
     step = torch.load("runs/tiny/one/checkpoints/last.ckpt", weights_only=True)["global_step"]
-    process = srun("fit", tiny, *ON_TWO, f"trainer.max_steps={step + 2}")
+    process = (srun, start)[killed]("fit", tiny, *ON_TWO, f"trainer.max_steps={step + 2}")
     out, err = process.communicate(timeout=GUARD)
     assert (process.returncode, out) == (0, "runs/tiny/one\n"), err
     assert f"resuming from step {step}" in err

@@ -7,7 +7,6 @@ import os
 import pickle
 import struct
 import subprocess
-import sys
 import zipfile
 import zlib
 from pathlib import Path
@@ -15,7 +14,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from command_line import dcnlab, environment
+from command_line import dcnlab, python
 from locations import ROOT
 
 from dcnlab.config.load import load_experiment, load_run
@@ -354,10 +353,12 @@ def test_the_largest_image_is_1_gib_for_any_pil_setting(tmp_path, monkeypatch):
     ],
     ids=["iCCP", "zTXt", "iTXt"],
 )
-def test_a_png_bomb_outside_the_pixels_takes_no_memory(tmp_path, more):
+def test_a_png_bomb_outside_the_pixels_takes_no_memory(tmp_path, monkeypatch, more):
     """Compressed text and colour profiles must not be unpacked."""
+    monkeypatch.chdir(tmp_path)
     (tmp_path / "x.png").write_bytes(png(8, 2, more, pixels=b"\0\1\0\2"))
     code = (
+        f"import sys; sys.path.insert(0, {str(ROOT / 'tests/helpers')!r})\n"
         "from peak_memory import peak\n"
         "from pathlib import Path\n"
         "from dcnlab.data.labels import read_label\n"
@@ -366,8 +367,7 @@ def test_a_png_bomb_outside_the_pixels_takes_no_memory(tmp_path, more):
         "except ValueError as error:\n    assert chr(10) not in str(error)\n"
         "print(peak() - before)"
     )
-    env = environment(PYTHONPATH=os.pathsep.join([str(ROOT), str(ROOT / "tests/helpers")]))
-    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, env=env, capture_output=True, text=True)
+    done = python("-c", code)
     assert done.returncode == 0, done.stderr
     assert int(done.stdout) < 100 << 20  # unpacked it would be 256 MiB
 

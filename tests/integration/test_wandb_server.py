@@ -88,14 +88,14 @@ def ranks_of(agent):
 
 
 @pytest.mark.timeout(1800)
-def test_two_agents_bring_eight_trials_through_every_end(server, wandb, new_sweep):
+def test_two_agents_bring_four_trials_through_every_end(server, wandb, new_sweep):
     """Trials end by their agent's SIGTERM, a stop, kill -9 and by themselves: one wandb run each, with its results."""
     set_trainer(max_steps=100000, checkpoint_every=0, devices=2)
     words = ["data.batch_size=8", "data.val=null", "test.pictures=0"]
     path = new_sweep(
-        {"model": {"parameters": {"deform_layers": {"values": [0, 1]}}}, "seed": {"values": [0, 1, 2, 3]}}, *words
+        {"model": {"parameters": {"deform_layers": {"values": [0, 1]}}}, "seed": {"values": [0, 1]}}, *words
     )
-    trials = [f"{path.rpartition('/')[2]}-{number}" for number in range(8)]
+    trials = [f"{path.rpartition('/')[2]}-{number}" for number in range(4)]
     first = wandb("wandb", "agent", path)
     await_(checkpoint(trials[0]).exists)
     ranks = ranks_of(first)
@@ -130,12 +130,12 @@ def test_two_agents_bring_eight_trials_through_every_end(server, wandb, new_swee
     end(wandb("dcnlab", "resume", f"runs/tiny/{trials[2]}", f"trainer.max_steps={step + 1}", **online))
     assert sorted(server.runs) == trials, text
     assert {run.project for run in server.runs.values()} == {"ours"}
-    assert [server.runs[name].state for name in trials] == ["finished", "failed", *["finished"] * 6], text
+    assert [server.runs[name].state for name in trials] == ["finished", "failed", "finished", "finished"], text
     for number, name in enumerate(trials):
         results = json.loads(server.runs[name].summary["dcnlab_results"])
         assert results["status"] == ("interrupted" if number == 1 else "finished")
-        assert results["parameters"] == {"model.deform_layers": number // 4, "seed": number % 4}
-        assert server.runs[name].values["dcnlab_row"] == f"model.deform_layers={number // 4}"  # of every seed
+        assert results["parameters"] == {"model.deform_layers": number // 2, "seed": number % 2}
+        assert server.runs[name].values["dcnlab_row"] == f"model.deform_layers={number // 2}"  # of every seed
         steps = [row["_step"] for row in server.runs[name].history]
         assert steps == sorted(set(steps))
     assert "resuming from step" in text

@@ -23,9 +23,10 @@ def test_commands_fork_warm_after_main_ran_in_this_process(monkeypatch, capsys):
 
 
 def test_only_variables_that_no_import_reads_may_differ():
-    """Ranks, SLURM's and wandb's variables leave a command warm; HOME or another path of modules starts it anew."""
+    """Ranks, PATH, SLURM's and wandb's variables leave a command warm; HOME or PYTHONPATH starts it anew."""
     warm = {"HOME": "/home", "PYTHONPATH": "/code"}
     assert can_fork({**warm, "RANK": "1", "LOCAL_RANK": "1", "SLURM_PROCID": "1", "WANDB_MODE": "offline"}, warm)
+    assert can_fork({**warm, "PATH": "/programs"}, warm)
     assert can_fork({**warm, "PYTHONPATH": f"/code{os.pathsep}/code"}, warm)
     assert not can_fork({**warm, "HOME": "/elsewhere"}, warm)
     assert not can_fork({**warm, "PYTHONPATH": f"/mine{os.pathsep}/code"}, warm)
@@ -40,6 +41,25 @@ def test_forked_code_and_scripts_run_as_in_a_new_python(tmp_path):
     (tmp_path / "script.py").write_text("import sys, beside\nprint(__name__, sys.argv[1], beside.VALUE)\nsys.exit(3)\n")
     done = command_line.python(tmp_path / "script.py", "a")
     assert (done.returncode, done.stdout, done.stderr) == (3, "__main__ a 7\n", "")
+
+
+ENDING = """
+import atexit, sys, threading, time
+atexit.register(print, "exit function")
+threading.Thread(target=lambda: (time.sleep(0.1), print("thread"))).start()
+STATUS
+"""
+
+
+@pytest.mark.parametrize(
+    ("ending", "status", "err"),
+    [("", 0, ""), ("sys.exit(3)", 3, ""), ("sys.exit('why')", 1, "why\n")],
+    ids=["by itself", "by a number", "by a text"],
+)
+def test_forked_code_ends_as_in_a_new_python(ending, status, err):
+    """Its threads are awaited, exit functions run, output is written, and the status is that of `sys.exit`."""
+    done = command_line.python("-P", "-c", ENDING.replace("STATUS", f"time.sleep(0.3); {ending}"))
+    assert (done.returncode, done.stdout, done.stderr) == (status, "thread\nexit function\n", err)
 
 
 RANK = """

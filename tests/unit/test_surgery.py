@@ -3,8 +3,6 @@
 import copy
 import logging
 import random
-import subprocess
-import sys
 import warnings
 
 import numpy as np
@@ -12,6 +10,7 @@ import pytest
 import timm
 import torch
 import torchvision
+from command_line import python
 from timm.layers import Conv2dSame
 from timm.layers.padding import pad_same
 from torch import nn
@@ -418,7 +417,7 @@ print(type(deform(net, 1)[1]).__name__)
 
 def test_a_failing_forward_pass_prints_nothing_on_stderr():
     """The pass that orders the layers may fail after the last convolution."""
-    done = subprocess.run([sys.executable, "-c", FAILING_FIRST], capture_output=True, text=True)
+    done = python("-c", FAILING_FIRST)
     assert (done.stdout, done.stderr, done.returncode) == ("DeformConv2d\n", "", 0)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import statistics
 import time
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -20,8 +21,20 @@ def usual_device() -> str:
     return "cuda" if torch.cuda.is_available() else "cpu"
 
 
+def clock(device: str) -> float:
+    """Seconds, once the device has done what it was given."""
+    if device == "cuda":
+        torch.cuda.synchronize()
+    return time.perf_counter()
+
+
 def seconds(
-    network: nn.Module, size: tuple[int, int], file_size: tuple[int, int], device: str, repeats: int
+    network: nn.Module,
+    size: tuple[int, int],
+    file_size: tuple[int, int],
+    device: str,
+    repeats: int,
+    clock: Callable[[str], float] = clock,
 ) -> tuple[float, float]:
     """Median seconds for one image: of the network alone, and with pre- and postprocessing (paper, table 4).
 
@@ -34,6 +47,7 @@ def seconds(
         file_size: the same of the photograph.
         device: cpu or cuda.
         repeats: forward passes that the median is of, after one to warm up.
+        clock: takes the device, and gives seconds.
 
     Raises:
         ConfigError: the GPU's memory does not hold it.
@@ -44,14 +58,14 @@ def seconds(
     try:
         network = network.to(device).eval()
         for _ in range(1 + repeats):
-            start = _clock(device)
+            start = clock(device)
             with torch.no_grad():
                 image = prepared(photograph, size).to(device)
-                begun = _clock(device)
+                begun = clock(device)
                 output: Any = network.candidates([image]) if isinstance(network, Detector) else network(image[None])
-                done = _clock(device)
+                done = clock(device)
                 _result(network, output, file_size)
-                end = _clock(device)
+                end = clock(device)
             alone.append(done - begun)
             total.append(end - start)
     except torch.OutOfMemoryError as error:
@@ -76,9 +90,3 @@ def _result(network: nn.Module, output: Any, file_size: tuple[int, int]) -> Any:
     if output.ndim == 4:
         output = interpolate(output, file_size, mode="bilinear", align_corners=False)
     return output.softmax(1).argmax(1)
-
-
-def _clock(device: str) -> float:
-    if device == "cuda":
-        torch.cuda.synchronize()
-    return time.perf_counter()

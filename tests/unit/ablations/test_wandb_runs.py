@@ -1,16 +1,14 @@
 """Tables from wandb's API, through wandb's own client, against a small server that hands out pages as wandb's does."""
 
+import contextlib
 import gzip
 import json
-import subprocess
-import sys
 import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 import yaml
-from command_line import environment
-from processes import GUARD
+from command_line import python
 
 from dcnlab.ablations.tables import build_table
 from dcnlab.config.load import from_yaml, to_yaml
@@ -127,13 +125,12 @@ def node(number, layers, seed, miou, **changes):
 
 
 def ask(server, folder, path, *words, key="0" * 40):
-    """`dcnlab table` against the server."""
+    """`dcnlab table` against the server, in the folder."""
     address = f"http://127.0.0.1:{server.server_address[1]}"
     known = {"WANDB_BASE_URL": address, "WANDB_DIR": str(folder), "HOME": str(folder), "NETRC": str(folder / "netrc")}
     known |= {"WANDB_API_KEY": key} if key else {}
-    command = [sys.executable, "-m", "dcnlab", "table", *words, "--wandb", path]
-    env = {**environment(), **known}
-    return subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=GUARD, env=env)
+    with contextlib.chdir(folder):
+        return python("-m", "dcnlab", "table", *words, "--wandb", path, **known)
 
 
 def test_a_wandb_table_reads_all_pages_of_one_sweep(server, tmp_path):

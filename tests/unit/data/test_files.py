@@ -3,6 +3,7 @@
 import ast
 import json
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -11,7 +12,7 @@ import time
 from pathlib import Path
 
 import pytest
-from command_line import environment
+from command_line import environment, python, start_python
 from locations import ROOT
 from PIL import Image
 from processes import GUARD
@@ -292,27 +293,25 @@ def test_scored_folders_follow_the_same_rule(one_image):
 
 def test_the_next_run_removes_a_killed_runs_socket_folder(tmp_path):
     """Only folders of ours without a living owner go; a user's folder of the same prefix stays."""
-    code = "import os, signal; from dcnlab.data import loaders; print(loaders.claim_folder(), flush=True); "
-    env = environment(TMPDIR=str(tmp_path))
+    code = f"import os, signal, tempfile; tempfile.tempdir = {str(tmp_path)!r}\n"
+    code += "signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGUSR1})\n"
+    code += "from dcnlab.data import loaders; print(loaders.claim_folder(), flush=True); "
     (tmp_path / f"{loaders.PREFIX}mine").mkdir()
     (tmp_path / f"{loaders.PREFIX}mine" / "thesis.txt").write_text("not ours")
 
     def run(end):
-        return subprocess.run(
-            [sys.executable, "-c", code + end], env=env, capture_output=True, text=True
-        ).stdout.strip()
+        return python("-c", code + end).stdout.strip()
 
     killed = Path(run("os.kill(os.getpid(), signal.SIGKILL)"))
     assert killed.is_dir()
     assert killed.parent == tmp_path
-    alive = subprocess.Popen(
-        [sys.executable, "-c", code + "input()"], env=env, stdin=subprocess.PIPE, stdout=subprocess.PIPE
-    )
-    held = Path(alive.stdout.readline().decode().strip())
+    alive = start_python("-c", code + "signal.sigwait({signal.SIGUSR1})")
+    held = Path(alive.stdout.readline().strip())
     assert not killed.exists()
     assert not Path(run("")).exists()  # ended by itself
     assert held.is_dir()  # at work still
-    alive.communicate(b"\n")
+    alive.send_signal(signal.SIGUSR1)
+    alive.communicate(timeout=GUARD)
     assert not held.exists()
     assert [path.name for path in tmp_path.iterdir()] == [f"{loaders.PREFIX}mine"]
 

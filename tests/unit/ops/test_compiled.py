@@ -1,15 +1,14 @@
 """Compiled loops are kept on disk where they can be; where they cannot, they run all the same, with one warning."""
 
-import subprocess
-import sys
-
 import pytest
-from command_line import environment
+from command_line import python
 
 from dcnlab.ops import jit
 
 LOOPS = """
 import importlib.util
+import numba
+numba.config.CACHE_DIR = {kept!r}  # as NUMBA_CACHE_DIR sets it when numba is imported
 {first}
 spec = importlib.util.spec_from_file_location("jit", {jit!r})  # by itself: dcnlab.ops would import torch
 jit = importlib.util.module_from_spec(spec)
@@ -35,17 +34,12 @@ FULL_DISK = "import resource; resource.setrlimit(resource.RLIMIT_FSIZE, (0, 0))"
 
 @pytest.fixture
 def run(tmp_path):
-    """Run the loops in a process of its own; what it prints and what it warns of."""
+    """Run the loops in a new process, which has numba already; what it prints and what it warns of."""
 
     def once(first=""):
         if not (tmp_path / "loops.py").exists():  # a newer file is compiled anew
-            (tmp_path / "loops.py").write_text(LOOPS.format(first=first, jit=jit.__file__))
-        done = subprocess.run(
-            [sys.executable, tmp_path / "loops.py"],
-            env=environment(NUMBA_CACHE_DIR=str(tmp_path / "kept")),
-            capture_output=True,
-            text=True,
-        )
+            (tmp_path / "loops.py").write_text(LOOPS.format(first=first, jit=jit.__file__, kept=str(tmp_path / "kept")))
+        done = python(tmp_path / "loops.py")
         assert done.returncode == 0, done.stderr
         return done.stdout.split(), done.stderr
 

@@ -1,10 +1,12 @@
 """torch.jit.trace of layers whose parameters want gradients: as fresh ones do, also saved and loaded elsewhere."""
 
+import itertools
 import subprocess
 import sys
 
 import pytest
 import torch
+from command_line import python
 from op_cases import OPERATORS
 
 from dcnlab.nn import DeformConv2d, DeformRoIPool
@@ -33,27 +35,29 @@ LAYERS = {
 }
 
 
-@pytest.mark.parametrize("dtype", DTYPES, ids=str)
-@pytest.mark.parametrize("name", LAYERS)
-def test_a_layer_is_traced_saved_and_run_in_another_process(name, dtype, tmp_path):
-    """A fresh process that imports dcnlab.ops alone loads the file and gives the same output."""
+def test_layers_are_traced_saved_and_run_in_another_process(tmp_path):
+    """A fresh process that imports dcnlab.ops alone loads each layer in each dtype and gives the same output."""
     torch.manual_seed(0)
-    layer, input = LAYERS[name]().eval().to(dtype), torch.randn(2, 4, 8, 8).to(dtype)
-    assert all(parameter.requires_grad for parameter in layer.parameters())
-    traced = torch.jit.trace(layer, input)  # its own check runs it again
-    torch.jit.save(traced, tmp_path / "traced.pt")
-    other = torch.randn(2, 4, 8, 8).to(dtype)
-    torch.save((other, layer(other).detach()), tmp_path / "expected.pt")
+    for name, dtype in itertools.product(LAYERS, DTYPES):
+        layer, input = LAYERS[name]().eval().to(dtype), torch.randn(2, 4, 8, 8).to(dtype)
+        assert all(parameter.requires_grad for parameter in layer.parameters())
+        traced = torch.jit.trace(layer, input)  # its own check runs it again
+        torch.jit.save(traced, tmp_path / f"{name} {dtype}.pt")
+        other = torch.randn(2, 4, 8, 8).to(dtype)
+        torch.save((other, layer(other).detach()), tmp_path / f"{name} {dtype}.expected")
     code = (
-        "import sys, torch, dcnlab.ops\n"
-        "input, expected = torch.load(sys.argv[1] + '/expected.pt')\n"
-        "output = torch.jit.load(sys.argv[1] + '/traced.pt')(input)\n"
-        "torch.testing.assert_close(output.detach(), expected)\n"
-        "output.float().square().sum().backward()\n"
+        "import glob, sys, torch, dcnlab.ops\n"
+        "for path in sorted(glob.glob(sys.argv[1] + '/*.pt')):\n"
+        "    print(path)\n"
+        "    input, expected = torch.load(path[:-3] + '.expected')\n"
+        "    output = torch.jit.load(path)(input)\n"
+        "    torch.testing.assert_close(output.detach(), expected)\n"
+        "    output.float().square().sum().backward()\n"
     )
     command = [sys.executable, "-W", "ignore", "-c", code, str(tmp_path)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert done.stdout.count("\n") == len(LAYERS) * len(DTYPES)
 
 
 @pytest.mark.parametrize("name", OPERATORS)
@@ -77,6 +81,6 @@ def test_tracing_a_layer_warns_no_more_than_nn_conv2d():
         "torch.jit.trace(DeformConv2d(4, 6, 3, padding=1), torch.randn(2, 4, 8, 8))"
     )
     plain = code.replace("DeformConv2d(", "torch.nn.Conv2d(")
-    commands = [[sys.executable, "-c", text] for text in (code, plain)]
-    words = [subprocess.run(command, capture_output=True, text=True, check=True).stderr for command in commands]
-    assert words[0] == words[1]
+    ours, theirs = (python("-c", text) for text in (code, plain))
+    assert (ours.returncode, theirs.returncode) == (0, 0)
+    assert ours.stderr == theirs.stderr

@@ -28,6 +28,7 @@ def fit(tiny, stated):
 
 def test_a_test_that_misses_ends_with_status_1(tiny, caplog, capsys):
     """A line for each expected metric; a missed one ends the command with 1, though the run is finished."""
+    caplog.set_level("INFO", "dcnlab")
     assert fit(tiny, "{top1: [100, 0.5], top5: [50, 50]}") == 1
     assert capsys.readouterr().out.endswith(f"{RUN}\n")
     results = json.loads((RUN / "results.json").read_text())

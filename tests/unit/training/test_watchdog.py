@@ -11,8 +11,8 @@ import sys, time
 from dcnlab.training.callbacks import watchdog
 from torch.utils.data.dataloader import _SingleProcessDataLoaderIter as Batches
 from dcnlab.tasks.classification import Classification
-watchdog.MINUTES = 0.02
-def slow(function, wait=iter([9.5])):
+watchdog.MINUTES = 0.01
+def slow(function, wait=iter([4.8])):
     def call(*arguments):
         if sys.argv[1] == "fit":
             time.sleep(next(wait, 0))
@@ -46,5 +46,5 @@ def test_a_slow_step_is_reported_but_not_stopped(tiny):
         for wait in waits:  # on a slow machine another step may stand still as well
             stands += [[]] if stands[-1][-1:] > [wait] else []
             stands[-1].append(wait)
-        assert max(map(len, stands)) >= 3, warned  # after 1.2, 2.4 and 4.8 seconds
-        assert all(wait >= 0.02 * 2**number for stand in stands for number, wait in enumerate(stand)), warned
+        assert max(map(len, stands)) >= 3, warned  # after 0.6, 1.2 and 2.4 seconds
+        assert all(wait >= 0.01 * 2**number for stand in stands for number, wait in enumerate(stand)), warned

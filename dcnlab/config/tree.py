@@ -6,6 +6,7 @@ import copy
 import functools
 import os
 import typing
+from collections.abc import Callable
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
@@ -33,13 +34,13 @@ def _defaults() -> DictConfig:
     return typing.cast(DictConfig, OmegaConf.structured(Config))
 
 
-def checked(tree: DictConfig, source: str, before: DictConfig | None = None) -> Config:
+def checked(tree: DictConfig, source: str, before: Callable[[], DictConfig] | None = None) -> Config:
     """The tree as plain dataclasses that `validation` accepts.
 
     Args:
         tree: to check.
         source: the file to name in an error.
-        before: the tree without the command line; where it is valid, the error is the command line's.
+        before: gives the tree without the command line; where it is valid, an error is the command line's.
 
     Raises:
         ConfigError: a value out of its range, or a reference to a key that does not exist.
@@ -49,7 +50,7 @@ def checked(tree: DictConfig, source: str, before: DictConfig | None = None) -> 
     try:
         config = _converted(tree)
     except (ConfigError, OmegaConfBaseException) as error:
-        culprit = COMMAND_LINE if before is not None and _is_valid(before) else source
+        culprit = COMMAND_LINE if before is not None and _is_valid(before()) else source
         raise ConfigError(f"{culprit}: {one_line(error)}") from error
     config.out, config.model.backbone.weights = map(os.path.expanduser, (config.out, config.model.backbone.weights))
     if config.data.root is not None:

@@ -30,6 +30,12 @@ class Stated:
     def __init__(self) -> None:
         self._sources: dict[str, str] = {}
 
+    def copy(self) -> Stated:
+        """One that notes further layers without changing this one."""
+        other = Stated()
+        other._sources = dict(self._sources)
+        return other
+
     def note(self, tree: DictConfig, layer: Mapping[str, Any], source: str) -> None:
         """Note the keys of a layer that has just been set.
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+import shutil
+import sys
 import textwrap
 from collections.abc import Callable
 from pathlib import Path
@@ -18,7 +20,7 @@ from dcnlab.io.text import say
 LARGEST = 2**20
 """Bytes of a packaged file, at most."""
 COLUMNS = 80
-"""Width of a line, characters."""
+"""Smallest width of a line on a terminal, characters."""
 NAME_COLUMN = 28
 """Widest that the column of names gets; a longer name pushes its text to the right."""
 
@@ -31,24 +33,27 @@ def list_names(
     """List what can be named on the command line: experiments, sweeps, models, data sets."""
     if what is not None:
         choose("WHAT", what, LISTS)
+    width = max(COLUMNS, shutil.get_terminal_size().columns) if sys.stdout.isatty() else None
     for kind in LISTS if what is None else (what,):
         heading = [f"{kind}:"] if what is None else []
-        say("\n".join(heading + lines(LISTS[kind]())), block=True)
+        say("\n".join(heading + lines(LISTS[kind](), width)), block=True)
 
 
-def lines(entries: dict[str, str]) -> list[str]:
-    """Lay out names and their texts, one line of at most 80 characters each.
+def lines(entries: dict[str, str], width: int | None = None) -> list[str]:
+    """Lay out names and their texts, one line each.
 
     Args:
         entries: text by name.
+        width: characters that a longer line is cut to, at a word; None cuts none, so that a pipe gets the whole text.
     """
     column = min(NAME_COLUMN, max(map(len, entries), default=0))
-    return [_line(name.ljust(column), text) for name, text in entries.items()]
+    return [_line(name.ljust(column), text, width) for name, text in entries.items()]
 
 
-def _line(name: str, text: str) -> str:
-    short = textwrap.shorten(text, COLUMNS - len(name) - 2, placeholder=" ...", break_on_hyphens=False)
-    return f"{name}  {short}"
+def _line(name: str, text: str, width: int | None) -> str:
+    if width is not None:
+        text = textwrap.shorten(text, width - len(name) - 2, placeholder=" ...", break_on_hyphens=False)
+    return f"{name}  {text}"
 
 
 def experiments() -> dict[str, str]:

@@ -59,6 +59,9 @@ def predict(
             raise ConfigError(f"none of the {len(paths)} images of {images} can be read")
     if left_out:
         say(f"note: {len(left_out)} of {len(paths)} images were left out", file=sys.stderr)
+    if files.empty_pictures:
+        shown = f"{files.empty_pictures} of {len(paths)} pictures show no box, as none scores {score:g}"
+        say(f"note: {shown}; --score draws those of a lower score, and detections.json holds all", file=sys.stderr)
     say(out)
 
 

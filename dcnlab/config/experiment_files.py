@@ -13,6 +13,8 @@ from dcnlab.io.errors import ConfigError
 from dcnlab.io.text import nearest, one_line, shown
 from dcnlab.io.yaml_file import read_yaml
 
+RUN_CONFIG = "config.yaml"
+"""The name of the config in a run folder."""
 MAX_EXTENDED = 20
 """Files of an `extends:` chain; ours have three."""
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 from typing import Any
 
 from dcnlab.config.keys import flatten
@@ -26,6 +27,7 @@ REPEATS = ("seed", "data.fold")
 """Parameters in which the runs of one row of a table differ."""
 
 
+@functools.cache
 def is_computed(key: str) -> bool:
     """Whether a dotted key has a part in what a run computes."""
     return not any(f"{key}.".startswith(f"{name}.") for name in NOT_COMPUTED)
@@ -53,5 +55,10 @@ def changed(run: dict[str, Any]) -> dict[str, Any]:
     Args:
         run: as from `settings`, by this version or an older one.
     """
-    defaults = settings(Config())
+    defaults = _defaults()
     return {key: value for key, value in run.items() if key not in defaults or value != defaults[key]}
+
+
+@functools.cache
+def _defaults() -> dict[str, Any]:
+    return settings(Config())

@@ -1,4 +1,4 @@
-"""Reads experiments: a file with its `extends:` chain, a sweep's parameters and overrides become a checked `Config`."""
+"""Gives the checked `Config` of an experiment, of a run folder, and of a config that was kept as text or settings."""
 
 from __future__ import annotations
 
@@ -9,20 +9,16 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from dcnlab.config import outside, packaged
-from dcnlab.config.agent_parameters import split_agent_parameters, sweeps_own
-from dcnlab.config.experiment_files import extends_chain, read_parameters
-from dcnlab.config.keys import flatten, parameters_of
-from dcnlab.config.overrides import COMMAND_LINE, is_override, parse_override, set_keys
+from dcnlab.config import outside
+from dcnlab.config.experiment import Experiment
+from dcnlab.config.experiment_files import RUN_CONFIG
+from dcnlab.config.overrides import COMMAND_LINE, parse_override, set_keys
 from dcnlab.config.schema import Config
 from dcnlab.config.tree import checked, drop_expected_of_another_run, new_tree, plain
-from dcnlab.config.unread import Stated, check_overrides
+from dcnlab.config.unread import check_overrides
 from dcnlab.io import yaml_file
 from dcnlab.io.errors import ConfigError
 from dcnlab.io.yaml_file import read_yaml
-
-RUN_CONFIG = "config.yaml"
-"""The name of the config in a run folder."""
 
 
 def load_experiment(
@@ -49,48 +45,7 @@ def load_experiment(
     Raises:
         ConfigError: anything in it that the user can mend.
     """
-    path = packaged.find("experiments", experiment)
-    chain = extends_chain(path)
-    stated = Stated()
-    tree = _tree(path, chain, stated)
-    as_stated = plain(tree) if tree.test.expected else None
-    # The config.yaml of a sweep's run is an experiment too: a run of it has the same parameters.
-    swept = {key: OmegaConf.select(tree, key) for key in tree.sweep}
-
-    words = [arg for arg in args if is_override(arg)]
-    layers = [("sweep", parameters_of(parameters or {}))]
-    layers += [(arg, parameters_of(sweeps_own(read_parameters(arg)))) for arg in args if not is_override(arg)]
-    if parameters is None and len(words) == len(args):
-        from_agent, words = split_agent_parameters(words)
-        layers.append(("the sweep's parameters", parameters_of(sweeps_own(from_agent))))
-    for source, layer in layers:
-        set_keys(tree, layer, source)
-        stated.note(tree, layer, source)
-        swept |= layer
-
-    def before() -> DictConfig:
-        """The tree without the command line, made again."""
-        again = _tree(path, chain, Stated())
-        for source, layer in layers:
-            set_keys(again, layer, source)
-        return again
-
-    overrides = dict(map(parse_override, words))
-    for key, value in overrides.items():
-        set_keys(tree, {key: value}, COMMAND_LINE)
-    stated.note(tree, overrides, COMMAND_LINE)
-    if default_root is not None and tree.data.root is None and tree.data.name != "digits":
-        tree.data.root = default_root
-    # A parameter that the command line overrules is recorded as it was used.
-    used = dict(flatten(overrides))
-    tree.sweep = {key: used.get(key, value) for key, value in swept.items()}
-    drop_expected_of_another_run(tree, as_stated)
-    config = checked(tree, str(path), before if words else None)
-    stated.check(config)
-    by_user = [dict(flatten(layer)) for file, layer in chain if file.name != RUN_CONFIG]
-    by_user += [used, *(layer for _, layer in layers)]
-    outside.admit(config, [*allow, *(name for layer in by_user for name in outside.names_in(layer))], str(path))
-    return config
+    return Experiment(experiment).config(args, parameters, allow, default_root)
 
 
 def load_run(
@@ -187,19 +142,3 @@ def to_yaml(config: Config) -> str:
 def _plain_texts(fields: list[tuple[str, Any]]) -> dict[str, Any]:
     """The fields of a section; a name that carries its class from outside becomes the name alone."""
     return {key: str(value) if isinstance(value, str) else value for key, value in fields}
-
-
-def _tree(path: Path, layers: list[tuple[Path, dict[str, Any]]], stated: Stated) -> DictConfig:
-    """The typed tree of a file and the files that it extends; a file that states no name is called by its own.
-
-    A run's config.yaml holds every key, also those that an earlier version let pass: nothing of it is `stated`.
-    """
-    tree = new_tree()
-    for file, layer in layers:
-        tree.test.expected = {}  # of the file that this one extends
-        set_keys(tree, layer, str(file))
-        if file.name != RUN_CONFIG:
-            stated.note(tree, layer, str(file))
-    if not any("name" in layer for _, layer in layers):
-        set_keys(tree, {"name": path.stem}, str(path))
-    return tree

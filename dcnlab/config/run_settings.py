@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from dcnlab.config import identity
-from dcnlab.config.load import RUN_CONFIG, read_run
+from dcnlab.config.experiment_files import RUN_CONFIG
+from dcnlab.config.load import read_run
 from dcnlab.io import yaml_file
 from dcnlab.io.files import read_bytes
 

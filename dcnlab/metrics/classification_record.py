@@ -25,10 +25,20 @@ class ClassificationRecord:
 
     def scores(self, metric: str, weights: NDArray[np.integer]) -> NDArray[np.float64]:
         """Score B resampled test sets; see `ImageRecord.scores`."""
+        return self.scores_of([self], metric, weights)[0]
+
+    @staticmethod
+    def scores_of(
+        records: Sequence[ClassificationRecord], metric: str, weights: NDArray[np.integer]
+    ) -> NDArray[np.float64]:
+        """Score several records of the same N images, (records, B), by one product of matrices.
+
+        Sums of whole numbers are exact, so the scores are those that each record has by itself.
+        """
         weights = np.asarray(weights, np.float64)
-        right = weights @ self.correct[self.metrics.index(metric)]
+        right = weights @ np.stack([record.correct[record.metrics.index(metric)] for record in records], 1)
         with np.errstate(invalid="ignore"):
-            return 100 * right / weights.sum(1)
+            return np.ascontiguousarray((100 * right / weights.sum(1)[:, None]).T)
 
     def header(self) -> dict[str, list[str]]:
         """What is written as text: the names of the metrics."""

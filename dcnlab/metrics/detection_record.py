@@ -10,7 +10,6 @@ from functools import cached_property
 import numpy as np
 from numpy.typing import NDArray
 
-from dcnlab.metrics.drawn_precision import drawn_precision
 from dcnlab.metrics.voc_ap import RIGHT
 
 SIZES = ("small", "medium", "large")
@@ -129,6 +128,8 @@ class DetectionRecord:
         most: int | None,
     ) -> _Numbers:
         """(B,) average precision of a class, mean over the IoUs."""
+        from dcnlab.metrics.drawn_precision import drawn_precision  # numba: a second that other tasks' tables save
+
         images, states = self.image[detections], np.ascontiguousarray(self.state[detections, area].T)
         return sum(
             (drawn_precision(self.protocol, states[iou], images, drawn, objects) for iou in ious),

@@ -7,11 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-SIZES = ("small", "medium", "large", "background")
-"""Size of the object under a filter's centre; `size_of_positions` returns positions in this list."""
-
-SIDES = (96.0, 224.0)
-"""Sides of the squares, in pixels, that part small from medium and medium from large boxes."""
+from dcnlab.metrics.dilation_sizes import SIDES, SIZES
 
 _NEITHER = -1
 

@@ -22,7 +22,7 @@ def check_columns(record: Any) -> None:
     names = {"images": record.images, **{key: value for key, value in record.header().items() if key != "ious"}}
     for key, values in names.items():
         texts = values if isinstance(values, tuple | list) else [values]
-        if not all(isinstance(text, str) for text in texts):
+        if set(map(type, texts)) - {str}:
             raise DataError(f"{key} are not all names")
         if len(set(texts)) < len(texts):
             raise DataError(f"{key} has a name twice")

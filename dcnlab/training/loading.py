@@ -11,7 +11,8 @@ import torch
 from torch import Tensor
 
 from dcnlab.config import outside
-from dcnlab.config.load import RUN_CONFIG, load_run
+from dcnlab.config.experiment_files import RUN_CONFIG
+from dcnlab.config.load import load_run
 from dcnlab.config.schema import Config
 from dcnlab.io.errors import ConfigError, DataError
 from dcnlab.io.text import one_line

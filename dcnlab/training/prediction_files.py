@@ -87,6 +87,8 @@ class PredictionFiles:
         self._stems: set[str] = set()
         self._table: TextIO | None = None
         self._rows = 0
+        self.empty_pictures = 0
+        """Pictures of a detector without a box, as none has the minimum score."""
 
     def add(self, prediction: Prediction) -> None:
         """Write what belongs to one image."""
@@ -129,6 +131,7 @@ class PredictionFiles:
         return self._table
 
     def _add_boxes(self, boxes: Boxes, file: str, stem: str) -> None:
+        self.empty_pictures += self._draws and not bool((boxes.scores >= self._min_score).any())
         table = self._opened("detections.json", "[")
         corners = boxes.boxes
         sides = torch.cat([corners[:, :2], corners[:, 2:] - corners[:, :2]], 1)

@@ -67,6 +67,16 @@ def test_a_detector_writes_coco_results_and_pictures(predict, folder):
     assert "note: 1 of 4 images were left out" in errors
 
 
+@pytest.mark.parametrize(("score", "note"), [("1", True), ("0", False)])
+def test_pictures_without_a_box_are_counted_in_a_note(predict, score, note):
+    """No box scores 1, every box 0: the note names --score, and the files that hold all boxes."""
+    _, _, errors, out = predict("detection", "photos/a.png", "--score", score)
+    assert len(json.loads((out / "detections.json").read_text())) > 0
+    said = "note: 1 of 1 pictures show no box, as none scores 1; --score draws those of a lower score" in errors
+    assert said is note
+    assert len(files(out)) == 2
+
+
 def test_predictions_of_the_test_images_score_as_the_run_does(predict, trained_tasks, tmp_path):
     """`dcnlab score` reads the files, and gives the metrics of results.json."""
     shapes = trained_tasks / "shapes"

@@ -74,6 +74,13 @@ def test_the_package_is_imported_without_torch():
         dcnlab.fitt  # noqa: B018
 
 
+def test_tables_are_imported_without_torch_and_numba():
+    """`dcnlab table` reads numbers, so it needs not wait two seconds for torch."""
+    code = "import dcnlab.ablations.tables.table, sys; print({'torch', 'numba', 'pandas'} & set(sys.modules))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "set()"
+
+
 def test_data_sets_keep_their_former_import_paths():
     """DetectionSplit and SegmentationSplit are still importable from their old packages."""
     from dcnlab.data.detection import DetectionSplit

@@ -26,7 +26,8 @@ from dcnlab.data.digits.datasets import DigitDetection
 from dcnlab.io.atomic import write_whole
 from dcnlab.io.errors import ConfigError
 from dcnlab.metrics import box_dilation
-from dcnlab.metrics.effective_dilation import SIDES, SIZES, Spread, size_of_positions
+from dcnlab.metrics.dilation_sizes import SIDES, SIZES
+from dcnlab.metrics.effective_dilation import Spread, size_of_positions
 from dcnlab.training.build_data import reading_data
 from dcnlab.training.run import restore
 

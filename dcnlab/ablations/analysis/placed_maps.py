@@ -12,7 +12,8 @@ from torch import Tensor
 from dcnlab.ablations.analysis.tracing import DeformedLayer
 from dcnlab.io.errors import ConfigError
 from dcnlab.metrics import box_dilation
-from dcnlab.metrics.effective_dilation import SIZES, effective_dilation, size_of_positions
+from dcnlab.metrics.dilation_sizes import SIZES
+from dcnlab.metrics.effective_dilation import effective_dilation, size_of_positions
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import shlex
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -12,6 +13,7 @@ from dcnlab.ablations.sweeps import search, sweep_command
 from dcnlab.ablations.sweeps.distributions import distribution
 from dcnlab.ablations.sweeps.hashing import digest
 from dcnlab.config import packaged
+from dcnlab.config.experiment import Experiment
 from dcnlab.config.keys import ARM
 from dcnlab.config.value_checks import choose
 from dcnlab.io import yaml_file
@@ -58,6 +60,15 @@ class Sweep:
     def name(self) -> str:
         """The folder of its runs."""
         return self.path.stem
+
+    @functools.cached_property
+    def experiment(self) -> Experiment:
+        """The experiment that it sweeps, whose files all its trials share.
+
+        Raises:
+            ConfigError: a file is missing or wrong.
+        """
+        return Experiment(self.program)
 
     @property
     def id(self) -> str:

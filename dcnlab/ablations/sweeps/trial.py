@@ -12,7 +12,6 @@ from dcnlab.ablations.sweeps import search
 from dcnlab.ablations.sweeps.hashing import digest
 from dcnlab.ablations.sweeps.sweep_file import Sweep
 from dcnlab.config import identity
-from dcnlab.config.load import load_experiment
 from dcnlab.config.overrides import parse_override
 from dcnlab.config.schema import Config
 from dcnlab.io.errors import ConfigError
@@ -74,7 +73,7 @@ def trial_at(sweep: Sweep, parameters: dict[str, Any], overrides: Sequence[str] 
     """
     arguments = [f"name={sweep.name}", *sweep.logger, *sweep.overrides, *overrides]
     try:
-        config = load_experiment(sweep.program, arguments, parameters)
+        config = sweep.experiment.config(arguments, parameters)
     except ConfigError as error:
         described = " ".join(f"{key}={value}" for key, value in parameters.items())
         raise ConfigError(f"{sweep.path}: trial {described}: {error}") from error

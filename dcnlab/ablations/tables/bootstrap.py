@@ -16,7 +16,7 @@ _IMAGES, _SEEDS = 1, 2
 
 @functools.lru_cache(maxsize=8)
 def image_counts(images: int, block: int = 1) -> np.ndarray:
-    """How often each draw holds each test image, as (1 + `DRAWS`, images) whole numbers; the first holds each once.
+    """How often each draw holds each test image, as (1 + `DRAWS`, images) float64; the first draw holds each once.
 
     Args:
         images: in the test set, at least one.
@@ -24,8 +24,8 @@ def image_counts(images: int, block: int = 1) -> np.ndarray:
     """
     blocks = -(-images // block)
     counts = np.random.default_rng(_IMAGES).multinomial(blocks, np.full(blocks, 1 / blocks), size=DRAWS)
-    counts = np.concatenate([np.ones_like(counts[:1]), counts])
-    return np.repeat(counts, block, axis=1)[:, :images]
+    counts = np.concatenate([np.ones((1, blocks)), counts])  # float64, which every record multiplies with
+    return counts if block == 1 else np.ascontiguousarray(np.repeat(counts, block, axis=1)[:, :images])
 
 
 @functools.lru_cache(maxsize=64)

@@ -15,7 +15,7 @@ from dcnlab.ablations.tables.statistics import holm
 from dcnlab.ablations.tables.student import LEVEL
 from dcnlab.io.errors import ConfigError
 from dcnlab.metrics.box_dilation import BoxDilation
-from dcnlab.metrics.effective_dilation import SIDES
+from dcnlab.metrics.dilation_sizes import SIDES
 
 CAPTION = (
     "Claims of table 2, in units of the layer's own dilation. size: slope against log2(box area); null: the same on "

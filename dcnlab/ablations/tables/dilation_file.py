@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 from dcnlab.io import json_file
 from dcnlab.io.errors import ConfigError
 from dcnlab.io.text import one_line
-from dcnlab.metrics.effective_dilation import SIZES
+from dcnlab.metrics.dilation_sizes import SIZES
 from dcnlab.training import results_file
 
 FILE = "dilation.json"

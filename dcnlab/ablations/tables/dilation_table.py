@@ -12,7 +12,7 @@ from dcnlab.ablations.tables.block import Block
 from dcnlab.ablations.tables.dilation_file import CELL, FILE
 from dcnlab.ablations.tables.run_record import Record
 from dcnlab.io.errors import ConfigError
-from dcnlab.metrics.effective_dilation import SIZES
+from dcnlab.metrics.dilation_sizes import SIZES
 
 
 def of_run(layers: Sequence[Mapping[str, Any]], keys: Sequence[str] = ("layer",)) -> list[dict[str, Any]]:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import functools
 import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
+from numpy.typing import NDArray
 
 from dcnlab.ablations.tables.student import LEVEL
 
@@ -86,11 +88,16 @@ def sign_flip(differences: Sequence[float]) -> float:
         for difference in values:
             sums = np.concatenate([sums + difference, sums - difference])
     else:
-        signs = np.random.default_rng(0).choice((-1.0, 1.0), size=(_DRAWS, values.size))
-        sums = np.append(signs @ values, values.sum())
+        sums = np.append(_drawn_signs(values.size).astype(np.float64) @ values, values.sum())
     seen = abs(values.sum())
     rounding = 1e-12 * np.abs(values).sum()
     return float(np.mean(np.abs(sums) >= seen - rounding))
+
+
+@functools.lru_cache(maxsize=1)
+def _drawn_signs(pairs: int) -> NDArray[np.int8]:
+    """Random sign assignments, (`_DRAWS`, pairs): all rows and metrics of a table have mostly the same number."""
+    return np.random.default_rng(0).choice((-1.0, 1.0), size=(_DRAWS, pairs)).astype(np.int8)
 
 
 def can_be_significant(pairs: int) -> bool:

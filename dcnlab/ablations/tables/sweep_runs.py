@@ -87,12 +87,18 @@ def _of_trials(
         _note_others(collection, chosen[0], [record for record in candidates if record.id not in ids])
         return chosen
     if not candidates:
-        raise ConfigError(f"no run of {sweep.path} found; make them with: dcnlab sweep {shlex.quote(str(sweep.path))}")
+        name = _typed_name(sweep)
+        raise ConfigError(f"no run of {name} found; make them with: dcnlab sweep {shlex.quote(name)}")
     refuse_mixture(candidates)
     stated = of_all_folds(identity.settings(keyed[digest(candidates[0].results["parameters"])].config))
     differing = differences(of_all_folds(candidates[0].settings), "in the runs", stated, "in the file")
-    collection.notes.append(f"the settings are not those of {sweep.path}: {differing}")
+    collection.notes.append(f"the settings are not those of {_typed_name(sweep)}: {differing}")
     return candidates
+
+
+def _typed_name(sweep: Sweep) -> str:
+    """What names the sweep on the command line: a packaged one's name, or the path."""
+    return sweep.name if packaged.packaged("sweeps", sweep.name) == sweep.path else str(sweep.path)
 
 
 def _trials_of_runs(sweep: Sweep, records: Sequence[Record], overrides: Sequence[str]) -> list[Trial]:

@@ -18,7 +18,8 @@ from dcnlab.ablations.analysis.tracing import DeformedLayer
 from dcnlab.ablations.tables.render import render
 from dcnlab.config.load import load_experiment
 from dcnlab.io.errors import ConfigError
-from dcnlab.metrics.effective_dilation import SIZES, Spread
+from dcnlab.metrics.dilation_sizes import SIZES
+from dcnlab.metrics.effective_dilation import Spread
 from dcnlab.training.run import fit, restore
 
 

@@ -20,7 +20,7 @@ from dcnlab.cli import main
 from dcnlab.config.load import to_yaml
 from dcnlab.io.errors import ConfigError
 from dcnlab.metrics import confusion, names
-from dcnlab.metrics.effective_dilation import SIZES
+from dcnlab.metrics.dilation_sizes import SIZES
 from dcnlab.tasks import confusion_picture
 from dcnlab.training import run_search
 from dcnlab.training.run_folder import RunFolder

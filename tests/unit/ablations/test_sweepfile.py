@@ -10,7 +10,8 @@ import yaml
 from dcnlab.ablations.sweeps import distributions, sweep_command, sweep_file
 from dcnlab.ablations.sweeps import run as sweeps
 from dcnlab.ablations.sweeps.trial import trials_of
-from dcnlab.config import identity
+from dcnlab.config import experiment, identity
+from dcnlab.config.schema import Config
 from dcnlab.io.errors import ConfigError
 
 SCHEMA = json.loads(Path(__file__).with_name("wandb_sweep_schema.json").read_text())
@@ -70,6 +71,18 @@ def test_nested_and_dotted_parameters_are_the_same_trials(write):
     assert [trial.id for trial in all_trials(write(parameters=nested))] == [trial.id for trial in dotted]
 
 
+def test_trials_of_a_sweep_read_its_experiment_once(write, monkeypatch):
+    """Four trials parse one file, and no trial's values show in another."""
+    reads = []
+    chain = experiment.extends_chain
+    monkeypatch.setattr(experiment, "extends_chain", lambda path: reads.append(path) or chain(path))
+    trials = all_trials(write(parameters={"seed": {"values": [1, 2]}, "data.train_length": {"values": [8, 9]}}))
+    points = [(trial.config.seed, trial.config.data.train_length) for trial in trials]
+    assert sorted(points) == [(1, 8), (1, 9), (2, 8), (2, 9)]
+    assert trials[0].config.sweep == {"seed": 1, "data.train_length": 8}
+    assert len(reads) == 1
+
+
 def test_a_trials_id_depends_only_on_what_it_computes(write):
     """Output folder and threads do not change it; a learning rate does, wherever it is set."""
     path = write()
@@ -105,6 +118,7 @@ def test_a_new_config_key_at_its_default_keeps_trial_ids(write, monkeypatch):
     before = [trial.id for trial in all_trials(path)]
     settings = identity.settings
     monkeypatch.setattr(identity, "settings", lambda config: {**settings(config), "optim.nesterov": False})
+    monkeypatch.setattr(identity, "_defaults", lambda: identity.settings(Config()))
     assert [trial.id for trial in all_trials(path)] == before
 
 

@@ -406,6 +406,7 @@ def test_runs_below_a_folder_named_wandb_are_found(finished):
         ("ablatoin", ("runs",), "ablatoin is neither a sweep nor the name of runs; there are: ablation"),
         ("ablation.yaml", ("rusn",), "--runs rusn: no such folder"),
         ("ablation.yaml", ("empty",), r"no run of ablation.yaml found; make them with: dcnlab sweep ablation.yaml"),
+        ("quickstart", ("empty",), r"no run of quickstart found; make them with: dcnlab sweep quickstart"),
         ("ablatio.yaml", ("runs",), "nearest: ablation.yaml"),
     ],
 )

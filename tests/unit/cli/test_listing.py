@@ -1,4 +1,4 @@
-"""`dcnlab list`: every name is listed once, one line each, no wider than a terminal."""
+"""`dcnlab list`: every name is listed once, one line each; on a terminal none is wider than it."""
 
 import pytest
 from locations import ROOT
@@ -35,16 +35,26 @@ def test_models_and_data_sets_say_what_they_are_for(capsys):
     assert any(line.startswith("camvid") and "SegNet" in line for line in printed(capsys, "data"))
 
 
-def test_no_line_is_wider_than_80_columns_or_empty(capsys):
-    """All four lists fit a terminal, each below its heading, and no text is missing."""
+@pytest.mark.parametrize("columns", [40, 80, 132])
+def test_no_line_is_wider_than_the_terminal_or_empty(capsys, monkeypatch, columns):
+    """All four lists fit a terminal of 80 columns or more, each below its heading, and no text is missing."""
+    monkeypatch.setattr("sys.stdout.isatty", lambda: True)
+    monkeypatch.setenv("COLUMNS", str(columns))
     lines = printed(capsys)
-    assert max(map(len, lines)) <= 80
+    assert 79 < max(map(len, lines)) <= max(80, columns)
     assert [line for line in lines if line.endswith(":")] == ["experiments:", "sweeps:", "models:", "data:"]
     assert all(len(line.split()) > 1 for line in lines if line and not line.endswith(":"))
 
 
 def test_a_long_text_is_cut_at_a_word():
     """A text that does not fit ends in three dots after a whole word."""
-    (line,) = listing.lines({"name": "word " * 40})
+    (line,) = listing.lines({"name": "word " * 40}, 80)
     assert len(line) <= 80
     assert line.endswith("word ...")
+
+
+def test_a_pipe_gets_the_whole_texts(capsys):
+    """Without a terminal nothing is cut, so that grep finds every word."""
+    lines = printed(capsys, "experiments")
+    assert not [line for line in lines if line.endswith("...")]
+    assert any(line.startswith("detection/rfcn_cards ") and "playing cards" in line for line in lines)

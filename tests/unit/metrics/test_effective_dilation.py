@@ -6,7 +6,8 @@ import statistics
 import pytest
 import torch
 
-from dcnlab.metrics.effective_dilation import SIZES, Spread, effective_dilation, size_of_positions
+from dcnlab.metrics.dilation_sizes import SIZES
+from dcnlab.metrics.effective_dilation import Spread, effective_dilation, size_of_positions
 
 
 def scaled_grid(scale, dilation, kh=3, kw=3):

@@ -153,6 +153,16 @@ def test_accuracy_of_repeated_images_is_the_fraction_that_is_right():
     assert record.scores("top1", weights) == pytest.approx([200 / 3, 40, np.nan], nan_ok=True)
 
 
+def test_records_scored_together_have_the_scores_of_each():
+    """By hand: the first image twice, the second once, the third never."""
+    records = [
+        ClassificationRecord(("a", "b", "c"), ("top1", "top5"), np.array([[first, True, False], [True] * 3]))
+        for first in (True, False)
+    ]
+    scores = ClassificationRecord.scores_of(records, "top1", np.array([[2, 1, 0], [1, 1, 1], [0, 0, 0]]))
+    assert scores == pytest.approx(np.array([[100, 200 / 3, np.nan], [100 / 3, 100 / 3, np.nan]]), nan_ok=True)
+
+
 def test_two_thousand_resamples_of_100_images_take_seconds():
     """COCO's mean over ten IoUs and five classes."""
     truth, detections = scenes(images=100, classes=5)

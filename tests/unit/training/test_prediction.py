@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import weakref
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +12,8 @@ from PIL import Image
 
 import dcnlab
 from dcnlab.io.errors import ConfigError, DataError
+from dcnlab.training.prediction import BATCH, READ_AHEAD
+from dcnlab.training.prediction_files import PredictionFiles
 from dcnlab.training.run import evaluate
 
 TASKS = ("classification", "segmentation", "detection")
@@ -141,3 +144,27 @@ def test_images_are_read_as_they_are_needed(run):
     assert [next(predictions).name for _ in range(3)] == ["image 0", "image 1", "image 2"]
     assert len(drawn) < 12
     predictions.close()
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_images_in_memory_do_not_grow_with_their_number(run, tmp_path, task):
+    """Of 80 images that are predicted and written, those at hand, read ahead and in the batch are alive, no more."""
+    images, most = [], 0
+
+    def stream():
+        nonlocal most
+        for number in range(80):
+            image = Image.new("RGB", (20, 16), (number, 0, 0))
+            images.append(weakref.ref(image))
+            most = max(most, sum(reference() is not None for reference in images))
+            yield image
+
+    files = PredictionFiles(tmp_path, Path())
+    for prediction in dcnlab.predict(run(task), stream()):
+        images.append(weakref.ref(prediction.image))
+        files.add(prediction)
+    files.close()
+    in_batch = BATCH if task == "classification" else 1
+    assert len(images) == 160
+    assert 0 < most <= 2 * (in_batch + READ_AHEAD + 2)  # given and converted
+    assert len(list((tmp_path / "pictures").iterdir())) == 80

@@ -378,9 +378,10 @@ class _Handler(BaseHTTPRequestHandler):
     server_of_wandb: WandbServer
 
     def parse_request(self) -> bool:
-        """Read the head of a request; a closed server answers none, on old connections either."""
-        self.close_connection = True
-        return super().parse_request() and not self.server.closed
+        """Read the head of a request; a closed server answers none, and cuts the connection on which it came."""
+        parsed = super().parse_request()
+        self.close_connection |= self.server.closed  # kept open, wandb would wait three minutes for its answer
+        return parsed and not self.server.closed
 
     def log_message(self, *words: Any) -> None:
         """Print nothing."""

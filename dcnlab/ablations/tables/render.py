@@ -54,7 +54,7 @@ def _csv(rows: list[dict[str, Any]]) -> str:
     return text.getvalue().rstrip("\n")
 
 
-def flat(rows: Sequence[dict[str, Any]]) -> tuple[list[str], list[list[Any]]]:
+def flat(rows: Sequence[dict[str, Any]]) -> tuple[list[Any], list[Any]]:
     """All columns' names, in the order in which these first occur, and each row's values; what is missing is None.
 
     A mapping or list becomes JSON text.

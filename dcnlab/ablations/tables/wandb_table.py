@@ -77,7 +77,7 @@ def _contents(table: Table) -> dict[str, Any]:
     columns, rows = render.flat(table.rows)
     logged: dict[str, Any] = {"table": wandb.Table(columns, rows, allow_mixed_types=True)}
     for metric in dict.fromkeys(name for section in table.sections for name in section.shown):
-        bars = [[row_of(table, row), row[metric]] for row in table.rows if row.get(metric) is not None]
+        bars: list[Any] = [[row_of(table, row), row[metric]] for row in table.rows if row.get(metric) is not None]
         if bars:
             chart = wandb.Table([wandb_run.ROW, metric], bars)
             logged[f"chart/{metric}"] = wandb.plot.bar(chart, wandb_run.ROW, metric, title=f"{table.title}: {metric}")

@@ -63,6 +63,10 @@ def tabulate(
         str | None,
         typer.Option(metavar="ENTITY/PROJECT[/SWEEP]", help="Take runs from wandb's server, in place of `runs`."),
     ] = None,
+    to_wandb: Annotated[
+        str | None,
+        typer.Option(metavar="ENTITY/PROJECT", help="Send the table and its bar charts to wandb's server, too."),
+    ] = None,
     any_code: Annotated[bool, typer.Option("--any-code", help="Let runs of different code share rows.")] = False,
     block: Annotated[
         int,
@@ -103,6 +107,10 @@ def tabulate(
     else:
         say(table.render(compared, form), block=True)
     print_notes(compared.notes)
+    if to_wandb is not None:
+        from dcnlab.ablations.tables import wandb_table
+
+        say(f"sent to {wandb_table.send(compared, to_wandb)}", file=sys.stderr)
 
 
 def write_report(

@@ -91,17 +91,28 @@ def _imagenet(name: str, library: tuple[str, str], weights: str) -> dict[str, Te
 
 
 def _matched(wanted: list[str], state: dict[str, Tensor]) -> dict[str, Tensor]:
-    """The tensors of a file by the network's names; of several networks in it, the one that fits best."""
+    """The tensors of a file by the network's names; of several networks in it, the one that fits best.
+
+    torchvision's detectors and DeepLab take a MobileNet's `features` apart: `features.0` is `backbone.body.0` or
+    `backbone.0` there.
+    """
     given = {_plain(key): value for key, value in state.items()}
     short = {key: _plain(key.removeprefix("network.").removeprefix("model.")) for key in wanted}
-    first = next(iter(short.values()))
+    whole = _with_prefix(short, given)
+    bare = {key: name.removeprefix("features_") for key, name in short.items()}
+    return whole or _with_prefix(bare, given)
+
+
+def _with_prefix(names: dict[str, str], given: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The tensors of a file under names behind a common prefix: the one with most of them, then the shortest."""
+    first = next(iter(names.values()))
     prefixes = {key.removesuffix(first) for key in given if key.endswith(first)}
 
     def fit(prefix: str) -> tuple[int, int]:
-        return sum(prefix + name in given for name in short.values()), -len(prefix)
+        return sum(prefix + name in given for name in names.values()), -len(prefix)
 
     prefix = max(prefixes, key=fit, default="")
-    return {key: given[prefix + name] for key, name in short.items() if prefix + name in given}
+    return {key: given[prefix + name] for key, name in names.items() if prefix + name in given}
 
 
 def _plain(key: str) -> str:

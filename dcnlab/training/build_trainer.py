@@ -20,7 +20,7 @@ from dcnlab.io.text import one_line
 from dcnlab.training.checkpoint_file import WholeFiles
 from dcnlab.training.distributed import rank_checks
 from dcnlab.training.distributed.rendezvous import watch_rendezvous
-from dcnlab.training.distributed.slurm_tasks import SlurmTasks
+from dcnlab.training.distributed.slurm_tasks import SlurmMachines, SlurmTasks
 from dcnlab.training.epoch_loop import EpochLoop
 
 _PROFILERS: dict[str, Any] = {"simple": SimpleProfiler, "advanced": AdvancedProfiler, "pytorch": PyTorchProfiler}
@@ -78,6 +78,8 @@ def trainer_of(
     plugins: list[Any] = [WholeFiles()]
     if alone or rank_checks.starts_own_ranks_in_slurm():
         plugins.append(LightningEnvironment())
+    elif rank_checks.starts_ranks_of_machine(run.devices):
+        plugins.append(SlurmMachines())
     elif rank_checks.under_srun():
         plugins.append(SlurmTasks())
     try:

@@ -385,10 +385,9 @@ class _Handler(BaseHTTPRequestHandler):
     server_of_wandb: WandbServer
 
     def parse_request(self) -> bool:
-        """Read the head of a request; a closed server answers none, on old connections either."""
+        """Read the head of a request; a closed server answers none, and cuts the connection on which it came."""
         parsed = super().parse_request()
-        if self.server.closed:
-            self.close_connection = True  # an open connection without an answer makes the client wait for minutes
+        self.close_connection |= self.server.closed  # kept open, wandb would wait three minutes for its answer
         return parsed and not self.server.closed
 
     def log_message(self, *words: Any) -> None:

@@ -123,23 +123,33 @@ def test_a_restarted_launcher_finds_its_jobs_again(cluster, sweep):
     assert [result["status"] for result in results_of_all()] == ["interrupted"]
 
 
-def srun(*arguments, **more):
-    """Two ranks of a run as tasks of one srun."""
-    command = ["srun", "--nodes=1", "--ntasks-per-node=2", sys.executable, "-P", "-m", "dcnlab", *arguments]
+def srun(*arguments, nodes=1, **more):
+    """A run in two tasks of one srun, on one machine or two."""
+    command = [
+        "srun",
+        f"--nodes={nodes}",
+        f"--ntasks-per-node={2 // nodes}",
+        sys.executable,
+        "-P",
+        "-m",
+        "dcnlab",
+        *arguments,
+    ]
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
     return subprocess.Popen(command, env=environment(**more), **pipes)
 
 
 def rank_of(number):
-    """The process of this folder that is srun's task `number`, or None."""
+    """The process of this folder that is srun's task `number`: the first, where it has started others."""
+    found = []
     for process in Path("/proc").glob("[0-9]*"):
         try:
             variables = (process / "environ").read_bytes().split(b"\0")
             if os.readlink(process / "cwd") == os.getcwd() and f"SLURM_PROCID={number}".encode() in variables:
-                return int(process.name)
+                found.append(int(process.name))
         except OSError:
             continue
-    return None
+    return min(found)
 
 
 @needs_slurm
@@ -249,6 +259,27 @@ def test_a_killed_srun_task_is_named_and_the_run_resumes(cluster, tiny, killed):
     out, err = process.communicate(timeout=GUARD)
     assert (process.returncode, out) == (0, "runs/tiny/one\n"), err
     assert f"resuming from step {step}" in err
+
+
+@needs_slurm
+@pytest.mark.slow
+def test_one_task_a_machine_starts_its_other_ranks(cluster, tiny):
+    """One task on each of two machines makes a run of four ranks; a killed rank 0 is named, and none stays."""
+    words = ["fit", tiny, *ON_TWO, "trainer.num_nodes=2"]
+    process = srun(*words, "trainer.max_steps=100000", "trainer.checkpoint_every=0", nodes=2)
+    await_(Path("runs/tiny/one/checkpoints/last.ckpt").exists)
+    number = rank_of(0)
+    os.kill(number, signal.SIGKILL)
+    _, err = process.communicate(timeout=GUARD)
+    assert process.returncode != 0
+    assert sum(line.startswith(f"dcnlab: rank 0 (process {number}) ") for line in err.splitlines()) == 1, err
+    await_(lambda: not processes_of(Path.cwd()))
+    step = torch.load("runs/tiny/one/checkpoints/last.ckpt", weights_only=True)["global_step"]
+    process = srun(*words, f"trainer.max_steps={step + 1}", nodes=2)
+    out, err = process.communicate(timeout=GUARD)
+    assert (process.returncode, out) == (0, "runs/tiny/one\n"), err
+    [result] = results_of_all()
+    assert (result["status"], result["environment"]["world_size"]) == ("finished", 4)
 
 
 @needs_slurm

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shlex
 import signal
 import subprocess
@@ -18,6 +19,7 @@ from wandb_server import CLI, WandbServer
 from warm_python import WarmPopen
 
 from dcnlab.ablations.sweeps.sweep_file import read
+from dcnlab.config.load import load_experiment, to_yaml
 
 
 @pytest.fixture
@@ -194,3 +196,27 @@ def test_a_server_that_stays_away_gets_the_run_later(server, wandb):
     results = json.loads(Path("runs/tiny/one/results.json").read_text())
     assert json.loads(arrived.summary["dcnlab_results"]) == results
     assert results["status"] == "finished"
+
+
+def test_a_table_sent_to_wandb_has_the_means(server, wandb):
+    """`dcnlab table --to-wandb` makes one run with table and chart; sent again, it is the same run."""
+    for layers, seed, top1 in ((0, 0, 70), (0, 1, 80), (2, 0, 90), (2, 1, 90)):
+        swept = {"model.deform_layers": layers, "seed": seed}
+        folder = Path(f"runs/tiny/{layers}-{seed}")
+        folder.mkdir(parents=True)
+        (folder / "config.yaml").write_text(
+            to_yaml(load_experiment("tiny.yaml", [f"{key}={value}" for key, value in swept.items()]))
+        )
+        results = {"schema": 1, "name": "tiny", "status": "finished", "seed": seed, "parameters": swept, "model": {}}
+        results |= {"metrics": {"top1": top1}, "cost": {}, "environment": {"git": "abc"}, "wandb": None}
+        (folder / "results.json").write_text(json.dumps(results))
+    for _ in range(2):
+        text = end(wandb("dcnlab", "table", "tiny", "--to-wandb", "team/ours", "--format", "csv"))
+    [run] = server.runs.values()
+    assert (run.project, run.state, run.values["dcnlab_table"]) == ("ours", "finished", "tiny")
+    assert f"sent to {server.url}/team/ours/runs/{run.name}" in text
+    files = {name: json.loads(file) for name, file in run.files.items() if name.startswith("media/table/")}
+    sent = {re.sub("media/table/(.+?)(_table)?_[0-9]+_.*", r"\1", name): content for name, content in files.items()}
+    table = [dict(zip(sent["table"]["columns"], row, strict=True)) for row in sent["table"]["data"]]
+    assert [(row["model.deform_layers"], row["top1"], row["seeds"]) for row in table] == [(0, 75, 2), (2, 90, 2)]
+    assert sent["chart/top1"]["data"] == [["model.deform_layers=0", 75], ["model.deform_layers=2", 90]]

@@ -47,18 +47,26 @@ def render(rows: list[dict[str, Any]], blocks: Sequence[Block], form: str) -> st
 
 def _csv(rows: list[dict[str, Any]]) -> str:
     """Rows under the names of all their columns, in the order in which these first occur; what is missing is empty."""
-    flat = [{csv_cell(key): _flat(value) for key, value in row.items()} for row in rows]
+    names, lines = flat(rows)
     text = io.StringIO(newline="")
-    writer = csv.DictWriter(text, list(dict.fromkeys(key for row in flat for key in row)), lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(flat)
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerows([[csv_cell(name) for name in names], *([csv_cell(value) for value in line] for line in lines)])
     return text.getvalue().rstrip("\n")
+
+
+def flat(rows: Sequence[dict[str, Any]]) -> tuple[list[Any], list[Any]]:
+    """All columns' names, in the order in which these first occur, and each row's values; what is missing is None.
+
+    A mapping or list becomes JSON text.
+    """
+    names = list(dict.fromkeys(key for row in rows for key in row))
+    return names, [[_flat(row.get(name)) for name in names] for row in rows]
 
 
 def _flat(value: Any) -> Any:
     if isinstance(value, float) and math.isnan(value):
-        return ""
-    return json.dumps(value) if isinstance(value, dict | list) else csv_cell(value)
+        return None
+    return json.dumps(value) if isinstance(value, dict | list) else value
 
 
 def show(blocks: Sequence[Block]) -> None:

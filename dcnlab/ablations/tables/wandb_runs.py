@@ -45,6 +45,8 @@ def records(path: str) -> tuple[list[Record], list[str]]:
         listed = api.runs("/".join(parts[:2]), filters=filters, per_page=_PAGE, lazy=False)
         readable, notes, unread = [], [], Counter[str]()
         for run in listed:
+            if wandb_run.TABLE in run.config:
+                continue
             try:
                 record = _record(parts[0], parts[1], run)
             except ConfigError as error:

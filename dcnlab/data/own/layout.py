@@ -12,7 +12,7 @@ from dcnlab.data.own.coco import find_coco
 from dcnlab.data.own.found import listed
 from dcnlab.data.own.masks import find_cityscapes, find_lists, find_masks, find_voc_masks
 from dcnlab.data.own.voc import find_voc
-from dcnlab.data.own.yolo import find_yolo
+from dcnlab.data.own.yolo_folders import find_yolo
 from dcnlab.io.errors import DataError
 
 Finder = Callable[[Path], Any]

@@ -1,51 +1,24 @@
-"""Finds and reads boxes in YOLO's form: a .txt for each image, in labels/ next to images/."""
+"""Reads boxes in YOLO's form: a .txt for each image, in labels/ next to images/."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from dcnlab.data.detection.annotations import Annotations, check_names
 from dcnlab.data.image_list import read_lines
 from dcnlab.data.own.boxes import BoxedImage, annotations_of
-from dcnlab.data.own.folders import holds, split_folders
-from dcnlab.data.own.splits import WHOLE
-from dcnlab.io.errors import ConfigError, DataError
+from dcnlab.data.own.yolo_folders import YoloFolders, first_yaml, images_of, label_of, within
+from dcnlab.io.errors import DataError
 from dcnlab.io.image_file import image_size
-from dcnlab.io.named_files import NamedFiles
 from dcnlab.io.orientation import Orientation
 from dcnlab.io.text import shown
-from dcnlab.io.yaml_file import read_yaml
 
-_TEXT = (".txt",)
 _NAMES = ("classes.txt", "obj.names", "labels/classes.txt")
 _CORNERS_MOST = 10_000
 _CLASSES_MOST = 100_000
-
-
-@dataclass(frozen=True)
-class YoloFolders:
-    """Where images and labels lie, by split, and the file of the classes' names."""
-
-    folders: dict[str, tuple[Path, Path]]
-    """Of each split, the folder of the images and that of the labels."""
-
-
-def find_yolo(root: Path) -> YoloFolders | None:
-    """Find images and labels in a folder; None: there are none."""
-    images, labels = root / "images", root / "labels"
-    pairs = {folder.name: (folder, labels / folder.name) for folder in split_folders(images)}
-    pairs = pairs or {folder.name: (folder / "images", folder / "labels") for folder in split_folders(root)}
-    pairs = {name: pair for name, pair in pairs.items() if _is_pair(*pair)} or {WHOLE: (images, labels)}
-    known = {name: pair for name, pair in pairs.items() if _is_pair(*pair)}
-    return YoloFolders(known) if known else None
-
-
-def _is_pair(images: Path, labels: Path) -> bool:
-    return holds(images) and holds(labels, _TEXT)
 
 
 def read_yolo(
@@ -69,12 +42,9 @@ def read_yolo(
     names = _names(root, content) or (None if classes is None else list(classes))
     has_keypoints = "kpt_shape" in content
     images: dict[str, list[BoxedImage]] = {}
-    for split, (pictures, labels) in found.folders.items():
-        files = NamedFiles(pictures)
-        images[split] = [
-            _image(root, files, name, labels / f"{name}.txt", names, has_keypoints, orientation)
-            for name in files.names()
-        ]
+    for split, sources in found.sources.items():
+        paths = dict.fromkeys(path for source in sources for path in images_of(root, source))
+        images[split] = [_image(root, path, names, has_keypoints, orientation) for path in paths]
     chosen = list(classes) if classes is not None else names
     if chosen is None:
         count = 1 + max(
@@ -86,16 +56,10 @@ def read_yolo(
 
 
 def _yaml(root: Path) -> dict[str, Any]:
-    """The first .yaml of a folder with `names`; empty where there is none."""
-    for path in sorted(root.glob("*.y*ml"), key=lambda path: (path.stem != "data", path.name)):
-        try:
-            content = read_yaml(path)
-        except ConfigError as error:
-            raise DataError(str(error)) from error
-        names = content.get("names")
-        if isinstance(names, dict | list) and names:
-            return content | {"names": _numbered(names, path) if isinstance(names, dict) else list(map(str, names))}
-    return {}
+    """The content of the folder's .yaml, its names as a list; empty where there is none."""
+    path, content = first_yaml(root)
+    names = content.get("names", [])
+    return content and content | {"names": _numbered(names, path) if isinstance(names, dict) else list(map(str, names))}
 
 
 def _numbered(names: dict[Any, Any], path: Path) -> list[str]:
@@ -119,20 +83,13 @@ def _names(root: Path, content: dict[str, Any]) -> list[str] | None:
 
 
 def _image(
-    root: Path,
-    files: NamedFiles,
-    name: str,
-    label: Path,
-    names: list[str] | None,
-    has_keypoints: bool,
-    orientation: Orientation,
+    root: Path, path: Path, names: list[str] | None, has_keypoints: bool, orientation: Orientation
 ) -> BoxedImage:
-    picture = files.find(name)
-    assert picture is not None
-    height, width = image_size(picture, orientation)
+    height, width = image_size(path, orientation)
+    label = label_of(root, path)
     lines = read_lines(label) if label.is_file() else []
     objects = [_object(line, f"{label} line {number}", names, has_keypoints, height, width) for number, line in lines]
-    return BoxedImage(picture.relative_to(root).as_posix(), (height, width), objects)
+    return BoxedImage(within(root, path).as_posix(), (height, width), objects)
 
 
 def _object(

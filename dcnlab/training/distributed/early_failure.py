@@ -76,7 +76,7 @@ def _meeting_point() -> tuple[int, int | None, str, int] | None:
     if "TORCHELASTIC_RUN_ID" in os.environ:  # its agents end the other ranks
         return None
     try:
-        if slurm_variables.srun_tasks() > 1:
+        if slurm_variables.srun_tasks() > 1 and "NODE_RANK" not in os.environ:  # which ranks of one task have
             from dcnlab.training.distributed.slurm_tasks import SlurmTasks
 
             slurm = SlurmTasks()

@@ -18,6 +18,7 @@ from dataclasses import asdict
 from typing import Any
 
 import pytorch_lightning as pl
+from lightning_fabric.plugins.environments import LightningEnvironment
 
 from dcnlab.io.text import say
 from dcnlab.training.outcome import End, killed
@@ -58,7 +59,7 @@ class FailurePropagation(pl.Callback):
         self._end_key = ""
         self._run_key, self._rank, self._world_size = "", 0, 1
         self._processes: dict[int, ProcessId] = {}
-        self._reports_for_rank_0 = False
+        self._second, self._reports_for_rank_0 = 1, False
 
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         """Start the watcher, once the ranks have met."""
@@ -70,6 +71,7 @@ class FailurePropagation(pl.Callback):
         # Every rank makes equally many runs, so the number is the same on all ranks.
         number = store.add(f"dcnlab/runs/{trainer.global_rank}", 1)
         self._run_key, self._rank, self._world_size = f"dcnlab/run/{number}", trainer.global_rank, trainer.world_size
+        self._second = _second(trainer)
         self._end_key, self._is_rank_0 = f"dcnlab/end/{number}", trainer.is_global_zero
         self._store = store.clone()
         store.set(f"{self._run_key}/process/{self._rank}", json.dumps(asdict(ProcessId.current())))
@@ -133,7 +135,7 @@ class FailurePropagation(pl.Callback):
         except RuntimeError:  # rank 0 is gone, and the store with it
             if not broken:
                 return end
-            self._reports_for_rank_0 = self._rank == 1
+            self._reports_for_rank_0 = self._rank == self._second
             return self._killed(0)
         return End(**json.loads(agreed))
 
@@ -197,7 +199,7 @@ class FailurePropagation(pl.Callback):
         except RuntimeError:  # rank 0 is gone, and nobody can report an end any more
             if not self._main_ends.wait(_GONE_SECONDS) and self._ending.acquire(blocking=False):
                 end = self._killed(0)
-                if self._rank == 1:
+                if self._rank == self._second:
                     say(f"dcnlab: {end.text}", file=sys.stderr, flush=True)
                 os._exit(end.exit_status)
             return
@@ -218,3 +220,13 @@ class FailurePropagation(pl.Callback):
         else:
             self.reports()  # waits for rank 0
         os._exit(end.exit_status)
+
+
+def _second(trainer: pl.Trainer) -> int:
+    """The rank that reports the death of rank 0: the next one, or the first of another machine.
+
+    Ranks that rank 0 has started on its own machine die with it.
+    """
+    environment = getattr(trainer.strategy, "cluster_environment", None)
+    started = trainer.num_nodes > 1 and isinstance(environment, LightningEnvironment)
+    return trainer.num_devices if started else 1

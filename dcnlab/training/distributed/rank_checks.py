@@ -14,6 +14,15 @@ def under_srun() -> bool:
     return "TORCHELASTIC_RUN_ID" not in os.environ and slurm_variables.srun_tasks() > 1
 
 
+def starts_ranks_of_machine(devices: int | str) -> bool:
+    """Whether this process is srun's only task on its machine, and starts the machine's other ranks.
+
+    Args:
+        devices: `trainer.devices`.
+    """
+    return under_srun() and devices != 1 and set(slurm_variables.tasks_per_node()) == {1}
+
+
 def starts_own_ranks_in_slurm() -> bool:
     """Whether Lightning would take this process for a task of srun, and it is none."""
     return "SLURM_NTASKS" in os.environ and "TORCHELASTIC_RUN_ID" not in os.environ and not under_srun()
@@ -55,6 +64,8 @@ def _check_tasks(devices: int, num_nodes: int) -> None:
             f"SLURM_STEP_TASKS_PER_NODE is {','.join(map(str, each))}; each machine needs the same number: "
             f"state --ntasks-per-node={devices} in place of --ntasks"
         )
+    if starts_ranks_of_machine(devices) and nodes == num_nodes:
+        return
     if (nodes, each[0], tasks) != (num_nodes, devices, devices * num_nodes):
         raise ConfigError(
             f"srun started {_tasks(tasks)} on {_machines(nodes)}, and {_asked(devices, num_nodes)}; state "

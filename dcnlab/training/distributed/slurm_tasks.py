@@ -1,11 +1,11 @@
-"""The ranks of a run as the tasks of one srun, for Lightning."""
+"""The ranks of a run in the tasks of one srun, for Lightning: a task for each rank, or one for each machine."""
 
 from __future__ import annotations
 
 import os
 import signal
 
-from lightning_fabric.plugins.environments import ClusterEnvironment, SLURMEnvironment
+from lightning_fabric.plugins.environments import ClusterEnvironment, LightningEnvironment, SLURMEnvironment
 
 from dcnlab.training.distributed import slurm_variables
 
@@ -40,3 +40,16 @@ class SlurmTasks(SLURMEnvironment):
         job, step = (slurm_variables.number(name) or 0 for name in ("JOB_ID", "STEP_ID"))
         port = _FIRST_PORT + (job + _STEPS_APART * step) % _PORTS
         return int(os.environ.setdefault("MASTER_PORT", str(port)))
+
+
+class SlurmMachines(LightningEnvironment):
+    """One task on each machine: the task is the machine's first rank, and Lightning starts the others from it.
+
+    They read the variables that torchrun's users set on each machine, which this sets from those of the step.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        tasks = SlurmTasks()
+        os.environ |= {"MASTER_ADDR": tasks.main_address, "MASTER_PORT": str(tasks.main_port)}
+        os.environ["NODE_RANK"] = str(tasks.node_rank())

@@ -29,6 +29,8 @@ SWEEP = "DCNLAB_SWEEP"
 sweep ID of wandb's: a server refuses runs of a sweep that it does not know."""
 ROW = "dcnlab_row"
 """Key in a run's config of its row in the sweep's table. Grouped by it, wandb's pages show the means of the table."""
+TABLE = "dcnlab_table"
+"""Key in the config of a run that holds a table of other runs: the table's title."""
 STEP = "trainer/global_step"
 """The x axis of every curve: steps of the optimizer."""
 
@@ -69,7 +71,7 @@ def finish(
         results: what results.json holds.
         unreachable: why wandb's server does not answer; tables, plots and the checkpoint then stay here.
     """
-    with _staged_in(folder):
+    with staged_in(str(folder.wandb.resolve())):
         if unreachable is None:
             _log_files(run, config, folder, results)
         run.summary.update(_best(dict(run.summary)))
@@ -120,10 +122,10 @@ def _warn(text: str) -> None:
 
 
 @contextlib.contextmanager
-def _staged_in(folder: RunFolder) -> Iterator[None]:
-    """Have wandb stage uploads in the run folder, not in the user's home."""
+def staged_in(folder: str) -> Iterator[None]:
+    """Have wandb stage uploads in a folder, not in the user's home."""
     before = os.environ.get("WANDB_DATA_DIR")
-    os.environ["WANDB_DATA_DIR"] = before or str(folder.wandb.resolve())
+    os.environ["WANDB_DATA_DIR"] = before or folder
     try:
         yield
     finally:

@@ -141,14 +141,16 @@ def test_a_wandb_table_reads_all_pages_of_one_sweep(server, tmp_path):
             server.runs.append(("s1", node(len(server.runs), layers, seed, miou)))
     server.runs.append(("s2", node(8, 3, 7, 99.0)))
     server.runs.append(("s1", node(9, 3, 9, 99.0, state="crashed", summaryMetrics="{}")))
+    server.runs.append(("s1", node(10, 3, 9, 99.0, config=json.dumps({wandb_run.TABLE: {"value": "a table"}}))))
     done = ask(server, tmp_path, "team/project/s1", "table1", "--format", "json")
     assert done.returncode == 0, done.stderr
     rows = {row["model.deform_layers"]: row for row in json.loads(done.stdout)}
     assert (rows[0]["miou"], rows[3]["miou"], rows[3]["miou_difference"]) == (42.0, 45.0, 3.0)
     assert rows[3]["miou_differences"] == {"0": 4.0, "1": 5.0, "2": 0.0}
     assert (rows[3]["seeds"], rows[1]["seeds"]) == (3, 0)
-    assert server.pages == 4  # seven runs of the sweep, two a page
+    assert server.pages == 4  # eight runs of the sweep, two a page
     assert "left out: 1 run crashed without results" in done.stderr
+    assert done.stderr.count("left out") == 1  # a table that was sent is no training, and needs no note
 
 
 @pytest.mark.parametrize(

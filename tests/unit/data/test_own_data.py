@@ -265,6 +265,35 @@ def test_an_ultralytics_folder_is_read_without_conversion(tmp_path):
     assert object_lists(data.test.annotations) == {"images/val2017/7.bmp": [("box", 18, 18, 30, 30)]}
 
 
+def test_splits_of_data_yaml_are_taken_as_stated(tmp_path):
+    """Folders of other names, several of a split, and lists of images are those that data.yaml states."""
+    for name in ("images/first", "images/second", "images/held", "all"):
+        own_folders.draw(tmp_path / name / "7.png", "box")
+        label = tmp_path / name.replace("images", "labels") / "7.txt"
+        label.parent.mkdir(parents=True, exist_ok=True)
+        label.write_text("0 0.5 0.5 0.25 0.25\n")
+    (tmp_path / "lists").mkdir()
+    (tmp_path / "lists" / "test.txt").write_text(f"./images/held/7.png\n{tmp_path}/all/7.png\n")
+    yaml = "path: ../datasets/mine\ntrain: [images/first, images/second]\nval: images/held\nnames: {0: box}\n"
+    (tmp_path / "mine.yaml").write_text(f"{yaml}test: lists/test.txt\n")
+    data = DetectionDataModule("yolo", tmp_path)
+    box = [("box", 18, 18, 30, 30)]
+    assert object_lists(data.train.annotations) == {"images/first/7.png": box, "images/second/7.png": box}
+    assert object_lists(data.val.annotations) == {"images/held/7.png": box}
+    assert object_lists(data.test.annotations) == {"images/held/7.png": box, "all/7.png": box}
+    (tmp_path / "lists" / "test.txt").write_text("../images/../../secret.png\n")
+    with pytest.raises(DataError, match=r"\A[^\n]*test.txt line 1 is [^\n]* the path of an image below[^\n]*\Z"):
+        DetectionDataModule("yolo", tmp_path)
+
+
+def test_a_data_yaml_that_tests_on_training_images_counts_not(tmp_path):
+    """Small examples state the same folder for train and val: images are held out of it, as without data.yaml."""
+    yaml = "train: images\nval: images\nnames: [ball, box]\n"
+    stated = boxes(own_folders.yolo(tmp_path, 20, yaml=yaml)).splits
+    assert [len(stated[role]) for role in ("train", "val", "test")] != [20, 20, 20]
+    assert not set(stated["train"].files.tolist()) & set(stated["val"].files.tolist())
+
+
 def test_keypoints_of_yolo_are_not_taken_for_corners(tmp_path):
     """Where data.yaml states kpt_shape, the first four numbers are the box, however many follow."""
     own_folders.yolo(tmp_path, 4, yaml="names: [ball, box]\nkpt_shape: [3, 2]\n")

@@ -17,6 +17,7 @@ from torchvision.models.resnet import BasicBlock, Bottleneck, ResNet
 from dcnlab.io.errors import ConfigError
 from dcnlab.models.convert import convert
 from dcnlab.models.library_weights import load_library
+from dcnlab.models.trunk import trunk
 from dcnlab.models.weights import load
 from dcnlab.models.weights_file import read, renamed
 from dcnlab.nn import DeformConv2d
@@ -396,6 +397,19 @@ def test_mmcv_layers_of_a_library_network_load(tmp_path, wrapped):
     load_library(ours, name, ("torchvision", name), str(tmp_path / "w.pth"))
     images = torch.randn(1, 3, 64, 64)
     torch.testing.assert_close(ours(images), theirs(images), rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("prefix", ["backbone.body.", "backbone."], ids=["a detector's", "DeepLab's"])
+def test_a_mobilenet_of_torchvisions_networks_loads(tmp_path, caplog, prefix):
+    """A backbone takes `features` from a file of a detector or of DeepLab; the file's other parts are named."""
+    name = "mobilenet_v3_small"
+    theirs = torchvision.models.get_model(name).features.state_dict()
+    torch.save({"model": prefixed(prefix, theirs) | {"rpn.head.conv.bias": torch.ones(2)}}, tmp_path / "w.pth")
+    with caplog.at_level(logging.INFO):
+        ours = trunk(f"torchvision:{name}", ("torchvision", name), str(tmp_path / "w.pth")).state_dict()
+    assert len(ours) > 200
+    assert all(torch.equal(value, theirs[key.removeprefix("network.features.")]) for key, value in ours.items())
+    assert "not used: rpn.head.conv.bias" in caplog.text
 
 
 def test_convert_names_the_kind_that_a_file_is_of(tmp_path):

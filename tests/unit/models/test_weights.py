@@ -228,6 +228,41 @@ def test_a_converted_mxnet_file_gives_the_same_logits(tmp_path, ending):
     assert torch.equal(direct(images), theirs(images))
 
 
+def protobuf(number, content):
+    """A field of bytes in a message of protobuf."""
+
+    def varint(value):
+        return bytes([value]) if value < 128 else bytes([value % 128 + 128]) + varint(value // 128)
+
+    return varint(number * 8 + 2) + varint(len(content)) + content
+
+
+def caffemodel(path, blobs):
+    """Write blobs `LAYER/NUMBER` as Caffe writes a NetParameter: layer 100, blobs 7, shape 7, data 5."""
+    by_layer = {}
+    for key, array in blobs.items():
+        shape = b"".join(bytes([size % 128 + 128, size // 128]) for size in array.shape)
+        data = np.ascontiguousarray(array, "<f4").tobytes()
+        blob = protobuf(7, protobuf(7, protobuf(1, shape)) + protobuf(5, data))
+        by_layer.setdefault(key.rpartition("/")[0], []).append(blob)
+    content = [protobuf(100, protobuf(1, name.encode()) + b"".join(parts)) for name, parts in by_layer.items()]
+    path.write_bytes(b"".join(content))
+
+
+def test_a_converted_caffemodel_loads_as_its_blobs_do(tmp_path):
+    """`--from caffe` reads Caffe's own file: the network equals the one of the same blobs in an .npz."""
+    ours, theirs = small(0), small(1)
+    blobs = caffe(layers(1, 1, 1, 1), theirs.state_dict())
+    np.savez(tmp_path / "caffe.npz", **blobs)
+    load(theirs, "resnet101", str(tmp_path / "caffe.npz"))
+    caffemodel(tmp_path / "w.caffemodel", blobs)
+    notes = convert(tmp_path / "w.caffemodel", tmp_path / "w.safetensors", "caffe")
+    assert "model.backbone.stride_on_1x1=true" in notes[1]
+    load(ours, "resnet101", str(tmp_path / "w.safetensors"))
+    images = torch.randn(2, 3, 64, 64)
+    assert torch.equal(ours(images), theirs(images))
+
+
 def test_a_conversion_that_cannot_be_done_writes_nothing(tmp_path):
     """An unknown ending, a damaged file and a file without a ResNet end in one line each."""
     binary(tmp_path / "other.params", {"arg:fc_weight": np.zeros(3)})

@@ -189,7 +189,7 @@ sys.exit(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
 def test_operators_do_not_hang_in_a_forked_process(before):
     """After torch used its OpenMP threads, a fork has none of them; a parallel region would wait forever."""
     process = subprocess.Popen(
-        [sys.executable, "-c", FORK, before],
+        [sys.executable, "-W", "ignore:This process:DeprecationWarning", "-c", FORK, before],  # Python 3.12 warns of it
         env=environment(OMP_NUM_THREADS="2"),
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,

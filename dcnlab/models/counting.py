@@ -20,7 +20,8 @@ def count_parameters(model: nn.Module) -> int:
 def count_macs(model: nn.Module, image: Tensor) -> int:
     """Multiply-adds of one forward pass: convolutions, plain and deformable, and matrix products.
 
-    Bilinear sampling does not count, neither in deformable convolutions nor in RoI pooling, which is all sampling.
+    Bilinear sampling does not count, neither in deformable convolutions nor in RoI pooling and
+    deformable attention, which are all sampling.
 
     Args:
         model: the network; its mode is restored.
@@ -30,8 +31,9 @@ def count_macs(model: nn.Module, image: Tensor) -> int:
 
     training = model.training
     model.eval()
-    poolings = (torch.ops.dcnlab.deform_ps_roi_pool, torch.ops.dcnlab.deform_roi_pool)
-    counter = FlopCounterMode(display=False, custom_mapping=dict.fromkeys(poolings, _nothing))
+    names = ("deform_ps_roi_pool", "deform_roi_pool", "ms_deform_attn")
+    sampling = [getattr(torch.ops.dcnlab, name) for name in names]
+    counter = FlopCounterMode(display=False, custom_mapping=dict.fromkeys(sampling, _nothing))
     with torch.no_grad(), counter:
         model(image)
     model.train(training)

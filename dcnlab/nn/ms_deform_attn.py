@@ -42,7 +42,7 @@ class MSDeformAttn(nn.Module):
         dtype: likewise.
 
     Raises:
-        ArgumentError: `d_model` is no multiple of `n_heads`, or a number is below 1.
+        ArgumentError: `d_model` is not a multiple of `n_heads`, or a number is below 1.
     """
 
     def __init__(
@@ -60,7 +60,7 @@ class MSDeformAttn(nn.Module):
                 raise ArgumentError(f"{name}: must be at least 1, got {number}")
         if d_model < 1 or d_model % n_heads:
             nearest = max(1, round(d_model / n_heads)) * n_heads
-            raise ArgumentError(f"d_model: {d_model} is no multiple of n_heads {n_heads}; nearest: {nearest}")
+            raise ArgumentError(f"d_model: {d_model} is not a multiple of n_heads {n_heads}; nearest: {nearest}")
         self.d_model, self.n_levels, self.n_heads, self.n_points = d_model, n_levels, n_heads, n_points
         samples = n_heads * n_levels * n_points
         self.sampling_offsets = _Directions(d_model, (n_heads, n_levels, n_points), device, dtype)

@@ -129,14 +129,19 @@ def test_under_autocast_offsets_and_weights_stay_float32():
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"d_model": 10}, "d_model: 10 is no multiple of n_heads 3; nearest: 9"),
+        ({"d_model": 10}, "d_model: 10 is not a multiple of n_heads 3; nearest: 9"),
         ({"n_points": 0}, "n_points: must be at least 1, got 0"),
-        ({"references": 3}, r"reference_points: expected \(2, 4, 2, 2\) or \(2, 4, 2, 4\), got \(2, 4, 2, 3\)"),
     ],
 )
-def test_what_does_not_fit_is_named_in_one_line(change, message):
-    """Sizes and reference points that do not fit raise an ArgumentError that starts with the name."""
-    coordinates = change.pop("references", 2)
+def test_sizes_that_do_not_fit_are_named_in_one_line(change, message):
+    """An ArgumentError starts with the argument's name, and names the nearest right value."""
     with pytest.raises(ArgumentError, match=f"^{message}"):
-        layer = MSDeformAttn(**({"d_model": 12, "n_levels": 2, "n_heads": 3, "n_points": 2} | change)).double()
-        layer(*inputs(coordinates), *LEVELS)
+        MSDeformAttn(**({"d_model": 12, "n_levels": 2, "n_heads": 3, "n_points": 2} | change))
+
+
+def test_reference_points_of_three_numbers_are_refused():
+    """The message has both shapes that would fit."""
+    expected = r"^reference_points: expected \(2, 4, 2, 2\) or \(2, 4, 2, 4\), got \(2, 4, 2, 3\)$"
+    layer, tensors = randomised(), inputs(3)
+    with pytest.raises(ArgumentError, match=expected):
+        layer(*tensors, *LEVELS)

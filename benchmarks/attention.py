@@ -9,7 +9,9 @@ Deformable DETR's encoder on an image of 512 x 512 pixels (levels of 64 to 8 pix
 channels, 4 points), its decoder (300 queries), and a small one.
 
 Stated on 29 November 2026, before the first measurement: on a CPU, at the encoder's sizes, ours is at least 3 times
-faster forward and 3 times faster in both, and holds at most a quarter of the memory.
+faster forward and 3 times faster in both, and holds at most a quarter of the memory. Measured then, in processor time
+of one thread of a busy AMD EPYC: 7.9 and 7.4 times faster, 5 MiB instead of 260 and 18 instead of 268; the decoder 3.1
+and 3.9 times, the small layer 4.3 and 6.7 times.
 """
 
 from __future__ import annotations

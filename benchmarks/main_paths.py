@@ -92,6 +92,18 @@ def ps_roi_pool_both() -> Work:
     return _gradients(pool, [torch.randn(1, 8 * 49, 24, 24), torch.randn(8, 2, 7, 7)])
 
 
+def attention_both() -> Work:
+    """Multi-scale deformable attention, 100 queries, two levels."""
+    shapes, starts = torch.tensor([[24, 24], [12, 12]]), torch.tensor([0, 576])
+
+    def attend(value: Tensor, locations: Tensor, weights: Tensor) -> Tensor:
+        return ops.ms_deform_attn(value, shapes, starts, locations, weights)
+
+    return _gradients(
+        attend, [torch.randn(1, 720, 4, 32), torch.rand(1, 100, 4, 2, 4, 2) * 1.2 - 0.1, torch.rand(1, 100, 4, 2, 4)]
+    )
+
+
 def surgery() -> Work:
     """A small network copied, and its last convolution made deformable."""
     network = nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.ReLU(), nn.Conv2d(8, 8, 3))
@@ -184,6 +196,7 @@ PATHS: dict[str, Callable[[], Work]] = {
     "deform_conv2d both, mask, 2 offset groups": conv_modulated,
     "deform_roi_pool both": roi_pool_both,
     "deform_ps_roi_pool both": ps_roi_pool_both,
+    "ms_deform_attn both": attention_both,
     "surgery": surgery,
     "DeformConv2d forward": layer_forward,
     "training step": training_step,

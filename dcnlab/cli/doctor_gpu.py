@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import importlib
+import pkgutil
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -81,7 +83,8 @@ def kernels() -> Findings:
     """Compile one variant of each CUDA source file by NVRTC, for this machine's GPU or else for a common one."""
     import torch
 
-    from dcnlab.ops.cuda import conv_variants, fused, roi_pool, toolkit
+    from dcnlab.ops import cuda
+    from dcnlab.ops.cuda import toolkit
     from dcnlab.ops.cuda.compile import compile_cubin, nvrtc_problem
     from dcnlab.ops.cuda.source import source_text
 
@@ -97,9 +100,11 @@ def kernels() -> Findings:
         return f"{', '.join(sorted(compile_cubin(source_text(source_file, prelude), arch).kernels))} for sm_{arch}"
 
     by_file: dict[str, Any] = {}
-    for variant in [*conv_variants.variants(), *fused.variants(), *roi_pool.variants()]:
-        if variant.main and variant.least_architecture <= arch:
-            by_file.setdefault(variant.source_file, variant.prelude)
+    for info in pkgutil.iter_modules(cuda.__path__):
+        module: Any = importlib.import_module(f"{cuda.__name__}.{info.name}")
+        for variant in module.variants() if hasattr(module, "variants") else []:
+            if variant.main and variant.least_architecture <= arch:
+                by_file.setdefault(variant.source_file, variant.prelude)
     return [attempt(name, partial(compiled, name, prelude)) for name, prelude in by_file.items()]
 
 

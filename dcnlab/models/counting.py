@@ -20,7 +20,8 @@ def count_parameters(model: nn.Module) -> int:
 def count_macs(model: nn.Module, image: Tensor) -> int:
     """Multiply-adds of one forward pass: convolutions, plain and deformable, and matrix products.
 
-    Bilinear sampling does not count, neither in deformable convolutions nor in RoI pooling, which is all sampling.
+    Bilinear sampling does not count, neither in deformable convolutions nor in RoI pooling and
+    deformable attention, which are all sampling.
 
     Args:
         model: the network; its mode is restored.

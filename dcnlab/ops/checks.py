@@ -10,7 +10,7 @@ from torch.jit import TracerWarning
 from dcnlab.ops.geometry import ConvArguments
 
 # While torch.jit.trace runs, sizes are tensors, and each comparison would warn. Checks leave no trace in the graph.
-warnings.filterwarnings("ignore", category=TracerWarning, module=r"dcnlab\.ops\.(pool_)?checks")
+warnings.filterwarnings("ignore", category=TracerWarning, module=r"dcnlab\.ops\.((pool_)?checks|ms_deform_attn)")
 
 FLOATS = "float64, float32, float16 or bfloat16"
 

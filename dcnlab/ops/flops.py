@@ -1,9 +1,10 @@
 """Formulas for torch's FlopCounterMode: floating-point operations of the operators and of their gradients.
 
 Two operations a multiply-add, as torch counts. Of a deformable convolution the products with the weight count, as of a
-plain one, and not the bilinear sampling. RoI pooling is sampling alone: there each sample of each channel counts as
-four multiply-adds, once in the forward pass and once for each gradient that is asked for. Where
-`deform_roi_pool` takes as many samples as a bin is long (sampling_ratio 0), the count has one a bin, the fewest.
+plain one, and not the bilinear sampling. RoI pooling and multi-scale deformable attention are sampling alone: there
+each sample of each channel counts as four multiply-adds, once in the forward pass and once for each gradient that is
+asked for. Where `deform_roi_pool` takes as many samples as a bin is long (sampling_ratio 0), the count has one a bin,
+the fewest.
 """
 
 from __future__ import annotations

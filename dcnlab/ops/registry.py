@@ -31,7 +31,7 @@ def _compute_backward(kernels: Any, grad: Tensor, arguments: Any, needed: Any) -
 
 @dataclass(frozen=True, eq=False)
 class Operator:
-    """One operator. Its first argument is the map that it reads, and gives device, dtype and memory format."""
+    """One operator. Its first argument is the features that it reads, and gives device, dtype and memory format."""
 
     name: str
     """In the library `dcnlab`; its gradient is NAME_backward."""
@@ -42,7 +42,10 @@ class Operator:
     gradients: Callable[..., Any]
     """A NamedTuple of the arguments that have a gradient, in the same order."""
     features: tuple[str, ...]
-    """The tensors of the output's dtype, which autocast casts. Other tensors are coordinates: float32, or float64."""
+    """The tensors of the output's dtype, which autocast casts.
+
+    Other floating tensors are coordinates: float32, or float64. Integers stay as they are.
+    """
     output_shape: Callable[[Any], tuple[int, ...]]
     """Of the arguments."""
     reference: Callable[..., Tensor]
@@ -59,6 +62,8 @@ class Operator:
     """Calls the kernels' forward pass."""
     compute_backward: Callable[[Any, Tensor, Any, Any], Sequence[Tensor | None]] = _compute_backward
     """Calls the kernels' backward pass."""
+    reads_maps: bool = True
+    """Features are maps (N, C, H, W), and results come in their memory format; else results are contiguous."""
 
     fields: tuple[str, ...] = field(init=False)
     """Names of the arguments."""
@@ -93,7 +98,7 @@ class Operator:
             tensor = values[position]
             if tensor is not None:
                 if not is_feature:
-                    values[position] = tensor.to(real)
+                    values[position] = tensor.to(real) if tensor.is_floating_point() else tensor
                 elif is_on:
                     values[position] = autocast.cast(device, tensor)
         return self.arguments(*values)
@@ -125,22 +130,25 @@ def _register_fakes(operator: Operator) -> None:
     @torch.library.register_fake(f"dcnlab::{operator.name}")
     def fake(*values: Any) -> Tensor:
         arguments = operator.arguments(*values)
-        return empty_map(arguments[0], operator.output_shape(arguments), memory_format(arguments[0]))
+        shape = operator.output_shape(arguments)
+        if not operator.reads_maps:
+            return arguments[0].new_empty(shape)
+        return empty_map(arguments[0], shape, memory_format(arguments[0]))
 
     @torch.library.register_fake(f"dcnlab::{operator.name}_backward")
     def fake_backward(grad: Tensor, *values: Any) -> tuple[Tensor, ...]:
         *given, needed = values
         return tuple(
-            _fake_gradient(given[position], operator.fields[position] in operator.features)
+            _fake_gradient(given[position], operator.reads_maps and operator.fields[position] in operator.features)
             if need and given[position] is not None
             else given[0].new_empty(0)
             for position, need in zip(operator.differentiable, needed, strict=True)
         )
 
 
-def _fake_gradient(tensor: Tensor, is_feature: bool) -> Tensor:
+def _fake_gradient(tensor: Tensor, is_map: bool) -> Tensor:
     """Gradients of maps and filters lie in memory as those do; others are contiguous."""
-    if is_feature and tensor.dim() == 4:
+    if is_map and tensor.dim() == 4:
         return empty_map(tensor, tensor.shape, memory_format(tensor))
     return tensor.new_empty(tensor.shape)
 

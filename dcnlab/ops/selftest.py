@@ -66,8 +66,11 @@ def largest_error(name: str, device: str, dtype: torch.dtype, way: str) -> float
 
 
 def _moved(arguments: Any, device: str, dtype: torch.dtype | None = None) -> Any:
-    """The record with its tensors on a device, in a dtype if one is given; fresh leaves."""
-    return arguments._make(t.detach().to(device, dtype) if isinstance(t, Tensor) else t for t in arguments)
+    """The record with its tensors on a device, the floating ones in a dtype if one is given; fresh leaves."""
+    return arguments._make(
+        t.detach().to(device, dtype if t.is_floating_point() else None) if isinstance(t, Tensor) else t
+        for t in arguments
+    )
 
 
 def _error(result: Tensor, exact: Tensor) -> float:

@@ -99,6 +99,8 @@ def translation_table() -> dict[Callable[..., Any], Callable[..., Any]]:
     no convolutions. It writes nothing then; its ConversionError has our line first under "Exception summary". For
     float64 the file is right, but onnxruntime's CPU has DeformConv in float64 and no plain convolution.
 
+    ONNX has no multi-scale deformable attention; the table refuses it by a line that says how it exports.
+
     Raises:
         ConfigError: onnxscript is not installed.
     """
@@ -144,7 +146,17 @@ def translation_table() -> dict[Callable[..., Any], Callable[..., Any]]:
         )
         return opset19.Cast(output, to=ir.DataType.FLOAT16) if half else output
 
-    return {torch.ops.dcnlab.deform_conv2d.default: deform_conv2d}
+    def ms_deform_attn(
+        value: Any, spatial_shapes: Any, level_start_index: Any, locations: Any, weights: Any, normalized: bool
+    ) -> Any:
+        raise ConfigError(
+            "ms_deform_attn is not an ONNX operator; give torch.onnx.export the program of "
+            "torch.export.export(..).run_decompositions({torch.ops.dcnlab.ms_deform_attn.default: "
+            "dcnlab.ops.reference.ms_deform_attn})"
+        )
+
+    operators = torch.ops.dcnlab
+    return {operators.deform_conv2d.default: deform_conv2d, operators.ms_deform_attn.default: ms_deform_attn}
 
 
 def _file_to_write(folder: Path, form: str, out: Path | None) -> Path:

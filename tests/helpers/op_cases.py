@@ -1,4 +1,4 @@
-"""The three operators under one form, for tests that hold of each: cases, calls, and results by autograd."""
+"""The operators under one form, for tests that hold of each: cases, calls, and results by autograd."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+import attn_cases
 import conv_cases
 import roi_cases
 import torch
@@ -13,6 +14,7 @@ from tester import Results
 from torch import Tensor
 
 import dcnlab.ops
+from dcnlab.ops import registry
 
 DTYPES = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
 
@@ -44,29 +46,44 @@ class Operator:
         found: Results = self.cases.by_reference(case)
         return found
 
+    @property
+    def features(self) -> str:
+        """The name of the first argument, which gives device and dtype."""
+        return registry.OPERATORS[self.name].fields[0]
+
+    @property
+    def reads_maps(self) -> bool:
+        """Whether the features are maps (N, C, H, W), so that results have their memory format."""
+        return registry.OPERATORS[self.name].reads_maps
+
+    @property
+    def leaves(self) -> tuple[int, ...]:
+        """Positions of the registered operator's arguments that have a gradient."""
+        return registry.OPERATORS[self.name].differentiable
+
+    def sizes(self, case: Any) -> dict[str, Any]:
+        """Arguments by name after the tensors."""
+        if self.name == "deform_conv2d":
+            return {name: getattr(case, name) for name in ("stride", "padding", "dilation")}
+        return {"normalized": case.normalized} if self.name == "ms_deform_attn" else case.sizes()
+
     def registered(self, case: Any) -> list[Any]:
         """Arguments of the registered operator, in its order."""
-        tensors, sizes = case.tensors(), {}
-        if "boxes" in tensors:
-            sizes = {name: list(v) if isinstance(v, tuple) else v for name, v in case.sizes().items()}
-        else:
-            sizes = {name: list(getattr(case, name)) for name in ("stride", "padding", "dilation")}
+        sizes = {name: list(v) if isinstance(v, tuple) else v for name, v in self.sizes(case).items()}
         schema = getattr(torch.ops.dcnlab, self.name).default._schema
-        return [(tensors | sizes)[argument.name] for argument in schema.arguments]
+        return [(case.tensors() | sizes)[argument.name] for argument in schema.arguments]
 
     def of_tensors(self, case: Any) -> tuple[Callable[..., Tensor], list[Tensor]]:
         """The operator as a function of its differentiable tensors alone, and those."""
         given = {name: tensor for name, tensor in case.tensors().items() if tensor is not None}
-        boxes = given.pop("boxes", None)
+        fields = registry.OPERATORS[self.name].fields
+        names = [name for name in given if fields.index(name) in self.leaves]
+        others = {name: tensor for name, tensor in given.items() if name not in names} | self.sizes(case)
 
         def call(*tensors: Tensor) -> Tensor:
-            named = dict(zip(given, tensors, strict=True))
-            if boxes is not None:
-                return self.function(boxes=boxes, **named, **case.sizes())
-            sizes = {"stride": case.stride, "padding": case.padding, "dilation": case.dilation}
-            return self.function(**named, **sizes)
+            return self.function(**dict(zip(names, tensors, strict=True)), **others)
 
-        return call, list(given.values())
+        return call, [given[name] for name in names]
 
 
 OPERATORS = {
@@ -81,5 +98,6 @@ OPERATORS = {
         ),
         Operator("deform_ps_roi_pool", dcnlab.ops.deform_ps_roi_pool, roi_cases, {"rule": "ps", "group": 2}, 2),
         Operator("deform_roi_pool", dcnlab.ops.deform_roi_pool, roi_cases, {"rule": "aligned"}, 2),
+        Operator("ms_deform_attn", dcnlab.ops.ms_deform_attn, attn_cases, {}, 3),
     )
 }

@@ -189,11 +189,11 @@ def test_doctor_lists_what_works_and_what_is_missing():
         r"--     no GPU",
         *(
             rf"ok     {name}, cpu, forward and backward: equals the reference to \de[-+]\d\d"
-            for name in ("deform_conv2d", "deform_ps_roi_pool", "deform_roi_pool")
+            for name in ("deform_conv2d", "deform_ps_roi_pool", "deform_roi_pool", "ms_deform_attn")
         ),
         *(
             rf"ok     {name}\.cu: .* for sm_90|--     none compiled: "
-            for name in ("deform_conv2d", "deform_ps_roi_pool", "deform_roi_pool")
+            for name in ("deform_conv2d", "deform_ps_roi_pool", "deform_roi_pool", "ms_deform_attn")
         ),
         r"ok     digits \(embedded\): 7000 train, 1000 val, 2000 test",
         *(rf"--     {name}: " for name in ("imagefolder", "voc", "coco", "yolo", "cityscapes", "camvid", "imagelist")),

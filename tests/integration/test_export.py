@@ -23,7 +23,8 @@ from dcnlab.config.load import load_experiment, load_run, to_yaml
 from dcnlab.io.errors import ConfigError
 from dcnlab.models.backbone import backbone
 from dcnlab.models.resnet import classifier
-from dcnlab.nn import ActiveConv2d, DeformConv2d
+from dcnlab.nn import ActiveConv2d, DeformConv2d, MSDeformAttn
+from dcnlab.ops import reference
 from dcnlab.training.build_data import data_module
 from dcnlab.training.build_network import task_module
 from dcnlab.training.export import OPSET, export, translation_table
@@ -180,6 +181,38 @@ def test_export_refuses_opsets_and_dtypes_without_runtime(tmp_path, dtype, opset
     assert isinstance(causes[-1], ConfigError)
     assert "\n" not in str(causes[-1])
     assert list(tmp_path.iterdir()) == []
+
+
+class Attending(nn.Module):
+    """Multi-scale deformable attention over two levels."""
+
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(0)
+        self.attention = MSDeformAttn(8, 2, 2, 2)
+        for parameter in self.parameters():
+            nn.init.normal_(parameter, std=0.3)
+
+    def forward(self, query, references, value):
+        return self.attention(query, references, value, [(4, 5), (2, 3)], [0, 20])
+
+
+def test_attention_exports_by_the_operators_of_the_reference(tmp_path):
+    """The table refuses it in one line, which says how; so exported, onnxruntime gives its output for any batch."""
+    layer, operator = Attending().eval(), torch.ops.dcnlab.ms_deform_attn.default
+    small, large = (
+        (torch.randn(batch, 6, 8), torch.rand(batch, 6, 2, 2), torch.randn(batch, 26, 8)) for batch in (2, 3)
+    )
+    options = {"dynamo": True, "opset_version": OPSET, "verbose": False}
+    with pytest.raises(torch.onnx.errors.OnnxExporterError, match="ms_deform_attn is not an ONNX operator; give"):
+        torch.onnx.export(layer, small, custom_translation_table=translation_table(), **options)
+    program = torch.export.export(layer, small, dynamic_shapes=({0: torch.export.Dim("batch")},) * 3)
+    program = program.run_decompositions({operator: reference.ms_deform_attn})
+    torch.onnx.export(program, small, tmp_path / "x.onnx", **options)
+    session = onnxruntime.InferenceSession(tmp_path / "x.onnx")
+    names = [entry.name for entry in session.get_inputs()]
+    (found,) = session.run(None, {name: tensor.numpy() for name, tensor in zip(names, large, strict=True)})
+    torch.testing.assert_close(torch.from_numpy(found), layer(*large).detach(), rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.parametrize(

@@ -85,6 +85,6 @@ def _contents(table: Table) -> dict[str, Any]:
 
 
 def row_of(table: Table, row: dict[str, Any]) -> str:
-    """A row's name, as `dcnlab_row` of the runs in it: the settings that tell rows apart."""
+    """A row's name, as `dcnlab_row` of the runs in it: the settings in which rows differ."""
     names = ([row["system"]] if row.get("system") else []) + [f"{key}={row.get(key)}" for key in table.swept]
     return ", ".join(names) or table.title

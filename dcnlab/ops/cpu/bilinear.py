@@ -24,7 +24,7 @@ ALL = 15
 
 
 @njit(**INLINE)
-def _corners(y, x, height, width, zero):
+def corners(y, x, height, width, zero):
     """Four pixel numbers and weights around a location, the fractions, and the corners on the map (bits 0 to 3).
 
     Corners off the map weigh nothing and give the number of some pixel, which may be infinite: it is not to be read.
@@ -64,7 +64,7 @@ def corners_of(offset, mask, taps, sizes, image, position, out_y, out_x, tap, gr
     real, number = type(zero), group * taps.shape[0] + tap
     y = real(out_y * sizes.stride_y + taps[tap, 0]) + offset[image, 2 * number, position]
     x = real(out_x * sizes.stride_x + taps[tap, 1]) + offset[image, 2 * number + 1, position]
-    bits, (p00, p01, p10, p11), weights, fraction_y, fraction_x = _corners(y, x, height, width, zero)
+    bits, (p00, p01, p10, p11), weights, fraction_y, fraction_x = corners(y, x, height, width, zero)
     first = image * height * width
     numbers = first + p00, first + p01, first + p10, first + p11
     return bits, numbers, weights, fraction_y, fraction_x, mask[image, number, position] if mask.size else real(1)

@@ -28,11 +28,12 @@ Prelude = Mapping[str, str | int]
 """A variant's definitions before the source: a string becomes a type alias, an int a constant."""
 
 _SHARED: Mapping[str, tuple[str, ...]] = {
-    "deform_conv2d.cu": ("conv_rows.cuh", "conv_sort.cuh"),
-    "deform_conv2d_depthwise.cu": ("conv_rows.cuh", "conv_sort.cuh"),
+    "deform_conv2d.cu": ("conv_rows.cuh", "entries.cuh", "conv_sort.cuh"),
+    "deform_conv2d_depthwise.cu": ("conv_rows.cuh", "entries.cuh", "conv_sort.cuh"),
     "deform_conv2d_fused.cu": ("conv_rows.cuh", "mma.cuh"),
     "deform_ps_roi_pool.cu": ("roi_bins.cuh",),
     "deform_roi_pool.cu": ("roi_bins.cuh",),
+    "ms_deform_attn.cu": ("entries.cuh",),
 }
 """What is put before a kernel file, after `common.cuh`."""
 

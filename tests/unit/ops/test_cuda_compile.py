@@ -37,6 +37,7 @@ REGISTERS = {
     **{"sample": 80, "sample_and_count": 80, "places_backward": 80, "gather": 64, "entries": 80},
     **{"depthwise": 80, "depthwise_places_backward": 96, "depthwise_gather": 80, "fused": 128},
     **{"pool": 168, "offset_backward": 168, "list_bins": 128, "input_backward": 96},
+    **{"attend": 80, "attend_backward": 96, "attention_entries": 80, "attention_sums": 64, "attention_gather": 80},
 }
 """Most registers of a thread, by kernel: a multiprocessor holds 1,024 threads of 64, 512 of 128, 384 of 168."""
 IN_DOUBLE = {"input_backward": 128}

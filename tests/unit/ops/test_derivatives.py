@@ -13,7 +13,13 @@ from dcnlab.surgery import deform
 
 CONV = {"batch": 1, "channels": 2, "filters": 1, "height": 2, "width": 3, "kernel": (1, 2), "padding": (0, 0)}
 POOL = {"batch": 1, "channels": 1, "height": 3, "width": 4, "rois": 2, "out_size": (2, 2)}
-SMALL = {"deform_conv2d": CONV, "deform_ps_roi_pool": POOL | {"part": 2}, "deform_roi_pool": POOL}
+ATTENTION = {"batch": 1, "heads": 1, "channels": 2, "height": 2, "width": 3, "queries": 2, "points": 1, "reach": 0.3}
+SMALL = {
+    "deform_conv2d": CONV,
+    "deform_ps_roi_pool": POOL | {"part": 2},
+    "deform_roi_pool": POOL,
+    "ms_deform_attn": ATTENTION,
+}
 """Sizes for checks that take a derivative of every number by every other."""
 
 by_operator = pytest.mark.parametrize("name", OPERATORS)

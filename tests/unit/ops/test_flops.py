@@ -8,7 +8,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from dcnlab.models.counting import count_macs
 from dcnlab.nn import DeformConv2d
-from dcnlab.ops import deform_conv2d, deform_ps_roi_pool, deform_roi_pool
+from dcnlab.ops import deform_conv2d, deform_ps_roi_pool, deform_roi_pool, ms_deform_attn
 
 LAYER = 2 * (2 * 6 * 5 * 7) * (4 // 2 * 3 * 2)
 """Of a grouped layer's product: 2 images of 6 filters over 5x7 pixels; each of 2 channels and 3x2 taps."""
@@ -60,6 +60,16 @@ def test_roi_pooling_counts_four_multiply_adds_per_sample():
     found = count(lambda: deform_roi_pool(maps, boxes, None, (2, 3), sampling_ratio=2).sum().backward())
     assert found == {"deform_roi_pool": plain, "deform_roi_pool_backward": plain}
     assert count(lambda: deform_roi_pool(maps, boxes, None, (2, 3))) == {"deform_roi_pool": plain // 4}
+
+
+def test_attention_counts_four_multiply_adds_per_sample():
+    """Each sample and channel costs four; the backward pass once more for each gradient that is wanted."""
+    samples, channels = 2 * 5 * 3 * (2 * 4), 8  # images, queries, heads; levels, points
+    once = 2 * 4 * samples * channels
+    value, weights = torch.randn(2, 26, 3, channels, requires_grad=True), torch.rand(2, 5, 3, 2, 4)
+    locations, levels = torch.rand(2, 5, 3, 2, 4, 2, requires_grad=True), ([(4, 5), (2, 3)], [0, 20])
+    found = count(lambda: ms_deform_attn(value, *levels, locations, weights).sum().backward())
+    assert found == {"ms_deform_attn": once, "ms_deform_attn_backward": 2 * once}
 
 
 def test_exported_and_compiled_graphs_count_as_the_layer_does():

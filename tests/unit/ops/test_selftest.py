@@ -35,7 +35,7 @@ def test_the_self_test_finds_a_wrong_output_or_gradient(name, dtype, wrong, monk
         def backward(ctx, grad):
             return grad * wrong
 
-    monkeypatch.setattr(ops, name, lambda input, *args, **options: right(Scaled.apply(input), *args, **options))
+    monkeypatch.setattr(ops, name, lambda features, *args, **options: right(Scaled.apply(features), *args, **options))
     with pytest.raises(RuntimeError, match=r"^vector kernels differ from the reference by "):
         selftest.largest_error(name, "cpu", dtype, "vector")
     monkeypatch.setattr(ops, name, lambda *args, **options: right(*args, **options) * wrong)
@@ -85,7 +85,7 @@ def test_doctor_tests_every_dtype_and_kernel_kind_on_the_gpu(monkeypatch, capabi
     assert {(name, dtype, way) for name, _, dtype, way in on_gpu} == ways
     line = "deform_conv2d, cuda, bfloat16, forward and backward: equals the reference to 1e-03 (vector), 1e-03 (scalar)"
     assert line + (", 1e-03 (fused)" if fused else "") in lines
-    assert len(lines) == 3 + 12
+    assert len(lines) == 4 + 16
 
 
 @pytest.mark.gpu

@@ -1,0 +1,114 @@
+"""tools/run_pages.py: what it runs of the pages and what it skips, with stub runners and no training."""
+
+import os
+import re
+
+import page_stand_ins
+import pytest
+import run_pages
+from page_commands import PAGES, commands_of
+
+PLACEHOLDER = re.compile(r"\b(RUN|SWEEP|ENTITY|PROJECT|EXPERIMENT|FOLDER|DIR|MINE|NAME/ID2?|[A-Z]{3,}(?==))\b")
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_each_command_of_a_page_is_run_or_has_a_reason(page):
+    """The plan keeps every command in its order; a placeholder has data or runs in its place."""
+    steps = run_pages.plan(page)
+    assert len(steps) == len(commands_of(page))
+    tables = (*page_stand_ins.DATA, *page_stand_ins.TRAINED)
+    for step, words in zip(steps, commands_of(page), strict=True):
+        assert words[0] in step.command
+        if step.reason is None:
+            assert step.words[0] in ("dcnlab", "python", "bash"), step
+            known = any(re.search(pattern, step.command) for pattern in tables)
+            assert known or not PLACEHOLDER.search(" ".join(step.words)), step
+        else:
+            assert len(step.reason) > 5
+
+
+def test_commands_are_found_in_the_order_printed(tmp_path):
+    """Blocks and the text between them take turns; assignments in a block of Python are no commands."""
+    page = tmp_path / "page.md"
+    page.write_text(
+        "`make docs`\n\n    dcnlab list  # names\n    a = b(c)\n\nThen `pip install .`\n\n```bash\npython x.py\n```\n"
+    )
+    assert [" ".join(words) for words in commands_of(page)] == [
+        "make docs",
+        "dcnlab list",
+        "pip install .",
+        "python x.py",
+    ]
+
+
+def test_trainings_and_sweeps_are_shortened():
+    """A fit takes two steps, a sweep one trial; a named backbone stays, and others become slim."""
+    assert "trainer.max_steps=2" in run_pages.shortening("dcnlab fit detection/quickstart")
+    assert run_pages.shortening("dcnlab sweep quickstart --jobs 2")[:2] == ("--limit", "1")
+    named = run_pages.shortening("dcnlab fit detection/rfcn_voc data.root=VOC model.backbone.name=resnet18")
+    assert "model.backbone.name=resnet10_slim" not in named
+    assert "model.backbone.name=resnet10_slim" in run_pages.shortening("dcnlab fit detection/rfcn_voc data.root=VOC")
+    assert run_pages.shortening("dcnlab list models") == run_pages.shortening("make docs") == ()
+
+
+def test_a_pattern_that_no_page_has_is_found():
+    """No entry of the tables is left over today, and one that is would be named."""
+    assert run_pages.stale() == []
+    assert run_pages.stale(patterns=[r"^pip ", r"^dcnlab fly "]) == [r"^dcnlab fly "]
+
+
+def test_a_stale_reason_gives_status_1(tmp_path, monkeypatch, capsys):
+    """The error names the pattern."""
+    page = tmp_path / "page.md"
+    page.write_text("`dcnlab doctor --help`\n")
+    assert run_pages.main([str(page)], lambda words, folder: (0, "")) == 0
+    monkeypatch.setitem(run_pages.SKIPPED, r"^dcnlab fly ", "needs wings")
+    assert run_pages.main([str(page)], lambda words, folder: (0, "")) == 1
+    assert "no page has a command like '^dcnlab fly '" in capsys.readouterr().err
+
+
+def test_a_failing_command_gives_status_1_and_its_last_line(tmp_path, capsys):
+    """The commands after it still run, in one folder; a skipped one does not."""
+    page = tmp_path / "page.md"
+    page.write_text("    dcnlab doctor --wrong\n    pip install .\n    dcnlab list models\n")
+    calls = []
+
+    def runner(words, folder):
+        calls.append((" ".join(words), folder))
+        return (2, "No such option: --wrong") if "--wrong" in words else (0, "")
+
+    assert run_pages.main([str(page)], runner) == 1
+    assert [words for words, _ in calls] == ["dcnlab doctor --wrong", "dcnlab list models"]
+    assert calls[0][1] == calls[1][1]
+    lines = [line.split(" | ") for line in capsys.readouterr().out.splitlines() if line.startswith("page.md")]
+    assert [(line[1], line[3]) for line in lines] == [
+        ("dcnlab doctor --wrong", "FAILED: No such option: --wrong"),
+        ("pip install .", "skipped: needs a network"),
+        ("dcnlab list models", "ran"),
+    ]
+
+
+def test_a_run_that_cannot_be_trained_fails_its_command(tmp_path, capsys):
+    """`dcnlab evaluate RUN` needs a run: its training's error is the command's."""
+    page = tmp_path / "page.md"
+    page.write_text("    dcnlab evaluate RUN test.flip=true\n")
+    assert run_pages.main([str(page)], lambda words, folder: (1, "no memory")) == 1
+    assert "FAILED: the run that it reads: no memory" in capsys.readouterr().out
+
+
+def test_the_runner_gives_status_and_last_line(tmp_path):
+    """A program's last line that is not empty, of standard error too."""
+    code = "import sys; print('first'); print('last', file=sys.stderr); print(); sys.exit(3)"
+    assert run_pages.run(["python", "-c", code], tmp_path) == (3, "last")
+
+
+def test_id_is_the_newest_run_of_that_name(tmp_path):
+    """runs/NAME/ID with a name of the page becomes the run that the page trained last."""
+    for name in ("a", "b"):
+        (tmp_path / "runs/quick" / name).mkdir(parents=True)
+        results = tmp_path / "runs/quick" / name / "results.json"
+        results.write_text("{}")
+        os.utime(results, (0, 1 if name == "a" else 2))
+    words = run_pages.with_newest_run(["dcnlab", "evaluate", "runs/quick/ID", "runs/NAME/ID"], tmp_path)
+    assert words[2] == "runs/quick/b"
+    assert words[3] == "runs/NAME/ID"

@@ -1,0 +1,190 @@
+"""What the pages' commands take and a reader has: tiny data sets in each layout, images, detections, trained runs."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from page_commands import ROOT
+from PIL import Image
+
+sys.path.append(str(ROOT / "tests/helpers"))
+import own_folders
+
+TRAINER = (
+    *("trainer.max_steps=2", "trainer.val_every=9", "trainer.accelerator=cpu", "trainer.devices=1"),
+    *("trainer.threads=1", "optim.warmup=0", "data.workers=0", "logger.wandb=false"),
+)
+"""Words that shorten every training."""
+DIGITS = ("data.train_length=64", "data.test_length=40")
+"""More words, where the data are the embedded digits."""
+FOLDERS = ("data.batch_size=4",)
+"""More words, where they lie in a folder."""
+PHOTOGRAPHS = ("data.shorter_side=96",)
+"""More words, where those have boxes or label maps."""
+SLIM = ("model.backbone.name=resnet10_slim", "model.backbone.weights=none")
+"""More words, where the command leaves the backbone to the experiment and no weights of a package are its point."""
+
+
+def _lists(folder: Path, lists: dict[str, Sequence[int]], line: str = "photo{0}") -> None:
+    """Write NAME.txt files that list images by their numbers."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, numbers in lists.items():
+        (folder / f"{name}.txt").write_text("".join(f"{line.format(number)}\n" for number in numbers))
+
+
+def voc(root: Path) -> None:
+    """VOC's years 2007 and 2012, with boxes and label maps of its classes 1 and 2."""
+    for year in ("VOC2007", "VOC2012"):
+        own_folders.voc(root / year, 12)
+        own_folders.masks(root / year, 12, images="JPEGImages", labels="SegmentationClass", values=(0, 1, 2))
+        _lists(root / year / "ImageSets/Main", {"trainval": range(8), "test": range(8, 12)})
+        _lists(root / year / "ImageSets/Segmentation", {"train_aug": range(8), "val": range(8, 12)})
+    shutil.copy(root / "VOC2007/classes.txt", root)
+
+
+def cards(root: Path) -> None:
+    """One folder of VOC's form, with its splits."""
+    own_folders.voc(root, 20)
+    _lists(root / "ImageSets/Main", {"train": range(12), "val": range(12, 15), "test": range(15, 20)})
+
+
+def coco(root: Path, train: str = "train2017", test: str = "val2017") -> None:
+    """COCO's form with two splits."""
+    for split, count in ((train, 12), (test, 4)):
+        own_folders.coco(root, count, file=f"annotations/instances_{split}.json", images=split)
+
+
+def yolo(root: Path) -> None:
+    """YOLO's form with two splits."""
+    for split, count in (("train", 12), ("test", 4)):
+        own_folders.yolo(root, count, f"{split}/images", f"{split}/labels")
+
+
+def camvid(root: Path) -> None:
+    """CamVid's lists, with pixels of three of its classes."""
+    own_folders.masks(root, 20, labels="labels", values=(1, 3, 8))
+    lists = {"train": range(12), "val": range(12, 15), "test": range(15, 20)}
+    _lists(root, lists, "images/photo{0}.png labels/photo{0}.png")
+
+
+def image_list(root: Path) -> None:
+    """Lists of images and label PNGs, and the names of the classes."""
+    camvid(root)
+    (root / "classes.txt").write_text("".join(f"class{value}\n" for value in range(9)))
+
+
+def cityscapes(root: Path) -> None:
+    """Cityscapes' folders, with pixels of road, car and sky."""
+    for split in ("train", "val"):
+        images, labels = f"leftImg8bit/{split}/ulm", f"gtFine/{split}/ulm"
+        own_folders.masks(root, 8, images, labels, values=(7, 26, 23))
+        for image in (root / images).iterdir():
+            image.rename(image.with_name(f"{image.stem}_leftImg8bit.png"))
+        for label in (root / labels).iterdir():
+            label.rename(label.with_name(f"{label.stem}_gtFine_labelIds.png"))
+
+
+def flowers(root: Path) -> None:
+    """A folder of images for each class, in two splits."""
+    for split, count in (("train", 16), ("test", 6)):
+        own_folders.class_folders(root / split, count)
+
+
+def images(root: Path) -> None:
+    """A folder of two images."""
+    for number in range(2):
+        own_folders.draw(root / f"new{number}.png", "ball")
+
+
+def image(path: Path) -> None:
+    """One image."""
+    own_folders.draw(path, "ball")
+
+
+def label_maps(root: Path) -> None:
+    """Label PNGs."""
+    root.mkdir()
+    Image.fromarray(np.eye(8, dtype=np.uint8)).save(root / "a.png")
+
+
+def annotations(path: Path) -> None:
+    """COCO's JSON of four images, and next to it D.json with their boxes as detections."""
+    own_folders.coco(path.parent, 4, file=path.name, images="annotated")
+    found = json.loads(path.read_text())["annotations"]
+    boxes = [{key: box[key] for key in ("image_id", "category_id", "bbox")} | {"score": 0.9} for box in found]
+    (path.parent / "D.json").write_text(json.dumps(boxes))
+
+
+def voc_devkit(root: Path) -> None:
+    """VOC's years, and next to them D.json with a detection in an image of 2007/test."""
+    voc(root)
+    box = {"image_id": "photo8", "category": "ball", "bbox": [8, 16, 16, 16], "score": 0.9}
+    (root.parent / "D.json").write_text(json.dumps([box]))
+
+
+DATA: dict[str, tuple[str, Callable[[Path], object]]] = {
+    r"data\.root=VOC\b": ("VOC", voc),
+    r"data\.root=COCO\b": ("COCO", coco),
+    r"data\.root=CITYSCAPES\b": ("CITYSCAPES", cityscapes),
+    r"data\.root=CAMVID\b": ("CAMVID", camvid),
+    r"data\.root=CamVid\b": ("CamVid", camvid),
+    r"data\.root=CARDS\b": ("CARDS", cards),
+    r"data\.root=FLOWERS\b": ("FLOWERS", flowers),
+    r"detection/own data\.root=MINE\b": ("MINE", own_folders.coco),
+    r"rfcn_coco data\.root=MINE\b": ("MINE", lambda root: coco(root, "train", "test")),
+    r"data\.name=imagelist data\.root=MINE\b": ("MINE", image_list),
+    r"data\.name=yolo data\.root=MINE\b": ("MINE", yolo),
+    r"\bFOLDER\b": ("FOLDER", images),
+    r"\bphoto\.jpg\b": ("photo.jpg", image),
+    r"\bDIR\b": ("DIR", label_maps),
+    r"instances_val2017\.json": ("instances_val2017.json", annotations),
+    r"\bVOCdevkit\b": ("VOCdevkit", voc_devkit),
+}
+"""What commands of a pattern take: its name in the page's folder, and the function that writes it."""
+
+
+def write_data(command: str, folder: Path) -> None:
+    """Write the data that a command takes into the page's folder, in the place of what had their name."""
+    for pattern, (name, write) in DATA.items():
+        if re.search(pattern, command):
+            path = folder / name
+            if path.is_dir():
+                shutil.rmtree(path)
+            write(path)
+
+
+@dataclass(frozen=True)
+class Trained:
+    """Run folders that a command reads and a page does not train."""
+
+    path: str
+    """Where the command expects them, below the page's folder."""
+    source: str
+    """Where `commands` leave them, below theirs."""
+    commands: tuple[tuple[str, ...], ...]
+    """Each the words of a command."""
+
+
+_FIT = ("dcnlab", "fit", "detection/quickstart", "model.deform_layers=3", "model.deform_pooling=true", "name=NAME")
+_DETECTOR = (*_FIT, *TRAINER, *DIGITS, "id=ID")
+_SECOND = (*_FIT, *TRAINER, *DIGITS, "id=ID2", "seed=1")
+_SWEEP = ("--limit", "1", *TRAINER, *DIGITS)
+TRAINED = {
+    r"\bRUN\b": Trained("RUN", "runs/NAME/ID", (_DETECTOR,)),
+    r"\bruns/NAME/ID\b": Trained("runs/NAME/ID", "runs/NAME/ID", (_DETECTOR,)),
+    r"\bruns/NAME/ID2\b": Trained("runs/NAME/ID2", "runs/NAME/ID2", (_SECOND, ("dcnlab", "dilation", "runs/NAME/ID2"))),
+    r"^dcnlab table (quickstart|SWEEP)\b": Trained(
+        "runs/quickstart", "runs/quickstart", (("dcnlab", "sweep", "quickstart", *_SWEEP),)
+    ),
+    r"^dcnlab robustness related_work\b": Trained(
+        "runs/related_work", "runs/related_work", (("dcnlab", "sweep", "related_work", *_SWEEP),)
+    ),
+}
+"""What commands of a pattern read."""

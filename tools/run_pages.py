@@ -1,0 +1,208 @@
+"""Runs the commands that the pages show: `python tools/run_pages.py [PAGE...]`, by default of all pages.
+
+Each page has an empty folder, in which its commands run in the order printed, on tiny data and with short trainings.
+What cannot run here is skipped with its reason. Exit status 1 where a command fails or a reason is of no command.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import page_stand_ins as stand_ins
+from page_commands import PAGES, ROOT, commands_of, files_of
+
+Runner = Callable[[Sequence[str], Path], tuple[int, str]]
+"""Runs the words of a command in a folder: its exit status and the last line that it prints."""
+SECONDS = 900
+"""Time for a command to end."""
+SKIPPED = {
+    r"^pip ": "needs a network",
+    r"^(docker|apptainer|conda) ": "needs a network",
+    r"^wandb ": "needs wandb's server",
+    r"--(to-)?wandb ": "needs wandb's server",
+    r"^tensorboard ": "serves until it is stopped",
+    r"^srun |--launcher slurm": "needs SLURM",
+    r"^torchrun ": "needs 8 GPUs",
+    r"pretrained_finetuned_camvid": "needs a GPU",
+    r"^make (gpu-test|ablations-gpu)": "needs a GPU",
+    r"^make \w+ (TORCH|CUDA)=": "needs a network",
+    r"^make (install|test|lint|docs)( |$)": "CI runs it",
+    r"^make test-newest": "CI runs it",
+    r"^make pages-check": "is this program",
+    r"^make quickstart": "installs, then trains for minutes",
+    r"^make (ablations-small|bench|evidence|evidence-check)( |$)": "takes half an hour or more",
+    r"^make bench-guard": "takes minutes; a test holds the counts",
+    r"weights=mask_rcnn_r101": "needs mmdetection's weights",
+    r"^dcnlab convert model_final": "needs detectron2's weights",
+    r"^dcnlab convert resnet_v1_101": "needs the authors' weights",
+    r"mine\.networks:Detector": "needs classes of the reader's",
+    r"^python tools/evidence\.py fill": "changes the page; tests hold it to the kept runs",
+}
+"""Why commands of a pattern do not run here. A pattern that no page has any more is an error."""
+
+
+@dataclass(frozen=True)
+class Step:
+    """A command of a page."""
+
+    page: str
+    command: str
+    """As printed, without its comment."""
+    words: tuple[str, ...]
+    """What is run."""
+    reason: str | None
+    """Why it is not run."""
+
+
+def reason_of(command: str) -> str | None:
+    """Why a command is skipped; None where it runs."""
+    return next((reason for pattern, reason in SKIPPED.items() if re.search(pattern, command)), None)
+
+
+def shortening(command: str) -> tuple[str, ...]:
+    """The words that make a command's training short."""
+    found = re.match(r"dcnlab (\w+)(?: (\S+))?", command)
+    if found is None:
+        return ()
+    name, target = found[1], found[2] or ""
+    if name == "resume":
+        return ("trainer.max_steps=4",) if "max_steps" in command else ()
+    of_a_sweep = name in ("table", "robustness") and not re.fullmatch(r"table\d", target)
+    if name not in ("fit", "sweep") and not of_a_sweep:
+        return ()
+    words = ("--limit", "1", *stand_ins.TRAINER) if name == "sweep" else stand_ins.TRAINER
+    if "data.root=" not in command:
+        return (*words, *(() if target.startswith("runs/") else stand_ins.DIGITS))
+    words += stand_ins.FOLDERS
+    if "classification" not in target:
+        words += stand_ins.PHOTOGRAPHS
+    return words if "pretrained" in target or "model.backbone.name" in command else words + stand_ins.SLIM
+
+
+def words_to_run(words: Sequence[str]) -> tuple[str, ...]:
+    """What is run for a command: shortened, without `exec` and what follows a pipe, with paths of the checkout."""
+    if words[0] == "eval":
+        return ("bash", "-c", f'eval "{words[1]}"')
+    kept = list(words[: words.index("|")] if "|" in words else words)
+    kept = ["quickstart" if word == "SWEEP" else word for word in kept if word != "exec"]
+    if kept[0] == "python":
+        kept[1] = str(ROOT / kept[1])
+    if kept[0] == "make":
+        kept[1:1] = ["-C", str(ROOT)]
+    return (*kept, *shortening(" ".join(kept)))
+
+
+def plan(page: Path) -> list[Step]:
+    """The commands of a page in the order printed."""
+    steps = []
+    for words in commands_of(page):
+        command = shlex.join(words)
+        steps.append(Step(page.name, command, words_to_run(words), reason_of(command)))
+    return steps
+
+
+def stale(pages: Iterable[Path] = PAGES, patterns: Iterable[str] | None = None) -> list[str]:
+    """The patterns of the tables that no command of the pages has."""
+    if patterns is None:
+        patterns = (*SKIPPED, *stand_ins.DATA, *stand_ins.TRAINED)
+    commands = [shlex.join(words) for page in pages for words in commands_of(page)]
+    return [pattern for pattern in patterns if not any(re.search(pattern, command) for command in commands)]
+
+
+def run(words: Sequence[str], folder: Path) -> tuple[int, str]:
+    """Run a command of this checkout in a folder, as a `Runner` does."""
+    kept = {name: value for name, value in os.environ.items() if not name.startswith(("WANDB_", "DCNLAB_"))}
+    with tempfile.TemporaryDirectory() as programs:
+        for name, start in (("dcnlab", f"{sys.executable} -P -m dcnlab"), ("python", sys.executable)):
+            (Path(programs) / name).write_text(f'#!/bin/sh\nexec {start} "$@"\n')
+            (Path(programs) / name).chmod(0o755)
+        environment = {**kept, "PYTHONPATH": str(ROOT), "PATH": f"{programs}:{os.environ['PATH']}"}
+        try:
+            done = subprocess.run(
+                [*words], cwd=folder, env=environment, timeout=SECONDS, check=False, text=True,
+                stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+            )  # fmt: skip
+        except subprocess.TimeoutExpired:
+            return 1, f"has not ended after {SECONDS} seconds"
+    lines = [line for line in done.stdout.splitlines() if line.strip()]
+    return done.returncode, lines[-1] if lines else ""
+
+
+def bring_trained(command: str, folder: Path, shared: Path, runner: Runner) -> str | None:
+    """Copy the runs that a command reads into the page's folder, trained once in `shared`; the error, if any."""
+    every = list(dict.fromkeys(trained.commands for trained in stand_ins.TRAINED.values()))
+    for pattern, trained in stand_ins.TRAINED.items():
+        if not re.search(pattern, command) or (folder / trained.path).exists():
+            continue
+        place = shared / str(every.index(trained.commands))
+        if not place.exists():
+            place.mkdir(parents=True)
+            for words in trained.commands:
+                status, line = runner(words, place)
+                if status != 0:
+                    shutil.rmtree(place)
+                    return f"the run that it reads: {line}"
+        shutil.copytree(place / trained.source, folder / trained.path)
+    return None
+
+
+def with_newest_run(words: Sequence[str], folder: Path) -> list[str]:
+    """The words with the newest run's name in the place of ID, where the page has trained one."""
+
+    def newest(match: re.Match[str]) -> str:
+        runs = sorted((folder / match[1]).glob("*/results.json"), key=lambda file: file.stat().st_mtime)
+        return str(runs[-1].parent.relative_to(folder)) if runs else match[0]
+
+    return [re.sub(r"(runs/(?!NAME)\w+)/ID\b", newest, word) for word in words]
+
+
+def run_page(page: Path, shared: Path, runner: Runner = run) -> bool:
+    """Run a page's commands in an empty folder and print a line for each; whether none has failed."""
+    passed = True
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        for file, text in files_of(page).items():
+            (folder / file).write_text(text)
+        for step in plan(page):
+            start, result = time.monotonic(), f"skipped: {step.reason}"
+            if step.reason is None:
+                stand_ins.write_data(step.command, folder)
+                error = bring_trained(step.command, folder, shared, runner)
+                start = time.monotonic()
+                status, line = (1, error) if error else runner(with_newest_run(step.words, folder), folder)
+                result = "ran" if status == 0 else f"FAILED: {line}"
+                passed &= status == 0
+            print(f"{step.page} | {step.command} | {time.monotonic() - start:.1f} s | {result}", flush=True)
+    return passed
+
+
+def main(arguments: Sequence[str] | None = None, runner: Runner = run) -> int:
+    """Run the pages, and give the exit status."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("pages", nargs="*", type=Path, default=PAGES, metavar="PAGE")
+    pages = [page.resolve() for page in parser.parse_args(arguments).pages]
+    print("Trainings are shortened by", *stand_ins.TRAINER)
+    print("of digits by", *stand_ins.DIGITS)
+    print("of folders by", *stand_ins.FOLDERS, *stand_ins.PHOTOGRAPHS, *stand_ins.SLIM)
+    print("and sweeps by --limit 1. Data sets in folders are tiny ones of the same layout.\n", flush=True)
+    unused = stale()
+    for pattern in unused:
+        print(f"no page has a command like {pattern!r}: remove it from the tables", file=sys.stderr)
+    with tempfile.TemporaryDirectory() as shared:
+        results = [run_page(page, Path(shared), runner) for page in pages]
+    return 0 if all(results) and not unused else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

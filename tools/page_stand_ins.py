@@ -44,6 +44,7 @@ def voc(root: Path) -> None:
     for year in ("VOC2007", "VOC2012"):
         own_folders.voc(root / year, 12)
         own_folders.masks(root / year, 12, images="JPEGImages", labels="SegmentationClass", values=(0, 1, 2))
+        shutil.copytree(root / year / "SegmentationClass", root / year / "SegmentationClassAug")  # of train_aug
         _lists(root / year / "ImageSets/Main", {"trainval": range(8), "test": range(8, 12)})
         _lists(root / year / "ImageSets/Segmentation", {"train_aug": range(8), "val": range(8, 12)})
     shutil.copy(root / "VOC2007/classes.txt", root)
@@ -93,7 +94,7 @@ def cityscapes(root: Path) -> None:
 
 def flowers(root: Path) -> None:
     """A folder of images for each class, in two splits."""
-    for split, count in (("train", 16), ("test", 6)):
+    for split, count in (("train", 24), ("test", 6)):
         own_folders.class_folders(root / split, count)
 
 

@@ -23,9 +23,11 @@ import page_stand_ins as stand_ins
 from page_commands import PAGES, ROOT, commands_of, files_of
 
 Runner = Callable[[Sequence[str], Path], tuple[int, str]]
-"""Runs the words of a command in a folder: its exit status and the last line that it prints."""
+"""Runs the words of a command in a folder: its exit status and what it prints."""
 SECONDS = 900
 """Time for a command to end."""
+SHOWN = 8
+"""Lines of a failed command that are printed, all but the last to standard error."""
 SKIPPED = {
     r"^pip ": "needs a network",
     r"^(docker|apptainer|conda) ": "needs a network",
@@ -135,8 +137,12 @@ def run(words: Sequence[str], folder: Path) -> tuple[int, str]:
             )  # fmt: skip
         except subprocess.TimeoutExpired:
             return 1, f"has not ended after {SECONDS} seconds"
-    lines = [line for line in done.stdout.splitlines() if line.strip()]
-    return done.returncode, lines[-1] if lines else ""
+    return done.returncode, done.stdout
+
+
+def last_lines(output: str, number: int) -> list[str]:
+    """The last lines of what a command printed, without empty ones."""
+    return [line for line in output.splitlines() if line.strip()][-number:]
 
 
 def bring_trained(command: str, folder: Path, shared: Path, runner: Runner) -> str | None:
@@ -149,10 +155,10 @@ def bring_trained(command: str, folder: Path, shared: Path, runner: Runner) -> s
         if not place.exists():
             place.mkdir(parents=True)
             for words in trained.commands:
-                status, line = runner(words, place)
+                status, output = runner(words, place)
                 if status != 0:
                     shutil.rmtree(place)
-                    return f"the run that it reads: {line}"
+                    return f"{output}\nthe run that it reads: {''.join(last_lines(output, 1))}"
         shutil.copytree(place / trained.source, folder / trained.path)
     return None
 
@@ -180,9 +186,12 @@ def run_page(page: Path, shared: Path, runner: Runner = run) -> bool:
                 stand_ins.write_data(step.command, folder)
                 error = bring_trained(step.command, folder, shared, runner)
                 start = time.monotonic()
-                status, line = (1, error) if error else runner(with_newest_run(step.words, folder), folder)
-                result = "ran" if status == 0 else f"FAILED: {line}"
+                status, output = (1, error) if error else runner(with_newest_run(step.words, folder), folder)
+                lines = last_lines(output, SHOWN)
+                result = "ran" if status == 0 else f"FAILED: {''.join(lines[-1:])}"
                 passed &= status == 0
+                if status != 0:
+                    print(*lines[:-1], sep="\n", file=sys.stderr)
             print(f"{step.page} | {step.command} | {time.monotonic() - start:.1f} s | {result}", flush=True)
     return passed
 

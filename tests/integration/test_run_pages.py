@@ -75,12 +75,14 @@ def test_a_failing_command_gives_status_1_and_its_last_line(tmp_path, capsys):
 
     def runner(words, folder):
         calls.append((" ".join(words), folder))
-        return (2, "No such option: --wrong") if "--wrong" in words else (0, "")
+        return (2, "Usage: dcnlab\nNo such option: --wrong\n\n") if "--wrong" in words else (0, "")
 
     assert run_pages.main([str(page)], runner) == 1
     assert [words for words, _ in calls] == ["dcnlab doctor --wrong", "dcnlab list models"]
     assert calls[0][1] == calls[1][1]
-    lines = [line.split(" | ") for line in capsys.readouterr().out.splitlines() if line.startswith("page.md")]
+    printed = capsys.readouterr()
+    assert printed.err == "Usage: dcnlab\n"
+    lines = [line.split(" | ") for line in printed.out.splitlines() if line.startswith("page.md")]
     assert [(line[1], line[3]) for line in lines] == [
         ("dcnlab doctor --wrong", "FAILED: No such option: --wrong"),
         ("pip install .", "skipped: needs a network"),
@@ -96,10 +98,13 @@ def test_a_run_that_cannot_be_trained_fails_its_command(tmp_path, capsys):
     assert "FAILED: the run that it reads: no memory" in capsys.readouterr().out
 
 
-def test_the_runner_gives_status_and_last_line(tmp_path):
-    """A program's last line that is not empty, of standard error too."""
-    code = "import sys; print('first'); print('last', file=sys.stderr); print(); sys.exit(3)"
-    assert run_pages.run(["python", "-c", code], tmp_path) == (3, "last")
+def test_the_runner_gives_status_and_output(tmp_path):
+    """Both streams are kept, and the last line is the last that is not empty."""
+    code = "import sys; print('first', flush=True); print('last', file=sys.stderr); print(); sys.exit(3)"
+    status, output = run_pages.run(["python", "-c", code], tmp_path)
+    assert status == 3
+    assert run_pages.last_lines(output, 1) == ["last"]
+    assert run_pages.last_lines(output, 8) == ["first", "last"]
 
 
 def test_id_is_the_newest_run_of_that_name(tmp_path):

@@ -6,7 +6,7 @@ import json
 import re
 import shutil
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -32,7 +32,7 @@ SLIM = ("model.backbone.name=resnet10_slim", "model.backbone.weights=none")
 """More words, where the command leaves the backbone to the experiment and no weights of a package are its point."""
 
 
-def _lists(folder: Path, lists: dict[str, Sequence[int]], line: str = "photo{0}") -> None:
+def _lists(folder: Path, lists: Mapping[str, Sequence[int]], line: str = "photo{0}") -> None:
     """Write NAME.txt files that list images by their numbers."""
     folder.mkdir(parents=True, exist_ok=True)
     for name, numbers in lists.items():
@@ -115,7 +115,7 @@ def label_maps(root: Path) -> None:
     Image.fromarray(np.eye(8, dtype=np.uint8)).save(root / "a.png")
 
 
-def annotations(path: Path) -> None:
+def coco_detections(path: Path) -> None:
     """COCO's JSON of four images, and next to it D.json with their boxes as detections."""
     own_folders.coco(path.parent, 4, file=path.name, images="annotated")
     found = json.loads(path.read_text())["annotations"]
@@ -123,7 +123,7 @@ def annotations(path: Path) -> None:
     (path.parent / "D.json").write_text(json.dumps(boxes))
 
 
-def voc_devkit(root: Path) -> None:
+def voc_detections(root: Path) -> None:
     """VOC's years, and next to them D.json with a detection in an image of 2007/test."""
     voc(root)
     box = {"image_id": "photo8", "category": "ball", "bbox": [8, 16, 16, 16], "score": 0.9}
@@ -145,8 +145,8 @@ DATA: dict[str, tuple[str, Callable[[Path], object]]] = {
     r"\bFOLDER\b": ("FOLDER", images),
     r"\bphoto\.jpg\b": ("photo.jpg", image),
     r"\bDIR\b": ("DIR", label_maps),
-    r"instances_val2017\.json": ("instances_val2017.json", annotations),
-    r"\bVOCdevkit\b": ("VOCdevkit", voc_devkit),
+    r"instances_val2017\.json": ("instances_val2017.json", coco_detections),
+    r"\bVOCdevkit\b": ("VOCdevkit", voc_detections),
 }
 """What commands of a pattern take: its name in the page's folder, and the function that writes it."""
 
@@ -176,9 +176,13 @@ class Trained:
 _FIT = ("dcnlab", "fit", "detection/quickstart", "model.deform_layers=3", "model.deform_pooling=true", "name=NAME")
 _DETECTOR = (*_FIT, *TRAINER, *DIGITS, "id=ID")
 _SECOND = (*_FIT, *TRAINER, *DIGITS, "id=ID2", "seed=1")
+_CLASSIFIER = ("dcnlab", "fit", "classification/quickstart", "model.deform_layers=3", "name=CLASSIFIER", "id=ID")
 _SWEEP = ("--limit", "1", *TRAINER, *DIGITS)
 TRAINED = {
     r"\bRUN\b": Trained("RUN", "runs/NAME/ID", (_DETECTOR,)),
+    r"^dcnlab export runs/NAME/ID": Trained(
+        "runs/CLASSIFIER/ID", "runs/CLASSIFIER/ID", ((*_CLASSIFIER, *TRAINER, *DIGITS),)
+    ),
     r"\bruns/NAME/ID\b": Trained("runs/NAME/ID", "runs/NAME/ID", (_DETECTOR,)),
     r"\bruns/NAME/ID2\b": Trained("runs/NAME/ID2", "runs/NAME/ID2", (_SECOND, ("dcnlab", "dilation", "runs/NAME/ID2"))),
     r"^dcnlab table (quickstart|SWEEP)\b": Trained(
@@ -189,3 +193,8 @@ TRAINED = {
     ),
 }
 """What commands of a pattern read."""
+INSTEAD = {
+    r"\bSWEEP\b": ("SWEEP", "quickstart"),
+    r"^dcnlab export ": ("runs/NAME/ID", "runs/CLASSIFIER/ID"),  # no detector goes into ONNX
+}
+"""Words of a pattern's commands, and those that they run with."""

@@ -83,7 +83,7 @@ def shortening(command: str) -> tuple[str, ...]:
     of_a_sweep = name in ("table", "robustness") and not re.fullmatch(r"table\d", target)
     if name not in ("fit", "sweep") and not of_a_sweep:
         return ()
-    words = ("--limit", "1", *stand_ins.TRAINER) if name == "sweep" else stand_ins.TRAINER
+    words: tuple[str, ...] = ("--limit", "1", *stand_ins.TRAINER) if name == "sweep" else stand_ins.TRAINER
     if "data.root=" not in command:
         return (*words, *(() if target.startswith("runs/") else stand_ins.DIGITS))
     words += stand_ins.FOLDERS
@@ -97,7 +97,10 @@ def words_to_run(words: Sequence[str]) -> tuple[str, ...]:
     if words[0] == "eval":
         return ("bash", "-c", f'eval "{words[1]}"')
     kept = list(words[: words.index("|")] if "|" in words else words)
-    kept = ["quickstart" if word == "SWEEP" else word for word in kept if word != "exec"]
+    kept = [word for word in kept if word != "exec"]
+    for pattern, (placeholder, word) in stand_ins.INSTEAD.items():
+        if re.search(pattern, " ".join(kept)):
+            kept = [word if old == placeholder else old for old in kept]
     if kept[0] == "python":
         kept[1] = str(ROOT / kept[1])
     if kept[0] == "make":
@@ -117,7 +120,7 @@ def plan(page: Path) -> list[Step]:
 def stale(pages: Iterable[Path] = PAGES, patterns: Iterable[str] | None = None) -> list[str]:
     """The patterns of the tables that no command of the pages has."""
     if patterns is None:
-        patterns = (*SKIPPED, *stand_ins.DATA, *stand_ins.TRAINED)
+        patterns = (*SKIPPED, *stand_ins.DATA, *stand_ins.TRAINED, *stand_ins.INSTEAD)
     commands = [shlex.join(words) for page in pages for words in commands_of(page)]
     return [pattern for pattern in patterns if not any(re.search(pattern, command) for command in commands)]
 
@@ -173,6 +176,12 @@ def with_newest_run(words: Sequence[str], folder: Path) -> list[str]:
     return [re.sub(r"(runs/(?!NAME)\w+)/ID\b", newest, word) for word in words]
 
 
+def interrupt(words: Sequence[str], folder: Path) -> None:
+    """Make the run that `dcnlab resume RUN` names one that was killed in its test: without results."""
+    if len(words) == 3 and words[1] == "resume":
+        (folder / words[2] / "results.json").unlink(missing_ok=True)
+
+
 def run_page(page: Path, shared: Path, runner: Runner = run) -> bool:
     """Run a page's commands in an empty folder and print a line for each; whether none has failed."""
     passed = True
@@ -186,7 +195,9 @@ def run_page(page: Path, shared: Path, runner: Runner = run) -> bool:
                 stand_ins.write_data(step.command, folder)
                 error = bring_trained(step.command, folder, shared, runner)
                 start = time.monotonic()
-                status, output = (1, error) if error else runner(with_newest_run(step.words, folder), folder)
+                words = with_newest_run(step.words, folder)
+                interrupt(words, folder)
+                status, output = (1, error) if error else runner(words, folder)
                 lines = last_lines(output, SHOWN)
                 result = "ran" if status == 0 else f"FAILED: {''.join(lines[-1:])}"
                 passed &= status == 0

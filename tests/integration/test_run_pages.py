@@ -117,3 +117,14 @@ def test_id_is_the_newest_run_of_that_name(tmp_path):
     words = run_pages.with_newest_run(["dcnlab", "evaluate", "runs/quick/ID", "runs/NAME/ID"], tmp_path)
     assert words[2] == "runs/quick/b"
     assert words[3] == "runs/NAME/ID"
+
+
+def test_a_run_to_resume_is_one_that_was_killed(tmp_path):
+    """`dcnlab resume RUN` refuses a finished run; one that trains longer needs a finished run."""
+    results = tmp_path / "runs/quick/a/results.json"
+    results.parent.mkdir(parents=True)
+    results.write_text("{}")
+    run_pages.interrupt(["dcnlab", "resume", "runs/quick/a", "trainer.max_steps=4"], tmp_path)
+    assert results.exists()
+    run_pages.interrupt(["dcnlab", "resume", "runs/quick/a"], tmp_path)
+    assert not results.exists()

@@ -139,6 +139,7 @@ DATA: dict[str, tuple[str, Callable[[Path], object]]] = {
     r"data\.root=CARDS\b": ("CARDS", cards),
     r"data\.root=FLOWERS\b": ("FLOWERS", flowers),
     r"detection/own data\.root=MINE\b": ("MINE", own_folders.coco),
+    r"\bRUN 'test\.shorter_sides": ("MINE", own_folders.coco),  # of the run's data
     r"rfcn_coco data\.root=MINE\b": ("MINE", lambda root: coco(root, "train", "test")),
     r"data\.name=imagelist data\.root=MINE\b": ("MINE", image_list),
     r"data\.name=yolo data\.root=MINE\b": ("MINE", yolo),
@@ -178,7 +179,11 @@ _DETECTOR = (*_FIT, *TRAINER, *DIGITS, "id=ID")
 _SECOND = (*_FIT, *TRAINER, *DIGITS, "id=ID2", "seed=1")
 _CLASSIFIER = ("dcnlab", "fit", "classification/quickstart", "model.deform_layers=3", "name=CLASSIFIER", "id=ID")
 _SWEEP = ("--limit", "1", *TRAINER, *DIGITS)
+_PHOTOGRAPHS = ("dcnlab", "fit", "detection/own", "data.root=MINE", "name=NAME", "id=ID")
 TRAINED = {
+    r"\bRUN 'test\.shorter_sides": Trained(
+        "RUN", "runs/NAME/ID", ((*_PHOTOGRAPHS, *TRAINER, *FOLDERS, *PHOTOGRAPHS, "data.val=null"),)
+    ),
     r"\bRUN\b": Trained("RUN", "runs/NAME/ID", (_DETECTOR,)),
     r"^dcnlab export runs/NAME/ID": Trained(
         "runs/CLASSIFIER/ID", "runs/CLASSIFIER/ID", ((*_CLASSIFIER, *TRAINER, *DIGITS),)

@@ -158,6 +158,7 @@ def bring_trained(command: str, folder: Path, shared: Path, runner: Runner) -> s
         if not place.exists():
             place.mkdir(parents=True)
             for words in trained.commands:
+                stand_ins.write_data(" ".join(words), place)
                 status, output = runner(words, place)
                 if status != 0:
                     shutil.rmtree(place)

@@ -30,7 +30,9 @@ SHOWN = 8
 """Lines of a failed command that are printed, all but the last to standard error."""
 SKIPPED = {
     r"^pip ": "needs a network",
-    r"^(docker|apptainer|conda) ": "needs a network",
+    r"^docker ": "needs Docker",
+    r"^apptainer ": "needs Apptainer",
+    r"^conda ": "needs conda",
     r"^wandb ": "needs wandb's server",
     r"--(to-)?wandb ": "needs wandb's server",
     r"^tensorboard ": "serves until it is stopped",

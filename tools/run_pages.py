@@ -11,6 +11,7 @@ import os
 import re
 import shlex
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -135,14 +136,19 @@ def run(words: Sequence[str], folder: Path) -> tuple[int, str]:
             (Path(programs) / name).write_text(f'#!/bin/sh\nexec {start} "$@"\n')
             (Path(programs) / name).chmod(0o755)
         environment = {**kept, "PYTHONPATH": str(ROOT), "PATH": f"{programs}:{os.environ['PATH']}"}
-        try:
-            done = subprocess.run(
-                [*words], cwd=folder, env=environment, timeout=SECONDS, check=False, text=True,
-                stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
-            )  # fmt: skip
-        except subprocess.TimeoutExpired:
-            return 1, f"has not ended after {SECONDS} seconds"
-    return done.returncode, done.stdout
+        with subprocess.Popen(
+            [*words], cwd=folder, env=environment, text=True, start_new_session=True,
+            stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+        ) as process:  # fmt: skip
+            try:
+                output, _ = process.communicate(timeout=SECONDS)
+            except subprocess.TimeoutExpired:
+                os.killpg(process.pid, signal.SIGKILL)
+                return 1, f"has not ended after {SECONDS} seconds"
+            except BaseException:
+                os.killpg(process.pid, signal.SIGKILL)  # Ctrl-C does not reach another session
+                raise
+    return process.returncode, output
 
 
 def last_lines(output: str, number: int) -> list[str]:
@@ -185,36 +191,43 @@ def interrupt(words: Sequence[str], folder: Path) -> None:
         (folder / words[2] / "results.json").unlink(missing_ok=True)
 
 
+def run_step(step: Step, folder: Path, shared: Path, runner: Runner) -> str:
+    """Run a command of a page in its folder; "ran", or "FAILED: " and its last line."""
+    stand_ins.write_data(step.command, folder)
+    error = bring_trained(step.command, folder, shared, runner)
+    words = with_newest_run(step.words, folder)
+    interrupt(words, folder)
+    status, output = (1, error) if error else runner(words, folder)
+    if status == 0:
+        return "ran"
+    lines = last_lines(output, SHOWN)
+    print(*lines[:-1], sep="\n", file=sys.stderr)
+    return f"FAILED: {''.join(lines[-1:])}"
+
+
 def run_page(page: Path, shared: Path, runner: Runner = run) -> bool:
     """Run a page's commands in an empty folder and print a line for each; whether none has failed."""
-    passed = True
+    results = []
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         for file, text in files_of(page).items():
             (folder / file).write_text(text)
         for step in plan(page):
-            start, result = time.monotonic(), f"skipped: {step.reason}"
-            if step.reason is None:
-                stand_ins.write_data(step.command, folder)
-                error = bring_trained(step.command, folder, shared, runner)
-                start = time.monotonic()
-                words = with_newest_run(step.words, folder)
-                interrupt(words, folder)
-                status, output = (1, error) if error else runner(words, folder)
-                lines = last_lines(output, SHOWN)
-                result = "ran" if status == 0 else f"FAILED: {''.join(lines[-1:])}"
-                passed &= status == 0
-                if status != 0:
-                    print(*lines[:-1], sep="\n", file=sys.stderr)
+            start = time.monotonic()
+            result = f"skipped: {step.reason}" if step.reason else run_step(step, folder, shared, runner)
             print(f"{step.page} | {step.command} | {time.monotonic() - start:.1f} s | {result}", flush=True)
-    return passed
+            results.append(result)
+    return not any(result.startswith("FAILED") for result in results)
 
 
 def main(arguments: Sequence[str] | None = None, runner: Runner = run) -> int:
     """Run the pages, and give the exit status."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("pages", nargs="*", type=Path, default=PAGES, metavar="PAGE")
-    pages = [page.resolve() for page in parser.parse_args(arguments).pages]
+    pages = parser.parse_args(arguments).pages
+    for page in pages:
+        if not page.is_file():
+            parser.error(f"{page} is not a file")
     print("Trainings are shortened by", *stand_ins.TRAINER)
     print("of digits by", *stand_ins.DIGITS)
     print("of folders by", *stand_ins.FOLDERS, *stand_ins.PHOTOGRAPHS, *stand_ins.SLIM)

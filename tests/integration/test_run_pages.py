@@ -107,6 +107,20 @@ def test_the_runner_gives_status_and_output(tmp_path):
     assert run_pages.last_lines(output, 8) == ["first", "last"]
 
 
+def test_a_command_that_does_not_end_is_killed(tmp_path, monkeypatch):
+    """Its children too, which would keep its output open."""
+    monkeypatch.setattr(run_pages, "SECONDS", 0.5)
+    assert run_pages.run(["bash", "-c", "sleep 60 & sleep 60"], tmp_path) == (1, "has not ended after 0.5 seconds")
+
+
+def test_a_page_that_is_not_there_is_named(capsys):
+    """One line and status 2."""
+    with pytest.raises(SystemExit) as ended:
+        run_pages.main(["docs/nowhere.md"])
+    assert ended.value.code == 2
+    assert "docs/nowhere.md is not a file" in capsys.readouterr().err
+
+
 def test_id_is_the_newest_run_of_that_name(tmp_path):
     """runs/NAME/ID with a name of the page becomes the run that the page trained last."""
     for name in ("a", "b"):

@@ -3,6 +3,7 @@
 import os
 import re
 
+import page_plan
 import page_stand_ins
 import pytest
 import run_pages
@@ -14,7 +15,7 @@ PLACEHOLDER = re.compile(r"\b(RUN|SWEEP|ENTITY|PROJECT|EXPERIMENT|FOLDER|DIR|MIN
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_each_command_of_a_page_is_run_or_has_a_reason(page):
     """The plan keeps every command in its order; a placeholder has data or runs in its place."""
-    steps = run_pages.plan(page)
+    steps = page_plan.plan(page)
     assert len(steps) == len(commands_of(page))
     tables = (*page_stand_ins.DATA, *page_stand_ins.TRAINED)
     for step, words in zip(steps, commands_of(page), strict=True):
@@ -43,18 +44,18 @@ def test_commands_are_found_in_the_order_printed(tmp_path):
 
 def test_trainings_and_sweeps_are_shortened():
     """A fit takes two steps, a sweep one trial; a named backbone stays, and others become slim."""
-    assert "trainer.max_steps=2" in run_pages.shortening("dcnlab fit detection/quickstart")
-    assert run_pages.shortening("dcnlab sweep quickstart --jobs 2")[:2] == ("--limit", "1")
-    named = run_pages.shortening("dcnlab fit detection/rfcn_voc data.root=VOC model.backbone.name=resnet18")
+    assert "trainer.max_steps=2" in page_plan.shortening("dcnlab fit detection/quickstart")
+    assert page_plan.shortening("dcnlab sweep quickstart --jobs 2")[:2] == ("--limit", "1")
+    named = page_plan.shortening("dcnlab fit detection/rfcn_voc data.root=VOC model.backbone.name=resnet18")
     assert "model.backbone.name=resnet10_slim" not in named
-    assert "model.backbone.name=resnet10_slim" in run_pages.shortening("dcnlab fit detection/rfcn_voc data.root=VOC")
-    assert run_pages.shortening("dcnlab list models") == run_pages.shortening("make docs") == ()
+    assert "model.backbone.name=resnet10_slim" in page_plan.shortening("dcnlab fit detection/rfcn_voc data.root=VOC")
+    assert page_plan.shortening("dcnlab list models") == page_plan.shortening("make docs") == ()
 
 
 def test_a_pattern_that_no_page_has_is_found():
     """No entry of the tables is left over today, and one that is would be named."""
-    assert run_pages.stale() == []
-    assert run_pages.stale(patterns=[r"^pip ", r"^dcnlab fly "]) == [r"^dcnlab fly "]
+    assert page_plan.stale() == []
+    assert page_plan.stale(patterns=[r"^pip ", r"^dcnlab fly "]) == [r"^dcnlab fly "]
 
 
 def test_a_stale_reason_gives_status_1(tmp_path, monkeypatch, capsys):
@@ -62,7 +63,7 @@ def test_a_stale_reason_gives_status_1(tmp_path, monkeypatch, capsys):
     page = tmp_path / "page.md"
     page.write_text("`dcnlab doctor --help`\n")
     assert run_pages.main([str(page)], lambda words, folder: (0, "")) == 0
-    monkeypatch.setitem(run_pages.SKIPPED, r"^dcnlab fly ", "needs wings")
+    monkeypatch.setitem(page_plan.SKIPPED, r"^dcnlab fly ", "needs wings")
     assert run_pages.main([str(page)], lambda words, folder: (0, "")) == 1
     assert "no page has a command like '^dcnlab fly '" in capsys.readouterr().err
 

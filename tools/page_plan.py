@@ -8,7 +8,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import page_stand_ins as stand_ins
+import page_data
+import page_runs
 from page_commands import PAGES, ROOT, commands_of
 
 SKIPPED = {
@@ -68,13 +69,13 @@ def shortening(command: str) -> tuple[str, ...]:
     of_a_sweep = name in ("table", "robustness") and not re.fullmatch(r"table\d", target)
     if name not in ("fit", "sweep") and not of_a_sweep:
         return ()
-    words: tuple[str, ...] = ("--limit", "1", *stand_ins.TRAINER) if name == "sweep" else stand_ins.TRAINER
+    words: tuple[str, ...] = ("--limit", "1", *page_runs.TRAINER) if name == "sweep" else page_runs.TRAINER
     if "data.root=" not in command:
-        return (*words, *(() if target.startswith("runs/") else stand_ins.DIGITS))
-    words += stand_ins.FOLDERS
+        return (*words, *(() if target.startswith("runs/") else page_runs.DIGITS))
+    words += page_runs.FOLDERS
     if "classification" not in target:
-        words += stand_ins.PHOTOGRAPHS
-    return words if "pretrained" in target or "model.backbone.name" in command else words + stand_ins.SLIM
+        words += page_runs.PHOTOGRAPHS
+    return words if "pretrained" in target or "model.backbone.name" in command else words + page_runs.SLIM
 
 
 def words_to_run(words: Sequence[str]) -> tuple[str, ...]:
@@ -83,7 +84,7 @@ def words_to_run(words: Sequence[str]) -> tuple[str, ...]:
         return ("bash", "-c", f'eval "{words[1]}"')
     kept = list(words[: words.index("|")] if "|" in words else words)
     kept = [word for word in kept if word != "exec"]
-    for pattern, (placeholder, word) in stand_ins.INSTEAD.items():
+    for pattern, (placeholder, word) in page_runs.INSTEAD.items():
         if re.search(pattern, " ".join(kept)):
             kept = [word if old == placeholder else old for old in kept]
     if kept[0] == "python":
@@ -105,6 +106,6 @@ def plan(page: Path) -> list[Step]:
 def stale(pages: Iterable[Path] = PAGES, patterns: Iterable[str] | None = None) -> list[str]:
     """The patterns of the tables that no command of the pages has."""
     if patterns is None:
-        patterns = (*SKIPPED, *stand_ins.DATA, *stand_ins.TRAINED, *stand_ins.INSTEAD)
+        patterns = (*SKIPPED, *page_data.DATA, *page_runs.TRAINED, *page_runs.INSTEAD)
     commands = [shlex.join(words) for page in pages for words in commands_of(page)]
     return [pattern for pattern in patterns if not any(re.search(pattern, command) for command in commands)]

@@ -18,7 +18,8 @@ import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-import page_stand_ins as stand_ins
+import page_data
+import page_runs
 from page_commands import PAGES, ROOT, files_of
 from page_plan import Step, plan, stale
 
@@ -60,15 +61,15 @@ def last_lines(output: str, number: int) -> list[str]:
 
 def bring_trained(command: str, folder: Path, shared: Path, runner: Runner) -> str | None:
     """Copy the runs that a command reads into the page's folder, trained once in `shared`; the error, if any."""
-    every = list(dict.fromkeys(trained.commands for trained in stand_ins.TRAINED.values()))
-    for pattern, trained in stand_ins.TRAINED.items():
+    every = list(dict.fromkeys(trained.commands for trained in page_runs.TRAINED.values()))
+    for pattern, trained in page_runs.TRAINED.items():
         if not re.search(pattern, command) or (folder / trained.path).exists():
             continue
         place = shared / str(every.index(trained.commands))
         if not place.exists():
             place.mkdir(parents=True)
             for words in trained.commands:
-                stand_ins.write_data(" ".join(words), place)
+                page_data.write_data(" ".join(words), place)
                 status, output = runner(words, place)
                 if status != 0:
                     shutil.rmtree(place)
@@ -95,7 +96,7 @@ def interrupt(words: Sequence[str], folder: Path) -> None:
 
 def run_step(step: Step, folder: Path, shared: Path, runner: Runner) -> str:
     """Run a command of a page in its folder; "ran", or "FAILED: " and its last line."""
-    stand_ins.write_data(step.command, folder)
+    page_data.write_data(step.command, folder)
     error = bring_trained(step.command, folder, shared, runner)
     words = with_newest_run(step.words, folder)
     interrupt(words, folder)
@@ -130,9 +131,9 @@ def main(arguments: Sequence[str] | None = None, runner: Runner = run) -> int:
     for page in pages:
         if not page.is_file():
             parser.error(f"{page} is not a file")
-    print("Trainings are shortened by", *stand_ins.TRAINER)
-    print("of digits by", *stand_ins.DIGITS)
-    print("of folders by", *stand_ins.FOLDERS, *stand_ins.PHOTOGRAPHS, *stand_ins.SLIM)
+    print("Trainings are shortened by", *page_runs.TRAINER)
+    print("of digits by", *page_runs.DIGITS)
+    print("of folders by", *page_runs.FOLDERS, *page_runs.PHOTOGRAPHS, *page_runs.SLIM)
     print("and sweeps by --limit 1. Data sets in folders are tiny ones of the same layout.\n", flush=True)
     unused = stale()
     for pattern in unused:

@@ -3,8 +3,9 @@
 import os
 import re
 
+import page_data
 import page_plan
-import page_stand_ins
+import page_runs
 import pytest
 import run_pages
 from page_commands import PAGES, commands_of
@@ -17,7 +18,7 @@ def test_each_command_of_a_page_is_run_or_has_a_reason(page):
     """The plan keeps every command in its order; a placeholder has data or runs in its place."""
     steps = page_plan.plan(page)
     assert len(steps) == len(commands_of(page))
-    tables = (*page_stand_ins.DATA, *page_stand_ins.TRAINED)
+    tables = (*page_data.DATA, *page_runs.TRAINED)
     for step, words in zip(steps, commands_of(page), strict=True):
         assert words[0] in step.command
         if step.reason is None:

@@ -75,7 +75,10 @@ def shortening(command: str) -> tuple[str, ...]:
     words += page_runs.FOLDERS
     if "classification" not in target:
         words += page_runs.PHOTOGRAPHS
-    return words if "pretrained" in target or "model.backbone.name" in command else words + page_runs.SLIM
+    if "pretrained" in target:
+        return words
+    words += page_runs.UNTRAINED
+    return words if "model.backbone.name" in command else words + page_runs.SLIM
 
 
 def words_to_run(words: Sequence[str]) -> tuple[str, ...]:

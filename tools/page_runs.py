@@ -15,8 +15,10 @@ FOLDERS = ("data.batch_size=4",)
 """More words, where they lie in a folder."""
 PHOTOGRAPHS = ("data.shorter_side=96",)
 """More words, where those have boxes or label maps."""
-SLIM = ("model.backbone.name=resnet10_slim", "model.backbone.weights=none")
-"""More words, where the command leaves the backbone to the experiment and no weights of a package are its point."""
+UNTRAINED = ("model.backbone.weights=none",)
+"""More words, where no weights of a package are the command's point: others would be downloaded."""
+SLIM = ("model.backbone.name=resnet10_slim",)
+"""One more, where the command leaves the backbone to the experiment."""
 
 
 @dataclass(frozen=True)
@@ -46,6 +48,7 @@ TRAINED = {
         "runs/CLASSIFIER/ID", "runs/CLASSIFIER/ID", ((*_CLASSIFIER, *TRAINER, *DIGITS),)
     ),
     r"\bruns/NAME/ID\b": Trained("runs/NAME/ID", "runs/NAME/ID", (_DETECTOR,)),
+    r"^dcnlab resume runs/NAME/ID trainer\.max_steps": Trained("runs/LONGER/ID", "runs/NAME/ID", (_DETECTOR,)),
     r"\bruns/NAME/ID2\b": Trained("runs/NAME/ID2", "runs/NAME/ID2", (_SECOND, ("dcnlab", "dilation", "runs/NAME/ID2"))),
     r"^dcnlab table (quickstart|SWEEP)\b": Trained(
         "runs/quickstart", "runs/quickstart", (("dcnlab", "sweep", "quickstart", *_SWEEP),)
@@ -58,5 +61,6 @@ TRAINED = {
 INSTEAD = {
     r"\bSWEEP\b": ("SWEEP", "quickstart"),
     r"^dcnlab export ": ("runs/NAME/ID", "runs/CLASSIFIER/ID"),  # no detector goes into ONNX
+    r"^dcnlab resume .*max_steps": ("runs/NAME/ID", "runs/LONGER/ID"),  # ID and ID2 stay alike but for their seed
 }
 """Words of a pattern's commands, and those that they run with."""

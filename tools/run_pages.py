@@ -133,7 +133,7 @@ def main(arguments: Sequence[str] | None = None, runner: Runner = run) -> int:
             parser.error(f"{page} is not a file")
     print("Trainings are shortened by", *page_runs.TRAINER)
     print("of digits by", *page_runs.DIGITS)
-    print("of folders by", *page_runs.FOLDERS, *page_runs.PHOTOGRAPHS, *page_runs.SLIM)
+    print("of folders by", *page_runs.FOLDERS, *page_runs.PHOTOGRAPHS, *page_runs.UNTRAINED, *page_runs.SLIM)
     print("and sweeps by --limit 1. Data sets in folders are tiny ones of the same layout.\n", flush=True)
     unused = stale()
     for pattern in unused:

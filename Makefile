@@ -27,7 +27,7 @@ CUPY12 = $(BIN)/python -m pip uninstall --quiet --yes cupy-cuda13x && $(PIP) --f
 endif
 
 .DEFAULT_GOAL := help
-.PHONY: help quickstart evidence evidence-check ablations-small ablations-gpu bench bench-guard install test test-newest gpu-test gpu-check gpu-sanitize lint docs format wheel clean
+.PHONY: help quickstart evidence evidence-check ablations-small ablations-gpu bench bench-guard install test test-newest gpu-test gpu-check gpu-sanitize lint docs pages-check format wheel clean
 
 help:  ## print this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -124,6 +124,10 @@ docs: $(VENV)/.installed-docs  ## build the pages into site/, offline; a warning
 	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --quiet --strict
 	$(BIN)/python tools/links.py --site site
 	@! grep -rE '<(script|link|img)[^>]+(src|href)="?https?:' site || { echo 'site/ would fetch these from the network' >&2; exit 1; }
+
+# Hours for all of them; PAGES='README.md docs/data.md' for these only.
+pages-check: $(VENV)/.installed-test  ## run the commands of the pages, each page in an empty folder, on tiny data; PAGES=files for these only
+	@$(BIN)/python tools/run_pages.py $(PAGES)
 
 format: $(VENV)/.installed-test  ## put the code in its one form
 	$(BIN)/ruff check --fix-only --quiet

@@ -15,7 +15,8 @@ def record(data: Any) -> dict[str, Any]:
     own = getattr(data, "own", None)
     if own is None:
         return {}
-    splits = {name: listing(getattr(data, name)) for name in _SPLITS}
+    known = {name: getattr(data, name) for name in _SPLITS}
+    splits = {name: listing(split) for name, split in known.items() if split is not None}  # data.val may be null
     return {"data": {"layout": own.layout, "found": own.line, "splits": splits, "classes": list(data.classes)}}
 
 

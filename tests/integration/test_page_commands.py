@@ -8,6 +8,7 @@ import config_keys
 import pytest
 import typer
 from locations import ROOT
+from page_commands import PAGES, commands_of, files_of, python_of
 
 from dcnlab.ablations.sweeps import sweep_file
 from dcnlab.ablations.tables import paper
@@ -18,40 +19,12 @@ from dcnlab.config.load import load_experiment
 from dcnlab.io.errors import ConfigError
 
 COMMAND = typer.main.get_command(main.app)
-PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
-FENCED = re.compile(r"^```(\w*)\n(.*?)^```", re.DOTALL | re.MULTILINE)
-INDENTED = re.compile(r"(?:^    [^\n]*\n)+", re.MULTILINE)
-SEAMS = re.compile(r"<!-- seams -->.*?<!-- end of seams -->", re.DOTALL)
-INCOMPLETE = re.compile(r"\.\.\.|\bRUN\b|=N\b|\bEXPERIMENT\b|^dcnlab [a-z]+$")
-"""Commands within the text that only speak of a command."""
 NOT_TRIED = {
-    "pip": "needs the network",
-    "wandb": "needs the network",
+    **dict.fromkeys(("pip", "wandb", "docker", "apptainer", "conda"), "needs the network"),
+    "tensorboard": "a program of others",
     "eval": "sets up a shell; its `dcnlab completion` is tested in tests/unit/cli",
 }
 """Programs in the pages that no test starts or parses, and why."""
-
-
-def text_of(page):
-    return SEAMS.sub("", page.read_text())
-
-
-def python_of(page):
-    return [code for language, code in FENCED.findall(text_of(page)) if language == "python"]
-
-
-def commands_of(page):
-    """The command lines of a page: those of its blocks, and `dcnlab ...` within the text."""
-    text = re.sub(r"<!-- \$ .+? -->.*?<!-- end -->", "", text_of(page), flags=re.DOTALL)
-    blocks = [code for language, code in FENCED.findall(text) if language in ("", "bash")]
-    prose = FENCED.sub("", text)
-    for block in INDENTED.findall(prose):
-        lines = [line[4:] for line in block.splitlines()]
-        blocks.append("\n".join(line for line in lines if re.match(r"[a-z]+ \S", line)))
-    inline = re.findall(r"`((?:dcnlab|make) [^`]+)`", INDENTED.sub("", prose))
-    inline = [command for command in inline if not INCOMPLETE.search(command)]
-    lines = [line for block in blocks for line in block.splitlines() if line.strip()]
-    return [shlex.split(line, comments=True) for line in [*lines, *inline]]
 
 
 def dcnlab_words(words):
@@ -110,7 +83,7 @@ def test_python_of_a_page_runs_from_top_to_bottom(page, tmp_path, monkeypatch, c
 def test_commands_of_a_page_are_accepted(page, tmp_path, monkeypatch):
     """Options, experiments, sweeps and keys exist; make's targets and scripts too."""
     monkeypatch.chdir(tmp_path)
-    for name, text in re.findall(r"^```yaml\n# (\w+\.yaml)\n(.*?)^```", page.read_text(), re.DOTALL | re.MULTILINE):
+    for name, text in files_of(page).items():
         (tmp_path / name).write_text(text)  # the page's own experiments
     targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
     for words in commands_of(page):

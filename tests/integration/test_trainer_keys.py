@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from command_line import python
 
 import dcnlab
 from dcnlab.config import identity
@@ -67,6 +68,28 @@ def test_training_ends_without_improvement_and_keeps_the_best(tiny, monkeypatch)
         resume(run)
     resume(run, ["trainer.early_stop=3"])
     assert torch.load(run / "checkpoints/last.ckpt", weights_only=True)["global_step"] == best["global_step"] + 3
+
+
+DDP = """
+import dcnlab, pytorch_lightning as pl
+from dcnlab.config.load import load_experiment
+
+class Strategy(pl.Callback):
+    def on_train_end(self, trainer, module):
+        print(type(trainer.strategy).__name__, type(trainer.strategy.model).__name__, trainer.world_size)
+
+dcnlab.fit(load_experiment("tiny.yaml", {words}), callbacks=[Strategy()])
+"""
+
+
+def test_ddp_by_name_trains_as_one_rank_does_without(tiny):
+    """trainer.strategy=ddp wraps the network on a single CPU rank, and gives the same weights."""
+    words = [*QUIET, "id=ddp", "trainer.strategy=ddp"]
+    done = python("-c", DDP.format(words=words))  # a process: it leaves torch's process group behind
+    assert (done.returncode, done.stdout) == (0, "DDPStrategy DistributedDataParallel 1\n"), done.stderr
+    plain, ddp = (dcnlab.load(run).state_dict() for run in (fit(tiny), Path("runs/tiny/ddp")))
+    assert plain.keys() == ddp.keys()
+    assert all(torch.equal(plain[name], ddp[name]) for name in plain)
 
 
 def test_loggers_stand_side_by_side(tiny, monkeypatch):

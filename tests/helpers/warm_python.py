@@ -34,7 +34,6 @@ PR_SET_CHILD_SUBREAPER = 36
 NAME = "warm python"
 """Name of the warm Pythons in /proc/NUMBER/comm."""
 IMPORTED = (
-    "pandas",
     "wandb",
     "wandb._analytics",
     "wandb.apis.public",

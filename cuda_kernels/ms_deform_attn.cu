@@ -91,6 +91,15 @@ INLINE void load_corners(Pack* in, const Place& p, const scalar_t* value, int v)
     }
 }
 
+// Each lane finds the place of one sample, for all lanes of its row to read.
+INLINE void share_place(Place* of_row, const AttentionSizes& s, const long long* shapes, const long long* starts,
+                        const real* locations, const real* weights, index_t row, int sample, int samples) {
+    Place place = {};
+    if (sample < samples && row < s.rows) place = find_place(s, shapes, starts, locations, weights, row, sample);
+    of_row[threadIdx.x] = place;
+    __syncwarp();
+}
+
 // Writes the output. Threads: x over the channels of a row, VEC each, a power of two up to 32; y over rows. A row's lanes
 // are in one warp, so that they meet without a barrier of the block.
 extern "C" __global__ void __launch_bounds__(THREADS, 6)
@@ -104,11 +113,8 @@ attend(const scalar_t* __restrict__ value, const long long* __restrict__ shapes,
     Place* const of_row = places + threadIdx.y * blockDim.x;
     real sum[VEC] = {};
     for (int from = 0; from < samples; from += blockDim.x) {
-        const int own = from + threadIdx.x;
-        Place found = {};
-        if (own < samples && row < s.rows) found = find_place(s, shapes, starts, locations, weights, row, own);
-        of_row[threadIdx.x] = found;
-        __syncwarp();
+        const int sample = from + threadIdx.x;
+        share_place(of_row, s, shapes, starts, locations, weights, row, sample, samples);
         const int here = min(int(blockDim.x), samples - from);
         for (int t = 0; active && t < here; ++t) {
             const Place& p = of_row[t];
@@ -143,11 +149,8 @@ attend_backward(const scalar_t* __restrict__ grad, const scalar_t* __restrict__ 
     const index_t row = index_t(blockIdx.x) * blockDim.y + threadIdx.y;
     Place* const of_row = places + threadIdx.y * blockDim.x;
     for (int from = 0; from < samples; from += blockDim.x) {
-        const int own = from + threadIdx.x;
-        Place found = {};
-        if (own < samples && row < s.rows) found = find_place(s, shapes, starts, locations, weights, row, own);
-        of_row[threadIdx.x] = found;
-        __syncwarp();
+        const int sample = from + threadIdx.x;
+        share_place(of_row, s, shapes, starts, locations, weights, row, sample, samples);
         const int here = min(int(blockDim.x), samples - from);
         real mine[4] = {};
         for (int t = 0; t < here; ++t) {
@@ -171,16 +174,16 @@ attend_backward(const scalar_t* __restrict__ grad, const scalar_t* __restrict__ 
                 if (threadIdx.x == t) mine[k] = dot[k];
             }
         }
-        if (own < samples && row < s.rows) {
+        if (sample < samples && row < s.rows) {
             const Place& p = of_row[threadIdx.x];
-            const index_t number = row * samples + own;
+            const index_t number = row * samples + sample;
             if (grad_weights != nullptr) {
                 real sum = 0;
                 if (p.bits) sum = p.weight[0] * mine[0] + p.weight[1] * mine[1] + p.weight[2] * mine[2] + p.weight[3] * mine[3];
                 grad_weights[number] = sum;
             }
             if (grad_locations != nullptr) {
-                const Level level(s, shapes, starts, int(divide(own, s.by_points)));
+                const Level level(s, shapes, starts, int(divide(sample, s.by_points)));
                 const real per_x = s.normalized ? real(level.width) : real(1);
                 const real per_y = s.normalized ? real(level.height) : real(1);
                 const real left = mine[2] - mine[0], right = mine[3] - mine[1];

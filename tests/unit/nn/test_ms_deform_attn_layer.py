@@ -111,7 +111,7 @@ def test_state_dicts_of_the_public_layers_fit_by_name():
 
 
 def test_under_autocast_offsets_and_weights_stay_float32():
-    """The output is bfloat16, and a reference point far right is not rounded: it reads the value of its own pixel."""
+    """The output is bfloat16; a reference point at a high column reads its own pixel, because it stays float32."""
     layer = MSDeformAttn(4, 1, 1, 1)
     nn.init.zeros_(layer.sampling_offsets.bias)
     for projection in (layer.value_proj, layer.output_proj):
